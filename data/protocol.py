@@ -1,0 +1,128 @@
+"""The two records that pass between a stage or labeler and a generation engine, and the
+protocol that both sides agree on.
+
+Invariants every engine keeps:
+
+* ``generate`` answers each request with exactly ``len(request.seeds)`` completions, in the
+  order of the seeds, or raises; it never drops or pads.
+* A prompt reaches the model as token ids with exactly one BOS (where the tokenizer has one).
+* Log-probabilities are natural logarithms of the model's *untempered* distribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from data.errors import PrefloopError
+
+Message = Mapping[str, str]
+"""One turn of a conversation: ``{"role": "system" | "user" | "assistant", "content": str}``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to draw completions.
+
+    ``temperature`` 0 is greedy. ``top_k`` 0 keeps the whole vocabulary. ``max_tokens`` counts
+    generated tokens, the end-of-sequence token included. ``stop`` strings are cut off the text.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One conversation to complete, once for each seed.
+
+    ``choices``: if given, ``Completion.choice_logprobs`` holds the log-probability of each of
+    these strings as the first generated token (``-inf`` where the engine did not see it).
+    ``json_schema``: if given, the completion is constrained to JSON of that schema where the
+    engine can do so.
+    ``block`` and ``block_size``: requests of one block are announced to be ``block_size`` in
+    number. An engine whose arithmetic depends on the batch (transformers) forms its batches
+    within a block, so that a resumed run sees the batches an uninterrupted one saw.
+    """
+
+    request_id: str
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    seeds: tuple[int, ...]
+    choices: tuple[str, ...] | None = None
+    json_schema: Mapping[str, Any] | None = None
+    block: str = ""
+    block_size: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer of an engine.
+
+    ``token_ids``: generated tokens, the end-of-sequence token included where one was generated;
+    empty where the engine does not tell (some HTTP servers).
+    ``logprob``: sum over ``token_ids`` in nats, ``None`` where the engine does not tell.
+    ``finish_reason``: ``"stop"`` or ``"length"``.
+    ``cost``: price in the engine's currency (0 for local engines).
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    logprob: float | None
+    prompt_tokens: int
+    completion_tokens: int
+    choice_logprobs: Mapping[str, float] | None = None
+    cost: float = 0.0
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """What sampling and judges need from a generation engine."""
+
+    async def generate(self, request: Request) -> list[Completion]:
+        """Complete ``request`` once for each of its seeds, in their order.
+
+        Raises ``RequestRejected`` for a request that can never succeed (longer than the context,
+        refused by the server): the caller quarantines that row and goes on. Raises
+        ``EngineFailed`` when the engine itself is unusable: the run stops and can be resumed.
+        """
+        ...
+
+    async def load_policy(self, path: str) -> None:
+        """Serve the weights at ``path`` (a checkpoint or LoRA adapter folder) from now on.
+
+        Raises ``EngineFailed`` when this engine cannot change its weights.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Free the engine's processes, threads and connections. Idempotent."""
+        ...
+
+
+@dataclass
+class RequestRejected(Exception):
+    """This one request cannot be served; others can. ``reason`` is a short machine-readable word
+    (``context_overflow``, ``refused_by_server``, ``unparsable_answer``)."""
+
+    reason: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+@dataclass
+class EngineFailed(PrefloopError):
+    """The engine cannot go on. ``remedy`` says in one line what the user can do."""
+
+    problem: str
+    remedy: str = field(default="")
+
+    def __str__(self) -> str:
+        return f"{self.problem} ({self.remedy})" if self.remedy else self.problem

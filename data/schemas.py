@@ -1,0 +1,152 @@
+"""The nouns of prefloop, one declared Arrow schema each.
+
+Every shard of a run is written with one of these schemas, never with an inferred one, so that
+shards of one noun can always be read together. Ids are 32 hexadecimal characters (see
+``data.hashing``) and are content hashes: rows are joined by id, never by position.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+"""A conversation: list of ``{role, content}``."""
+
+PROMPT = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("messages", MESSAGES, nullable=False),
+        pa.field("reference", pa.string()),  # a human's answer, where the source has one
+        pa.field("metadata", pa.string(), nullable=False),  # JSON object, "{}" if none
+        pa.field("source", pa.string(), nullable=False),  # file or dataset it was read from
+        pa.field("row", pa.int64(), nullable=False),  # 1-based row (line) in the source
+    ]
+)
+
+CANDIDATE = pa.schema(
+    [
+        pa.field("candidate_id", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("round", pa.int32(), nullable=False),
+        pa.field("sample_index", pa.int32(), nullable=False),  # first sample with this text
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("tokens", pa.int32(), nullable=False),  # generated tokens, end token included
+        pa.field("finish_reason", pa.string(), nullable=False),  # stop | length
+        pa.field("logprob", pa.float64()),  # nats, sum over the tokens; null if unknown
+        pa.field("origin", pa.string(), nullable=False),  # sampled | reference
+        pa.field("policy", pa.string(), nullable=False),
+        pa.field("policy_revision", pa.string(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("copies", pa.int32(), nullable=False),  # identical samples merged into this row
+        pa.field("prompt_tokens", pa.int32(), nullable=False),
+        pa.field("cost", pa.float64(), nullable=False),
+    ]
+)
+
+VOTE = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("round", pa.int32(), nullable=False),
+        pa.field("a_id", pa.string(), nullable=False),
+        pa.field("b_id", pa.string(), nullable=False),
+        pa.field("labeler", pa.string(), nullable=False),
+        pa.field("order", pa.string(), nullable=False),  # ab | ba as shown; "none" if not shown
+        # a | b | tie | invalid, always about a_id and b_id whatever order was shown
+        pa.field("preference", pa.string(), nullable=False),
+        pa.field("p_a", pa.float64()),  # P(a preferred to b), null for hard or invalid votes
+        pa.field("score_a", pa.float64()),  # the labeler's own absolute score, if it has one
+        pa.field("score_b", pa.float64()),
+        pa.field("rationale", pa.string()),
+        pa.field("completion", pa.string()),  # the judge's raw answer (or why there is none)
+        pa.field("prompt_hash", pa.string()),  # hash of what the judge was shown
+        pa.field("prompt_tokens", pa.int32(), nullable=False),
+        pa.field("completion_tokens", pa.int32(), nullable=False),
+        pa.field("cost", pa.float64(), nullable=False),
+    ]
+)
+
+DECISION = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("round", pa.int32(), nullable=False),
+        # The preferred and the other candidate; for a tie or an undecided pair, a and b as they
+        # stand in the votes, with ``reason`` saying so.
+        pa.field("chosen_id", pa.string(), nullable=False),
+        pa.field("rejected_id", pa.string(), nullable=False),
+        pa.field("p_chosen", pa.float64(), nullable=False),  # jury's P(chosen preferred), >= 0.5
+        pa.field("score_chosen", pa.float64(), nullable=False),  # mean win probability, 0..1
+        pa.field("score_rejected", pa.float64(), nullable=False),
+        pa.field("margin", pa.float64(), nullable=False),  # score_chosen - score_rejected
+        pa.field("quality_chosen", pa.float64()),  # mean absolute score of labelers that have one
+        pa.field("agreement", pa.float64(), nullable=False),  # share of labelers that say so
+        pa.field("position_consistent", pa.bool_()),  # null where nobody saw both orders
+        pa.field("chosen_tokens", pa.int32(), nullable=False),
+        pa.field("rejected_tokens", pa.int32(), nullable=False),
+        pa.field("labelers", pa.list_(pa.string()), nullable=False),  # who gave a valid vote
+        pa.field("kept", pa.bool_(), nullable=False),
+        pa.field("reason", pa.string()),  # name of the first filter that dropped it, null if kept
+    ]
+)
+
+TRIPLE = pa.schema(
+    [
+        pa.field("prompt", MESSAGES, nullable=False),
+        pa.field("chosen", MESSAGES, nullable=False),
+        pa.field("rejected", MESSAGES, nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("chosen_id", pa.string(), nullable=False),
+        pa.field("rejected_id", pa.string(), nullable=False),
+        pa.field("score_chosen", pa.float64(), nullable=False),
+        pa.field("score_rejected", pa.float64(), nullable=False),
+        pa.field("margin", pa.float64(), nullable=False),
+        pa.field("p_chosen", pa.float64(), nullable=False),
+        pa.field("agreement", pa.float64(), nullable=False),
+        pa.field("chosen_tokens", pa.int32(), nullable=False),
+        pa.field("rejected_tokens", pa.int32(), nullable=False),
+        pa.field("round", pa.int32(), nullable=False),
+        pa.field("policy", pa.string(), nullable=False),  # who wrote chosen, "name@revision"
+        pa.field("rejected_policy", pa.string(), nullable=False),
+        pa.field("labelers", pa.list_(pa.string()), nullable=False),
+    ]
+)
+
+METRIC = pa.schema(
+    [
+        pa.field("round", pa.int32(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),  # e.g. win_rate, kl, rewards/margins
+        pa.field("value", pa.float64(), nullable=False),
+        pa.field("low", pa.float64()),  # 95% interval, null where there is none
+        pa.field("high", pa.float64()),
+        pa.field("n", pa.int64()),  # observations behind the value
+        pa.field("against", pa.string()),  # opponent of a win rate or KL: "start" | "previous"
+        pa.field("labeler", pa.string()),  # whose votes; "jury" for the decided ones
+        pa.field("step", pa.int64()),  # optimiser step, for training curves
+    ]
+)
+
+QUARANTINE = pa.schema(
+    [
+        pa.field("stage", pa.string(), nullable=False),  # prompts | sample | label
+        pa.field("round", pa.int32(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("row", pa.int64()),  # 1-based row (line) in the source, null if unknown
+        pa.field("field", pa.string()),  # column at fault, null if the whole row is
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("content", pa.string(), nullable=False),  # the row as read, so nothing is lost
+    ]
+)
+
+DROPPED = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        # exact_duplicate | near_duplicate | overlap:<name of the evaluation set>
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),  # the prompt_id or text it collides with
+        pa.field("messages", MESSAGES, nullable=False),
+    ]
+)

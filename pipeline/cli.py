@@ -1,0 +1,161 @@
+"""The command line. Heavy libraries are imported by the command that needs them, not before."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+from typer.exceptions import TyperException
+
+from data.errors import PrefloopError
+
+app = typer.Typer(
+    name="prefloop",
+    help="Raw prompts in, a preference dataset and a better policy out, in one resumable loop.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+ConfigPath = Annotated[Path, typer.Argument(help="YAML config (`prefloop init` writes one).")]
+RunPath = Annotated[Path, typer.Argument(help="A run directory.")]
+RunDirOption = Annotated[
+    Path | None, typer.Option("--run-dir", help="Where the run lives; wins over the config.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a config key, e.g. sample.n=8."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
+
+
+@app.command()
+def run(
+    config: ConfigPath, run_dir: RunDirOption = None, override: SetOption = None
+) -> None:
+    """Run the loop, or resume it: the same command on the same directory does the rest."""
+    import asyncio
+
+    from pipeline.config import load_config
+    from pipeline.loop import run_loop
+    from pipeline.run_dir import RunDir
+    from pipeline.status import collect_status, render_headline
+
+    settings = load_config(config, override or [])
+    directory = RunDir(run_dir or Path(settings.run_dir))
+    asyncio.run(run_loop(settings, directory))
+    typer.echo(render_headline(collect_status(directory), directory))
+
+
+@app.command()
+def status(run_dir: RunPath, as_json: JsonOption = False) -> None:
+    """Say what a run has done so far, with counts that add up."""
+    from rich.console import Console
+
+    from pipeline.run_dir import RunDir
+    from pipeline.status import collect_status, render_status
+
+    found = collect_status(RunDir(run_dir).require())
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        Console().print(render_status(found))
+
+
+@app.command()
+def plan(
+    config: ConfigPath,
+    run_dir: RunDirOption = None,
+    override: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Estimate requests, tokens, time and cost of a run before anything is spent."""
+    from rich.console import Console
+
+    from pipeline.config import load_config
+    from pipeline.plan import make_plan, render_plan
+    from pipeline.run_dir import RunDir
+
+    settings = load_config(config, override or [])
+    found = make_plan(settings, RunDir(run_dir or Path(settings.run_dir)))
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        Console().print(render_plan(found))
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder to make; existing files are kept.")],
+) -> None:
+    """Write a commented config and sample prompts to start from."""
+    from pipeline.init import write_starter
+
+    for path in write_starter(folder):
+        typer.echo(path)
+    typer.echo(f"Edit {folder / 'prefloop.yaml'}, then: prefloop run {folder / 'prefloop.yaml'}")
+
+
+@app.command()
+def report(run_dir: RunPath) -> None:
+    """Write RUN_DIR/report.html, one self-contained page, and print its path."""
+    from pipeline.report import write_report
+    from pipeline.run_dir import RunDir
+
+    typer.echo(write_report(RunDir(run_dir).require()))
+
+
+@app.command()
+def make_models(
+    out: Annotated[Path, typer.Argument(help="Folder for the two models (made if missing).")],
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="A few steps only, to try it.")] = False,
+) -> None:
+    """Make the embedded tiny policy and judge from scratch, as the shipped ones were made."""
+    from training.tiny.recipe import make_models as make
+
+    typer.echo(json.dumps(make(out, seed=seed, quick=quick), indent=2))
+
+
+def main() -> NoReturn:
+    """Entry point: errors of the user or the machine are one line, interruptions resumable."""
+    logging.basicConfig(level=logging.WARNING, format="prefloop: %(message)s", stream=sys.stderr)
+    # Raised as KeyboardInterrupt wherever the main thread is, training included; asyncio leaves a
+    # handler alone that is not Python's default.
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except TyperException as error:
+        print(f"prefloop: error: {error.format_message()} (see prefloop --help)", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print(
+            "prefloop: interrupted; the same command on the same directory goes on from here",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+    except PrefloopError as error:
+        sys.exit(f"prefloop: error: {error}")
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}:
+            raise
+        sys.exit(
+            f"prefloop: error: {error.filename or 'disk'}: {os.strerror(error.errno)}: make room "
+            "or change the directory; the same command then goes on from here"
+        )
+    sys.exit(0)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

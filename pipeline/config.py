@@ -1,0 +1,269 @@
+"""The run's config: one YAML file, validated whole before anything is spent.
+
+Rooms own the config of what they do (``data.config``, ``labelers.config``,
+``training.config``, ``pipeline.engines.config``); this module puts them together.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from data.config import PromptsConfig
+from data.errors import PrefloopError
+from data.strict import Strict
+from labelers.config import FilterConfig, JudgeLabeler, LabelConfig, ReferenceLabeler
+from pipeline.engines.config import EngineConfig, OpenAIEngine, TransformersEngine
+from training.config import EvaluateConfig, TrainConfig
+
+POLICY = "policy"
+"""As a model's name: the policy of the current round."""
+
+
+class ConfigError(PrefloopError):
+    """The config cannot be used; the message names the key and what to write there."""
+
+
+class PoolMember(Strict):
+    """One of several policies that candidates are drawn from."""
+
+    name: str
+    """Name in the ``policy`` column."""
+    model: str = POLICY
+    """Checkpoint folder, hub name or served name; ``policy`` is the policy being trained."""
+    engine: str = "default"
+    """Name of one of the run's ``engines``."""
+    weight: float = Field(default=1.0, gt=0)
+    """Relative share of the samples drawn from this member."""
+
+
+class SampleConfig(Strict):
+    """How candidates are drawn."""
+
+    n: int = Field(default=4, ge=1)
+    """Samples for each prompt."""
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    """0 keeps the whole vocabulary."""
+    max_tokens: int = Field(default=512, ge=1)
+    stop: tuple[str, ...] = ()
+    system_prompt: str | None = None
+    """Put before conversations that have no system message of their own."""
+    engine: str = "default"
+    """Engine that serves the policy, by its name in ``engines``."""
+    pool: tuple[PoolMember, ...] = ()
+    """Several policies to draw from; empty: only the policy being trained."""
+    prompts_per_round: int | None = Field(default=None, ge=1)
+    """Prompts drawn for a round, without repeats until all are used; null: all of them."""
+
+    def members(self) -> tuple[PoolMember, ...]:
+        """The pool, or the policy alone where none is configured."""
+        return self.pool or (PoolMember(name=POLICY, engine=self.engine),)
+
+
+class WriteConfig(Strict):
+    """How the dataset is split and written."""
+
+    test_share: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the prompts whose triples go to the test split, drawn by prompt."""
+
+
+class RunConfig(Strict):
+    """A whole run: prompts in, preference dataset and better policy out."""
+
+    run_dir: str = "runs/prefloop"
+    """Where the run lives; ``--run-dir`` wins over it."""
+    seed: int = 0
+    rounds: int = Field(default=1, ge=1)
+    policy: str = "embedded:policy"
+    """The starting policy: checkpoint folder, hub name, served name, or ``embedded:policy``."""
+    engines: dict[str, EngineConfig] = Field(
+        default_factory=lambda: {"default": TransformersEngine()}
+    )
+    """Generation engines by name; sampling and judges refer to them."""
+    block_size: int = Field(default=64, ge=1)
+    """Prompts in a shard: the unit of resuming."""
+    blocks_in_flight: int = Field(default=2, ge=1)
+    """Blocks worked on at once, so that an engine never drains at a shard's end."""
+    prompts: PromptsConfig
+    sample: SampleConfig = Field(default_factory=SampleConfig)
+    label: LabelConfig
+    filter: FilterConfig = Field(default_factory=FilterConfig)
+    write: WriteConfig = Field(default_factory=WriteConfig)
+    train: TrainConfig | None = None
+    """Null: only the dataset is made."""
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        named = [("sample.engine", self.sample.engine)]
+        named += [(f"sample.pool.{m.name}.engine", m.engine) for m in self.sample.pool]
+        named += [
+            (f"label.labelers.{labeler.name}.engine", labeler.engine)
+            for labeler in self.label.labelers
+            if isinstance(labeler, JudgeLabeler)
+        ]
+        for key, engine in named:
+            if engine not in self.engines:
+                raise ValueError(
+                    f"{key} names the engine {engine!r}, and `engines` has only "
+                    f"{', '.join(sorted(self.engines))}"
+                )
+        if self.rounds > 1 and self.train is None:
+            raise ValueError("rounds is more than 1 but `train` is missing: add a `train:` section")
+        if self.train and isinstance(self.engines[self.sample.engine], OpenAIEngine):
+            lora_server = self.train.lora is not None
+            if not lora_server and (self.rounds > 1 or self.evaluate.enabled):
+                raise ValueError(
+                    "sample.engine is an OpenAI-compatible server, which cannot be given newly "
+                    "trained full weights: sample with `vllm` or `transformers`, set train.lora "
+                    "(vLLM servers load adapters), or set rounds: 1 with evaluate.enabled: false"
+                )
+        names = [labeler.name for labeler in self.label.labelers]
+        for name in self.evaluate.labelers or ():
+            if name not in names:
+                raise ValueError(
+                    f"evaluate.labelers names {name!r}, and label.labelers has only "
+                    f"{', '.join(names)}"
+                )
+        return self
+
+    @property
+    def uses_references(self) -> bool:
+        """Whether reference answers take part as candidates."""
+        return any(isinstance(labeler, ReferenceLabeler) for labeler in self.label.labelers)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read, override and validate a config file.
+
+    ``overrides`` are ``a.b=value`` strings, the value read as YAML. Raises :class:`ConfigError`
+    naming the file and the key at fault.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file (`prefloop init DIR` writes a config)") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {_one_line(str(error))}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: must be a mapping of keys, e.g. `prompts:` and `label:`")
+    for override in overrides:
+        _override(raw, override)
+    return validate_config(raw, str(path))
+
+
+def validate_config(raw: Mapping[str, Any], origin: str) -> RunConfig:
+    """Validate a config mapping. ``origin`` is named in errors. Raises :class:`ConfigError`."""
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors(include_url=False)]
+        raise ConfigError(f"{origin}: " + "; ".join(lines)) from None
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved config as YAML, every default written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``; list items get their index, or name if they have one."""
+    if isinstance(value, Mapping) and value:
+        pairs: Iterator[tuple[str, Any]] = ((str(key), item) for key, item in value.items())
+    elif isinstance(value, list | tuple) and value:
+        pairs = ((_item_name(i, item), item) for i, item in enumerate(value))
+    else:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in pairs:
+        flat.update(flatten(item, f"{prefix}.{key}" if prefix else key))
+    return flat
+
+
+def _item_name(index: int, item: Any) -> str:
+    return str(item.get("name", index)) if isinstance(item, Mapping) else str(index)
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"--set {override}: write it as key=value, e.g. --set sample.n=8")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: {_one_line(str(error))}") from None
+    target: Any = raw
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        if isinstance(target, list):
+            target = _list_item(target, parent, override)
+        else:
+            if not isinstance(target.get(parent), dict | list):
+                target[parent] = {}
+            target = target[parent]
+    if isinstance(target, list):
+        raise ConfigError(f"--set {override}: name a key of the list's item, e.g. a.0.key=value")
+    target[last] = value
+
+
+def _list_item(items: list[Any], name: str, override: str) -> Any:
+    for index, item in enumerate(items):
+        if name == str(index) or (isinstance(item, dict) and item.get("name") == name):
+            return item
+    raise ConfigError(f"--set {override}: the list has no item {name!r}")
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    location = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        key = str(problem["loc"][-1])
+        near = difflib.get_close_matches(key, _keys_beside(problem["loc"]), n=1, cutoff=0.5)
+        hint = f", did you mean {near[0]!r}?" if near else _valid_keys(problem["loc"])
+        return f"{location}: unknown key{hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{location}: {message}" if location else message
+
+
+def _valid_keys(location: Sequence[Any]) -> str:
+    keys = _keys_beside(location)
+    return f"; valid here: {', '.join(keys)}" if keys else ""
+
+
+def _keys_beside(location: Sequence[Any]) -> list[str]:
+    """The keys that are valid where ``location`` ends, found by walking the config models."""
+    models: list[type[BaseModel]] = [RunConfig]
+    for part in location[:-1]:
+        # Location parts that are list indices, mapping keys or union tags lead to no field.
+        following = [
+            found
+            for model in models
+            if part in model.model_fields
+            for found in _models_in(model.model_fields[str(part)].annotation)
+        ]
+        tagged = [model for model in models if _tag(model) == part]
+        models = following or tagged or models
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _tag(model: type[BaseModel]) -> Any:
+    field = model.model_fields.get("type")
+    return field.default if field else None
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,35 @@
+"""From settings to an engine; each engine's library is imported only when it is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+
+from data.protocol import Engine, EngineFailed
+from pipeline.engines.config import OpenAIEngine, TransformersEngine, VllmEngine
+
+
+async def build_engine(
+    config: TransformersEngine | VllmEngine | OpenAIEngine,
+    model: str,
+    *,
+    revision: str | None = None,
+) -> Engine:
+    """The engine of ``config`` serving ``model``: a checkpoint folder, a hub name, or the name
+    that the HTTP server gives it. Raises ``EngineFailed``."""
+    match config:
+        case TransformersEngine():
+            try:
+                from pipeline.engines.hf import HfEngine
+            except ImportError as error:
+                raise EngineFailed(
+                    f"transformers cannot be imported: {error}", "pip install prefloop"
+                ) from error
+            return await asyncio.to_thread(HfEngine, config, model, revision=revision)
+        case VllmEngine():
+            from pipeline.engines.vllm_engine import VllmInProcess
+
+            return await VllmInProcess.start(config, model, revision=revision)
+        case OpenAIEngine():
+            from pipeline.engines.openai_server import OpenAIServer
+
+            return OpenAIServer(config, model)

@@ -1,0 +1,64 @@
+"""A KV cache that is written in place: transformers' dynamic one copies itself at every token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+
+class _InPlaceLayer(DynamicLayer):
+    """A ``DynamicLayer`` over a buffer of ``capacity`` positions; ``keys`` and ``values`` are views
+    ([row, head, position, dimension]) of what is filled."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self._capacity = capacity
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append and return all keys and values so far."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._key_buffer = self._buffer(key_states)
+            self._value_buffer = self._buffer(value_states)
+            start = 0
+        else:
+            start = self.keys.shape[-2]
+        end = start + key_states.shape[-2]
+        self._key_buffer[:, :, start:end] = key_states
+        self._value_buffer[:, :, start:end] = value_states
+        self.keys = self._key_buffer[:, :, :end]
+        self.values = self._value_buffer[:, :, :end]
+        return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Keep (and repeat) the rows ``beam_idx``."""
+        filled = self.keys.shape[-2]
+        keys, values = self.keys, self.values
+        self._key_buffer = self._buffer(keys, len(beam_idx))
+        self._value_buffer = self._buffer(values, len(beam_idx))
+        self.keys = self._key_buffer[:, :, :filled]
+        self.values = self._value_buffer[:, :, :filled]
+        self.keys.copy_(keys[beam_idx])
+        self.values.copy_(values[beam_idx])
+
+    def _buffer(self, like: torch.Tensor, rows: int | None = None) -> torch.Tensor:
+        batch, heads, _, width = like.shape
+        return like.new_empty((rows or batch, heads, self._capacity, width))
+
+
+def in_place_cache(model: PreTrainedModel, capacity: int) -> DynamicCache:
+    """A cache for ``model`` of at most ``capacity`` positions.
+
+    Layers other than plain attention (sliding windows, linear attention) stay as transformers
+    makes them.
+    """
+    cache = DynamicCache(config=model.config)
+    cache.layers = [
+        _InPlaceLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers
+    ]
+    return cache

@@ -1,0 +1,322 @@
+"""The vLLM engine: ``AsyncLLM`` driven from this process, fed one request for each seed.
+
+vLLM batches continuously by itself, so requests are handed on as they come. What is particular to
+the CPU build is in ``_engine_args``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from data.chat import render_tokens, verdict_token_ids
+from data.protocol import Completion, EngineFailed, Request, RequestRejected
+from pipeline.engines.config import VllmEngine
+from pipeline.engines.weights import adapter_rank, is_adapter, load_tokenizer
+
+if TYPE_CHECKING:
+    from vllm import CompletionOutput, SamplingParams
+    from vllm.lora.request import LoRARequest
+    from vllm.sampling_params import StructuredOutputsParams
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+_DEAD = "look for vLLM's own error above; the same command resumes the run"
+_MIN_BATCHED_TOKENS = 4096
+
+
+class VllmInProcess:
+    """Engine over ``AsyncLLM``. Made by ``start``; use it from the event loop that started it."""
+
+    supports_json_schema = True
+
+    def __init__(self, config: VllmEngine, model: str, revision: str | None, llm: AsyncLLM) -> None:
+        """Use ``start`` instead."""
+        self._config = config
+        self._model = model
+        self._revision = revision
+        self._adapter: LoRARequest | None = None
+        self._ids = itertools.count(1)
+        self._verdicts: dict[str, tuple[int, ...]] = {}
+        self._tokenizer = load_tokenizer(
+            model, revision=revision, trust_remote_code=config.trust_remote_code
+        )
+        self._llm: AsyncLLM | None = llm
+
+    @classmethod
+    async def start(
+        cls, config: VllmEngine, model: str, *, revision: str | None = None
+    ) -> VllmInProcess:
+        """Start vLLM on ``model`` (a folder or hub name); half a minute. Raises ``EngineFailed``."""
+        llm = await asyncio.to_thread(_start_llm, config, model, revision)
+        return cls(config, model, revision, llm)
+
+    async def generate(self, request: Request) -> list[Completion]:
+        """See ``data.protocol.Engine``."""
+        llm = self._running()
+        prompt = render_tokens(self._tokenizer, request.messages)
+        limit = llm.model_config.max_model_len
+        if len(prompt) + request.sampling.max_tokens > limit:
+            raise RequestRejected(
+                "context_overflow",
+                f"{len(prompt)} prompt tokens + max_tokens {request.sampling.max_tokens} > {limit}",
+            )
+        for choice in request.choices or ():
+            if choice not in self._verdicts:
+                self._verdicts[choice] = verdict_token_ids(self._tokenizer, choice)
+        seeds = (self._complete(llm, request, prompt, seed) for seed in request.seeds)
+        return list(await asyncio.gather(*seeds))
+
+    async def load_policy(self, path: str) -> None:
+        """See ``data.protocol.Engine``.
+
+        A LoRA adapter is added to the running engine (needs ``enable_lora``). Whole weights are
+        reloaded in place on a GPU; the CPU build's reload leaves wrong weights behind, so there
+        the engine is started anew. Either way: ``pipeline.policy_check.verify_policy`` it.
+        """
+        if is_adapter(path):
+            await self._load_adapter(path)
+        elif _on_cpu():
+            await self.restart(path)
+        else:
+            llm = self._running()
+            await _explained(llm.pause_generation(mode="wait"))
+            await _explained(llm.collective_rpc("reload_weights", kwargs={"weights_path": path}))
+            await _explained(llm.resume_generation())
+            self._model, self._adapter = path, None
+            await self._forget_prefixes(llm)
+
+    async def restart(self, path: str) -> None:
+        """Serve ``path`` from a new vLLM process. For weights that cannot be loaded in place."""
+        await self.aclose()
+        if is_adapter(path):
+            self._llm = await asyncio.to_thread(
+                _start_llm, self._config, self._model, self._revision
+            )
+            await self._load_adapter(path)
+        else:
+            self._llm = await asyncio.to_thread(_start_llm, self._config, path, None)
+            self._model, self._revision, self._adapter = path, None, None
+
+    async def aclose(self) -> None:
+        """See ``data.protocol.Engine``."""
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            await asyncio.to_thread(llm.shutdown)
+            del llm
+            gc.collect()  # its cycles would be torn down at exit, noisily
+
+    async def _load_adapter(self, path: str) -> None:
+        from vllm.lora.request import LoRARequest
+
+        llm, rank = self._running(), adapter_rank(path)
+        if not self._config.enable_lora:
+            raise EngineFailed(f"{path} is a LoRA adapter", "set enable_lora: true in the engine")
+        if rank > self._config.max_lora_rank:
+            raise EngineFailed(
+                f"the adapter {path} has rank {rank}, the engine takes {self._config.max_lora_rank}",
+                f"set max_lora_rank: {rank} in the engine",
+            )
+        old, number = self._adapter, next(self._ids)
+        new = LoRARequest(f"policy-{number}", number, path)
+        await _explained(llm.add_lora(new))
+        self._adapter = new
+        if old is not None:
+            await _explained(llm.remove_lora(old.lora_int_id))
+        await self._forget_prefixes(llm)
+
+    async def _forget_prefixes(self, llm: AsyncLLM) -> None:
+        """Keys and values that another policy computed must not answer for this one."""
+        if not await _explained(llm.reset_prefix_cache()):
+            raise EngineFailed(
+                "vLLM's prefix cache could not be reset: requests are still running",
+                "load a policy only when no request is in flight",
+            )
+
+    async def _complete(
+        self, llm: AsyncLLM, request: Request, prompt: list[int], seed: int
+    ) -> Completion:
+        from vllm import TokensPrompt
+
+        watch = sorted({i for c in request.choices or () for i in self._verdicts[c]})
+        stream = llm.generate(
+            TokensPrompt(prompt_token_ids=prompt),
+            _sampling_params(request, seed, watch),
+            f"{request.request_id}-{next(self._ids)}",
+            lora_request=self._adapter,
+        )
+
+        async def last() -> CompletionOutput:
+            async for result in stream:
+                if result.finished:
+                    return result.outputs[0]
+            raise EngineFailed("vLLM ended a request without an answer", _DEAD)
+
+        output = await _explained(last())
+        if output.finish_reason not in ("stop", "length"):
+            raise EngineFailed(f"vLLM gave up a request: {output.finish_reason}", _DEAD)
+        ids = tuple(output.token_ids)
+        return Completion(
+            text=output.text if request.sampling.stop else self._text(ids),
+            token_ids=ids,
+            finish_reason=output.finish_reason,
+            logprob=output.cumulative_logprob,
+            prompt_tokens=len(prompt),
+            completion_tokens=len(ids),
+            choice_logprobs=self._choice_logprobs(request, output),
+        )
+
+    def _text(self, ids: tuple[int, ...]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+
+    def _choice_logprobs(
+        self, request: Request, output: CompletionOutput
+    ) -> Mapping[str, float] | None:
+        if request.choices is None:
+            return None
+        import numpy as np
+
+        assert output.logprobs is not None
+        first = output.logprobs[0]
+        return {
+            choice: float(np.logaddexp.reduce([first[i].logprob for i in self._verdicts[choice]]))
+            for choice in request.choices
+        }
+
+    def _running(self) -> AsyncLLM:
+        if self._llm is None:
+            raise EngineFailed("the engine is closed")
+        return self._llm
+
+
+def _sampling_params(request: Request, seed: int, watch: list[int]) -> SamplingParams:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    sampling, schema = request.sampling, request.json_schema
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        max_tokens=sampling.max_tokens,
+        stop=list(sampling.stop),
+        seed=seed,
+        # 0: of the drawn token only. vLLM's default mode is the untempered distribution.
+        logprobs=len(watch),
+        logprob_token_ids=watch or None,
+        flat_logprobs=True,
+        # Text is made once, at the end; only stop strings need it on the way.
+        detokenize=bool(sampling.stop),
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        structured_outputs=_json_of(schema) if schema else None,
+    )
+
+
+def _json_of(schema: Mapping[str, Any]) -> StructuredOutputsParams:
+    from vllm.sampling_params import StructuredOutputsParams
+
+    # Free whitespace lets a small model fill its answer with newlines until it is cut off.
+    return StructuredOutputsParams(json=dict(schema), disable_any_whitespace=True)
+
+
+async def _explained(work: Any) -> Any:
+    """Await ``work`` with vLLM's errors as ours."""
+    from vllm.exceptions import VLLMClientError
+    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+    try:
+        return await work
+    except EngineDeadError as error:
+        raise EngineFailed("vLLM's engine process died", _DEAD) from error
+    except VLLMClientError as error:
+        raise RequestRejected("refused_by_server", str(error)) from error
+    except EngineGenerateError as error:
+        raise EngineFailed(f"vLLM failed: {error.__cause__ or error}", _DEAD) from error
+    except (EngineFailed, RequestRejected, asyncio.CancelledError):
+        raise
+    except Exception as error:  # remote errors arrive as whatever the worker raised
+        raise EngineFailed(f"vLLM failed: {error}", _DEAD) from error
+
+
+def _start_llm(config: VllmEngine, model: str, revision: str | None) -> AsyncLLM:
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # a run reports to nobody
+    try:
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+    except ImportError as error:
+        raise EngineFailed(
+            f"vLLM cannot be imported: {error}",
+            "pip install 'prefloop[vllm]' on a GPU machine, 'prefloop[cpu]' on one without",
+        ) from error
+    try:
+        args = AsyncEngineArgs(model=model, revision=revision, **_engine_args(config, model))
+        with _environment(TORCHDYNAMO_DISABLE="1" if args.enforce_eager else "0"):
+            return AsyncLLM.from_engine_args(args)
+    except Exception as error:  # its start-up raises anything, from pydantic's to torch's errors
+        raise EngineFailed(f"vLLM does not start on {model}: {error}", _DEAD) from error
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Environment for the child processes that start meanwhile.
+
+    vLLM compiles a helper of its log-probabilities even in eager mode: 18 s at the first request.
+    """
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _engine_args(config: VllmEngine, model: str) -> dict[str, Any]:
+    args: dict[str, Any] = {
+        "dtype": config.dtype,
+        "max_model_len": config.max_model_len,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "enforce_eager": bool(config.enforce_eager),
+        "enable_prefix_caching": config.enable_prefix_caching,
+        "enable_lora": config.enable_lora,
+        "max_lora_rank": config.max_lora_rank,
+        "max_num_seqs": config.max_num_seqs,
+        "max_logprobs": config.max_logprobs,
+        "seed": config.seed,
+        "quantization": config.quantization,
+        "trust_remote_code": config.trust_remote_code,
+        "load_format": "safetensors",
+        # An answer is drawn as the request says, not as the model's generation_config suggests.
+        "generation_config": "vllm",
+        "disable_log_stats": True,
+    }
+    if not _on_cpu():
+        return args | {"gpu_memory_utilization": config.gpu_memory_utilization}
+    from transformers import AutoConfig
+
+    context = config.max_model_len or AutoConfig.from_pretrained(model).max_position_embeddings
+    args |= {
+        "dtype": "float32" if config.dtype == "auto" else config.dtype,
+        "enforce_eager": config.enforce_eager is not False,
+        # Seeded requests kill the CPU build's engine when prefills are chunked.
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(context, _MIN_BATCHED_TOKENS),
+    }
+    if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+        # Unset, it would claim 92% of a NUMA node and refuse to start beside anything else.
+        args["kv_cache_memory_bytes"] = config.cpu_kv_cache_gib * 2**30
+    return args
+
+
+def _on_cpu() -> bool:
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_cpu())

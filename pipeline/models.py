@@ -1,0 +1,155 @@
+"""Which model runs where: names to checkpoints, one engine object for each, policies swapped in."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from data.embedded import resolve_embedded
+from data.hashing import folder_revision
+from data.protocol import Engine, EngineFailed, Message
+from pipeline.config import POLICY, PoolMember, RunConfig
+from pipeline.engines.config import OpenAIEngine
+from pipeline.engines.factory import build_engine
+from pipeline.engines.weights import is_adapter, load_tokenizer
+from pipeline.policy_check import verify_policy
+
+logger = logging.getLogger(__name__)
+
+_HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+
+
+def checkpoint(model: str, *, served: bool) -> str:
+    """Where ``model`` lies: an embedded name or hub name becomes a local folder.
+
+    ``served`` names (models of an HTTP server) stay as they are. From the hub only safetensors
+    and text files are fetched. Raises ``EngineFailed`` where there is no such model.
+    """
+    name = resolve_embedded(model)
+    if served or Path(name).is_dir():
+        return name
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return snapshot_download(name, allow_patterns=_HUB_FILES)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise EngineFailed(
+            f"{model}: no such folder, and the hub does not give it ({type(error).__name__})",
+            "give the folder of a checkpoint, or a hub name that this machine can reach",
+        ) from None
+
+
+def revision(path: str) -> str:
+    """What tells two versions of a checkpoint apart: the hub's commit, or a hash of the files."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return path
+    if folder.parent.name == "snapshots":
+        return folder.name[:12]
+    return folder_revision(folder)
+
+
+class Models:
+    """The engines of a run, built when first needed, and the policy that they serve.
+
+    Invariant: an engine that was given new weights is not handed out before its log-probabilities
+    were found equal to those of transformers on the same checkpoint.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        """Raises ``EngineFailed`` if the starting policy is nowhere to be found."""
+        self._config = config
+        self.probes: list[tuple[Message, ...]] = []
+        """A few conversations for comparing log-probabilities after a swap."""
+        self._start = self._checkpoint(POLICY, config.sample.engine)
+        self._policy = self._start
+        self._engines: dict[tuple[str, str], Engine] = {}
+        self._serving: dict[tuple[str, str], str] = {}
+        self._revisions: dict[str, str] = {}
+
+    @property
+    def start(self) -> str:
+        """The starting policy's checkpoint."""
+        return self._start
+
+    @property
+    def policy(self) -> str:
+        """The checkpoint that ``policy`` means now."""
+        return self._policy
+
+    def use_policy(self, path: str) -> None:
+        """Let ``policy`` mean the checkpoint (or LoRA adapter) at ``path`` from now on."""
+        self._policy = path
+
+    async def engine(self, engine: str, model: str) -> Engine:
+        """The engine named ``engine`` serving ``model``; both as the config names them."""
+        key = (engine, model)
+        wanted = self._policy if model == POLICY else self._checkpoint(model, engine)
+        if key not in self._engines:
+            base = self._start if model == POLICY and is_adapter(wanted) else wanted
+            logger.info("engine %s: loading %s", engine, base)
+            self._engines[key] = await build_engine(self._config.engines[engine], base)
+            self._serving[key] = base
+        if self._serving[key] != wanted:
+            await self._engines[key].load_policy(wanted)
+            difference = await self._verify(self._engines[key], wanted)
+            logger.info(
+                "engine %s took %s: log-probabilities within %.1e nats of transformers",
+                engine, wanted, difference,
+            )  # fmt: skip
+            self._serving[key] = wanted
+        return self._engines[key]
+
+    def member_revision(self, member: PoolMember) -> str:
+        """Revision of the policy that ``member`` of the pool samples from."""
+        path = (
+            self._policy if member.model == POLICY else self._checkpoint(member.model, member.engine)
+        )
+        if path not in self._revisions:
+            self._revisions[path] = revision(path)
+        return self._revisions[path]
+
+    def token_counter(self) -> Callable[[str], int]:
+        """Counts the tokens of an answer, its end token included, with the policy's tokenizer.
+
+        A served policy without a known tokenizer is counted at four characters a token.
+        """
+        engine = self._config.engines[self._config.sample.engine]
+        name = engine.tokenizer if isinstance(engine, OpenAIEngine) else self._start
+        if name is None:
+            return lambda text: len(text) // 4 + 1
+        tokenizer = load_tokenizer(name)
+        return lambda text: len(tokenizer.encode(text, add_special_tokens=False)) + 1
+
+    async def make_room(self) -> None:
+        """Before training: on a GPU, close the engines, whose memory training needs."""
+        if _has_gpu():
+            await self.release()
+
+    async def release(self) -> None:
+        """Close every engine; they come back when asked for."""
+        engines, self._engines, self._serving = self._engines, {}, {}
+        for engine in engines.values():
+            await engine.aclose()
+
+    def _checkpoint(self, model: str, engine: str) -> str:
+        name = self._config.policy if model == POLICY else model
+        return checkpoint(name, served=isinstance(self._config.engines[engine], OpenAIEngine))
+
+    async def _verify(self, engine: Engine, path: str) -> float:
+        return await verify_policy(engine, path, self.probes, tolerance_nats=self._tolerance())
+
+    def _tolerance(self) -> float:
+        # Nats per token. bfloat16 keeps 8 bits: differences of 0.1 nats are rounding, while a
+        # policy that was not loaded is off by several nats.
+        engine = self._config.engines[self._config.sample.engine]
+        exact = getattr(engine, "dtype", "auto") == "float32" or not _has_gpu()
+        return 1e-3 if exact else 0.25
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())

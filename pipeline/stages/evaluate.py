@@ -1,0 +1,321 @@
+"""The evaluate stage: answers to held-out prompts, matches between policies, and their figures.
+
+Policies are counted: policy 0 is the starting policy, policy k + 1 the one that round k trained.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.hashing import pair_id
+from data.protocol import Message
+from data.schemas import MESSAGES, TRIPLE
+from data.shards import read_shard
+from labelers.config import LabelConfig
+from labelers.decisions import decide
+from pipeline.config import POLICY, PoolMember, RunConfig
+from pipeline.models import Models
+from pipeline.progress import StepProgress
+from pipeline.run_dir import RoundDir, RunDir, Stopwatch
+from pipeline.stages.conversation import shown
+from pipeline.stages.label import OpenLabelers, build_pairs, vote
+from pipeline.stages.sample import Draw, open_source, sample_block, sampling_of
+from pipeline.stages.write import split_files
+from pipeline.stream import run_blocks
+from training.estimate import mean_estimate
+from training.logprobs import answer_logprobs, kl_estimate, reward_margin
+from training.winrate import length_controlled_win_rate, metrics_table, win_rate
+
+EVALUATION = 1
+"""Index of the metric shard with the evaluation."""
+JURY = "jury"
+"""As a labeler's name in metrics: what all labelers decided together."""
+HELDOUT_TRIPLES = 256
+"""Triples of the test split that the reward margin is measured on, at most."""
+
+
+async def answer_heldout(
+    config: RunConfig, run: RunDir, models: Models, policy_index: int
+) -> None:
+    """Sample the current policy's answers to the held-out prompts, once for each policy.
+
+    Every policy gets the same seeds (common random numbers), which narrows the comparison.
+    """
+    answers = run.answers(policy_index)
+    missing = [index for index in run.heldout.indices() if not answers.exists(index)]
+    settings = config.evaluate
+    if not missing or not settings.enabled:
+        return
+    member = PoolMember(name=POLICY, engine=config.sample.engine)
+    sampling = replace(
+        sampling_of(config), temperature=settings.temperature, top_p=settings.top_p, top_k=0
+    )
+    if settings.max_tokens:
+        sampling = replace(sampling, max_tokens=settings.max_tokens)
+    draw = Draw(
+        sources=[await open_source(member, models)],
+        n=settings.samples_per_prompt,
+        sampling=sampling,
+        system_prompt=config.sample.system_prompt,
+        seed_parts=(config.seed, "evaluate"),
+        merge_identical=False,
+    )
+    watch = Stopwatch()
+    round_index = max(policy_index - 1, 0)
+    with StepProgress(f"policy {policy_index} answers", len(missing), unit="blocks") as progress:
+
+        async def work(index: int) -> None:
+            prompts = _limited(run.heldout.read(index), index, config)
+            table, failed = await sample_block(
+                prompts, draw, policy_index, f"evaluate/{policy_index}/{index}"
+            )
+            if len(failed):
+                quarantine = run.round(round_index).quarantine("evaluate")
+                await asyncio.to_thread(quarantine.write, index, failed)
+            await asyncio.to_thread(answers.write, index, table)
+            progress.advance(1, tokens=pc.sum(table["tokens"]).as_py() or 0)
+
+        await run_blocks(missing, work, in_flight=config.blocks_in_flight)
+    run.note("evaluate", round_index, watch.lap(), answers_of=policy_index)
+
+
+async def evaluate_round(
+    config: RunConfig, run: RunDir, folder: RoundDir, open_labelers: OpenLabelers, *, start: str
+) -> None:
+    """Measure the policy that this round trained: win rates, KL, lengths, reward margin."""
+    if folder.metrics.exists(EVALUATION) or not run.heldout.indices():
+        return
+    watch = Stopwatch()
+    new, previous = folder.index + 1, folder.index
+    rows = _answer_figures(run, new, against=None)
+    rows += _answer_figures(run, 0, against="start")
+    opponents = {"start": 0, "previous": previous}
+    for opponent in sorted(set(opponents.values())):
+        await _match(config, run, new, opponent, open_labelers)
+    for against, opponent in opponents.items():
+        rows += _match_figures(config, run, new, opponent, against)
+    rows += await asyncio.to_thread(_likelihood_figures, config, run, folder, start)
+    for row in rows:
+        row["round"] = folder.index
+    folder.metrics.write(EVALUATION, metrics_table(rows))
+    run.note("evaluate", folder.index, watch.lap())
+
+
+async def _match(
+    config: RunConfig, run: RunDir, policy: int, opponent: int, open_labelers: OpenLabelers
+) -> None:
+    """Let the labelers vote on the answers of two policies to the same prompts."""
+    votes = run.match_votes(policy, opponent)
+    missing = [index for index in run.heldout.indices() if not votes.exists(index)]
+    if not missing:
+        return
+    wanted = config.evaluate.labelers
+    labelers = [one for one in await open_labelers() if wanted is None or one.name in wanted]
+    title = f"policy {policy} against {opponent}"
+    with StepProgress(title, len(missing), unit="blocks") as progress:
+
+        async def work(index: int) -> None:
+            pairs, answers = _match_pairs(run, policy, opponent, index)
+            prompts = run.heldout.read(index)
+            built = build_pairs(pairs, prompts, answers, policy - 1, config.sample.system_prompt)
+            table = await vote(built, labelers, f"evaluate/{policy}-{opponent}/{index}")
+            await asyncio.to_thread(votes.write, index, table)
+            progress.advance(1)
+
+        await run_blocks(missing, work, in_flight=config.blocks_in_flight)
+
+
+def _match_pairs(
+    run: RunDir, policy: int, opponent: int, index: int
+) -> tuple[pa.Table, pa.Table]:
+    """Pairs of answers with the same prompt and sample index, and all answers of both policies.
+
+    Columns of the pairs: those of ``labelers.pairs.propose_pairs``, then ``new_id`` (the policy's
+    answer) and ``same_text``. Which answer is a and which is b follows the hash order of their
+    ids, not who wrote them.
+    """
+    keys = ["prompt_id", "sample_index"]
+    new, old = run.answers(policy).read(index), run.answers(opponent).read(index)
+    opposed = {tuple(row[key] for key in keys): row for row in old.to_pylist()}
+    pairs = []
+    for row in new.to_pylist():
+        other = opposed.get(tuple(row[key] for key in keys))
+        if other is None:  # the prompt failed for one of the two
+            continue
+        first, second = sorted((row["candidate_id"], other["candidate_id"]))
+        pairs.append(
+            {
+                "pair_id": pair_id(row["prompt_id"], first, second),
+                "prompt_id": row["prompt_id"],
+                "a_id": first,
+                "b_id": second,
+                "new_id": row["candidate_id"],
+                "same_text": row["text"].strip() == other["text"].strip(),
+            }
+        )
+    schema = pa.schema(
+        [(name, pa.string()) for name in ("pair_id", "prompt_id", "a_id", "b_id", "new_id")]
+        + [("same_text", pa.bool_())]
+    )
+    return pa.Table.from_pylist(pairs, schema=schema), pa.concat_tables([new, old])
+
+
+def _match_figures(
+    config: RunConfig, run: RunDir, policy: int, opponent: int, against: str
+) -> list[dict[str, Any]]:
+    """Win rates of a match, for the jury and for each labeler alone."""
+    blocks = [_match_pairs(run, policy, opponent, index) for index in run.heldout.indices()]
+    pairs = pa.concat_tables([block_pairs for block_pairs, _ in blocks])
+    answers = pa.concat_tables([block_answers for _, block_answers in blocks])
+    votes = run.match_votes(policy, opponent).table()
+    rows: list[dict[str, Any]] = []
+    if against == "start":
+        rows += _mean_scores(votes, pairs, None, of_new=True)
+        rows += _mean_scores(votes, pairs, "start", of_new=False)
+    present = sorted(set(votes["labeler"].to_pylist()))
+    for labeler in [JURY, *present]:
+        counted = votes if labeler == JURY else votes.filter(pc.equal(votes["labeler"], labeler))
+        outcomes, prompts, longer = _outcomes(config.label, counted, pairs, answers)
+        if not len(outcomes):
+            continue
+        estimate = win_rate(outcomes, prompts, confidence=config.evaluate.confidence)
+        common = {"against": against, "labeler": labeler}
+        rows.append({"name": "win_rate", "estimate": estimate, **common})
+        try:
+            controlled = length_controlled_win_rate(
+                outcomes, longer, prompts, confidence=config.evaluate.confidence
+            )
+        except ValueError:
+            continue  # one-sided or too few outcomes: there is no model to fit, so no figure
+        rows.append({"name": "length_controlled_win_rate", "estimate": controlled, **common})
+    return rows
+
+
+def _outcomes(
+    label: LabelConfig, votes: pa.Table, pairs: pa.Table, answers: pa.Table
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """1, 0.5 or 0 for each decided pair (float64), its prompt id, and new minus old tokens.
+
+    Answers that read the same are a tie. Pairs on which nobody gave a valid vote do not count.
+    """
+    decisions = decide(votes, pairs.select(["pair_id", "prompt_id", "a_id", "b_id"]), answers,
+                       jury=label.jury, weights=label.weights)  # fmt: skip
+    tokens = dict(
+        zip(answers["candidate_id"].to_pylist(), answers["tokens"].to_pylist(), strict=True)
+    )
+    outcomes, prompts, longer = [], [], []
+    for pair, decision in zip(pairs.to_pylist(), decisions.to_pylist(), strict=True):
+        if pair["same_text"] or decision["reason"] == "tie":
+            outcome = 0.5
+        elif decision["reason"] is not None:
+            continue
+        else:
+            outcome = float(decision["chosen_id"] == pair["new_id"])
+        old_id = pair["b_id"] if pair["a_id"] == pair["new_id"] else pair["a_id"]
+        outcomes.append(outcome)
+        prompts.append(pair["prompt_id"])
+        longer.append(tokens[pair["new_id"]] - tokens[old_id])
+    return np.array(outcomes), np.array(prompts), np.array(longer, dtype=np.float64)
+
+
+def _mean_scores(
+    votes: pa.Table, pairs: pa.Table, against: str | None, *, of_new: bool
+) -> list[dict[str, Any]]:
+    """Mean absolute score of one side's answers, for each labeler that gives such scores."""
+    new = dict(zip(pairs["pair_id"].to_pylist(), pairs["new_id"].to_pylist(), strict=True))
+    scores: dict[str, list[float]] = {}
+    for row in votes.select(["pair_id", "a_id", "labeler", "score_a", "score_b"]).to_pylist():
+        a_is_new = row["a_id"] == new[row["pair_id"]]
+        score = row["score_a"] if a_is_new == of_new else row["score_b"]
+        if score is not None:
+            scores.setdefault(row["labeler"], []).append(score)
+    return [
+        {"name": "mean_score", "labeler": labeler, "against": against,
+         "estimate": mean_estimate(values)}
+        for labeler, values in scores.items()
+    ]  # fmt: skip
+
+
+def _answer_figures(run: RunDir, policy: int, *, against: str | None) -> list[dict[str, Any]]:
+    answers = run.answers(policy).table(["tokens", "finish_reason"])
+    truncated = pc.equal(answers["finish_reason"], "length")
+    return [
+        {
+            "name": name,
+            "value": float(np.mean(values)),
+            "n": len(values),
+            "against": against,
+        }
+        for name, values in {
+            "mean_tokens": answers["tokens"].to_numpy(),
+            "truncated_share": truncated.to_numpy(),
+        }.items()
+    ]
+
+
+def _limited(prompts: pa.Table, index: int, config: RunConfig) -> pa.Table:
+    """The part of held-out block ``index`` that lies within ``evaluate.limit`` prompts."""
+    limit = config.evaluate.limit
+    return prompts if limit is None else prompts.slice(0, max(limit - index * config.block_size, 0))
+
+
+def _likelihood_figures(
+    config: RunConfig, run: RunDir, folder: RoundDir, start: str
+) -> list[dict[str, Any]]:
+    """KL to the starting policy on the new policy's answers, and rewards on held-out triples."""
+    new, rows = folder.policy, []
+    conversations = _conversations(run, config)
+    answers = run.answers(folder.index + 1).table(["prompt_id", "text", "finish_reason"])
+    shown_prompts = [conversations[prompt] for prompt in answers["prompt_id"].to_pylist()]
+    texts = answers["text"].to_pylist()
+    complete = pc.equal(answers["finish_reason"], "stop").to_pylist()
+    if texts:
+        of_new = answer_logprobs(new, shown_prompts, texts, complete=complete)
+        of_start = answer_logprobs(Path(start), shown_prompts, texts, complete=complete)
+        divergence = kl_estimate(of_new, of_start, config.evaluate.confidence)
+        rows.append({"name": "kl", "against": "start", "estimate": divergence})
+    triples = _heldout_triples(run, folder.index)
+    if config.train and len(triples):
+        reference = folder.reference(config.train.reference, start)
+        prompts = triples["prompt"].to_pylist()
+        of = {
+            (side, policy): answer_logprobs(
+                policy, prompts, [turn[0]["content"] for turn in triples[side].to_pylist()]
+            )
+            for side in ("chosen", "rejected")
+            for policy in (new, reference)
+        }
+        margins = reward_margin(
+            of["chosen", new], of["rejected", new],
+            of["chosen", reference], of["rejected", reference], config.train.beta,
+        )  # fmt: skip
+        confidence = config.evaluate.confidence
+        rows.append({"name": "reward_margin", "estimate": mean_estimate(margins, confidence)})
+        right = np.sign(margins) / 2 + 0.5
+        rows.append(
+            {"name": "reward_accuracy", "estimate": win_rate(right, confidence=confidence)}
+        )
+    return rows
+
+
+def _conversations(run: RunDir, config: RunConfig) -> dict[str, tuple[Message, ...]]:
+    heldout = run.heldout.table(["prompt_id", "messages"]).to_pylist()
+    return {
+        row["prompt_id"]: shown(row["messages"], config.sample.system_prompt) for row in heldout
+    }
+
+
+def _heldout_triples(run: RunDir, round_index: int) -> pa.Table:
+    """The first triples that the round put in the test split; empty if there are none."""
+    files = split_files(run, "test", round_index)
+    columns = ["prompt", "chosen", "rejected"]
+    if not files:
+        return pa.table({name: pa.array([], MESSAGES) for name in columns})
+    return read_shard(files[0], TRIPLE, columns).slice(0, HELDOUT_TRIPLES)

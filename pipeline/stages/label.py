@@ -1,0 +1,105 @@
+"""The label stage: every labeler votes on the proposed pairs of each prompt."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from labelers.base import Answer, Labeler, Pair, Vote, votes_table
+from labelers.pairs import propose_pairs
+from pipeline.config import RunConfig
+from pipeline.progress import StepProgress
+from pipeline.run_dir import RoundDir, RunDir, Stopwatch
+from pipeline.stages.conversation import shown
+from pipeline.stream import run_blocks
+
+OpenLabelers = Callable[[], Awaitable[list[Labeler]]]
+
+
+async def label_round(
+    config: RunConfig, run: RunDir, folder: RoundDir, open_labelers: OpenLabelers
+) -> None:
+    """Write the vote shards of a round that do not exist yet.
+
+    ``open_labelers`` is only called if there are any: it may load models.
+    """
+    missing = [
+        index for index in folder.candidates.indices() if not folder.votes.exists(index)
+    ]
+    if not missing:
+        return
+    labelers = await open_labelers()
+    watch = Stopwatch()
+    total = folder.prompts.rows()
+    todo = sum(len(folder.prompts.read(index, ["prompt_id"])) for index in missing)
+    title = f"round {folder.index} label"
+    with StepProgress(title, total, done=total - todo) as progress:
+
+        async def work(index: int) -> None:
+            prompts, candidates = folder.prompts.read(index), folder.candidates.read(index)
+            pairs = propose_pairs(
+                candidates, per_prompt=config.label.pairs_per_prompt, seed=config.seed
+            )
+            built = build_pairs(
+                pairs, prompts, candidates, folder.index, config.sample.system_prompt
+            )
+            votes = await vote(built, labelers, f"{folder.index}/label/{index}")
+            await asyncio.to_thread(folder.votes.write, index, votes)
+            run.note("label", folder.index, watch.lap(), block=index)
+            progress.advance(
+                len(prompts),
+                tokens=pc.sum(votes["prompt_tokens"]).as_py() or 0,
+                cost=pc.sum(votes["cost"]).as_py() or 0.0,
+            )
+
+        await run_blocks(missing, work, in_flight=config.blocks_in_flight)
+
+
+async def vote(pairs: Sequence[Pair], labelers: Sequence[Labeler], block: str) -> pa.Table:
+    """The votes of all labelers on ``pairs``: schema VOTE, labeler by labeler in their order."""
+    votes: list[list[Vote]] = await asyncio.gather(
+        *(labeler.label(pairs, block=f"{block}/{labeler.name}") for labeler in labelers)
+    )
+    return votes_table([one for of_labeler in votes for one in of_labeler])
+
+
+def build_pairs(
+    pairs: pa.Table,
+    prompts: pa.Table,
+    candidates: pa.Table,
+    round_index: int,
+    system_prompt: str | None,
+) -> list[Pair]:
+    """Join proposed pairs with the texts a labeler needs, by id."""
+    by_prompt = {row["prompt_id"]: row for row in prompts.to_pylist()}
+    answers = {row["candidate_id"]: _answer(row) for row in candidates.to_pylist()}
+    built = []
+    for pair in pairs.to_pylist():
+        prompt = by_prompt[pair["prompt_id"]]
+        built.append(
+            Pair(
+                pair_id=pair["pair_id"],
+                prompt_id=pair["prompt_id"],
+                round=round_index,
+                messages=shown(prompt["messages"], system_prompt),
+                reference=prompt["reference"],
+                metadata=json.loads(prompt["metadata"]),
+                a=answers[pair["a_id"]],
+                b=answers[pair["b_id"]],
+            )
+        )
+    return built
+
+
+def _answer(row: dict[str, Any]) -> Answer:
+    return Answer(
+        candidate_id=row["candidate_id"],
+        text=row["text"],
+        tokens=row["tokens"],
+        origin=row["origin"],
+    )

@@ -1,0 +1,90 @@
+"""The first stage: read prompts once, and draw those of each round."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from data.hashing import derive_seed
+from data.prompts import load_prompts
+from data.shards import ShardFolder, atomic_write_json
+from pipeline.config import RunConfig
+from pipeline.run_dir import RoundDir, RunDir, RunError, Stopwatch
+
+
+def read_prompts(config: RunConfig, run: RunDir) -> None:
+    """Read, quarantine and deduplicate the prompts into the run directory; once for a run.
+
+    Raises ``InputError`` for unusable input and :class:`RunError` if no prompt is left.
+    """
+    if run.prompt_counts.exists():
+        return
+    watch = Stopwatch()
+    tables = load_prompts(config.prompts, seed=config.seed)
+    write_blocks(run.quarantine, tables.quarantine, max(len(tables.quarantine), 1))
+    write_blocks(run.dropped, tables.dropped, max(len(tables.dropped), 1))
+    if not len(tables.train):
+        raise RunError(
+            f"no usable prompt among the {tables.read} read: {len(tables.quarantine)} quarantined "
+            f"(reasons in {run.quarantine.folder}), {len(tables.dropped)} dropped, "
+            f"{len(tables.heldout)} held out"
+        )
+    write_blocks(run.heldout, tables.heldout, config.block_size)
+    write_blocks(run.prompts, tables.train, config.block_size)
+    atomic_write_json(
+        run.prompt_counts,
+        {
+            "read": tables.read,
+            "kept": len(tables.train),
+            "heldout": len(tables.heldout),
+            "dropped": len(tables.dropped),
+            "quarantined": len(tables.quarantine),
+        },
+    )
+    run.note("prompts", 0, watch.lap(), prompts=tables.read)
+
+
+def draw_prompts(config: RunConfig, run: RunDir, folder: RoundDir) -> int:
+    """Write the prompts of a round in blocks of ``block_size``; returns the number of blocks."""
+    count = config.sample.prompts_per_round
+    if count is None:
+        blocks = run.prompts.indices()
+        for index in blocks:
+            if not folder.prompts.exists(index):
+                folder.prompts.write(index, run.prompts.read(index))
+        return len(blocks)
+    total = run.prompts.rows()
+    rows = round_rows(total, min(count, total), folder.index, config.seed)
+    starts = range(0, len(rows), config.block_size)
+    if not all(folder.prompts.exists(index) for index in range(len(starts))):
+        write_blocks(folder.prompts, run.prompts.table().take(pa.array(rows)), config.block_size)
+    return len(starts)
+
+
+def round_rows(total: int, count: int, round_index: int, seed: int) -> np.ndarray:
+    """Rows (int64 [count]) that round ``round_index`` draws out of ``total`` prompts.
+
+    Every prompt is used once before any is used again, and none twice in one round.
+    """
+    queue: list[int] = []
+    drawn: list[int] = []
+    epoch = 0
+    for _ in range(round_index + 1):
+        drawn, queue = queue[:count], queue[count:]
+        while len(drawn) < count:
+            shuffled = np.random.default_rng(derive_seed(seed, "draw", epoch)).permutation(total)
+            epoch += 1
+            in_round = set(drawn)
+            fresh = [int(row) for row in shuffled if int(row) not in in_round]
+            missing = count - len(drawn)
+            taken = set(fresh[:missing])
+            drawn += fresh[:missing]
+            # What this round could not take a second time waits for the next one.
+            queue = [int(row) for row in shuffled if int(row) not in taken]
+    return np.asarray(drawn, dtype=np.int64)
+
+
+def write_blocks(folder: ShardFolder, table: pa.Table, block_size: int) -> None:
+    """Write ``table`` in shards of ``block_size`` rows."""
+    for index, start in enumerate(range(0, len(table), block_size)):
+        folder.write(index, table.slice(start, block_size))

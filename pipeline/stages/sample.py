@@ -1,0 +1,246 @@
+"""The sample stage: n candidates for each prompt, from one policy or a pool of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from data.hashing import content_id, derive_seed
+from data.protocol import Completion, Engine, Request, RequestRejected, Sampling
+from data.schemas import CANDIDATE, QUARANTINE
+from pipeline.config import PoolMember, RunConfig
+from pipeline.models import Models
+from pipeline.progress import StepProgress
+from pipeline.run_dir import RoundDir, RunDir, Stopwatch
+from pipeline.stages.conversation import shown
+from pipeline.stream import run_blocks
+
+
+@dataclass(frozen=True)
+class Source:
+    """One policy that candidates are drawn from, ready to be asked."""
+
+    name: str
+    revision: str
+    weight: float
+    engine: Engine
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How the candidates of a block are drawn; ``seed_parts`` lead every derived seed."""
+
+    sources: Sequence[Source]
+    n: int
+    sampling: Sampling
+    system_prompt: str | None
+    seed_parts: tuple[str | int, ...]
+    merge_identical: bool = True
+    count_reference_tokens: Callable[[str], int] | None = None
+    """If given, reference answers become candidates, with this count of their tokens."""
+
+
+async def sample_round(
+    config: RunConfig, run: RunDir, folder: RoundDir, models: Models, blocks: int
+) -> None:
+    """Write the candidate shards of a round that do not exist yet."""
+    missing = [index for index in range(blocks) if not folder.candidates.exists(index)]
+    if not missing:
+        return
+    draw = Draw(
+        sources=[await open_source(member, models) for member in config.sample.members()],
+        n=config.sample.n,
+        sampling=sampling_of(config),
+        system_prompt=config.sample.system_prompt,
+        seed_parts=(config.seed, "sample", folder.index),
+        count_reference_tokens=models.token_counter() if config.uses_references else None,
+    )
+    quarantine = folder.quarantine("sample")
+    watch = Stopwatch()
+    total = folder.prompts.rows()
+    todo = sum(len(folder.prompts.read(index, ["prompt_id"])) for index in missing)
+    title = f"round {folder.index} sample"
+    with StepProgress(title, total, done=total - todo) as progress:
+
+        async def work(index: int) -> None:
+            prompts = folder.prompts.read(index)
+            block = f"{folder.index}/sample/{index}"
+            candidates, failed = await sample_block(prompts, draw, folder.index, block)
+            # The candidate shard says that the block is done, so it comes last.
+            if len(failed):
+                await asyncio.to_thread(quarantine.write, index, failed)
+            await asyncio.to_thread(folder.candidates.write, index, candidates)
+            run.note("sample", folder.index, watch.lap(), block=index)
+            progress.advance(
+                len(prompts),
+                tokens=int(np.dot(candidates["tokens"], candidates["copies"])),
+                cost=float(np.sum(candidates["cost"].to_numpy())),
+            )
+
+        await run_blocks(missing, work, in_flight=config.blocks_in_flight)
+
+
+async def open_source(member: PoolMember, models: Models) -> Source:
+    """The engine behind a member of the pool, serving what the member names."""
+    engine = await models.engine(member.engine, member.model)
+    return Source(member.name, models.member_revision(member), member.weight, engine)
+
+
+def sampling_of(config: RunConfig) -> Sampling:
+    """The sampling parameters of the config."""
+    sample = config.sample
+    return Sampling(
+        sample.temperature, sample.top_p, sample.top_k, sample.max_tokens, sample.stop
+    )
+
+
+async def sample_block(
+    prompts: pa.Table, draw: Draw, round_index: int, block: str
+) -> tuple[pa.Table, pa.Table]:
+    """Candidates of a block of prompts, and the prompts that could not be sampled.
+
+    Returns tables of the schemas CANDIDATE and QUARANTINE. Candidates come in the order of the
+    prompts and samples; a failing request never takes others with it, only ``EngineFailed`` is
+    raised.
+    """
+    rows = prompts.to_pylist()
+    asked: list[tuple[Mapping[str, Any], Source, list[int]]] = []
+    for row in rows:
+        for source, indices in _share_out(row["prompt_id"], draw):
+            asked.append((row, source, indices))
+    per_source = Counter(source.name for _, source, _ in asked)
+
+    async def ask(
+        row: Mapping[str, Any], source: Source, indices: list[int]
+    ) -> list[Completion] | RequestRejected:
+        request = Request(
+            request_id=content_id(block, row["prompt_id"], source.name),
+            messages=shown(row["messages"], draw.system_prompt),
+            sampling=draw.sampling,
+            seeds=tuple(_seed(draw, row["prompt_id"], index) for index in indices),
+            block=f"{block}/{source.name}",
+            block_size=per_source[source.name],
+        )
+        try:
+            return await source.engine.generate(request)
+        except RequestRejected as rejected:
+            return rejected
+
+    answers = await asyncio.gather(*(ask(*question) for question in asked))
+    candidates: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
+    by_id: dict[str, dict[str, Any]] = {}
+    for (row, source, indices), answer in zip(asked, answers, strict=True):
+        if isinstance(answer, RequestRejected):
+            failed.append(_quarantined(row, answer, round_index))
+            continue
+        for index, completion in zip(indices, answer, strict=True):
+            candidate = _candidate(row, source, completion, index, draw, round_index)
+            first = by_id.setdefault(candidate["candidate_id"], candidate)
+            if first is not candidate and draw.merge_identical:
+                first["copies"] += 1
+                first["cost"] += candidate["cost"]
+            else:
+                candidates.append(candidate)
+    if draw.count_reference_tokens:
+        sampled = {candidate["prompt_id"] for candidate in candidates}
+        candidates += [
+            _reference(row, round_index, draw.count_reference_tokens)
+            for row in rows
+            if row["reference"] and row["prompt_id"] in sampled
+        ]
+    return (
+        pa.Table.from_pylist(candidates, schema=CANDIDATE),
+        pa.Table.from_pylist(failed, schema=QUARANTINE),
+    )
+
+
+def _share_out(prompt_id: str, draw: Draw) -> list[tuple[Source, list[int]]]:
+    """Which source draws which of the n samples of a prompt, by the sources' weights."""
+    if len(draw.sources) == 1:
+        return [(draw.sources[0], list(range(draw.n)))]
+    weights = np.array([source.weight for source in draw.sources])
+    generator = np.random.default_rng(derive_seed(*draw.seed_parts, "pool", prompt_id))
+    drawn = generator.choice(len(weights), size=draw.n, p=weights / weights.sum())
+    shares = [
+        (source, np.flatnonzero(drawn == index).tolist())
+        for index, source in enumerate(draw.sources)
+    ]
+    return [(source, indices) for source, indices in shares if indices]
+
+
+def _seed(draw: Draw, prompt_id: str, index: int) -> int:
+    return derive_seed(*draw.seed_parts, prompt_id, index)
+
+
+def _candidate(
+    row: Mapping[str, Any],
+    source: Source,
+    completion: Completion,
+    index: int,
+    draw: Draw,
+    round_index: int,
+) -> dict[str, Any]:
+    # Samples that are kept apart although they read alike need ids of their own.
+    apart = () if draw.merge_identical else (index,)
+    return {
+        "candidate_id": content_id(row["prompt_id"], source.revision, completion.text, *apart),
+        "prompt_id": row["prompt_id"],
+        "round": round_index,
+        "sample_index": index,
+        "text": completion.text,
+        "tokens": completion.completion_tokens,
+        "finish_reason": completion.finish_reason,
+        "logprob": completion.logprob,
+        "origin": "sampled",
+        "policy": source.name,
+        "policy_revision": source.revision,
+        "seed": _seed(draw, row["prompt_id"], index),
+        "copies": 1,
+        "prompt_tokens": completion.prompt_tokens,
+        "cost": completion.cost,
+    }
+
+
+def _reference(
+    row: Mapping[str, Any], round_index: int, count_tokens: Callable[[str], int]
+) -> dict[str, Any]:
+    return {
+        "candidate_id": content_id(row["prompt_id"], "reference", row["reference"]),
+        "prompt_id": row["prompt_id"],
+        "round": round_index,
+        "sample_index": -1,
+        "text": row["reference"],
+        "tokens": count_tokens(row["reference"]),
+        "finish_reason": "stop",
+        "logprob": None,
+        "origin": "reference",
+        "policy": "reference",
+        "policy_revision": "reference",
+        "seed": 0,
+        "copies": 1,
+        "prompt_tokens": 0,
+        "cost": 0.0,
+    }
+
+
+def _quarantined(
+    row: Mapping[str, Any], rejected: RequestRejected, round_index: int
+) -> dict[str, Any]:
+    return {
+        "stage": "sample",
+        "round": round_index,
+        "source": row["source"],
+        "row": row["row"],
+        "field": "prompt",
+        "reason": rejected.reason,
+        "detail": rejected.detail,
+        "content": json.dumps(row, ensure_ascii=False),
+    }

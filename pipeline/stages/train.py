@@ -1,0 +1,59 @@
+"""The train stage: a DPO round on the dataset written so far."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from data.hashing import derive_seed
+from pipeline.config import RunConfig
+from pipeline.progress import StepProgress
+from pipeline.run_dir import RoundDir, RunDir, Stopwatch
+from pipeline.stages.write import split_files
+from training.winrate import metrics_table
+
+TRAINING_CURVES = 0
+"""Index of the metric shard with the training curves."""
+
+
+def train_round(
+    config: RunConfig, run: RunDir, folder: RoundDir, *, start: str, previous: str
+) -> None:
+    """Train policy k + 1 from policy k (``previous``) and keep the training curves.
+
+    Raises ``TrainingError`` where there is nothing to train on or the loss is not finite.
+    """
+    settings = config.train
+    if settings is None or folder.metrics.exists(TRAINING_CURVES):
+        return
+    from training.dpo import train_dpo
+
+    watch = Stopwatch()
+    rounds = [folder.index] if settings.data == "fresh" else range(folder.index + 1)
+    files = [path for index in rounds for path in split_files(run, "train", index)]
+    with StepProgress(f"round {folder.index} train", 0, unit="steps") as progress:
+
+        def on_step(log: dict[str, Any]) -> None:
+            progress.update(int(log["step"]), int(log["total_steps"]))
+
+        result = train_dpo(
+            policy=Path(previous),
+            reference=folder.reference(settings.reference, start),
+            triples=files,
+            out=folder.policy,
+            config=settings,
+            seed=derive_seed(config.seed, "train", folder.index),
+            on_step=on_step,
+        )
+    folder.metrics.write(TRAINING_CURVES, metrics_table(curves(result.history, folder.index)))
+    run.note("train", folder.index, watch.lap(), **result.settings)
+
+
+def curves(history: list[dict[str, Any]], round_index: int) -> list[dict[str, Any]]:
+    """Trainer logs as metric rows, one for each number of each step."""
+    return [
+        {"round": round_index, "name": name, "value": float(value), "step": int(log["step"])}
+        for log in history
+        for name, value in log.items()
+        if name not in {"step", "epoch", "total_steps"} and isinstance(value, int | float)
+    ]

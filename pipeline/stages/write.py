@@ -1,0 +1,147 @@
+"""The write stage: kept decisions become triples, and triples the dataset of the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.hashing import derive_seed
+from data.schemas import MESSAGES, TRIPLE
+from data.shards import atomic_write_json, write_shard
+from pipeline.config import RunConfig
+from pipeline.run_dir import RoundDir, RunDir, Stopwatch
+from pipeline.stages.conversation import shown
+
+ROW_GROUP_ROWS = 1_000
+"""Small enough to stream, large enough to compress."""
+FILE_ROWS = 20_000
+"""Rows of a dataset file; also what is held in memory while one is gathered."""
+_DECISION_COLUMNS = [
+    "prompt_id", "round", "chosen_id", "rejected_id", "p_chosen", "score_chosen", "score_rejected",
+    "margin", "agreement", "chosen_tokens", "rejected_tokens", "labelers", "kept",
+]  # fmt: skip
+_CANDIDATE_COLUMNS = ["candidate_id", "text", "policy", "policy_revision"]
+
+
+def write_round(config: RunConfig, run: RunDir, folder: RoundDir) -> None:
+    """Write the triple shards of a round and add them to the dataset, once."""
+    if folder.written.exists():
+        return
+    watch = Stopwatch()
+    for index in folder.decisions.indices():
+        if not folder.triples.exists(index):
+            folder.triples.write(index, triples_of_block(config, folder, index))
+    rows = _extend_dataset(config, run, folder)
+    atomic_write_json(folder.written, rows)
+    run.note("write", folder.index, watch.lap())
+
+
+def split_of(prompt_id: str, *, seed: int, test_share: float) -> str:
+    """``train`` or ``test``: a property of the prompt, so no prompt is ever in both."""
+    return "test" if derive_seed(seed, "split", prompt_id) < test_share * 2**31 else "train"
+
+
+def split_files(run: RunDir, split: str, round_index: int | None = None) -> list[Path]:
+    """The dataset's files of a split, of one round or of all."""
+    rounds = "*" if round_index is None else f"{round_index:03d}"
+    return sorted((run.dataset / "data").glob(f"{split}-round-{rounds}-*.parquet"))
+
+
+def rows_written(folder: RoundDir) -> Mapping[str, int]:
+    """Triples a round added to each split; empty before it has been written."""
+    if not folder.written.exists():
+        return {}
+    counts: dict[str, int] = json.loads(folder.written.read_text(encoding="utf-8"))
+    return counts
+
+
+def triples_of_block(config: RunConfig, folder: RoundDir, index: int) -> pa.Table:
+    """The kept decisions of block ``index`` with their texts: schema TRIPLE."""
+    decisions = folder.decisions.read(index, _DECISION_COLUMNS)
+    kept = decisions.filter(decisions["kept"])
+    candidates = folder.candidates.read(index, _CANDIDATE_COLUMNS)
+    prompts = folder.prompts.read(index, ["prompt_id", "messages"])
+    chosen = _rows_of(kept["chosen_id"], candidates["candidate_id"], candidates)
+    rejected = _rows_of(kept["rejected_id"], candidates["candidate_id"], candidates)
+    prompt = _rows_of(kept["prompt_id"], prompts["prompt_id"], prompts)
+    columns: dict[str, Any] = {
+        name: kept[name] for name in TRIPLE.names if name in kept.column_names
+    }
+    columns |= {
+        "prompt": _with_system_prompt(prompt["messages"], config.sample.system_prompt),
+        "chosen": _assistant_turn(chosen["text"]),
+        "rejected": _assistant_turn(rejected["text"]),
+        "policy": _policy_name(chosen),
+        "rejected_policy": _policy_name(rejected),
+    }
+    return pa.table([columns[name] for name in TRIPLE.names], schema=TRIPLE)
+
+
+def _rows_of(ids: pa.ChunkedArray, keys: pa.ChunkedArray, table: pa.Table) -> pa.Table:
+    return table.take(pc.index_in(ids, value_set=keys.combine_chunks()))
+
+
+def _assistant_turn(texts: pa.ChunkedArray) -> pa.Array:
+    content = texts.combine_chunks()
+    role = pa.array(["assistant"]).take(pa.array(np.zeros(len(content), dtype=np.int8)))
+    turns = pa.StructArray.from_arrays([role, content], fields=list(MESSAGES.value_type))
+    return pa.ListArray.from_arrays(pa.array(np.arange(len(content) + 1, dtype=np.int32)), turns)
+
+
+def _policy_name(candidates: pa.Table) -> pa.ChunkedArray:
+    return pc.binary_join_element_wise(candidates["policy"], candidates["policy_revision"], "@")
+
+
+def _with_system_prompt(messages: pa.ChunkedArray, system_prompt: str | None) -> Any:
+    if not system_prompt:
+        return messages
+    return pa.array([list(shown(row, system_prompt)) for row in messages.to_pylist()], MESSAGES)
+
+
+def _extend_dataset(config: RunConfig, run: RunDir, folder: RoundDir) -> dict[str, int]:
+    """Copy the round's triples into files by split; returns the rows of each split."""
+    gathered: dict[str, list[pa.Table]] = {"train": [], "test": []}
+    written = {"train": 0, "test": 0}
+
+    def flush(split: str) -> None:
+        table = pa.concat_tables(gathered[split])
+        number = written[split] // FILE_ROWS
+        name = f"{split}-round-{folder.index:03d}-{number:05d}.parquet"
+        write_shard(
+            table, run.dataset / "data" / name, TRIPLE, row_group_size=ROW_GROUP_ROWS
+        )
+        gathered[split] = []
+        written[split] += len(table)
+
+    for index in folder.triples.indices():
+        block = folder.triples.read(index)
+        splits = _splits(block["prompt_id"], config)
+        for split, parts in gathered.items():
+            rows = block.filter(pa.array(splits == split))
+            while len(rows):
+                room = FILE_ROWS - sum(map(len, parts))
+                parts.append(rows.slice(0, room))
+                rows = rows.slice(room)
+                if sum(map(len, parts)) == FILE_ROWS:
+                    flush(split)
+                    parts = gathered[split]
+    for split, parts in gathered.items():
+        if parts:
+            flush(split)
+    return written
+
+
+def _splits(prompt_ids: pa.ChunkedArray, config: RunConfig) -> np.ndarray:
+    return np.array(
+        [
+            split_of(prompt_id, seed=config.seed, test_share=config.write.test_share)
+            for prompt_id in prompt_ids.to_pylist()
+        ],
+        dtype="U5",
+    )

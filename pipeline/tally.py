@@ -1,0 +1,252 @@
+"""One pass over decisions and votes: the distributions that the report shows.
+
+Shards are read one at a time and only in the columns needed; what is kept are counts (one for
+each token length, bin, labeler and pair of labelers), so memory does not grow with the run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.run_dir import RunDir
+
+Counts = NDArray[np.int64]
+
+MARGIN_EDGES = np.linspace(-1, 1, 41)
+AGREEMENT_EDGES = np.linspace(-0.05, 1.05, 12)
+
+_DECISION_COLUMNS = [
+    "p_chosen", "margin", "agreement", "chosen_tokens", "rejected_tokens", "kept",
+]  # fmt: skip
+_VOTE_COLUMNS = [
+    "pair_id", "labeler", "order", "preference", "prompt_tokens", "completion_tokens", "cost",
+]  # fmt: skip
+_VERDICTS = ("a", "tie", "b")
+
+
+@dataclass
+class Lengths:
+    """Lengths of the chosen and the rejected answers of some pairs, in tokens."""
+
+    chosen: Counts = field(default_factory=lambda: np.zeros(0, np.int64))
+    """How many chosen answers have 0, 1, 2, ... tokens."""
+    rejected: Counts = field(default_factory=lambda: np.zeros(0, np.int64))
+    chosen_longer: int = 0
+    rejected_longer: int = 0
+    same: int = 0
+
+    def add(self, chosen: Counts, rejected: Counts) -> None:
+        """Count the pairs with these lengths [N]."""
+        self.chosen = _plus(self.chosen, np.bincount(chosen))
+        self.rejected = _plus(self.rejected, np.bincount(rejected))
+        self.chosen_longer += int((chosen > rejected).sum())
+        self.rejected_longer += int((chosen < rejected).sum())
+        self.same += int((chosen == rejected).sum())
+
+    @property
+    def pairs(self) -> int:
+        """Pairs counted."""
+        return self.chosen_longer + self.rejected_longer + self.same
+
+    @property
+    def share_chosen_longer(self) -> float | None:
+        """Share among the pairs of unequal length; null where there is none."""
+        unequal = self.chosen_longer + self.rejected_longer
+        return self.chosen_longer / unequal if unequal else None
+
+
+@dataclass
+class DecisionTally:
+    """Distributions over decided pairs. A pair without a preference has no chosen answer and is
+    counted in ``undecided`` (and in the agreement) only."""
+
+    before: Lengths = field(default_factory=Lengths)
+    """Every pair with a preference."""
+    after: Lengths = field(default_factory=Lengths)
+    """The pairs that the filters kept."""
+    margins_before: Counts = field(
+        default_factory=lambda: np.zeros(len(MARGIN_EDGES) - 1, np.int64)
+    )
+    margins_after: Counts = field(default_factory=lambda: np.zeros(len(MARGIN_EDGES) - 1, np.int64))
+    agreement_before: Counts = field(
+        default_factory=lambda: np.zeros(len(AGREEMENT_EDGES) - 1, np.int64)
+    )
+    agreement_after: Counts = field(
+        default_factory=lambda: np.zeros(len(AGREEMENT_EDGES) - 1, np.int64)
+    )
+    undecided: int = 0
+
+    def add(self, decisions: pa.Table) -> None:
+        """Count a shard of decisions."""
+        column = {name: decisions[name].to_numpy() for name in _DECISION_COLUMNS}
+        kept = column["kept"].astype(bool)
+        decided = column["p_chosen"] > 0.5
+        self.undecided += int((~decided).sum())
+        self.agreement_before += _histogram(column["agreement"], AGREEMENT_EDGES)
+        self.agreement_after += _histogram(column["agreement"][kept], AGREEMENT_EDGES)
+        self.margins_before += _histogram(column["margin"][decided], MARGIN_EDGES)
+        self.margins_after += _histogram(column["margin"][kept], MARGIN_EDGES)
+        for lengths, rows in ((self.before, decided), (self.after, kept)):
+            lengths.add(column["chosen_tokens"][rows], column["rejected_tokens"][rows])
+
+
+@dataclass
+class LabelerTally:
+    """What one labeler's votes add up to."""
+
+    votes: int = 0
+    invalid: int = 0
+    ties: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+    shown: int = 0
+    """Valid votes without a tie for which an order was shown."""
+    first_preferred: int = 0
+    """Of those, the ones that prefer the answer shown first."""
+    swapped: int = 0
+    """Pairs with a valid vote in both orders."""
+    consistent: int = 0
+    """Of those, the ones with the same verdict in both."""
+
+    @property
+    def first_share(self) -> float | None:
+        """Share of votes for the answer shown first; 0.5 is unbiased."""
+        return self.first_preferred / self.shown if self.shown else None
+
+    @property
+    def first_interval(self) -> tuple[float, float]:
+        """95 % interval of :attr:`first_share`."""
+        return wilson(self.first_preferred, self.shown)
+
+    @property
+    def consistency(self) -> float | None:
+        """Share of pairs judged alike in both orders."""
+        return self.consistent / self.swapped if self.swapped else None
+
+
+@dataclass
+class AgreementTally:
+    """Verdicts of two labelers on the pairs that both judged: rows the first, columns the second,
+    in the order a, tie, b."""
+
+    confusion: Counts = field(default_factory=lambda: np.zeros((3, 3), np.int64))
+
+    @property
+    def pairs(self) -> int:
+        """Pairs that both judged."""
+        return int(self.confusion.sum())
+
+    @property
+    def observed(self) -> float:
+        """Share of pairs with the same verdict."""
+        return float(np.trace(self.confusion)) / self.pairs
+
+    @property
+    def kappa(self) -> float | None:
+        """Cohen's kappa; null where both always say the same one thing."""
+        shares = self.confusion / self.pairs
+        expected = float(shares.sum(axis=1) @ shares.sum(axis=0))
+        return (self.observed - expected) / (1 - expected) if expected < 1 else None
+
+
+@dataclass
+class VoteTally:
+    """Distributions over votes."""
+
+    labelers: dict[str, LabelerTally] = field(default_factory=lambda: defaultdict(LabelerTally))
+    agreements: dict[tuple[str, str], AgreementTally] = field(
+        default_factory=lambda: defaultdict(AgreementTally)
+    )
+
+    def add(self, votes: pa.Table) -> None:
+        """Count a shard of votes. All votes on a pair must be in it."""
+        column = {name: votes[name].to_pylist() for name in _VOTE_COLUMNS}
+        valid: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
+        for pair, name, order, preference, *spent in zip(*column.values(), strict=True):
+            tally = self.labelers[name]
+            tally.votes += 1
+            tally.prompt_tokens += spent[0]
+            tally.completion_tokens += spent[1]
+            tally.cost += spent[2]
+            if preference == "invalid":
+                tally.invalid += 1
+                continue
+            valid[pair][name][order] = preference
+            if preference == "tie":
+                tally.ties += 1
+            elif order in ("ab", "ba"):
+                tally.shown += 1
+                tally.first_preferred += order[0] == preference
+        for by_labeler in valid.values():
+            self._add_pair(by_labeler)
+
+    def _add_pair(self, by_labeler: dict[str, dict[str, str]]) -> None:
+        verdicts = {}
+        for name, by_order in by_labeler.items():
+            if "ab" in by_order and "ba" in by_order:
+                self.labelers[name].swapped += 1
+                self.labelers[name].consistent += by_order["ab"] == by_order["ba"]
+            verdicts[name] = _VERDICTS.index(verdict(by_order.values()))
+        for one, other in combinations(sorted(verdicts), 2):
+            self.agreements[one, other].confusion[verdicts[one], verdicts[other]] += 1
+
+
+@dataclass
+class RunTally:
+    """All distributions of a run."""
+
+    rounds: dict[int, DecisionTally] = field(default_factory=dict)
+    decisions: DecisionTally = field(default_factory=DecisionTally)
+    """Over all rounds."""
+    votes: VoteTally = field(default_factory=VoteTally)
+
+
+def tally_run(run: RunDir) -> RunTally:
+    """Count the decisions and votes of every round begun so far."""
+    tally = RunTally()
+    for folder in run.rounds():
+        of_round = tally.rounds[folder.index] = DecisionTally()
+        for table in folder.decisions.iter(columns=_DECISION_COLUMNS):
+            of_round.add(table)
+            tally.decisions.add(table)
+        for table in folder.votes.iter(columns=_VOTE_COLUMNS):
+            tally.votes.add(table)
+    return tally
+
+
+def verdict(preferences: Iterable[str]) -> str:
+    """One labeler's view of a pair from its valid votes: a and b against each other are a tie."""
+    counts = Counter(preferences)
+    if counts["a"] == counts["b"]:
+        return "tie"
+    return "a" if counts["a"] > counts["b"] else "b"
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share; (0, 1) without observations."""
+    from scipy.stats import binomtest
+
+    if n == 0:
+        return 0.0, 1.0
+    interval = binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def _histogram(values: NDArray[np.float64], edges: NDArray[np.float64]) -> Counts:
+    # Rounded, so that 0.30000000000000004 falls in the bin that begins at 0.3.
+    return np.histogram(np.round(values, 9), np.round(edges, 9))[0].astype(np.int64)
+
+
+def _plus(one: Counts, other: Counts) -> Counts:
+    longer, shorter = (one, other) if len(one) >= len(other) else (other, one)
+    total = longer.astype(np.int64)
+    total[: len(shorter)] += shorter
+    return total

@@ -1,0 +1,91 @@
+"""Policies on disk: a full checkpoint, or a LoRA adapter that names its base.
+
+Safetensors only, and no code from a checkpoint is ever run. All paths are local folders.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from training.errors import TrainingError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+_ADAPTER_CONFIG = "adapter_config.json"
+
+
+def is_adapter(checkpoint: Path) -> bool:
+    """Whether ``checkpoint`` holds a LoRA adapter rather than a whole model."""
+    return (checkpoint / _ADAPTER_CONFIG).is_file()
+
+
+def adapter_settings(checkpoint: Path) -> dict[str, Any]:
+    """The ``adapter_config.json`` of an adapter folder."""
+    settings: dict[str, Any] = json.loads(
+        (checkpoint / _ADAPTER_CONFIG).read_text(encoding="utf-8")
+    )
+    return settings
+
+
+def base_of(checkpoint: Path) -> Path:
+    """The full checkpoint under ``checkpoint``: itself, or the base that its adapter names.
+
+    Raises ``TrainingError`` if that folder is not there (any more).
+    """
+    base = checkpoint
+    if is_adapter(checkpoint):
+        base = Path(adapter_settings(checkpoint)["base_model_name_or_path"])
+    if not (base / "config.json").is_file():
+        raise TrainingError(
+            f"no model in {base}"
+            + (f", the base of the adapter {checkpoint}" if base != checkpoint else "")
+            + ": give the path of a local checkpoint folder with config.json and safetensors"
+        )
+    return base
+
+
+def load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in ``checkpoint`` (adapter folders carry their own copy)."""
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        checkpoint, trust_remote_code=False, local_files_only=True
+    )
+    return tokenizer
+
+
+def load_model(
+    checkpoint: Path,
+    *,
+    dtype: torch.dtype,
+    device: str | torch.device = "cpu",
+    trainable_adapter: bool = False,
+) -> Any:
+    """The causal language model in ``checkpoint``, in evaluation mode.
+
+    An adapter is merged into its base, so that the result is an ordinary transformers model;
+    with ``trainable_adapter`` it stays a ``PeftModel`` whose adapter can be trained on.
+    Raises ``TrainingError`` if a folder holds no model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        str(base_of(checkpoint).resolve()),  # an adapter records this path as its base
+        dtype=dtype,
+        trust_remote_code=False,
+        local_files_only=True,
+        use_safetensors=True,
+    )
+    if is_adapter(checkpoint):
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(
+            model, str(checkpoint), is_trainable=trainable_adapter, use_safetensors=True
+        )
+        if not trainable_adapter:
+            model = model.merge_and_unload()
+    return model.to(device).eval()

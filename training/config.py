@@ -1,0 +1,130 @@
+"""What a user can set about training and evaluation. The defaults are settings we vetted.
+
+This module imports no machine-learning library: ``prefloop --help`` and config checks read it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from data.strict import Strict
+
+Loss = Literal[
+    "sigmoid",
+    "sigmoid_norm",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "nca_pair",
+    "robust",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sft",
+]
+"""TRL's names (``DPOConfig.loss_type``); ``sigmoid`` is the loss of the DPO paper."""
+
+
+class Lora(Strict):
+    """Low-rank adapters instead of full weights. Round k + 1 goes on training round k's adapter."""
+
+    r: PositiveInt = 16
+    """Rank."""
+    alpha: PositiveInt = 32
+    """Scale of the update: it is multiplied by alpha / r."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapter's input while training."""
+    target_modules: Literal["all-linear"] | tuple[str, ...] | None = "all-linear"
+    """Names of the modules that get an adapter; null = peft's default for the architecture."""
+
+
+class TrainConfig(Strict):
+    """One round of preference training with TRL's DPOTrainer."""
+
+    loss: Loss | tuple[Loss, ...] = "sigmoid"
+    """TRL's loss_type; several losses are added up with ``loss_weights``."""
+    loss_weights: tuple[float, ...] | None = None
+    """One weight for each of several losses; null = 1 each."""
+    beta: PositiveFloat = 0.1
+    """Strength of the pull towards the reference (tau for ``ipo``)."""
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """Probability that a label is flipped (``robust``), epsilon (``exo_pair``, must be above 0)."""
+    learning_rate: PositiveFloat = 5e-7
+    """Peak learning rate. Adapters usually need about ten times that of full weights."""
+    lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    """Course of the learning rate after the warm-up."""
+    warmup_ratio: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises from 0 (not with ``constant``)."""
+    epochs: PositiveFloat = 1.0
+    """Passes over the triples."""
+    batch_size: PositiveInt = 8
+    """Pairs in one forward pass (each is two sequences)."""
+    gradient_accumulation: PositiveInt = 1
+    """Forward passes per optimiser step."""
+    max_length: PositiveInt = 1024
+    """Tokens of prompt and answer. A pair with a longer sequence is dropped and counted."""
+    max_pairs: PositiveInt | None = None
+    """At most this many pairs, drawn at random with the run's seed; null = all."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay (AdamW)."""
+    max_grad_norm: NonNegativeFloat = 1.0
+    """Gradients are scaled down to this norm; 0 = never."""
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """auto = bf16 autocast on a GPU that has it, else float32. Never fp16: it gives NaN losses."""
+    reference: Literal["start", "previous"] = "start"
+    """Reference policy of the loss: the policy before round 0, or the one that was sampled from."""
+    data: Literal["fresh", "accumulated"] = "fresh"
+    """Train on the triples of this round only, or on those of all rounds so far."""
+    lora: Lora | None = None
+    """Train an adapter; null = all weights."""
+    precompute_reference_logprobs: bool = True
+    """Run the reference once before training, so that it takes no memory while training."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a fifth slower."""
+    save_steps: PositiveInt = 500
+    """Optimiser steps between the checkpoints that an interrupted round resumes from."""
+
+    @model_validator(mode="after")
+    def _losses_fit(self) -> Self:
+        losses = self.losses
+        if not losses:
+            raise ValueError("loss needs at least one name, for example sigmoid")
+        if self.loss_weights is not None and len(self.loss_weights) != len(losses):
+            raise ValueError(
+                f"loss_weights has {len(self.loss_weights)} values for {len(losses)} losses"
+            )
+        if "exo_pair" in losses and self.label_smoothing == 0:
+            raise ValueError("loss exo_pair needs label_smoothing above 0, for example 0.001")
+        return self
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """The loss names as a tuple, also where there is one."""
+        return (self.loss,) if isinstance(self.loss, str) else self.loss
+
+
+class EvaluateConfig(Strict):
+    """How a new policy is compared with the starting and the previous one on held-out prompts."""
+
+    enabled: bool = True
+    """Evaluate after each round."""
+    limit: PositiveInt | None = None
+    """At most this many held-out prompts; null = all."""
+    samples_per_prompt: PositiveInt = 1
+    """Answers of each policy per prompt; intervals account for several answers of one prompt."""
+    temperature: NonNegativeFloat = 1.0
+    """Sampling temperature; 0 = greedy. The KL estimate needs 1.0."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus sampling. The KL estimate needs 1.0."""
+    max_tokens: PositiveInt | None = None
+    """Longest answer in tokens; null = as in sampling."""
+    labelers: tuple[str, ...] | None = None
+    """Names of the labelers that compare the answers; null = all of the run."""
+    confidence: float = Field(0.95, gt=0, lt=1)
+    """Coverage of the intervals."""

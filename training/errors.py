@@ -1,0 +1,7 @@
+"""Errors of training, shown to the user as one line."""
+
+from data.errors import PrefloopError
+
+
+class TrainingError(PrefloopError):
+    """Training cannot start or go on. The message ends with what the user can do about it."""

@@ -1,0 +1,147 @@
+"""Log-probabilities of answers under a policy, and what follows from them: KL and reward margin.
+
+All are natural logarithms of the untempered distribution, summed over the tokens of an answer,
+its end token included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from data.protocol import Message
+from training.checkpoints import load_model, load_tokenizer
+from training.estimate import Estimate, mean_estimate
+from training.tokens import TokenIds, answer_ids, end_token, prompt_ids
+
+if TYPE_CHECKING:
+    import torch
+
+
+def answer_logprobs(
+    checkpoint: Path,
+    prompts: Sequence[Sequence[Message]],
+    answers: Sequence[str],
+    *,
+    complete: Sequence[bool] | None = None,
+    batch_size: int = 16,
+    device: str = "cpu",
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> NDArray[np.float64]:
+    """log p(answer | prompt) in nats [N] under the policy (or adapter) in ``checkpoint``.
+
+    Teacher-forced: each answer is encoded anew and ends with the end token. ``complete`` [N] is
+    False for an answer that was cut off at its token limit (finish reason ``length``): it has no
+    end token, so none is scored. Raises ``ValueError`` where the lengths differ and
+    ``TrainingError`` where ``checkpoint`` holds no model.
+    """
+    import torch
+
+    if len(prompts) != len(answers) or (complete is not None and len(complete) != len(answers)):
+        raise ValueError(f"{len(prompts)} prompts and {len(answers)} answers (and their flags)")
+    if not answers:
+        return np.empty(0)
+    tokenizer = load_tokenizer(checkpoint)
+    ids = answer_ids(tokenizer, answers, end_token(tokenizer))
+    if complete is not None:
+        ids = [one if whole else one[:-1] for one, whole in zip(ids, complete, strict=True)]
+    model = load_model(checkpoint, dtype=getattr(torch, dtype), device=device)
+    return sequence_logprobs(
+        model, [prompt_ids(tokenizer, prompt) for prompt in prompts], ids, batch_size=batch_size
+    )
+
+
+def sequence_logprobs(
+    model: Any,
+    prompts: Sequence[TokenIds],
+    answers: Sequence[TokenIds],
+    *,
+    batch_size: int,
+    autocast: torch.dtype | None = None,
+) -> NDArray[np.float64]:
+    """Summed log-probability [N] of the ids ``answers[i]`` behind the ids ``prompts[i]``.
+
+    Runs in batches of similar length, with logits for the answers' positions only. ``autocast``:
+    mixed precision as the trainer would use it, for a reference that must round alike.
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    out = np.zeros(len(answers))
+    order = sorted(range(len(answers)), key=lambda i: len(prompts[i]) + len(answers[i]))
+    with torch.inference_mode(), torch.autocast(device.type, autocast, enabled=bool(autocast)):
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            out[rows] = _batch_logprobs(
+                model, [prompts[i] for i in rows], [answers[i] for i in rows], device
+            )
+    return out
+
+
+def _batch_logprobs(
+    model: Any, prompts: list[TokenIds], answers: list[TokenIds], device: torch.device
+) -> NDArray[np.float64]:
+    """[B] for one batch. Padding is on the right: causal attention never sees it."""
+    import torch
+
+    length = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
+    ids = np.zeros((len(prompts), length), dtype=np.int64)  # 0: any valid id pads
+    real = np.zeros((len(prompts), length), dtype=np.int64)
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        end = len(prompt) + len(answer)
+        ids[row, :end] = np.concatenate([prompt, answer])
+        real[row, :end] = 1
+    first = min(len(prompt) for prompt in prompts) - 1  # its logits are the earliest we need
+    logits = model(
+        input_ids=torch.from_numpy(ids).to(device),
+        attention_mask=torch.from_numpy(real).to(device),
+        use_cache=False,
+        logits_to_keep=length - first,
+    ).logits
+    sums = np.zeros(len(prompts))
+    # Row by row, so that a large vocabulary takes the float32 memory of one sequence, not of all.
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        begin = len(prompt) - 1 - first
+        scores = logits[row, begin : begin + len(answer)].float()
+        target = torch.from_numpy(answer.astype(np.int64)).to(device)
+        picked = scores.gather(1, target[:, None])[:, 0] - scores.logsumexp(1)
+        sums[row] = picked.double().sum().item()
+    return sums
+
+
+def kl_estimate(
+    logp_policy: ArrayLike, logp_start: ArrayLike, confidence: float = 0.95
+) -> Estimate:
+    """KL(policy || start) per answer in nats, with Student's t interval.
+
+    Schulman's k1 estimator (http://joschu.net/blog/kl-approx.html): the mean over the policy's
+    own answers of log policy - log start. It is unbiased if the answers were drawn from the
+    policy at temperature 1 and top-p 1, and can be a little below 0 by chance. Raises
+    ``ValueError`` for inputs that are empty, of unequal length or not finite.
+    """
+    policy, start = np.asarray(logp_policy, float), np.asarray(logp_start, float)
+    if policy.shape != start.shape:
+        raise ValueError(f"log-probabilities of shapes {policy.shape} and {start.shape}")
+    return mean_estimate(policy - start, confidence)
+
+
+def reward_margin(
+    chosen: ArrayLike,
+    rejected: ArrayLike,
+    reference_chosen: ArrayLike,
+    reference_rejected: ArrayLike,
+    beta: float,
+) -> NDArray[np.float64]:
+    """The policy's implicit reward of chosen minus that of rejected, for each pair [N].
+
+    beta * ((chosen - reference_chosen) - (rejected - reference_rejected)) of log-probabilities in
+    nats: the argument of sigma in equation 7 of Rafailov et al. 2023 (arXiv 2305.18290). The
+    loss of a pair is -log sigma of it.
+    """
+    gain_chosen = np.asarray(chosen, float) - np.asarray(reference_chosen, float)
+    gain_rejected = np.asarray(rejected, float) - np.asarray(reference_rejected, float)
+    return np.asarray(beta * (gain_chosen - gain_rejected))

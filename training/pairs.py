@@ -1,0 +1,124 @@
+"""Triples from Parquet shards as token ids, ready to train on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.hashing import content_id
+from training.errors import TrainingError
+from training.tokens import TokenIds, answer_ids, end_token, prompt_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_COLUMNS = ["prompt_id", "prompt", "chosen", "rejected"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """N pairs as token ids, and how many more were too long."""
+
+    prompts: list[TokenIds]
+    chosen: list[TokenIds]
+    rejected: list[TokenIds]
+    dropped_overlong: int
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def digest(self) -> str:
+        """Hash of all token ids in their order."""
+        columns = (self.prompts, self.chosen, self.rejected)
+        return content_id(*(_digest(column) for column in columns))
+
+    def table(self) -> pa.Table:
+        """Columns ``prompt_ids``, ``chosen_ids``, ``rejected_ids``, as the collator wants."""
+        ids = pa.large_list(pa.int32())
+        return pa.table(
+            {
+                "prompt_ids": pa.array(self.prompts, ids),
+                "chosen_ids": pa.array(self.chosen, ids),
+                "rejected_ids": pa.array(self.rejected, ids),
+            }
+        )
+
+
+def read_pairs(
+    shards: Sequence[Path],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    max_pairs: int | None,
+    seed: int,
+) -> Pairs:
+    """The pairs of ``shards`` (Parquet of ``schemas.TRIPLE``) in their order.
+
+    ``max_pairs`` draws a random subset (by ``seed``, keeping the order). A pair is dropped and
+    counted if prompt and answer, end token included, exceed ``max_length`` tokens for either of
+    its answers: cutting them would train on answers without an end, or on none at all.
+
+    Raises ``TrainingError`` where there are no triples, none is short enough, or a row's chosen
+    or rejected is not one assistant message or both are the same answer.
+    """
+    tables = [pq.read_table(shard, columns=_COLUMNS) for shard in shards]
+    table = pa.concat_tables(tables) if tables else pa.table({})
+    if table.num_rows == 0:
+        raise TrainingError(
+            "there are no triples to train on: loosen the filters that dropped all pairs "
+            "(prefloop status shows which), or sample more candidates per prompt"
+        )
+    if max_pairs is not None and max_pairs < table.num_rows:
+        drawn = np.random.default_rng(seed).permutation(table.num_rows)[:max_pairs]
+        table = table.take(np.sort(drawn))
+
+    end = end_token(tokenizer)
+    seen: dict[str, TokenIds] = {}  # many pairs share a prompt
+    prompts: list[TokenIds] = []
+    chosen: list[TokenIds] = []
+    rejected: list[TokenIds] = []
+    for batch in table.to_batches(max_chunksize=1024):
+        rows = batch.to_pylist()
+        good = answer_ids(tokenizer, (_answer(row, "chosen") for row in rows), end)
+        bad = answer_ids(tokenizer, (_answer(row, "rejected") for row in rows), end)
+        for row, one, other in zip(rows, good, bad, strict=True):
+            if np.array_equal(one, other):
+                raise TrainingError(
+                    f"chosen and rejected are the same answer (prompt_id {row['prompt_id']}): "
+                    "remove that row"
+                )
+            prompt = seen.get(row["prompt_id"])
+            if prompt is None:
+                prompt = seen[row["prompt_id"]] = prompt_ids(tokenizer, row["prompt"])
+            if len(prompt) + max(len(one), len(other)) <= max_length:
+                prompts.append(prompt)
+                chosen.append(one)
+                rejected.append(other)
+    if not prompts:
+        raise TrainingError(
+            f"each of the {table.num_rows} pairs is longer than {max_length} tokens: raise "
+            "train.max_length (within the model's context) or lower sample.max_tokens"
+        )
+    return Pairs(prompts, chosen, rejected, table.num_rows - len(prompts))
+
+
+def _answer(row: Mapping[str, Any], column: str) -> str:
+    match row[column]:
+        case [{"role": "assistant", "content": str(text)}]:
+            return text
+    raise TrainingError(
+        f"{column} of prompt_id {row['prompt_id']} is not one assistant message: write it as "
+        '[{"role": "assistant", "content": "..."}]'
+    )
+
+
+def _digest(column: Sequence[TokenIds]) -> str:
+    lengths = np.array([len(ids) for ids in column], dtype=np.int64)
+    flat = np.concatenate(column) if column else np.empty(0, np.int32)
+    return content_id(lengths.tobytes().hex(), flat.tobytes().hex())

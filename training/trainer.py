@@ -1,0 +1,102 @@
+"""TRL's DPOTrainer on pairs that are tokenised already.
+
+Imports torch and TRL: import this module inside functions only.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import TrainerCallback
+from trl import DPOTrainer
+
+from training.errors import TrainingError
+
+MARKER = "prefloop_complete"
+"""File in a checkpoint folder, written last: the fingerprint of what is being trained on what."""
+
+
+class PairTrainer(DPOTrainer):  # type: ignore[misc]  # TRL has no types
+    """DPOTrainer over a dataset of ``prompt_ids``, ``chosen_ids``, ``rejected_ids`` and, with
+    ``precompute_ref_log_probs``, ``ref_chosen_logps`` and ``ref_rejected_logps``.
+
+    Everything that talks to the hub or writes a model card is off.
+    """
+
+    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        return dataset  # tokenised by training.tokens, over-long pairs dropped
+
+    def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
+        return dataset  # computed by training.logprobs, for any reference
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def _send_telemetry(self) -> None:
+        pass
+
+
+class Watch(TrainerCallback):  # type: ignore[misc]  # transformers' types are not followed
+    """Reports each optimiser step, stops on NaN, and marks checkpoints that are complete."""
+
+    def __init__(self, fingerprint: str, on_step: Callable[[dict[str, float]], None] | None):
+        self.fingerprint = fingerprint
+        self.on_step = on_step
+
+    def on_log(
+        self, args: Any, state: Any, _control: Any, logs: dict[str, float], **_: Any
+    ) -> None:
+        if "loss" not in logs:  # the summary at the end
+            return
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(logs.get(name, 0.0)):
+                raise TrainingError(
+                    f"{name} became {logs[name]} at step {state.global_step}; no policy was saved: "
+                    f"lower learning_rate (now {args.learning_rate:g}), or check that the policy "
+                    "it starts from has finite weights"
+                )
+        if self.on_step:
+            self.on_step(step_record({**logs, "step": state.global_step}, state.max_steps))
+
+    def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        (folder / MARKER).write_text(self.fingerprint, encoding="utf-8")
+
+
+def step_record(log: dict[str, float], total_steps: int) -> dict[str, float]:
+    """One step of the history: TRL's names, without its token count (wrong after a resume)."""
+    kept = {name: value for name, value in log.items() if name != "num_tokens"}
+    return kept | {"total_steps": total_steps}
+
+
+@contextmanager
+def quiet(verbose: bool) -> Iterator[None]:
+    """Keep the libraries' progress lines and warnings off the terminal unless ``verbose``."""
+    if verbose:
+        yield
+        return
+    level = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
+    loggers = [logging.getLogger(name) for name in ("trl", "accelerate", "peft")]
+    levels = [logger.level for logger in loggers]
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()
+        for logger, before in zip(loggers, levels, strict=True):
+            logger.setLevel(before)
