@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from data.protocol import EngineFailed, Message, RequestRejected
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
 _FIRST_NONCHARACTER = 0xFDD0  # Unicode noncharacters: never assigned, so never in a vocabulary
 
 
-def render_tokens(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
-) -> list[int]:
+def render_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
     """Token ids of ``messages`` under the chat template, ready for the assistant's turn.
 
     Exactly one BOS leads where the template or the tokenizer gives one. A string in a message's
@@ -91,7 +90,7 @@ def _cut_control_strings(tokenizer: PreTrainedTokenizerBase, content: str, cut: 
         return content
     starts = [match.start() + 1 for match in pattern.finditer(content)]
     edges = [0, *starts, len(content)]
-    return cut.join(content[a:b] for a, b in zip(edges, edges[1:], strict=False))
+    return cut.join(content[a:b] for a, b in pairwise(edges))
 
 
 @lru_cache(maxsize=16)

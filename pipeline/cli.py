@@ -38,21 +38,19 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for other p
 
 
 @app.command()
-def run(
-    config: ConfigPath, run_dir: RunDirOption = None, override: SetOption = None
-) -> None:
+def run(config: ConfigPath, run_dir: RunDirOption = None, override: SetOption = None) -> None:
     """Run the loop, or resume it: the same command on the same directory does the rest."""
     import asyncio
 
     from pipeline.config import load_config
+    from pipeline.headline import headline
     from pipeline.loop import run_loop
     from pipeline.run_dir import RunDir
-    from pipeline.status import collect_status, render_headline
 
     settings = load_config(config, override or [])
     directory = RunDir(run_dir or Path(settings.run_dir))
     asyncio.run(run_loop(settings, directory))
-    typer.echo(render_headline(collect_status(directory), directory))
+    typer.echo(headline(directory))
 
 
 @app.command()

@@ -83,9 +83,7 @@ class RunConfig(Strict):
     rounds: int = Field(default=1, ge=1)
     policy: str = "embedded:policy"
     """The starting policy: checkpoint folder, hub name, served name, or ``embedded:policy``."""
-    engines: dict[str, EngineConfig] = Field(
-        default_factory=lambda: {"default": TransformersEngine()}
-    )
+    engines: dict[str, EngineConfig] = {"default": TransformersEngine()}  # noqa: RUF012
     """Generation engines by name; sampling and judges refer to them."""
     block_size: int = Field(default=64, ge=1)
     """Prompts in a shard: the unit of resuming."""
@@ -98,7 +96,7 @@ class RunConfig(Strict):
     write: WriteConfig = Field(default_factory=WriteConfig)
     train: TrainConfig | None = None
     """Null: only the dataset is made."""
-    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    evaluate: EvaluateConfig = EvaluateConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
@@ -176,7 +174,7 @@ def dump_config(config: RunConfig) -> str:
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``; list items get their index, or name if they have one."""
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``; list items are named by name or index."""
     if isinstance(value, Mapping) and value:
         pairs: Iterator[tuple[str, Any]] = ((str(key), item) for key, item in value.items())
     elif isinstance(value, list | tuple) and value:

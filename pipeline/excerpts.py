@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -17,9 +17,11 @@ import pyarrow.compute as pc
 
 from data.shards import ShardFolder
 from pipeline.run_dir import RunDir
+from pipeline.tally import UNDECIDED
 
 _POOL = 600
 """Kept pairs drawn at random, of which the shown ones are taken by margin."""
+_THIRDS = ("Low margin", "Middle margin", "High margin")
 _DECISION_COLUMNS = ["pair_id", "margin", "kept", "reason"]
 
 
@@ -118,10 +120,11 @@ def _by_margin(kept: Sequence[_Pick], per_group: int) -> list[_Pick]:
     ordered = sorted(kept, key=lambda pick: (pick.margin, pick.pair_id))
     thirds = [len(ordered) * part // 3 for part in range(4)]
     picks = []
-    for start, stop in zip(thirds, thirds[1:], strict=False):
+    for group, start, stop in zip(_THIRDS, thirds, thirds[1:], strict=False):
         # By id within the third: else its lowest margins would stand for all of it.
         drawn = heapq.nsmallest(per_group, ordered[start:stop])
-        picks += sorted(drawn, key=lambda pick: (pick.margin, pick.pair_id))
+        drawn.sort(key=lambda pick: (pick.margin, pick.pair_id))
+        picks += [replace(pick, group=group) for pick in drawn]
     return picks
 
 
@@ -136,9 +139,7 @@ def _load(run: RunDir, picks: Iterable[_Pick]) -> dict[_Pick, Excerpt]:
         decisions = _rows(folder.decisions, part, "pair_id", pair_ids)
         prompt_ids = [row["prompt_id"] for row in decisions]
         prompts = _keyed(_rows(folder.prompts, part, "prompt_id", prompt_ids), "prompt_id")
-        candidates = _keyed(
-            _rows(folder.candidates, part, "prompt_id", prompt_ids), "candidate_id"
-        )
+        candidates = _keyed(_rows(folder.candidates, part, "prompt_id", prompt_ids), "candidate_id")
         votes: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in _rows(folder.votes, part, "pair_id", pair_ids):
             votes[row["pair_id"]].append(row)
@@ -176,7 +177,7 @@ def _excerpt(
         messages=tuple(prompt["messages"]),
         chosen=_answer(candidates[decision["chosen_id"]], decision["score_chosen"]),
         rejected=_answer(candidates[decision["rejected_id"]], decision["score_rejected"]),
-        decided=decision["p_chosen"] > 0.5,
+        decided=decision["reason"] not in UNDECIDED,
         margin=decision["margin"],
         p_chosen=decision["p_chosen"],
         agreement=decision["agreement"],

@@ -6,14 +6,8 @@ and a killed run goes on where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
-from data.errors import PrefloopError
-from data.shards import read_shard
-from data.schemas import PROMPT
 from labelers.base import Labeler
-from labelers.config import JudgeLabeler
+from labelers.config import JudgeLabeler, LabelerConfig
 from labelers.factory import build_labeler
 from pipeline.card import write_card
 from pipeline.config import RunConfig
@@ -82,7 +76,7 @@ async def run_round(config: RunConfig, run: RunDir, folder: RoundDir, models: Mo
         await evaluate_round(config, run, folder, open_labelers, start=models.start)
 
 
-async def open_labeler(labeler, config: RunConfig, models: Models) -> Labeler:
+async def open_labeler(labeler: LabelerConfig, config: RunConfig, models: Models) -> Labeler:
     """A labeler with the engine it asks for."""
     engine = None
     if isinstance(labeler, JudgeLabeler):

@@ -105,7 +105,9 @@ class Models:
     def member_revision(self, member: PoolMember) -> str:
         """Revision of the policy that ``member`` of the pool samples from."""
         path = (
-            self._policy if member.model == POLICY else self._checkpoint(member.model, member.engine)
+            self._policy
+            if member.model == POLICY
+            else self._checkpoint(member.model, member.engine)
         )
         if path not in self._revisions:
             self._revisions[path] = revision(path)

@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,12 +31,14 @@ _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--line", _PAPER: "--card
 _SERIES = [f"#0a00{index:02d}" for index in range(COLOURS)]
 _VARIABLES |= {colour: f"--series-{index}" for index, colour in enumerate(_SERIES)}
 _DASHES = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)))
+_KEY_DASHES = ("none", "6 3", "2 2", "7 2 2 2")  # the same for a legend's short line
 _MARKERS = "osD^vP"
 
-_WIDTH, _HEIGHT = 4.4, 2.6  # inches; small enough that text stays legible on a telephone
+_WIDTH, _HEIGHT = 3.5, 2.3  # inches; small enough that text stays legible on a telephone
+_AXES = (0.13, 0.17, 0.85, 0.79)  # left, bottom, width, height: the same in all, so that they align
 _MOST_POINTS = 300
 _MOST_TABLE_ROWS = 12
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: it can be read aloud, selected and searched
     "svg.hashsalt": "prefloop",
     "text.parse_math": False,
@@ -82,14 +85,23 @@ class Bars:
 
 
 @dataclass(frozen=True)
+class Key:
+    """A legend's entry: a label and how its line looks."""
+
+    label: str
+    colour: int
+    dashes: str
+
+
+@dataclass(frozen=True)
 class Figure:
     """A drawn plot with what goes beside it."""
 
     title: str
     caption: str
     svg: Markup
-    legend: tuple[str, ...]
-    """Labels of the series, in the order of the colours; empty where one series needs none."""
+    legend: tuple[Key, ...]
+    """Empty where there is one series only."""
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     """The plotted numbers as a table, thinned out where they are many."""
@@ -126,12 +138,12 @@ def lines(
         if as_percent:
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
 
-    columns, rows = _line_table(series, x_names, x_label or "x", form)
+    columns, rows = _line_table(series, x_names, x_label or "policy of", form)
     return Figure(
         title=title,
         caption=caption,
         svg=_svg(name, title, draw),
-        legend=tuple(each.label for each in series) if len(series) > 1 else (),
+        legend=_legend([each.label for each in series]),
         columns=columns,
         rows=rows,
     )
@@ -167,7 +179,7 @@ def histogram(
             axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
 
     form = percent if as_percent else figure
-    bins = list(zip(edges[:-1], edges[1:], strict=True))
+    bins = list(pairwise(edges))
     rows = tuple(
         (f"{form(low)} – {form(high)}", *(count(each[index]) for each in heights))
         for index, (low, high) in enumerate(bins)
@@ -176,7 +188,7 @@ def histogram(
         title=title,
         caption=caption,
         svg=_svg(name, title, draw),
-        legend=tuple(each.label for each in bars) if len(bars) > 1 else (),
+        legend=_legend([each.label for each in bars]),
         columns=(x_label or "bin", *(each.label for each in bars)),
         rows=rows,
     )
@@ -194,6 +206,14 @@ def rebin(counts: ArrayLike, edges: NDArray[np.float64]) -> NDArray[np.int64]:
     """Counts of lengths 0, 1, 2, ... gathered into the bins of ``edges``."""
     values = np.asarray(counts)
     return np.histogram(np.arange(len(values)), edges, weights=values)[0].astype(np.int64)
+
+
+def _legend(labels: Sequence[str]) -> tuple[Key, ...]:
+    if len(labels) < 2:
+        return ()
+    return tuple(
+        Key(label, index % COLOURS, _KEY_DASHES[index % 4]) for index, label in enumerate(labels)
+    )
 
 
 def _draw_line(axes: Axes, series: Series, index: int, shift: float, *, discrete: bool) -> None:
@@ -264,10 +284,15 @@ def _svg(name: str, title: str, draw: Callable[[Axes], None]) -> Markup:
     # Not through pyplot: that would choose a window system and keep every figure alive.
     from matplotlib import rc_context
     from matplotlib.figure import Figure as Canvas
+    from matplotlib.ticker import MaxNLocator
 
     with rc_context(_STYLE):
-        canvas = Canvas(figsize=(_WIDTH, _HEIGHT), layout="constrained")
-        draw(canvas.subplots())
+        canvas = Canvas(figsize=(_WIDTH, _HEIGHT))
+        axes = canvas.add_axes(_AXES)
+        # Few ticks at round numbers; set before drawing, which may name places of its own.
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        draw(axes)
         buffer = io.StringIO()
         canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return Markup(_for_page(buffer.getvalue(), name, title))  # noqa: S704 - see _for_page
@@ -279,7 +304,8 @@ def _for_page(svg: str, name: str, title: str) -> str:
     Safe to embed: all text in it is numbers and words of this module; ``title`` is escaped.
     """
     body = svg[svg.index("<svg") :]
-    body = re.sub(r"\s*<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    # Its style element would hold for the whole page: the page's own style sheet says the same.
+    body = re.sub(r"\s*<(metadata|style)\b.*?</\1>", "", body, flags=re.DOTALL)
     view = re.search(r'viewBox="[^"]*"', body)
     assert view is not None
     head = f'<svg class="plot" {view[0]} role="img" aria-labelledby="{name}-title">'

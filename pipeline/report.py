@@ -103,7 +103,7 @@ def render_report(run: RunDir) -> str:
         status=status,
         as_of=notes[-1].get("at") if notes else None,
         dataset=_dataset(run),
-        best=_headline(status),
+        won=_won(status),
         controlled=_length_controlled(metrics),
         flows=[_flow(each) for each in status.rounds],
         win_figures=_win_figures(metrics),
@@ -150,13 +150,14 @@ def _dataset(run: RunDir) -> Dataset | None:
     return Dataset(str(run.dataset.resolve()), rows, sum(path.stat().st_size for path in files))
 
 
-def _headline(status: RunStatus) -> tuple[int, WinRate] | None:
-    """The last trained policy against the starting one, as the jury sees it."""
-    for each in reversed(status.rounds):
-        for rate in each.win_rates:
-            if rate.labeler == JURY and rate.against == "start":
-                return each.round, rate
-    return None
+def _won(status: RunStatus) -> list[tuple[int, WinRate]]:
+    """Each round's policy against the starting one, as the jury sees it."""
+    return [
+        (each.round, rate)
+        for each in status.rounds
+        for rate in each.win_rates
+        if rate.labeler == JURY and rate.against == "start"
+    ]
 
 
 def _length_controlled(metrics: Sequence[Metric]) -> Metric | None:
@@ -380,7 +381,7 @@ def _decision_figures(tally: RunTally) -> list[Figure]:
         figures.append(
             histogram(
                 "margins",
-                "Margin between chosen and rejected",
+                "Margin of chosen over rejected",
                 MARGIN_EDGES,
                 [
                     Bars("all decided pairs", decisions.margins_before),

@@ -97,9 +97,7 @@ class RunDir:
 
     def answers(self, policy_index: int) -> ShardFolder:
         """Held-out answers of a policy: 0 is the starting policy, k the one round k-1 trained."""
-        return ShardFolder(
-            self.evaluation / f"answers-{policy_index:03d}", schemas.CANDIDATE
-        )
+        return ShardFolder(self.evaluation / f"answers-{policy_index:03d}", schemas.CANDIDATE)
 
     def match_votes(self, policy_index: int, opponent_index: int) -> ShardFolder:
         """Votes on the held-out answers of one policy against those of another."""

@@ -392,7 +392,9 @@ def _win_rates(metrics: ShardFolder) -> tuple[WinRate, ...]:
     ]
     # The jury first, and the starting policy before the previous one: the headline leads.
     return tuple(
-        sorted(found, key=lambda rate: (rate.labeler != JURY, rate.labeler, rate.against != "start"))
+        sorted(
+            found, key=lambda rate: (rate.labeler != JURY, rate.labeler, rate.against != "start")
+        )
     )
 
 

@@ -17,7 +17,7 @@ async def run_blocks(
     pending: set[asyncio.Task[None]] = set()
     try:
         for block in blocks:
-            pending.add(asyncio.ensure_future(work(block)))  # type: ignore[arg-type]
+            pending.add(asyncio.ensure_future(work(block)))
             if len(pending) >= in_flight:
                 pending = await _reap(pending)
         while pending:

@@ -6,7 +6,8 @@ each token length, bin, labeler and pair of labelers), so memory does not grow w
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+import math
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -15,20 +16,26 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from labelers.decisions import NO_VALID_VOTE, TIE
 from pipeline.run_dir import RunDir
 
 Counts = NDArray[np.int64]
 
+UNDECIDED = (TIE, NO_VALID_VOTE)
+"""Reasons of the pairs that have no preferred answer."""
 MARGIN_EDGES = np.linspace(-1, 1, 41)
-AGREEMENT_EDGES = np.linspace(-0.05, 1.05, 12)
+AGREEMENT_EDGES = np.linspace(0, 1, 11)
 
 _DECISION_COLUMNS = [
-    "p_chosen", "margin", "agreement", "chosen_tokens", "rejected_tokens", "kept",
+    "margin", "agreement", "chosen_tokens", "rejected_tokens", "kept", "reason",
 ]  # fmt: skip
 _VOTE_COLUMNS = [
-    "pair_id", "labeler", "order", "preference", "prompt_tokens", "completion_tokens", "cost",
+    "pair_id", "a_id", "b_id", "labeler", "order", "preference", "prompt_tokens",
+    "completion_tokens", "cost",
 ]  # fmt: skip
 _VERDICTS = ("a", "tie", "b")
+_OTHER_WAY = {"a": "b", "b": "a", "ab": "ba", "ba": "ab"}
+_Z95 = 1.959963984540054  # two-sided 95 % point of the normal; scipy.stats takes seconds to import
 
 
 @dataclass
@@ -87,7 +94,7 @@ class DecisionTally:
         """Count a shard of decisions."""
         column = {name: decisions[name].to_numpy() for name in _DECISION_COLUMNS}
         kept = column["kept"].astype(bool)
-        decided = column["p_chosen"] > 0.5
+        decided = ~np.isin(column["reason"].astype("U"), UNDECIDED)
         self.undecided += int((~decided).sum())
         self.agreement_before += _histogram(column["agreement"], AGREEMENT_EDGES)
         self.agreement_after += _histogram(column["agreement"][kept], AGREEMENT_EDGES)
@@ -169,29 +176,32 @@ class VoteTally:
     def add(self, votes: pa.Table) -> None:
         """Count a shard of votes. All votes on a pair must be in it."""
         column = {name: votes[name].to_pylist() for name in _VOTE_COLUMNS}
-        valid: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
-        for pair, name, order, preference, *spent in zip(*column.values(), strict=True):
+        of_pair: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
+        for pair, a, b, name, order, preference, *spent in zip(*column.values(), strict=True):
             tally = self.labelers[name]
             tally.votes += 1
             tally.prompt_tokens += spent[0]
             tally.completion_tokens += spent[1]
             tally.cost += spent[2]
+            # Labelers may name the two answers of a pair the other way round.
+            names = _OTHER_WAY if a > b else {}
+            of_pair[pair][name][names.get(order, order)] = names.get(preference, preference)
             if preference == "invalid":
                 tally.invalid += 1
-                continue
-            valid[pair][name][order] = preference
-            if preference == "tie":
+            elif preference == "tie":
                 tally.ties += 1
             elif order in ("ab", "ba"):
                 tally.shown += 1
                 tally.first_preferred += order[0] == preference
-        for by_labeler in valid.values():
+        for by_labeler in of_pair.values():
             self._add_pair(by_labeler)
 
     def _add_pair(self, by_labeler: dict[str, dict[str, str]]) -> None:
         verdicts = {}
         for name, by_order in by_labeler.items():
-            if "ab" in by_order and "ba" in by_order:
+            if "invalid" in by_order.values():
+                continue  # the labeler abstains, as in labelers.decisions
+            if len(by_order) == 2:
                 self.labelers[name].swapped += 1
                 self.labelers[name].consistent += by_order["ab"] == by_order["ba"]
             verdicts[name] = _VERDICTS.index(verdict(by_order.values()))
@@ -223,21 +233,21 @@ def tally_run(run: RunDir) -> RunTally:
 
 
 def verdict(preferences: Iterable[str]) -> str:
-    """One labeler's view of a pair from its valid votes: a and b against each other are a tie."""
-    counts = Counter(preferences)
-    if counts["a"] == counts["b"]:
-        return "tie"
-    return "a" if counts["a"] > counts["b"] else "b"
+    """One labeler's view of a pair from its valid votes: votes that differ are a tie."""
+    said = set(preferences)
+    return said.pop() if len(said) == 1 else "tie"
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share; (0, 1) without observations."""
-    from scipy.stats import binomtest
-
     if n == 0:
         return 0.0, 1.0
-    interval = binomtest(successes, n).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
+    share = successes / n
+    scale = 1 + _Z95**2 / n
+    centre = (share + _Z95**2 / (2 * n)) / scale
+    half = _Z95 * math.sqrt(share * (1 - share) / n + _Z95**2 / (4 * n**2)) / scale
+    # At 0 and 1 a bound equals the share; min and max only undo the rounding there.
+    return max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))
 
 
 def _histogram(values: NDArray[np.float64], edges: NDArray[np.float64]) -> Counts:

@@ -109,7 +109,9 @@ def test_sampled_frequencies_follow_the_softmax(folder, reference):
     with torch.inference_mode():
         logits = model(torch.tensor([render_tokens(tokenizer, request().messages)])).logits[0, -1]
     top = torch.topk(logits, 8)
-    expected = dict(zip(top.indices.tolist(), torch.softmax(top.values / 1.5, 0).tolist()))
+    expected = dict(
+        zip(top.indices.tolist(), torch.softmax(top.values / 1.5, 0).tolist(), strict=True)
+    )
     counts = Counter(answer.token_ids[0] for answer in answers)
     assert set(counts) <= set(expected)
     chi_square = sum((counts[t] - n * p) ** 2 / (n * p) for t, p in expected.items())
@@ -242,8 +244,8 @@ def test_new_policies_are_loaded_and_verified(folder, tmp_path):
         for policy in (other, adapter, folder):
             await engine.load_policy(policy)
             differences.append(await verify_policy(engine, policy, [CHAT], base=folder))
+            wrong = folder if policy != folder else other
             with pytest.raises(PolicyMismatch):
-                wrong = folder if policy != folder else other
                 await verify_policy(engine, wrong, [CHAT])
         after = await engine.generate(request())
         await engine.aclose()

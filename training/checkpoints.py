@@ -87,5 +87,6 @@ def load_model(
             model, str(checkpoint), is_trainable=trainable_adapter, use_safetensors=True
         )
         if not trainable_adapter:
-            model = model.merge_and_unload()
+            # peft froze the base to train the adapter; a merged model is all one.
+            model = model.merge_and_unload().requires_grad_(True)
     return model.to(device).eval()

@@ -70,6 +70,10 @@ class OpenAIEngine(Strict):
     """``completions`` sends token ids rendered here (needs ``tokenizer``)."""
     tokenizer: str | None = None
     """Folder or hub name of the tokenizer, for ``api: completions``."""
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the chat API calls the limit; OpenAI's newer models want ``max_completion_tokens``."""
+    logprobs: bool = True
+    """Ask for log-probabilities. False for servers that refuse them."""
     vllm_extensions: bool = False
     """The server is vLLM: send top_k, ask for token ids, load LoRA adapters over HTTP."""
     max_concurrency: PositiveInt = 32
@@ -89,7 +93,9 @@ class OpenAIEngine(Strict):
     """Folder of the response cache; null is no cache."""
 
     @model_validator(mode="after")
-    def _budget_can_be_counted(self) -> OpenAIEngine:
+    def _is_usable(self) -> OpenAIEngine:
+        if "@" in self.base_url:
+            raise ValueError("base_url must not hold a password: use api_key_env")
         if self.api == "completions" and self.tokenizer is None:
             raise ValueError("api: completions needs tokenizer: FOLDER (prompts are token ids)")
         prices = self.price_per_million_prompt_tokens + self.price_per_million_completion_tokens

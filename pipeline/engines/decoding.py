@@ -73,7 +73,7 @@ def decode(
         logprobs[rows, step] = drawn_logits - logits.logsumexp(dim=-1)
         done = torch.isin(drawn, ends)
         if stops is not None:
-            done |= stops(tokens[rows, : step + 1], None)  # type: ignore[arg-type]  # unused
+            done |= stops(tokens[rows, : step + 1], None)
         fresh = rows[done & ~ended[rows]]
         ended[fresh] = True
         lengths[fresh] = step + 1
@@ -155,4 +155,5 @@ class _Stepper:
 def _last_logit_only(model: PreTrainedModel) -> dict[str, Any]:
     """Spares the vocabulary projection of all prompt positions, where the model can."""
     forward = model.get_base_model().forward if hasattr(model, "peft_config") else model.forward
-    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(forward).parameters else {}
+    known = inspect.signature(forward).parameters
+    return {"logits_to_keep": 1} if "logits_to_keep" in known else {}

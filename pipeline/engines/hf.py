@@ -118,7 +118,7 @@ class HfEngine:
 
         try:
             await self._in_worker(lambda: self._compute(block, answer))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # a model's code may raise anything
             failure = error if isinstance(error, EngineFailed) else _explained(error)
             for pending in block:
                 _fail(pending, failure)

@@ -9,16 +9,18 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 
-class _InPlaceLayer(DynamicLayer):
+class _InPlaceLayer(DynamicLayer):  # type: ignore[misc]  # mypy skips transformers
     """A ``DynamicLayer`` over a buffer of ``capacity`` positions; ``keys`` and ``values`` are views
     ([row, head, position, dimension]) of what is filled."""
 
     def __init__(self, capacity: int) -> None:
         super().__init__()
+        self.keys: torch.Tensor
+        self.values: torch.Tensor
         self._capacity = capacity
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append and return all keys and values so far."""
         if not self.is_initialized:

@@ -51,7 +51,7 @@ class VllmInProcess:
     async def start(
         cls, config: VllmEngine, model: str, *, revision: str | None = None
     ) -> VllmInProcess:
-        """Start vLLM on ``model`` (a folder or hub name); half a minute. Raises ``EngineFailed``."""
+        """Start vLLM on ``model`` (folder or hub name); half a minute. Raises ``EngineFailed``."""
         llm = await asyncio.to_thread(_start_llm, config, model, revision)
         return cls(config, model, revision, llm)
 
@@ -80,6 +80,8 @@ class VllmInProcess:
         """
         if is_adapter(path):
             await self._load_adapter(path)
+        elif path == self._model:
+            await self._serve_adapter(None)
         elif _on_cpu():
             await self.restart(path)
         else:
@@ -118,12 +120,17 @@ class VllmInProcess:
             raise EngineFailed(f"{path} is a LoRA adapter", "set enable_lora: true in the engine")
         if rank > self._config.max_lora_rank:
             raise EngineFailed(
-                f"the adapter {path} has rank {rank}, the engine takes {self._config.max_lora_rank}",
+                f"the adapter {path} has rank {rank}, over {self._config.max_lora_rank}",
                 f"set max_lora_rank: {rank} in the engine",
             )
-        old, number = self._adapter, next(self._ids)
+        number = next(self._ids)  # ids are never reused: vLLM caches adapters by id
         new = LoRARequest(f"policy-{number}", number, path)
         await _explained(llm.add_lora(new))
+        await self._serve_adapter(new)
+
+    async def _serve_adapter(self, new: LoRARequest | None) -> None:
+        """Serve ``new``, or the bare model, and let the old adapter go."""
+        llm, old = self._running(), self._adapter
         self._adapter = new
         if old is not None:
             await _explained(llm.remove_lora(old.lora_int_id))
@@ -297,6 +304,7 @@ def _engine_args(config: VllmEngine, model: str) -> dict[str, Any]:
         # An answer is drawn as the request says, not as the model's generation_config suggests.
         "generation_config": "vllm",
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
     }
     if not _on_cpu():
         return args | {"gpu_memory_utilization": config.gpu_memory_utilization}

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data.protocol import EngineFailed
 
@@ -24,12 +24,12 @@ def is_adapter(path: str) -> bool:
 
 def adapter_rank(path: str) -> int:
     """The rank of the LoRA adapter at ``path``."""
-    return int(json.loads((Path(path) / _ADAPTER_CONFIG).read_text("utf-8"))["r"])
+    return int(_adapter_config(path)["r"])
 
 
 def adapter_base(path: str) -> str:
     """The model that the LoRA adapter at ``path`` was trained on, as its config names it."""
-    return str(json.loads((Path(path) / _ADAPTER_CONFIG).read_text("utf-8"))["base_model_name_or_path"])
+    return str(_adapter_config(path)["base_model_name_or_path"])
 
 
 def load_tokenizer(
@@ -77,7 +77,7 @@ def load_model(
             model = _with_adapter(model, path, merge=model.dtype.itemsize >= 4)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _unloadable("weights", path, error) from error
-    return model.to(device).eval()  # type: ignore[arg-type]  # transformers' stub of .to
+    return model.to(device).eval()
 
 
 def _with_adapter(model: PreTrainedModel, path: str, *, merge: bool) -> PreTrainedModel:
@@ -86,7 +86,12 @@ def _with_adapter(model: PreTrainedModel, path: str, *, merge: bool) -> PreTrain
     except ImportError as error:
         raise EngineFailed("peft is not installed", "pip install peft") from error
     adapted = PeftModel.from_pretrained(model, path, use_safetensors=True)
-    return adapted.merge_and_unload() if merge else adapted  # type: ignore[no-any-return,return-value]
+    return adapted.merge_and_unload() if merge else adapted
+
+
+def _adapter_config(path: str) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((Path(path) / _ADAPTER_CONFIG).read_text("utf-8"))
+    return config
 
 
 @contextmanager

@@ -41,9 +41,7 @@ HELDOUT_TRIPLES = 256
 """Triples of the test split that the reward margin is measured on, at most."""
 
 
-async def answer_heldout(
-    config: RunConfig, run: RunDir, models: Models, policy_index: int
-) -> None:
+async def answer_heldout(config: RunConfig, run: RunDir, models: Models, policy_index: int) -> None:
     """Sample the current policy's answers to the held-out prompts, once for each policy.
 
     Every policy gets the same seeds (common random numbers), which narrows the comparison.
@@ -132,9 +130,7 @@ async def _match(
         await run_blocks(missing, work, in_flight=config.blocks_in_flight)
 
 
-def _match_pairs(
-    run: RunDir, policy: int, opponent: int, index: int
-) -> tuple[pa.Table, pa.Table]:
+def _match_pairs(run: RunDir, policy: int, opponent: int, index: int) -> tuple[pa.Table, pa.Table]:
     """Pairs of answers with the same prompt and sample index, and all answers of both policies.
 
     Columns of the pairs: those of ``labelers.pairs.propose_pairs``, then ``new_id`` (the policy's
@@ -299,9 +295,7 @@ def _likelihood_figures(
         confidence = config.evaluate.confidence
         rows.append({"name": "reward_margin", "estimate": mean_estimate(margins, confidence)})
         right = np.sign(margins) / 2 + 0.5
-        rows.append(
-            {"name": "reward_accuracy", "estimate": win_rate(right, confidence=confidence)}
-        )
+        rows.append({"name": "reward_accuracy", "estimate": win_rate(right, confidence=confidence)})
     return rows
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 
-import numpy as np
+import pyarrow as pa
 
 from data.schemas import DECISION
 from data.shards import ShardFolder
 from labelers.config import LengthBalance
 from labelers.decisions import decide
-from labelers.filters import apply_balance, apply_filters, balance_cutoff
+from labelers.filters import BalanceRows, apply_balance, apply_filters, balance_cutoff
 from labelers.pairs import propose_pairs
 from pipeline.config import RunConfig
 from pipeline.progress import StepProgress
@@ -50,3 +50,25 @@ def filter_round(config: RunConfig, run: RunDir, folder: RoundDir) -> None:
         _balance(balance, first_pass, folder.decisions)
         shutil.rmtree(first_pass.folder)
     run.note("filter", folder.index, watch.lap())
+
+
+def decide_block(config: RunConfig, folder: RoundDir, index: int) -> pa.Table:
+    """Decisions (schema DECISION) on every pair of block ``index``, but for the balance."""
+    candidates = folder.candidates.read(index, _CANDIDATE_COLUMNS)
+    pairs = propose_pairs(candidates, per_prompt=config.label.pairs_per_prompt, seed=config.seed)
+    decisions = decide(
+        folder.votes.read(index, _VOTE_COLUMNS),
+        pairs,
+        candidates,
+        jury=config.label.jury,
+        weights=config.label.weights,
+        round_index=folder.index,
+    )
+    return apply_filters(decisions, candidates, config.filter, seed=config.seed)
+
+
+def _balance(rule: LengthBalance, unbalanced: ShardFolder, decisions: ShardFolder) -> None:
+    cutoff = balance_cutoff([BalanceRows.of(part) for part in unbalanced.iter()], rule)
+    for index in unbalanced.indices():
+        if not decisions.exists(index):
+            decisions.write(index, apply_balance(unbalanced.read(index), cutoff))

@@ -28,9 +28,7 @@ async def label_round(
 
     ``open_labelers`` is only called if there are any: it may load models.
     """
-    missing = [
-        index for index in folder.candidates.indices() if not folder.votes.exists(index)
-    ]
+    missing = [index for index in folder.candidates.indices() if not folder.votes.exists(index)]
     if not missing:
         return
     labelers = await open_labelers()

@@ -96,9 +96,7 @@ async def open_source(member: PoolMember, models: Models) -> Source:
 def sampling_of(config: RunConfig) -> Sampling:
     """The sampling parameters of the config."""
     sample = config.sample
-    return Sampling(
-        sample.temperature, sample.top_p, sample.top_k, sample.max_tokens, sample.stop
-    )
+    return Sampling(sample.temperature, sample.top_p, sample.top_k, sample.max_tokens, sample.stop)
 
 
 async def sample_block(

@@ -113,9 +113,7 @@ def _extend_dataset(config: RunConfig, run: RunDir, folder: RoundDir) -> dict[st
         table = pa.concat_tables(gathered[split])
         number = written[split] // FILE_ROWS
         name = f"{split}-round-{folder.index:03d}-{number:05d}.parquet"
-        write_shard(
-            table, run.dataset / "data" / name, TRIPLE, row_group_size=ROW_GROUP_ROWS
-        )
+        write_shard(table, run.dataset / "data" / name, TRIPLE, row_group_size=ROW_GROUP_ROWS)
         gathered[split] = []
         written[split] += len(table)
 

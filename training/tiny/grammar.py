@@ -422,6 +422,21 @@ def write_answer(rng: random.Random, task: Task, met: Sequence[bool] | None = No
     return None
 
 
+def write_exercise(rng: random.Random) -> tuple[str, str]:
+    """A prompt and its answer that train nothing but copying a word out of the prompt.
+
+    Small transformers learn that late from whole answers, where one word in fifteen is a copy.
+    """
+    if rng.random() < 0.5:
+        words = " ".join(rng.sample(NOUNS + KEY_ADJECTIVES, rng.randint(2, 5)))
+        return f"Repeat {words}", f"Repeat {words}"
+    while True:
+        task = _draw_task(rng)
+        for item in task.constraints:
+            if item["type"] == "includes_word":
+                return f"Which word has to appear? {task.prompt}", f"the {item['word']}"
+
+
 def write_sloppy_answer(rng: random.Random, task: Task, miss: float) -> str:
     """An answer that misses each constraint with probability ``miss``, independently."""
     while True:

@@ -54,14 +54,16 @@ class Recipe:
     weight_decay: float = 0.05
     warmup: float = 0.03
 
-    policy_steps: int = 2600
+    policy_steps: int = 3000
     policy_rate: float = 3e-3
     policy_miss: float = 0.18
     """Probability with which a training answer misses a constraint."""
+    policy_exercises: float = 0.15
+    """Share of the training examples that are exercises in copying a word."""
 
-    judge_steps: int = 4500
+    judge_steps: int = 2600
     judge_rate: float = 1.5e-3
-    judge_prompts: int = 1500
+    judge_prompts: int = 4000
     """Fresh prompts whose answers by the policy itself join the judge's training pairs."""
     judge_samples: int = 4
 
@@ -236,17 +238,24 @@ def train_policy(
     rng = random.Random(f"policy-{seed}")
 
     def draw(count: int) -> list[Example]:
-        tasks = [grammar.write_task(rng) for _ in range(count)]
-        answers = [grammar.write_sloppy_answer(rng, task, recipe.policy_miss) for task in tasks]
+        chosen: list[tuple[str, str]] = []
+        for _ in range(count):
+            if rng.random() < recipe.policy_exercises:
+                chosen.append(grammar.write_exercise(rng))
+            else:
+                task = grammar.write_task(rng)
+                answer = grammar.write_sloppy_answer(rng, task, recipe.policy_miss)
+                chosen.append((task.prompt, answer))
         system = rng.choice(("", "", "", "", "You are a helpful assistant."))
-        prompts = chats.prompts([task.prompt for task in tasks], system)
+        prompts = chats.prompts([prompt for prompt, _ in chosen], system)
+        answers = chats.answers([answer for _, answer in chosen])
         return [
             Example(
                 prompt + answer,
                 {len(prompt) - 1 + i: token for i, token in enumerate(answer)},
                 {},
             )
-            for prompt, answer in zip(prompts, chats.answers(answers), strict=True)
+            for prompt, answer in zip(prompts, answers, strict=True)
         ]
 
     _train(model, draw, recipe, recipe.policy_steps, recipe.policy_rate, rng, progress, "policy")

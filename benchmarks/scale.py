@@ -1,0 +1,159 @@
+"""Candidates through pairing, deciding, filtering and writing: rows per second and peak memory.
+
+    python -m benchmarks.scale [ROWS ...]        # default: 10000 100000 1000000
+
+Each size runs in a process of its own, so that its peak memory is its own. Candidates and the
+votes of one verifier are made up beforehand (not timed): four answers of 40 to 400 characters
+for each prompt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from data.hashing import content_id
+from data.schemas import CANDIDATE, MESSAGES, PROMPT, VOTE
+from labelers.pairs import propose_pairs
+from pipeline.config import RunConfig, validate_config
+from pipeline.run_dir import RunDir
+from pipeline.stages.filter import filter_round
+from pipeline.stages.write import write_round
+
+PER_PROMPT = 4
+BLOCK = 2048
+WORDS = np.array(
+    [
+        "amber",
+        "birch",
+        "cedar",
+        "dune",
+        "ember",
+        "fern",
+        "grove",
+        "heath",
+        "iris",
+        "juniper",
+        "kelp",
+        "larch",
+    ]
+)
+
+
+def settings() -> RunConfig:
+    """The config that is measured: all pairs labelled, several filters, the balance included."""
+    return validate_config(
+        {
+            "prompts": {"train": {"path": "made-up.jsonl"}},
+            "label": {"labelers": [{"type": "verifier", "name": "verifier"}]},
+            "filter": {
+                "strategy": {"type": "best_vs_worst"},
+                "filters": [
+                    {"type": "identical"},
+                    {"type": "truncated"},
+                    {"type": "length_ratio", "max": 3.0},
+                    {"type": "margin", "min": 0.1},
+                    {"type": "length_balance", "max_share_longer": 0.5},
+                ],
+            },
+        },
+        "benchmark",
+    )
+
+
+def make_up(run: RunDir, rows: int) -> None:
+    """Write prompt, candidate and vote shards of ``rows`` candidates."""
+    generator = np.random.default_rng(0)
+    folder = run.round(0)
+    prompts = rows // PER_PROMPT
+    for index, start in enumerate(range(0, prompts, BLOCK)):
+        names = [content_id("prompt", i) for i in range(start, min(start + BLOCK, prompts))]
+        messages = [[{"role": "user", "content": f"Write about {name}."}] for name in names]
+        folder.prompts.write(
+            index,
+            pa.table(
+                [names, pa.array(messages, MESSAGES), pa.nulls(len(names), pa.string()),
+                 ["{}"] * len(names), ["made-up"] * len(names), list(range(len(names)))],
+                schema=PROMPT,
+            ),
+        )  # fmt: skip
+        count = len(names) * PER_PROMPT
+        owners = [name for name in names for _ in range(PER_PROMPT)]
+        lengths = generator.integers(8, 80, count)
+        texts = [" ".join(WORDS[generator.integers(0, len(WORDS), size)]) for size in lengths]
+        ids = [content_id(o, i, t) for i, (o, t) in enumerate(zip(owners, texts, strict=True))]
+        columns = {
+            "candidate_id": ids, "prompt_id": owners, "round": [0] * count,
+            "sample_index": list(range(PER_PROMPT)) * len(names), "text": texts,
+            "tokens": lengths, "finish_reason": ["stop"] * count, "logprob": -lengths.astype(float),
+            "origin": ["sampled"] * count, "policy": ["policy"] * count,
+            "policy_revision": ["made-up"] * count, "seed": [0] * count, "copies": [1] * count,
+            "prompt_tokens": [8] * count, "cost": [0.0] * count,
+        }  # fmt: skip
+        candidates = pa.table([columns[name] for name in CANDIDATE.names], schema=CANDIDATE)
+        folder.candidates.write(index, candidates)
+        score = dict(zip(ids, generator.random(count), strict=True))
+        pairs = propose_pairs(candidates, per_prompt=None, seed=0)
+        a, b = pairs["a_id"].to_pylist(), pairs["b_id"].to_pylist()
+        score_a, score_b = (np.array([score[i] for i in side]) for side in (a, b))
+        n = len(pairs)
+        votes = {
+            "pair_id": pairs["pair_id"], "prompt_id": pairs["prompt_id"], "round": [0] * n,
+            "a_id": a, "b_id": b, "labeler": ["verifier"] * n, "order": ["none"] * n,
+            "preference": np.where(score_a > score_b, "a", "b"),
+            "p_a": (score_a > score_b).astype(float), "score_a": score_a, "score_b": score_b,
+            "rationale": pa.nulls(n, pa.string()), "completion": pa.nulls(n, pa.string()),
+            "prompt_hash": pa.nulls(n, pa.string()), "prompt_tokens": [0] * n,
+            "completion_tokens": [0] * n, "cost": [0.0] * n,
+        }  # fmt: skip
+        folder.votes.write(index, pa.table([votes[name] for name in VOTE.names], schema=VOTE))
+
+
+def measure(folder: Path) -> dict[str, float]:
+    """Filter and write what ``make_up`` left in ``folder``; seconds and peak MiB of this process."""
+    config, run = settings(), RunDir(folder)
+    began = time.perf_counter()
+    filter_round(config, run, run.round(0))
+    write_round(config, run, run.round(0))
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    kept = sum(json.loads(run.round(0).written.read_text()).values())
+    return {"seconds": seconds, "peak_mib": peak, "kept": kept}
+
+
+def main() -> None:
+    """Measure each size in a fresh process and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", nargs="*", type=int, default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(arguments.measure)))
+        return
+    print(f"{'candidates':>12} {'seconds':>9} {'candidates/s':>13} {'peak MiB':>9} {'kept':>9}")
+    for rows in arguments.rows:
+        with tempfile.TemporaryDirectory() as folder:
+            make_up(RunDir(Path(folder)), rows)
+            output = subprocess.run(
+                [sys.executable, "-m", "benchmarks.scale", "--measure", folder],
+                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True,
+            ).stdout  # fmt: skip
+        found = json.loads(output)
+        print(
+            f"{rows:>12,} {found['seconds']:>9.2f} {rows / found['seconds']:>13,.0f}"
+            f" {found['peak_mib']:>9,.0f} {found['kept']:>9,}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

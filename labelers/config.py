@@ -1,0 +1,272 @@
+"""What a user can set about labelling, filtering and pairing. Defaults are the vetted settings.
+
+This module imports no labeler and no machine-learning library: config checks read it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from data.strict import Strict
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(min_length=1)]
+
+
+# Labelers ---------------------------------------------------------------------------------------
+
+
+class JudgeLabeler(Strict):
+    """A language model that compares two answers."""
+
+    type: Literal["judge"] = "judge"
+    name: Name = "judge"
+    """Name in the ``labeler`` column of the votes."""
+    judge: str = "pairwise"
+    """What the model is asked and how it is read: a folder that ships with prefloop (``pairwise``,
+    ``pairwise_rationale``, ``pairwise_short``) or the path of one of your own."""
+    engine: str = "default"
+    """Engine that serves the model, by its name in ``engines``."""
+    model: str
+    """Checkpoint folder, hub name or served name; ``embedded:judge``; or ``policy``: the current
+    policy judges its own answers."""
+    orders: Literal["both", "one"] = "both"
+    """``both`` asks twice with the answers swapped, and a verdict that changes is a tie. ``one``
+    asks once, in an order drawn by seed, at half the price and with the judge's position bias."""
+    temperature: NonNegativeFloat = 0.0
+    max_tokens: PositiveInt | None = None
+    """Tokens of the judge's answer at most; null is what the judge's folder says."""
+    weight: PositiveFloat = 1.0
+    """Weight of this labeler in the jury."""
+
+
+class VerifierLabeler(Strict):
+    """A function that scores one answer; the higher score wins."""
+
+    type: Literal["verifier"] = "verifier"
+    name: Name = "verifier"
+    """Name in the ``labeler`` column of the votes."""
+    function: Annotated[str, Field(pattern=r"^[^:\s]+:[^:\s]+$")] | None = None
+    """``module:function``, called as ``function(text, messages=..., reference=..., metadata=...)``
+    and returning a number or a boolean. Null checks the constraints that came with the prompt.
+    The function is your code and runs in this process."""
+    constraints_column: str = "constraints"
+    """Where the prompt's metadata holds its list of constraints, if there is no function."""
+    min_gap: NonNegativeFloat = 0.0
+    """Scores that differ by no more than this are a tie."""
+    weight: PositiveFloat = 1.0
+    """Weight of this labeler in the jury."""
+
+
+class ReferenceLabeler(Strict):
+    """A reference answer (by a human) is preferred to any sampled one."""
+
+    type: Literal["reference"] = "reference"
+    name: Name = "reference"
+    """Name in the ``labeler`` column of the votes."""
+    weight: PositiveFloat = 1.0
+    """Weight of this labeler in the jury."""
+
+
+LabelerConfig = Annotated[
+    JudgeLabeler | VerifierLabeler | ReferenceLabeler, Field(discriminator="type")
+]
+"""One of the labelers, told apart by ``type``."""
+
+
+class Jury(Strict):
+    """How the votes of several labelers on a pair add up."""
+
+    rule: Literal["mean", "majority"] = "mean"
+    """``mean`` averages the labelers' probabilities by weight; ``majority`` counts their verdicts,
+    and is a tie unless one verdict has more weight than each other."""
+    tie_band: Annotated[float, Field(ge=0, lt=0.5)] = 0.01
+    """A pair is a tie where the jury's probability is within this of 0.5."""
+
+
+class LabelConfig(Strict):
+    """Who votes on which pairs, and how the votes add up."""
+
+    labelers: tuple[LabelerConfig, ...] = Field(min_length=1)
+    jury: Jury = Field(default_factory=Jury)
+    pairs_per_prompt: PositiveInt | None = None
+    """Pairs of a prompt that are voted on, drawn by seed; null is all of them."""
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> LabelConfig:
+        names = [labeler.name for labeler in self.labelers]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two labelers are named {twice[0]!r}: give each a `name` of its own")
+        return self
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight in the jury of each labeler, by name."""
+        return {labeler.name: labeler.weight for labeler in self.labelers}
+
+
+# Filters ----------------------------------------------------------------------------------------
+
+
+class Identical(Strict):
+    """Drop pairs whose answers differ in nothing but case and white space.
+
+    Always on: listing it only moves it to another place in the order.
+    """
+
+    type: Literal["identical"] = "identical"
+
+
+class Truncated(Strict):
+    """Drop pairs with an answer that was cut at the token limit."""
+
+    type: Literal["truncated"] = "truncated"
+    which: Literal["either", "chosen"] = "either"
+    """``chosen`` lets the rejected answer be cut."""
+
+
+class LengthRatio(Strict):
+    """Drop pairs whose longer answer has more than ``max`` times the tokens of the shorter."""
+
+    type: Literal["length_ratio"] = "length_ratio"
+    max: Annotated[float, Field(ge=1)] = 3.0
+
+
+class Length(Strict):
+    """Drop pairs with an answer shorter or longer than allowed."""
+
+    type: Literal["length"] = "length"
+    min_tokens: PositiveInt = 1
+    max_tokens: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _something_fits(self) -> Length:
+        if self.max_tokens is not None and self.max_tokens < self.min_tokens:
+            raise ValueError(f"max_tokens is less than min_tokens ({self.min_tokens})")
+        return self
+
+
+class NearDuplicateAnswers(Strict):
+    """Drop pairs whose answers are almost the same text."""
+
+    type: Literal["near_duplicate_answers"] = "near_duplicate_answers"
+    max_similarity: Share = 0.95
+    """Normalised Indel similarity of the two texts, in characters: 1 is the same text."""
+
+
+class Agreement(Strict):
+    """Drop pairs on which fewer than this share of the labelers share the decision."""
+
+    type: Literal["agreement"] = "agreement"
+    min: Share = 0.5
+
+
+class PositionConsistency(Strict):
+    """Drop pairs on which a judge changed its verdict when the answers were swapped."""
+
+    type: Literal["position_consistency"] = "position_consistency"
+
+
+class Margin(Strict):
+    """Drop pairs whose scores (mean win probability, 0 to 1) differ by less than ``min``."""
+
+    type: Literal["margin"] = "margin"
+    min: Annotated[float, Field(ge=-1, le=1)] = 0.1
+
+
+class PChosen(Strict):
+    """Drop pairs that the jury is less sure of than ``min``."""
+
+    type: Literal["p_chosen"] = "p_chosen"
+    min: Annotated[float, Field(ge=0.5, le=1)] = 0.6
+
+
+class MinQuality(Strict):
+    """Drop pairs whose chosen answer has an absolute score below ``min``, or none at all.
+
+    Needs a labeler that gives absolute scores, such as a verifier; the unit is that labeler's.
+    """
+
+    type: Literal["min_quality"] = "min_quality"
+    min: float
+
+
+class LengthBalance(Strict):
+    """Drop the weakest pairs with a longer chosen answer until these are no longer too many.
+
+    Looks at the whole round, after all other filters and the pair strategy.
+    """
+
+    type: Literal["length_balance"] = "length_balance"
+    max_share_longer: Annotated[float, Field(ge=0.5, le=1)] = 0.55
+    """Share, among the kept pairs, of those whose chosen answer has more tokens."""
+
+
+PairFilter = Annotated[
+    Identical
+    | Truncated
+    | LengthRatio
+    | Length
+    | NearDuplicateAnswers
+    | Agreement
+    | PositionConsistency
+    | Margin
+    | PChosen
+    | MinQuality
+    | LengthBalance,
+    Field(discriminator="type"),
+]
+"""One of the filters, told apart by ``type``, which is also the reason of the pairs it drops."""
+
+
+# Pair strategies --------------------------------------------------------------------------------
+
+
+class BestVsWorst(Strict):
+    """One pair a prompt: the one with the largest difference in score."""
+
+    type: Literal["best_vs_worst"] = "best_vs_worst"
+
+
+class BestVsRandom(Strict):
+    """One pair a prompt: the best answer against one drawn by seed."""
+
+    type: Literal["best_vs_random"] = "best_vs_random"
+
+
+class RankedNeighbours(Strict):
+    """Every pair of answers that are next to each other in the prompt's ranking by score."""
+
+    type: Literal["ranked_neighbours"] = "ranked_neighbours"
+
+
+class AllPairs(Strict):
+    """Every pair whose scores differ by at least ``min_margin``."""
+
+    type: Literal["all"] = "all"
+    min_margin: Annotated[float, Field(ge=-1, le=1)] = 0.0
+
+
+PairStrategy = Annotated[
+    BestVsWorst | BestVsRandom | RankedNeighbours | AllPairs, Field(discriminator="type")
+]
+"""Which of a prompt's pairs that passed the filters go into the dataset."""
+
+
+class FilterConfig(Strict):
+    """Which decided pairs are kept. Filters act in their order; the first to drop a pair is its
+    reason. The pair strategy chooses among those that are left."""
+
+    strategy: PairStrategy = Field(default_factory=BestVsWorst)
+    filters: tuple[PairFilter, ...] = (Identical(), Truncated(), NearDuplicateAnswers())
+
+    @model_validator(mode="after")
+    def _each_once(self) -> FilterConfig:
+        types = [one.type for one in self.filters]
+        twice = sorted({name for name in types if types.count(name) > 1})
+        if twice:
+            raise ValueError(f"the filter {twice[0]!r} is listed twice: keep one of them")
+        return self

@@ -1,0 +1,323 @@
+"""Filters on decided pairs: small pure functions, registered for the config that sets them.
+
+A filter of one's own is a class in ``labelers.config`` (its ``type`` is the reason of the pairs it
+drops) and a function here::
+
+    @pair_filter(Margin)
+    def margin(pairs: pa.Table, params: Margin) -> Drop:
+        return pairs["margin"].to_numpy() < params.min
+
+It gets the pairs that are still kept, with the columns ``FILTER_COLUMNS``, and says which to drop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from data.schemas import DECISION
+from labelers.base import LabelerError
+from labelers.config import (
+    Agreement,
+    FilterConfig,
+    Identical,
+    Length,
+    LengthBalance,
+    LengthRatio,
+    Margin,
+    MinQuality,
+    NearDuplicateAnswers,
+    PairFilter,
+    PChosen,
+    PositionConsistency,
+    Truncated,
+)
+from labelers.pairs import id_keys, select_pairs
+
+PAIR_STRATEGY = "pair_strategy"
+LENGTH_BALANCE = LengthBalance().type
+
+Drop = NDArray[np.bool_]
+"""Which of the pairs to drop [N]."""
+
+_DECIDED_COLUMNS = [
+    "p_chosen", "score_chosen", "score_rejected", "margin", "quality_chosen", "agreement",
+    "position_consistent", "chosen_tokens", "rejected_tokens",
+]  # fmt: skip
+FILTER_COLUMNS = [
+    *_DECIDED_COLUMNS,
+    "chosen_text", "rejected_text", "chosen_finish_reason", "rejected_finish_reason",
+]  # fmt: skip
+"""What filters see. Texts come dictionary-encoded: a text that is in several pairs is there once,
+see :func:`text_codes`."""
+
+_ROUNDING = 1e-9
+_FILTERS: dict[type, Callable[[pa.Table, Any], Drop]] = {}
+_F = TypeVar("_F", bound=Callable[[pa.Table, Any], Drop])
+
+
+def pair_filter(config: type) -> Callable[[_F], _F]:
+    """Register the decorated function as the filter that ``config`` sets."""
+
+    def register(function: _F) -> _F:
+        if config in _FILTERS:
+            raise ValueError(f"{config.__name__} has a filter already")
+        _FILTERS[config] = function
+        return function
+
+    return register
+
+
+def apply_filters(
+    decisions: pa.Table, candidates: pa.Table, config: FilterConfig, *, seed: int
+) -> pa.Table:
+    """Drop kept decisions by the filters, in their order, and then by the pair strategy.
+
+    ``candidates`` needs ``candidate_id, text, finish_reason`` of both answers of every kept pair.
+    Returns the same rows in the same order (schema DECISION), those dropped with their reason.
+    Pairs whose answers are identical never stay, listed or not. The length balance is not applied:
+    it needs the whole round, see :func:`balance_cutoff`.
+
+    Raises ``LabelerError`` where a kept pair's candidate is not in ``candidates``.
+    """
+    filters = [one for one in config.filters if not isinstance(one, LengthBalance)]
+    if not any(isinstance(one, Identical) for one in filters):
+        filters.insert(0, Identical())
+    reasons = [*(one.type for one in filters), PAIR_STRATEGY]
+    rows = np.flatnonzero(decisions["kept"].to_numpy())
+    dropped_by = np.full(len(decisions), -1, np.int8)
+    pairs = _with_answers(decisions.take(pa.array(rows)), candidates)
+    for index, one in enumerate(filters):
+        drop = _run(one, pairs)
+        dropped_by[rows[drop]] = index
+        rows, pairs = rows[~drop], pairs.filter(pa.array(~drop))
+    decisions = _drop(decisions, dropped_by, reasons)
+    selected = select_pairs(decisions, config.strategy, seed=seed)
+    unselected = decisions["kept"].to_numpy() & ~selected
+    decisions = _drop(decisions, np.where(unselected, len(filters), -1), reasons)
+    pairs = pairs.filter(pa.array(selected[rows]))
+    assert not _run(Identical(), pairs).any(), "a kept pair has chosen == rejected"
+    return decisions
+
+
+def _run(one: PairFilter, pairs: pa.Table) -> Drop:
+    drop = _FILTERS[type(one)](pairs, one)
+    assert drop.shape == (len(pairs),)
+    assert drop.dtype == np.bool_
+    return drop
+
+
+def _drop(decisions: pa.Table, dropped_by: NDArray[Any], reasons: list[str]) -> pa.Table:
+    """Mark rows as dropped; ``dropped_by`` is the number of the reason, -1 for none."""
+    new = dropped_by >= 0
+    named = pa.array(reasons).take(pa.array(dropped_by, mask=~new))
+    columns = {
+        "kept": pa.array(decisions["kept"].to_numpy() & ~new),
+        "reason": pc.if_else(pa.array(new), named, decisions["reason"]),
+    }
+    return pa.table([columns.get(name, decisions[name]) for name in DECISION.names], DECISION)
+
+
+def _with_answers(decisions: pa.Table, candidates: pa.Table) -> pa.Table:
+    """The pairs with the texts of their answers, joined by id: columns FILTER_COLUMNS."""
+    ids = candidates["candidate_id"].combine_chunks()
+    texts = candidates["text"].combine_chunks()
+    columns = [decisions[name] for name in _DECIDED_COLUMNS]
+    reasons = []
+    for side in ("chosen", "rejected"):
+        row = pc.index_in(decisions[f"{side}_id"], value_set=ids)
+        if row.null_count:
+            missing = decisions[f"{side}_id"].filter(pc.is_null(row))[0].as_py()
+            raise LabelerError(f"decided candidate {missing} is not among the candidates")
+        columns.append(pa.DictionaryArray.from_arrays(row.combine_chunks(), texts))
+        reasons.append(candidates["finish_reason"].take(row))
+    return pa.table([*columns, *reasons], FILTER_COLUMNS)
+
+
+def text_codes(pairs: pa.Table) -> tuple[pa.Array, NDArray[np.int64], NDArray[np.int64]]:
+    """The distinct texts of the pairs, and for each pair the index [N] of chosen and rejected."""
+    sides = [pairs[name].combine_chunks() for name in ("chosen_text", "rejected_text")]
+    if not all(pa.types.is_dictionary(side.type) for side in sides):
+        encoded = pa.chunked_array(sides).dictionary_encode().unify_dictionaries()
+        sides = encoded.chunks
+    chosen, rejected = (side.indices.to_numpy().astype(np.int64) for side in sides)
+    return sides[0].dictionary, chosen, rejected
+
+
+# The filters ------------------------------------------------------------------------------------
+
+
+@pair_filter(Identical)
+def identical(pairs: pa.Table, params: Identical) -> Drop:  # noqa: ARG001
+    """The answers are equal but for case (Unicode case folding) and white space."""
+    texts, chosen, rejected = text_codes(pairs)
+    used = np.zeros(len(texts), np.bool_)
+    used[chosen] = used[rejected] = True
+    rows = np.flatnonzero(used)
+    numbers: dict[str, int] = {}
+    code = np.zeros(len(texts), np.int64)
+    code[rows] = [
+        numbers.setdefault(" ".join(text.split()).casefold(), len(numbers))
+        for text in texts.take(pa.array(rows)).to_pylist()
+    ]
+    drop: Drop = code[chosen] == code[rejected]
+    return drop
+
+
+@pair_filter(Truncated)
+def truncated(pairs: pa.Table, params: Truncated) -> Drop:
+    """An answer (or the chosen one) ended at the token limit."""
+    drop: Drop = pc.equal(pairs["chosen_finish_reason"], "length").to_numpy()
+    if params.which == "either":
+        drop = drop | pc.equal(pairs["rejected_finish_reason"], "length").to_numpy()
+    return drop
+
+
+@pair_filter(LengthRatio)
+def length_ratio(pairs: pa.Table, params: LengthRatio) -> Drop:
+    """Tokens of the longer over tokens of the shorter answer."""
+    chosen, rejected = pairs["chosen_tokens"].to_numpy(), pairs["rejected_tokens"].to_numpy()
+    shorter = np.maximum(np.minimum(chosen, rejected), 1)
+    drop: Drop = np.maximum(chosen, rejected) / shorter > params.max + _ROUNDING
+    return drop
+
+
+@pair_filter(Length)
+def length(pairs: pa.Table, params: Length) -> Drop:
+    """Tokens of each answer."""
+    chosen, rejected = pairs["chosen_tokens"].to_numpy(), pairs["rejected_tokens"].to_numpy()
+    drop: Drop = np.minimum(chosen, rejected) < params.min_tokens
+    if params.max_tokens is not None:
+        drop = drop | (np.maximum(chosen, rejected) > params.max_tokens)
+    return drop
+
+
+@pair_filter(NearDuplicateAnswers)
+def near_duplicate_answers(pairs: pa.Table, params: NearDuplicateAnswers) -> Drop:
+    """Normalised Indel similarity: 2 LCS(x, y) / (len x + len y), in characters."""
+    from rapidfuzz import fuzz, process
+
+    texts, chosen, rejected = text_codes(pairs)
+    similarity = process.cpdist(
+        texts.take(pa.array(chosen)).to_pylist(),
+        texts.take(pa.array(rejected)).to_pylist(),
+        scorer=fuzz.ratio,
+        # Below the cut-off, which lets rapidfuzz stop early, the similarity is given as 0.
+        score_cutoff=100 * params.max_similarity,
+        dtype=np.float64,
+        workers=1,
+    )
+    drop: Drop = similarity > 100 * params.max_similarity + _ROUNDING
+    return drop
+
+
+@pair_filter(Agreement)
+def agreement(pairs: pa.Table, params: Agreement) -> Drop:
+    """Share of the labelers that share the decision."""
+    drop: Drop = pairs["agreement"].to_numpy() < params.min - _ROUNDING
+    return drop
+
+
+@pair_filter(PositionConsistency)
+def position_consistency(pairs: pa.Table, params: PositionConsistency) -> Drop:  # noqa: ARG001
+    """A labeler that saw both orders changed its verdict. Where nobody saw both, the pair stays."""
+    drop: Drop = pc.fill_null(pc.invert(pairs["position_consistent"]), False).to_numpy()
+    return drop
+
+
+@pair_filter(Margin)
+def margin(pairs: pa.Table, params: Margin) -> Drop:
+    """Mean win probability of the chosen answer minus that of the rejected one."""
+    drop: Drop = pairs["margin"].to_numpy() < params.min - _ROUNDING
+    return drop
+
+
+@pair_filter(PChosen)
+def p_chosen(pairs: pa.Table, params: PChosen) -> Drop:
+    """The jury's probability of its own decision."""
+    drop: Drop = pairs["p_chosen"].to_numpy() < params.min - _ROUNDING
+    return drop
+
+
+@pair_filter(MinQuality)
+def min_quality(pairs: pa.Table, params: MinQuality) -> Drop:
+    """Mean absolute score of the chosen answer; one without a score is not known to be good."""
+    quality = pc.fill_null(pairs["quality_chosen"], -math.inf).to_numpy()
+    drop: Drop = quality < params.min - _ROUNDING
+    return drop
+
+
+# Length balance ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceRows:
+    """What the balance has to know of the kept pairs of a shard: 17 bytes each."""
+
+    margins: NDArray[np.float64]
+    pairs: NDArray[np.uint64]
+    """The first 64 bits of the pair ids."""
+    longer: NDArray[np.bool_]
+    """The chosen answer has more tokens."""
+
+    @classmethod
+    def of(cls, decisions: pa.Table) -> BalanceRows:
+        """The kept rows of a table of decisions."""
+        columns = ["pair_id", "margin", "chosen_tokens", "rejected_tokens"]
+        kept = decisions.select(columns).filter(decisions["kept"])
+        return cls(kept["margin"].to_numpy(), id_keys(kept["pair_id"]), _chosen_is_longer(kept))
+
+
+@dataclass(frozen=True, slots=True)
+class Cutoff:
+    """Kept pairs whose chosen answer is longer are dropped up to and including this one, in the
+    order of (margin, pair); ``pair`` is the first 64 bits of its id."""
+
+    margin: float
+    pair: int
+
+
+def balance_cutoff(shards: Sequence[BalanceRows], rule: LengthBalance) -> Cutoff | None:
+    """Where to cut so that the share of chosen-is-longer pairs does not exceed its ceiling.
+
+    ``shards`` are those of the whole round. The fewest possible pairs go, those with the smallest
+    margins. Of N pairs with L longer ones, with ceiling c, (L - d) / (N - d) <= c first holds for
+    d = ceil((L - c N) / (1 - c)). Pairs of equal lengths count in N. Returns null where nothing
+    has to be dropped.
+    """
+    ceiling = Fraction(str(rule.max_share_longer))  # 0.55 * 20 is 11, and not 11.000000000000002
+    total = sum(len(shard.longer) for shard in shards)
+    longer = sum(int(shard.longer.sum()) for shard in shards)
+    excess = longer - ceiling * total
+    if excess <= 0:
+        return None
+    drop = math.ceil(excess / (1 - ceiling))
+    margins = np.concatenate([shard.margins[shard.longer] for shard in shards])
+    pairs = np.concatenate([shard.pairs[shard.longer] for shard in shards])
+    last = np.lexsort((pairs, margins))[drop - 1]
+    return Cutoff(float(margins[last]), int(pairs[last]))
+
+
+def apply_balance(decisions: pa.Table, cutoff: Cutoff | None) -> pa.Table:
+    """Drop the kept decisions that the cut-off says, with the reason ``length_balance``."""
+    if cutoff is None:
+        return decisions
+    value, key = decisions["margin"].to_numpy(), id_keys(decisions["pair_id"])
+    weak = (value < cutoff.margin) | ((value == cutoff.margin) & (key <= np.uint64(cutoff.pair)))
+    drop = decisions["kept"].to_numpy() & _chosen_is_longer(decisions) & weak
+    return _drop(decisions, np.where(drop, 0, -1), [LENGTH_BALANCE])
+
+
+def _chosen_is_longer(decisions: pa.Table) -> NDArray[np.bool_]:
+    longer: NDArray[np.bool_] = (
+        decisions["chosen_tokens"].to_numpy() > decisions["rejected_tokens"].to_numpy()
+    )
+    return longer

@@ -1,0 +1,204 @@
+"""Which candidates of a prompt are compared, and which of the decided pairs are used.
+
+Everything is vectorised over rows, and nothing depends on the order of the rows: what is drawn is
+drawn by (seed, pair id), and equal scores are told apart by pair id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from data.hashing import derive_seed
+from labelers.base import LabelerError
+from labelers.config import AllPairs, BestVsRandom, BestVsWorst, PairStrategy
+
+PAIR = pa.schema([(name, pa.string()) for name in ("pair_id", "prompt_id", "a_id", "b_id")])
+
+Keys = NDArray[np.uint64]
+
+_ID_LENGTH = 32
+_HASH_ROWS = 65_536
+_ROUNDING = 1e-9
+
+
+def propose_pairs(candidates: pa.Table, *, per_prompt: int | None, seed: int) -> pa.Table:
+    """Pairs of candidates of the same prompt: schema PAIR, sorted by prompt id.
+
+    ``candidates`` needs the columns ``candidate_id`` and ``prompt_id``, in any order of rows. All
+    n (n - 1) / 2 pairs of a prompt's n candidates, or ``per_prompt`` of them drawn by seed. ``a``
+    is the candidate with the smaller id; ids are hashes, so that says nothing about who it is.
+
+    Raises ``LabelerError`` where an id occurs twice in a prompt or is no content hash.
+    """
+    candidate_ids = _array(candidates["candidate_id"])
+    prompts = _array(candidates["prompt_id"]).dictionary_encode()
+    prompt_ids, prompt_codes = prompts.dictionary, prompts.indices.to_numpy()
+    by_id = np.argsort(id_keys(prompt_ids))
+    rank = np.empty(len(by_id), np.int64)
+    rank[by_id] = np.arange(len(by_id))
+
+    group = rank[prompt_codes]
+    keys = id_keys(candidate_ids)
+    order = np.lexsort((keys, group))
+    _require_distinct(keys[order], group[order], candidate_ids, order)
+    counts = np.bincount(group, minlength=len(by_id))
+    first, second, of_group = _combinations(counts)
+    a, b = candidate_ids.take(pa.array(order[first])), candidate_ids.take(pa.array(order[second]))
+    prompt = prompt_ids.take(pa.array(by_id[of_group]))
+    table = pa.table([_pair_ids(prompt, a, b), prompt, a, b], schema=PAIR)
+    if per_prompt is None or len(table) == 0:
+        return table
+    return table.filter(pa.array(_lowest(_draw_keys(table["pair_id"], seed), of_group, per_prompt)))
+
+
+def select_pairs(decisions: pa.Table, strategy: PairStrategy, *, seed: int) -> NDArray[np.bool_]:
+    """Which of the kept decisions the strategy keeps: a mask [N], false where not kept before.
+
+    ``best_vs_worst``: of a prompt's pairs the one with the largest margin, which is the best
+    answer against the worst where all its pairs were labelled. ``best_vs_random``: of the pairs
+    whose chosen answer has the highest score, one drawn by seed. ``ranked_neighbours``: the chosen
+    answer's score is the next above the rejected one's among the scores of the prompt's pairs.
+    ``all``: the margin is at least ``min_margin``.
+    """
+    selected = np.zeros(len(decisions), np.bool_)
+    rows = np.flatnonzero(decisions["kept"].to_numpy())
+    if len(rows) == 0:
+        return selected
+    columns = ["pair_id", "prompt_id", "score_chosen", "score_rejected", "margin"]
+    kept = decisions.select(columns).take(pa.array(rows))
+    margin = kept["margin"].to_numpy()
+    if isinstance(strategy, AllPairs):
+        selected[rows] = margin >= strategy.min_margin - _ROUNDING
+        return selected
+    prompt = _array(kept["prompt_id"]).dictionary_encode().indices.to_numpy()
+    chosen, rejected = kept["score_chosen"].to_numpy(), kept["score_rejected"].to_numpy()
+    if isinstance(strategy, BestVsWorst):
+        best = _first_of_each(prompt, -margin, id_keys(kept["pair_id"]))
+    elif isinstance(strategy, BestVsRandom):
+        best = _first_of_each(prompt, -chosen, _draw_keys(kept["pair_id"], seed))
+    else:
+        best = _are_neighbours(prompt, chosen, rejected)
+    selected[rows] = best
+    return selected
+
+
+def id_keys(ids: pa.Array | pa.ChunkedArray) -> Keys:
+    """The first 64 bits of content ids, in the order of the ids: uint64 [N].
+
+    Two of a million ids share them with probability 3e-8. Raises ``LabelerError`` for an id that
+    is not 32 hexadecimal characters.
+    """
+    array = _array(ids)
+    if len(array) == 0:
+        return np.zeros(0, np.uint64)
+    lengths = pc.min_max(pc.binary_length(array))
+    if array.null_count or {lengths["min"].as_py(), lengths["max"].as_py()} != {_ID_LENGTH}:
+        raise LabelerError("an id is not a content hash of 32 hexadecimal characters")
+    fixed = array.cast(pa.binary()).cast(pa.binary(_ID_LENGTH))
+    digits = np.frombuffer(fixed.buffers()[1], np.uint8).reshape(-1, _ID_LENGTH)
+    digits = digits[fixed.offset : fixed.offset + len(fixed), :16]
+    # "0".."9" are 48..57 and "a".."f" 97..102; anything else wraps around to more than 15.
+    nibbles = np.where(digits < 58, digits - np.uint8(48), digits - np.uint8(87))
+    if nibbles.max() > 15:
+        raise LabelerError("an id is not a content hash of 32 hexadecimal characters")
+    packed = np.ascontiguousarray(nibbles[:, ::2] << 4 | nibbles[:, 1::2])
+    return packed.view(">u8").ravel().astype(np.uint64)
+
+
+def _array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _combinations(
+    counts: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """All pairs i < j within consecutive groups of these sizes: i, j, and the group of each."""
+    starts = np.cumsum(counts) - counts
+    pairs = counts * (counts - 1) // 2
+    offsets = np.cumsum(pairs) - pairs
+    first, second = np.empty((2, int(pairs.sum())), np.int64)
+    for count in np.unique(counts[counts > 1]):
+        groups = np.flatnonzero(counts == count)
+        i, j = np.triu_indices(count, 1)
+        place = offsets[groups, None] + np.arange(len(i))
+        first[place] = starts[groups, None] + i
+        second[place] = starts[groups, None] + j
+    return first, second, np.repeat(np.arange(len(counts)), pairs)
+
+
+def _require_distinct(
+    keys: Keys, group: NDArray[np.int64], ids: pa.Array, order: NDArray[np.int64]
+) -> None:
+    """Refuse two neighbours (of a sorted sequence) with the same prompt and the same id."""
+    same = np.flatnonzero((keys[1:] == keys[:-1]) & (group[1:] == group[:-1]))
+    if len(same):
+        raise LabelerError(
+            f"candidate {ids[order[same[0]]].as_py()} occurs twice in its prompt; "
+            "merge identical candidates first"
+        )
+
+
+def _pair_ids(prompt: pa.Array, a: pa.Array, b: pa.Array) -> pa.Array:
+    """``data.hashing.pair_id`` of each row, where ``a`` < ``b``."""
+    ids: list[str] = []
+    for start in range(0, len(prompt), _HASH_ROWS):
+        part = (column.slice(start, _HASH_ROWS).cast(pa.binary()) for column in (prompt, a, b))
+        joined = pc.binary_join_element_wise(*part, b"\x1f").to_pylist()
+        ids += [hashlib.blake2b(row, digest_size=16).hexdigest() for row in joined]
+    return pa.array(ids, pa.string())
+
+
+def _draw_keys(pair_ids: pa.Array | pa.ChunkedArray, seed: int) -> Keys:
+    """Pseudo-random numbers [N] from the seed and the pair ids: the mixer of SplitMix64.
+
+    Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014.
+    """
+    # Mixed twice, as the ids are mixed with the seed by a mere exclusive or.
+    return _mix(_mix(id_keys(pair_ids) ^ np.uint64(derive_seed(seed, "pairs"))))
+
+
+def _mix(keys: Keys) -> Keys:
+    mixed = keys + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ mixed >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ mixed >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ mixed >> np.uint64(31)
+
+
+def _lowest(keys: Keys, group: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+    """The rows with the ``count`` lowest keys of each group; ``group`` is sorted."""
+    order = np.lexsort((keys, group))
+    sizes = np.bincount(group)
+    position = np.arange(len(keys)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    chosen = np.zeros(len(keys), np.bool_)
+    chosen[order[position < count]] = True
+    return chosen
+
+
+def _first_of_each(
+    group: NDArray[np.int32], value: NDArray[np.float64], keys: Keys
+) -> NDArray[np.bool_]:
+    """The row of each group that comes first by (value, key)."""
+    order = np.lexsort((keys, value, group))
+    ordered = group[order]
+    leads = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+    chosen = np.zeros(len(group), np.bool_)
+    chosen[order[leads]] = True
+    return chosen
+
+
+def _are_neighbours(
+    group: NDArray[np.int32], chosen: NDArray[np.float64], rejected: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Rows whose chosen score directly follows the rejected score among the group's scores."""
+    groups, scores = np.concatenate([group, group]), np.concatenate([chosen, rejected])
+    order = np.lexsort((scores, groups))
+    steps = (np.diff(groups[order]) != 0) | (np.diff(scores[order]) > _ROUNDING)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.concatenate([[0], np.cumsum(steps)])
+    neighbours: NDArray[np.bool_] = rank[: len(group)] - rank[len(group) :] == 1
+    return neighbours

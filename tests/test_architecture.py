@@ -1,0 +1,54 @@
+"""Imports between the four rooms run downwards only, and heavy libraries stay where they are."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ALLOWED = {
+    "data": set(),
+    "labelers": {"data"},
+    "training": {"data", "labelers"},
+    "pipeline": {"data", "labelers", "training"},
+}
+
+
+def imported_rooms(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module or ""]
+        found |= {name.split(".")[0] for name in names} & set(ALLOWED)
+    return found
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_no_import_runs_back(room: str) -> None:
+    offences = {
+        str(path.relative_to(ROOT)): extra
+        for path in (ROOT / room).rglob("*.py")
+        if (extra := imported_rooms(path) - ALLOWED[room] - {room})
+    }
+    assert not offences
+
+
+def test_the_check_itself_sees_imports() -> None:
+    assert imported_rooms(ROOT / "pipeline" / "loop.py") >= {"labelers", "data", "pipeline"}
+
+
+@pytest.mark.parametrize("module", ["pipeline.cli", "pipeline.config", "pipeline.status"])
+def test_light_modules_do_not_load_heavy_libraries(module: str) -> None:
+    script = (
+        f"import sys, {module}; heavy = {{'torch', 'transformers', 'trl', 'vllm', 'datasets',"
+        " 'matplotlib', 'openai'} & set(sys.modules); sys.exit(', '.join(sorted(heavy)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert result.returncode == 0, result.stderr
