@@ -119,7 +119,7 @@ def make_up(run: RunDir, rows: int) -> None:
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """Filter and write what ``make_up`` left in ``folder``; seconds and peak MiB of this process."""
+    """Filter and write what ``make_up`` left in ``folder``; seconds and peak MiB of the process."""
     config, run = settings(), RunDir(folder)
     began = time.perf_counter()
     filter_round(config, run, run.round(0))

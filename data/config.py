@@ -8,20 +8,23 @@ from pydantic import Field, PositiveInt
 
 from data.strict import Strict
 
+FileFormat = Literal["jsonl", "json", "csv", "parquet", "text"]
 Format = Literal["auto", "jsonl", "json", "csv", "parquet", "text", "datasets"]
 
 
 class Columns(Strict):
-    """Which column of the source holds what."""
+    """Which column of the source holds what. A column named here must exist in the source."""
 
     prompt: str = "prompt"
-    """A prompt as one string."""
+    """A prompt as one string, or a conversation as in ``messages``."""
     messages: str = "messages"
-    """A conversation; where a row has one, it wins over the prompt string."""
+    """A conversation; where a row has one, it wins over the prompt column."""
     id: str | None = None
-    """Ids of the source. They must be unique, and are carried along in the metadata."""
+    """Ids of the source (strings or whole numbers), carried along as ``id`` in the metadata. Two
+    different prompts with one id: the second is a bad row."""
     reference: str | None = None
-    """A human's answer to the prompt."""
+    """A human's answer to the prompt. Without it, the assistant's turn that ends a conversation
+    is taken as the reference."""
     metadata: tuple[str, ...] | None = None
     """Columns carried along in the metadata; null: all that are not used otherwise."""
 
@@ -30,14 +33,17 @@ class PromptSource(Strict):
     """Where prompts are read from."""
 
     path: str
-    """A file, a directory, a hub name, ``embedded:prompts`` or ``embedded:heldout``."""
+    """A file (also .gz), a glob of files, a ``datasets`` directory or hub name,
+    ``embedded:prompts`` or ``embedded:heldout``."""
     format: Format = "auto"
-    """``auto`` goes by the file's ending; what is no file is a ``datasets`` directory or name."""
+    """``auto`` goes by the file's ending; a directory or what is no file is read by ``datasets``.
+    With a file format given, a directory stands for its files of that format."""
     split: str = "train"
     """Split of a ``datasets`` directory or hub name."""
     config_name: str | None = None
     """Configuration of a hub dataset."""
     columns: Columns = Field(default_factory=Columns)
+    """Which column holds what."""
     limit: PositiveInt | None = None
     """Read only so many rows; null: all."""
 
@@ -46,11 +52,13 @@ class NearDuplicates(Strict):
     """When two texts count as nearly the same: the Jaccard similarity of their shingles."""
 
     enabled: bool = True
+    """False: only exact duplicates are dropped."""
     threshold: float = Field(default=0.8, gt=0, le=1)
+    """Least share of common shingles among all shingles of the two texts."""
     ngram: PositiveInt = 3
     """Words in a shingle; texts with fewer words are compared by characters."""
     num_perm: int = Field(default=128, ge=16)
-    """MinHash permutations: more find candidates more surely, and cost more."""
+    """MinHash permutations: more find near-duplicates more surely, and cost more."""
 
 
 class OverlapSet(Strict):
@@ -59,6 +67,7 @@ class OverlapSet(Strict):
     name: str
     """Named in the reason of a dropped prompt: ``overlap:NAME``."""
     source: PromptSource
+    """Its prompts. Its prompt column may also hold a list of strings, the turns of a user."""
 
 
 class PromptsConfig(Strict):
@@ -71,8 +80,13 @@ class PromptsConfig(Strict):
     heldout_share: float = Field(default=0.05, ge=0, lt=1)
     """Share of the prompts held out (drawn by hash) where ``heldout`` names no source."""
     on_bad_row: Literal["quarantine", "fail"] = "quarantine"
-    deduplicate: bool = True
-    """Drop prompts that repeat an earlier one exactly."""
+    """What to do with a row that is no prompt: keep it apart with its reason, or stop."""
+    max_chars: PositiveInt | None = None
+    """Longest conversation in characters, longer ones are bad rows; null: no limit."""
     near_duplicates: NearDuplicates = Field(default_factory=NearDuplicates)
+    """Which prompts are dropped as near-duplicates of an earlier one."""
     exclude_overlap: tuple[OverlapSet, ...] = ()
     """Evaluation sets; the held-out prompts always are one."""
+    overlap_threshold: float = Field(default=0.8, gt=0, le=1)
+    """A prompt overlaps with an evaluation prompt where they have at least this Jaccard
+    similarity, or where it contains this share of the evaluation prompt."""

@@ -1,37 +1,41 @@
-"""Prompts in: raw rows become prompts, and every row that does not says why.
+"""Prompts in: read, quarantine, hold some out, drop duplicates and overlaps.
 
-Invariant: rows read = train prompts + held-out prompts + quarantined + dropped.
+Invariant: every row read is in exactly one of the four tables, in the order of its source.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from data.config import Columns, PromptsConfig, PromptSource
-from data.dedup import near_duplicates, overlaps
+from data.config import PromptsConfig, PromptSource
+from data.dedup import OverlapIndex, near_duplicates, normalise
 from data.errors import InputError
-from data.hashing import content_id, derive_seed, prompt_id
-from data.readers import BadRow, RawRow, read_rows
-from data.schemas import DROPPED, PROMPT, QUARANTINE
+from data.hashing import content_id, derive_seed
+from data.parsing import parse_row
+from data.readers import read_rows
+from data.reading import SourceRows, read_source
+from data.rows import BadRow, RawRow, is_text
+from data.schemas import DROPPED
 
-_ROLES = {
-    "system": "system", "user": "user", "assistant": "assistant",
-    "human": "user", "gpt": "assistant",  # as ShareGPT names them
-}  # fmt: skip
-_REMEDY_COLUMN = "name the right one in prompts.train.columns"
+_LATER_TURN_WORDS = 10
+"""Shorter turns behind the first ("Go on.") say nothing about which conversation it is."""
+_DETAIL_CHARS = 500
 
-Prompt = dict[str, Any]
-"""A row of schema PROMPT."""
+Mask = npt.NDArray[np.bool_]
+Turns = Sequence[tuple[str, str]]
+"""What a user says in a prompt to keep apart, each with what names it in a detail."""
 
 
 @dataclass(frozen=True)
 class PromptTables:
-    """Everything that was read: schemas PROMPT, PROMPT, QUARANTINE and DROPPED."""
+    """``read`` = rows of ``train`` + ``heldout`` (both of schema PROMPT) + ``quarantine``
+    (QUARANTINE) + ``dropped`` (DROPPED)."""
 
     train: pa.Table
     heldout: pa.Table
@@ -40,302 +44,184 @@ class PromptTables:
     read: int
 
 
-@dataclass
-class _Sorted:
-    """Rows of one source on their way to prompts."""
-
-    prompts: list[Prompt] = field(default_factory=list)
-    bad: list[BadRow] = field(default_factory=list)
-    dropped: list[dict[str, Any]] = field(default_factory=list)
-    read: int = 0
-
-    def drop(self, matches: Sequence[str | None], reason: str) -> None:
-        """Move the prompts that match something to the dropped ones."""
-        pairs = list(zip(self.prompts, matches, strict=True))
-        self.prompts = [prompt for prompt, match in pairs if match is None]
-        self.dropped += [_dropped(prompt, reason, match) for prompt, match in pairs if match]
-
-
-class _Unusable(Exception):
-    """A row that is no prompt: the field at fault, a reason, and what to do about it."""
-
-    def __init__(self, column: str | None, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.column, self.reason, self.detail = column, reason, detail
-
-
 def load_prompts(config: PromptsConfig, *, seed: int) -> PromptTables:
-    """Read the train and held-out prompts, drop repeats and overlaps, quarantine bad rows.
+    """Read and sort out the prompts of a run; the same input and seed give the same tables.
 
-    A train prompt that repeats an earlier one, or overlaps with the held-out prompts or a named
-    evaluation set, is dropped with that reason; so is a repeat among the held-out ones. Order is
-    that of the sources. Raises :class:`InputError` for an unreadable source, a column mapping that
-    fits no row, or, with ``on_bad_row: fail``, the first bad row.
+    A prompt is dropped for the first of these reasons: ``exact_duplicate`` (of an earlier row;
+    white space at the ends of turns does not count), ``overlap:heldout`` and ``overlap:NAME``
+    (train prompts only; the user's turns are compared), ``near_duplicate`` (of an earlier row with
+    the same turns before its last one). Exact duplicates are dropped always: they have one id.
+
+    Raises ``InputError`` for sources that cannot be read, for configured columns that no row has,
+    and with ``on_bad_row: fail`` for the first bad row. A bad row of an evaluation set always
+    raises it, because a prompt that overlaps with that row would go unnoticed.
     """
-    train = _read(config.train, config, "prompts.train")
-    heldout = _Sorted()
-    if config.heldout:
-        heldout = _read(config.heldout, config, "prompts.heldout")
-        _drop_repeats(heldout, config, seed)
-    _drop_exact(train, config)
-    _drop_overlaps(train, heldout.prompts, "heldout", config, seed)
-    for other in config.exclude_overlap:
-        others = _read(other.source, config, f"prompts.exclude_overlap.{other.name}")
-        _drop_overlaps(train, others.prompts, other.name, config, seed)
-    _drop_near(train, config, seed)
-    if not config.heldout:
-        held = [_is_held_out(prompt, config.heldout_share, seed) for prompt in train.prompts]
-        pairs = list(zip(train.prompts, held, strict=True))
-        heldout.prompts = [prompt for prompt, out in pairs if out]
-        train.prompts = [prompt for prompt, out in pairs if not out]
-    bad = train.bad + heldout.bad
-    return PromptTables(
-        train=pa.Table.from_pylist(train.prompts, schema=PROMPT),
-        heldout=pa.Table.from_pylist(heldout.prompts, schema=PROMPT),
-        quarantine=pa.Table.from_pylist(list(map(_quarantined, bad)), schema=QUARANTINE),
-        dropped=pa.Table.from_pylist(train.dropped + heldout.dropped, schema=DROPPED),
-        read=train.read + heldout.read,
-    )
-
-
-def parse_row(raw: RawRow, columns: Columns) -> Prompt | BadRow:
-    """``raw`` as a row of schema PROMPT, or why it is none."""
-    try:
-        return _prompt(raw, columns)
-    except _Unusable as error:
-        return BadRow(
-            raw.source, raw.row, error.column, error.reason, error.detail, _json(raw.fields)
-        )
-
-
-def _read(source: PromptSource, config: PromptsConfig, key: str) -> _Sorted:
-    found = _Sorted()
-    contents_by_id: dict[str, str] = {}
-    names: set[str] = set()
-    for raw in read_rows(source):
-        found.read += 1
-        row: Prompt | BadRow
-        if isinstance(raw, BadRow):
-            row = raw
-        else:
-            names.update(raw.fields)
-            row = _checked_id(parse_row(raw, source.columns), raw, source.columns, contents_by_id)
-        if isinstance(row, BadRow):
-            if config.on_bad_row == "fail" and row.reason != "missing_column":
-                raise InputError(_one_line(row))
-            found.bad.append(row)
-        else:
-            found.prompts.append(row)
-    if names and not found.prompts and all(b.reason == "missing_column" for b in found.bad):
-        raise InputError(
-            f"{source.path}: no row has a column {source.columns.prompt!r} or "
-            f"{source.columns.messages!r}; its columns are {', '.join(sorted(names))}: set "
-            f"{key}.columns.prompt to the right one"
-        )
-    if config.on_bad_row == "fail" and found.bad:
-        raise InputError(_one_line(found.bad[0]))
-    return found
-
-
-def _checked_id(
-    row: Prompt | BadRow, raw: RawRow, columns: Columns, contents_by_id: dict[str, str]
-) -> Prompt | BadRow:
-    """``row``, unless its id of the source stands for another prompt already."""
-    if isinstance(row, BadRow) or columns.id is None:
-        return row
-    explicit = str(raw.fields[columns.id])
-    if contents_by_id.setdefault(explicit, row["prompt_id"]) == row["prompt_id"]:
-        return row
-    return BadRow(
-        raw.source, raw.row, columns.id, "duplicate_id",
-        f"id {explicit!r} stands for another prompt above: give each prompt an id of its own",
-        _json(raw.fields),
-    )  # fmt: skip
-
-
-def _prompt(raw: RawRow, columns: Columns) -> Prompt:
-    fields = raw.fields
-    answer = None
-    if fields.get(columns.messages) is not None:
-        messages, answer = _conversation(fields[columns.messages], columns.messages)
+    evaluation_sets = [(each.name, _evaluation_turns(each.source)) for each in
+                       config.exclude_overlap]  # fmt: skip
+    sources = [read_source(config, config.train, "prompts.train")]
+    if config.heldout is not None:
+        sources.insert(0, read_source(config, config.heldout, "prompts.heldout"))
+    sieve = _Sieve(sources)
+    if config.heldout is not None:
+        heldout = np.arange(len(sieve.table)) < len(sources[0].prompts)
     else:
-        messages = [{"role": "user", "content": _text(fields, columns.prompt)}]
-    if columns.id is not None and fields.get(columns.id) is None:
-        raise _Unusable(
-            columns.id, "missing_id", "every row needs an id, or set columns.id to null"
-        )
-    reference = answer
-    if columns.reference is not None and fields.get(columns.reference) is not None:
-        reference = _text(fields, columns.reference)
-    used = {columns.prompt, columns.messages, columns.reference}
-    wanted = (
-        columns.metadata if columns.metadata is not None else [k for k in fields if k not in used]
-    )
-    kept = {name: fields[name] for name in wanted if name in fields}
-    if columns.id is not None:
-        kept["id"] = fields[columns.id]
-    metadata = _json(kept)
-    _check_unicode(metadata, None)
-    return {
-        "prompt_id": prompt_id(messages),
-        "messages": messages,
-        "reference": reference,
-        "metadata": metadata,
-        "source": raw.source,
-        "row": raw.row,
-    }
+        heldout = _draw(sieve, config.heldout_share, seed)
 
+    def near(table: pa.Table) -> Iterable[str | None]:
+        return _near_hits(table, config, seed)
 
-def _text(fields: Mapping[str, Any], column: str) -> str:
-    if column not in fields:
-        raise _Unusable(
-            column, "missing_column", f"there is {', '.join(sorted(fields))}: {_REMEDY_COLUMN}"
-        )
-    value = fields[column]
-    if value is None:
-        raise _Unusable(column, "null", "fill it in, or remove the row")
-    if not isinstance(value, str):
-        raise _Unusable(
-            column, "wrong_type", f"found {type(value).__name__}, needs text: {_REMEDY_COLUMN}"
-        )
-    if not value.strip():
-        raise _Unusable(column, "empty", "fill it in, or remove the row")
-    _check_unicode(value, column)
-    return value
-
-
-def _check_unicode(text: str, column: str | None) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise _Unusable(
-            column, "not_utf8",
-            f"character {error.start + 1} is no Unicode character: save the file as UTF-8",
-        ) from None  # fmt: skip
-
-
-def _conversation(value: Any, column: str) -> tuple[list[dict[str, str]], str | None]:
-    """The turns up to the last user turn, and the assistant's answer to it if there is one."""
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise _Unusable(
-            column, "wrong_type",
-            f"found {type(value).__name__}, needs a list of {{role, content}}: {_REMEDY_COLUMN}",
-        )  # fmt: skip
-    turns = [_turn(turn, number, column) for number, turn in enumerate(value, start=1)]
-    answer = None
-    if turns and turns[-1]["role"] == "assistant":
-        answer = turns.pop()["content"]
-    if not turns or turns[-1]["role"] != "user":
-        raise _Unusable(
-            column, "bad_messages", "a conversation has to end with a user turn (and may have the "
-            "assistant's answer to it behind it)",
-        )  # fmt: skip
-    if any(turn["role"] == "system" for turn in turns[1:]):
-        raise _Unusable(column, "bad_messages", "a system turn may only come first")
-    return turns, answer
-
-
-def _turn(turn: Any, number: int, column: str) -> dict[str, str]:
-    where = f"{column}[{number - 1}]"
-    if not isinstance(turn, Mapping):
-        raise _Unusable(
-            where, "bad_messages", f"found {type(turn).__name__}, needs role and content"
-        )
-    role = turn.get("role", turn.get("from"))
-    content = turn.get("content", turn.get("value"))
-    if role not in _ROLES:
-        raise _Unusable(where, "bad_messages", f"role {role!r}: use system, user or assistant")
-    if not isinstance(content, str) or not content.strip():
-        raise _Unusable(where, "bad_messages", "its content has to be text, and not empty")
-    _check_unicode(content, where)
-    return {"role": _ROLES[role], "content": content}
-
-
-def _drop_repeats(rows: _Sorted, config: PromptsConfig, seed: int) -> None:
-    _drop_exact(rows, config)
-    _drop_near(rows, config, seed)
-
-
-def _drop_exact(rows: _Sorted, config: PromptsConfig) -> None:
-    """Conversations that are the same but for white space around their turns.
-
-    What has the same prompt id has to go even where ``deduplicate`` is off: rows are joined by it.
-    """
-    first: dict[str, str] = {}
-    matches: list[str | None] = []
-    for prompt in rows.prompts:
-        key = _stripped_id(prompt) if config.deduplicate else prompt["prompt_id"]
-        earlier = first.setdefault(key, _place(prompt))
-        matches.append(None if earlier == _place(prompt) else earlier)
-    rows.drop(matches, "exact_duplicate")
-
-
-def _drop_near(rows: _Sorted, config: PromptsConfig, seed: int) -> None:
-    if not config.near_duplicates.enabled:
-        return
-    prompts = rows.prompts
-    matches = near_duplicates(list(map(_joined, prompts)), config.near_duplicates, seed=seed)
-    rows.drop(_places(prompts, matches), "near_duplicate")
-
-
-def _drop_overlaps(
-    rows: _Sorted, others: Sequence[Prompt], name: str, config: PromptsConfig, seed: int
-) -> None:
-    if not others:
-        return
-    same = {_stripped_id(other): _place(other) for other in others}
-    rows.drop([same.get(_stripped_id(prompt)) for prompt in rows.prompts], f"overlap:{name}")
     if config.near_duplicates.enabled:
-        texts, other_texts = list(map(_joined, rows.prompts)), list(map(_joined, others))
-        matches = overlaps(texts, other_texts, config.near_duplicates, seed=seed)
-        rows.drop(_places(others, matches), f"overlap:{name}")
-
-
-def _places(prompts: Sequence[Prompt], matches: Sequence[int | None]) -> list[str | None]:
-    return [None if match is None else _place(prompts[match]) for match in matches]
-
-
-def _place(prompt: Prompt) -> str:
-    return f"{prompt['source']}:{prompt['row']}"
-
-
-def _stripped_id(prompt: Prompt) -> str:
-    return content_id(
-        *(part for m in prompt["messages"] for part in (m["role"], m["content"].strip()))
+        sieve.drop("near_duplicate", heldout, near)
+    for name, turns in (("heldout", _heldout_turns(sieve.kept(heldout))), *evaluation_sets):
+        sieve.drop(f"overlap:{name}", ~heldout, _overlap_finder(turns, config))
+    if config.near_duplicates.enabled:
+        sieve.drop("near_duplicate", ~heldout, near)
+    return PromptTables(
+        train=sieve.kept(~heldout),
+        heldout=sieve.kept(heldout),
+        quarantine=pa.concat_tables([source.quarantine for source in sources]),
+        dropped=sieve.dropped(),
+        read=sum(source.read for source in sources),
     )
 
 
-def _joined(prompt: Prompt) -> str:
-    return "\n".join(message["content"] for message in prompt["messages"])
+class _Sieve:
+    """All prompts in order; rows are dropped for one reason after the other."""
+
+    def __init__(self, sources: Sequence[SourceRows]) -> None:
+        self.table: pa.Table = pa.concat_tables([source.prompts for source in sources])
+        self.alive: Mask = np.ones(len(self.table), dtype=bool)
+        self._why: dict[int, tuple[str, str]] = {}
+        start = 0
+        for source in sources:
+            for row, earlier in source.repeats.items():
+                self._drop_row(start + row, "exact_duplicate", earlier)
+            start += len(source.prompts)
+
+    def drop(
+        self, reason: str, among: Mask, find: Callable[[pa.Table], Iterable[str | None]]
+    ) -> None:
+        """Drop the rows of ``among`` for which ``find`` gives a detail."""
+        rows = np.flatnonzero(among & self.alive)
+        for row, detail in zip(rows.tolist(), find(self.kept(among)), strict=True):
+            if detail is not None:
+                self._drop_row(row, reason, detail)
+
+    def kept(self, among: Mask) -> pa.Table:
+        """The rows of ``among`` that are left: schema PROMPT."""
+        return self.table.filter(pa.array(among & self.alive))
+
+    def dropped(self) -> pa.Table:
+        """The rows dropped, each with its reason: schema DROPPED."""
+        rows = self.table.filter(pa.array(~self.alive))
+        why = [self._why[row] for row in np.flatnonzero(~self.alive).tolist()]
+        columns = {name: rows[name] for name in ("prompt_id", "source", "row", "messages")}
+        columns["reason"] = pa.array([reason for reason, _ in why], pa.string())
+        columns["detail"] = pa.array([detail[:_DETAIL_CHARS] for _, detail in why], pa.string())
+        return pa.table([columns[name] for name in DROPPED.names], schema=DROPPED)
+
+    def _drop_row(self, row: int, reason: str, detail: str) -> None:
+        self.alive[row] = False
+        self._why[row] = (reason, detail)
 
 
-def _is_held_out(prompt: Prompt, share: float, seed: int) -> bool:
-    return derive_seed(seed, "heldout", prompt["prompt_id"]) < share * 2**31
+def _draw(sieve: _Sieve, share: float, seed: int) -> Mask:
+    """Which prompts to hold out. A prompt's lot hangs on nothing but itself and the seed, except
+    that of two or more prompts at least one is held out and at least one is not."""
+    chosen = np.zeros(len(sieve.table), dtype=bool)
+    ids = sieve.table["prompt_id"].filter(pa.array(sieve.alive)).to_pylist()
+    if share == 0 or len(ids) < 2:
+        return chosen
+    lots = np.array([derive_seed(seed, "heldout", each) for each in ids], dtype=np.int64)
+    drawn = lots < share * 2**31
+    if drawn.all() or not drawn.any():
+        drawn = lots == lots.min()
+    chosen[sieve.alive] = drawn
+    return chosen
 
 
-def _dropped(prompt: Prompt, reason: str, earlier: str) -> dict[str, Any]:
-    kept = {name: prompt[name] for name in ("prompt_id", "source", "row", "messages")}
-    return kept | {"reason": reason, "detail": f"repeats {earlier}"}
+def _near_hits(table: pa.Table, config: PromptsConfig, seed: int) -> Iterator[str | None]:
+    """For each prompt the id of the earlier one that it nearly repeats."""
+    ids = table["prompt_id"]
+    conversations = list(_conversations(table))
+    hits = near_duplicates(
+        (messages[-1]["content"] for messages in conversations),
+        config.near_duplicates,
+        seed=seed,
+        groups=map(_context, conversations),
+    )
+    return (None if hit is None else ids[hit].as_py() for hit in hits)
 
 
-def _quarantined(bad: BadRow) -> dict[str, Any]:
-    return {
-        "stage": "prompts",
-        "round": 0,
-        "source": bad.source,
-        "row": bad.row,
-        "field": bad.field,
-        "reason": bad.reason,
-        "detail": bad.detail,
-        # What is quarantined has to be storable whatever it holds.
-        "content": bad.content.encode("utf-8", "backslashreplace").decode(),
-    }
+def _context(messages: list[dict[str, str]]) -> str | None:
+    """Stands for the turns before the last: other turns there make it another prompt."""
+    parts = [normalise(message[key]) for message in messages[:-1] for key in ("role", "content")]
+    return content_id(*parts) if parts else None
 
 
-def _one_line(bad: BadRow) -> str:
-    where = f"{bad.source}: row {bad.row}" + (f", field {bad.field}" if bad.field else "")
-    return f"{where}: {bad.reason}: {bad.detail} (or set prompts.on_bad_row: quarantine)"
+def _overlap_finder(
+    turns: Turns, config: PromptsConfig
+) -> Callable[[pa.Table], Iterable[str | None]]:
+    index = OverlapIndex(
+        [text for text, _ in turns],
+        threshold=config.overlap_threshold,
+        ngram=config.near_duplicates.ngram,
+    )
+
+    def find(table: pa.Table) -> Iterator[str | None]:
+        for messages in _conversations(table):
+            hit = index.find("\n".join(_user_turns(messages)))
+            yield None if hit is None else turns[hit][1]
+
+    return find
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
+def _heldout_turns(table: pa.Table) -> Turns:
+    ids = table["prompt_id"].to_pylist()
+    return [
+        (text, prompt_id)
+        for prompt_id, messages in zip(ids, _conversations(table), strict=True)
+        for text in _telling(_user_turns(messages))
+    ]
+
+
+def _evaluation_turns(source: PromptSource) -> Turns:
+    """What users say in an evaluation set. Raises ``InputError`` for its first bad row."""
+    columns = source.columns.model_copy(update={"id": None, "reference": None, "metadata": ()})
+    turns = []
+    for row in read_rows(source):
+        texts = _list_of_texts(row, columns.prompt)
+        if not texts:
+            prompt = parse_row(row, columns) if isinstance(row, RawRow) else row
+            if isinstance(prompt, BadRow):
+                raise InputError(f"{prompt} (evaluation sets must be free of bad rows)")
+            texts = _user_turns(prompt["messages"])
+        turns += [(text, text) for text in _telling(texts)]
+    return turns
+
+
+def _list_of_texts(row: RawRow | BadRow, column: str) -> list[str]:
+    """The turns of an evaluation prompt that is a list of strings, as MT-Bench has them."""
+    value = row.fields.get(column) if isinstance(row, RawRow) else None
+    if isinstance(value, list) and all(_usable(item) for item in value):
+        return value
+    return []
+
+
+def _usable(item: Any) -> bool:
+    return isinstance(item, str) and bool(item.strip()) and is_text(item)
+
+
+def _telling(turns: Sequence[str]) -> list[str]:
+    """The first turn, and the later ones that say enough to know the prompt by."""
+    later = [turn for turn in turns[1:] if len(turn.split()) >= _LATER_TURN_WORDS]
+    return [*turns[:1], *later]
+
+
+def _user_turns(messages: Iterable[dict[str, Any]]) -> list[str]:
+    return [message["content"] for message in messages if message["role"] == "user"]
+
+
+def _conversations(table: pa.Table) -> Iterator[list[dict[str, str]]]:
+    for batch in table.select(["messages"]).to_batches(max_chunksize=10_000):
+        yield from batch["messages"].to_pylist()

@@ -1,275 +1,350 @@
-"""Raw rows out of files and datasets, one at a time, with where each one stood.
+"""Rows out of any prompt source, one at a time.
 
-A row that cannot be read at all (a broken JSON line, bytes that are not UTF-8) is a
-:class:`BadRow` and the next one is read; a file that cannot be read at all is an
-:class:`InputError`.
+A row that cannot be read is given as a :class:`BadRow` and reading goes on behind it. Only what
+makes the rest unreadable too (no such file, no access, a damaged archive) raises ``InputError``.
 """
 
 from __future__ import annotations
 
-import codecs
 import csv
+import glob
 import gzip
-import io
 import json
+import re
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from io import BufferedReader
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
-from data.config import PromptSource
+from data.config import FileFormat, PromptSource
 from data.embedded import resolve_embedded
 from data.errors import InputError
+from data.rows import BadRow, RawRow, escaped
 
-_FORMATS = {
+Row = RawRow | BadRow
+
+_FORMATS: Mapping[str, FileFormat] = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "csv",
-    ".parquet": "parquet", ".txt": "text", ".text": "text", ".md": "text",
+    ".parquet": "parquet", ".pq": "parquet", ".txt": "text", ".text": "text",
 }  # fmt: skip
-_DATA_KEYS = ("data", "rows", "prompts", "examples", "instances")
+_BOM = b"\xef\xbb\xbf"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_LONGEST_CSV_FIELD = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class RawRow:
-    """A row as the source has it. ``row`` counts from 1; in line formats it is the line."""
-
-    source: str
-    row: int
-    fields: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """A row that cannot be used: why, what to do about it, and all that could be read of it."""
-
-    source: str
-    row: int
-    field: str | None
-    reason: str
-    detail: str
-    content: str
-
-
-def read_rows(source: PromptSource) -> Iterator[RawRow | BadRow]:
+def read_rows(source: PromptSource) -> Iterator[Row]:
     """The rows of ``source`` in their order, at most ``source.limit``.
 
-    Raises :class:`InputError` for a source that does not exist or cannot be read.
+    Raises ``InputError`` (on the first row asked for, or where reading breaks off) with one line
+    that names the file and a remedy.
     """
-    for count, row in enumerate(_rows(source)):
-        if count == source.limit:
-            return
-        yield row
+    return islice(_rows(source), source.limit)
 
 
-def _rows(source: PromptSource) -> Iterator[RawRow | BadRow]:
-    path = Path(resolve_embedded(source.path))
-    kind = source.format if source.format != "auto" else _kind_of(path)
-    if kind == "datasets":
-        return _from_datasets(source)
-    if not path.is_file():
-        raise InputError(
-            f"{source.path}: {'is a folder' if path.is_dir() else 'no such file'}: give the path "
-            "of a file, or set format: datasets for a datasets folder or hub name"
-        )
-    readers = {
-        "jsonl": _from_jsonl, "json": _from_json, "csv": _from_csv, "text": _from_text,
-        "parquet": _from_parquet,
-    }  # fmt: skip
-    return readers[kind](source.path, path)
+def _rows(source: PromptSource) -> Iterator[Row]:
+    path = Path(resolve_embedded(source.path)).expanduser()
+    if source.format == "datasets" or (source.format == "auto" and path.is_dir()):
+        yield from _datasets_rows(source, path)
+        return
+    files = _files(source, path)
+    if not files:
+        yield from _datasets_rows(source, path)
+    for file in files:
+        # An embedded file keeps its short name: its path differs from machine to machine.
+        name = source.path if source.path.startswith("embedded:") else escaped(str(file))
+        yield from _file_rows(file, name, source)
 
 
-def _kind_of(path: Path) -> str:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
-        suffixes.pop()
-    kind = _FORMATS.get(suffixes[-1]) if suffixes else None
-    if kind and not path.is_dir():
-        return kind
+def _files(source: PromptSource, path: Path) -> list[Path]:
+    """The files that ``source`` means; none where it can only be the name of a hub dataset."""
     if path.is_file():
-        raise InputError(
-            f"{path}: its ending says nothing about its format: set `format` to one of "
-            "jsonl, json, csv, parquet, text"
-        )
-    return "datasets"
+        return [path]
+    if path.is_dir():
+        wanted = source.format
+        found = sorted(p for p in path.rglob("*") if p.is_file() and _by_suffix(p) == wanted)
+        if not found:
+            raise InputError(f"{path}: the directory holds no {wanted} file: check the `format`")
+        return found
+    if glob.has_magic(str(path)):
+        names = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path.glob: relative only)
+        found = sorted(Path(name) for name in names if Path(name).is_file())
+        if not found:
+            raise InputError(f"{path}: no file matches: check the pattern")
+        return found
+    if source.format == "auto" and not _by_suffix(path) and _HUB_NAME.fullmatch(source.path):
+        return []
+    raise InputError(f"{path}: no such file: check the `path` (it counts from {Path.cwd()})")
 
 
-@contextmanager
-def _readable(source: str) -> Iterator[None]:
-    """Errors of the file as a whole, in one line."""
+def _by_suffix(path: Path) -> FileFormat | None:
+    return _FORMATS.get(path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix)
+
+
+def _file_rows(path: Path, name: str, source: PromptSource) -> Iterator[Row]:
+    form = _by_suffix(path) if source.format == "auto" else source.format
+    if form == "jsonl":
+        return _jsonl_rows(path, name)
+    if form == "json":
+        return _json_rows(path, name)
+    if form == "csv":
+        return _csv_rows(path, name)
+    if form == "parquet":
+        return _parquet_rows(path, name)
+    if form == "text":
+        return _text_rows(path, name, source.columns.prompt)
+    raise InputError(
+        f"{path}: the ending tells no format: set `format` to jsonl, json, csv, parquet or text"
+    )
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines without a byte order mark."""
+    number = 0
     try:
-        yield
+        with _open(path) as handle:
+            for number, line in enumerate(handle, 1):
+                if number == 1 and line.startswith(_UTF16):
+                    raise InputError(
+                        f"{path}: is UTF-16: convert it, e.g. iconv -f UTF-16 -t UTF-8"
+                    )
+                yield number, line.removeprefix(_BOM) if number == 1 else line
     except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise InputError(
-            f"{source}: cannot be read: {reason}: check the path and its permissions"
-        ) from None
+        raise _unreadable(path, error, number) from None
 
 
-def _open(path: Path) -> IO[bytes]:
-    compressed = path.suffix.lower() == ".gz"
-    return cast(IO[bytes], gzip.open(path, "rb")) if compressed else path.open("rb")
+def _open(path: Path) -> gzip.GzipFile | BufferedReader:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
-def _lines(source: str, path: Path) -> Iterator[tuple[int, str] | BadRow]:
-    """Numbered lines that are not blank; those that are not UTF-8 as bad rows."""
-    with _readable(source), _open(path) as handle:
-        for number, line in enumerate(handle, start=1):
-            if number == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)
-            try:
-                text = line.decode("utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                yield _not_utf8(source, number, line, error)
-                continue
-            if text.strip():
-                yield number, text
+def _unreadable(path: Path, error: Exception, rows: int) -> InputError:
+    where = f" behind row {rows}" if rows else ""
+    why = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "")
+    return InputError(
+        f"{path}: cannot be read{where}: {why or type(error).__name__}: "
+        "check its permissions and that it is complete"
+    )
 
 
-def _not_utf8(source: str, row: int, raw: bytes, error: UnicodeDecodeError) -> BadRow:
-    return BadRow(
-        source, row, None, "not_utf8",
-        f"byte {error.start + 1} of the line is not UTF-8: save the file as UTF-8",
-        raw.decode("utf-8", "backslashreplace").rstrip("\r\n"),
-    )  # fmt: skip
+def _text_lines(path: Path, name: str) -> Iterator[tuple[int, str] | BadRow]:
+    """Lines that hold something, as text."""
+    for number, line in _lines(path):
+        try:
+            text = line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            yield BadRow(
+                name, number, None, "not_utf8",
+                f"byte {error.start + 1} of the line is no UTF-8: save the file as UTF-8",
+                line.rstrip(b"\r\n").decode("utf-8", "backslashreplace"),
+            )  # fmt: skip
+            continue
+        if text.strip():
+            yield number, text
 
 
-def _from_jsonl(source: str, path: Path) -> Iterator[RawRow | BadRow]:
-    for line in _lines(source, path):
+def _text_rows(path: Path, name: str, column: str) -> Iterator[Row]:
+    for line in _text_lines(path, name):
+        yield line if isinstance(line, BadRow) else RawRow(name, line[0], {column: line[1]})
+
+
+def _jsonl_rows(path: Path, name: str) -> Iterator[Row]:
+    for line in _text_lines(path, name):
         if isinstance(line, BadRow):
             yield line
             continue
         number, text = line
         try:
             value = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             yield BadRow(
-                source, number, None, "broken_json", f"{error}: one JSON object a line", text
-            )
+                name, number, None, "broken_json",
+                f"{error}: each line must be one JSON object", text,
+            )  # fmt: skip
             continue
-        yield _object(source, number, value)
+        yield _object(name, number, value)
 
 
-def _from_json(source: str, path: Path) -> Iterator[RawRow | BadRow]:
-    with _readable(source), _open(path) as handle:
-        raw = handle.read()
-    try:
-        value = json.loads(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{source}: byte {error.start + 1} is not UTF-8: save it as UTF-8"
-        ) from None
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{source}: not valid JSON: {error}") from None
+def _object(name: str, number: int, value: Any) -> Row:
     if isinstance(value, dict):
-        value = next((value[key] for key in _DATA_KEYS if isinstance(value.get(key), list)), value)
-    if not isinstance(value, list):
-        raise InputError(
-            f"{source}: must be a list of objects (or an object with such a list under "
-            f"{', '.join(_DATA_KEYS)}); for one object a line use the ending .jsonl"
-        )
-    for number, item in enumerate(value, start=1):
-        yield _object(source, number, item)
-
-
-def _object(source: str, number: int, value: Any) -> RawRow | BadRow:
-    if isinstance(value, dict):
-        return RawRow(source, number, value)
+        return RawRow(name, number, value)
     return BadRow(
-        source, number, None, "not_an_object",
-        f'found {type(value).__name__}: write an object such as {{"prompt": "..."}}',
-        json.dumps(value, ensure_ascii=False),
+        name, number, None, "not_an_object",
+        f"is {_kind(value)} where a JSON object is needed: write {{\"prompt\": ...}}",
+        escaped(json.dumps(value, ensure_ascii=False)),
     )  # fmt: skip
 
 
-def _from_csv(source: str, path: Path) -> Iterator[RawRow | BadRow]:
-    """A header line, then rows; ``row`` is the line on which a row ends."""
+def _kind(value: Any) -> str:
+    kinds = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+def _json_rows(path: Path, name: str) -> Iterator[Row]:
+    raw = b"".join(line for _, line in _lines(path))
+    try:
+        # A bad byte becomes a surrogate, which makes its own row a bad one and no other.
+        value = json.loads(raw.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path}: not valid JSON: {error}: if each line is an object of its own, "
+            "set `format: jsonl`"
+        ) from None
+    for number, item in enumerate(_array_in(value, path), 1):
+        yield _object(name, number, item)
+
+
+def _array_in(value: Any, path: Path) -> list[Any]:
+    """The array of rows: ``value`` itself, or the one array of objects that it holds."""
+    if isinstance(value, list):
+        return value
+    arrays = (
+        {
+            key: item
+            for key, item in value.items()
+            if isinstance(item, list) and any(isinstance(row, dict) for row in item)
+        }
+        if isinstance(value, dict)
+        else {}
+    )
+    if len(arrays) == 1:
+        return next(iter(arrays.values()))
+    found = f"{len(arrays)} ({', '.join(arrays)})" if arrays else "none"
+    raise InputError(
+        f"{path}: must be a JSON array of objects, or an object with one such array; "
+        f"it has {found}: convert it to JSON Lines"
+    )
+
+
+def _csv_rows(path: Path, name: str) -> Iterator[Row]:
+    record: list[str] = []  # the lines of the record being read, for rows that cannot be parsed
+
+    def lines() -> Iterator[str]:
+        for _, line in _lines(path):
+            text = line.decode("utf-8", "surrogateescape")
+            record.append(text)
+            yield text
+
+    # The limit is one for the process; its default refuses prompts over 128 KiB.
+    csv.field_size_limit(_LONGEST_CSV_FIELD)
     delimiter = "\t" if ".tsv" in path.suffixes else ","
-    csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is less than a long conversation
-    with _readable(source), _open(path) as handle:
-        # Undecodable bytes become lone surrogates, which are found row by row below.
-        text = io.TextIOWrapper(handle, "utf-8", errors="surrogateescape", newline="")
-        reader = csv.reader(text, delimiter=delimiter, strict=True)
-        header: list[str] | None = None
-        while True:
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield BadRow(
-                    source, reader.line_num, None, "broken_csv",
-                    f"{error}: quote fields with \" and double the quotes in them", "",
-                )  # fmt: skip
-                continue
+    # Strict, because otherwise a quote that is never closed silently swallows the rows behind it.
+    reader = csv.reader(lines(), delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    while True:
+        record.clear()
+        number = reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
             if header is None:
-                header = [name.removeprefix("\ufeff").strip() for name in cells]
-                continue
-            if not cells:
-                continue
-            raw = delimiter.join(cells)
-            if len(cells) != len(header):
-                yield BadRow(
-                    source, reader.line_num, None, "wrong_field_count",
-                    f"{len(cells)} fields under {len(header)} column names", _visible(raw),
-                )  # fmt: skip
-                continue
-            yield RawRow(source, reader.line_num, dict(zip(header, cells, strict=True)))
-
-
-def _visible(text: str) -> str:
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _from_text(source: str, path: Path) -> Iterator[RawRow | BadRow]:
-    for line in _lines(source, path):
-        if isinstance(line, BadRow):
-            yield line
+                raise InputError(f"{path}, row {number}: no CSV header: {error}") from None
+            yield BadRow(
+                name, number, None, "broken_csv",
+                f"{error}: lines {number} to {reader.line_num} are no CSV record, check the quotes",
+                escaped("".join(record)),
+            )  # fmt: skip
+            continue
+        if not fields:
+            continue
+        if header is None:
+            header = fields
+            if len(set(header)) < len(header):
+                raise InputError(
+                    f"{path}, row {number}: the header names a column twice: rename one "
+                    f"({', '.join(header)})"
+                )
+        elif len(fields) != len(header):
+            yield BadRow(
+                name, number, None, "wrong_field_count",
+                f"has {len(fields)} fields where the header has {len(header)}: quote fields with "
+                "commas or line breaks",
+                escaped("".join(record)),
+            )  # fmt: skip
         else:
-            yield RawRow(source, line[0], {"prompt": line[1]})
+            yield RawRow(name, number, dict(zip(header, fields, strict=True)))
 
 
-def _from_parquet(source: str, path: Path) -> Iterator[RawRow | BadRow]:
+def _parquet_rows(path: Path, name: str) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    number = 0
     try:
-        with _readable(source):
-            file = pq.ParquetFile(path)
-        number = 0
-        for batch in file.iter_batches(batch_size=1024):
-            for fields in batch.to_pylist():
-                number += 1
-                yield RawRow(source, number, fields)
-    except pa.ArrowException as error:
-        line = next(iter(str(error).splitlines()), "")
-        raise InputError(f"{source}: not a readable Parquet file: {line}") from None
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1_000):
+                for row in _batch_rows(batch, name, number):
+                    number += 1
+                    yield row
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error, number) from None
 
 
-def _from_datasets(source: PromptSource) -> Iterator[RawRow | BadRow]:
+def _batch_rows(batch: Any, name: str, before: int) -> Iterator[Row]:
+    try:
+        rows = batch.to_pylist()
+    except UnicodeDecodeError:
+        for number in range(batch.num_rows):
+            yield _single_row(batch.slice(number, 1), name, before + number + 1)
+        return
+    for number, fields in enumerate(rows, before + 1):
+        yield RawRow(name, number, fields)
+
+
+def _single_row(batch: Any, name: str, number: int) -> Row:
+    try:
+        return RawRow(name, number, batch.to_pylist()[0])
+    except UnicodeDecodeError as error:
+        content = error.object.decode("utf-8", "backslashreplace")
+        detail = f"byte {error.start + 1} of a string is no UTF-8: write it as UTF-8"
+        field = next((column for column in batch.schema.names if not _decodes(batch[column])), None)
+        return BadRow(name, number, field, "not_utf8", detail, content)
+
+
+def _decodes(column: Any) -> bool:
+    try:
+        column.to_pylist()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _datasets_rows(source: PromptSource, path: Path) -> Iterator[Row]:
+    number = 0
+    try:
+        for number, fields in enumerate(_open_dataset(source, path), 1):
+            yield RawRow(source.path, number, fields)
+    except InputError:
+        raise
+    except Exception as error:  # datasets raises its own, the hub's, Arrow's and Python's errors
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        where = f" behind row {number}" if number else ""
+        remedy = (
+            "set `format` to read its files one by one"
+            if path.is_dir()
+            else "it is no file here, so it was looked up as a hub dataset: check the name, "
+            "`split`, `config_name` and the connection"
+        )
+        raise InputError(
+            f"{source.path}: cannot be read by `datasets`{where}: {why}: {remedy}"
+        ) from error
+
+
+def _open_dataset(source: PromptSource, path: Path) -> Any:
     import datasets
 
-    folder = Path(source.path)
-    try:
-        if folder.is_dir() and (
-            (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists()
-        ):
-            found = datasets.load_from_disk(source.path)
-            if isinstance(found, datasets.DatasetDict):
-                found = found[source.split]
-        else:
-            found = datasets.load_dataset(
-                source.path, source.config_name, split=source.split, streaming=True
+    saved = (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+    if not saved:
+        name = str(path) if path.exists() else source.path
+        return datasets.load_dataset(name, source.config_name, split=source.split, streaming=True)
+    loaded = datasets.load_from_disk(str(path))
+    if isinstance(loaded, datasets.DatasetDict):
+        if source.split not in loaded:
+            raise InputError(
+                f"{path}: has no split {source.split!r}: set `split` to one of {', '.join(loaded)}"
             )
-    except KeyError:
-        raise InputError(
-            f"{source.path}: has no split {source.split!r}, but {', '.join(found)}: set `split`"
-        ) from None
-    except Exception as error:  # noqa: BLE001 - loading scripts, hubs and files fail in many ways
-        line = next(iter(str(error).splitlines()), "")
-        raise InputError(
-            f"{source.path}: cannot be loaded as a dataset ({type(error).__name__}: {line}): give "
-            "an existing file or datasets folder, or a hub name this machine can reach"
-        ) from None
-    for number, fields in enumerate(found, start=1):
-        yield RawRow(source.path, number, dict(fields))
+        return loaded[source.split]
+    return loaded

@@ -1,4 +1,8 @@
-"""Parquet shards: written whole or not at all, always with a declared schema."""
+"""Parquet shards: written whole or not at all, always with a declared schema.
+
+Invariant: a path that exists is complete. What a killed writer leaves behind has a hidden name
+that no reader looks at.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +20,17 @@ import pyarrow.parquet as pq
 from data.errors import StorageError
 
 _PART = re.compile(r"part-(\d{5,})\.parquet")
+_TEMPORARY = re.compile(r"\..+\.tmp-(\d+)")
 
 
 def write_shard(
     table: pa.Table, path: Path, schema: pa.Schema, *, row_group_size: int = 10_000
 ) -> None:
-    """Write ``table`` as ``path`` with exactly ``schema``; a path that exists is complete.
+    """Write ``table`` as ``path`` with exactly ``schema``, rows in their order.
 
-    Raises :class:`StorageError` if the table does not fit the schema, has nulls where the schema
-    allows none, or the disk refuses (full, read-only).
+    Columns may stand in any order and in a type that casts without loss (int32 to int64, null to
+    string, but no text to number). Raises :class:`StorageError` if the table does not fit the
+    schema, has nulls where the schema allows none, or the disk refuses (full, read-only).
     """
     fitted = _fit(table, schema, path)
 
@@ -35,21 +41,20 @@ def write_shard(
 
 
 def read_shard(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
-    """The shard at ``path``, or some columns of it. Raises :class:`StorageError`."""
+    """The shard at ``path``, or ``columns`` of it in that order.
+
+    Raises :class:`StorageError` for a file that is damaged or of another schema.
+    """
+    names = schema.names if columns is None else list(columns)
     try:
-        table = pq.ParquetFile(path).read(columns=list(columns) if columns else None)
-    except (OSError, pa.ArrowException) as error:
-        raise StorageError(
-            f"{path}: cannot be read ({_first_line(error)}): delete it and run the same command "
-            "again, which makes it anew"
-        ) from None
-    wanted = pa.schema([schema.field(name) for name in (columns or schema.names)])
-    if table.column_names != wanted.names:
-        try:
-            table = table.select(wanted.names)
-        except KeyError as error:
-            raise StorageError(f"{path}: not a shard of this kind: {_first_line(error)}") from None
-    return table.cast(wanted)
+        with pq.ParquetFile(path) as file:
+            table = file.read(columns=names)
+        wanted = pa.schema([schema.field(name) for name in names])
+        return table.select(names).cast(wanted)
+    except FileNotFoundError:
+        raise StorageError(f"{path}: no such shard: run the same command again") from None
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        raise _unreadable(path, error) from None
 
 
 def atomic_write_text(path: Path, text: str) -> None:
@@ -79,10 +84,8 @@ class ShardFolder:
 
     def indices(self) -> list[int]:
         """Indices of the shards that exist, ascending."""
-        if not self.folder.is_dir():
-            return []
-        names = (_PART.fullmatch(path.name) for path in self.folder.iterdir())
-        return sorted(int(match.group(1)) for match in names if match)
+        matches = (_PART.fullmatch(name) for name in self._names())
+        return sorted(int(match.group(1)) for match in matches if match)
 
     def read(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Shard ``index``, or some columns of it. Raises :class:`StorageError`."""
@@ -93,34 +96,62 @@ class ShardFolder:
         write_shard(table, self.path(index), self.schema)
 
     def iter(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """The shards one after the other."""
+        """The shards one after the other. Raises :class:`StorageError`."""
         for index in self.indices():
             yield self.read(index, columns)
 
     def rows(self) -> int:
-        """Rows of all shards, from their footers."""
-        return sum(pq.read_metadata(self.path(index)).num_rows for index in self.indices())
+        """Rows of all shards, from their footers. Raises :class:`StorageError`."""
+        return sum(_row_count(self.path(index)) for index in self.indices())
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All shards as one table (empty, with the schema, if there are none)."""
-        wanted = [self.schema.field(name) for name in (columns or self.schema.names)]
-        empty = pa.schema(wanted).empty_table()
+        names = self.schema.names if columns is None else columns
+        empty = pa.schema([self.schema.field(name) for name in names]).empty_table()
         return pa.concat_tables([empty, *self.iter(columns)])
+
+    def clean(self) -> None:
+        """Remove what killed writers left behind; files of living processes stay."""
+        for name in self._names():
+            match = _TEMPORARY.fullmatch(name)
+            if match and not _alive(int(match.group(1))):
+                (self.folder / name).unlink(missing_ok=True)
+
+    def _names(self) -> list[str]:
+        try:
+            return [path.name for path in self.folder.iterdir()]
+        except FileNotFoundError:
+            return []
 
 
 def _fit(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
     missing = [name for name in schema.names if name not in table.column_names]
     extra = [name for name in table.column_names if name not in schema.names]
     if missing or extra:
-        raise StorageError(f"{path}: columns missing: {missing}, not in the schema: {extra}")
+        raise StorageError(
+            f"{path}: columns missing: {', '.join(missing) or 'none'}; "
+            f"not in the schema: {', '.join(extra) or 'none'}"
+        )
+    for field in schema:
+        column = table[field.name]
+        if column.null_count and not field.nullable:
+            raise StorageError(f"{path}: column {field.name} has nulls, which it must not")
+        if _is_text(column.type) != _is_text(field.type) and not pa.types.is_null(column.type):
+            raise StorageError(
+                f"{path}: column {field.name} is {column.type} where {field.type} is declared"
+            )
     try:
-        fitted = table.select(schema.names).cast(schema)
+        return table.select(schema.names).cast(schema)
     except (pa.ArrowException, ValueError) as error:
         raise StorageError(f"{path}: does not fit its schema: {_first_line(error)}") from None
-    for field in schema:
-        if not field.nullable and fitted[field.name].null_count:
-            raise StorageError(f"{path}: column {field.name} has nulls, which it must not")
-    return fitted
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
 
 
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:
@@ -133,12 +164,19 @@ def _replace(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.replace(path)
         _flush(path.parent)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
+        _remove(temporary)
         raise StorageError(
-            f"{path}: cannot be written: {error.strerror or error}: make room or change the "
-            "directory; the same command then goes on from here"
+            f"{path}: cannot be written: {error.strerror or _first_line(error)}: make room or "
+            "choose another directory, then run the same command again"
         ) from None
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
 
 
 def _flush(path: Path) -> None:
@@ -147,6 +185,30 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _row_count(path: Path) -> int:
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> StorageError:
+    return StorageError(
+        f"{path}: cannot be read ({_first_line(error)}): delete it and run the same command "
+        "again, which makes it anew"
+    )
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _first_line(error: BaseException) -> str:

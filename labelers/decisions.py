@@ -184,7 +184,7 @@ def _codes(column: pa.ChunkedArray) -> Ints:
 
 
 def _check_pairs(pairs: pa.Table) -> None:
-    if pc.any(pc.equal(pairs["a_id"], pairs["b_id"])).as_py():
+    if pc.any(pc.equal(pairs["a_id"], pairs["b_id"]), min_count=0).as_py():
         raise LabelerError("a pair compares a candidate with itself: chosen would be rejected")
     if pc.count_distinct(pairs["pair_id"]).as_py() != len(pairs):
         raise LabelerError("a pair is proposed twice")
@@ -233,7 +233,7 @@ def _flipped(votes: pa.Table, proposed: pa.Table) -> Bools:
     flipped = pc.not_equal(votes["a_id"], proposed["a_id"])
     own_a, own_b = (pc.if_else(flipped, proposed[x], proposed[y]) for x, y in _BOTH_WAYS)
     same = pc.and_(pc.equal(votes["a_id"], own_a), pc.equal(votes["b_id"], own_b))
-    if not pc.all(same).as_py():
+    if not pc.all(same, min_count=0).as_py():
         pair = votes["pair_id"].filter(pc.invert(same))[0].as_py()
         raise LabelerError(f"a vote on pair {pair} is about other candidates than the pair")
     result: Bools = flipped.to_numpy()

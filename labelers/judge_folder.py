@@ -2,8 +2,8 @@
 
 The template sees ``request`` (the conversation as text), ``reference`` (a known good answer, or
 ``None``), ``answer_a`` and ``answer_b``. All four are untrusted: whatever looks like one of the
-template's own tags in them is made harmless before it is filled in, so that an answer cannot close
-its fence and speak for the template or for the other answer.
+template's own tags or labels in them is made harmless before it is filled in, so that an answer
+cannot close its fence and speak for the template or for the other answer.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ SHIPPED = Path(__file__).parent / "judges"
 
 _VARIABLES = {"request", "reference", "answer_a", "answer_b"}
 _TAG = re.compile(r"</?([A-Za-z][\w-]*)>")
+_LABEL = re.compile(r"^([A-Za-z][\w -]*):[ \t]*\{\{", re.MULTILINE)  # such as "Answer A: {{"
 # What may stand inside a tag's name without a reader (or a model) being misled less: white space,
 # hyphens, underscores, and characters that print as nothing. Bounded, so that matching is linear.
 _FILLER = r"[\s_\-\u00ad\u200b-\u200f\u2060\ufeff]{0,8}"
@@ -93,7 +94,7 @@ class Judge:
             "answer_b": second,
         }
         harmless = {
-            name: None if value is None else self.fences.sub("‹", value)
+            name: None if value is None else self.fences.sub(_harmless, value)
             for name, value in values.items()
         }
         prompt: Message = {"role": "user", "content": self.template.render(harmless).strip()}
@@ -137,7 +138,8 @@ def load_judge(name: str) -> Judge:
         raise LabelerError(
             f"{folder / 'prompt.jinja'}: {problem_words}; there are {', '.join(sorted(_VARIABLES))}"
         )
-    return Judge(settings, template, fence_pattern(_VARIABLES | set(_TAG.findall(source))))
+    tags, labels = _VARIABLES | set(_TAG.findall(source)), set(_LABEL.findall(source))
+    return Judge(settings, template, fence_pattern(tags, labels))
 
 
 def shipped_judges() -> list[str]:
@@ -145,14 +147,25 @@ def shipped_judges() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED.glob("*/judge.yaml"))
 
 
-def fence_pattern(names: set[str]) -> re.Pattern[str]:
-    """Matches the ``<`` of anything that reads as an opening or closing tag of one of ``names``.
+def fence_pattern(tags: set[str], labels: set[str]) -> re.Pattern[str]:
+    """Matches the ``<`` of what reads as a tag of one of ``tags``, and whole what reads as a label.
 
-    Case, spaces, hyphens and invisible characters make no difference: ``< / Answer-B`` is found.
+    Case, spaces, hyphens and invisible characters make no difference: ``< / Answer-B`` is found
+    for the tag ``answer_b``, and ``answer b :`` for the label ``Answer B``.
     """
+    pattern = rf"<(?={_FILLER}/?{_FILLER}(?:{_spellings(tags)})(?![^\W_]))"
+    if labels:
+        pattern += rf"|(?<![^\W_])(?:{_spellings(labels)}){_FILLER}:"
+    return re.compile(pattern, re.IGNORECASE)
+
+
+def _spellings(names: set[str]) -> str:
     letters = sorted({"".join(filter(str.isalnum, name)) for name in names})
-    words = "|".join(_FILLER.join(map(re.escape, word)) for word in letters)
-    return re.compile(rf"<(?={_FILLER}/?{_FILLER}(?:{words})(?![^\W_]))", re.IGNORECASE)
+    return "|".join(_FILLER.join(map(re.escape, word)) for word in letters)
+
+
+def _harmless(fence: re.Match[str]) -> str:
+    return fence[0].replace("<", "‹").replace(":", "")
 
 
 def conversation_text(messages: Sequence[Message]) -> str:

@@ -47,8 +47,8 @@ def run(config: ConfigPath, run_dir: RunDirOption = None, override: SetOption = 
     from pipeline.loop import run_loop
     from pipeline.run_dir import RunDir
 
-    settings = load_config(config, override or [])
-    directory = RunDir(run_dir or Path(settings.run_dir))
+    settings = load_config(config, _overrides(run_dir, override))
+    directory = RunDir(Path(settings.run_dir))
     asyncio.run(run_loop(settings, directory))
     typer.echo(headline(directory))
 
@@ -80,10 +80,8 @@ def plan(
 
     from pipeline.config import load_config
     from pipeline.plan import make_plan, render_plan
-    from pipeline.run_dir import RunDir
 
-    settings = load_config(config, override or [])
-    found = make_plan(settings, RunDir(run_dir or Path(settings.run_dir)))
+    found = make_plan(load_config(config, _overrides(run_dir, override)))
     if as_json:
         typer.echo(json.dumps(found.as_dict(), indent=2))
     else:
@@ -121,6 +119,11 @@ def make_models(
     from training.tiny.recipe import make_models as make
 
     typer.echo(json.dumps(make(out, seed=seed, quick=quick), indent=2))
+
+
+def _overrides(run_dir: Path | None, override: list[str] | None) -> list[str]:
+    own = override or []
+    return own if run_dir is None else [*own, f"run_dir={json.dumps(str(run_dir))}"]
 
 
 def main() -> NoReturn:

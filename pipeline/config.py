@@ -96,7 +96,7 @@ class RunConfig(Strict):
     write: WriteConfig = Field(default_factory=WriteConfig)
     train: TrainConfig | None = None
     """Null: only the dataset is made."""
-    evaluate: EvaluateConfig = EvaluateConfig()
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:

@@ -161,8 +161,7 @@ class _Measured:
     seconds_per_step: float | None = None
 
     @classmethod
-    def of(cls, config: RunConfig) -> _Measured:
-        run = RunDir(Path(config.run_dir))
+    def of(cls, config: RunConfig, run: RunDir) -> _Measured:
         if not run.journal.exists():
             return cls()
         status = collect_status(run)
@@ -192,10 +191,15 @@ def _trained_steps(run: RunDir) -> Iterable[int]:
             yield max((step for step in steps if step is not None), default=0)
 
 
-def make_plan(config: RunConfig) -> Plan:
-    """Read the prompts and work out every round. Raises ``InputError`` for unusable prompts."""
+def make_plan(config: RunConfig, run: RunDir | None = None) -> Plan:
+    """Read the prompts and work out every round; nothing is written.
+
+    ``run`` is where finished work is looked for, the config's run directory by default. Raises
+    ``InputError`` for unusable prompts.
+    """
     tables = load_prompts(config.prompts, seed=config.seed)
-    planner = _Planner(config, tables.train, tables.heldout)
+    measured = _Measured.of(config, run or RunDir(Path(config.run_dir)))
+    planner = _Planner(config, tables.train, tables.heldout, measured)
     for index in range(config.rounds):
         planner.add_round(index)
     return Plan(
@@ -217,12 +221,14 @@ def make_plan(config: RunConfig) -> Plan:
 class _Planner:
     """Adds up the steps of a run, round by round."""
 
-    def __init__(self, config: RunConfig, prompts: pa.Table, heldout: pa.Table) -> None:
+    def __init__(
+        self, config: RunConfig, prompts: pa.Table, heldout: pa.Table, measured: _Measured
+    ) -> None:
         self._config = config
         self._prompts = prompts
         limit = config.evaluate.limit
         self._heldout = heldout if limit is None else heldout.slice(0, limit)
-        self._measured = _Measured.of(config)
+        self._measured = measured
         self._tokenizers: dict[str, float] = {}
         self._pairs_so_far = 0
         self._timed: set[tuple[str, str]] = set()

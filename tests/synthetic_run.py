@@ -13,7 +13,6 @@ import yaml
 
 from data import schemas
 from data.hashing import content_id, pair_id
-from data.shards import ShardFolder
 from pipeline.run_dir import RoundDir, RunDir
 
 BLOCK = 8
@@ -292,8 +291,3 @@ def _metric(
 
 def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema)
-
-
-def write_shards(folder: ShardFolder, rows: list[dict[str, Any]]) -> None:
-    """One shard of ``rows`` under the folder's schema."""
-    folder.write(0, _table(rows, folder.schema))

@@ -39,14 +39,14 @@ def test_no_import_runs_back(room: str) -> None:
 
 
 def test_the_check_itself_sees_imports() -> None:
-    assert imported_rooms(ROOT / "pipeline" / "loop.py") >= {"labelers", "data", "pipeline"}
+    assert imported_rooms(ROOT / "pipeline" / "models.py") >= {"data", "pipeline"}
 
 
 @pytest.mark.parametrize("module", ["pipeline.cli", "pipeline.config", "pipeline.status"])
 def test_light_modules_do_not_load_heavy_libraries(module: str) -> None:
     script = (
         f"import sys, {module}; heavy = {{'torch', 'transformers', 'trl', 'vllm', 'datasets',"
-        " 'matplotlib', 'openai'} & set(sys.modules); sys.exit(', '.join(sorted(heavy)))"
+        " 'matplotlib', 'openai'} & set(sys.modules); sys.exit(', '.join(sorted(heavy)) or None)"
     )
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False

@@ -1,10 +1,10 @@
 """Token ids of a conversation: one BOS, and nothing that the content smuggles in."""
 
 import pytest
-from engine_models import TEMPLATE, make_tokenizer
 
 from data.chat import render_tokens, verdict_token_ids
 from data.protocol import EngineFailed, RequestRejected
+from tests.engine_models import TEMPLATE, make_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""A round of DPO on a random two-head Llama: what it is fed, what it saves, how it fails."""
+"""A round of DPO on a tiny random Llama: what it is fed, what it saves, how it fails."""
 
 import json
 import math
@@ -9,12 +9,12 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from dpo_data import rows, triple, write
-from engine_models import make_model
 from pydantic import ValidationError
 
 from data.chat import render_tokens
 from data.hashing import folder_revision
+from tests.dpo_data import rows, triple, write
+from tests.engine_models import make_model
 from training import dpo
 from training.config import Lora, Loss, TrainConfig
 from training.errors import TrainingError
@@ -251,7 +251,10 @@ def test_the_new_policy_is_a_whole_checkpoint(policy, shard, tmp_path):
     folder = result.policy_path
     assert result.base is None
     assert AutoTokenizer.from_pretrained(folder).chat_template
-    AutoModelForCausalLM.from_pretrained(folder)
+    # The trainer turns the cache off in the config it saves, which makes sampling crawl.
+    assert AutoModelForCausalLM.from_pretrained(folder).config.use_cache
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert (folder / name).read_bytes() == (policy / name).read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]  # no checkpoints, no remains
     assert not [path for path in folder.iterdir() if path.suffix in {".bin", ".pt", ".pth"}]
 

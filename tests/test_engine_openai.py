@@ -6,13 +6,13 @@ import time
 from dataclasses import replace
 
 import pytest
-from engine_models import make_tokenizer
 from pydantic import ValidationError
-from servers import close, faulty_server, good, hang, raw, status, trickle
 
 from data.protocol import EngineFailed, Request, RequestRejected, Sampling
 from pipeline.engines.config import OpenAIEngine
 from pipeline.engines.factory import build_engine
+from tests.engine_models import make_tokenizer
+from tests.servers import close, faulty_server, good, hang, raw, status, trickle
 
 KEY = "sk-secret-0123456789"
 SCHEMA = {"type": "object", "properties": {"verdict": {"enum": ["A", "B"]}}}

@@ -9,13 +9,13 @@ import json
 from dataclasses import replace
 
 import pytest
-from engine_models import make_adapter, make_model
-from servers import vllm_server
 
 from data.protocol import EngineFailed, Request, RequestRejected, Sampling
 from pipeline.engines.config import OpenAIEngine, TransformersEngine, VllmEngine
 from pipeline.engines.factory import build_engine
 from pipeline.policy_check import PolicyMismatch, verify_policy
+from tests.engine_models import make_adapter, make_model
+from tests.servers import vllm_server
 
 pytestmark = pytest.mark.vllm
 needs_vllm = pytest.mark.skipif(
@@ -179,7 +179,9 @@ def test_the_real_server_agrees_with_transformers(runner, server, folders, api):
 
     answer, first, again, schema, (overflow,) = runner.run(go())
     ((expected,),) = in_transformers(runner, folders["base"], greedy)
-    assert (answer.text, answer.token_ids) == (expected.text, expected.token_ids)
+    assert answer.token_ids == expected.token_ids
+    # The server holds back bytes at the end that are not a whole character.
+    assert answer.text.rstrip("\ufffd") == expected.text.rstrip("\ufffd")
     assert answer.prompt_tokens == expected.prompt_tokens  # one BOS, not two
     assert answer.completion_tokens == expected.completion_tokens
     assert answer.logprob == pytest.approx(expected.logprob, abs=1e-3)

@@ -17,6 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from pipeline.run_dir import RunDir
+from tests.runs import dataset_rows
+
 KILLS = 20
 
 CONFIG = {
@@ -61,14 +64,6 @@ def run_whole(config: str, directory: str) -> None:
     main()
 
 
-def dataset_rows(run: Path) -> dict[str, list[dict]]:
-    """Every row of every dataset file, by file name."""
-    return {
-        path.name: pq.read_table(path).to_pylist()
-        for path in sorted((run / "dataset" / "data").glob("*.parquet"))
-    }
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_run_killed_twenty_times_ends_with_the_same_dataset(tmp_path: Path) -> None:
@@ -89,13 +84,13 @@ def test_a_run_killed_twenty_times_ends_with_the_same_dataset(tmp_path: Path) ->
     first = child(calm)  # starts the fork server, which loads the libraries
     first.join()
     assert first.exitcode == 0
-    expected = dataset_rows(calm)
+    expected = dataset_rows(RunDir(calm))
     assert sum(map(len, expected.values())) > 20
     began = time.monotonic()
     second = child(tmp_path / "timed")
     second.join()
     whole = time.monotonic() - began
-    assert dataset_rows(tmp_path / "timed") == expected, "two unkilled runs differ"
+    assert dataset_rows(RunDir(tmp_path / "timed")) == expected, "two unkilled runs differ"
 
     killed = tmp_path / "killed"
     moments = random.Random(20261120)
@@ -115,7 +110,7 @@ def test_a_run_killed_twenty_times_ends_with_the_same_dataset(tmp_path: Path) ->
     last.join()
     assert last.exitcode == 0
     for directory in {killed, *tmp_path.glob("killed*")}:
-        assert dataset_rows(directory) == expected
+        assert dataset_rows(RunDir(directory)) == expected
         leftovers = [path for path in directory.rglob("*tmp*") if path.is_file()]
         for path in leftovers:  # of a killed writer; never read as a shard
             assert not path.name.startswith("part-")

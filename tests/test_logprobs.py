@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from engine_models import make_adapter, make_model
 
 from data.chat import render_tokens
+from tests.engine_models import make_adapter, make_model
 from training.errors import TrainingError
 from training.logprobs import answer_logprobs, kl_estimate, reward_margin
 from training.tokens import answer_ids, end_token, prompt_ids

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from synthetic_run import write_run
+from tests.synthetic_run import write_run
 
 from pipeline.config import RunConfig, validate_config
 from pipeline.plan import Plan, make_plan, render_plan
@@ -187,6 +187,7 @@ def test_measured_work_replaces_assumptions(tmp_path: Path) -> None:
     assert measured.training[0].seconds == pytest.approx(3 * 9.0 / 40)  # 40 steps took 9 s
     assert any("measured in the run directory" in line for line in measured.assumptions)
     assert not any("measured in the run" in line for line in guessed.assumptions)
+    assert make_plan(config, RunDir(tmp_path / "elsewhere")) == guessed
 
 
 def test_planning_writes_nothing(tmp_path: Path) -> None:

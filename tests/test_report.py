@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic_run import HOSTILE, JUDGE, write_block, write_run, write_start
+from tests.synthetic_run import HOSTILE, JUDGE, write_block, write_run, write_start
 
 from pipeline.excerpts import read_excerpts
 from pipeline.plots import Bars, Series, histogram, length_bins, lines, rebin

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from synthetic_run import (
+from tests.synthetic_run import (
     BLOCK,
     JUDGE,
     write_block,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from synthetic_run import JUDGE, write_run
+from tests.synthetic_run import JUDGE, write_run
 
 from data.schemas import VOTE
 from labelers.decisions import position_bias

@@ -6,6 +6,7 @@ Safetensors only, and no code from a checkpoint is ever run. All paths are local
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _ADAPTER_CONFIG = "adapter_config.json"
+_TOKENIZER_FILES = (
+    "tokenizer*",
+    "chat_template*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+)
 
 
 def is_adapter(checkpoint: Path) -> bool:
@@ -56,6 +66,17 @@ def load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
         checkpoint, trust_remote_code=False, local_files_only=True
     )
     return tokenizer
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the tokenizer and chat template of ``source`` into the folder ``target``, unchanged.
+
+    Loading and saving would rewrite them, and a later round must tokenise as this one did.
+    """
+    for pattern in _TOKENIZER_FILES:
+        for file in source.glob(pattern):
+            if file.is_file():
+                shutil.copyfile(file, target / file.name)
 
 
 def load_model(

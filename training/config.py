@@ -120,11 +120,11 @@ class EvaluateConfig(Strict):
     """Answers of each policy per prompt; intervals account for several answers of one prompt."""
     temperature: NonNegativeFloat = 1.0
     """Sampling temperature; 0 = greedy. The KL estimate needs 1.0."""
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus sampling. The KL estimate needs 1.0."""
     max_tokens: PositiveInt | None = None
     """Longest answer in tokens; null = as in sampling."""
     labelers: tuple[str, ...] | None = None
     """Names of the labelers that compare the answers; null = all of the run."""
-    confidence: float = Field(0.95, gt=0, lt=1)
+    confidence: float = Field(default=0.95, gt=0, lt=1)
     """Coverage of the intervals."""

@@ -28,7 +28,14 @@ import numpy as np
 import pyarrow as pa
 
 from data.hashing import folder_revision, json_hash
-from training.checkpoints import adapter_settings, base_of, is_adapter, load_model, load_tokenizer
+from training.checkpoints import (
+    adapter_settings,
+    base_of,
+    copy_tokenizer,
+    is_adapter,
+    load_model,
+    load_tokenizer,
+)
 from training.config import Lora, TrainConfig
 from training.errors import TrainingError
 from training.logprobs import sequence_logprobs
@@ -127,7 +134,7 @@ def train_dpo(
             settings=settings,
             history=_history(trainer),
         )
-        _save(trainer, tokenizer, result, fingerprint)
+        _save(trainer, policy, result, fingerprint)
     shutil.rmtree(out.parent / "checkpoints", ignore_errors=True)
     return result
 
@@ -197,6 +204,9 @@ def _trainer(
         # TRL switches off every dropout, an adapter's own too; leave it on where it was asked for.
         disable_dropout=not (config.lora and config.lora.dropout),
         bf16=bf16,
+        # TRL trains without a cache in any case; this is what the saved config.json will say, and
+        # false, the trainer's default, would make the new policy slow to sample from.
+        use_cache=model.config.use_cache,
         use_cpu=device == "cpu",
         seed=seed,
         data_seed=seed,
@@ -336,13 +346,13 @@ def _history(trainer: Any) -> list[dict[str, float]]:
     return [step_record(log, state.max_steps) for log in state.log_history if "loss" in log]
 
 
-def _save(trainer: Any, tokenizer: Any, result: TrainResult, fingerprint: str) -> None:
+def _save(trainer: Any, policy: Path, result: TrainResult, fingerprint: str) -> None:
     """Write the policy folder under a temporary name and rename it when it is complete."""
     out = result.policy_path
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     trainer.model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
+    copy_tokenizer(policy, partial)
     record = asdict(replace(result, history=[]))
     record |= {
         "policy_path": str(out),

@@ -7,7 +7,6 @@ the CPU build is in ``_engine_args``.
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 import os
 from collections.abc import Iterator, Mapping
@@ -109,8 +108,8 @@ class VllmInProcess:
         llm, self._llm = self._llm, None
         if llm is not None:
             await asyncio.to_thread(llm.shutdown)
-            del llm
-            gc.collect()  # its cycles would be torn down at exit, noisily
+            # Its __del__ shuts down once more at exit, when vLLM's modules are already gone.
+            llm.shutdown = _already_shut_down
 
     async def _load_adapter(self, path: str) -> None:
         from vllm.lora.request import LoRARequest
@@ -198,6 +197,10 @@ class VllmInProcess:
         if self._llm is None:
             raise EngineFailed("the engine is closed")
         return self._llm
+
+
+def _already_shut_down() -> None:
+    pass
 
 
 def _sampling_params(request: Request, seed: int, watch: list[int]) -> SamplingParams:

@@ -1,0 +1,220 @@
+"""From a raw row to a prompt: which fields it takes, and everything that can be wrong with them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from data.config import Columns
+from data.hashing import prompt_id
+from data.rows import BadRow, RawRow, bad, is_text
+
+_ROLES = {
+    "system": "system",
+    "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
+    "model": "assistant",
+}  # fmt: skip
+
+Prompt = dict[str, Any]
+"""A row of ``schemas.PROMPT``."""
+
+
+class _Unusable(Exception):
+    """Why a row is no prompt; ends in a :class:`BadRow`, never leaves this module."""
+
+    def __init__(self, field: str, reason: str, detail: str) -> None:
+        super().__init__(field, reason, detail)
+        self.field, self.reason, self.detail = field, reason, detail
+
+
+def parse_row(raw: RawRow, columns: Columns, *, max_chars: int | None = None) -> Prompt | BadRow:
+    """The prompt in ``raw``: a row of ``schemas.PROMPT``.
+
+    The conversation is kept as it is, but for an assistant's turn at its end: that is the
+    reference answer where the reference column gives none.
+    """
+    try:
+        return _parse(raw, columns, max_chars)
+    except _Unusable as problem:
+        return bad(raw, problem.field, problem.reason, problem.detail)
+
+
+def row_id(raw: RawRow, column: str) -> str | BadRow:
+    """The explicit id of ``raw``; a whole number and its digits as text are the same id."""
+    try:
+        return _id(raw.fields, column)
+    except _Unusable as problem:
+        return bad(raw, problem.field, problem.reason, problem.detail)
+
+
+def _parse(raw: RawRow, columns: Columns, max_chars: int | None) -> Prompt:
+    fields = raw.fields
+    field, messages = _conversation(fields, columns)
+    reference = None
+    if messages[-1]["role"] == "assistant":
+        reference = messages.pop()["content"]
+    if not messages or messages[-1]["role"] != "user":
+        raise _Unusable(field, "bad_messages", "the last turn to answer must be the user's")
+    if columns.reference and fields.get(columns.reference) is not None:
+        reference = _reference(fields, columns.reference) or reference
+    chars = sum(len(message["content"]) for message in messages)
+    if max_chars is not None and chars > max_chars:
+        raise _Unusable(
+            field, "too_long", f"{chars} characters, and prompts.max_chars is {max_chars}"
+        )
+    return {
+        "prompt_id": prompt_id(messages),
+        "messages": messages,
+        "reference": reference,
+        "metadata": _metadata(fields, columns),
+        "source": raw.source,
+        "row": raw.row,
+    }
+
+
+def _conversation(fields: Mapping[str, Any], columns: Columns) -> tuple[str, list[dict[str, str]]]:
+    """The column that holds the conversation, and the conversation with all its turns."""
+    value = fields.get(columns.messages)
+    if value is not None:
+        return columns.messages, _messages(value, columns.messages)
+    field = columns.prompt
+    if field not in fields:
+        if columns.messages in fields:
+            raise _Unusable(columns.messages, "null", "write a list of {role, content}")
+        raise _Unusable(
+            field, "missing_column",
+            f"the row has neither {field!r} nor {columns.messages!r}, only "
+            f"{', '.join(map(str, fields)) or 'nothing'}: set columns.prompt or columns.messages",
+        )  # fmt: skip
+    value = fields[field]
+    if value is None:
+        raise _Unusable(field, "null", "write the prompt as a string, or delete the row")
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        return field, _messages(value, field)
+    if not isinstance(value, str):
+        raise _Unusable(
+            field, "wrong_type",
+            f"is of type {type(value).__name__} where a string is needed"
+            + (": write turns as a list of {role, content}" if isinstance(value, list) else
+               ": quote it, or set columns.prompt to another column"),
+        )  # fmt: skip
+    return field, [{"role": "user", "content": _text(value, field)}]
+
+
+def _messages(value: Any, field: str) -> list[dict[str, str]]:
+    if not isinstance(value, list):
+        raise _Unusable(
+            field, "wrong_type",
+            f"is of type {type(value).__name__} where a list of {{role, content}} is needed: "
+            "set columns.messages to another column",
+        )  # fmt: skip
+    if not value:
+        raise _Unusable(field, "empty", "the conversation has no turn: delete the row")
+    return [_message(item, field, number) for number, item in enumerate(value, 1)]
+
+
+def _message(item: Any, field: str, number: int) -> dict[str, str]:
+    if not isinstance(item, dict):
+        raise _Unusable(
+            field, "bad_messages", f"turn {number} is no object: write {{role, content}}"
+        )
+    said = item.get("role", item.get("from"))
+    role = _ROLES.get(said) if isinstance(said, str) else None
+    if role is None:
+        raise _Unusable(
+            field, "bad_messages",
+            f"turn {number} has the role {said!r}: use system, user or assistant",
+        )  # fmt: skip
+    content = item.get("content", item.get("value"))
+    if not isinstance(content, str):
+        raise _Unusable(
+            field, "bad_messages",
+            f"turn {number} has content of type {type(content).__name__}: write one string",
+        )  # fmt: skip
+    return {"role": role, "content": _text(content, field, f"turn {number} ")}
+
+
+def _text(value: str, field: str, which: str = "") -> str:
+    if not value.strip():
+        raise _Unusable(field, "empty", f"{which}holds no text: fill it in, or delete the row")
+    if not is_text(value):
+        raise _Unusable(
+            field, "not_utf8", f"{which}holds bytes or escapes that are no Unicode text: mend it"
+        )
+    return value
+
+
+def _reference(fields: Mapping[str, Any], column: str) -> str | None:
+    value = fields[column]
+    if not isinstance(value, str):
+        raise _Unusable(
+            column, "wrong_type",
+            f"is of type {type(value).__name__} where a string is needed: quote it, or set "
+            "columns.reference to another column",
+        )  # fmt: skip
+    # An empty cell is how CSV says that there is none.
+    return _text(value, column) if value.strip() else None
+
+
+def _id(fields: Mapping[str, Any], column: str) -> str:
+    if column not in fields:
+        raise _Unusable(column, "missing_column", "the row has no id: add one, or unset columns.id")
+    value = fields[column]
+    if value is None:
+        raise _Unusable(column, "null", "the row has no id: add one, or unset columns.id")
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise _Unusable(
+            column, "wrong_type",
+            f"is of type {type(value).__name__} where a string or whole number is needed",
+        )  # fmt: skip
+    return _text(value, column) if isinstance(value, str) else str(value)
+
+
+def _metadata(fields: Mapping[str, Any], columns: Columns) -> str:
+    """JSON object of the columns carried along; the explicit id is its ``id``."""
+    used = {columns.prompt, columns.messages, columns.reference, columns.id}
+    wanted = columns.metadata if columns.metadata is not None else fields
+    kept = {
+        name: fields[name]
+        for name in wanted
+        if name in fields and (columns.metadata is not None or name not in used)
+    }
+    if columns.id is not None:
+        kept["id"] = fields.get(columns.id)
+    if not kept:
+        return "{}"
+    try:
+        text = json.dumps(kept, ensure_ascii=False, allow_nan=False, default=_plain)
+    except (ValueError, TypeError):  # NaN or infinity, or keys that are no strings
+        text = json.dumps(_finite(kept), ensure_ascii=False, default=_plain)
+    if not is_text(text):
+        field = next(name for name, value in kept.items() if not is_text(_dump(value)))
+        raise _Unusable(
+            field, "not_utf8",
+            "holds bytes or escapes that are no Unicode text: mend it, or leave it out of "
+            "columns.metadata",
+        )  # fmt: skip
+    return text
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Any) -> str:
+    """What JSON has no type for (dates, decimals, bytes) as text."""
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with null for the numbers that JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_finite(item) for item in value]
+    return value

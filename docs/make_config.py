@@ -1,0 +1,90 @@
+"""Writes docs/config.md from the config models, so that it cannot disagree with them.
+
+    python docs/make_config.py
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from pipeline.config import RunConfig  # noqa: E402
+
+HEAD = """\
+# The config in full
+
+One YAML file, validated whole before anything is spent; unknown keys are refused with the nearest
+valid one. `--set a.b=value` overrides a key from the command line, and an item of a list by its name
+(`--set label.labelers.judge.weight=2`). This page is made from the code by `docs/make_config.py`.
+"""
+
+
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The config models that an annotation mentions, in order."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in models_in(part)]
+
+
+def type_name(annotation: Any) -> str:
+    """An annotation as a reader of YAML would put it."""
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    text = re.sub(r"Annotated\[([^,\[\]]+), [^\]]*\]", r"\1", text)
+    text = re.sub(r"\b(?:[a-z_]+\.)+([A-Za-z]\w*)", r"\1", text).replace("NoneType", "null")
+    optional = re.fullmatch(r"Optional\[(.*?)\]?", text)
+    text = f"{optional.group(1)} or null" if optional else text
+    literal = re.fullmatch(r"Literal\[(.*)\]", text)
+    if literal:
+        return " or ".join(part.strip("' ") for part in literal.group(1).split(","))
+    return text.replace("None", "null").replace("|", "or")
+
+
+def default_of(field: FieldInfo) -> str:
+    """The default as YAML would write it."""
+    if field.is_required():
+        return "**required**"
+    value = field.get_default(call_default_factory=True, validated_data={})
+    if value is PydanticUndefined or isinstance(value, BaseModel) or models_in(field.annotation):
+        return ""
+    return f"`{'null' if value is None else str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def section(model: type[BaseModel], seen: list[type[BaseModel]]) -> str:
+    """A table of the model's keys; models met on the way are added to ``seen``."""
+    tag = model.model_fields.get("type")
+    title = f"{model.__name__}" + (f" (`type: {tag.default}`)" if tag else "")
+    lines = [f"## {title}", "", (model.__doc__ or "").split("\n\n")[0].replace("\n", " "), ""]
+    lines += ["| key | default | meaning |", "| --- | --- | --- |"]
+    for name, field in model.model_fields.items():
+        if name == "type":
+            continue
+        inner = models_in(field.annotation)
+        seen += [found for found in inner if found not in seen]
+        links = ", ".join(f"[{m.__name__}](#{m.__name__.lower()})" for m in inner[:4])
+        text = " ".join((field.description or "").split())
+        kind = "" if inner else f"*{type_name(field.annotation)}.* "
+        see = f" See {links}{' and others below' if len(inner) > 4 else ''}." if inner else ""
+        lines.append(f"| `{name}` | {default_of(field)} | {kind}{text}{see} |".replace("||", "or"))
+    return "\n".join(lines) + "\n"
+
+
+def page() -> str:
+    """The whole page."""
+    seen: list[type[BaseModel]] = [RunConfig]
+    parts = [HEAD]
+    for model in seen:  # grows while it is read
+        parts.append(section(model, seen))
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "config.md").write_text(page(), encoding="utf-8")

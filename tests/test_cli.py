@@ -1,0 +1,67 @@
+"""The command line as a user meets it: exit codes, one-line errors, help in no time."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PREFLOOP = Path(sys.executable).parent / "prefloop"
+
+
+def prefloop(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(PREFLOOP), *arguments],
+        capture_output=True, text=True, check=False, env=os.environ | environment, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["status", "/nowhere"], "is not a run directory"),
+        (["report", "/nowhere"], "is not a run directory"),
+        (["run"], "Missing argument"),
+        (["frobnicate"], "No such command"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_no_traceback(arguments: list[str], message: str) -> None:
+    result = prefloop(*arguments)
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_no_arguments_show_the_help() -> None:
+    assert "Usage: prefloop" in prefloop().stdout + prefloop().stderr
+
+
+def test_from_init_to_a_dataset_of_ones_own_prompts(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    assert "prefloop.yaml" in prefloop("init", str(mine)).stdout
+    config = str(mine / "prefloop.yaml")
+    planned = json.loads(prefloop("plan", config, "--json").stdout)
+    assert planned["prompts"]["kept"] + planned["prompts"]["heldout"] == 4
+    result = prefloop("run", config, HF_HUB_OFFLINE="1")
+    assert result.returncode == 0, result.stderr
+    assert str(mine / "run" / "dataset") in result.stdout
+    status = json.loads(prefloop("status", str(mine / "run"), "--json").stdout)
+    assert status["state"] == "done"
+    assert prefloop("report", str(mine / "run")).stdout.strip() == str(mine / "run" / "report.html")
+    assert prefloop("status", str(mine / "run")).returncode == 0
+
+
+def test_a_key_reaches_nothing_on_disk(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    prefloop("init", str(mine))
+    secret = "sk-very-secret-0123456789"
+    result = prefloop("run", str(mine / "prefloop.yaml"), OPENAI_API_KEY=secret)
+    assert result.returncode == 0, result.stderr
+    for path in mine.rglob("*"):
+        if path.is_file():
+            assert secret.encode() not in path.read_bytes(), path
+    assert secret not in result.stdout + result.stderr

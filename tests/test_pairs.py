@@ -1,0 +1,181 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.hashing import content_id, pair_id
+from data.schemas import DECISION
+from labelers.base import LabelerError
+from labelers.config import AllPairs, BestVsRandom, BestVsWorst, PairStrategy, RankedNeighbours
+from labelers.pairs import id_keys, propose_pairs, select_pairs
+
+
+def make_candidates(counts: list[int], shuffle: int | None = None) -> pa.Table:
+    """A table with ``counts[i]`` candidates of prompt i, in the order of a seeded shuffle."""
+    rows = [
+        (content_id("candidate", prompt, index), content_id("prompt", prompt))
+        for prompt, count in enumerate(counts)
+        for index in range(count)
+    ]
+    if shuffle is not None:
+        np.random.default_rng(shuffle).shuffle(rows)
+    columns = list(zip(*rows, strict=True)) or [[], []]
+    return pa.table(
+        [pa.array(column, pa.string()) for column in columns], ["candidate_id", "prompt_id"]
+    )
+
+
+def as_rows(pairs: pa.Table) -> set[tuple[str, ...]]:
+    return {tuple(row.values()) for row in pairs.to_pylist()}
+
+
+def test_all_pairs_of_each_prompt_and_their_ids() -> None:
+    counts = [4, 1, 0, 2, 3]
+    pairs = propose_pairs(make_candidates(counts, shuffle=1), per_prompt=None, seed=0)
+    expected = set()
+    for prompt, count in enumerate(counts):
+        name = content_id("prompt", prompt)
+        ids = sorted(content_id("candidate", prompt, index) for index in range(count))
+        expected |= {
+            (pair_id(name, a, b), name, a, b) for i, a in enumerate(ids) for b in ids[i + 1 :]
+        }
+    assert as_rows(pairs) == expected
+    assert len(pairs) == 6 + 0 + 1 + 3
+    assert pairs["prompt_id"].to_pylist() == sorted(pairs["prompt_id"].to_pylist())
+
+
+@given(
+    counts=st.lists(st.integers(0, 5), max_size=8),
+    shuffle=st.integers(0, 1000),
+    per_prompt=st.none() | st.integers(1, 7),
+    seed=st.integers(0, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_proposals_do_not_depend_on_the_order_of_rows(
+    counts: list[int], shuffle: int, per_prompt: int | None, seed: int
+) -> None:
+    """ANCHORS 5: ids, not positions."""
+    plain = propose_pairs(make_candidates(counts), per_prompt=per_prompt, seed=seed)
+    other = propose_pairs(make_candidates(counts, shuffle), per_prompt=per_prompt, seed=seed)
+    assert plain.equals(other)
+    every = [count * (count - 1) // 2 for count in counts]
+    assert len(plain) == sum(min(one, per_prompt or one) for one in every)
+    assert as_rows(plain) <= as_rows(
+        propose_pairs(make_candidates(counts), per_prompt=None, seed=seed)
+    )
+
+
+def test_a_draw_depends_on_the_seed_and_favours_no_pair() -> None:
+    candidates = make_candidates([3] * 600)
+    draws = [propose_pairs(candidates, per_prompt=1, seed=seed) for seed in (0, 1)]
+    assert 120 < len(as_rows(draws[0]) & as_rows(draws[1])) < 280
+    every = propose_pairs(candidates, per_prompt=None, seed=0)["pair_id"].to_pylist()
+    position = {pair: index % 3 for index, pair in enumerate(every)}
+    drawn = np.bincount([position[pair] for pair in draws[0]["pair_id"].to_pylist()])
+    assert drawn.min() > 150
+
+
+def test_a_candidate_that_occurs_twice_is_refused() -> None:
+    once = make_candidates([2])
+    with pytest.raises(LabelerError, match="occurs twice"):
+        propose_pairs(pa.concat_tables([once, once]), per_prompt=None, seed=0)
+
+
+@pytest.mark.parametrize("bad", ["c1", "g" * 32, "A" * 32, "", "é" * 16])
+def test_ids_are_content_hashes(bad: str) -> None:
+    with pytest.raises(LabelerError, match="not a content hash"):
+        id_keys(pa.array([content_id("x"), bad]))
+
+
+def test_keys_have_the_order_of_the_ids() -> None:
+    ids = sorted(content_id(index) for index in range(500))
+    keys = id_keys(pa.chunked_array([pa.array(["0" * 32, *ids[:200]]).slice(1), ids[200:]]))
+    assert (np.diff(keys.astype(object)) > 0).all()
+    assert keys[0] == int(ids[0][:16], 16)
+
+
+# Strategies
+
+
+def make_decisions(
+    scores: dict[str, tuple[float, float]], kept: list[bool] | None = None, prompt: str = "p"
+) -> pa.Table:
+    """Decisions with these (score of chosen, score of rejected), by a name for the pair."""
+    rows = []
+    for index, (name, (chosen, rejected)) in enumerate(scores.items()):
+        keep = kept[index] if kept else True
+        rows.append(
+            {
+                "pair_id": content_id("pair", name), "prompt_id": content_id(prompt), "round": 0,
+                "chosen_id": content_id(name, "c"), "rejected_id": content_id(name, "r"),
+                "p_chosen": 0.9, "score_chosen": chosen, "score_rejected": rejected,
+                "margin": chosen - rejected, "quality_chosen": None, "agreement": 1.0,
+                "position_consistent": None, "chosen_tokens": 5, "rejected_tokens": 5,
+                "labelers": ["v"], "kept": keep, "reason": None if keep else "margin",
+            }
+        )  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=DECISION)
+
+
+RANKING = {"ab": (0.9, 0.6), "ac": (0.9, 0.3), "ad": (0.9, 0.1), "bc": (0.6, 0.3),
+           "bd": (0.6, 0.1), "cd": (0.3, 0.1)}  # fmt: skip
+
+
+def selected(strategy: PairStrategy, kept: list[bool] | None = None, seed: int = 0) -> set[str]:
+    mask = select_pairs(make_decisions(RANKING, kept), strategy, seed=seed)
+    return {name for name, keep in zip(RANKING, mask, strict=True) if keep}
+
+
+def test_best_against_worst() -> None:
+    assert selected(BestVsWorst()) == {"ad"}
+    assert selected(BestVsWorst(), [True, True, False, True, True, True]) == {"ac"}
+
+
+def test_best_against_a_random_other() -> None:
+    draws = [selected(BestVsRandom(), seed=seed) for seed in range(60)]
+    assert set().union(*draws) == {"ab", "ac", "ad"}
+    assert all(len(draw) == 1 for draw in draws)
+    assert selected(BestVsRandom(), [False] * 3 + [True] * 3) <= {"bc", "bd"}
+
+
+def test_neighbours_in_the_ranking() -> None:
+    assert selected(RankedNeighbours()) == {"ab", "bc", "cd"}
+    # Without the pairs of b, a and c are neighbours.
+    assert selected(RankedNeighbours(), [False, True, True, False, False, True]) == {"ac", "cd"}
+
+
+def test_equal_scores_are_one_place_in_the_ranking() -> None:
+    decisions = make_decisions({"one": (0.9, 0.5), "two": (0.9, 0.2), "level": (0.5, 0.5)})
+    assert select_pairs(decisions, RankedNeighbours(), seed=0).tolist() == [True, False, False]
+    upside_down = make_decisions({"one": (0.2, 0.9)})
+    assert select_pairs(upside_down, RankedNeighbours(), seed=0).tolist() == [False]
+
+
+def test_all_pairs_above_a_margin() -> None:
+    assert selected(AllPairs()) == set(RANKING)
+    assert selected(AllPairs(min_margin=0.3)) == {"ab", "ac", "ad", "bc", "bd"}  # 0.6 - 0.3 counts
+
+
+def test_nothing_kept_nothing_selected() -> None:
+    for strategy in (BestVsWorst(), BestVsRandom(), RankedNeighbours(), AllPairs()):
+        assert selected(strategy, [False] * 6) == set()
+        assert not len(select_pairs(DECISION.empty_table(), strategy, seed=0))
+
+
+@given(order=st.permutations(range(12)), seed=st.integers(0, 3))
+@settings(max_examples=30, deadline=None)
+def test_selection_follows_ids_and_breaks_ties_by_them(order: list[int], seed: int) -> None:
+    """ANCHORS 9: equal margins are not decided by who comes first."""
+    level = {f"x{i}": (0.75, 0.25) for i in range(6)}
+    decisions = pa.concat_tables(
+        [make_decisions(level, prompt="p"), make_decisions(RANKING, prompt="q")]
+    )
+    for strategy in (BestVsWorst(), BestVsRandom(), RankedNeighbours(), AllPairs()):
+        mask = select_pairs(decisions, strategy, seed=seed)
+        shuffled = select_pairs(decisions.take(order), strategy, seed=seed)
+        assert shuffled.tolist() == mask[order].tolist()
+        if isinstance(strategy, BestVsWorst):
+            kept = decisions.filter(pa.array(mask))["pair_id"].to_pylist()
+            lowest = min(content_id("pair", name) for name in level)
+            assert sorted(kept) == sorted([lowest, content_id("pair", "ad")])
