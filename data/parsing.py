@@ -40,6 +40,8 @@ def parse_row(raw: RawRow, columns: Columns, *, max_chars: int | None = None) ->
         return _parse(raw, columns, max_chars)
     except _Unusable as problem:
         return bad(raw, problem.field, problem.reason, problem.detail)
+    except RecursionError:
+        return bad(raw, None, "too_deep", "values are nested too deeply: flatten the metadata")
 
 
 def row_id(raw: RawRow, column: str) -> str | BadRow:
@@ -187,11 +189,11 @@ def _metadata(fields: Mapping[str, Any], columns: Columns) -> str:
     if not kept:
         return "{}"
     try:
-        text = json.dumps(kept, ensure_ascii=False, allow_nan=False, default=_plain)
+        text = _STRICT_JSON.encode(kept)
     except (ValueError, TypeError):  # NaN or infinity, or keys that are no strings
-        text = json.dumps(_finite(kept), ensure_ascii=False, default=_plain)
+        text = _dump(kept)
     if not is_text(text):
-        field = next(name for name, value in kept.items() if not is_text(_dump(value)))
+        field = next(name for name in kept if not is_text(_dump({name: kept[name]})))
         raise _Unusable(
             field, "not_utf8",
             "holds bytes or escapes that are no Unicode text: mend it, or leave it out of "
@@ -201,7 +203,7 @@ def _metadata(fields: Mapping[str, Any], columns: Columns) -> str:
 
 
 def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=_plain)
+    return json.dumps(_finite(value), ensure_ascii=False, default=_plain)
 
 
 def _plain(value: Any) -> str:
@@ -218,3 +220,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [_finite(item) for item in value]
     return value
+
+
+_STRICT_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_plain)

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from data.config import Columns, PromptsConfig, PromptSource
 from data.errors import InputError
-from data.hashing import content_id
+from data.hashing import prompt_id
 from data.parsing import Prompt, parse_row, row_id
 from data.readers import read_rows
 from data.rows import BadRow, RawRow, bad, escaped
@@ -78,9 +78,10 @@ def read_source(config: PromptsConfig, source: PromptSource, key: str) -> Source
 
 
 def _content(prompt: Prompt) -> str:
-    """What exact repeats have in common: the conversation but for space at the ends of turns."""
-    turns = [(message["role"], message["content"].strip()) for message in prompt["messages"]]
-    return content_id(*(part for turn in turns for part in turn))
+    """What exact repeats have in common: the id they have without space at the ends of turns."""
+    turns = prompt["messages"]
+    stripped = [{**turn, "content": turn["content"].strip()} for turn in turns]
+    return str(prompt["prompt_id"]) if stripped == turns else prompt_id(stripped)
 
 
 def _quarantine(rows: list[BadRow]) -> pa.Table:

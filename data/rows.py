@@ -36,7 +36,10 @@ class BadRow:
 
 def bad(raw: RawRow, field: str | None, reason: str, detail: str) -> BadRow:
     """The bad row that ``raw`` is, its fields as JSON in ``content``."""
-    content = json.dumps(raw.fields, ensure_ascii=False, default=str)
+    try:
+        content = json.dumps(raw.fields, ensure_ascii=False, default=str)
+    except RecursionError:
+        content = f"nested too deeply to show; fields: {', '.join(raw.fields)}"
     return BadRow(raw.source, raw.row, field, reason, detail, escaped(content))
 
 

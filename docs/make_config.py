@@ -1,6 +1,6 @@
 """Writes docs/config.md from the config models, so that it cannot disagree with them.
 
-    python docs/make_config.py
+python docs/make_config.py
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HEAD = """\
 # The config in full
 
 One YAML file, validated whole before anything is spent; unknown keys are refused with the nearest
-valid one. `--set a.b=value` overrides a key from the command line, and an item of a list by its name
+valid one. `--set a.b=value` overrides a key on the command line, and an item of a list by name
 (`--set label.labelers.judge.weight=2`). This page is made from the code by `docs/make_config.py`.
 """
 
@@ -55,7 +55,9 @@ def default_of(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True, validated_data={})
     if value is PydanticUndefined or isinstance(value, BaseModel) or models_in(field.annotation):
         return ""
-    return f"`{'null' if value is None else str(value).lower() if isinstance(value, bool) else value}`"
+    return (
+        f"`{'null' if value is None else str(value).lower() if isinstance(value, bool) else value}`"
+    )
 
 
 def section(model: type[BaseModel], seen: list[type[BaseModel]]) -> str:

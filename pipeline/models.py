@@ -12,8 +12,9 @@ from data.protocol import Engine, EngineFailed, Message
 from pipeline.config import POLICY, PoolMember, RunConfig
 from pipeline.engines.config import OpenAIEngine
 from pipeline.engines.factory import build_engine
+from pipeline.engines.vllm_engine import VllmInProcess
 from pipeline.engines.weights import is_adapter, load_tokenizer
-from pipeline.policy_check import verify_policy
+from pipeline.policy_check import TOLERANCE_NATS, PolicyMismatch, verify_policy
 
 logger = logging.getLogger(__name__)
 
@@ -93,12 +94,7 @@ class Models:
             self._engines[key] = await build_engine(self._config.engines[engine], base)
             self._serving[key] = base
         if self._serving[key] != wanted:
-            await self._engines[key].load_policy(wanted)
-            difference = await self._verify(self._engines[key], wanted)
-            logger.info(
-                "engine %s took %s: log-probabilities within %.1e nats of transformers",
-                engine, wanted, difference,
-            )  # fmt: skip
+            await self._swap(engine, self._engines[key], wanted)
             self._serving[key] = wanted
         return self._engines[key]
 
@@ -140,15 +136,22 @@ class Models:
         name = self._config.policy if model == POLICY else model
         return checkpoint(name, served=isinstance(self._config.engines[engine], OpenAIEngine))
 
-    async def _verify(self, engine: Engine, path: str) -> float:
-        return await verify_policy(engine, path, self.probes, tolerance_nats=self._tolerance())
-
-    def _tolerance(self) -> float:
-        # Nats per token. bfloat16 keeps 8 bits: differences of 0.1 nats are rounding, while a
-        # policy that was not loaded is off by several nats.
-        engine = self._config.engines[self._config.sample.engine]
-        exact = getattr(engine, "dtype", "auto") == "float32" or not _has_gpu()
-        return 1e-3 if exact else 0.25
+    async def _swap(self, name: str, engine: Engine, path: str) -> None:
+        """Let ``engine`` serve ``path``, for sure: in place, or else from a new engine process."""
+        dtype = getattr(self._config.engines[name], "dtype", "auto")
+        if dtype == "auto":
+            dtype = "bfloat16" if _has_gpu() else "float32"
+        tolerance = TOLERANCE_NATS[dtype]
+        await engine.load_policy(path)
+        try:
+            difference = await verify_policy(engine, path, self.probes, tolerance_nats=tolerance)
+        except PolicyMismatch as mismatch:
+            if not isinstance(engine, VllmInProcess):
+                raise
+            logger.warning("%s; starting vLLM anew", mismatch)
+            await engine.restart(path)
+            difference = await verify_policy(engine, path, self.probes, tolerance_nats=tolerance)
+        logger.info("%s serves %s: %.1e nats a token off transformers", name, path, difference)
 
 
 def _has_gpu() -> bool:

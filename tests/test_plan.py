@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from tests.synthetic_run import write_run
 
 from pipeline.config import RunConfig, validate_config
 from pipeline.plan import Plan, make_plan, render_plan
 from pipeline.run_dir import RunDir
+from tests.synthetic_run import write_run
 
 PROMPTS = 20
 HELDOUT = 4

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.synthetic_run import HOSTILE, JUDGE, write_block, write_run, write_start
 
 from pipeline.excerpts import read_excerpts
 from pipeline.plots import Bars, Series, histogram, length_bins, lines, rebin
 from pipeline.redact import HIDDEN, hide_environment_secrets, redact
 from pipeline.report import LONGEST_TEXT, render_report, write_report
 from pipeline.run_dir import RunDir
+from tests.synthetic_run import HOSTILE, JUDGE, write_block, write_run, write_start
 
 
 class _Page(HTMLParser):

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+
+from data import schemas
+from pipeline.run_dir import RunDir
+from pipeline.status import NOT_BEGUN, RunStatus, collect_status, render_status
 from tests.synthetic_run import (
     BLOCK,
     JUDGE,
@@ -17,10 +21,6 @@ from tests.synthetic_run import (
     write_run,
     write_start,
 )
-
-from data import schemas
-from pipeline.run_dir import RunDir
-from pipeline.status import NOT_BEGUN, RunStatus, collect_status, render_status
 
 
 def _text(status: RunStatus) -> str:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.synthetic_run import JUDGE, write_run
 
 from data.schemas import VOTE
 from labelers.decisions import position_bias
 from pipeline.tally import MARGIN_EDGES, AgreementTally, Lengths, tally_run, verdict, wilson
+from tests.synthetic_run import JUDGE, write_run
 
 
 def test_position_bias_equals_the_whole_table(tmp_path: Path) -> None:
