@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from data.embedded import resolve_embedded
@@ -94,7 +95,7 @@ class Models:
             self._engines[key] = await build_engine(self._config.engines[engine], base)
             self._serving[key] = base
         if self._serving[key] != wanted:
-            await self._swap(engine, self._engines[key], wanted)
+            await self._swap(engine, self._engines[key], self._serving[key], wanted)
             self._serving[key] = wanted
         return self._engines[key]
 
@@ -136,21 +137,28 @@ class Models:
         name = self._config.policy if model == POLICY else model
         return checkpoint(name, served=isinstance(self._config.engines[engine], OpenAIEngine))
 
-    async def _swap(self, name: str, engine: Engine, path: str) -> None:
+    async def _swap(self, name: str, engine: Engine, previous: str, path: str) -> None:
         """Let ``engine`` serve ``path``, for sure: in place, or else from a new engine process."""
         dtype = getattr(self._config.engines[name], "dtype", "auto")
         if dtype == "auto":
             dtype = "bfloat16" if _has_gpu() else "float32"
-        tolerance = TOLERANCE_NATS[dtype]
+        verify = partial(
+            verify_policy,
+            engine,
+            path,
+            self.probes,
+            tolerance_nats=TOLERANCE_NATS[dtype],
+            previous=previous,
+        )
         await engine.load_policy(path)
         try:
-            difference = await verify_policy(engine, path, self.probes, tolerance_nats=tolerance)
+            difference = await verify()
         except PolicyMismatch as mismatch:
             if not isinstance(engine, VllmInProcess):
                 raise
             logger.warning("%s; starting vLLM anew", mismatch)
             await engine.restart(path)
-            difference = await verify_policy(engine, path, self.probes, tolerance_nats=tolerance)
+            difference = await verify()
         logger.info("%s serves %s: %.1e nats a token off transformers", name, path, difference)
 
 

@@ -8,7 +8,7 @@ itself; a policy that does not agree is never sampled from.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from pipeline.engines.weights import adapter_base, is_adapter, load_model, load_
 TOLERANCE_NATS = {"float32": 1e-3, "bfloat16": 0.15, "float16": 0.05}
 """Log-probability difference per token that rounding explains, by the engine's dtype. Engine and
 check round differently; a wrong checkpoint of a real model is off by more than these."""
+
+_NOISE_NATS = 1e-5  # float32 rounds by about a tenth of this: nothing can be read from less
 
 
 class PolicyMismatch(EngineFailed):
@@ -34,13 +36,17 @@ async def verify_policy(
     tolerance_nats: float = TOLERANCE_NATS["float32"],
     max_tokens: int = 16,
     base: str | None = None,
+    previous: str | None = None,
 ) -> float:
     """Compare the engine's greedy answers to ``probes`` with transformers in float32.
 
     ``checkpoint`` is a model folder or a LoRA adapter folder on ``base`` (default: the base that
-    the adapter names). Returns the largest difference of the mean log-probability per token, in
-    nats. Raises ``PolicyMismatch`` above ``tolerance_nats``, and ``EngineFailed`` where the
-    engine gives no token ids or log-probabilities to compare.
+    the adapter names). ``previous`` is what the engine served before: a round of training may move
+    the policy by less than an engine in bfloat16 rounds, so an engine that is twice as near to
+    ``previous`` as to ``checkpoint`` is refused whatever the tolerance. Returns the largest
+    difference of the mean log-probability per token, in nats. Raises ``PolicyMismatch`` if the
+    engine serves something else, and ``EngineFailed`` where it gives no token ids or
+    log-probabilities to compare.
     """
     sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
     answers = await asyncio.gather(
@@ -57,12 +63,25 @@ async def verify_policy(
             "the engine gives no token ids and log-probabilities, so the policy cannot be checked",
             "for an HTTP server that is vLLM set vllm_extensions: true",
         )
-    worst = await asyncio.to_thread(_worst_difference, checkpoint, base, probes, greedy)
+
+    def off(policy: str) -> Awaitable[float]:
+        return asyncio.to_thread(_worst_difference, policy, base, probes, greedy)
+
+    worst = await off(checkpoint)
     if not worst <= tolerance_nats:  # also true for NaN
         raise PolicyMismatch(
             f"the engine does not serve {checkpoint}: its log-probabilities are "
             f"{worst:.3g} nats per token off (tolerance {tolerance_nats:.3g})",
             "restart the engine on the checkpoint; on the CPU vLLM takes LoRA adapters only",
+        )
+    if previous is None or worst <= _NOISE_NATS:
+        return worst
+    stale = await off(previous)
+    if 2 * stale < worst:
+        raise PolicyMismatch(
+            f"the engine still serves {previous} and not {checkpoint}: it is {stale:.3g} nats per "
+            f"token off the one and {worst:.3g} off the other",
+            "restart the engine on the checkpoint",
         )
     return worst
 

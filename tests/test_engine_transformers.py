@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -260,3 +261,29 @@ def test_new_policies_are_loaded_and_verified(folder, tmp_path):
 def test_bfloat16_runs(folder):
     (answers,) = complete(folder, request(), dtype="bfloat16")
     assert all(np.isfinite(answer.logprob) for answer in answers)
+
+
+def test_an_engine_that_still_serves_the_previous_policy_is_found_out(folder, tmp_path):
+    """A small step of training, within the tolerance of a coarse dtype."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights += 0.001 * torch.randn_like(weights)
+    model.save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        if (Path(folder) / name).exists():
+            (tmp_path / name).write_bytes((Path(folder) / name).read_bytes())
+
+    async def check() -> None:
+        engine = await build_engine(TransformersEngine(), folder)
+        coarse = {"tolerance_nats": 0.15, "previous": folder}
+        assert await verify_policy(engine, str(tmp_path), [CHAT], tolerance_nats=0.15) < 0.15
+        with pytest.raises(PolicyMismatch, match="still serves"):
+            await verify_policy(engine, str(tmp_path), [CHAT], **coarse)
+        await engine.load_policy(str(tmp_path))
+        assert await verify_policy(engine, str(tmp_path), [CHAT], **coarse) < 1e-3
+        await engine.aclose()
+
+    asyncio.run(check())
