@@ -47,6 +47,7 @@ def run(config: ConfigPath, run_dir: RunDirOption = None, override: SetOption = 
     from pipeline.loop import run_loop
     from pipeline.run_dir import RunDir
 
+    os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' bars would run through ours
     settings = load_config(config, _overrides(run_dir, override))
     directory = RunDir(Path(settings.run_dir))
     asyncio.run(run_loop(settings, directory))
@@ -111,14 +112,15 @@ def report(run_dir: RunPath) -> None:
 
 @app.command()
 def make_models(
-    out: Annotated[Path, typer.Argument(help="Folder for the two models (made if missing).")],
+    out: Annotated[Path, typer.Argument(help="Folder for the models and prompts.")],
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="A few steps only, to try it.")] = False,
 ) -> None:
-    """Make the embedded tiny policy and judge from scratch, as the shipped ones were made."""
+    """Make the embedded policy, judge and prompts from scratch, as the shipped ones were made."""
     from training.tiny.recipe import make_models as make
 
-    typer.echo(json.dumps(make(out, seed=seed, quick=quick), indent=2))
+    figures = make(out, seed=seed, quick=quick, progress=lambda line: typer.echo(line, err=True))
+    typer.echo(json.dumps(figures, indent=2))
 
 
 def _overrides(run_dir: Path | None, override: list[str] | None) -> list[str]:

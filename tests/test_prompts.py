@@ -36,7 +36,7 @@ def write_jsonl(folder: Path, rows: list[Any], name: str = "prompts.jsonl") -> P
 
 
 def load(path: Path | str, seed: int = 0, **config: Any) -> PromptTables:
-    """All rows as train prompts, unless ``config`` (keys of it, or of the source) says otherwise."""
+    """All rows as train prompts, unless ``config`` (its keys, or the source's) says otherwise."""
     source = {key: config.pop(key) for key in PromptSource.model_fields if key in config}
     train = PromptSource(path=str(path), **source)
     return load_prompts(PromptsConfig(train=train, **{"heldout_share": 0, **config}), seed=seed)

@@ -538,7 +538,11 @@ def measure_judge(
     answers: Sequence[Sequence[str]],
     pairs_per_task: int = 8,
 ) -> dict[str, Any]:
-    """Agreement with the verifier on pairs of different score, each shown in both orders."""
+    """Agreement with the verifier on pairs of different score, each shown in both orders.
+
+    ``agreement_by_type`` looks at the pairs that differ in one constraint only. The overall figure
+    hides what the judge cannot see; this one shows it.
+    """
     rng = random.Random(0)
     pairs: list[tuple[grammar.Task, str, str]] = []
     for task, texts in zip(tasks, answers, strict=True):
@@ -556,6 +560,17 @@ def measure_judge(
     right_first = [p > 0.5 for p in shown_first]
     right_second = [p < 0.5 for p in shown_second]
     both = [p + 1 - q > 1 for p, q in zip(shown_first, shown_second, strict=True)]
+    by_type: dict[str, list[bool]] = {}
+    for (task, a, b), *right in zip(pairs, right_first, right_second, strict=True):
+        flags = zip(
+            task.constraints,
+            satisfied(task.constraints, a),
+            satisfied(task.constraints, b),
+            strict=True,
+        )
+        differing = [item["type"] for item, in_a, in_b in flags if in_a != in_b]
+        if len(differing) == 1:
+            by_type.setdefault(differing[0], []).extend(right)
     return {
         "pairs": len(pairs),
         "agreement": round((sum(right_first) + sum(right_second)) / (2 * count), 4),
@@ -564,6 +579,10 @@ def measure_judge(
         "swap_consistency": round(
             sum(a == b for a, b in zip(right_first, right_second, strict=True)) / count, 4
         ),
+        "agreement_by_type": {
+            name: {"pairs": len(right) // 2, "agreement": round(sum(right) / len(right), 3)}
+            for name, right in sorted(by_type.items())
+        },
     }
 
 
@@ -654,6 +673,10 @@ something to improve. Measured on held-out prompts, {measured["samples"]} sample
 
 def _judge_card(figures: Mapping[str, Any]) -> str:
     measured = figures["judge"]
+    by_type = "\n".join(
+        f"| `{name}` | {row['pairs']} | {row['agreement']:.0%} |"
+        for name, row in measured["agreement_by_type"].items()
+    )
     return f"""\
 ---
 library_name: transformers
@@ -674,4 +697,10 @@ prompts that meet different numbers of constraints, each pair shown in both orde
 | agreement, probabilities of both orders averaged | {measured["agreement_orders_averaged"]:.1%} |
 | prefers the answer shown first | {measured["prefers_first"]:.1%} |
 | same answer preferred in both orders | {measured["swap_consistency"]:.1%} |
+
+The same by kind, on the pairs that differ in one constraint only; 50% is guessing:
+
+| constraint | pairs | agreement |
+| --- | --- | --- |
+{by_type}
 """
