@@ -1,0 +1,7 @@
+"""Set before anything imports torch, as the command line does: see ``pipeline.cli.main``."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
