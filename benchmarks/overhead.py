@@ -5,7 +5,7 @@
 Two steps each: distilabel runs two no-op steps over rows that a generator step loads; prefloop
 samples with an engine that answers at once and labels the pair of each prompt with a labeler that
 votes at once. Fixed cost and cost a row and step come from a straight line through the sizes.
-The peer needs a venv of its own: pip install distilabel==1.5.3.
+The peer needs a venv of its own: pip install distilabel==1.5.3 requests.
 """
 
 from __future__ import annotations

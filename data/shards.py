@@ -67,6 +67,17 @@ def atomic_write_json(path: Path, value: Any) -> None:
     atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left half-written in ``folder`` and below it.
+
+    Files of living processes stay. Leftovers are never read; they only take room.
+    """
+    for path in folder.rglob(".*.tmp-*"):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and not _alive(int(match.group(1))):
+            path.unlink(missing_ok=True)
+
+
 class ShardFolder:
     """A folder of ``part-NNNNN.parquet`` of one schema. Making the object touches no disk."""
 
@@ -109,13 +120,6 @@ class ShardFolder:
         names = self.schema.names if columns is None else columns
         empty = pa.schema([self.schema.field(name) for name in names]).empty_table()
         return pa.concat_tables([empty, *self.iter(columns)])
-
-    def clean(self) -> None:
-        """Remove what killed writers left behind; files of living processes stay."""
-        for name in self._names():
-            match = _TEMPORARY.fullmatch(name)
-            if match and not _alive(int(match.group(1))):
-                (self.folder / name).unlink(missing_ok=True)
 
     def _names(self) -> list[str]:
         try:

@@ -12,7 +12,7 @@ from labelers.factory import build_labeler
 from pipeline.card import write_card
 from pipeline.config import RunConfig
 from pipeline.manifest import open_run
-from pipeline.models import Models, revision
+from pipeline.models import Models
 from pipeline.report import write_report
 from pipeline.run_dir import RoundDir, RunDir, RunError
 from pipeline.stages.conversation import shown
@@ -32,7 +32,7 @@ async def run_loop(config: RunConfig, run: RunDir) -> None:
     """Run (or resume) all rounds into ``run``. Raises subclasses of ``PrefloopError``."""
     with run.lock():
         models = Models(config)
-        open_run(config, run, start=models.start, start_revision=revision(models.start))
+        open_run(config, run, revisions=models.revisions())
         read_prompts(config, run)
         models.probes = [
             shown(row["messages"], config.sample.system_prompt)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import platform
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,11 +32,12 @@ _HARMLESS = {
 """Last parts of keys that change how a run gets there, and not what comes out."""
 
 
-def open_run(config: RunConfig, run: RunDir, *, start: str, start_revision: str) -> None:
+def open_run(config: RunConfig, run: RunDir, *, revisions: Mapping[str, str]) -> None:
     """Begin a run directory, or check that it may be continued with ``config``.
 
-    Raises :class:`RunError` showing the difference where the config, the prompts or the starting
-    policy changed in a way that reaches into finished work.
+    ``revisions`` are those of the models that the run begins with, by their names in the config.
+    Raises :class:`RunError` showing the difference where the config, the prompts or a model
+    changed in a way that reaches into finished work.
     """
     inputs = _input_hashes(config)
     if not run.config.exists():
@@ -43,7 +46,7 @@ def open_run(config: RunConfig, run: RunDir, *, start: str, start_revision: str)
         manifest = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "seed": config.seed,
-            "policy": {"path": config.policy, "revision": start_revision},
+            "models": dict(revisions),
             "inputs": inputs,
             "python": platform.python_version(),
             "platform": platform.platform(),
@@ -54,9 +57,12 @@ def open_run(config: RunConfig, run: RunDir, *, start: str, start_revision: str)
         return
     _refuse_changed_config(config, run)
     manifest = json.loads(run.manifest.read_text(encoding="utf-8"))
-    changed = [path for path, digest in inputs.items() if manifest["inputs"].get(path) != digest]
-    if manifest["policy"]["revision"] != start_revision:
-        changed.append(start)
+    changed = [
+        name
+        for before, now in ((manifest["inputs"], inputs), (manifest["models"], revisions))
+        for name, digest in now.items()
+        if before.get(name, digest) != digest
+    ]
     if changed and run.prompt_counts.exists():
         raise RunError(
             f"{', '.join(changed)} changed since {run.root} was begun: put the old version back, "
@@ -122,18 +128,18 @@ def _input_hashes(config: RunConfig) -> dict[str, str]:
     """SHA-256 of the files that prompts come from; hub datasets are not files of ours."""
     sources = [config.prompts.train, config.prompts.heldout]
     sources += [overlap.source for overlap in config.prompts.exclude_overlap]
-    return {
-        source.path: _digest(Path(resolve_embedded(source.path)))
+    found = {
+        source.path: [Path(name) for name in sorted(glob.glob(resolve_embedded(source.path)))]  # noqa: PTH207
         for source in sources
-        if isinstance(source, PromptSource) and Path(resolve_embedded(source.path)).exists()
+        if isinstance(source, PromptSource)
     }
+    return {name: _digest(paths) for name, paths in found.items() if paths}
 
 
-def _digest(path: Path) -> str:
+def _digest(paths: Sequence[Path]) -> str:
     digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    for file in files:
-        digest.update(str(file.relative_to(path)).encode())
+    for file in sorted(p for path in paths for p in (path, *path.rglob("*")) if p.is_file()):
+        digest.update(file.name.encode())
         with file.open("rb") as handle:
             digest.update(hashlib.file_digest(handle, "sha256").digest())
     return digest.hexdigest()

@@ -10,6 +10,7 @@ from pathlib import Path
 from data.embedded import resolve_embedded
 from data.hashing import folder_revision
 from data.protocol import Engine, EngineFailed, Message
+from labelers.config import JudgeLabeler
 from pipeline.config import POLICY, PoolMember, RunConfig
 from pipeline.engines.config import OpenAIEngine
 from pipeline.engines.factory import build_engine
@@ -109,6 +110,22 @@ class Models:
         if path not in self._revisions:
             self._revisions[path] = revision(path)
         return self._revisions[path]
+
+    def revisions(self) -> dict[str, str]:
+        """Revision of each model that the config names, by that name."""
+        members = self._config.sample.pool
+        asked = [(self._config.policy, self._config.sample.engine)]
+        asked += [(m.model, m.engine) for m in members]
+        asked += [
+            (labeler.model, labeler.engine)
+            for labeler in self._config.label.labelers
+            if isinstance(labeler, JudgeLabeler)
+        ]
+        return {
+            model: revision(self._checkpoint(model, engine))
+            for model, engine in asked
+            if model != POLICY
+        }
 
     def token_counter(self) -> Callable[[str], int]:
         """Counts the tokens of an answer, its end token included, with the policy's tokenizer.

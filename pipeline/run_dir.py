@@ -36,7 +36,7 @@ from filelock import FileLock, Timeout
 
 from data import schemas
 from data.errors import PrefloopError
-from data.shards import ShardFolder
+from data.shards import ShardFolder, remove_leftovers
 
 
 class RunError(PrefloopError):
@@ -131,6 +131,7 @@ class RunDir:
             ) from None
         try:
             owner.write_text(f"process {os.getpid()}", encoding="utf-8")
+            remove_leftovers(self.root)
             yield
         finally:
             lock.release()

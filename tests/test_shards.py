@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from data import shards
 from data.errors import StorageError
 from data.schemas import MESSAGES
-from data.shards import ShardFolder, atomic_write_json, atomic_write_text, read_shard, write_shard
+from data.shards import (
+    ShardFolder,
+    atomic_write_json,
+    atomic_write_text,
+    read_shard,
+    remove_leftovers,
+    write_shard,
+)
 
 SCHEMA = pa.schema(
     [
@@ -160,7 +167,7 @@ def test_a_killed_writer_leaves_no_shard_and_is_cleaned_up(tmp_path: Path) -> No
     assert folder.indices() == []
     assert folder.rows() == 0
     assert len(folder.table()) == 0
-    folder.clean()
+    remove_leftovers(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -168,7 +175,7 @@ def test_clean_spares_living_writers_and_other_files(tmp_path: Path) -> None:
     spared = {f".part-00000.parquet.tmp-{os.getpid()}", "notes.txt", "part-00001.parquet"}
     for name in spared:
         (tmp_path / name).touch()
-    ShardFolder(tmp_path, SCHEMA).clean()
+    remove_leftovers(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == spared
 
 
@@ -177,7 +184,7 @@ def test_a_folder_lists_iterates_and_counts(tmp_path: Path) -> None:
     assert folder.indices() == []
     assert folder.rows() == 0
     assert folder.table().schema.equals(SCHEMA)
-    folder.clean()
+    remove_leftovers(tmp_path)
     for index in (100_000, 2, 0):
         folder.write(index, table(index % 7 + 1, start=index))
     assert folder.path(2).name == "part-00002.parquet"

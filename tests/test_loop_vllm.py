@@ -1,0 +1,43 @@
+"""The whole loop with vLLM as the sampling engine: policies swapped into the running engine."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.stages.evaluate import EVALUATION
+from tests.runs import VERIFIER, dataset_rows, run_small, small_config
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(
+        importlib.util.find_spec("vllm") is None,
+        reason="vLLM is not installed (pip install 'prefloop[cpu]' or 'prefloop[vllm]')",
+    ),
+]
+
+
+def run_with_vllm(root: Path, train: dict, **engine: object) -> None:
+    config = small_config(
+        engines={"default": {"type": "vllm", **engine}},
+        label={"labelers": [VERIFIER]},
+        train={"learning_rate": 1e-3, "batch_size": 4} | train,
+    )
+    run = run_small(root, config)
+    assert sum(map(len, dataset_rows(run).values())) > 0
+    swapped, start = run.answers(1).table(), run.answers(0).table()
+    assert set(swapped["policy_revision"].to_pylist()) != set(start["policy_revision"].to_pylist())
+    assert swapped["text"].to_pylist() != start["text"].to_pylist()
+    names = run.round(0).metrics.read(EVALUATION)["name"].to_pylist()
+    assert {"win_rate", "kl"} <= set(names)
+
+
+def test_a_lora_round_goes_into_the_running_engine(tmp_path: Path) -> None:
+    run_with_vllm(tmp_path, {"lora": {"r": 8, "alpha": 16}}, enable_lora=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_whole_weights_go_into_the_engine_on_a_gpu(tmp_path: Path) -> None:
+    run_with_vllm(tmp_path, {}, gpu_memory_utilization=0.3, dtype="float32")
