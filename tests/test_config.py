@@ -107,3 +107,14 @@ def test_the_starter_config_is_valid(tmp_path: Path) -> None:
     (tmp_path / "mine" / "prompts.jsonl").write_text("mine\n")
     assert write_starter(tmp_path / "mine") == []
     assert (tmp_path / "mine" / "prompts.jsonl").read_text() == "mine\n"
+
+
+def test_the_starter_prompts_can_be_verified(tmp_path: Path) -> None:
+    import json
+
+    from labelers.constraints import score
+    from pipeline.init import write_starter
+
+    write_starter(tmp_path)
+    for line in (tmp_path / "prompts.jsonl").read_text().splitlines():
+        assert 0 <= score(json.loads(line)["constraints"], "The fox found a lantern!") <= 1
