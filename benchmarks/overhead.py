@@ -51,8 +51,7 @@ if __name__ == "__main__":
 
 
 def ours(rows: int) -> float:
-    """Seconds of prefloop's sample and label stages over ``rows`` prompts, set-up included."""
-    began = time.perf_counter()
+    """Seconds of prefloop over ``rows`` prompts, from reading them to the votes; no imports."""
     from data.protocol import Completion, Request
     from labelers.base import Pair, Vote
     from pipeline.config import validate_config
@@ -96,6 +95,7 @@ def ours(rows: int) -> float:
 
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "prompts.jsonl"
+        began = time.perf_counter()
         source.write_text(
             "".join(json.dumps({"prompt": f"prompt {i}"}) + "\n" for i in range(rows))
         )
@@ -125,10 +125,13 @@ def ours(rows: int) -> float:
         return time.perf_counter() - began
 
 
-def _seconds(command: list[str]) -> float:
+def _seconds(command: list[str]) -> tuple[float, float]:
+    """Seconds of the pipeline alone, and of the whole command with its imports."""
+    began = time.perf_counter()
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    whole = time.perf_counter() - began
     line = next(line for line in output.splitlines() if line.startswith("SECONDS"))
-    return float(line.split()[1])
+    return float(line.split()[1]), whole
 
 
 def main() -> None:
@@ -141,29 +144,29 @@ def main() -> None:
     if arguments.ours:
         print("SECONDS", ours(arguments.ours))
         return
-    times: dict[str, list[float]] = {"prefloop": [], "distilabel": []}
+    commands = {"prefloop": [sys.executable, "-m", "benchmarks.overhead", "--ours"]}
     with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder) / "peer.py"
-        script.write_text(PEER)
+        if arguments.peer_python:
+            script = Path(folder) / "peer.py"
+            script.write_text(PEER)
+            commands["distilabel"] = [arguments.peer_python, str(script)]
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
         for rows in arguments.rows:
-            own = [sys.executable, "-m", "benchmarks.overhead", "--ours", str(rows)]
-            times["prefloop"].append(_seconds(own))
-            if arguments.peer_python:
-                times["distilabel"].append(
-                    _seconds([arguments.peer_python, str(script), str(rows)])
-                )
-            print(rows, {name: round(found[-1], 2) for name, found in times.items() if found},
-                  flush=True)  # fmt: skip
-    lines = {
-        name: np.polyfit(np.array(arguments.rows) * STEPS, found, 1)
-        for name, found in times.items()
-        if found
-    }
-    for name, (slope, fixed) in lines.items():
-        print(f"{name:>11}: fixed {fixed:.2f} s, {slope * 1e3:.4f} ms per row and step")
-    if "distilabel" in lines:
-        slope, fixed = lines["prefloop"] / lines["distilabel"]
-        print(f"      ratio: fixed {fixed:.3f}, per row and step {slope:.3f}")
+            for name, command in commands.items():
+                found[name].append(_seconds([*command, str(rows)]))
+            last = {name: f"{times[-1][0]:.2f} s" for name, times in found.items()}
+            print(f"{rows:>7,} rows: {last}", flush=True)
+    for title, which in (("the pipeline alone", 0), ("the whole command, with imports", 1)):
+        print(title)
+        lines = {
+            name: np.polyfit(np.array(arguments.rows) * STEPS, [one[which] for one in times], 1)
+            for name, times in found.items()
+        }
+        for name, (slope, fixed) in lines.items():
+            print(f"{name:>11}: fixed {fixed:.2f} s, {slope * 1e3:.4f} ms per row and step")
+        if "distilabel" in lines:
+            slope, fixed = lines["prefloop"] / lines["distilabel"]
+            print(f"      ratio: fixed {fixed:.3f}, per row and step {slope:.3f}")
 
 
 if __name__ == "__main__":
