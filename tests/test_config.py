@@ -118,3 +118,27 @@ def test_the_starter_prompts_can_be_verified(tmp_path: Path) -> None:
     write_starter(tmp_path)
     for line in (tmp_path / "prompts.jsonl").read_text().splitlines():
         assert 0 <= score(json.loads(line)["constraints"], "The fox found a lantern!") <= 1
+
+
+def test_the_real_example_can_be_planned_and_its_judge_loads(tmp_path: Path) -> None:
+    """Everything about it but the weights and the hub."""
+    from labelers.judge_folder import load_judge
+    from pipeline.plan import make_plan
+
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(f'{{"prompt": "Explain the number {i}."}}\n' for i in range(40)))
+    [path] = [path for path in EXAMPLES if path.stem == "qwen3-0.6b"]
+    local = [
+        f"run_dir={tmp_path / 'run'}",
+        *(f"prompts.{part}.path={prompts}" for part in ("train", "heldout")),
+        "prompts.heldout=null",
+        "prompts.heldout_share=0.2",
+    ]
+    config = load_config(path, local)
+    plan = make_plan(config).as_dict()
+    assert plan["prompts"]["kept"] + plan["prompts"]["heldout"] == 40
+    judged = [step for step in plan["steps"] if step["stage"] == "label"]
+    # 6 pairs of 4 candidates, both orders, for each of 3 rounds.
+    assert [step["requests"] for step in judged] == [12 * plan["prompts"]["kept"]] * 3
+    [judge] = config.label.labelers
+    assert load_judge(judge.judge).settings.max_tokens == 1

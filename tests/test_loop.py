@@ -1,12 +1,14 @@
 """The whole loop on the embedded models: what comes out, resuming, refusals."""
 
 import json
+import subprocess
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
+from data.errors import StorageError
 from data.protocol import EngineFailed
 from pipeline.config import dump_config, validate_config
 from pipeline.run_dir import RunDir, RunError
@@ -294,3 +296,23 @@ def test_a_missing_policy_is_one_clear_line(
     with pytest.raises(EngineFailed, match="nobody/nothing") as caught:
         run_small(tmp_path, small_config(policy="nobody/nothing"))
     assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_one_clear_line_and_the_run_goes_on_once_there_is_room(
+    tmp_path: Path,
+) -> None:
+    """On a file system that really is full."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        with pytest.raises(StorageError, match="No space left") as caught:
+            run_small(small / "run", small_config())
+        assert "\n" not in str(caught.value)
+        subprocess.run(["mount", "-o", "remount,size=50m", str(small)], check=True)
+        expected = dataset_rows(run_small(tmp_path / "calm", small_config()))
+        assert dataset_rows(run_small(small / "run", small_config())) == expected
+    finally:
+        subprocess.run(["umount", "--lazy", str(small)], check=True)

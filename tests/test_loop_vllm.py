@@ -22,13 +22,13 @@ def run_with_vllm(root: Path, train: dict, **engine: object) -> None:
     config = small_config(
         engines={"default": {"type": "vllm", **engine}},
         label={"labelers": [VERIFIER]},
-        train={"learning_rate": 1e-3, "batch_size": 4} | train,
+        train={"learning_rate": 1e-2, "batch_size": 2} | train,
     )
     run = run_small(root, config)
     assert sum(map(len, dataset_rows(run).values())) > 0
     swapped, start = run.answers(1).table(), run.answers(0).table()
     assert set(swapped["policy_revision"].to_pylist()) != set(start["policy_revision"].to_pylist())
-    assert swapped["text"].to_pylist() != start["text"].to_pylist()
+    assert swapped["logprob"].to_pylist() != start["logprob"].to_pylist()
     names = run.round(0).metrics.read(EVALUATION)["name"].to_pylist()
     assert {"win_rate", "kl"} <= set(names)
 

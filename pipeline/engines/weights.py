@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from data.protocol import EngineFailed
+from training import checkpoints
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_ADAPTER_CONFIG = "adapter_config.json"
-
 
 def is_adapter(path: str) -> bool:
     """Whether ``path`` is a LoRA adapter folder (as peft saves it) and not a whole model."""
-    return (Path(path) / _ADAPTER_CONFIG).is_file()
+    return checkpoints.is_adapter(Path(path))
 
 
 def adapter_rank(path: str) -> int:
     """The rank of the LoRA adapter at ``path``."""
-    return int(_adapter_config(path)["r"])
+    return int(checkpoints.adapter_settings(Path(path))["r"])
 
 
 def adapter_base(path: str) -> str:
     """The model that the LoRA adapter at ``path`` was trained on, as its config names it."""
-    return str(_adapter_config(path)["base_model_name_or_path"])
+    return str(checkpoints.adapter_settings(Path(path))["base_model_name_or_path"])
 
 
 def load_tokenizer(
@@ -87,11 +85,6 @@ def _with_adapter(model: PreTrainedModel, path: str, *, merge: bool) -> PreTrain
         raise EngineFailed("peft is not installed", "pip install peft") from error
     adapted = PeftModel.from_pretrained(model, path, use_safetensors=True)
     return adapted.merge_and_unload() if merge else adapted
-
-
-def _adapter_config(path: str) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((Path(path) / _ADAPTER_CONFIG).read_text("utf-8"))
-    return config
 
 
 @contextmanager
