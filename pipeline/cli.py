@@ -25,6 +25,8 @@ app = typer.Typer(
     add_completion=False,
 )
 
+_INTERRUPTED = 130
+
 ConfigPath = Annotated[Path, typer.Argument(help="YAML config (`prefloop init` writes one).")]
 RunPath = Annotated[Path, typer.Argument(help="A run directory.")]
 RunDirOption = Annotated[
@@ -140,18 +142,10 @@ def main() -> NoReturn:
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = app(standalone_mode=False) or 0  # typer returns 130 for KeyboardInterrupt
     except TyperException as error:
         print(f"prefloop: error: {error.format_message()} (see prefloop --help)", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print(
-            "prefloop: interrupted; the same command on the same directory goes on from here",
-            file=sys.stderr,
-        )
-        sys.exit(130)
     except PrefloopError as error:
         sys.exit(f"prefloop: error: {error}")
     except OSError as error:
@@ -161,7 +155,12 @@ def main() -> NoReturn:
             f"prefloop: error: {error.filename or 'disk'}: {os.strerror(error.errno)}: make room "
             "or change the directory; the same command then goes on from here"
         )
-    sys.exit(0)
+    if code == _INTERRUPTED:
+        print(
+            "prefloop: interrupted; the same command on the same directory goes on from here",
+            file=sys.stderr,
+        )
+    sys.exit(code)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,21 @@ def test_a_key_reaches_nothing_on_disk(tmp_path: Path) -> None:
         if path.is_file():
             assert secret.encode() not in path.read_bytes(), path
     assert secret not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_how_to_go_on(number: int, tmp_path: Path) -> None:
+    prefloop("init", str(tmp_path))
+    command = [str(PREFLOOP), "run", str(tmp_path / "prefloop.yaml"), "--set", "sample.n=64"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    journal = tmp_path / "run" / "journal.jsonl"  # its first line says that prompts were read
+    while not journal.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr.strip().splitlines()[-1] == (
+        "prefloop: interrupted; the same command on the same directory goes on from here"
+    )
+    assert "Traceback" not in stderr
