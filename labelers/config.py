@@ -202,7 +202,7 @@ class LengthBalance(Strict):
 
     type: Literal["length_balance"] = "length_balance"
     max_share_longer: Annotated[float, Field(ge=0.5, le=1)] = 0.55
-    """Share, among the kept pairs, of those whose chosen answer has more tokens."""
+    """Share of pairs whose chosen answer has more tokens, among kept pairs of unequal lengths."""
 
 
 PairFilter = Annotated[

@@ -260,7 +260,7 @@ def min_quality(pairs: pa.Table, params: MinQuality) -> Drop:
 
 @dataclass(frozen=True, slots=True)
 class BalanceRows:
-    """What the balance has to know of the kept pairs of a shard: 17 bytes each."""
+    """What the balance has to know of a shard's kept pairs of unequal lengths: 17 bytes each."""
 
     margins: NDArray[np.float64]
     pairs: NDArray[np.uint64]
@@ -270,9 +270,10 @@ class BalanceRows:
 
     @classmethod
     def of(cls, decisions: pa.Table) -> BalanceRows:
-        """The kept rows of a table of decisions."""
+        """The kept rows of a table of decisions whose two answers differ in length."""
         columns = ["pair_id", "margin", "chosen_tokens", "rejected_tokens"]
-        kept = decisions.select(columns).filter(decisions["kept"])
+        unequal = pc.not_equal(decisions["chosen_tokens"], decisions["rejected_tokens"])
+        kept = decisions.select(columns).filter(pc.and_(decisions["kept"], unequal))
         return cls(kept["margin"].to_numpy(), id_keys(kept["pair_id"]), _chosen_is_longer(kept))
 
 
@@ -290,8 +291,8 @@ def balance_cutoff(shards: Sequence[BalanceRows], rule: LengthBalance) -> Cutoff
 
     ``shards`` are those of the whole round. The fewest possible pairs go, those with the smallest
     margins. Of N pairs with L longer ones, with ceiling c, (L - d) / (N - d) <= c first holds for
-    d = ceil((L - c N) / (1 - c)). Pairs of equal lengths count in N. Returns null where nothing
-    has to be dropped.
+    d = ceil((L - c N) / (1 - c)). Pairs of equal lengths say nothing about a taste for length and
+    do not count. Returns null where nothing has to be dropped.
     """
     ceiling = Fraction(str(rule.max_share_longer))  # 0.55 * 20 is 11, and not 11.000000000000002
     total = sum(len(shard.longer) for shard in shards)

@@ -54,7 +54,7 @@ def write_card(config: RunConfig, run: RunDir) -> None:
 def _round_figures(run: RunDir, index: int) -> dict[str, Any]:
     folder = run.round(index)
     reasons: Counter[str] = Counter()
-    margins, agreements, longer, kept = [], [], 0, 0
+    margins, agreements, longer, unequal, kept = [], [], 0, 0, 0
     columns = ["kept", "reason", "margin", "agreement", "chosen_tokens", "rejected_tokens"]
     for shard in folder.decisions.indices():
         decisions = folder.decisions.read(shard, columns)
@@ -64,7 +64,9 @@ def _round_figures(run: RunDir, index: int) -> dict[str, Any]:
         kept += len(good)
         margins.append(good["margin"].to_numpy())
         agreements.append(good["agreement"].to_numpy())
-        longer += pc.sum(pc.greater(good["chosen_tokens"], good["rejected_tokens"])).as_py() or 0
+        more = good["chosen_tokens"].to_numpy() - good["rejected_tokens"].to_numpy()
+        longer += int((more > 0).sum())
+        unequal += int((more != 0).sum())
     return {
         "index": index,
         "written": rows_written(folder),
@@ -75,7 +77,7 @@ def _round_figures(run: RunDir, index: int) -> dict[str, Any]:
         "dropped": sorted(reasons.items()),
         "margin": _mean(margins),
         "agreement": _mean(agreements),
-        "longer": longer / kept if kept else None,
+        "longer": longer / unequal if unequal else None,
     }
 
 

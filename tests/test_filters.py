@@ -194,7 +194,7 @@ LONGER, SAME, SHORTER = ({"chosen_tokens": tokens} for tokens in (11, 10, 9))
         (6, 0, 4, 0.6, 0),  # exactly at the ceiling
         (11, 0, 9, 0.55, 0),
         (12, 0, 9, 0.55, 1),  # 11 of 20
-        (6, 2, 2, 0.5, 2),  # equal lengths count in the denominator
+        (6, 2, 2, 0.5, 4),  # equal lengths do not count: 2 of 4 are left
         (3, 0, 0, 0.5, 3),  # nothing but longer ones: none can stay
         (3, 0, 0, 1.0, 0),
         (0, 2, 2, 0.5, 0),
@@ -239,9 +239,10 @@ def test_the_balance_reaches_its_ceiling_with_the_smallest_margins(drawn, ceilin
     longer = sum(row["chosen_tokens"] > 10 for row in kept)
     assert all(row["chosen_tokens"] > 10 for row in dropped)
     limit = Fraction(str(ceiling))
-    assert share(longer, len(kept)) <= limit
+    unequal = sum(row["chosen_tokens"] != 10 for row in kept)
+    assert share(longer, unequal) <= limit
     if dropped:  # one fewer would not have been enough
-        assert share(longer + 1, len(kept) + 1) > limit
+        assert share(longer + 1, unequal + 1) > limit
         last = max((row["margin"], row["pair_id"]) for row in dropped)
         rest = [(row["margin"], row["pair_id"]) for row in kept if row["chosen_tokens"] > 10]
         assert all(last < one for one in rest)
