@@ -111,9 +111,10 @@ class ShardFolder:
         for index in self.indices():
             yield self.read(index, columns)
 
-    def rows(self) -> int:
-        """Rows of all shards, from their footers. Raises :class:`StorageError`."""
-        return sum(_row_count(self.path(index)) for index in self.indices())
+    def rows(self, indices: Sequence[int] | None = None) -> int:
+        """Rows of all shards, or of some, from their footers. Raises :class:`StorageError`."""
+        wanted = self.indices() if indices is None else indices
+        return sum(_row_count(self.path(index)) for index in wanted)
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All shards as one table (empty, with the schema, if there are none)."""

@@ -34,7 +34,7 @@ async def label_round(
     labelers = await open_labelers()
     watch = Stopwatch()
     total = folder.prompts.rows()
-    todo = sum(len(folder.prompts.read(index, ["prompt_id"])) for index in missing)
+    todo = folder.prompts.rows(missing)
     title = f"round {folder.index} label"
     with StepProgress(title, total, done=total - todo) as progress:
 

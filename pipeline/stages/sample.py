@@ -65,7 +65,7 @@ async def sample_round(
     quarantine = folder.quarantine("sample")
     watch = Stopwatch()
     total = folder.prompts.rows()
-    todo = sum(len(folder.prompts.read(index, ["prompt_id"])) for index in missing)
+    todo = folder.prompts.rows(missing)
     title = f"round {folder.index} sample"
     with StepProgress(title, total, done=total - todo) as progress:
 
