@@ -5,6 +5,7 @@ This module imports no labeler and no machine-learning library: config checks re
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
@@ -38,6 +39,9 @@ class JudgeLabeler(Strict):
     temperature: NonNegativeFloat = 0.0
     max_tokens: PositiveInt | None = None
     """Tokens of the judge's answer at most; null is what the judge's folder says."""
+    calibration: Path | None = None
+    """File that `prefloop calibrate` wrote: the judge's probabilities are mapped by it to those
+    that people's verdicts bear out, before the jury sees them. The votes stay as they were given."""
     weight: PositiveFloat = 1.0
     """Weight of this labeler in the jury."""
 
@@ -60,6 +64,33 @@ class VerifierLabeler(Strict):
     """Weight of this labeler in the jury."""
 
 
+class RewardModelLabeler(Strict):
+    """A sequence-classification model with one output scores each answer; the higher score wins.
+
+    The soft vote is Bradley-Terry's: P(a preferred to b) = sigma(score_a - score_b).
+    """
+
+    type: Literal["reward_model"] = "reward_model"
+    name: Name = "reward_model"
+    """Name in the ``labeler`` column of the votes."""
+    model: str
+    """Checkpoint folder or hub name, safetensors only; `prefloop train --method reward` makes one."""
+    device: str = "auto"
+    """``auto``: a GPU where there is one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """``auto``: bfloat16 on a GPU, float32 on a CPU."""
+    batch_tokens: PositiveInt = 16_384
+    """Tokens in a batch at most, padding included; batches are sorted by length."""
+    max_length: PositiveInt | None = None
+    """Longest conversation in tokens, longer ones are invalid votes; null: the model's context."""
+    trust_remote_code: bool = False
+    """Run code that comes with the checkpoint."""
+    min_gap: NonNegativeFloat = 0.0
+    """Scores that differ by no more than this are a tie."""
+    weight: PositiveFloat = 1.0
+    """Weight of this labeler in the jury."""
+
+
 class ReferenceLabeler(Strict):
     """A reference answer (by a human) is preferred to any sampled one."""
 
@@ -71,7 +102,8 @@ class ReferenceLabeler(Strict):
 
 
 LabelerConfig = Annotated[
-    JudgeLabeler | VerifierLabeler | ReferenceLabeler, Field(discriminator="type")
+    JudgeLabeler | RewardModelLabeler | VerifierLabeler | ReferenceLabeler,
+    Field(discriminator="type"),
 ]
 """One of the labelers, told apart by ``type``."""
 
@@ -79,9 +111,14 @@ LabelerConfig = Annotated[
 class Jury(Strict):
     """How the votes of several labelers on a pair add up."""
 
-    rule: Literal["mean", "majority"] = "mean"
+    rule: Literal["mean", "majority", "reliability", "dawid_skene"] = "mean"
     """``mean`` averages the labelers' probabilities by weight; ``majority`` counts their verdicts,
-    and is a tie unless one verdict has more weight than each other."""
+    and is a tie unless one verdict has more weight than each other. ``reliability`` weighs
+    verdicts by the log-odds of each labeler's accuracy; ``dawid_skene`` fits every labeler's
+    confusions (which verdicts it gives for which truth) to the votes of the round."""
+    reliability: dict[str, Annotated[float, Field(gt=0, lt=1)]] | None = None
+    """For ``reliability``: accuracy of each labeler by name, for example as `prefloop judge-eval`
+    measured it. Null: measured in the round, by how often a labeler agrees with the others."""
     tie_band: Annotated[float, Field(ge=0, lt=0.5)] = 0.01
     """A pair is a tie where the jury's probability is within this of 0.5."""
 

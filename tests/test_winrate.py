@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data import schemas
-from training.estimate import Estimate, mean_estimate
+from labelers.estimate import Estimate, mean_estimate
 from training.winrate import length_controlled_win_rate, metrics_table, win_rate
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from data import schemas
-from training.estimate import Estimate, mean_estimate
+from labelers.estimate import Estimate, mean_estimate
 
 __all__ = [
     "Estimate",

@@ -29,7 +29,7 @@ from pipeline.stages.label import OpenLabelers, build_pairs, vote
 from pipeline.stages.sample import Draw, open_source, sample_block, sampling_of
 from pipeline.stages.write import split_files
 from pipeline.stream import run_blocks
-from training.estimate import mean_estimate
+from labelers.estimate import mean_estimate
 from training.logprobs import answer_logprobs, kl_estimate, reward_margin
 from training.winrate import length_controlled_win_rate, metrics_table, win_rate
 
