@@ -40,8 +40,8 @@ class JudgeLabeler(Strict):
     max_tokens: PositiveInt | None = None
     """Tokens of the judge's answer at most; null is what the judge's folder says."""
     calibration: Path | None = None
-    """File that `prefloop calibrate` wrote: the judge's probabilities are mapped by it to those
-    that people's verdicts bear out, before the jury sees them. The votes stay as they were given."""
+    """File that `prefloop calibrate` wrote: it maps the judge's probabilities to those that people's
+    verdicts bear out, before the jury sees them. The votes stay as they were given."""
     weight: PositiveFloat = 1.0
     """Weight of this labeler in the jury."""
 
@@ -74,7 +74,7 @@ class RewardModelLabeler(Strict):
     name: Name = "reward_model"
     """Name in the ``labeler`` column of the votes."""
     model: str
-    """Checkpoint folder or hub name, safetensors only; `prefloop train --method reward` makes one."""
+    """Checkpoint folder (`prefloop train --method reward` makes one) or hub name; safetensors."""
     device: str = "auto"
     """``auto``: a GPU where there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from data.protocol import Message
-from training.checkpoints import load_model, load_tokenizer
 from labelers.estimate import Estimate, mean_estimate
+from training.checkpoints import load_model, load_tokenizer
 from training.tokens import TokenIds, answer_ids, end_token, prompt_ids
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from data.schemas import MESSAGES, TRIPLE
 from data.shards import read_shard
 from labelers.config import LabelConfig
 from labelers.decisions import decide
+from labelers.estimate import mean_estimate
 from pipeline.config import POLICY, PoolMember, RunConfig
 from pipeline.models import Models
 from pipeline.progress import StepProgress
@@ -29,7 +30,6 @@ from pipeline.stages.label import OpenLabelers, build_pairs, vote
 from pipeline.stages.sample import Draw, open_source, sample_block, sampling_of
 from pipeline.stages.write import split_files
 from pipeline.stream import run_blocks
-from labelers.estimate import mean_estimate
 from training.logprobs import answer_logprobs, kl_estimate, reward_margin
 from training.winrate import length_controlled_win_rate, metrics_table, win_rate
 
