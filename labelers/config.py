@@ -40,8 +40,8 @@ class JudgeLabeler(Strict):
     max_tokens: PositiveInt | None = None
     """Tokens of the judge's answer at most; null is what the judge's folder says."""
     calibration: Path | None = None
-    """File that `prefloop calibrate` wrote: it maps the judge's probabilities to those that people's
-    verdicts bear out, before the jury sees them. The votes stay as they were given."""
+    """File that `prefloop calibrate` wrote: it maps the judge's probabilities to those that the
+    verdicts of people bear out, before the jury sees them. The votes stay as they were given."""
     weight: PositiveFloat = 1.0
     """Weight of this labeler in the jury."""
 
