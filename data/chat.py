@@ -20,9 +20,16 @@ if TYPE_CHECKING:
 _FIRST_NONCHARACTER = 0xFDD0  # Unicode noncharacters: never assigned, so never in a vocabulary
 
 
-def render_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
+def render_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool = True,
+) -> list[int]:
     """Token ids of ``messages`` under the chat template, ready for the assistant's turn.
 
+    Without ``add_generation_prompt`` they are a finished conversation, as a reward model reads
+    it; an encoder's ``[CLS]`` and ``[SEP]`` are added around it where the template has none.
     Exactly one BOS leads where the template or the tokenizer gives one. A string in a message's
     content that looks like a control token (``<s>``, ``<|im_end|>``) is encoded as the text it
     is. Raises ``EngineFailed`` for a tokenizer without a usable chat template and
@@ -45,14 +52,15 @@ def render_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
                 for message in messages
             ],
             tokenize=False,
-            add_generation_prompt=True,
+            add_generation_prompt=add_generation_prompt,
         )
     except Exception as error:  # templates raise jinja2's errors and whatever their code meets
         raise RequestRejected("unrenderable_chat", f"{type(error).__name__}: {error}") from error
     ids: list[int] = []
     for piece in str(text).split(cut):
         ids += tokenizer.encode(piece, add_special_tokens=False)
-    return _with_one_bos(tokenizer, ids)
+    ids = _with_one_bos(tokenizer, ids)
+    return ids if add_generation_prompt else _as_encoder_input(tokenizer, ids)
 
 
 def verdict_token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
@@ -119,6 +127,18 @@ def _with_one_bos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[in
         )
     if ids[:1] != [bos] and _adds_bos(tokenizer):
         return [bos, *ids]
+    return ids
+
+
+def _as_encoder_input(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    """``ids`` between the tokens that the tokenizer puts around a text: BERT reads at ``[CLS]``."""
+    if tokenizer.cls_token_id is None:
+        return ids
+    around = tokenizer.encode("a")
+    if around[0] == tokenizer.cls_token_id != ids[0]:
+        ids = [tokenizer.cls_token_id, *ids]
+    if around[-1] == tokenizer.sep_token_id != ids[-1]:
+        ids = [*ids, tokenizer.sep_token_id]
     return ids
 
 

@@ -59,6 +59,8 @@ VOTE = pa.schema(
         pa.field("score_b", pa.float64()),
         pa.field("rationale", pa.string()),
         pa.field("completion", pa.string()),  # the judge's raw answer (or why there is none)
+        # JSON object: log-probability (nats) of each verdict or rating as the first token
+        pa.field("choice_logprobs", pa.string()),
         pa.field("prompt_hash", pa.string()),  # hash of what the judge was shown
         pa.field("prompt_tokens", pa.int32(), nullable=False),
         pa.field("completion_tokens", pa.int32(), nullable=False),

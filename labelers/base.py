@@ -62,8 +62,10 @@ class Vote:
     """One labeler's view of one ordered pair: a row of ``data.schemas.VOTE``.
 
     ``p_a`` is the probability that a is preferred to b, ``None`` for hard and invalid votes.
-    ``completion`` is the judge's answer as it came, or why there is none. Where there is one that
-    cannot be read, ``preference`` is ``"invalid"`` and ``rationale`` says why.
+    ``completion`` is the judge's answer as it came, and ``choice_logprobs`` what the engine gave
+    for its first token, as JSON: together, all that the vote was read from. An answer that cannot
+    be read makes an ``"invalid"`` vote, and ``rationale`` says why. Where there was no answer,
+    ``rationale`` is null and ``completion`` says why.
     """
 
     pair_id: str
@@ -79,6 +81,7 @@ class Vote:
     score_b: float | None = None
     rationale: str | None = None
     completion: str | None = None
+    choice_logprobs: str | None = None
     prompt_hash: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0

@@ -80,7 +80,8 @@ class RewardModelLabeler(Strict):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """``auto``: bfloat16 on a GPU, float32 on a CPU."""
     batch_tokens: PositiveInt = 16_384
-    """Tokens in a batch at most, padding included; batches are sorted by length."""
+    """Tokens in a batch at most, padding included; batches are sorted by length. On a CPU never
+    more than 1,024, which is faster."""
     max_length: PositiveInt | None = None
     """Longest conversation in tokens, longer ones are invalid votes; null: the model's context."""
     trust_remote_code: bool = False

@@ -4,22 +4,44 @@ from __future__ import annotations
 
 from data.protocol import Engine
 from labelers.base import Labeler, LabelerError
-from labelers.config import JudgeLabeler, LabelerConfig, VerifierLabeler
+from labelers.config import (
+    JudgeLabeler,
+    LabelerConfig,
+    ReferenceLabeler,
+    RewardModelLabeler,
+    VerifierLabeler,
+)
 from labelers.judge import PairwiseJudge
+from labelers.judge_folder import load_judge
+from labelers.judge_settings import ListwiseSettings, RatingSettings
+from labelers.listwise_judge import ListwiseJudge
+from labelers.rating_judge import RatingJudge
 from labelers.reference import ReferencePreferred
+from labelers.reward_model import RewardModel
 from labelers.verifier import Verifier
 
 
-def build_labeler(config: LabelerConfig, *, engine: Engine | None, seed: int) -> Labeler:
+def build_labeler(
+    config: LabelerConfig, *, engine: Engine | None, seed: int, checkpoint: str | None = None
+) -> Labeler:
     """The labeler that ``config`` describes; ``seed`` is the run's.
 
-    ``engine`` serves the model of a judge; other labelers need none. Raises ``LabelerError``
-    where the labeler cannot be built.
+    ``engine`` serves the model of a judge; other labelers need none. ``checkpoint`` is the folder
+    of a reward model whose config has a hub name; null takes the config's own path. Raises
+    ``LabelerError`` where the labeler cannot be built.
     """
     if isinstance(config, JudgeLabeler):
         if engine is None:
             raise LabelerError(f"labeler {config.name!r} is a judge and needs an engine")
-        return PairwiseJudge(config, engine, seed=seed)
+        judge = load_judge(config.judge)
+        if isinstance(judge.settings, ListwiseSettings):
+            return ListwiseJudge(config, judge, engine, seed=seed)
+        if isinstance(judge.settings, RatingSettings):
+            return RatingJudge(config, judge, engine, seed=seed)
+        return PairwiseJudge(config, judge, engine, seed=seed)
+    if isinstance(config, RewardModelLabeler):
+        return RewardModel(config, checkpoint)
     if isinstance(config, VerifierLabeler):
         return Verifier(config)
+    assert isinstance(config, ReferenceLabeler)
     return ReferencePreferred(config)

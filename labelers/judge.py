@@ -1,20 +1,22 @@
-"""The AI judge: a language model that is shown two answers and says which is better."""
+"""The pairwise judge: a language model that is shown two answers and says which is better."""
 
 from __future__ import annotations
 
-import asyncio
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import jinja2
 
-from data.hashing import content_id, derive_seed, json_hash
-from data.protocol import Completion, Engine, Message, Request, RequestRejected, Sampling
+from data.hashing import derive_seed
+from data.protocol import Engine, Sampling
+from labelers.asking import Asker, Question, Reply
 from labelers.base import Pair, Preference, Vote, vote_on
 from labelers.config import JudgeLabeler
-from labelers.judge_folder import Judge, load_judge
-from labelers.verdicts import Verdict, from_json, from_logprobs, json_schema
+from labelers.judge_folder import Judge
+from labelers.judge_settings import PairwiseSettings
+from labelers.kept_logprobs import keep
+from labelers.verdicts import Verdict, json_schema, read_verdict
 
 ShownOrder = Literal["ab", "ba"]
 
@@ -24,44 +26,45 @@ _PREFERENCE: dict[ShownOrder, dict[str, Preference]] = {
 }
 
 
-@dataclass(frozen=True)
-class _Question:
-    """One ordered pair to ask about; ``failure`` says why it could not be written down."""
-
-    pair: Pair
-    order: ShownOrder
-    messages: tuple[Message, ...] = ()
-    failure: str | None = None
-
-
 class PairwiseJudge:
     """Asks an engine which of two answers is better, in both orders unless told otherwise.
 
     A request that the engine or the template refuses is an invalid vote. ``EngineFailed`` passes.
     """
 
-    def __init__(self, config: JudgeLabeler, engine: Engine, *, seed: int) -> None:
-        """``seed`` is the run's. Raises ``LabelerError`` if the judge's folder cannot be used."""
+    def __init__(self, config: JudgeLabeler, judge: Judge, engine: Engine, *, seed: int) -> None:
+        """``seed`` is the run's; ``judge`` has to be a pairwise one."""
+        assert isinstance(judge.settings, PairwiseSettings)
         self.name = config.name
         self._config = config
-        self._engine = engine
         self._seed = seed
-        self._judge: Judge = load_judge(config.judge)
-        settings = self._judge.settings
-        self._sampling = Sampling(
-            temperature=config.temperature, max_tokens=config.max_tokens or settings.max_tokens
+        self._judge = judge
+        self._settings = judge.settings
+        settings = judge.settings
+        self._asker = Asker(
+            self.name,
+            engine,
+            Sampling(
+                temperature=config.temperature, max_tokens=config.max_tokens or settings.max_tokens
+            ),
+            seed,
+            choices=settings.verdicts.words if settings.parser == "token" else None,
         )
-        by_token = settings.parser == "token"
-        self._choices = settings.verdicts.words if by_token else None
-        self._schema = None if by_token else json_schema(settings.verdicts)
+        self._schema = json_schema(settings.verdicts) if settings.parser == "json" else None
 
     async def label(self, pairs: Sequence[Pair], *, block: str) -> list[Vote]:
         """One vote for each order shown of each pair; all requests are one block of the engine."""
-        questions = [self._write(pair, order) for pair in pairs for order in self._orders(pair)]
-        asked = sum(question.failure is None for question in questions)
-        return list(
-            await asyncio.gather(*(self._vote(question, block, asked) for question in questions))
-        )
+        shown = [
+            (pair, order)
+            for pair in pairs
+            if not (self._settings.needs_reference and _shown_reference(pair) is None)
+            for order in self._orders(pair)
+        ]
+        replies = await self._asker.ask([self._write(*each) for each in shown], block=block)
+        return [
+            self._vote(pair, order, reply)
+            for (pair, order), reply in zip(shown, replies, strict=True)
+        ]
 
     def _orders(self, pair: Pair) -> tuple[ShownOrder, ...]:
         if self._config.orders == "both":
@@ -69,65 +72,54 @@ class PairwiseJudge:
         drawn = derive_seed(self._seed, self.name, "order", pair.pair_id)
         return ("ab",) if drawn % 2 == 0 else ("ba",)
 
-    def _write(self, pair: Pair, order: ShownOrder) -> _Question:
+    def _write(self, pair: Pair, order: ShownOrder) -> Question:
+        key = (pair.pair_id, order)
         first, second = (pair.a, pair.b) if order == "ab" else (pair.b, pair.a)
-        # Where the reference itself is on trial, showing it as known to be good gives it away.
-        on_trial = "reference" in (first.origin, second.origin)
-        reference = None if on_trial else pair.reference
+        principles = self._judge.drawn_principles(self._seed, self.name, "principles", pair.pair_id)
         try:
-            messages = self._judge.messages(pair.messages, reference, first.text, second.text)
-        except jinja2.TemplateError as error:
-            return _Question(pair, order, failure=f"unrenderable_prompt: {error}")
-        return _Question(pair, order, messages)
-
-    async def _vote(self, question: _Question, block: str, block_size: int) -> Vote:
-        pair, order = question.pair, question.order
-        if question.failure is not None:
-            return vote_on(
-                pair, self.name, order=order, preference="invalid", completion=question.failure
+            messages = self._judge.pairwise(
+                pair.messages, _shown_reference(pair), first.text, second.text, principles
             )
-        prompt_hash = json_hash(question.messages)
-        request = Request(
-            request_id=content_id(block, self.name, pair.pair_id, order),
-            messages=question.messages,
-            sampling=self._sampling,
-            seeds=(derive_seed(self._seed, self.name, pair.pair_id, order),),
-            choices=self._choices,
-            json_schema=self._schema,
-            block=block,
-            block_size=block_size,
-        )
-        try:
-            [completion] = await self._engine.generate(request)
-        except RequestRejected as rejected:
+        except jinja2.TemplateError as error:
+            return Question(key, failure=f"unrenderable_prompt: {error}")
+        return Question(key, messages, self._schema)
+
+    def _vote(self, pair: Pair, order: ShownOrder, reply: Reply) -> Vote:
+        completion = reply.completion
+        if completion is None:
             return vote_on(
                 pair,
                 self.name,
                 order=order,
                 preference="invalid",
-                completion=str(rejected),
-                prompt_hash=prompt_hash,
+                completion=reply.failure,
+                prompt_hash=reply.prompt_hash,
             )
-        verdict = self._read(completion)
-        p_a = verdict.p_first
-        if p_a is not None and order == "ba":
-            p_a = 1.0 - p_a
+        verdict = read_verdict(completion.text, completion.choice_logprobs, self._settings)
+        kept = keep(completion.choice_logprobs)
+        preference, p_a = about_a_and_b(verdict, order)
         return vote_on(
             pair,
             self.name,
             order=order,
-            preference=_PREFERENCE[order][verdict.preferred],
+            preference=preference,
             p_a=p_a,
             rationale=verdict.note,
             completion=completion.text,
-            prompt_hash=prompt_hash,
-            prompt_tokens=completion.prompt_tokens,
-            completion_tokens=completion.completion_tokens,
-            cost=completion.cost,
+            choice_logprobs=None if kept is None else json.dumps(kept, ensure_ascii=False),
+            prompt_hash=reply.prompt_hash,
+            **reply.tokens,
         )
 
-    def _read(self, completion: Completion) -> Verdict:
-        settings = self._judge.settings
-        if settings.parser == "json":
-            return from_json(completion.text, settings.verdicts)
-        return from_logprobs(completion.choice_logprobs, settings.verdicts, settings.min_mass)
+
+def about_a_and_b(verdict: Verdict, order: ShownOrder) -> tuple[Preference, float | None]:
+    """``preference`` and ``p_a`` of a vote from a verdict about the answers as shown."""
+    p_a = verdict.p_first
+    if p_a is not None and order == "ba":
+        p_a = 1.0 - p_a
+    return _PREFERENCE[order][verdict.preferred], p_a
+
+
+def _shown_reference(pair: Pair) -> str | None:
+    """The reference answer, unless it is on trial: showing it as good would give it away."""
+    return None if "reference" in (pair.a.origin, pair.b.origin) else pair.reference

@@ -1,103 +1,130 @@
 """A judge is a folder: ``judge.yaml`` (how it is read) and ``prompt.jinja`` (what it is asked).
 
 The template sees ``request`` (the conversation as text), ``reference`` (a known good answer, or
-``None``), ``answer_a`` and ``answer_b``. All four are untrusted: whatever looks like one of the
-template's own tags or labels in them is made harmless before it is filled in, so that an answer
-cannot close its fence and speak for the template or for the other answer.
+``None``), and what its kind of judge compares: ``answer_a`` and ``answer_b`` (pairwise, with
+``principles`` where there are any), ``answers`` with ``label`` and ``text`` (listwise), ``answer``
+with ``aspects`` and ``aspect`` (rating). Conversation, reference and answers are untrusted and
+fenced (``labelers.fences``).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from string import ascii_uppercase
+from typing import Any
 
 import jinja2
 import yaml
 from jinja2 import meta
 from jinja2.sandbox import SandboxedEnvironment
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import TypeAdapter, ValidationError
 
+from data.hashing import derive_seed
 from data.protocol import Message
-from data.strict import Strict
 from labelers.base import LabelerError
+from labelers.fences import Fences
+from labelers.judge_settings import (
+    JudgeSettings,
+    ListwiseSettings,
+    PairwiseSettings,
+    RatingSettings,
+)
 
 SHIPPED = Path(__file__).parent / "judges"
 """The folder of the judges that ship with prefloop."""
 
-_VARIABLES = {"request", "reference", "answer_a", "answer_b"}
-_TAG = re.compile(r"</?([A-Za-z][\w-]*)>")
-_LABEL = re.compile(r"^([A-Za-z][\w -]*):[ \t]*\{\{", re.MULTILINE)  # such as "Answer A: {{"
-# What may stand inside a tag's name without a reader (or a model) being misled less: white space,
-# hyphens, underscores, and characters that print as nothing. Bounded, so that matching is linear.
-_FILLER = r"[\s_\-\u00ad\u200b-\u200f\u2060\ufeff]{0,8}"
-
-
-class Verdicts(Strict):
-    """What the judge says for each outcome. ``a`` is the answer shown first."""
-
-    a: str = Field(default="A", min_length=1)
-    b: str = Field(default="B", min_length=1)
-    tie: str | None = Field(default=None, min_length=1)
-    """Null: the judge cannot call a tie."""
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Verdicts:
-        if len(set(self.words)) < len(self.words):
-            raise ValueError("the verdicts must differ from each other")
-        return self
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """The verdicts there are, in the order a, b, tie."""
-        return (self.a, self.b) if self.tie is None else (self.a, self.b, self.tie)
-
-
-class JudgeSettings(Strict):
-    """The contents of ``judge.yaml``."""
-
-    description: str = ""
-    parser: Literal["token", "json"]
-    """``token`` reads the log-probabilities of the first token, ``json`` an object with
-    ``rationale`` and ``verdict``."""
-    verdicts: Verdicts = Field(default_factory=Verdicts)
-    max_tokens: PositiveInt
-    system: str | None = None
-    """A system message before the rendered prompt."""
-    min_mass: float = Field(default=0.5, gt=0, le=1)
-    """For ``token``: probability that the verdicts together must have. With less, something other
-    than a verdict was the likelier thing to say (a preamble, a chain of thought), the ratio of what
-    is left for the verdicts says little, and the vote is invalid."""
+_SETTINGS: TypeAdapter[JudgeSettings] = TypeAdapter(JudgeSettings)
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A judge's folder, read and checked. Rendering is pure: same input, same messages."""
+    """A judge's folder, read and checked. Rendering is pure: same input, same messages.
+
+    Rendering raises ``jinja2.TemplateError`` where the template cannot be rendered.
+    """
 
     settings: JudgeSettings
     template: jinja2.Template
-    fences: re.Pattern[str]
+    fences: Fences
+    principles: tuple[str, ...] = ()
+    """The constitution; empty if the judge has none."""
 
-    def messages(
-        self, conversation: Sequence[Message], reference: str | None, first: str, second: str
+    def pairwise(
+        self,
+        conversation: Sequence[Message],
+        reference: str | None,
+        first: str,
+        second: str,
+        principles: Sequence[str] = (),
     ) -> tuple[Message, ...]:
-        """What the judge is shown, with ``first`` as answer A and ``second`` as answer B.
+        """What a pairwise judge is shown, with ``first`` as answer A and ``second`` as answer B."""
+        shown = {"answer_a": first, "answer_b": second}
+        return self._messages(conversation, reference, shown, {"principles": list(principles)})
 
-        Raises ``jinja2.TemplateError`` where the template cannot be rendered.
-        """
-        values = {
-            "request": conversation_text(conversation),
-            "reference": reference,
-            "answer_a": first,
-            "answer_b": second,
-        }
+    def listing(
+        self, conversation: Sequence[Message], reference: str | None, answers: Sequence[str]
+    ) -> tuple[Message, ...]:
+        """What a listwise judge is shown: ``answers`` in this order, under the labels A, B, ..."""
+        labelled = [
+            {"label": label, "text": self.fences.harmless(text)}
+            for label, text in zip(ascii_uppercase, answers, strict=False)
+        ]
+        return self._messages(conversation, reference, {}, {"answers": labelled})
+
+    def rating(
+        self,
+        conversation: Sequence[Message],
+        reference: str | None,
+        answer: str,
+        aspect: str | None,
+    ) -> tuple[Message, ...]:
+        """What a rating judge is shown for ``answer``; null asks for all aspects at once."""
+        assert isinstance(self.settings, RatingSettings)
+        aspects = [
+            {"name": name, "description": text} for name, text in self.settings.aspects.items()
+        ]
+        one = next((each for each in aspects if each["name"] == aspect), None)
+        trusted = {"aspects": aspects, "aspect": one}
+        return self._messages(conversation, reference, {"answer": answer}, trusted)
+
+    def blank(self, conversation: Sequence[Message], reference: str | None) -> tuple[Message, ...]:
+        """A question without the answers, for estimates of what the judge will cost."""
+        if isinstance(self.settings, ListwiseSettings):
+            return self.listing(conversation, reference, [])
+        if isinstance(self.settings, RatingSettings):
+            by_token = self.settings.parser == "token"
+            aspect = next(iter(self.settings.aspects)) if by_token else None
+            return self.rating(conversation, reference, "", aspect)
+        return self.pairwise(conversation, reference, "", "", self.drawn_principles("blank"))
+
+    def drawn_principles(self, *seed: str | int) -> tuple[str, ...]:
+        """The principles drawn by ``seed``, without repeats, in the constitution's order."""
+        import random
+
+        if not self.principles:
+            return ()
+        assert isinstance(self.settings, PairwiseSettings)
+        count = min(self.settings.principles_per_pair, len(self.principles))
+        drawn = random.Random(derive_seed(*seed)).sample(range(len(self.principles)), count)
+        return tuple(self.principles[index] for index in sorted(drawn))
+
+    def _messages(
+        self,
+        conversation: Sequence[Message],
+        reference: str | None,
+        untrusted: Mapping[str, str],
+        trusted: Mapping[str, Any],
+    ) -> tuple[Message, ...]:
+        values = {"request": conversation_text(conversation), "reference": reference, **untrusted}
         harmless = {
-            name: None if value is None else self.fences.sub(_harmless, value)
+            name: None if value is None else self.fences.harmless(value)
             for name, value in values.items()
         }
-        prompt: Message = {"role": "user", "content": self.template.render(harmless).strip()}
+        text = self.template.render({**harmless, **trusted}).strip()
+        prompt: Message = {"role": "user", "content": text}
         if self.settings.system is None:
             return (prompt,)
         return ({"role": "system", "content": self.settings.system.strip()}, prompt)
@@ -108,18 +135,11 @@ def load_judge(name: str) -> Judge:
 
     Raises :class:`LabelerError` where there is no such folder or it cannot be used.
     """
-    folder = SHIPPED / name
-    if name not in shipped_judges():
-        folder = Path(name)
-    if not (folder / "judge.yaml").is_file():
-        raise LabelerError(
-            f"judge {name!r}: no folder with a judge.yaml; give its path, or one of "
-            f"{', '.join(shipped_judges())}"
-        )
+    folder = judge_path(name)
     try:
         raw = yaml.safe_load((folder / "judge.yaml").read_text(encoding="utf-8"))
         source = (folder / "prompt.jinja").read_text(encoding="utf-8")
-        settings = JudgeSettings.model_validate(raw)
+        settings = _SETTINGS.validate_python(raw)
         # Plain text for a model, not HTML: nothing to escape.
         environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
         template = environment.from_string(source)
@@ -132,14 +152,35 @@ def load_judge(name: str) -> Judge:
         raise LabelerError(f"{folder}: cannot be read: {' '.join(str(error).split())}") from None
     except jinja2.TemplateSyntaxError as error:
         raise LabelerError(f"{folder / 'prompt.jinja'}:{error.lineno}: {error.message}") from None
-    unknown, missing = used - _VARIABLES, {"request", "answer_a", "answer_b"} - used
+    needed, known = _variables(settings)
+    unknown, missing = used - known, needed - used
     if unknown or missing:
         problem_words = f"uses unknown {sorted(unknown)}" if unknown else f"lacks {sorted(missing)}"
         raise LabelerError(
-            f"{folder / 'prompt.jinja'}: {problem_words}; there are {', '.join(sorted(_VARIABLES))}"
+            f"{folder / 'prompt.jinja'}: {problem_words}; there are {', '.join(sorted(known))}"
         )
-    tags, labels = _VARIABLES | set(_TAG.findall(source)), set(_LABEL.findall(source))
-    return Judge(settings, template, fence_pattern(tags, labels))
+    principles = _principles(folder, settings)
+    return Judge(settings, template, Fences(source, _fenced(settings)), principles)
+
+
+def judge_path(name: str) -> Path:
+    """The folder of the judge ``name``. Raises :class:`LabelerError` where there is none."""
+    shipped = shipped_judges()
+    folder = SHIPPED / name if name in shipped else Path(name)
+    if not (folder / "judge.yaml").is_file():
+        raise LabelerError(
+            f"judge {name!r}: no folder with a judge.yaml; give its path, or one of "
+            f"{', '.join(shipped)}"
+        )
+    return folder
+
+
+def judge_revision(name: str) -> str:
+    """SHA-256 of the files of the judge ``name``. Raises :class:`LabelerError`."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in judge_path(name).iterdir() if path.is_file()):
+        digest.update(file.name.encode() + b"\x1f" + file.read_bytes() + b"\x1f")
+    return digest.hexdigest()
 
 
 def shipped_judges() -> list[str]:
@@ -147,29 +188,43 @@ def shipped_judges() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED.glob("*/judge.yaml"))
 
 
-def fence_pattern(tags: set[str], labels: set[str]) -> re.Pattern[str]:
-    """Matches the ``<`` of what reads as a tag of one of ``tags``, and whole what reads as a label.
-
-    Case, spaces, hyphens and invisible characters make no difference: ``< / Answer-B`` is found
-    for the tag ``answer_b``, and ``answer b :`` for the label ``Answer B``.
-    """
-    pattern = rf"<(?={_FILLER}/?{_FILLER}(?:{_spellings(tags)})(?![^\W_]))"
-    if labels:
-        pattern += rf"|(?<![^\W_])(?:{_spellings(labels)}){_FILLER}:"
-    return re.compile(pattern, re.IGNORECASE)
-
-
-def _spellings(names: set[str]) -> str:
-    letters = sorted({"".join(filter(str.isalnum, name)) for name in names})
-    return "|".join(_FILLER.join(map(re.escape, word)) for word in letters)
-
-
-def _harmless(fence: re.Match[str]) -> str:
-    return fence[0].replace("<", "‹").replace(":", "")
-
-
 def conversation_text(messages: Sequence[Message]) -> str:
     """A conversation as one text: a single user turn as it is, more turns under role labels."""
     if len(messages) == 1 and messages[0]["role"] == "user":
         return messages[0]["content"]
     return "\n\n".join(f"[{turn['role']}]\n{turn['content']}" for turn in messages)
+
+
+def _variables(settings: JudgeSettings) -> tuple[set[str], set[str]]:
+    """The variables that a template must use, and those that it may use."""
+    needed, optional = {"request"}, {"reference"}
+    if isinstance(settings, ListwiseSettings):
+        needed |= {"answers"}
+    elif isinstance(settings, RatingSettings):
+        needed |= {"answer"} | ({"aspect"} if settings.parser == "token" else set())
+        optional |= {"aspect", "aspects"}
+    else:
+        needed |= {"answer_a", "answer_b"}
+        needed |= set() if settings.principles is None else {"principles"}
+    if settings.needs_reference:
+        needed |= {"reference"}
+    return needed, needed | optional
+
+
+def _fenced(settings: JudgeSettings) -> set[str]:
+    """Tags that answers may not close, whether or not the template has them."""
+    pairwise = isinstance(settings, PairwiseSettings)
+    return {"request", "reference"} | ({"answer_a", "answer_b"} if pairwise else {"answer"})
+
+
+def _principles(folder: Path, settings: JudgeSettings) -> tuple[str, ...]:
+    if not isinstance(settings, PairwiseSettings) or settings.principles is None:
+        return ()
+    file = folder / settings.principles
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise LabelerError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
+    if not (isinstance(found, list) and found and all(isinstance(p, str) and p for p in found)):
+        raise LabelerError(f"{file}: must be a YAML list of principles, one text each")
+    return tuple(text.strip() for text in found)

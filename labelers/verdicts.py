@@ -1,17 +1,19 @@
-"""From what a judge said to a verdict. What cannot be read is invalid, never guessed."""
+"""From what a pairwise judge said to a verdict. What cannot be read is invalid, never guessed."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from labelers.judge_folder import Verdicts
+from labelers.json_answers import json_objects, without_thought
+from labelers.judge_settings import PairwiseSettings, Verdicts
 
-_FENCED = re.compile(r"\A```(?:json)?\s*\n(.*)\n\s*```\Z", re.DOTALL)
+_BRACKETED = re.compile(r"\[\[([^\[\]]{1,40})\]\]")
+
+Outcome = Literal["first", "second", "tie"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,7 @@ class Verdict:
     ``note`` is the judge's rationale, or, for ``invalid``, why there is no verdict.
     """
 
-    preferred: Literal["first", "second", "tie", "invalid"]
+    preferred: Outcome | Literal["invalid"]
     p_first: float | None = None
     note: str | None = None
 
@@ -78,44 +80,54 @@ def from_json(text: str, verdicts: Verdicts) -> Verdict:
     The text has to be that object and nothing else, but for a code fence around it. Several
     objects, or several ``verdict`` keys in one, count only if they all say the same.
     """
-    fenced = _FENCED.match(text.strip())
     try:
-        objects = _objects(fenced[1] if fenced else text)
+        objects = json_objects(text)
     except ValueError as error:
         return Verdict("invalid", note=f"unparsable: {error}")
-    except RecursionError:
-        return Verdict("invalid", note="unparsable: nested too deeply")
     said = [value for pairs in objects for key, value in pairs if key == "verdict"]
     if not said:
         return Verdict("invalid", note="there is no verdict")
     if any(value != said[0] for value in said):
         return Verdict("invalid", note=f"conflicting verdicts: {said!r}")
-    outcomes: dict[str, Literal["first", "second", "tie"]] = {
-        verdicts.a: "first",
-        verdicts.b: "second",
-    }
-    if verdicts.tie is not None:
-        outcomes[verdicts.tie] = "tie"
-    verdict = said[0]
-    if not isinstance(verdict, str) or verdict not in outcomes:
-        return Verdict("invalid", note=f"{verdict!r} is not one of {', '.join(verdicts.words)}")
+    outcome = _outcome(said[0], verdicts)
+    if outcome is None:
+        return Verdict("invalid", note=f"{said[0]!r} is not one of {', '.join(verdicts.words)}")
     rationale = dict(objects[0]).get("rationale")
-    return Verdict(outcomes[verdict], note=rationale if isinstance(rationale, str) else None)
+    return Verdict(outcome, note=rationale if isinstance(rationale, str) else None)
 
 
-def _objects(text: str) -> list[list[tuple[str, Any]]]:
-    """The JSON objects that ``text`` consists of, each as its (key, value) pairs, repeats and all.
+def from_text(text: str, verdicts: Verdicts) -> Verdict:
+    """The verdict in double brackets (``[[A]]``) of a free text, which is also the rationale.
 
-    Raises ``ValueError`` for anything but white space between and around them.
+    A chain of thought in front, between ``<think>`` tags, is not looked at. Several verdicts count
+    only if they all say the same: which of two a judge meant is not for us to guess, and the other
+    may be an answer's, quoted.
     """
-    # A nested object becomes a list of pairs too, which is no string and so never a verdict.
-    decoder = json.JSONDecoder(object_pairs_hook=list)
-    objects: list[list[tuple[str, Any]]] = []
-    rest = text.strip()
-    while rest:
-        if not rest.startswith("{"):
-            raise ValueError("expected a JSON object and nothing else")
-        found, end = decoder.raw_decode(rest)
-        objects.append(found)
-        rest = rest[end:].lstrip()
-    return objects
+    said = [word.strip() for word in _BRACKETED.findall(without_thought(text))]
+    if not said:
+        return Verdict("invalid", note="there is no verdict in double brackets")
+    if any(word != said[0] for word in said):
+        return Verdict("invalid", note=f"conflicting verdicts: {said!r}")
+    outcome = _outcome(said[0], verdicts)
+    if outcome is None:
+        return Verdict("invalid", note=f"{said[0]!r} is not one of {', '.join(verdicts.words)}")
+    return Verdict(outcome, note=text.strip())
+
+
+def read_verdict(
+    text: str, logprobs: Mapping[str, float] | None, settings: PairwiseSettings
+) -> Verdict:
+    """The verdict of an answer of the judge with these settings; ``logprobs`` (nats) are those of
+    the verdict words as the first token, where the engine gave them."""
+    if settings.parser == "json":
+        return from_json(text, settings.verdicts)
+    if settings.parser == "text":
+        return from_text(text, settings.verdicts)
+    return from_logprobs(logprobs, settings.verdicts, settings.min_mass)
+
+
+def _outcome(word: Any, verdicts: Verdicts) -> Outcome | None:
+    words: tuple[Outcome, ...] = ("first", "second", "tie")
+    return next(
+        (out for out, said in zip(words, verdicts.words, strict=False) if word == said), None
+    )

@@ -16,6 +16,7 @@ import typer
 from typer.exceptions import TyperException
 
 from data.errors import PrefloopError
+from training.methods import Method
 
 app = typer.Typer(
     name="prefloop",
@@ -122,6 +123,38 @@ def make_models(
 
     figures = make(out, seed=seed, quick=quick, progress=lambda line: typer.echo(line, err=True))
     typer.echo(json.dumps(figures, indent=2))
+
+
+@app.command()
+def train(
+    sources: Annotated[
+        list[Path], typer.Argument(help="Run directories, dataset folders, Parquet files.")
+    ],
+    method: Annotated[Method, typer.Option(help="What to train.")],
+    base: Annotated[str, typer.Option(help="Model to start from: folder, hub name, embedded:…")],
+    out: Annotated[Path, typer.Option(help="Folder for the new model.")],
+    test: Annotated[
+        list[Path] | None, typer.Option(help="Held-out triples; default: the sources' test split.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML with the method's settings.")] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Setting, e.g. learning_rate=1e-4."),
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Reference policy (dpo); default: the base.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a reward model, or a policy, on preference triples."""
+    from pipeline.train import find_sources, summary, train_model
+
+    trained = train_model(
+        find_sources(sources, test or ()), method=method, base=base, out=out, config=config,
+        overrides=override or (), reference=reference, seed=seed,
+    )  # fmt: skip
+    typer.echo(json.dumps(trained.as_dict(), indent=2) if as_json else "\n".join(summary(trained)))
 
 
 def _overrides(run_dir: Path | None, override: list[str] | None) -> list[str]:

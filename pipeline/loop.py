@@ -7,7 +7,7 @@ and a killed run goes on where it stopped.
 from __future__ import annotations
 
 from labelers.base import Labeler
-from labelers.config import JudgeLabeler, LabelerConfig
+from labelers.config import JudgeLabeler, LabelerConfig, RewardModelLabeler
 from labelers.factory import build_labeler
 from pipeline.card import write_card
 from pipeline.config import RunConfig
@@ -77,7 +77,9 @@ async def run_round(config: RunConfig, run: RunDir, folder: RoundDir, models: Mo
 
 
 async def open_labeler(labeler: LabelerConfig, config: RunConfig, models: Models) -> Labeler:
-    """A labeler with the engine it asks for."""
+    """A labeler with the engine or the model it asks for."""
+    if isinstance(labeler, RewardModelLabeler):
+        return await models.reward_model(labeler)
     engine = None
     if isinstance(labeler, JudgeLabeler):
         engine = await models.engine(labeler.engine, labeler.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +11,9 @@ from pathlib import Path
 from data.embedded import resolve_embedded
 from data.hashing import folder_revision
 from data.protocol import Engine, EngineFailed, Message
-from labelers.config import JudgeLabeler
+from labelers.base import Labeler
+from labelers.config import JudgeLabeler, RewardModelLabeler
+from labelers.factory import build_labeler
 from pipeline.config import POLICY, PoolMember, RunConfig
 from pipeline.engines.config import OpenAIEngine
 from pipeline.engines.factory import build_engine
@@ -23,11 +26,12 @@ logger = logging.getLogger(__name__)
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
 
 
-def checkpoint(model: str, *, served: bool) -> str:
+def checkpoint(model: str, *, served: bool, trust_remote_code: bool = False) -> str:
     """Where ``model`` lies: an embedded name or hub name becomes a local folder.
 
     ``served`` names (models of an HTTP server) stay as they are. From the hub only safetensors
-    and text files are fetched. Raises ``EngineFailed`` where there is no such model.
+    and text files are fetched, and code if it is trusted. Raises ``EngineFailed`` where there is
+    no such model.
     """
     name = resolve_embedded(model)
     if served or Path(name).is_dir():
@@ -36,7 +40,8 @@ def checkpoint(model: str, *, served: bool) -> str:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return snapshot_download(name, allow_patterns=_HUB_FILES)
+        code = ["*.py"] if trust_remote_code else []
+        return snapshot_download(name, allow_patterns=[*_HUB_FILES, *code])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise EngineFailed(
             f"{model}: no such folder, and the hub does not give it ({type(error).__name__})",
@@ -70,6 +75,7 @@ class Models:
         self._policy = self._start
         self._engines: dict[tuple[str, str], Engine] = {}
         self._serving: dict[tuple[str, str], str] = {}
+        self._reward_models: dict[RewardModelLabeler, Labeler] = {}
         self._revisions: dict[str, str] = {}
 
     @property
@@ -100,6 +106,19 @@ class Models:
             self._serving[key] = wanted
         return self._engines[key]
 
+    async def reward_model(self, labeler: RewardModelLabeler) -> Labeler:
+        """The labeler that ``labeler`` describes; its model stays loaded from round to round.
+
+        Raises ``LabelerError`` where it is no reward model.
+        """
+        if labeler not in self._reward_models:
+            folder = _reward_checkpoint(labeler)
+            logger.info("labeler %s: loading %s", labeler.name, folder)
+            self._reward_models[labeler] = await asyncio.to_thread(
+                build_labeler, labeler, engine=None, seed=self._config.seed, checkpoint=folder
+            )
+        return self._reward_models[labeler]
+
     def member_revision(self, member: PoolMember) -> str:
         """Revision of the policy that ``member`` of the pool samples from."""
         path = (
@@ -121,11 +140,15 @@ class Models:
             for labeler in self._config.label.labelers
             if isinstance(labeler, JudgeLabeler)
         ]
-        return {
+        found = {
             model: revision(self._checkpoint(model, engine))
             for model, engine in asked
             if model != POLICY
         }
+        for labeler in self._config.label.labelers:
+            if isinstance(labeler, RewardModelLabeler):
+                found[labeler.model] = revision(_reward_checkpoint(labeler))
+        return found
 
     def token_counter(self) -> Callable[[str], int]:
         """Counts the tokens of an answer, its end token included, with the policy's tokenizer.
@@ -140,12 +163,13 @@ class Models:
         return lambda text: len(tokenizer.encode(text, add_special_tokens=False)) + 1
 
     async def make_room(self) -> None:
-        """Before training: on a GPU, close the engines, whose memory training needs."""
+        """Before training: on a GPU, close all models, whose memory training needs."""
         if _has_gpu():
             await self.release()
 
     async def release(self) -> None:
-        """Close every engine; they come back when asked for."""
+        """Close every engine and reward model; they come back when asked for."""
+        self._reward_models.clear()
         engines, self._engines, self._serving = self._engines, {}, {}
         for engine in engines.values():
             await engine.aclose()
@@ -177,6 +201,10 @@ class Models:
             await engine.restart(path)
             difference = await verify()
         logger.info("%s serves %s: %.1e nats a token off transformers", name, path, difference)
+
+
+def _reward_checkpoint(labeler: RewardModelLabeler) -> str:
+    return checkpoint(labeler.model, served=False, trust_remote_code=labeler.trust_remote_code)
 
 
 def _has_gpu() -> bool:

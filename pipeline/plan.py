@@ -23,8 +23,15 @@ from rich.text import Text
 
 from data.embedded import resolve_embedded
 from data.prompts import load_prompts
-from labelers.config import BestVsRandom, BestVsWorst, JudgeLabeler, RankedNeighbours
+from labelers.config import (
+    BestVsRandom,
+    BestVsWorst,
+    JudgeLabeler,
+    RankedNeighbours,
+    RewardModelLabeler,
+)
 from labelers.judge_folder import Judge, load_judge
+from labelers.judge_settings import ListwiseSettings, RatingSettings
 from pipeline.config import POLICY, RunConfig
 from pipeline.engines.config import OpenAIEngine
 from pipeline.formats import count, duration, money, short_count
@@ -49,6 +56,8 @@ DECODED_PER_CONNECTION = 40.0
 """Generated tokens per second of one connection to an HTTP server."""
 LATENCY_S = 0.5
 """Seconds before the first token of an HTTP answer."""
+SCORED_PER_SECOND = 20_000.0
+"""Tokens per second that a reward model reads."""
 TRAINED_PER_SECOND = 4_000.0
 """Tokens of pairs per second of training, the reference's pass included."""
 
@@ -65,7 +74,7 @@ class Step:
     what: str
     """The policy or labeler that answers."""
     engine: str | None
-    """Name of the engine; null where a function of this process answers for nothing."""
+    """Name of the engine; null where a function or a reward model of this process answers."""
     requests: int
     """Completions asked for, at most (identical candidates make fewer pairs)."""
     prompt_tokens: int
@@ -269,14 +278,17 @@ class _Planner:
 
     def _pairs(self, prompts: pa.Table) -> list[int]:
         """Pairs of each prompt, if no two of its candidates are the same."""
-        sample, label = self._config.sample, self._config.label
-        referenced = self._config.uses_references
-        pairs = []
-        for reference in prompts["reference"].to_pylist():
-            candidates = sample.n + int(bool(referenced and reference))
-            every = math.comb(candidates, 2)
-            pairs.append(min(every, label.pairs_per_prompt or every))
-        return pairs
+        label = self._config.label
+        every = [math.comb(candidates, 2) for candidates in self._candidates(prompts)]
+        return [min(number, label.pairs_per_prompt or number) for number in every]
+
+    def _candidates(self, prompts: pa.Table) -> list[int]:
+        """Candidates of each prompt, its reference answer among them where it takes part."""
+        n, referenced = self._config.sample.n, self._config.uses_references
+        return [
+            n + int(bool(referenced and reference))
+            for reference in prompts["reference"].to_pylist()
+        ]
 
     def _label(
         self,
@@ -291,22 +303,85 @@ class _Planner:
         for labeler in self._config.label.labelers:
             if names is not None and labeler.name not in names:
                 continue
+            if isinstance(labeler, RewardModelLabeler):
+                self._score(index, stage, labeler, prompts, pairs, answer_tokens, longest)
+                continue
             if not isinstance(labeler, JudgeLabeler):
                 self._add(index, stage, labeler.name, None, sum(pairs), 0, 0, 0)
                 continue
-            judge = load_judge(labeler.judge)
-            requests = sum(pairs) * (2 if labeler.orders == "both" else 1)
-            asked = self._judge_tokens(judge, prompts, pairs, self._model(labeler.model))
-            most = labeler.max_tokens or judge.settings.max_tokens
-            by_token = judge.settings.parser == "token"
-            self._add(
-                index, stage, labeler.name, labeler.engine, requests,
-                prompt_tokens=asked + 2 * answer_tokens,
-                expected=1 if by_token else most * RATIONALE_SHARE,
-                most=most,
-                longest_prompt=asked + 2 * longest,
-                like="label",
-            )  # fmt: skip
+            self._judge(index, stage, labeler, prompts, pairs, answer_tokens, longest)
+
+    def _judge(
+        self,
+        index: int,
+        stage: str,
+        labeler: JudgeLabeler,
+        prompts: pa.Table,
+        pairs: Sequence[int],
+        answer_tokens: float,
+        longest: int,
+    ) -> None:
+        """Requests by the kind of judge: about a pair, about all answers, or about one answer."""
+        judge = load_judge(labeler.judge)
+        settings = judge.settings
+        orders = 2 if labeler.orders == "both" else 1
+        voted = self._voted(stage, prompts, pairs)
+        questions: list[int]  # of each prompt
+        if isinstance(settings, ListwiseSettings):
+            questions = [orders * min(number, 1) for number in voted]
+            shown = voted
+        elif isinstance(settings, RatingSettings):
+            aspects = len(settings.aspects) if settings.parser == "token" else 1
+            questions = [aspects * number for number in voted]
+            shown = [1] * len(voted)
+        else:
+            questions = [orders * number for number in pairs]
+            shown = [2] * len(pairs)
+        requests = sum(questions)
+        answers = sum(a * b for a, b in zip(questions, shown, strict=True)) / max(requests, 1)
+        asked = self._judge_tokens(judge, prompts, questions, self._model(labeler.model))
+        most = labeler.max_tokens or settings.max_tokens
+        by_token = not isinstance(settings, ListwiseSettings) and settings.parser == "token"
+        self._add(
+            index, stage, labeler.name, labeler.engine, requests,
+            prompt_tokens=asked + answers * answer_tokens,
+            expected=1 if by_token else most * RATIONALE_SHARE,
+            most=most,
+            longest_prompt=asked + answers * longest,
+            like="label",
+        )  # fmt: skip
+
+    def _voted(self, stage: str, prompts: pa.Table, pairs: Sequence[int]) -> list[int]:
+        """Candidates of each prompt that are in its pairs, at most."""
+        # In a round robin of m candidates there are m (m - 1) / 2 pairs; fewer pairs than that
+        # may still touch them all, and matches of the evaluation share none.
+        most = [2 * number for number in pairs]
+        if stage != "label":
+            return most
+        return [min(a, b) for a, b in zip(most, self._candidates(prompts), strict=True)]
+
+    def _score(
+        self,
+        index: int,
+        stage: str,
+        labeler: RewardModelLabeler,
+        prompts: pa.Table,
+        pairs: Sequence[int],
+        answer_tokens: float,
+        longest: int,
+    ) -> None:
+        """A reward model reads each candidate once, however many pairs it is in."""
+        most = self._voted(stage, prompts, pairs)
+        answers = sum(most)
+        lengths = self._prompt_tokens(prompts, labeler.model)
+        prompt = sum(a * b for a, b in zip(most, lengths, strict=True)) / max(answers, 1)
+        self._add(
+            index, stage, labeler.name, None, answers,
+            prompt_tokens=prompt + answer_tokens,
+            expected=0,
+            most=0,
+            longest_prompt=prompt + longest,
+        )  # fmt: skip
 
     def _train(self, index: int, prompts: pa.Table, pairs: Sequence[int]) -> None:
         settings, config = self._config.train, self._config
@@ -375,7 +450,7 @@ class _Planner:
         if engine:
             self._timed.add((like, engine))
         if engine is None:
-            seconds = 0.0
+            seconds = requests * prompt_tokens / SCORED_PER_SECOND
         elif like in rates:
             seconds = requests * rates[like]
         else:
@@ -428,16 +503,19 @@ class _Planner:
         ]
 
     def _judge_tokens(
-        self, judge: Judge, prompts: pa.Table, pairs: Sequence[int], model: str
+        self, judge: Judge, prompts: pa.Table, questions: Sequence[int], model: str
     ) -> float:
-        """Mean tokens of a judge's question without the two answers, over all pairs."""
+        """Mean tokens of a judge's question without the answers, over all ``questions``."""
         system = self._config.sample.system_prompt
         texts, weights, turns = [], [], 0
         rows = zip(
-            prompts["messages"].to_pylist(), prompts["reference"].to_pylist(), pairs, strict=True
+            prompts["messages"].to_pylist(),
+            prompts["reference"].to_pylist(),
+            questions,
+            strict=True,
         )
         for messages, reference, number in rows:
-            asked = judge.messages(shown(messages, system), reference, "", "")
+            asked = judge.blank(shown(messages, system), reference)
             texts.append("".join(turn["content"] for turn in asked))
             weights.append(number)
             turns = len(asked)
@@ -500,6 +578,8 @@ class _Planner:
                 f"time of openai engines: {LATENCY_S:g} s and {DECODED_PER_CONNECTION:g} tokens a "
                 "second for each of max_concurrency connections, or its rate limits if slower"
             )
+        if any(isinstance(one, RewardModelLabeler) for one in self._config.label.labelers):
+            yield f"time of reward models: {SCORED_PER_SECOND:,.0f} tokens a second (a guess)"
         if self.training:
             yield (
                 f"time of training: {measured.seconds_per_step:.3g} s a step, as measured"

@@ -1,0 +1,112 @@
+"""From what a rating judge said to ratings. What cannot be read is invalid, never guessed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelers.base import Preference
+from labelers.json_answers import json_objects, single_values
+from labelers.judge_settings import RatingSettings
+
+
+@dataclass(frozen=True)
+class Rating:
+    """An answer's ratings. ``totals``: P(the sum over the aspects is i steps above the lowest one
+    possible), float64 [aspects * (highest - lowest) + 1]; ``score``: the mean over the aspects of
+    the expected rating, on the judge's own scale."""
+
+    totals: NDArray[np.float64]
+    score: float
+    rationale: str | None = None
+
+
+def from_ratings_json(text: str, settings: RatingSettings) -> Rating:
+    """The ratings in a JSON object with one integer for each aspect.
+
+    Raises ``ValueError``, saying why, where an aspect is missing, is rated twice and differently,
+    or is rated off the scale.
+    """
+    said = single_values(json_objects(text))
+    steps = []
+    for aspect in settings.aspects:
+        if aspect not in said:
+            raise ValueError(f"there is no rating of {aspect}")
+        if str(said[aspect]) not in settings.words:
+            raise ValueError(
+                f"{aspect}: {said[aspect]!r} is not a rating from {settings.lowest} to "
+                f"{settings.highest}"
+            )
+        steps.append(int(said[aspect]) - settings.lowest)
+    totals = np.zeros(len(steps) * (settings.highest - settings.lowest) + 1)
+    totals[sum(steps)] = 1.0
+    rationale = said.get("rationale")
+    return Rating(
+        totals,
+        settings.lowest + sum(steps) / len(steps),
+        rationale if isinstance(rationale, str) else None,
+    )
+
+
+def from_ratings_logprobs(
+    logprobs: Sequence[Mapping[str, float] | None], settings: RatingSettings
+) -> Rating:
+    """Ratings from the log-probabilities (nats) of the rating words as first token, one mapping
+    for each aspect.
+
+    The expected rating, sum of p(s) * s over the scale, is G-Eval's (Liu et al. 2023, arXiv
+    2303.16634, equation 1), with p normalised over the scale. Aspects count as independent. Raises
+    ``ValueError`` where the ratings of an aspect have less probability in all than ``min_mass``.
+    """
+    shares = [
+        _share(aspect, found, settings)
+        for aspect, found in zip(settings.aspects, logprobs, strict=True)
+    ]
+    totals: NDArray[np.floating[Any]] = shares[0]
+    for share in shares[1:]:
+        totals = np.convolve(totals, share)
+    scale = np.arange(settings.lowest, settings.highest + 1)
+    return Rating(totals.astype(np.float64), float(np.mean([share @ scale for share in shares])))
+
+
+def compare(a: Rating, b: Rating) -> tuple[Preference, float]:
+    """The preference between two rated answers, and P(a's sum is higher) + P(equal) / 2.
+
+    Exactly 0.5 up to rounding (1e-9) is a tie.
+    """
+    below = np.concatenate([[0.0], np.cumsum(b.totals)[:-1]])
+    p_a = float(a.totals @ (below + b.totals / 2))
+    if abs(p_a - 0.5) < 1e-9:
+        return "tie", 0.5
+    return ("a", min(p_a, 1.0)) if p_a > 0.5 else ("b", max(p_a, 0.0))
+
+
+def ratings_schema(settings: RatingSettings) -> dict[str, Any]:
+    """The JSON schema of an answer that rates all aspects, the rationale first."""
+    rating = {"type": "integer", "minimum": settings.lowest, "maximum": settings.highest}
+    return {
+        "type": "object",
+        "properties": {"rationale": {"type": "string"}, **dict.fromkeys(settings.aspects, rating)},
+        "required": ["rationale", *settings.aspects],
+        "additionalProperties": False,
+    }
+
+
+def _share(
+    aspect: str, logprobs: Mapping[str, float] | None, settings: RatingSettings
+) -> NDArray[np.float64]:
+    if logprobs is None:
+        raise ValueError(f"{aspect}: the engine gave no log-probabilities for the ratings")
+    shares = np.exp([logprobs.get(word, -math.inf) for word in settings.words])
+    mass = float(shares.sum())
+    if not mass >= settings.min_mass:  # also where it is not a number
+        raise ValueError(
+            f"{aspect}: the ratings have probability {mass:.3g} in all, less than "
+            f"{settings.min_mass}: the judge was about to say something else"
+        )
+    return np.asarray(shares / mass, np.float64)

@@ -1,0 +1,14 @@
+"""The trainings there are, by name. Imports nothing heavy: the command line reads it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Method(StrEnum):
+    """What ``prefloop train`` trains."""
+
+    reward = "reward"
+    """A Bradley-Terry reward model."""
+    dpo = "dpo"
+    """A policy, by direct preference optimisation."""
