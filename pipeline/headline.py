@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from data.shards import ShardFolder
 from pipeline.run_dir import RunDir
 from pipeline.stages.evaluate import EVALUATION, JURY
@@ -25,11 +27,25 @@ def headline(run: RunDir) -> str:
 
 
 def _win_rates(metrics: ShardFolder) -> list[tuple[str, str]]:
+    """Opponent, and the jury's win rate against it next to the length-controlled one."""
     if not metrics.exists(EVALUATION):
         return []
-    found = []
-    for row in metrics.read(EVALUATION).to_pylist():
-        if row["name"] == "win_rate" and row["labeler"] == JURY:
-            interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
-            found.append((row["against"], f"{row['value']:.3f} {interval} of {row['n']}"))
-    return found
+    rows = [row for row in metrics.read(EVALUATION).to_pylist() if row["labeler"] == JURY]
+    controlled = {
+        row["against"]: _with_interval(row)
+        for row in rows
+        if row["name"] == "length_controlled_win_rate"
+    }
+    return [
+        (
+            row["against"],
+            f"{_with_interval(row)} of {row['n']}; length-controlled "
+            f"{controlled.get(row['against'], 'none: lengths differ by a constant')}",
+        )
+        for row in rows
+        if row["name"] == "win_rate"
+    ]
+
+
+def _with_interval(row: dict[str, Any]) -> str:
+    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"

@@ -31,7 +31,7 @@ PROBES = 4
 async def run_loop(config: RunConfig, run: RunDir) -> None:
     """Run (or resume) all rounds into ``run``. Raises subclasses of ``PrefloopError``."""
     with run.lock():
-        models = Models(config)
+        models = Models(config, cache=run.cache)
         open_run(config, run, revisions=models.revisions())
         read_prompts(config, run)
         models.probes = [

@@ -17,6 +17,8 @@ import yaml
 from data.config import PromptSource
 from data.embedded import resolve_embedded
 from data.shards import atomic_write_json, atomic_write_text
+from labelers.config import JudgeLabeler
+from labelers.judge_folder import judge_revision
 from pipeline.config import RunConfig, dump_config, flatten
 from pipeline.run_dir import RunDir, RunError
 
@@ -27,7 +29,7 @@ _PACKAGES = (
 _HARMLESS = {
     "run_dir", "blocks_in_flight", "base_url", "api_key_env", "max_concurrency", "timeout_s",
     "max_retries", "max_backoff_s", "requests_per_minute", "tokens_per_minute", "max_total_tokens",
-    "max_cost", "cache_dir", "gpu_memory_utilization", "block_wait_s", "save_steps",
+    "max_cost", "cache", "cache_dir", "gpu_memory_utilization", "block_wait_s", "save_steps",
 }  # fmt: skip
 """Last parts of keys that change how a run gets there, and not what comes out."""
 
@@ -125,7 +127,8 @@ def _stages_begun(run: RunDir) -> set[str]:
 
 
 def _input_hashes(config: RunConfig) -> dict[str, str]:
-    """SHA-256 of the files that prompts come from; hub datasets are not files of ours."""
+    """SHA-256 of the files that prompts come from, and of the judges' folders; hub datasets are
+    not files of ours."""
     sources = [config.prompts.train, config.prompts.heldout]
     sources += [overlap.source for overlap in config.prompts.exclude_overlap]
     found = {
@@ -133,7 +136,12 @@ def _input_hashes(config: RunConfig) -> dict[str, str]:
         for source in sources
         if isinstance(source, PromptSource)
     }
-    return {name: _digest(paths) for name, paths in found.items() if paths}
+    judges = {
+        f"judge {labeler.judge}": judge_revision(labeler.judge)
+        for labeler in config.label.labelers
+        if isinstance(labeler, JudgeLabeler)
+    }
+    return {name: _digest(paths) for name, paths in found.items() if paths} | judges
 
 
 def _digest(paths: Sequence[Path]) -> str:

@@ -66,9 +66,13 @@ class Models:
     were found equal to those of transformers on the same checkpoint.
     """
 
-    def __init__(self, config: RunConfig) -> None:
-        """Raises ``EngineFailed`` if the starting policy is nowhere to be found."""
+    def __init__(self, config: RunConfig, *, cache: Path | None = None) -> None:
+        """``cache``: folder for the responses of servers, a folder in it for each engine.
+
+        Raises ``EngineFailed`` if the starting policy is nowhere to be found.
+        """
         self._config = config
+        self._cache = cache
         self.probes: list[tuple[Message, ...]] = []
         """A few conversations for comparing log-probabilities after a swap."""
         self._start = self._checkpoint(POLICY, config.sample.engine)
@@ -99,7 +103,9 @@ class Models:
         if key not in self._engines:
             base = self._start if model == POLICY and is_adapter(wanted) else wanted
             logger.info("engine %s: loading %s", engine, base)
-            self._engines[key] = await build_engine(self._config.engines[engine], base)
+            self._engines[key] = await build_engine(
+                self._config.engines[engine], base, cache=self._cache and self._cache / engine
+            )
             self._serving[key] = base
         if self._serving[key] != wanted:
             await self._swap(engine, self._engines[key], self._serving[key], wanted)

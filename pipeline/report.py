@@ -98,13 +98,14 @@ def render_report(run: RunDir) -> str:
     ):  # fmt: skip
         environment.filters[function.__name__] = function
     notes = run.notes()
+    won = _won(status)
     page = environment.get_template("report.html.jinja").render(
         name=run.root.resolve().name,
         status=status,
         as_of=notes[-1].get("at") if notes else None,
         dataset=_dataset(run),
-        won=_won(status),
-        controlled=_length_controlled(metrics),
+        won=won,
+        controlled=won[-1][1].length_controlled if won else None,
         flows=[_flow(each) for each in status.rounds],
         win_figures=_win_figures(metrics),
         policy_figures=_policy_figures(metrics),
@@ -160,17 +161,6 @@ def _won(status: RunStatus) -> list[tuple[int, WinRate]]:
     ]
 
 
-def _length_controlled(metrics: Sequence[Metric]) -> Metric | None:
-    found = [
-        metric
-        for metric in metrics
-        if metric.name == "length_controlled_win_rate"
-        and metric.against == "start"
-        and metric.labeler in (JURY, None)
-    ]
-    return max(found, key=lambda metric: metric.round, default=None)
-
-
 @dataclass(frozen=True)
 class Flow:
     """The counts of a round as the page shows them."""
@@ -192,6 +182,11 @@ def _win_figures(metrics: Sequence[Metric]) -> list[Figure]:
     figures = []
     for against, title in titles.items():
         rows = [row for row in metrics if row.name == "win_rate" and row.against == against]
+        controlled = [
+            row
+            for row in metrics
+            if row.name == "length_controlled_win_rate" and row.against == against
+        ]
         if against == "previous" and not any(row.round > 0 for row in rows):
             continue  # in the first round the previous policy is the starting one
         names = _labelers(rows)
@@ -201,9 +196,11 @@ def _win_figures(metrics: Sequence[Metric]) -> list[Figure]:
                 lines(
                     f"win-{against}",
                     title,
-                    [_by_round(rows, name or JURY, places, labeler=name) for name in names],
+                    [_by_round(rows, name or JURY, places, labeler=name) for name in names]
+                    + [_by_round(controlled, f"{JURY}, length-controlled", places, labeler=JURY)],
                     caption="Held-out prompts; bars are 95 % intervals, the dashed line is no "
-                    "difference. The jury is what all labelers decided together.",
+                    "difference. The jury is what all labelers decided together; length-controlled "
+                    "is its win rate had both policies written equally long answers.",
                     x_names=[f"round {place}" for place in places],
                     reference=0.5,
                     as_percent=True,

@@ -13,6 +13,7 @@
         written.json         triples added to each split; its existence says that all were
         policy/              the policy this round trained
         metric/              part-00000: training curves, part-00001: evaluation
+      cache/                 responses of HTTP servers, a folder for each engine
       evaluation/            answers of each policy to the held-out prompts, and votes on them
       dataset/               what the run is for: opens with ``datasets.load_dataset``
       report.html
@@ -82,6 +83,7 @@ class RunDir:
         self.heldout = ShardFolder(root / "heldout", schemas.PROMPT)
         self.quarantine = ShardFolder(root / "quarantine", schemas.QUARANTINE)
         self.dropped = ShardFolder(root / "dropped", schemas.DROPPED)
+        self.cache = root / "cache"
         self.evaluation = root / "evaluation"
         self.dataset = root / "dataset"
         self.report = root / "report.html"

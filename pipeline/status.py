@@ -93,15 +93,23 @@ class PromptStatus:
 
 
 @dataclass(frozen=True)
-class WinRate:
+class Rate:
+    """A share with its 95 % interval, null ends where there is none."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class WinRate(Rate):
     """Share of held-out prompts on which a policy's answer is preferred."""
 
     against: str
     labeler: str
-    value: float
-    low: float | None
-    high: float | None
     n: int | None
+    length_controlled: Rate | None
+    """Had both policies written equally long answers; null where that cannot be told."""
 
 
 @dataclass(frozen=True)
@@ -385,8 +393,21 @@ def _win_rates(metrics: ShardFolder) -> tuple[WinRate, ...]:
         return ()
     columns = [field.name for field in schemas.METRIC]
     rows = metrics.read(_EVALUATION_METRICS, columns=columns).to_pylist()
+    controlled = {
+        (row["against"], row["labeler"]): Rate(row["value"], row["low"], row["high"])
+        for row in rows
+        if row["name"] == "length_controlled_win_rate"
+    }
     found = [
-        WinRate(row["against"], row["labeler"], row["value"], row["low"], row["high"], row["n"])
+        WinRate(
+            row["value"],
+            row["low"],
+            row["high"],
+            against=row["against"],
+            labeler=row["labeler"],
+            n=row["n"],
+            length_controlled=controlled.get((row["against"], row["labeler"])),
+        )
         for row in rows
         if row["name"] == "win_rate" and row["against"] and row["labeler"]
     ]
@@ -499,9 +520,12 @@ def _round_table(rounds: tuple[RoundStatus, ...]) -> Table:
         if any(stage in each.seconds for each in rounds):
             row(f"time, {stage}", (duration(each.seconds.get(stage, 0)) for each in rounds))
     for against in ("start", "previous"):
-        cells = [_win_cell(each, against) for each in rounds]
-        if any(cells):
-            row(f"win rate against {against}", cells, "bold")
+        rates = [_jury_rate(each, against) for each in rounds]
+        if any(rates):
+            row(f"win rate against {against}", map(_rate_cell, rates), "bold")
+            row("  length-controlled", (
+                _rate_cell(rate and rate.length_controlled) for rate in rates
+            ))  # fmt: skip
     return table
 
 
@@ -527,13 +551,15 @@ def _flat_quarantine(status: RoundStatus) -> dict[str, int]:
     }
 
 
-def _win_cell(status: RoundStatus, against: str) -> str:
-    for rate in status.win_rates:
-        if rate.against == against and rate.labeler == JURY:
-            interval = (
-                f" [{percent(rate.low)}, {percent(rate.high)}]"
-                if rate.low is not None and rate.high is not None
-                else ""
-            )
-            return percent(rate.value) + interval
-    return ""
+def _jury_rate(status: RoundStatus, against: str) -> WinRate | None:
+    return next(
+        (rate for rate in status.win_rates if (rate.against, rate.labeler) == (against, JURY)), None
+    )
+
+
+def _rate_cell(rate: Rate | None) -> str:
+    if rate is None:
+        return ""
+    if rate.low is None or rate.high is None:
+        return percent(rate.value)
+    return f"{percent(rate.value)} [{percent(rate.low)}, {percent(rate.high)}]"

@@ -94,8 +94,11 @@ class OpenAIEngine(Strict):
     """Stop (resumably) when this much has been spent, in the currency of the prices."""
     price_per_million_prompt_tokens: Annotated[float, Field(ge=0)] = 0.0
     price_per_million_completion_tokens: Annotated[float, Field(ge=0)] = 0.0
+    cache: bool = True
+    """Keep every response on disk, by what it was asked, and never pay for the same one twice."""
     cache_dir: Path | None = None
-    """Folder of the response cache; null is no cache."""
+    """Folder of the response cache; null is ``cache/NAME`` in the run directory, NAME being the
+    engine's. Runs that name the same folder share their responses."""
 
     @model_validator(mode="after")
     def _is_usable(self) -> OpenAIEngine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from data.protocol import Engine, EngineFailed
 from pipeline.engines.config import OpenAIEngine, TransformersEngine, VllmEngine
@@ -13,9 +14,14 @@ async def build_engine(
     model: str,
     *,
     revision: str | None = None,
+    cache: Path | None = None,
 ) -> Engine:
     """The engine of ``config`` serving ``model``: a checkpoint folder, a hub name, or the name
-    that the HTTP server gives it. Raises ``EngineFailed``."""
+    that the HTTP server gives it.
+
+    ``cache`` is the folder for a server's responses where ``config`` names none. Raises
+    ``EngineFailed``.
+    """
     match config:
         case TransformersEngine():
             try:
@@ -32,4 +38,4 @@ async def build_engine(
         case OpenAIEngine():
             from pipeline.engines.openai_server import OpenAIServer
 
-            return OpenAIServer(config, model)
+            return OpenAIServer(config, model, cache=cache)

@@ -33,8 +33,9 @@ _CHARACTERS_PER_TOKEN = 3  # low, so that the budget's reservations are rather t
 class OpenAIServer:
     """Engine over an OpenAI-compatible HTTP server. Use it from one event loop."""
 
-    def __init__(self, config: OpenAIEngine, model: str) -> None:
-        """``model`` is the name the server gives it. Sends nothing. Raises ``EngineFailed``."""
+    def __init__(self, config: OpenAIEngine, model: str, *, cache: Path | None = None) -> None:
+        """``model`` is the name the server gives it; ``cache`` is the folder for its responses
+        where ``config`` names none. Sends nothing. Raises ``EngineFailed``."""
         self._config = config
         self._model = model
         self._key = os.environ.get(config.api_key_env) or _NO_KEY
@@ -45,7 +46,8 @@ class OpenAIServer:
             max_retries=0,  # retried here, where Retry-After, budget and errors are handled
         )
         self._tokenizer = None if config.tokenizer is None else load_tokenizer(config.tokenizer)
-        self._cache = None if config.cache_dir is None else ResponseCache(config.cache_dir)
+        folder = config.cache_dir or cache
+        self._cache = ResponseCache(folder) if config.cache and folder else None
         self._slots = asyncio.Semaphore(config.max_concurrency)
         self._budget = Budget(config.max_total_tokens, config.max_cost)
         # A bucket holds what it fills with in a short time: no burst at a run's start.

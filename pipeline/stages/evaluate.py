@@ -6,6 +6,7 @@ Policies are counted: policy 0 is the starting policy, policy k + 1 the one that
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from pipeline.stages.write import split_files
 from pipeline.stream import run_blocks
 from training.logprobs import answer_logprobs, kl_estimate, reward_margin
 from training.winrate import length_controlled_win_rate, metrics_table, win_rate
+
+logger = logging.getLogger(__name__)
 
 EVALUATION = 1
 """Index of the metric shard with the evaluation."""
@@ -180,6 +183,7 @@ def _match_figures(
         counted = votes if labeler == JURY else votes.filter(pc.equal(votes["labeler"], labeler))
         outcomes, prompts, longer = _outcomes(config.label, counted, pairs, answers)
         if not len(outcomes):
+            logger.warning("no win rate against %s by %s: no vote could be read", against, labeler)
             continue
         estimate = win_rate(outcomes, prompts, confidence=config.evaluate.confidence)
         common = {"against": against, "labeler": labeler}
@@ -188,8 +192,12 @@ def _match_figures(
             controlled = length_controlled_win_rate(
                 outcomes, longer, prompts, confidence=config.evaluate.confidence
             )
-        except ValueError:
-            continue  # one-sided or too few outcomes: there is no model to fit, so no figure
+        except ValueError as error:
+            logger.warning(
+                "no length-controlled win rate of policy %d against %s by %s: %s",
+                policy, against, labeler, error,
+            )  # fmt: skip
+            continue
         rows.append({"name": "length_controlled_win_rate", "estimate": controlled, **common})
     return rows
 
