@@ -1,7 +1,7 @@
 """The one-token judge against distilabel's judging tasks, on one vLLM server, in one run.
 
     python -m benchmarks.judge --peer-python PEER/bin/python [--pairs 256] [--words 60]
-                               [--width 384] [--layers 6] [--model FOLDER]
+                               [--width 384] [--layers 6] [--block-size 32] [--model FOLDER]
 
 Every side labels the same pairs of answers through `vllm serve` (its OpenAI server; the CPU build
 here). Ours shows every pair in both orders and reads a verdict from one token; distilabel 1.5.3
@@ -10,8 +10,10 @@ shows it once and reads ratings (UltraFeedback) or a verdict (PrometheusEval, re
 A label is a pair with a vote or a try at one. Computed tokens are what the server's own counters
 say: prompt tokens less those found in the prefix cache, plus generated ones.
 
-Without --model, a Llama with random weights of the given size is made: it says nothing sensible,
-and takes the time that a model of its size takes. The peer needs a venv of its own: pip install
+Without --model, a Llama with random weights of the given size and a tokenizer of English are made:
+it says nothing sensible, and takes the time that a model of its size takes. The prefix cache works
+in whole blocks, which vLLM's CPU build makes 128 tokens long by default and its GPU build 16; all
+sides run with the same. The peer needs a venv of its own: pip install
 distilabel[openai]==1.5.3 requests.
 """
 
@@ -79,11 +81,30 @@ class Measured:
 
 
 def make_model(folder: Path, width: int, layers: int) -> None:
-    """A Llama with random weights, the embedded policy's tokenizer and room for long rubrics."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    """A Llama with random weights, room for long rubrics and a tokenizer of English.
 
-    tokenizer = AutoTokenizer.from_pretrained(resolve_embedded("embedded:policy"))
+    The tokenizer is a byte-level BPE of Python's reference manual: like those of real models, and
+    unlike the embedded policy's, it has a token for most words.
+    """
+    from pydoc_data.topics import topics
+
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    embedded = AutoTokenizer.from_pretrained(resolve_embedded("embedded:policy"))
+    special = embedded.all_special_tokens
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    text = [*topics.values(), " ".join(WORDS)]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        text,
+        trainers.BpeTrainer(vocab_size=16_000, special_tokens=special, initial_alphabet=alphabet),
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, **embedded.special_tokens_map)
+    tokenizer.chat_template = embedded.chat_template
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=width * 3,
@@ -198,6 +219,7 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=60)
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--block-size", default="32", help="KV cache block (vLLM on GPUs: 16)")
     parser.add_argument("--model", help="checkpoint folder with a chat template")
     options = parser.parse_args()
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # the server's way to empty its prefix cache
@@ -214,7 +236,8 @@ def main() -> None:
             found[what] = measured
             print(f"{what:<44} {measured}", flush=True)
 
-        cached = ("--enable-prefix-caching", "--max-model-len", "4096")
+        common = ("--max-model-len", "4096", "--block-size", options.block_size)
+        cached = ("--enable-prefix-caching", *common)
         with vllm_server(model, folder / "log", *cached) as url:
             note("prefloop, both orders", ours(url, rows, "both"))
             note("prefloop, one order", ours(url, rows, "one"))
@@ -224,7 +247,7 @@ def main() -> None:
                     peer(options.peer_python, url, folder / "rows.json", task),
                 )
             note("prefloop, both orders, again", ours(url, rows, "both"))
-        uncached = ("--no-enable-prefix-caching", "--max-model-len", "4096")
+        uncached = ("--no-enable-prefix-caching", *common)
         with vllm_server(model, folder / "log", *uncached) as url:
             note("prefloop, both orders, no prefix caching", ours(url, rows, "both"))
             note("prefloop, one order, no prefix caching", ours(url, rows, "one"))

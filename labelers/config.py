@@ -14,6 +14,7 @@ from data.strict import Strict
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(min_length=1)]
+JuryRule = Literal["mean", "majority", "reliability", "dawid_skene"]
 
 
 # Labelers ---------------------------------------------------------------------------------------
@@ -112,14 +113,14 @@ LabelerConfig = Annotated[
 class Jury(Strict):
     """How the votes of several labelers on a pair add up."""
 
-    rule: Literal["mean", "majority", "reliability", "dawid_skene"] = "mean"
+    rule: JuryRule = "mean"
     """``mean`` averages the labelers' probabilities by weight; ``majority`` counts their verdicts,
     and is a tie unless one verdict has more weight than each other. ``reliability`` weighs
     verdicts by the log-odds of each labeler's accuracy; ``dawid_skene`` fits every labeler's
     confusions (which verdicts it gives for which truth) to the votes of the round."""
     reliability: dict[str, Annotated[float, Field(gt=0, lt=1)]] | None = None
     """For ``reliability``: accuracy of each labeler by name, for example as `prefloop judge-eval`
-    measured it. Null: measured in the round, by how often a labeler agrees with the others."""
+    measured it. Null: fitted to the votes of the round, which takes three labelers."""
     tie_band: Annotated[float, Field(ge=0, lt=0.5)] = 0.01
     """A pair is a tie where the jury's probability is within this of 0.5."""
 
@@ -139,6 +140,28 @@ class LabelConfig(Strict):
         if twice:
             raise ValueError(f"two labelers are named {twice[0]!r}: give each a `name` of its own")
         return self
+
+    @model_validator(mode="after")
+    def _reliability_is_of_the_labelers(self) -> LabelConfig:
+        given = self.jury.reliability
+        if given is None:
+            return self
+        if self.jury.rule != "reliability":
+            raise ValueError(f"jury.reliability is given, but jury.rule is {self.jury.rule}")
+        names = {labeler.name for labeler in self.labelers}
+        for name in sorted(names ^ given.keys()):
+            what = "names no labeler" if name in given else "is missing"
+            raise ValueError(f"jury.reliability: {name!r} {what}: give each labeler's accuracy")
+        return self
+
+    @property
+    def calibrations(self) -> dict[str, Path]:
+        """File with the calibration of each labeler that has one, by name."""
+        return {
+            labeler.name: labeler.calibration
+            for labeler in self.labelers
+            if isinstance(labeler, JudgeLabeler) and labeler.calibration is not None
+        }
 
     @property
     def weights(self) -> dict[str, float]:

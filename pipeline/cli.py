@@ -174,6 +174,43 @@ def reparse(
     typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else "\n".join(summary(found)))
 
 
+@app.command()
+def agreement(
+    file: Annotated[str, typer.Argument(help="A table of labels, or a run directory.")],
+    item: Annotated[str | None, typer.Option(help="Column that says what is labelled.")] = None,
+    annotator: Annotated[str | None, typer.Option(help="Column that says who labels.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column with the label.")] = None,
+    annotators: Annotated[
+        str | None, typer.Option(help="Instead: the columns of a table with one an annotator.")
+    ] = None,
+    levels: Annotated[str | None, typer.Option(help="Labels in ascending order: low,high.")] = None,
+    bootstrap: Annotated[int, typer.Option(min=1, help="Resamples of the intervals.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how far annotators agree: kappa, alpha and the like, with intervals."""
+    from rich.console import Console
+
+    from pipeline.agreement import file_agreement, render, run_agreement
+    from pipeline.run_dir import RunDir
+
+    if (Path(file) / "config.yaml").is_file():
+        found = run_agreement(RunDir(Path(file)), resamples=bootstrap, seed=seed)
+    else:
+        found = file_agreement(
+            file, item=item, annotator=annotator, label=label, annotators=_words(annotators),
+            levels=_words(levels), resamples=bootstrap, seed=seed,
+        )  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        Console().print(render(found))
+
+
+def _words(listed: str | None) -> list[str]:
+    return [word.strip() for word in (listed or "").split(",") if word.strip()]
+
+
 def _overrides(run_dir: Path | None, override: list[str] | None) -> list[str]:
     own = override or []
     return own if run_dir is None else [*own, f"run_dir={json.dumps(str(run_dir))}"]

@@ -17,6 +17,7 @@ import yaml
 from data.config import PromptSource
 from data.embedded import resolve_embedded
 from data.shards import atomic_write_json, atomic_write_text
+from labelers.calibration import read_calibrator
 from labelers.config import JudgeLabeler
 from labelers.judge_folder import judge_revision, question_revision
 from pipeline.config import RunConfig, dump_config, flatten
@@ -24,6 +25,8 @@ from pipeline.run_dir import RunDir, RunError
 
 JUDGE = "judge {}"
 """Name of a judge's folder among the inputs."""
+CALIBRATION = "calibration of {}"
+"""Name, among the inputs, of the file that calibrates a labeler."""
 JUDGE_QUESTION = "question of judge {}"
 """Name, among the inputs, of what the judge asks."""
 _PACKAGES = (
@@ -131,8 +134,8 @@ def _stages_begun(run: RunDir) -> set[str]:
 
 
 def _input_hashes(config: RunConfig) -> dict[str, str]:
-    """SHA-256 of the files that prompts come from, and of the judges' folders; hub datasets are
-    not files of ours."""
+    """SHA-256 of the files that prompts come from, of the judges' folders and of calibrations; hub
+    datasets are not files of ours."""
     sources = [config.prompts.train, config.prompts.heldout]
     sources += [overlap.source for overlap in config.prompts.exclude_overlap]
     found = {
@@ -145,6 +148,9 @@ def _input_hashes(config: RunConfig) -> dict[str, str]:
         if isinstance(labeler, JudgeLabeler):
             hashes[JUDGE.format(labeler.judge)] = judge_revision(labeler.judge)
             hashes[JUDGE_QUESTION.format(labeler.judge)] = question_revision(labeler.judge)
+    for name, path in config.label.calibrations.items():
+        read_calibrator(path)  # now rather than after the votes are paid for
+        hashes[CALIBRATION.format(name)] = _digest([path])
     return hashes
 
 

@@ -74,6 +74,7 @@ def _redecide_round(config: RunConfig, run: RunDir, folder: RoundDir) -> Redecid
         folder.decisions.folder.rename(before.folder)
     was_written = folder.written.exists()
     folder.written.unlink(missing_ok=True)
+    folder.jury.unlink(missing_ok=True)
     shutil.rmtree(folder.triples.folder, ignore_errors=True)
     for split in ("train", "test"):
         for file in split_files(run, split, folder.index):

@@ -10,6 +10,7 @@
       round-000/
         prompt/ candidate/ vote/ decision/ triple/   part-NNNNN.parquet, one block of prompts each
         quarantine/          rows that failed in this round, by stage
+        jury.json            how reliable the labelers are, where the jury's rule needs it
         written.json         triples added to each split; its existence says that all were
         policy/              the policy this round trained
         metric/              part-00000: training curves, part-00001: evaluation
@@ -56,6 +57,7 @@ class RoundDir:
         self.decisions = ShardFolder(self.root / "decision", schemas.DECISION)
         self.triples = ShardFolder(self.root / "triple", schemas.TRIPLE)
         self.metrics = ShardFolder(self.root / "metric", schemas.METRIC)
+        self.jury = self.root / "jury.json"
         self.policy = self.root / "policy"
         self.written = self.root / "written.json"
 

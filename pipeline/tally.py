@@ -7,16 +7,24 @@ each token length, bin, labeler and pair of labelers), so memory does not grow w
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from labelers.decisions import NO_VALID_VOTE, TIE
+from labelers.verdict_table import (
+    VOTE_COLUMNS,
+    PositionBias,
+    merge_votes,
+    pairs_of,
+    position_bias,
+    read_votes,
+)
 from pipeline.run_dir import RunDir
 
 Counts = NDArray[np.int64]
@@ -30,11 +38,8 @@ _DECISION_COLUMNS = [
     "margin", "agreement", "chosen_tokens", "rejected_tokens", "kept", "reason",
 ]  # fmt: skip
 _VOTE_COLUMNS = [
-    "pair_id", "a_id", "b_id", "labeler", "order", "preference", "prompt_tokens",
-    "completion_tokens", "cost",
+    *VOTE_COLUMNS, "prompt_tokens", "completion_tokens", "cost",
 ]  # fmt: skip
-_VERDICTS = ("a", "tie", "b")
-_OTHER_WAY = {"a": "b", "b": "a", "ab": "ba", "ba": "ab"}
 _Z95 = 1.959963984540054  # two-sided 95 % point of the normal; scipy.stats takes seconds to import
 
 
@@ -114,29 +119,12 @@ class LabelerTally:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0
-    shown: int = 0
-    """Valid votes without a tie for which an order was shown."""
-    first_preferred: int = 0
-    """Of those, the ones that prefer the answer shown first."""
-    swapped: int = 0
-    """Pairs with a valid vote in both orders."""
-    consistent: int = 0
-    """Of those, the ones with the same verdict in both."""
-
-    @property
-    def first_share(self) -> float | None:
-        """Share of votes for the answer shown first; 0.5 is unbiased."""
-        return self.first_preferred / self.shown if self.shown else None
+    position: PositionBias = field(default_factory=PositionBias)
 
     @property
     def first_interval(self) -> tuple[float, float]:
-        """95 % interval of :attr:`first_share`."""
-        return wilson(self.first_preferred, self.shown)
-
-    @property
-    def consistency(self) -> float | None:
-        """Share of pairs judged alike in both orders."""
-        return self.consistent / self.swapped if self.swapped else None
+        """95 % interval of the share of votes for the answer shown first."""
+        return wilson(self.position.first, self.position.shown)
 
 
 @dataclass
@@ -175,38 +163,26 @@ class VoteTally:
 
     def add(self, votes: pa.Table) -> None:
         """Count a shard of votes. All votes on a pair must be in it."""
-        column = {name: votes[name].to_pylist() for name in _VOTE_COLUMNS}
-        of_pair: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
-        for pair, a, b, name, order, preference, *spent in zip(*column.values(), strict=True):
+        pairs = pairs_of(votes)
+        read = read_votes(votes, pairs)
+        verdicts = merge_votes(read, len(pairs))
+        for name in read.labelers:
+            own = votes.filter(pc.equal(votes["labeler"], name))
+            said = Counter(own["preference"].to_pylist())
             tally = self.labelers[name]
-            tally.votes += 1
-            tally.prompt_tokens += spent[0]
-            tally.completion_tokens += spent[1]
-            tally.cost += spent[2]
-            # Labelers may name the two answers of a pair the other way round.
-            names = _OTHER_WAY if a > b else {}
-            of_pair[pair][name][names.get(order, order)] = names.get(preference, preference)
-            if preference == "invalid":
-                tally.invalid += 1
-            elif preference == "tie":
-                tally.ties += 1
-            elif order in ("ab", "ba"):
-                tally.shown += 1
-                tally.first_preferred += order[0] == preference
-        for by_labeler in of_pair.values():
-            self._add_pair(by_labeler)
-
-    def _add_pair(self, by_labeler: dict[str, dict[str, str]]) -> None:
-        verdicts = {}
-        for name, by_order in by_labeler.items():
-            if "invalid" in by_order.values():
-                continue  # the labeler abstains, as in labelers.decisions
-            if len(by_order) == 2:
-                self.labelers[name].swapped += 1
-                self.labelers[name].consistent += by_order["ab"] == by_order["ba"]
-            verdicts[name] = _VERDICTS.index(verdict(by_order.values()))
-        for one, other in combinations(sorted(verdicts), 2):
-            self.agreements[one, other].confusion[verdicts[one], verdicts[other]] += 1
+            tally.votes += len(own)
+            tally.invalid += said["invalid"]
+            tally.ties += said["tie"]
+            tally.prompt_tokens += pc.sum(own["prompt_tokens"]).as_py()
+            tally.completion_tokens += pc.sum(own["completion_tokens"]).as_py()
+            tally.cost += pc.sum(own["cost"]).as_py()
+        for name, bias in position_bias(read, verdicts).items():
+            self.labelers[name].position += bias
+        for one, other in combinations(range(len(read.labelers)), 2):
+            both = verdicts.valid[:, one] & verdicts.valid[:, other]
+            row, column = (1 - verdicts.verdict[both, index] for index in (one, other))
+            confusion = self.agreements[read.labelers[one], read.labelers[other]].confusion
+            confusion += np.bincount(3 * row + column, minlength=9).reshape(3, 3)
 
 
 @dataclass
@@ -230,12 +206,6 @@ def tally_run(run: RunDir) -> RunTally:
         for table in folder.votes.iter(columns=_VOTE_COLUMNS):
             tally.votes.add(table)
     return tally
-
-
-def verdict(preferences: Iterable[str]) -> str:
-    """One labeler's view of a pair from its valid votes: votes that differ are a tie."""
-    said = set(preferences)
-    return said.pop() if len(said) == 1 else "tie"
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:

@@ -8,8 +8,9 @@ from data.hashing import content_id
 from data.schemas import DECISION
 from labelers.base import LabelerError, Vote, votes_table
 from labelers.config import Jury
-from labelers.decisions import decide, position_bias
+from labelers.decisions import decide
 from labelers.pairs import propose_pairs
+from labelers.verdict_table import PositionBias, merge_votes, pairs_of, position_bias, read_votes
 
 FLIP = {"a": "b", "b": "a", "tie": "tie", "invalid": "invalid"}
 
@@ -330,11 +331,17 @@ def test_position_bias_and_consistency() -> None:
     votes = [make_vote(pair, "verifier", "a") for pair in pairs]
     for pair, (ab, ba) in zip(pairs, said, strict=True):
         votes += [make_vote(pair, "judge", ab, "ab"), make_vote(pair, "judge", ba, "ba")]
-    found = position_bias(votes_table(votes))
+    found = bias_of(votes)
     assert set(found) == {"judge"}
     # Shown first and preferred: a, a, a of order ab; b, b of order ba. Seven votes are valid.
     assert (found["judge"].shown, found["judge"].first_share) == (7, pytest.approx(5 / 7))
     assert (found["judge"].swapped, found["judge"].consistency) == (3, pytest.approx(1 / 3))
-    other_frame = position_bias(votes_table([swapped(vote) for vote in votes]))
-    assert other_frame == found
-    assert position_bias(votes_table([])) == {}
+    assert bias_of([swapped(vote) for vote in votes]) == found
+    assert bias_of([]) == {}
+
+
+def bias_of(votes: list[Vote]) -> dict[str, PositionBias]:
+    table = votes_table(votes)
+    pairs = pairs_of(table)
+    read = read_votes(table, pairs)
+    return position_bias(read, merge_votes(read, len(pairs)))

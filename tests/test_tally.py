@@ -9,21 +9,22 @@ import pyarrow as pa
 import pytest
 
 from data.schemas import VOTE
-from labelers.decisions import position_bias
-from pipeline.tally import MARGIN_EDGES, AgreementTally, Lengths, tally_run, verdict, wilson
+from labelers.verdict_table import merge_votes, pairs_of, position_bias, read_votes
+from pipeline.tally import MARGIN_EDGES, AgreementTally, Lengths, tally_run, wilson
 from tests.synthetic_run import JUDGE, write_run
 
 
-def test_position_bias_equals_the_whole_table(tmp_path: Path) -> None:
+def test_blocks_add_up_to_the_whole_table(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", rounds=1)
     tally = tally_run(run).votes.labelers
-    expected = position_bias(run.round(0).votes.table())
-    mine = tally[JUDGE]
-    assert mine.first_share == pytest.approx(expected[JUDGE].first_share)
-    assert mine.shown == expected[JUDGE].shown
-    assert mine.consistency == pytest.approx(expected[JUDGE].consistency)
-    assert mine.swapped == expected[JUDGE].swapped
-    assert tally["verifier"].first_share is None
+    votes = run.round(0).votes.table()
+    pairs = pairs_of(votes)
+    read = read_votes(votes, pairs)
+    expected = position_bias(read, merge_votes(read, len(pairs)))
+    assert len(run.round(0).votes.indices()) > 1
+    assert tally[JUDGE].position == expected[JUDGE]
+    assert tally[JUDGE].position.first_share is not None
+    assert tally["verifier"].position.first_share is None
 
 
 def test_ties_have_no_chosen_answer(tmp_path: Path) -> None:
@@ -70,20 +71,13 @@ def test_votes_may_name_a_and_b_the_other_way_round(tmp_path: Path) -> None:
         row["a_id"], row["b_id"] = row["b_id"], row["a_id"]
         row["preference"] = swap.get(row["preference"], row["preference"])
         row["order"] = swap.get(row["order"], row["order"])
+        row["p_a"] = None if row["p_a"] is None else 1 - row["p_a"]
     run.round(0).votes.write(0, pa.Table.from_pylist(rows, VOTE))
     after = tally_run(run).votes
     assert after.labelers == before.labelers
     assert after.agreements.keys() == before.agreements.keys()
     for key, agreement in after.agreements.items():
         assert agreement.kappa == pytest.approx(before.agreements[key].kappa)
-
-
-@pytest.mark.parametrize(
-    ("votes", "expected"),
-    [(["a"], "a"), (["a", "a"], "a"), (["a", "b"], "tie"), (["a", "tie"], "tie")],
-)
-def test_verdict(votes: list[str], expected: str) -> None:
-    assert verdict(votes) == expected
 
 
 def test_wilson() -> None:

@@ -19,12 +19,13 @@ from data.hashing import pair_id
 from data.protocol import Message
 from data.schemas import MESSAGES, TRIPLE
 from data.shards import read_shard
-from labelers.config import LabelConfig
+from labelers.config import Jury
 from labelers.decisions import decide
 from labelers.estimate import mean_estimate
 from pipeline.config import POLICY, PoolMember, RunConfig
 from pipeline.models import Models
 from pipeline.progress import StepProgress
+from pipeline.round_jury import RoundJury, seat_jury
 from pipeline.run_dir import RoundDir, RunDir, Stopwatch
 from pipeline.stages.conversation import shown
 from pipeline.stages.label import OpenLabelers, build_pairs, vote
@@ -100,8 +101,9 @@ async def evaluate_round(
     opponents = {"start": 0, "previous": previous}
     for opponent in sorted(set(opponents.values())):
         await _match(config, run, new, opponent, open_labelers)
+    jury = seat_jury(config, folder)
     for against, opponent in opponents.items():
-        rows += _match_figures(config, run, new, opponent, against)
+        rows += _match_figures(config, run, jury, new, opponent, against)
     rows += await asyncio.to_thread(_likelihood_figures, config, run, folder, start)
     for row in rows:
         row["round"] = folder.index
@@ -167,9 +169,13 @@ def _match_pairs(run: RunDir, policy: int, opponent: int, index: int) -> tuple[p
 
 
 def _match_figures(
-    config: RunConfig, run: RunDir, policy: int, opponent: int, against: str
+    config: RunConfig, run: RunDir, jury: RoundJury, policy: int, opponent: int, against: str
 ) -> list[dict[str, Any]]:
-    """Win rates of a match, for the jury and for each labeler alone."""
+    """Win rates of a match, for the jury and for each labeler alone.
+
+    A labeler alone decides by its own probabilities, whatever the rule of the jury.
+    """
+    alone = Jury(rule="mean", tie_band=config.label.jury.tie_band)
     blocks = [_match_pairs(run, policy, opponent, index) for index in run.heldout.indices()]
     pairs = pa.concat_tables([block_pairs for block_pairs, _ in blocks])
     answers = pa.concat_tables([block_answers for _, block_answers in blocks])
@@ -181,7 +187,19 @@ def _match_figures(
     present = sorted(set(votes["labeler"].to_pylist()))
     for labeler in [JURY, *present]:
         counted = votes if labeler == JURY else votes.filter(pc.equal(votes["labeler"], labeler))
-        outcomes, prompts, longer = _outcomes(config.label, counted, pairs, answers)
+        outcomes, prompts, longer = _outcomes(
+            decide(
+                counted,
+                pairs.select(["pair_id", "prompt_id", "a_id", "b_id"]),
+                answers,
+                jury=config.label.jury if labeler == JURY else alone,
+                weights=config.label.weights,
+                fitted=jury.fitted,
+                calibrators=jury.calibrators,
+            ),
+            pairs,
+            answers,
+        )
         if not len(outcomes):
             logger.warning("no win rate against %s by %s: no vote could be read", against, labeler)
             continue
@@ -203,14 +221,12 @@ def _match_figures(
 
 
 def _outcomes(
-    label: LabelConfig, votes: pa.Table, pairs: pa.Table, answers: pa.Table
+    decisions: pa.Table, pairs: pa.Table, answers: pa.Table
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """1, 0.5 or 0 for each decided pair (float64), its prompt id, and new minus old tokens.
 
     Answers that read the same are a tie. Pairs on which nobody gave a valid vote do not count.
     """
-    decisions = decide(votes, pairs.select(["pair_id", "prompt_id", "a_id", "b_id"]), answers,
-                       jury=label.jury, weights=label.weights)  # fmt: skip
     tokens = dict(
         zip(answers["candidate_id"].to_pylist(), answers["tokens"].to_pylist(), strict=True)
     )

@@ -12,15 +12,13 @@ from labelers.config import LengthBalance
 from labelers.decisions import decide
 from labelers.filters import BalanceRows, apply_balance, apply_filters, balance_cutoff
 from labelers.pairs import propose_pairs
+from labelers.verdict_table import VOTE_COLUMNS
 from pipeline.config import RunConfig
 from pipeline.progress import StepProgress
+from pipeline.round_jury import RoundJury, seat_jury
 from pipeline.run_dir import RoundDir, RunDir, Stopwatch
 
 _CANDIDATE_COLUMNS = ["candidate_id", "prompt_id", "text", "tokens", "finish_reason"]
-_VOTE_COLUMNS = [
-    "pair_id", "prompt_id", "a_id", "b_id", "labeler", "order", "preference", "p_a", "score_a",
-    "score_b",
-]  # fmt: skip
 
 
 def filter_round(config: RunConfig, run: RunDir, folder: RoundDir) -> None:
@@ -40,11 +38,12 @@ def filter_round(config: RunConfig, run: RunDir, folder: RoundDir) -> None:
     if balance:
         first_pass = ShardFolder(folder.root / "decision-unbalanced", DECISION)
         missing = [index for index in blocks if not first_pass.exists(index)]
+    jury = seat_jury(config, folder)
     with StepProgress(
         f"round {folder.index} filter", len(blocks), done=len(blocks) - len(missing), unit="blocks"
     ) as progress:
         for index in missing:
-            first_pass.write(index, decide_block(config, folder, index))
+            first_pass.write(index, decide_block(config, folder, index, jury))
             progress.advance(1)
     if balance:
         _balance(balance, first_pass, folder.decisions)
@@ -52,16 +51,18 @@ def filter_round(config: RunConfig, run: RunDir, folder: RoundDir) -> None:
     run.note("filter", folder.index, watch.lap())
 
 
-def decide_block(config: RunConfig, folder: RoundDir, index: int) -> pa.Table:
+def decide_block(config: RunConfig, folder: RoundDir, index: int, jury: RoundJury) -> pa.Table:
     """Decisions (schema DECISION) on every pair of block ``index``, but for the balance."""
     candidates = folder.candidates.read(index, _CANDIDATE_COLUMNS)
     pairs = propose_pairs(candidates, per_prompt=config.label.pairs_per_prompt, seed=config.seed)
     decisions = decide(
-        folder.votes.read(index, _VOTE_COLUMNS),
+        folder.votes.read(index, VOTE_COLUMNS),
         pairs,
         candidates,
         jury=config.label.jury,
         weights=config.label.weights,
+        fitted=jury.fitted,
+        calibrators=jury.calibrators,
         round_index=folder.index,
     )
     return apply_filters(decisions, candidates, config.filter, seed=config.seed)

@@ -1,0 +1,301 @@
+"""How far annotators agree: people, judges, or both in one table.
+
+Every statistic takes :class:`Ratings`. The value is a library's (scikit-learn, statsmodels,
+krippendorff); the interval is a percentile bootstrap over items, the unit that repeats: an item is
+drawn with all its labels. Items with the same labels are interchangeable, so what is drawn is how
+often each pattern of labels occurs, and a hundred thousand items cost no more than a hundred.
+
+Kappa and alpha compare the agreement with that of chance, (observed - chance) / (1 - chance). Where
+only one label was ever used, chance agreement is certain and that is 0 / 0: the value is null and
+``reason`` says why, although everybody agrees (raw agreement is 1). Resamples that hit this case
+are left out of the interval, and ``undefined`` counts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Level = Literal["nominal", "ordinal", "interval"]
+
+MISSING = -1
+MOST_LABELS = 100
+"""Distinct labels at most: the statistics are about categories."""
+
+ONE_LABEL = "only one label was ever used: agreement by chance is certain, so this is 0 / 0"
+NO_COMMON_ITEM = "no item has labels of both"
+NO_PAIRS = "no item has two labels"
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """Labels of R annotators on N items."""
+
+    annotators: tuple[str, ...]
+    labels: tuple[str, ...]
+    """The K labels; ascending where they have an order."""
+    codes: NDArray[np.integer[Any]]
+    """[N, R]: index of the label, or MISSING."""
+    values: Floats | None = None
+    """[K] numbers behind the labels, for the level ``interval``."""
+    ordered: bool = False
+    """Whether the labels have an order, for the level ``ordinal``."""
+
+    @property
+    def counts(self) -> Ints:
+        """How many annotators gave each label to each item [N, K]."""
+        every = [(self.codes == index).sum(axis=1) for index in range(len(self.labels))]
+        found: Ints = np.stack(every, axis=1)
+        return found
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One statistic; ``value`` is null where it is undefined, and ``reason`` says why."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    """Ends of the 95% interval; null where too few items or resamples allow one."""
+    n: int = 0
+    """Items that it is computed from."""
+    undefined: int = 0
+    """Resamples in which it was 0 / 0."""
+    reason: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Majority:
+    """How the annotators' votes on the items come out; nothing breaks a tie."""
+
+    counts: dict[str, int]
+    """Items on which more annotators gave this label than any other."""
+    none: int
+    """Items without such a label."""
+    unlabelled: int
+    """Items without any label."""
+
+
+def majority(ratings: Ratings) -> Majority:
+    """The plurality label of each item, counted."""
+    counts = ratings.counts
+    top = counts.max(axis=1, initial=0)
+    alone = (counts == top[:, None]).sum(axis=1) == 1
+    labelled = top > 0
+    winners = np.bincount(counts.argmax(axis=1)[alone & labelled], minlength=len(ratings.labels))
+    return Majority(
+        dict(zip(ratings.labels, winners.tolist(), strict=True)),
+        none=int((labelled & ~alone).sum()),
+        unlabelled=int((~labelled).sum()),
+    )
+
+
+def raw_agreement(ratings: Ratings, *, resamples: int = 1000, seed: int = 0) -> Agreement:
+    """Share of equal labels among all pairs of annotators, over all items that both labelled."""
+    patterns, times = _patterns(ratings.counts)
+    pairs = _choose_2(patterns.sum(axis=1))
+    same = _choose_2(patterns).sum(axis=1)
+    n = int(times[pairs > 0].sum())
+    if not n:
+        return Agreement(None, reason=NO_PAIRS)
+
+    def share(weights: Floats) -> Floats:
+        return _ratio(weights @ same, weights @ pairs)
+
+    return _interval(
+        float(share(times[None].astype(float))[0]), n, _draws(times, resamples, seed), share
+    )
+
+
+def unanimous_share(ratings: Ratings, *, resamples: int = 1000, seed: int = 0) -> Agreement:
+    """Share of the items with at least two labels whose labels are all the same."""
+    patterns, times = _patterns(ratings.counts)
+    given = patterns.sum(axis=1)
+    several = (given >= 2).astype(float)
+    same = several * (patterns.max(axis=1, initial=0) == given)
+    n = int(times[given >= 2].sum())
+    if not n:
+        return Agreement(None, reason=NO_PAIRS)
+
+    def share(weights: Floats) -> Floats:
+        return _ratio(weights @ same, weights @ several)
+
+    return _interval(
+        float(share(times[None].astype(float))[0]), n, _draws(times, resamples, seed), share
+    )
+
+
+def cohen_kappa(
+    ratings: Ratings, first: int, second: int, *, resamples: int = 1000, seed: int = 0
+) -> Agreement:
+    """Cohen's kappa of two annotators (columns), over the items that both labelled.
+
+    Cohen 1960, Educational and Psychological Measurement 20, eq. 1.
+    """
+    from sklearn.metrics import cohen_kappa_score
+
+    one, other = ratings.codes[:, first], ratings.codes[:, second]
+    both = (one != MISSING) & (other != MISSING)
+    one, other = one[both], other[both]
+    n = len(one)
+    if not n:
+        return Agreement(None, reason=NO_COMMON_ITEM)
+    if len(np.unique([one, other])) == 1:
+        return Agreement(None, n=n, reason=ONE_LABEL)
+    size = len(ratings.labels)
+    times = np.bincount(one * size + other, minlength=size * size)
+
+    def kappa(weights: Floats) -> Floats:
+        tables = weights.reshape(-1, size, size) / n
+        seen = np.trace(tables, axis1=1, axis2=2)
+        chance = (tables.sum(axis=1) * tables.sum(axis=2)).sum(axis=1)
+        return _above_chance(seen, chance)
+
+    return _interval(float(cohen_kappa_score(one, other)), n, _draws(times, resamples, seed), kappa)
+
+
+def cohen_kappas(
+    ratings: Ratings, *, resamples: int = 1000, seed: int = 0
+) -> dict[tuple[str, str], Agreement]:
+    """Cohen's kappa of every pair of annotators."""
+    names = ratings.annotators
+    return {
+        (names[i], names[j]): cohen_kappa(ratings, i, j, resamples=resamples, seed=seed)
+        for i, j in combinations(range(len(names)), 2)
+    }
+
+
+def fleiss_kappa(ratings: Ratings, *, resamples: int = 1000, seed: int = 0) -> Agreement:
+    """Fleiss' kappa, which needs the same number of labels on each item.
+
+    Computed from the items with the most frequent number of labels (at least two; of equally
+    frequent numbers the larger); ``n`` says how many these are. Fleiss 1971, Psychological Bulletin
+    76, eq. 7.
+    """
+    from statsmodels.stats.inter_rater import fleiss_kappa as of_table
+
+    counts = ratings.counts
+    given = counts.sum(axis=1)
+    numbers, items = np.unique(given[given >= 2], return_counts=True)
+    if not len(numbers):
+        return Agreement(None, reason=NO_PAIRS)
+    raters = int(numbers[len(items) - 1 - np.argmax(items[::-1])])
+    complete = counts[given == raters]
+    n = len(complete)
+    if (complete.sum(axis=0) > 0).sum() == 1:
+        return Agreement(None, n=n, reason=ONE_LABEL)
+    patterns, times = _patterns(complete)
+    same = _choose_2(patterns).sum(axis=1) / _choose_2(np.array([raters]))[0]
+
+    def kappa(weights: Floats) -> Floats:
+        used = weights @ patterns / (n * raters)
+        return _above_chance(weights @ same / n, (used**2).sum(axis=1))
+
+    return _interval(float(of_table(complete)), n, _draws(times, resamples, seed), kappa)
+
+
+def krippendorff_alpha(
+    ratings: Ratings, level: Level = "nominal", *, resamples: int = 1000, seed: int = 0
+) -> Agreement:
+    """Krippendorff's alpha, 1 - observed / expected disagreement; labels may be missing.
+
+    Computed from the items with at least two labels. Krippendorff 2011, Computing Krippendorff's
+    Alpha-Reliability, sections C and E. Raises ``ValueError`` where the labels have no order, or
+    no numbers, that ``level`` would need.
+    """
+    import krippendorff
+
+    if level == "interval" and ratings.values is None:
+        raise ValueError("the labels are no numbers: there is no interval between them")
+    if level == "ordinal" and not ratings.ordered:
+        raise ValueError("the labels have no order")
+    counts = ratings.counts
+    counts = counts[counts.sum(axis=1) >= 2]
+    n = len(counts)
+    if not n:
+        return Agreement(None, reason=NO_PAIRS)
+    used = counts.sum(axis=0) > 0
+    if used.sum() == 1:
+        return Agreement(None, n=n, reason=ONE_LABEL)
+    counts = counts[:, used]
+    domain = np.arange(len(ratings.labels), dtype=float)[used]
+    if level == "interval":
+        assert ratings.values is not None
+        domain = ratings.values[used]
+    value = krippendorff.alpha(value_counts=counts, value_domain=domain, level_of_measurement=level)
+    patterns, times = _patterns(counts)
+
+    def alpha(weights: Floats) -> Floats:
+        return np.array([_alpha(patterns, one, domain, level) for one in weights])
+
+    return _interval(float(value), n, _draws(times, resamples, seed), alpha)
+
+
+def _alpha(patterns: Ints, times: Floats, domain: Floats, level: Level) -> float:
+    """Alpha where each of ``patterns`` [U, K] occurs ``times`` [U], which the library cannot do."""
+    share = times / (patterns.sum(axis=1) - 1)
+    coincidences = (patterns * share[:, None]).T @ patterns - np.diag(share @ patterns)
+    marginals = coincidences.sum(axis=0)
+    if level == "nominal":
+        distance = 1.0 - np.eye(len(domain))
+    elif level == "interval":
+        distance = (domain[:, None] - domain) ** 2
+    else:
+        upto = np.cumsum(marginals) - marginals / 2  # half of a label lies below its middle
+        distance = (upto[:, None] - upto) ** 2
+    expected = (np.outer(marginals, marginals) * distance).sum() / (marginals.sum() - 1)
+    if expected <= 0:
+        return float("nan")
+    return float(1 - (coincidences * distance).sum() / expected)
+
+
+def _patterns(counts: Ints) -> tuple[Ints, Ints]:
+    """The different rows of ``counts`` [U, K], and how often each occurs [U]."""
+    patterns, times = np.unique(counts, axis=0, return_counts=True)
+    return patterns, times
+
+
+def _draws(times: Ints, resamples: int, seed: int) -> Floats:
+    """How often each pattern occurs in each bootstrap resample [resamples, U]."""
+    total = int(times.sum())
+    draw = np.random.default_rng(seed)
+    return draw.multinomial(total, times / total, size=resamples).astype(float)
+
+
+def _interval(
+    value: float, n: int, draws: Floats, statistic: Callable[[Floats], Floats]
+) -> Agreement:
+    found = statistic(draws)
+    defined = found[np.isfinite(found)]
+    undefined = len(found) - len(defined)
+    if n < 2 or not len(defined):
+        return Agreement(value, n=n, undefined=undefined)
+    low, high = np.percentile(defined, [2.5, 97.5])
+    return Agreement(value, float(low), float(high), n, undefined)
+
+
+def _above_chance(seen: Floats, chance: Floats) -> Floats:
+    return _ratio(seen - chance, 1 - chance)
+
+
+def _ratio(above: Floats, below: Floats) -> Floats:
+    """above / below, NaN where that is 0 / 0 up to rounding."""
+    zero = np.abs(below) < 1e-12
+    result: Floats = np.where(zero, np.nan, above / np.where(zero, 1.0, below))
+    return result
+
+
+def _choose_2(numbers: Ints) -> Floats:
+    result: Floats = numbers * (numbers - 1) / 2.0
+    return result

@@ -1,0 +1,175 @@
+"""How reliable the labelers of a round are, fitted to its votes or given in the config.
+
+Only patterns of verdicts matter (which labeler said what), so a round of any size is a table of at
+most 4^L counts, and neither the order of the pairs nor that of the blocks can change the fit. Which
+answer of a pair is called a is arbitrary: every pattern counts as much as its mirror image, so that
+a labeler that always says a gains nothing by it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from labelers.base import LabelerError
+from labelers.config import Jury
+from labelers.jury import FITTED_RULES, MOST_TRUSTED, OUTCOMES, FittedJury
+from labelers.verdict_table import merge_votes, pairs_of, read_votes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_A, _B, _TIE, _MISSING = range(4)
+_MIRROR = {_A: _B, _B: _A, _TIE: _TIE, _MISSING: _MISSING}
+_ITERATIONS = 100
+_MOST_PAIRS = 10_000
+"""Larger rounds are fitted on patterns thinned in proportion: at this number an accuracy is known
+to half a point, and the library takes seconds."""
+_FEWEST_LABELERS = 3
+_FLOOR = 1e-3
+"""No verdict is taken to be impossible because it never happened in a finite round."""
+
+Patterns = Counter[tuple[int, ...]]
+"""How many pairs got which verdicts: 0 for a, 1 for b, 2 for a tie, 3 for none, by labeler."""
+
+
+def count_patterns(parts: Iterable[pa.Table], labelers: Sequence[str]) -> Patterns:
+    """The patterns of verdicts of ``labelers`` in votes tables, each with whole pairs in it.
+
+    Raises ``LabelerError`` as ``labelers.verdict_table.read_votes``, or for an unknown labeler.
+    """
+    counts: Patterns = Counter()
+    place = {name: index for index, name in enumerate(labelers)}
+    for votes in parts:
+        if not len(votes):
+            continue
+        pairs = pairs_of(votes)
+        read = read_votes(votes, pairs)
+        unknown = sorted(set(read.labelers) - place.keys())
+        if unknown:
+            raise LabelerError(f"there are votes of {unknown[0]}, which is no labeler of the run")
+        verdicts = merge_votes(read, len(pairs))
+        codes = np.full((len(pairs), len(labelers)), _MISSING, np.int8)
+        said = np.array([_B, _TIE, _A], np.int8)[verdicts.verdict + 1]
+        codes[:, [place[name] for name in read.labelers]] = np.where(verdicts.valid, said, _MISSING)
+        found, times = np.unique(codes, axis=0, return_counts=True)
+        for pattern, count in zip(found.tolist(), times.tolist(), strict=True):
+            counts[tuple(pattern)] += count
+    return counts
+
+
+def fit_jury(patterns: Patterns, labelers: Sequence[str], jury: Jury) -> FittedJury:
+    """What ``jury`` needs to know about ``labelers`` (in the order of the patterns).
+
+    ``reliability``: the accuracies that the config gives; else those of the one-coin model, in
+    which a labeler is right with the same probability on every pair that it decides (Zhang et al.
+    2016, JMLR 17, section 2.3), fitted by EM. ``dawid_skene``: each labeler's confusions by EM,
+    starting from the majority (Dawid and Skene 1979). crowd-kit does both.
+
+    With fewer than three labelers no votes can tell who is right where they differ; then, as
+    where no pair was decided, the jury falls back on the majority and a note says so.
+    """
+    assert jury.rule in FITTED_RULES
+    pairs = sum(patterns.values())
+    if jury.rule == "reliability" and jury.reliability is not None:
+        accuracy = {name: jury.reliability[name] for name in labelers}
+        return FittedJury(jury.rule, 0, accuracy=accuracy, notes=_doubts(accuracy))
+    voters = {index for pattern in patterns for index, said in enumerate(pattern) if said <= _B}
+    if len(voters) < _FEWEST_LABELERS:
+        note = (
+            f"{len(voters)} of {len(labelers)} labelers decided any pair: it takes three to tell "
+            "from votes alone how reliable each is, so the majority decides, with the configured "
+            "weights"
+        )
+        return FittedJury("majority", pairs, notes=(note,))
+    thinned = _thinned(patterns)
+    if jury.rule == "reliability":
+        return _one_coin(thinned, labelers, pairs)
+    return _dawid_skene(thinned, labelers, pairs)
+
+
+def _thinned(patterns: Patterns) -> Patterns:
+    """The patterns in canonical order, scaled to about _MOST_PAIRS pairs at most."""
+    scale = min(1.0, _MOST_PAIRS / sum(patterns.values()))
+    counts = {pattern: round(patterns[pattern] * scale) for pattern in sorted(patterns)}
+    return Counter({pattern: count for pattern, count in counts.items() if count})
+
+
+def _one_coin(patterns: Patterns, labelers: Sequence[str], pairs: int) -> FittedJury:
+    from crowdkit.aggregation import OneCoinDawidSkene
+
+    skills = OneCoinDawidSkene(n_iter=_ITERATIONS).fit(_long(patterns, (_A, _B))).skills_
+    accuracy = {
+        name: round(float(np.clip(skills.get(index, 0.5), 1 - MOST_TRUSTED, MOST_TRUSTED)), 6)
+        for index, name in enumerate(labelers)
+    }
+    return FittedJury("reliability", pairs, accuracy=accuracy, notes=_doubts(accuracy))
+
+
+def _dawid_skene(patterns: Patterns, labelers: Sequence[str], pairs: int) -> FittedJury:
+    from crowdkit.aggregation import DawidSkene
+
+    votes = _long(patterns, (_A, _B, _TIE))
+    fit = DawidSkene(n_iter=_ITERATIONS).fit(votes)
+    known = sorted(set(votes["label"]))
+
+    def share(labeler: int, truth: int, said: int) -> float:
+        if truth not in known:
+            return 1 / len(OUTCOMES)  # never the truth, its prior being 0
+        try:
+            return float(fit.errors_.loc[(labeler, said), truth])
+        except KeyError:  # the labeler never said so
+            return 0.0
+
+    confusions = {}
+    for index, name in enumerate(labelers):
+        raw = np.array(
+            [[share(index, truth, said) for said in (_A, _B, _TIE)] for truth in (_A, _B, _TIE)]
+        )
+        if not raw[:2].any():  # a labeler without a vote
+            raw[:] = 1 / len(OUTCOMES)
+        # Equal already, but for what the mirrored pairs lose in rounding.
+        raw = (raw + raw[[_B, _A, _TIE]][:, [_B, _A, _TIE]]) / 2
+        raw = np.maximum(raw, _FLOOR)
+        raw /= raw.sum(axis=1, keepdims=True)
+        confusions[name] = {
+            truth: {said: round(float(p), 6) for said, p in zip(OUTCOMES, row, strict=True)}
+            for truth, row in zip(OUTCOMES, raw, strict=True)
+        }
+    of_tie = round(float(fit.priors_.get(_TIE, 0.0)), 6)
+    prior = {"a": (1 - of_tie) / 2, "b": (1 - of_tie) / 2, "tie": of_tie}
+    notes = tuple(
+        f"{name} contradicts the others more often than not: its verdicts count the other way round"
+        for name, row in confusions.items()
+        if row["a"]["a"] < row["a"]["b"]
+    )
+    return FittedJury("dawid_skene", pairs, prior=prior, confusions=confusions, notes=notes)
+
+
+def _long(patterns: Patterns, counted: tuple[int, ...]) -> pd.DataFrame:
+    """crowd-kit's table (task, worker, label) of every pair and its mirror image."""
+    import pandas as pd
+
+    tasks, workers, labels = [], [], []
+    task = 0
+    for pattern, times in patterns.items():
+        said = [(index, code) for index, code in enumerate(pattern) if code in counted]
+        for _ in range(times if said else 0):
+            for mirrored in (False, True):
+                tasks += [task] * len(said)
+                workers += [index for index, _ in said]
+                labels += [_MIRROR[code] if mirrored else code for _, code in said]
+                task += 1
+    return pd.DataFrame({"task": tasks, "worker": workers, "label": labels})
+
+
+def _doubts(accuracy: Mapping[str, float]) -> tuple[str, ...]:
+    return tuple(
+        f"{name} is no better than chance (accuracy {value:.3f}): its verdicts have no weight"
+        for name, value in accuracy.items()
+        if value <= 0.5
+    )

@@ -1,0 +1,249 @@
+"""The votes of each labeler on each pair, merged to one verdict: what juries and statistics read.
+
+The votes of one labeler on one pair become one verdict. Votes that all say the same are that
+verdict; votes that contradict each other (a judge that changed its mind when the answers were
+swapped) are a tie; one invalid vote makes the labeler abstain. Its probability is the mean of its
+votes' (1, 0.5, 0 where a vote has none), and 0.5 where the verdict is a tie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from labelers.base import LabelerError
+from labelers.calibration import Calibrator
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+
+VOTE_COLUMNS = [
+    "pair_id", "prompt_id", "a_id", "b_id", "labeler", "order", "preference", "p_a", "score_a",
+    "score_b",
+]  # fmt: skip
+"""The columns of a votes table that verdicts and decisions are made from."""
+
+ROUNDING = 1e-9
+"""Differences of probabilities below this are the computer's, not the labeler's."""
+
+_PREFERENCES = pa.array(["a", "b", "tie", "invalid"])
+_A, _B, _TIE, _INVALID = range(4)
+_ORDERS = pa.array(["ab", "ba", "none"])
+_AB, _BA, _NONE = range(3)
+
+
+@dataclass(frozen=True)
+class PositionBias:
+    """How a labeler's verdicts depend on the order in which answers were shown."""
+
+    shown: int = 0
+    """Valid votes, without ties, for which an order was shown."""
+    first: int = 0
+    """Of those, the ones that prefer the answer shown first."""
+    swapped: int = 0
+    """Pairs with a valid vote in both orders."""
+    steady: int = 0
+    """Of those, the ones with the same verdict in both."""
+
+    @property
+    def first_share(self) -> float | None:
+        """Share of votes for the answer shown first; 0.5 is unbiased."""
+        return self.first / self.shown if self.shown else None
+
+    @property
+    def consistency(self) -> float | None:
+        """Share of pairs judged alike in both orders."""
+        return self.steady / self.swapped if self.swapped else None
+
+    def __add__(self, other: PositionBias) -> PositionBias:
+        return PositionBias(
+            self.shown + other.shown,
+            self.first + other.first,
+            self.swapped + other.swapped,
+            self.steady + other.steady,
+        )
+
+
+@dataclass(frozen=True)
+class Votes:
+    """V votes on P pairs by L labelers, as numbers; ``preference``, ``p_a`` and ``order`` are about
+    the pair's a and b, also where the vote itself has the two the other way round."""
+
+    labelers: tuple[str, ...]
+    pair: Ints  # [V]
+    cell: Ints  # [V], pair * L + labeler
+    preference: Ints  # [V]
+    p_a: Floats  # [V], 0.5 for ties and invalid votes without one
+    soft: Bools  # [V], whether the labeler gave a probability
+    order: Ints  # [V]
+    flipped: Bools  # [V]
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What each labeler says about each pair; all arrays are [P, L]."""
+
+    valid: Bools
+    verdict: Ints  # 1: a, 0: tie, -1: b
+    p_a: Floats
+    soft: Bools  # every vote came with a probability
+    swapped: Bools  # valid votes in both orders
+    unanimous: Bools
+
+
+def rows_in(values: pa.ChunkedArray, known: pa.Array, problem: str) -> Ints:
+    """Where in ``known`` each of ``values`` stands; ``LabelerError`` for one that does not."""
+    found = pc.index_in(values, value_set=known)
+    if found.null_count:
+        missing = values.filter(pc.is_null(found))[0].as_py()
+        raise LabelerError(f"{problem}: {missing!r}")
+    rows: Ints = found.to_numpy().astype(np.int64)
+    return rows
+
+
+def pairs_of(votes: pa.Table) -> pa.Table:
+    """The pairs that the votes are about, in the order of their first votes."""
+    _, first = np.unique(_codes(votes["pair_id"]), return_index=True)
+    columns = ["pair_id", "prompt_id", "a_id", "b_id"]
+    return votes.select(columns).take(pa.array(np.sort(first)))
+
+
+def _codes(column: pa.ChunkedArray) -> Ints:
+    encoded = column.combine_chunks().dictionary_encode()
+    codes: Ints = encoded.indices.to_numpy().astype(np.int64)
+    return codes
+
+
+def read_votes(votes: pa.Table, pairs: pa.Table) -> Votes:
+    """The votes (VOTE_COLUMNS) as numbers, by the pairs (``pair_id, prompt_id, a_id, b_id``).
+
+    Raises ``LabelerError`` for votes on other pairs, and for preferences, orders or probabilities
+    that do not exist or contradict each other.
+    """
+    pair = rows_in(
+        votes["pair_id"], pairs["pair_id"].combine_chunks(), "a vote is about a pair not proposed"
+    )
+    names = sorted(pc.unique(votes["labeler"]).to_pylist())
+    labeler = rows_in(votes["labeler"], pa.array(names, pa.string()), "unknown labeler")
+    preference = rows_in(
+        votes["preference"], _PREFERENCES, "a preference is not a, b, tie, invalid"
+    )
+    order = rows_in(votes["order"], _ORDERS, "an order is not ab, ba, none")
+    flipped = _flipped(votes, pairs.select(["a_id", "b_id"]).take(pa.array(pair)))
+    p_a = votes["p_a"].to_numpy()
+    _check_probabilities(p_a, preference)
+    soft = ~np.isnan(p_a)
+    hard = np.array([1.0, 0.0, 0.5, 0.5])[preference]
+    p_a = np.where(soft, p_a, hard)
+    return Votes(
+        labelers=tuple(names),
+        pair=pair,
+        cell=pair * len(names) + labeler,
+        preference=np.where(flipped, _swap(preference), preference),
+        p_a=np.where(flipped, 1 - p_a, p_a),
+        soft=soft,
+        order=np.where(flipped, np.array([_BA, _AB, _NONE])[order], order),
+        flipped=flipped,
+    )
+
+
+def merge_votes(votes: Votes, pairs: int) -> Verdicts:
+    """One verdict for each of ``pairs`` pairs and each labeler."""
+    shape = (pairs, len(votes.labelers))
+    cells = shape[0] * shape[1]
+
+    def count(rows: Bools) -> Ints:
+        return np.bincount(votes.cell[rows], minlength=cells).reshape(shape)
+
+    given = np.bincount(votes.cell, minlength=cells).reshape(shape)
+    of_a, of_b, of_tie, invalid = (count(votes.preference == one) for one in range(4))
+    valid = (given > 0) & (invalid == 0)
+    all_a, all_b = of_a == given, of_b == given
+    verdict = np.where(valid, all_a.astype(np.int64) - all_b, 0)
+    total = np.bincount(votes.cell, weights=votes.p_a, minlength=cells).reshape(shape)
+    p_a = np.where(verdict == 0, 0.5, total / np.maximum(given, 1))
+    both = (count(votes.order == _AB) > 0) & (count(votes.order == _BA) > 0)
+    return Verdicts(
+        valid=valid,
+        verdict=verdict,
+        p_a=p_a,
+        soft=valid & (count(votes.soft) == given),
+        swapped=valid & both,
+        unanimous=all_a | all_b | (of_tie == given),
+    )
+
+
+def calibrated(
+    verdicts: Verdicts, labelers: tuple[str, ...], calibrators: Mapping[str, Calibrator]
+) -> Verdicts:
+    """The verdicts with their probabilities mapped by the calibration of their labelers.
+
+    Only probabilities that a labeler gave are touched: not the 0 and 1 of hard votes, and not the
+    0.5 of a tie. A calibrator turns no verdict round.
+    """
+    p_a = verdicts.p_a.copy()
+    for index, name in enumerate(labelers):
+        if name in calibrators:
+            rows = verdicts.soft[:, index] & (verdicts.verdict[:, index] != 0)
+            p_a[rows, index] = calibrators[name].apply(p_a[rows, index])
+    return replace(verdicts, p_a=p_a)
+
+
+def position_bias(votes: Votes, verdicts: Verdicts) -> dict[str, PositionBias]:
+    """For each labeler that was shown an order: which position it prefers, and how steadily."""
+    labeler = votes.cell % max(len(votes.labelers), 1)
+    ordered = votes.order <= _BA
+    decided = ordered & (votes.preference <= _B)
+    first = decided & ((votes.preference == _A) == (votes.order == _AB))
+    steady = verdicts.swapped & verdicts.unanimous
+    return {
+        name: PositionBias(
+            shown=int((decided & own).sum()),
+            first=int((first & own).sum()),
+            swapped=int(verdicts.swapped[:, index].sum()),
+            steady=int(steady[:, index].sum()),
+        )
+        for index, name in enumerate(votes.labelers)
+        if (ordered & (own := labeler == index)).any()
+    }
+
+
+def _flipped(votes: pa.Table, proposed: pa.Table) -> Bools:
+    """Which votes have a and b the other way round than the pairs they are about."""
+    flipped = pc.not_equal(votes["a_id"], proposed["a_id"])
+    own_a, own_b = (pc.if_else(flipped, proposed[x], proposed[y]) for x, y in _BOTH_WAYS)
+    same = pc.and_(pc.equal(votes["a_id"], own_a), pc.equal(votes["b_id"], own_b))
+    if not pc.all(same, min_count=0).as_py():
+        pair = votes["pair_id"].filter(pc.invert(same))[0].as_py()
+        raise LabelerError(f"a vote on pair {pair} is about other candidates than the pair")
+    result: Bools = flipped.to_numpy()
+    return result
+
+
+_BOTH_WAYS = (("b_id", "a_id"), ("a_id", "b_id"))
+
+
+def _swap(preference: Ints) -> Ints:
+    return np.array([_B, _A, _TIE, _INVALID])[preference]
+
+
+def _check_probabilities(p_a: Floats, preference: Ints) -> None:
+    """Refuse probabilities that do not fit their verdicts: a mix-up of labels, not an opinion."""
+    known = ~np.isnan(p_a)
+    outside = known & ~((p_a >= 0) & (p_a <= 1))
+    against = known & (
+        ((preference == _A) & (p_a < 0.5 - ROUNDING))
+        | ((preference == _B) & (p_a > 0.5 + ROUNDING))
+    )
+    if outside.any():
+        raise LabelerError(f"p_a {p_a[outside][0]} is not a probability")
+    if against.any():
+        at = np.flatnonzero(against)[0]
+        said = "ab"[preference[at]]
+        raise LabelerError(f"a vote prefers {said} but has p_a {p_a[at]}: are the labels swapped?")

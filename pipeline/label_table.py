@@ -1,0 +1,226 @@
+"""Labels as people keep them: a row for each label, or a column for each annotator."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from data.config import PromptSource
+from data.errors import InputError
+from data.readers import read_rows
+from data.rows import BadRow, RawRow, bad
+from labelers.agreement import MISSING, MOST_LABELS, Ratings
+
+_EXAMPLES = 3
+_PLAIN_NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d{1,15})?")  # and so no id such as 007
+
+
+@dataclass
+class Labels:
+    """A table of labels as it was read: one label at most for each item and annotator."""
+
+    given: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Label by item and annotator."""
+    annotators: dict[str, None] = field(default_factory=dict)
+    """In the order in which they occur."""
+    rows: int = 0
+    missing: int = 0
+    """Labels that are null or empty."""
+    repeated: int = 0
+    """Labels given again as they were."""
+    conflicts: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+    """Item and annotator with different labels: such labels count as missing."""
+    bad: Counter[str] = field(default_factory=Counter)
+    """Rows that cannot be read, by reason."""
+    examples: list[str] = field(default_factory=list)
+    """The first of those, as one line each."""
+
+    def add(self, item: str, annotator: str, label: str | None) -> None:
+        """One cell of the table; a null label is a missing one."""
+        self.annotators.setdefault(annotator)
+        labels = self.given.setdefault(item, {})
+        if label is None:
+            self.missing += 1
+        elif annotator not in labels:
+            labels[annotator] = label
+        elif labels[annotator] == label and (item, annotator) not in self.conflicts:
+            self.repeated += 1
+        else:
+            self.conflicts.setdefault((item, annotator), {labels[annotator]}).add(label)
+
+    def refuse(self, row: BadRow) -> None:
+        """Count a row that cannot be read."""
+        self.bad[row.reason] += 1
+        if len(self.examples) < _EXAMPLES:
+            self.examples.append(str(row))
+
+
+def read_labels(
+    path: str,
+    *,
+    item: str | None,
+    annotator: str | None,
+    label: str | None,
+    annotators: Sequence[str] = (),
+) -> Labels:
+    """The labels in a file (any that prompts are read from).
+
+    A long table has a row for each label: columns ``item``, ``annotator``, ``label``. A wide one
+    has a row for each item and the columns ``annotators``; ``item`` may be null, and the row is the
+    item. Raises ``InputError`` for columns that are not there, and for a file without labels.
+    """
+    if annotators and (annotator or label):
+        raise InputError(
+            "--annotators is for a column an annotator, --annotator and --label for a row a label: "
+            "give one or the other"
+        )
+    if not annotators and not (item and annotator and label):
+        raise InputError(
+            f"{path}: say which columns hold what: --item, --annotator and --label for a row a "
+            "label, or --annotators with the names of the columns for one column an annotator"
+        )
+    labels = Labels()
+    wanted = list(annotators) or [one for one in (annotator, label) if one]
+    wanted += [item] if item else []
+    for row in read_rows(PromptSource(path=path)):
+        labels.rows += 1
+        if isinstance(row, BadRow):
+            labels.refuse(row)
+            continue
+        absent = [name for name in wanted if name not in row.fields]
+        if absent and labels.rows == 1:
+            raise InputError(
+                f"{path}: has no column {absent[0]!r}: it has {', '.join(map(str, row.fields))}"
+            )
+        if absent:
+            labels.refuse(bad(row, absent[0], "missing_column", "add it, with null for no label"))
+            continue
+        try:
+            for cell in _cells(row, item, annotator, label, annotators):
+                labels.add(*cell)
+        except _NotALabel as error:
+            labels.refuse(bad(row, error.field, error.reason, error.detail))
+    if not any(labels.given.values()):
+        raise InputError(f"{path}: holds no label: check the columns ({labels.rows} rows read)")
+    return labels
+
+
+class _NotALabel(Exception):
+    def __init__(self, field: str, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.field, self.reason, self.detail = field, reason, detail
+
+
+def _cells(
+    row: RawRow,
+    item: str | None,
+    annotator: str | None,
+    label: str | None,
+    annotators: Sequence[str],
+) -> Iterator[tuple[str, str, str | None]]:
+    """The labels in one row: item, annotator, label. Null for a missing label."""
+    if item is None:
+        of_item: str | None = f"{row.source}:{row.row}"
+    else:
+        of_item = _word(row.fields[item], item)
+    if of_item is None:
+        raise _NotALabel(str(item), "no_item", "is empty: every label is about an item")
+    if annotators:
+        cells = [(name, _word(row.fields[name], name)) for name in annotators]
+    else:
+        assert annotator is not None
+        assert label is not None
+        who = _word(row.fields[annotator], annotator)
+        if who is None:
+            raise _NotALabel(annotator, "no_annotator", "is empty: every label is somebody's")
+        cells = [(who, _word(row.fields[label], label))]
+    for name, value in cells:
+        yield of_item, name, value
+
+
+def _word(value: Any, column: str) -> str | None:
+    """A label, item or annotator as text: 1, 1.0 and "1" are the same one; null where missing."""
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        number = float(value)
+        if math.isnan(number):
+            return None
+        return str(int(number)) if number.is_integer() else repr(number)
+    if isinstance(value, str):
+        text = value.strip()
+        return _numeral(text) if text else None
+    raise _NotALabel(column, "not_a_label", "is a list or an object: a label is text or a number")
+
+
+def _numeral(text: str) -> str:
+    return _word(float(text), "") or text if _PLAIN_NUMBER.fullmatch(text) else text
+
+
+def ratings_of(source: str, labels: Labels, levels: Sequence[str] = ()) -> Ratings:
+    """The labels as numbers; those in conflict are missing.
+
+    ``levels`` are the labels in ascending order; without them labels that are all numbers have
+    theirs. Raises ``InputError`` for a label that is none of ``levels``, and for more than
+    MOST_LABELS different ones.
+    """
+    for (item, annotator), _ in labels.conflicts.items():
+        labels.given[item].pop(annotator, None)
+    used = sorted({label for given in labels.given.values() for label in given.values()})
+    if len(used) > MOST_LABELS:
+        raise InputError(
+            f"{source}: {len(used):,} different labels ({', '.join(used[:5])}, ...): agreement is "
+            f"about at most {MOST_LABELS} categories: check the label column, or round its numbers"
+        )
+    names, values, ordered = _in_order(source, used, levels)
+    place = {name: index for index, name in enumerate(names)}
+    annotators = list(labels.annotators)
+    column = {name: index for index, name in enumerate(annotators)}
+    codes = np.full((len(labels.given), len(annotators)), MISSING, np.int8)
+    for row, given in enumerate(labels.given.values()):
+        for annotator, label in given.items():
+            codes[row, column[annotator]] = place[label]
+    return Ratings(tuple(annotators), tuple(names), codes, values, ordered)
+
+
+def _in_order(source: str, used: list[str], levels: Sequence[str]) -> tuple[list[str], Any, bool]:
+    """The labels in ascending order where they have one, and the numbers behind them."""
+    numbers: dict[str, float] = {}
+    for label in used:
+        try:
+            value = float(label)
+        except ValueError:
+            break
+        if not math.isfinite(value):
+            break
+        numbers[label] = value
+    numeric = len(numbers) == len(used)
+    if levels:
+        order = [_numeral(level.strip()) for level in levels]
+        unknown = [label for label in used if label not in order]
+        if unknown:
+            raise InputError(
+                f"{source}: the label {unknown[0]!r} is not among --levels {','.join(levels)}: "
+                "name every label, in ascending order"
+            )
+        values = np.array([float(label) for label in order]) if _all_numbers(order) else None
+        return order, values, True
+    if numeric:
+        order = sorted(used, key=lambda label: numbers[label])
+        return order, np.array([numbers[label] for label in order]), True
+    return used, None, False
+
+
+def _all_numbers(words: Sequence[str]) -> bool:
+    try:
+        return all(math.isfinite(float(word)) for word in words)
+    except ValueError:
+        return False

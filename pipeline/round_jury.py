@@ -1,0 +1,48 @@
+"""The jury of a round: what was fitted to its votes, and the calibrations it applies."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from data.shards import atomic_write_json
+from labelers.calibration import Calibrator, read_calibrator
+from labelers.jury import FITTED_RULES, FittedJury
+from labelers.jury_fit import count_patterns, fit_jury
+from labelers.verdict_table import VOTE_COLUMNS
+from pipeline.config import RunConfig
+from pipeline.run_dir import RoundDir
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RoundJury:
+    """What ``labelers.decisions.decide`` needs beside the config."""
+
+    fitted: FittedJury | None = None
+    calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
+
+
+def seat_jury(config: RunConfig, folder: RoundDir) -> RoundJury:
+    """The jury of a round whose votes are all there.
+
+    Where the rule needs it, the labelers' reliability is fitted to the votes once and kept in
+    ``jury.json``: a resumed run, and the evaluation of the round's policy, decide by the same
+    figures. Raises ``LabelerError`` for a calibration file that cannot be used.
+    """
+    label = config.label
+    calibrators = {name: read_calibrator(path) for name, path in label.calibrations.items()}
+    if label.jury.rule not in FITTED_RULES:
+        return RoundJury(calibrators=calibrators)
+    if not folder.jury.exists():
+        names = [labeler.name for labeler in label.labelers]
+        patterns = count_patterns(folder.votes.iter(columns=VOTE_COLUMNS), names)
+        fitted = fit_jury(patterns, names, label.jury)
+        for note in fitted.notes:
+            logger.warning("round %d: %s", folder.index, note)
+        atomic_write_json(folder.jury, fitted.as_dict())
+    kept = json.loads(folder.jury.read_text(encoding="utf-8"))
+    return RoundJury(FittedJury.from_dict(kept), calibrators)

@@ -1,0 +1,212 @@
+"""Agreement statistics against textbook tables, by hand, and against the libraries."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from labelers.agreement import (
+    MISSING,
+    NO_COMMON_ITEM,
+    NO_PAIRS,
+    ONE_LABEL,
+    Ratings,
+    _alpha,
+    cohen_kappa,
+    cohen_kappas,
+    fleiss_kappa,
+    krippendorff_alpha,
+    majority,
+    raw_agreement,
+    unanimous_share,
+)
+
+
+def ratings(codes: list[list[int]] | np.ndarray, labels: int, **more) -> Ratings:
+    """Labels 0, 1, 2, ... in ascending order; -1 is missing. A list for each item."""
+    table = np.array(codes)
+    names = tuple(map(str, range(labels)))
+    annotators = tuple("ABCDEFGHIJKLMNOP"[: table.shape[1]])
+    values = np.arange(labels, dtype=float)
+    return Ratings(annotators, names, table, values, ordered=True, **more)
+
+
+def from_table(table: list[list[int]]) -> Ratings:
+    """Two annotators from the counts of their pairs of labels; rows are the first's."""
+    codes = [
+        [row, column]
+        for row, line in enumerate(table)
+        for column, count in enumerate(line)
+        for _ in range(count)
+    ]
+    return ratings(codes, len(table))
+
+
+def from_counts(counts: list[list[int]]) -> Ratings:
+    """Items with these counts of labels, whoever gave them."""
+    codes = [[k for k, times in enumerate(row) for _ in range(times)] for row in counts]
+    return ratings(codes, len(counts[0]))
+
+
+# Krippendorff 2011, section C: twelve items, four observers, labels 1 to 5.
+FOUR_OBSERVERS = (
+    np.array(
+        [
+            [1, 2, 3, 3, 2, 1, 4, 1, 2, 0, 0, 0],
+            [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, 0, 3],
+            [0, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, 0],
+            [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, 0],
+        ]
+    ).T
+    - 1
+)
+
+# Fleiss 1971 as Wikipedia's example: ten subjects, fourteen raters, five categories.
+FOURTEEN_RATERS = [
+    [0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1],
+    [7, 7, 0, 0, 0], [3, 2, 6, 3, 0], [2, 5, 3, 2, 2], [6, 5, 2, 1, 0], [0, 2, 2, 3, 7],
+]  # fmt: skip
+
+
+def test_cohen_by_hand() -> None:
+    # Both say yes 20 times, both no 15 times, of 50: 0.7 observed. By chance 25/50 x 30/50 for yes
+    # and 25/50 x 20/50 for no: 0.3 + 0.2 = 0.5. (0.7 - 0.5) / (1 - 0.5) = 0.4.
+    found = cohen_kappa(from_table([[20, 5], [10, 15]]), 0, 1)
+    assert found.value == pytest.approx(0.4)
+    assert found.n == 50
+    # Cohen's large-sample standard error is sqrt(0.7 x 0.3 / (50 x 0.25)) = 0.13.
+    assert found.low == pytest.approx(0.4 - 1.96 * 0.13, abs=0.04)
+    assert found.high == pytest.approx(0.4 + 1.96 * 0.13, abs=0.04)
+
+
+def test_fleiss_by_hand() -> None:
+    # Column sums 20, 28, 39, 21, 32 of 140: sum of squared shares 0.2128. The items agree in 1,
+    # .253, .308, .440, .330, .462, .242, .176, .286, .286 of their 91 pairs: mean 0.378.
+    # (0.378 - 0.213) / (1 - 0.213) = 0.210.
+    found = fleiss_kappa(from_counts(FOURTEEN_RATERS))
+    assert found.value == pytest.approx(0.210, abs=5e-4)
+    assert found.n == 10
+    assert raw_agreement(from_counts(FOURTEEN_RATERS)).value == pytest.approx(0.378, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"), [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)]
+)
+def test_krippendorff_by_hand(level: str, expected: float) -> None:
+    # 11 items have two labels or more, 40 labels in all. Coincidences on the diagonal: 7, 10, 8, 4,
+    # 3 of n = 40; marginals 9, 13, 10, 5, 3. Nominal: 1 - (40 - 32) / ((40^2 - 384) / 39) = 0.743.
+    found = krippendorff_alpha(ratings(FOUR_OBSERVERS, 5), level)
+    assert found.value == pytest.approx(expected, abs=5e-4)
+    assert found.n == 11
+    assert found.low < found.value < found.high
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    table=st.lists(st.lists(st.integers(-1, 3), min_size=3, max_size=3), min_size=2, max_size=25)
+)
+def test_what_resamples_are_computed_with_equals_the_libraries(table: list[list[int]]) -> None:
+    given_ratings = ratings(table, 4)
+    counts = given_ratings.counts
+    counts = counts[counts.sum(axis=1) >= 2]
+    for level in ("nominal", "ordinal", "interval"):
+        found = krippendorff_alpha(given_ratings, level, resamples=1)
+        if found.value is not None:
+            patterns, times = np.unique(counts, axis=0, return_counts=True)
+            own = _alpha(patterns, times.astype(float), np.arange(4.0), level)
+            assert own == pytest.approx(found.value)
+    # One item alone: every resample is that item, so the interval would have to be the value.
+    for function in (raw_agreement, unanimous_share):
+        found = function(given_ratings, resamples=20)
+        assert found.value is None or found.low is None or found.low <= found.value + 1e-9
+
+
+def test_kappas_of_resamples_equal_the_libraries() -> None:
+    # Items that are all alike but for their number: resampling N identical pairs of items changes
+    # nothing, so low and high are the library's value.
+    balanced = from_table([[1, 0], [0, 1]])
+    assert cohen_kappa(balanced, 0, 1).value == 1.0
+    draw = np.random.default_rng(0)
+    table = ratings(draw.integers(0, 3, (4000, 3)), 3)
+    for found in (cohen_kappa(table, 0, 1), fleiss_kappa(table), krippendorff_alpha(table)):
+        assert found.low < found.value < found.high
+        assert np.mean([found.low, found.high]) == pytest.approx(found.value, abs=0.005)
+
+
+def test_the_interval_covers_the_truth() -> None:
+    # Two annotators, right with 0.8 on two equally frequent labels, agree in 0.68: kappa 0.36.
+    covered = 0
+    for seed in range(60):
+        draw = np.random.default_rng(seed)
+        truth = draw.integers(0, 2, 150)
+        codes = np.where(draw.random((150, 2)) < 0.8, truth[:, None], 1 - truth[:, None])
+        found = cohen_kappa(ratings(codes, 2), 0, 1, resamples=400, seed=seed)
+        covered += found.low <= 0.36 <= found.high
+    assert covered >= 52  # of 57 expected; fewer than 52 has a probability of 0.5 %
+
+
+def test_raters_without_a_common_item_are_reported() -> None:
+    table = ratings([[0, MISSING, 0], [MISSING, 1, 1], [1, MISSING, 1]], 2)
+    found = cohen_kappas(table)
+    assert found["A", "B"].value is None
+    assert found["A", "B"].reason == NO_COMMON_ITEM
+    assert found["A", "C"].value == 1.0
+    assert found["B", "C"].reason == ONE_LABEL
+
+
+def test_one_label_is_defined() -> None:
+    table = ratings([[1, 1, 1]] * 5, 3)
+    assert raw_agreement(table).value == unanimous_share(table).value == 1.0
+    for found in (cohen_kappa(table, 0, 1), fleiss_kappa(table), krippendorff_alpha(table)):
+        assert (found.value, found.low, found.high) == (None, None, None)
+        assert found.reason == ONE_LABEL
+        assert found.n == 5
+
+
+def test_resamples_of_one_label_are_counted_and_left_out() -> None:
+    # 9 of 10 items have only label 0: a resample misses the tenth with probability .9^10 = 0.35.
+    found = cohen_kappa(ratings([[0, 0]] * 9 + [[1, 1]], 2), 0, 1, resamples=2000)
+    assert found.value == 1.0
+    assert found.undefined / 2000 == pytest.approx(0.9**10, abs=0.04)
+    assert (found.low, found.high) == (1.0, 1.0)
+
+
+def test_nothing_to_compare() -> None:
+    table = ratings([[0, MISSING], [MISSING, 1]], 2)
+    for found in (raw_agreement(table), unanimous_share(table), fleiss_kappa(table)):
+        assert found.reason == NO_PAIRS
+    assert krippendorff_alpha(table).reason == NO_PAIRS
+    one_item = raw_agreement(ratings([[0, 1]], 2))
+    assert (one_item.value, one_item.low, one_item.n) == (0.0, None, 1)
+
+
+def test_majorities_are_counted_without_breaking_ties() -> None:
+    table = ratings(
+        [[0, 0, 1], [0, 1, MISSING], [2, 2, 2], [MISSING] * 3, [1, MISSING, MISSING]], 3
+    )
+    found = majority(table)
+    assert found.counts == {"0": 1, "1": 1, "2": 1}
+    assert (found.none, found.unlabelled) == (1, 1)
+
+
+def test_fleiss_takes_the_items_with_the_usual_number_of_labels() -> None:
+    complete = ratings([[0, 0, 1], [1, 1, 1], [0, 0, 0]], 2)
+    mixed = ratings([[0, 0, 1], [1, 1, 1], [0, 0, 0], [0, 1, MISSING], [1, MISSING, MISSING]], 2)
+    assert fleiss_kappa(mixed).value == fleiss_kappa(complete).value
+    assert fleiss_kappa(mixed).n == 3
+
+
+def test_levels_that_the_labels_do_not_have() -> None:
+    words = Ratings(("A", "B"), ("no", "yes"), np.array([[0, 1], [1, 1]]))
+    with pytest.raises(ValueError, match="no numbers"):
+        krippendorff_alpha(words, "interval")
+    with pytest.raises(ValueError, match="no order"):
+        krippendorff_alpha(words, "ordinal")
+
+
+def test_intervals_are_reproducible() -> None:
+    table = ratings(FOUR_OBSERVERS, 5)
+    assert krippendorff_alpha(table, seed=1) == krippendorff_alpha(table, seed=1)
+    assert krippendorff_alpha(table, seed=1) != krippendorff_alpha(table, seed=2)
