@@ -22,10 +22,13 @@ _SECONDS_BETWEEN_LINES = 15.0
 class StepProgress:
     """Counts items, tokens and cost of one step. Use as a context manager.
 
-    ``done`` items were finished by an earlier process and do not count towards the rate.
+    ``total`` may be null where nobody knows it before the end. ``done`` items were finished by an
+    earlier process and do not count towards the rate.
     """
 
-    def __init__(self, title: str, total: int, *, done: int = 0, unit: str = "prompts") -> None:
+    def __init__(
+        self, title: str, total: int | None, *, done: int = 0, unit: str = "prompts"
+    ) -> None:
         self._title, self._total, self._unit = title, total, unit
         self._done = self._resumed = done
         self._tokens = 0
@@ -90,8 +93,9 @@ class StepProgress:
     def _line(self) -> None:
         self._last_line = time.monotonic()
         elapsed = self._last_line - self._began
+        of_total = "" if self._total is None else f"/{self._total:,}"
         print(
-            f"{self._title}: {self._done:,}/{self._total:,} {self._unit} in {elapsed:.1f} s"
+            f"{self._title}: {self._done:,}{of_total} {self._unit} in {elapsed:.1f} s"
             f"  {self._facts()}",
             file=sys.stderr,
             flush=True,

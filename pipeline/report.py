@@ -18,10 +18,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline import formats
 from pipeline.excerpts import read_excerpts
+from pipeline.pages import render_page
 from pipeline.plots import Bars, Figure, Series, histogram, length_bins, lines, rebin
 from pipeline.redact import hide_environment_secrets, redact
 from pipeline.run_dir import RunDir
@@ -85,21 +85,10 @@ def render_report(run: RunDir) -> str:
     tally = tally_run(run)
     metrics = _read_metrics(run)
     kept, dropped = read_excerpts(run)
-    environment = Environment(
-        loader=PackageLoader("pipeline"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for function in (
-        formats.count, formats.short_count, formats.percent, formats.duration, formats.money,
-        formats.figure, formats.size,
-    ):  # fmt: skip
-        environment.filters[function.__name__] = function
     notes = run.notes()
     won = _won(status)
-    page = environment.get_template("report.html.jinja").render(
+    page = render_page(
+        "report.html.jinja",
         name=run.root.resolve().name,
         status=status,
         as_of=notes[-1].get("at") if notes else None,

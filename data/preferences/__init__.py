@@ -1,0 +1,13 @@
+"""Preference datasets in, whatever their layout: one schema out, bad rows apart."""
+
+from data.preferences.layouts import PreferenceColumns, parse_columns, parse_labels
+from data.preferences.reader import PREFERENCE, PreferenceBatch, read_preferences
+
+__all__ = [
+    "PREFERENCE",
+    "PreferenceBatch",
+    "PreferenceColumns",
+    "parse_columns",
+    "parse_labels",
+    "read_preferences",
+]

@@ -1,0 +1,218 @@
+"""The regular rows of an Arrow batch as pairs, without a Python object for each.
+
+Only what is certainly right is taken here: text or ``{role, content}`` turns in direct columns.
+Every other row is left to ``data.preferences.parsing``, which says what is wrong with it, if
+anything. For the rows taken, both give the same pair.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.preferences.layouts import Layout
+from data.preferences.turns import TRANSCRIPT_START
+from data.schemas import MESSAGES
+
+Mask = npt.NDArray[np.bool_]
+Index = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RegularRows:
+    """``regular`` [rows of the batch]: which rows were taken; the columns hold those, in order."""
+
+    regular: Mask
+    prompt: pa.Array
+    """MESSAGES."""
+    chosen: pa.Array
+    rejected: pa.Array
+
+
+def regular_rows(batch: pa.RecordBatch, layout: Layout) -> RegularRows | None:
+    """The rows of ``batch`` that can be read column by column; None where its columns cannot.
+
+    ``batch`` has valid UTF-8 and the columns of ``layout``.
+    """
+    if layout.kind != "direct" or layout.system or len(layout.prompt) > 1:
+        return None
+    prompt = _normal(batch.column(layout.prompt[0])) if layout.prompt else None
+    chosen, rejected = (_normal(batch.column(name)) for name in (layout.a, layout.b))
+    if chosen is None or rejected is None or (layout.prompt and prompt is None):
+        return None
+    texts = [pa.types.is_string(column.type) for column in (chosen, rejected)]
+    if all(texts) and prompt is not None:
+        return _of_texts(prompt, chosen, rejected)
+    if not any(texts):
+        return _of_conversations(prompt, chosen, rejected)
+    return None
+
+
+def _normal(column: pa.Array) -> pa.Array | None:
+    """Text as ``string`` and turns as ``MESSAGES``; None for other types."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return column.cast(pa.string())
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        return None
+    turn = kind.value_type
+    if not pa.types.is_struct(turn):
+        return None
+    names = [turn.field(index).name for index in range(turn.num_fields)]
+    for role, content in (("role", "content"), ("from", "value")):
+        if role in names and content in names:
+            break
+    else:
+        return None
+    if len({"role", "from"} & set(names)) + len({"content", "value"} & set(names)) > 2:
+        return None
+    if names == ["role", "content"]:
+        return column if kind == MESSAGES else column.cast(MESSAGES)
+    turns = column.values
+    fields = [pc.struct_field(turns, [name]).cast(pa.string()) for name in (role, content)]
+    struct = pa.StructArray.from_arrays(fields, ["role", "content"], mask=pc.is_null(turns))
+    lists = pa.ListArray.from_arrays(
+        column.offsets.cast(pa.int32()), struct, mask=pc.is_null(column)
+    )
+    return lists if lists.type == MESSAGES else lists.cast(MESSAGES)
+
+
+def _of_texts(prompt: pa.Array, chosen: pa.Array, rejected: pa.Array) -> RegularRows:
+    regular = _plain_text(chosen) & _plain_text(rejected)
+    if pa.types.is_string(prompt.type):
+        regular &= _plain_text(prompt)
+        asked = _as_user_turn(_filter(prompt, regular))
+    else:
+        regular &= _Turns(prompt).prompts
+        asked = _filter(prompt, regular)
+    return RegularRows(regular, asked, _filter(chosen, regular), _filter(rejected, regular))
+
+
+def _of_conversations(
+    prompt: pa.Array | None, chosen: pa.Array, rejected: pa.Array
+) -> RegularRows | None:
+    a, b = _Turns(chosen), _Turns(rejected)
+    regular = a.answered & b.answered & (a.lengths == b.lengths)
+    alone = a.lengths == 1
+    if prompt is not None and pa.types.is_list(prompt.type):
+        # Turns in both places may say the same in two ways: that is for the other reader.
+        regular &= alone & _Turns(prompt).prompts
+        asked = _filter(prompt, regular)
+    else:
+        if prompt is not None:
+            regular &= _plain_text(prompt)
+        if prompt is None or not alone.any():
+            regular &= ~alone & _same_before(a, b, regular & ~alone)
+            asked = a.before(regular)
+        elif alone.all():
+            asked = _as_user_turn(_filter(prompt, regular))
+        else:
+            return None
+    return RegularRows(regular, asked, a.answers(regular), b.answers(regular))
+
+
+class _Turns:
+    """The turns of a column of conversations, and what they say about each row."""
+
+    def __init__(self, lists: pa.Array) -> None:
+        self._turns = lists.values
+        self._offsets: Index = lists.offsets.to_numpy().astype(np.int64)
+        self.lengths: Index = np.diff(self._offsets)
+        valid = _mask(pc.is_valid(lists)) & (self.lengths > 0)
+        self.contents = self._turns.field("content")
+        self.roles = self._turns.field("role")
+        user, assistant, system = (
+            _mask(pc.equal(self.roles, role)) for role in ("user", "assistant", "system")
+        )
+        good = (user | assistant | system) & _has_text(self.contents) & _mask(
+            pc.is_valid(self._turns)
+        )  # fmt: skip
+        wrong = np.concatenate([[0], np.cumsum(~good)])
+        valid &= wrong[self._offsets[1:]] == wrong[self._offsets[:-1]]
+        self._last = np.where(valid, self._offsets[1:] - 1, 0)
+        self.prompts: Mask = valid & _at(user, self._last)
+        """A conversation that an assistant can answer."""
+        asked = np.maximum(self._last - 1, 0)
+        self.answered: Mask = (
+            valid & _at(assistant, self._last) & ((self.lengths == 1) | _at(user, asked))
+        )
+        """A conversation that ends with one turn of the assistant's."""
+
+    def answers(self, rows: Mask) -> pa.Array:
+        """The last turn's text of each of ``rows``."""
+        return self.contents.take(pa.array(self._last[rows]))
+
+    def before(self, rows: Mask) -> pa.Array:
+        """The turns before the last of each of ``rows``: MESSAGES."""
+        counts = self.lengths[rows] - 1
+        turns = pa.array(_ranges(self._offsets[:-1][rows], counts))
+        struct = pa.StructArray.from_arrays(
+            [self.roles.take(turns), self.contents.take(turns)], ["role", "content"]
+        )
+        offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
+        return pa.ListArray.from_arrays(offsets, struct).cast(MESSAGES)
+
+    def starts(self, rows: Mask) -> Index:
+        """Place of the first turn of each of ``rows``."""
+        return self._offsets[:-1][rows]
+
+
+def _same_before(a: _Turns, b: _Turns, rows: Mask) -> Mask:
+    """Of ``rows``, whose lengths are equal, those with equal turns before the last."""
+    counts = a.lengths[rows] - 1
+    places = [pa.array(_ranges(turns.starts(rows), counts)) for turns in (a, b)]
+    equal = np.ones(int(counts.sum()), dtype=bool)
+    for one, other in ((a.roles, b.roles), (a.contents, b.contents)):
+        equal &= _mask(pc.equal(one.take(places[0]), other.take(places[1])))
+    differing = np.concatenate([[0], np.cumsum(~equal)])
+    ends = np.cumsum(counts)
+    same = np.zeros(len(rows), dtype=bool)
+    same[rows] = differing[ends] == differing[ends - counts]
+    return same
+
+
+def _ranges(starts: Index, counts: Index) -> Index:
+    """``starts[i], starts[i] + 1, ...`` (``counts[i]`` of them), one after the other."""
+    ends = np.cumsum(counts)
+    found: Index = np.arange(ends[-1] if len(ends) else 0) + np.repeat(
+        starts - (ends - counts), counts
+    )
+    return found
+
+
+def _at(mask: Mask, places: Index) -> Mask:
+    return mask[places] if len(mask) else np.zeros(len(places), dtype=bool)
+
+
+def _plain_text(column: pa.Array) -> Mask:
+    """Text that is not blank and no transcript."""
+    return _has_text(column) & ~_mask(pc.match_substring_regex(column, TRANSCRIPT_START))
+
+
+def _has_text(column: pa.Array) -> Mask:
+    blank = pc.or_(pc.utf8_is_space(column), pc.equal(pc.binary_length(column), 0))
+    return ~_mask(pc.fill_null(blank, True))
+
+
+def _mask(flags: pa.Array) -> Mask:
+    """As numpy; null is False."""
+    found: Mask = pc.fill_null(flags, False).to_numpy(zero_copy_only=False)
+    return found
+
+
+def _filter(column: Any, rows: Mask) -> pa.Array:
+    return column if rows.all() else column.filter(pa.array(rows))
+
+
+def _as_user_turn(texts: pa.Array) -> pa.Array:
+    roles = pa.repeat("user", len(texts))
+    turns = pa.StructArray.from_arrays([roles, texts], ["role", "content"])
+    offsets = pa.array(np.arange(len(texts) + 1), pa.int32())
+    return pa.ListArray.from_arrays(offsets, turns).cast(MESSAGES)

@@ -1,0 +1,217 @@
+"""From a raw row to a pair: every layout, and everything that can be wrong with a row.
+
+This is the definition. ``data.preferences.columns`` does the same for the regular rows of a
+Parquet file, many at a time, and gives all other rows to this module.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from data.preferences.layouts import Layout, Verdict
+from data.preferences.turns import (
+    Turn,
+    Unusable,
+    check_answer,
+    check_prompt,
+    is_conversation,
+    split_answer,
+    turns_of,
+)
+from data.rows import BadRow, RawRow, bad
+
+Pair = dict[str, Any]
+"""A row of ``PREFERENCE``."""
+
+
+def parse_pair(raw: RawRow, layout: Layout) -> Pair | BadRow:
+    """The pair in ``raw``: a row of ``PREFERENCE``.
+
+    A bad row's reason is ``missing_column``, ``null``, ``wrong_type``, ``empty`` (prompt),
+    ``empty_answer``, ``not_utf8``, ``bad_messages``, ``prompts_differ``, ``bad_label``,
+    ``missing_rating``, ``too_deep`` or ``tie`` (readable, but nothing is preferred).
+    """
+    try:
+        if layout.kind == "completions":
+            prompt = _explicit_prompt(raw.fields, layout)
+            chosen, rejected = _best_and_worst(_field(raw.fields, layout.a))
+        else:
+            prompt, chosen, rejected = _pair(raw.fields, layout)
+    except Unusable as problem:
+        return bad(raw, problem.field, problem.reason, problem.detail)
+    except RecursionError:
+        return bad(raw, None, "too_deep", "values are nested too deeply: flatten them")
+    return {
+        "row": raw.row, "source": raw.source, "prompt": prompt,
+        "chosen": chosen, "rejected": rejected,
+    }  # fmt: skip
+
+
+def _pair(fields: Mapping[str, Any], layout: Layout) -> tuple[list[Turn], str, str]:
+    explicit = _explicit_prompt(fields, layout) if layout.prompt else None
+    before_a, a = _answer(fields, layout.a)
+    before_b, b = _answer(fields, layout.b)
+    prompt = _prompt_of(explicit, before_a, layout.a)
+    if prompt != _prompt_of(explicit, before_b, layout.b):
+        raise Unusable(
+            layout.b, "prompts_differ",
+            f"the turns before the answer differ from those in {layout.a!r}: the two answers "
+            "cannot be compared; delete the row",
+        )  # fmt: skip
+    if layout.kind == "direct":
+        return prompt, a, b
+    verdict = _verdict(fields, layout)
+    if verdict == "tie":
+        raise Unusable(layout.label[0], "tie", "neither answer is preferred: no pair to learn from")
+    return (prompt, a, b) if verdict == "a" else (prompt, b, a)
+
+
+def _field(fields: Mapping[str, Any], name: str) -> Any:
+    if name not in fields:
+        raise Unusable(
+            name, "missing_column",
+            f"the row has no {name!r}, only {', '.join(map(str, fields)) or 'nothing'}: add it, "
+            "or name the columns with --columns",
+        )  # fmt: skip
+    if fields[name] is None:
+        raise Unusable(name, "null", "write the text, or delete the row")
+    return fields[name]
+
+
+def _answer(fields: Mapping[str, Any], name: str) -> tuple[list[Turn], str]:
+    """The turns before an answer (none where the column holds the answer alone), and it."""
+    value = _field(fields, name)
+    if is_conversation(value):
+        return split_answer(turns_of(value, name), name)
+    return [], check_answer(_text(value, name), name)
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        kind = type(value).__name__
+        raise Unusable(
+            name, "wrong_type", f"is of type {kind} where text is needed: quote it, or delete it"
+        )
+    return value
+
+
+def _explicit_prompt(fields: Mapping[str, Any], layout: Layout) -> list[Turn]:
+    """The prompt of its own columns. Several columns are joined, blank ones left out."""
+    name = layout.prompt[0]
+    value = _field(fields, name)
+    if len(layout.prompt) > 1:
+        parts = [fields.get(column) for column in layout.prompt]
+        texts = [_text(part, column) for part, column in zip(parts, layout.prompt, strict=True)
+                 if part is not None]  # fmt: skip
+        value = "\n\n".join(text for text in texts if text.strip())
+    if is_conversation(value):
+        turns = turns_of(value, name)
+        if isinstance(value, str) and turns and not turns[-1]["content"]:
+            turns.pop()  # a transcript that ends with "Assistant:", for the answer to follow
+    else:
+        turns = [{"role": "user", "content": _text(value, name)}]
+    system = fields.get(layout.system) if layout.system else None
+    if isinstance(system, str) and system.strip() and turns and turns[0]["role"] != "system":
+        turns.insert(0, {"role": "system", "content": system})
+    return check_prompt(turns, name)
+
+
+def _prompt_of(explicit: list[Turn] | None, before: list[Turn], name: str) -> list[Turn]:
+    """What an answer replies to: the turns before it in its own column, unless the prompt's
+    column ends with these very turns and so says the same or more (a system turn)."""
+    if explicit is not None and explicit[len(explicit) - len(before) :] == before:
+        return explicit
+    if not before:
+        raise Unusable(
+            name, "missing_column",
+            "there is no prompt, neither in a column of its own nor before the answer: name its "
+            "column with --columns prompt=NAME,chosen=NAME,rejected=NAME",
+        )  # fmt: skip
+    return before
+
+
+def _verdict(fields: Mapping[str, Any], layout: Layout) -> Verdict:
+    """The label, or the relative majority of the annotators; no majority is a tie."""
+    votes = Counter(_label(_field(fields, name), name, layout) for name in layout.label)
+    (first, most), *others = votes.most_common(2)
+    return "tie" if others and others[0][1] == most else first
+
+
+def label_text(value: Any) -> str | None:
+    """A label as the text to look up, or None for what is no label."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    if isinstance(value, float):
+        return str(int(value)) if math.isfinite(value) and value == int(value) else None
+    return str(value).strip().lower()
+
+
+def _label(value: Any, name: str, layout: Layout) -> Verdict:
+    text = label_text(value)
+    if text is not None and text in layout.labels:
+        return layout.labels[text]
+    if text in (layout.a.lower(), layout.b.lower()):
+        return "a" if text == layout.a.lower() else "b"
+    known = ", ".join(layout.labels)
+    raise Unusable(
+        name, "bad_label",
+        f"the label {str(value)[:80]!r} is none of {known}: say what it means with --labels",
+    )  # fmt: skip
+
+
+def _best_and_worst(value: Any) -> tuple[str, str]:
+    """The answers with the highest and the lowest mean rating; of several with one mean the first.
+
+    A completion without a readable rating takes no part. Raises :class:`Unusable`, with reason
+    ``tie`` where all means are equal.
+    """
+    if not isinstance(value, list):
+        raise Unusable("completions", "wrong_type", "is no list of rated completions")
+    rated = []
+    for item in value:
+        mean = _mean_rating(item) if isinstance(item, dict) else None
+        if mean is not None:
+            rated.append((mean, item.get("response", item.get("text"))))
+    if len(rated) < 2:
+        raise Unusable(
+            "completions", "missing_rating",
+            f"{len(rated)} of {len(value)} completions have ratings, and a pair needs two",
+        )  # fmt: skip
+    means = [mean for mean, _ in rated]
+    if max(means) == min(means):
+        raise Unusable("completions", "tie", "all completions have one mean rating: no pair")
+    best, worst = (rated[means.index(end(means))][1] for end in (max, min))
+    return _completion(best), _completion(worst)
+
+
+def _completion(value: Any) -> str:
+    if value is None:
+        raise Unusable("completions", "null", "a completion has no response: write its text")
+    return check_answer(_text(value, "completions"), "completions")
+
+
+def _mean_rating(completion: Mapping[str, Any]) -> float | None:
+    """Mean of the ratings of a completion's aspects; aspects without a number are left out."""
+    aspects = completion.get("annotations")
+    if not isinstance(aspects, Mapping):
+        return None
+    ratings = [rating for each in aspects.values() for rating in _ratings(each)]
+    # The mean of equal ratings in another order must be the same number.
+    return math.fsum(ratings) / len(ratings) if ratings else None
+
+
+def _ratings(aspect: Any) -> Sequence[float]:
+    """An aspect's rating: none or one. It may come as a list of one or as text."""
+    if isinstance(aspect, list):
+        return [rating for each in aspect for rating in _ratings(each)]
+    value = aspect.get("Rating", aspect.get("rating")) if isinstance(aspect, Mapping) else None
+    if isinstance(value, bool):
+        return []
+    try:
+        rating = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return []
+    return [rating] if math.isfinite(rating) else []

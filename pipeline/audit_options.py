@@ -1,0 +1,57 @@
+"""What a person asks of an audit on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from data.audit.against import parse_against
+from data.audit.facts import Tokens
+from data.config import NearDuplicates
+from data.embedded import resolve_embedded
+from data.errors import InputError
+from data.preferences import PreferenceColumns, parse_columns, parse_labels
+from pipeline.audit import AuditOptions
+
+
+def make_options(
+    *,
+    against: Sequence[str] = (),
+    near_duplicates: bool = False,
+    tokenizer: str | None = None,
+    columns: str | None = None,
+    labels: str | None = None,
+    seed: int = 0,
+) -> AuditOptions:
+    """The options in their words. Raises ``InputError`` for one that cannot be read."""
+    own = parse_columns(columns) if columns else None
+    if labels:
+        own = replace(own or PreferenceColumns(), labels=parse_labels(labels))
+    sets = tuple(parse_against(one) for one in against)
+    names = [one.name for one in sets]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise InputError(f"--against {twice}: two sets have this name: give each its own")
+    return AuditOptions(
+        columns=own,
+        against=sets,
+        near_duplicates=NearDuplicates() if near_duplicates else None,
+        tokens=_tokens(tokenizer) if tokenizer else None,
+        seed=seed,
+    )
+
+
+def _tokens(name: str) -> Tokens:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(resolve_embedded(name))
+    except (OSError, ValueError, KeyError) as error:
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"--tokenizer {name}: cannot be loaded: {why}") from None
+
+    def count(texts: list[str]) -> list[int]:
+        found = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)
+        return [len(ids) for ids in found["input_ids"]]
+
+    return count
