@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from data.audit.against import parse_against
 from data.audit.facts import Tokens
 from data.config import NearDuplicates
 from data.embedded import resolve_embedded
 from data.errors import InputError
-from data.preferences import PreferenceColumns, parse_columns, parse_labels
+from data.preferences import named_columns
 from pipeline.audit import AuditOptions
 
 
@@ -24,16 +23,13 @@ def make_options(
     seed: int = 0,
 ) -> AuditOptions:
     """The options in their words. Raises ``InputError`` for one that cannot be read."""
-    own = parse_columns(columns) if columns else None
-    if labels:
-        own = replace(own or PreferenceColumns(), labels=parse_labels(labels))
     sets = tuple(parse_against(one) for one in against)
     names = [one.name for one in sets]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise InputError(f"--against {twice}: two sets have this name: give each its own")
     return AuditOptions(
-        columns=own,
+        columns=named_columns(columns, labels),
         against=sets,
         near_duplicates=NearDuplicates() if near_duplicates else None,
         tokens=_tokens(tokenizer) if tokenizer else None,

@@ -1,12 +1,18 @@
 """Preference datasets in, whatever their layout: one schema out, bad rows apart."""
 
-from data.preferences.layouts import PreferenceColumns, parse_columns, parse_labels
+from data.preferences.layouts import (
+    PreferenceColumns,
+    named_columns,
+    parse_columns,
+    parse_labels,
+)
 from data.preferences.reader import PREFERENCE, PreferenceBatch, read_preferences
 
 __all__ = [
     "PREFERENCE",
     "PreferenceBatch",
     "PreferenceColumns",
+    "named_columns",
     "parse_columns",
     "parse_labels",
     "read_preferences",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from data.errors import InputError
@@ -46,6 +46,8 @@ _ANSWERS = (
     ("a", "b"),
 )  # fmt: skip
 _LABEL_NAMES = ("label", "preference", "winner", "gold")
+LABEL_COLUMNS = (*_LABEL_NAMES, *(label for *_, label, _ in _LABELLED))
+"""Names of columns that say which answer is preferred."""
 _ANNOTATOR = re.compile(r"annotator_?\d+")
 
 
@@ -148,6 +150,14 @@ def parse_labels(text: str) -> dict[str, Verdict]:
     if not {"a", "b"} <= set(meanings.values()):
         raise InputError(f"--labels {text}: say which label prefers a and which b: a=1,b=2,tie=0")
     return meanings
+
+
+def named_columns(columns: str | None, labels: str | None) -> PreferenceColumns | None:
+    """``--columns`` and ``--labels``. Raises ``InputError`` for what cannot be read."""
+    own = parse_columns(columns) if columns else None
+    if labels:
+        own = replace(own or PreferenceColumns(), labels=parse_labels(labels))
+    return own
 
 
 def _pairs(text: str, option: str, keys: tuple[str, ...]) -> dict[str, str]:

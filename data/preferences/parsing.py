@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from data.preferences.layouts import Layout, Verdict
@@ -27,30 +28,57 @@ Pair = dict[str, Any]
 """A row of ``PREFERENCE``."""
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Two answers to a prompt in the order in which the row has them, and which is preferred."""
+
+    prompt: list[Turn]
+    first: str
+    second: str
+    verdict: Verdict
+    """``a``: the first."""
+
+
 def parse_pair(raw: RawRow, layout: Layout) -> Pair | BadRow:
     """The pair in ``raw``: a row of ``PREFERENCE``.
 
-    A bad row's reason is ``missing_column``, ``null``, ``wrong_type``, ``empty`` (prompt),
-    ``empty_answer``, ``not_utf8``, ``bad_messages``, ``prompts_differ``, ``bad_label``,
-    ``missing_rating``, ``too_deep`` or ``tie`` (readable, but nothing is preferred).
+    A bad row's reason is one of ``parse_comparison``'s, or ``tie`` (readable, but nothing is
+    preferred).
     """
-    try:
-        if layout.kind == "completions":
-            prompt = _explicit_prompt(raw.fields, layout)
-            chosen, rejected = _best_and_worst(_field(raw.fields, layout.a))
-        else:
-            prompt, chosen, rejected = _pair(raw.fields, layout)
-    except Unusable as problem:
-        return bad(raw, problem.field, problem.reason, problem.detail)
-    except RecursionError:
-        return bad(raw, None, "too_deep", "values are nested too deeply: flatten them")
+    found = parse_comparison(raw, layout)
+    if isinstance(found, BadRow):
+        return found
+    if found.verdict == "tie":
+        return bad(raw, (layout.label or (layout.a,))[0], "tie",
+                   "neither answer is preferred: no pair to learn from")  # fmt: skip
+    chosen, rejected = found.first, found.second
+    if found.verdict == "b":
+        chosen, rejected = rejected, chosen
     return {
-        "row": raw.row, "source": raw.source, "prompt": prompt,
+        "row": raw.row, "source": raw.source, "prompt": found.prompt,
         "chosen": chosen, "rejected": rejected,
     }  # fmt: skip
 
 
-def _pair(fields: Mapping[str, Any], layout: Layout) -> tuple[list[Turn], str, str]:
+def parse_comparison(raw: RawRow, layout: Layout) -> Comparison | BadRow:
+    """What ``raw`` says about two answers; of rated completions the best and the worst.
+
+    A bad row's reason is ``missing_column``, ``null``, ``wrong_type``, ``empty`` (prompt),
+    ``empty_answer``, ``not_utf8``, ``bad_messages``, ``prompts_differ``, ``bad_label``,
+    ``missing_rating`` or ``too_deep``.
+    """
+    try:
+        if layout.kind == "completions":
+            prompt = _explicit_prompt(raw.fields, layout)
+            return Comparison(prompt, *_best_and_worst(_field(raw.fields, layout.a)))
+        return _comparison(raw.fields, layout)
+    except Unusable as problem:
+        return bad(raw, problem.field, problem.reason, problem.detail)
+    except RecursionError:
+        return bad(raw, None, "too_deep", "values are nested too deeply: flatten them")
+
+
+def _comparison(fields: Mapping[str, Any], layout: Layout) -> Comparison:
     explicit = _explicit_prompt(fields, layout) if layout.prompt else None
     before_a, a = _answer(fields, layout.a)
     before_b, b = _answer(fields, layout.b)
@@ -61,12 +89,7 @@ def _pair(fields: Mapping[str, Any], layout: Layout) -> tuple[list[Turn], str, s
             f"the turns before the answer differ from those in {layout.a!r}: the two answers "
             "cannot be compared; delete the row",
         )  # fmt: skip
-    if layout.kind == "direct":
-        return prompt, a, b
-    verdict = _verdict(fields, layout)
-    if verdict == "tie":
-        raise Unusable(layout.label[0], "tie", "neither answer is preferred: no pair to learn from")
-    return (prompt, a, b) if verdict == "a" else (prompt, b, a)
+    return Comparison(prompt, a, b, "a" if layout.kind == "direct" else _verdict(fields, layout))
 
 
 def _field(fields: Mapping[str, Any], name: str) -> Any:
@@ -162,11 +185,11 @@ def _label(value: Any, name: str, layout: Layout) -> Verdict:
     )  # fmt: skip
 
 
-def _best_and_worst(value: Any) -> tuple[str, str]:
+def _best_and_worst(value: Any) -> tuple[str, str, Verdict]:
     """The answers with the highest and the lowest mean rating; of several with one mean the first.
+    A tie of the first two where all means are equal.
 
-    A completion without a readable rating takes no part. Raises :class:`Unusable`, with reason
-    ``tie`` where all means are equal.
+    A completion without a readable rating takes no part. Raises :class:`Unusable`.
     """
     if not isinstance(value, list):
         raise Unusable("completions", "wrong_type", "is no list of rated completions")
@@ -182,9 +205,9 @@ def _best_and_worst(value: Any) -> tuple[str, str]:
         )  # fmt: skip
     means = [mean for mean, _ in rated]
     if max(means) == min(means):
-        raise Unusable("completions", "tie", "all completions have one mean rating: no pair")
+        return _completion(rated[0][1]), _completion(rated[1][1]), "tie"
     best, worst = (rated[means.index(end(means))][1] for end in (max, min))
-    return _completion(best), _completion(worst)
+    return _completion(best), _completion(worst), "a"
 
 
 def _completion(value: Any) -> str:

@@ -1,0 +1,144 @@
+"""Pairs of answers with gold labels, to judge judges by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from data.config import PromptSource
+from data.errors import InputError
+from data.hashing import content_id, derive_seed, pair_id, prompt_id
+from data.preferences.layouts import Layout, PreferenceColumns, find_layout
+from data.preferences.parsing import parse_comparison
+from data.protocol import Message
+from data.readers import read_rows
+from data.rows import BadRow, RawRow, bad, escaped
+
+Gold = Literal["a", "b", "tie"]
+
+
+@dataclass(frozen=True)
+class GoldPair:
+    """Two answers to a prompt, and which is better by the gold label."""
+
+    source: str
+    row: int
+    """1-based row (line) in its source."""
+    messages: tuple[Message, ...]
+    a: str
+    b: str
+    gold: Gold
+    listed_first: Literal["a", "b"]
+    """The answer that the row has first."""
+    reference: str | None = None
+    """The row's ``reference``, an answer known to be good."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """The row's other columns, such as the constraints that a verifier checks."""
+
+    @property
+    def prompt_id(self) -> str:
+        """Hash of the prompt."""
+        return prompt_id(self.messages)
+
+    @property
+    def a_id(self) -> str:
+        """Hash of the prompt and the answer."""
+        return content_id(self.prompt_id, self.a)
+
+    @property
+    def b_id(self) -> str:
+        """Hash of the prompt and the answer."""
+        return content_id(self.prompt_id, self.b)
+
+    @property
+    def pair_id(self) -> str:
+        """Hash of both, whatever their order."""
+        return pair_id(self.prompt_id, self.a_id, self.b_id)
+
+
+def read_gold(
+    source: PromptSource, columns: PreferenceColumns | None = None
+) -> tuple[list[GoldPair], list[BadRow]]:
+    """The pairs of ``source`` with gold labels, and the rows that hold none.
+
+    Layouts are those of ``data.preferences``: two answers with a label (or several annotators, of
+    whom the majority is the gold label, and no majority a tie), or chosen and rejected. Which
+    answer is a is drawn by hash, so that the gold label says nothing about it. Rows with equal
+    answers (``identical``) and pairs that an earlier row has (``duplicate``) are bad rows.
+
+    Raises ``InputError`` for a source that cannot be read, has no known layout or no usable row.
+    """
+    found, refused = [], []
+    seen: dict[str, int] = {}
+    for raw, layout in _with_layout(source, columns):
+        if isinstance(raw, BadRow):
+            refused.append(raw)
+            continue
+        pair = _pair(raw, layout)
+        if isinstance(pair, BadRow):
+            refused.append(pair)
+        elif pair.pair_id in seen:
+            refused.append(
+                bad(raw, None, "duplicate", f"row {seen[pair.pair_id]} has the same pair")
+            )
+        else:
+            seen[pair.pair_id] = raw.row
+            found.append(pair)
+    if not found:
+        first = f": {refused[0]}" if refused else ""
+        raise InputError(f"{source.path}: holds no pair with a gold label{first}")
+    return found, refused
+
+
+def _with_layout(
+    source: PromptSource, columns: PreferenceColumns | None
+) -> Iterable[tuple[RawRow | BadRow, Layout]]:
+    layout: Layout | None = None
+    for row in read_rows(source):
+        if isinstance(row, RawRow) and layout is None:
+            layout = find_layout(row.fields, columns)
+            if layout is None:
+                raise InputError(
+                    f"{row.source}, row {row.row}: no known layout; columns found: "
+                    f"{', '.join(map(escaped, row.fields)) or 'none'}: name them with --columns "
+                    "prompt=NAME,a=NAME,b=NAME,label=NAME (or chosen=NAME,rejected=NAME)"
+                )
+        # Bad rows may come before the first that shows the layout, and need none.
+        yield row, layout or _NO_LAYOUT
+
+
+_NO_LAYOUT = Layout("direct", (), "", "")
+
+
+def _pair(raw: RawRow, layout: Layout) -> GoldPair | BadRow:
+    found = parse_comparison(raw, layout)
+    if isinstance(found, BadRow):
+        return found
+    if found.first == found.second:
+        return bad(raw, layout.b, "identical", "both answers are the same text: delete the row")
+    messages: tuple[Message, ...] = tuple(
+        {"role": turn["role"], "content": turn["content"]} for turn in found.prompt
+    )
+    texts = sorted((found.first, found.second))
+    first_is_a = bool(derive_seed(prompt_id(messages), *texts) % 2) == (found.first == texts[0])
+    gold: Gold = found.verdict
+    if not first_is_a and gold != "tie":
+        gold = "b" if gold == "a" else "a"
+    a, b = (found.first, found.second) if first_is_a else (found.second, found.first)
+    reference = raw.fields.get("reference")
+    return GoldPair(
+        raw.source,
+        raw.row,
+        messages,
+        a,
+        b,
+        gold,
+        listed_first="a" if first_is_a else "b",
+        reference=reference if isinstance(reference, str) and reference.strip() else None,
+        metadata={
+            name: value
+            for name, value in raw.fields.items()
+            if name not in layout.columns and name != "reference"
+        },
+    )

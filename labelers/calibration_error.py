@@ -1,0 +1,76 @@
+"""How far a judge's probabilities can be believed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from labelers.estimate import Estimate
+
+_MOST_BINS = 10
+_FEWEST_IN_A_BIN = 10
+_CLIP = 1e-6
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Verdicts of about one confidence."""
+
+    confidence: float
+    """Mean probability that the judge gave to its own verdict, 0.5 to 1."""
+    accuracy: Estimate
+    """Share of right verdicts, with Wilson's 95% interval."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Calibration of N probabilities."""
+
+    n: int
+    ece: float
+    """Expected calibration error: mean over the verdicts of abs(accuracy - confidence) of their bin
+    (Naeini et al. 2015, AAAI, eq. 1; Guo et al. 2017, ICML, eq. 3), with bins of equal mass."""
+    brier: float
+    """Mean squared error of P(a preferred): 0 is perfect, 0.25 is no opinion."""
+    log_loss: float
+    """Mean negative log-likelihood in nats: ln 2 = 0.693 is no opinion. Probabilities are held
+    1e-6 away from 0 and 1."""
+    bins: tuple[Bin, ...]
+    """The reliability diagram: at most ten bins of equal mass, of ten verdicts or more."""
+
+
+def calibration(p_a: ArrayLike, a_is_better: ArrayLike) -> Calibration:
+    """Calibration of P(a preferred to b) ``p_a`` [N] where a is the better one or not (bool [N]).
+
+    Which answer is a is arbitrary, so bins are of the confidence max(p, 1 - p); a probability of
+    exactly 0.5 is right half the time. Raises ``ValueError`` for empty input or what is no
+    probability.
+    """
+    from sklearn.metrics import brier_score_loss, log_loss
+    from statsmodels.stats.proportion import proportion_confint
+
+    p, truth = np.asarray(p_a, np.float64), np.asarray(a_is_better, np.bool_)
+    if p.ndim != 1 or not p.size or p.shape != truth.shape:
+        raise ValueError(f"{p.shape} probabilities and {truth.shape} labels: one each, not none")
+    if not ((p >= 0) & (p <= 1)).all():
+        raise ValueError("a probability lies between 0 and 1")
+    confidence = np.maximum(p, 1 - p)
+    right = np.where(p == 0.5, 0.5, ((p > 0.5) == truth).astype(float))
+    order = np.argsort(confidence, kind="stable")
+    number = max(1, min(_MOST_BINS, p.size // _FEWEST_IN_A_BIN))
+    bins, gaps = [], 0.0
+    for rows in np.array_split(order, number):
+        mean, hits, n = float(confidence[rows].mean()), float(right[rows].sum()), len(rows)
+        low, high = proportion_confint(hits, n, method="wilson")
+        bins.append(Bin(mean, Estimate(hits / n, float(low), float(high), n)))
+        gaps += n * abs(hits / n - mean)
+    held = np.clip(p, _CLIP, 1 - _CLIP)
+    return Calibration(
+        n=p.size,
+        ece=gaps / p.size,
+        brier=float(brier_score_loss(truth, p, pos_label=True)),
+        log_loss=float(log_loss(truth, held, labels=[False, True])),
+        bins=tuple(bins),
+    )

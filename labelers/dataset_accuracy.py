@@ -1,0 +1,84 @@
+"""How much of an AI-labelled dataset is right, from a few labels of people and all of the AI's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from labelers.base import LabelerError
+from labelers.estimate import Estimate
+
+FEWEST = 20
+"""People's labels that an estimate needs at least."""
+_STRETCH = 10.0
+
+
+@dataclass(frozen=True)
+class DatasetAccuracy:
+    """Share of the dataset's pairs that people would label as they are labelled."""
+
+    estimate: Estimate
+    """Prediction-powered, with its 95% interval; ``n`` counts people's labels."""
+    by_people_alone: Estimate
+    """The same from people's labels alone."""
+    pairs: int
+    """Pairs of the dataset."""
+
+
+def dataset_accuracy(
+    right: ArrayLike,
+    confidence: ArrayLike,
+    all_confidence: ArrayLike,
+    inclusion: ArrayLike | None = None,
+) -> DatasetAccuracy:
+    """Accuracy of N labelled pairs of which people labelled n.
+
+    ``right`` [n] is 1 where people agree with the label, 0 where not, 0.5 for a tie; ``confidence``
+    [n] the AI's probability of its label on those pairs and ``all_confidence`` [N] on all;
+    ``inclusion`` [n] the probability with which each was drawn, null where all had the same.
+
+    PPI++ for a mean (Angelopoulos, Duchi and Zrnic 2023, arXiv 2311.01453), by ppi-python: the
+    mean of lambda f over all pairs plus the mean of Y - lambda f over the labelled ones, weighted
+    by 1 / inclusion, with the lambda of least variance. It is valid however wrong the confidences
+    are, and the tighter the better they are. Where people always or never agree, the normal
+    interval would have no width: Wilson's of their labels alone stands in for it.
+
+    Raises ``LabelerError`` for fewer than 20 labels.
+    """
+    from ppi_py import classical_mean_ci, ppi_mean_ci, ppi_mean_pointestimate
+    from statsmodels.stats.proportion import proportion_confint
+
+    y, f, every = (np.asarray(one, np.float64) for one in (right, confidence, all_confidence))
+    if y.ndim != 1 or y.shape != f.shape or every.ndim != 1:
+        raise ValueError(f"{y.shape} labels, {f.shape} and {every.shape} confidences")
+    n = len(y)
+    if n < FEWEST:
+        raise LabelerError(
+            f"people labelled {n} of the dataset's pairs: an estimate of its accuracy needs at "
+            f"least {FEWEST}"
+        )
+    # The library looks for lambda between 0 and 1, but a judge that knows more than its
+    # confidences show deserves more: what counts is lambda f.
+    f, every = _STRETCH * f, _STRETCH * every
+    weights = np.ones(n) if inclusion is None else 1 / np.asarray(inclusion, np.float64)
+    weights = weights / weights.mean()
+    if np.ptp(y) == 0:
+        low, high = proportion_confint(float(y.sum()), n, method="wilson")
+        alone = Estimate(float(y[0]), float(low), float(high), n)
+        return DatasetAccuracy(alone, alone, len(every))
+    value = float(np.squeeze(ppi_mean_pointestimate(y, f, every, w=weights)))
+    low, high = (float(np.squeeze(end)) for end in ppi_mean_ci(y, f, every, alpha=0.05, w=weights))
+    mean = float((weights * y).mean())
+    low_alone, high_alone = (
+        float(np.squeeze(end)) for end in classical_mean_ci(y, w=weights, alpha=0.05)
+    )
+    return DatasetAccuracy(
+        _within(value, low, high, n), _within(mean, low_alone, high_alone, n), len(every)
+    )
+
+
+def _within(value: float, low: float, high: float, n: int) -> Estimate:
+    value, low, high = (min(max(one, 0.0), 1.0) for one in (value, low, high))
+    return Estimate(value, low, high, n)

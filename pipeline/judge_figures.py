@@ -1,0 +1,231 @@
+"""How good a judge is: its votes on pairs with gold labels, as figures with intervals.
+
+The votes of a judge on a pair are one verdict as in ``labelers.verdict_table``: both orders alike,
+or a tie; one invalid vote and the pair has none. Pairs whose gold label is a tie count only in
+kappa and in ``gold_ties``: no verdict on them is right or wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from data.errors import InputError
+from data.gold import GoldPair
+from labelers.calibration_error import Calibration, calibration
+from labelers.estimate import Estimate
+from labelers.verdict_table import Verdicts, Votes, merge_votes, position_bias, read_votes
+from training.winrate import length_controlled_win_rate, win_rate
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+GAP_EDGES = (-1.0, -0.25, 0.25, 1.0)
+"""Bins of log2(length of the better answer / length of the other): half as long or less, shorter,
+within a fifth, longer, twice as long or more."""
+GAP_NAMES = ("≤ ½", "shorter", "alike", "longer", "≥ 2×")
+
+
+@dataclass(frozen=True)
+class JudgeFigures:
+    """Figures of one judge. Shares come with a 95% interval (Wilson's, by pairs); null where there
+    is nothing to count."""
+
+    judge: str
+    pairs: int
+    """Pairs with a gold label."""
+    judged: int
+    """Of these, pairs with a valid verdict."""
+    gold_ties: int
+    votes: int
+    invalid_votes: int
+    tie_votes: int
+    accuracy: Estimate | None
+    """Share of judged pairs with the right verdict, a tie counting half."""
+    vote_accuracy: Estimate | None
+    """Share of right ones among single votes that prefer an answer."""
+    both_right: Estimate | None
+    """Share of pairs seen in both orders whose two votes are right."""
+    swap_agreement: Estimate | None
+    """Share of pairs seen in both orders whose two votes are the same."""
+    first_share: Estimate | None
+    """Share of votes for the answer shown first; 0.5 is unbiased."""
+    kappa: float | None
+    """Cohen's kappa of verdict and gold label (a, b, tie); null where both are always the same."""
+    accuracy_longer: Estimate | None
+    """Accuracy on pairs whose better answer is the longer one, in characters."""
+    accuracy_shorter: Estimate | None
+    prefers_longer: Estimate | None
+    """Share of verdicts for the longer answer, ties left out."""
+    gold_longer: Estimate | None
+    """The same share of the gold labels, on the same pairs."""
+    length_controlled_accuracy: Estimate | None
+    """Accuracy had both answers been equally long (the model of the length-controlled win rate)."""
+    by_gap: tuple[Estimate | None, ...]
+    """Accuracy in each bin of GAP_EDGES."""
+    calibration: Calibration | None
+    """Of the soft votes, if it gives any."""
+    completions_per_label: float | None
+    """Requests a pair; null where the votes do not say."""
+    tokens_per_1000: float | None
+    """Prompt and completion tokens for 1,000 pairs."""
+    cost_per_1000: float | None
+    """In the currency of the engine's prices."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def judge_figures(judge: str, votes: pa.Table, gold: Sequence[GoldPair]) -> JudgeFigures:
+    """The figures of ``judge`` from its ``votes`` (schema VOTE) on pairs of ``gold``.
+
+    Raises ``InputError`` where no pair with a decided gold label has a valid verdict.
+    """
+    pairs = _pairs(gold)
+    counted = read_votes(votes, pairs)
+    verdicts = merge_votes(counted, len(pairs))
+    if verdicts.verdict.shape[1] != 1:
+        raise ValueError("the votes must be those of one judge")
+    truth = np.array([{"a": 1, "tie": 0, "b": -1}[pair.gold] for pair in gold])
+    lengths = np.array([[len(pair.a), len(pair.b)] for pair in gold])
+    verdict, valid = verdicts.verdict[:, 0], verdicts.valid[:, 0]
+    rows = valid & (truth != 0)
+    if not rows.any():
+        raise InputError(
+            f"{judge}: no valid verdict on a pair with a decided gold label ({len(votes):,} votes)"
+        )
+    right = _rightness(verdict, truth)
+    longer = np.sign(lengths[:, 0] - lengths[:, 1])
+    gap = np.log2(lengths[:, 0] / lengths[:, 1]) * truth
+    # Twice and half belong to the outer bins, so that both sides are alike.
+    last = len(GAP_EDGES)
+    bins = np.where(gap < 0, last - np.digitize(-gap, GAP_EDGES), np.digitize(gap, GAP_EDGES))
+    decided = rows & (verdict != 0) & (longer != 0)
+    spent = votes["prompt_tokens"].to_numpy() + votes["completion_tokens"].to_numpy()
+    asked = len(np.unique(counted.pair))
+    knows_tokens = bool(spent.sum())
+    return JudgeFigures(
+        judge=judge,
+        pairs=len(gold),
+        judged=int(valid.sum()),
+        gold_ties=int((truth == 0).sum()),
+        votes=len(votes),
+        invalid_votes=_count(votes, "invalid"),
+        tie_votes=_count(votes, "tie"),
+        accuracy=_share(right[rows]),
+        **_of_orders(counted, verdicts, truth),
+        kappa=_kappa(verdict[valid], truth[valid]),
+        accuracy_longer=_share(right[rows & (longer == truth)]),
+        accuracy_shorter=_share(right[rows & (longer == -truth)]),
+        prefers_longer=_share((verdict == longer)[decided]),
+        gold_longer=_share((truth == longer)[decided]),
+        length_controlled_accuracy=_controlled(right[rows], (lengths[:, 0] - lengths[:, 1])[rows]
+                                               * truth[rows]),
+        by_gap=tuple(_share(right[rows & (bins == at)]) for at in range(len(GAP_NAMES))),
+        calibration=_calibration(counted, truth, rows),
+        completions_per_label=len(votes) / asked if knows_tokens else None,
+        tokens_per_1000=1000 * float(spent.sum()) / asked if knows_tokens else None,
+        cost_per_1000=1000 * pc.sum(votes["cost"]).as_py() / asked if knows_tokens else None,
+    )  # fmt: skip
+
+
+def _pairs(gold: Sequence[GoldPair]) -> pa.Table:
+    names = ["pair_id", "prompt_id", "a_id", "b_id"]
+    return pa.table({name: [getattr(pair, name) for pair in gold] for name in names})
+
+
+def _rightness(verdict: Any, truth: Any) -> Floats:
+    found: Floats = np.where(verdict == 0, 0.5, (verdict == truth).astype(float))
+    return found
+
+
+def _count(votes: pa.Table, preference: str) -> int:
+    return int(pc.sum(pc.equal(votes["preference"], preference)).as_py() or 0)
+
+
+def _share(outcomes: Any, clusters: Any = None) -> Estimate | None:
+    return win_rate(outcomes.astype(float), clusters) if len(outcomes) else None
+
+
+def _of_orders(votes: Votes, verdicts: Verdicts, truth: Any) -> dict[str, Estimate | None]:
+    """What depends on single votes and their orders."""
+    said = np.array([1, -1, 0, 0])[votes.preference]  # a, b, tie, invalid
+    takes_side = (said != 0) & (truth[votes.pair] != 0)
+    single = _share((said == truth[votes.pair])[takes_side], votes.pair[takes_side])
+    swapped, same = verdicts.swapped[:, 0], verdicts.unanimous[:, 0]
+    both = swapped & (truth != 0)
+    right = same & (verdicts.verdict[:, 0] == truth)
+    [bias] = position_bias(votes, verdicts).values() or [None]
+    first = np.zeros(0)
+    if bias and bias.shown:
+        first = np.repeat([1.0, 0.0], [bias.first, bias.shown - bias.first])
+    return {
+        "vote_accuracy": single,
+        "both_right": _share(right[both]),
+        "swap_agreement": _share(same[swapped]),
+        "first_share": _share(first),
+    }
+
+
+def _kappa(verdict: Any, truth: Any) -> float | None:
+    from sklearn.metrics import cohen_kappa_score
+
+    if len(np.unique(np.concatenate([verdict, truth]))) < 2:
+        return None
+    return float(cohen_kappa_score(verdict, truth))
+
+
+def _controlled(right: Floats, difference: Any) -> Estimate | None:
+    try:
+        return length_controlled_win_rate(right, difference)
+    except ValueError:  # the answers differ in length by the same amount in all pairs
+        return None
+
+
+def _calibration(votes: Votes, truth: Any, rows: Bools) -> Calibration | None:
+    """Of the mean probability over a pair's votes, also where these contradict each other."""
+    soft = np.bincount(votes.pair, weights=votes.soft, minlength=len(truth))
+    given = np.bincount(votes.pair, minlength=len(truth))
+    total = np.bincount(votes.pair, weights=votes.p_a, minlength=len(truth))
+    use = rows & (given > 0) & (soft == given)
+    if not use.any():
+        return None
+    return calibration(total[use] / given[use], truth[use] == 1)
+
+
+def side_by_side(figures: Sequence[JudgeFigures]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """Rows of a table with a column for each judge: a name and an estimate or number each."""
+    names = {
+        "pairs with a verdict": "judged",
+        "accuracy": "accuracy",
+        "accuracy of single votes": "vote_accuracy",
+        "right in both orders": "both_right",
+        "same verdict when swapped": "swap_agreement",
+        "first shown preferred": "first_share",
+        "kappa to gold": "kappa",
+        "accuracy, longer is better": "accuracy_longer",
+        "accuracy, shorter is better": "accuracy_shorter",
+        "prefers the longer": "prefers_longer",
+        "gold prefers the longer": "gold_longer",
+        "length-controlled accuracy": "length_controlled_accuracy",
+        "invalid votes": "invalid_votes",
+        "tie votes": "tie_votes",
+        "requests a pair": "completions_per_label",
+        "tokens per 1,000 pairs": "tokens_per_1000",
+        "price per 1,000 pairs": "cost_per_1000",
+    }
+    table: list[tuple[str, list[Any]]] = [
+        (name, [getattr(one, attribute) for one in figures]) for name, attribute in names.items()
+    ]
+    for name, attribute in (("calibration error (ECE)", "ece"), ("Brier score", "brier"),
+                            ("log loss", "log_loss")):  # fmt: skip
+        row = [one.calibration and getattr(one.calibration, attribute) for one in figures]
+        table.append((name, row))
+    return table
