@@ -54,7 +54,9 @@ class Calibrated:
             f"  calibration error {self.before.ece:.3f} -> {self.after.ece:.3f}, Brier score "
             f"{self.before.brier:.3f} -> {self.after.brier:.3f}, log loss "
             f"{self.before.log_loss:.3f} -> {self.after.log_loss:.3f} (after: cross-fitted)",
-            f"  use it:  calibration: {self.path}   (beside the labeler's `name`)",
+            f"  use it:  calibration: {self.path}   (beside the labeler's `name`)"
+            if self.after.log_loss < self.before.log_loss
+            else "  no better than what the labeler says by itself: leave it out",
         ]
 
 

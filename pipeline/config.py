@@ -155,7 +155,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: must be a mapping of keys, e.g. `prompts:` and `label:`")
     for override in overrides:
-        _override(raw, override)
+        override_key(raw, override)
     return validate_config(raw, str(path))
 
 
@@ -191,7 +191,8 @@ def _item_name(index: int, item: Any) -> str:
     return str(item.get("name", index)) if isinstance(item, Mapping) else str(index)
 
 
-def _override(raw: dict[str, Any], override: str) -> None:
+def override_key(raw: dict[str, Any], override: str) -> None:
+    """Set a key of ``raw`` by ``a.b=value``, the value read as YAML; ``ConfigError`` for others."""
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise ConfigError(f"--set {override}: write it as key=value, e.g. --set sample.n=8")

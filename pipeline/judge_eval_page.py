@@ -45,7 +45,7 @@ def render_judges(found: JudgeEval) -> Group:
 def _brief(name: str, value: Any) -> str:
     if isinstance(value, Estimate):
         share, low, high = (100 * one for one in (value.value, value.low, value.high))
-        return f"{share:.1f} [{low:.1f}, {high:.1f}]"
+        return f"{share:.1f} [{low:.0f}, {high:.0f}]"
     return cell(name, value)
 
 

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from data.errors import InputError
 from data.strict import Strict
-from pipeline.config import ConfigError, _override
+from pipeline.config import ConfigError, override_key
 from pipeline.formats import count, duration, figure
 from pipeline.progress import StepProgress
 from training.config import TrainConfig
@@ -142,7 +142,7 @@ def load_settings(
                 f"{config}: must be a mapping of settings, e.g. `learning_rate: 1e-5`"
             )
     for override in overrides:
-        _override(raw, override)
+        override_key(raw, override)
     try:
         return model.model_validate(raw)
     except ValidationError as error:

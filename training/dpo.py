@@ -235,7 +235,7 @@ def _trainer(
     trainer.remove_callback(PrinterCallback)
     if continued and live_reference is None:
         trainer.model.delete_adapter("ref")  # TRL's copy of the adapter: ours is precomputed
-    return trainer, _resumable(checkpoints, fingerprint)
+    return trainer, resumable(checkpoints, fingerprint)
 
 
 def _with_reference(
@@ -325,7 +325,7 @@ def _settings(
     }
 
 
-def _resumable(checkpoints: Path, fingerprint: str) -> str | None:
+def resumable(checkpoints: Path, fingerprint: str) -> str | None:
     """The last complete checkpoint of this very training; all others are removed."""
     from training.trainer import MARKER
 

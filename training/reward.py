@@ -32,7 +32,7 @@ from labelers.estimate import Estimate
 from labelers.sequence_scores import SequenceScorer, context_length, padding_token
 from training.checkpoints import base_of, copy_tokenizer, is_adapter, load_tokenizer
 from training.config import Lora
-from training.dpo import RECORD, _resumable
+from training.dpo import RECORD, resumable
 from training.errors import TrainingError
 from training.reward_config import RewardConfig
 from training.reward_pairs import RewardPairs, prompts_in, read_reward_pairs
@@ -121,7 +121,7 @@ def train_reward(
     with quiet(verbose):
         trainer = _trainer(base, pairs, tokenizer, config, seed, checkpoints, fingerprint, on_step)
         stepping = time.monotonic()
-        trainer.train(resume_from_checkpoint=_resumable(checkpoints, fingerprint))
+        trainer.train(resume_from_checkpoint=resumable(checkpoints, fingerprint))
         state = trainer.state
         result = RewardResult(
             model_path=out,
@@ -253,7 +253,7 @@ def _trainer(
         train_dataset=Dataset(InMemoryTable(pairs.table()), fingerprint=fingerprint),
         processing_class=tokenizer,
         peft_config=_peft_config(config.lora) if config.lora else None,
-        callbacks=[Watch(fingerprint, on_step)],
+        callbacks=[Watch(fingerprint, on_step, model="reward model")],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -46,9 +46,17 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]  # TRL has no types
 class Watch(TrainerCallback):  # type: ignore[misc]  # transformers' types are not followed
     """Reports each optimiser step, stops on NaN, and marks checkpoints that are complete."""
 
-    def __init__(self, fingerprint: str, on_step: Callable[[dict[str, float]], None] | None):
+    def __init__(
+        self,
+        fingerprint: str,
+        on_step: Callable[[dict[str, float]], None] | None,
+        *,
+        model: str = "policy",
+    ) -> None:
+        """``model`` is the word for what is trained, for messages."""
         self.fingerprint = fingerprint
         self.on_step = on_step
+        self.model = model
 
     def on_log(
         self, args: Any, state: Any, _control: Any, logs: dict[str, float], **_: Any
@@ -58,9 +66,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers' types are n
         for name in ("loss", "grad_norm"):
             if not math.isfinite(logs.get(name, 0.0)):
                 raise TrainingError(
-                    f"{name} became {logs[name]} at step {state.global_step}; no policy was saved: "
-                    f"lower learning_rate (now {args.learning_rate:g}), or check that the policy "
-                    "it starts from has finite weights"
+                    f"{name} became {logs[name]} at step {state.global_step}; no {self.model} was "
+                    f"saved: lower learning_rate (now {args.learning_rate:g}), or check that the "
+                    "model it starts from has finite weights"
                 )
         if self.on_step:
             self.on_step(step_record({**logs, "step": state.global_step}, state.max_steps))
