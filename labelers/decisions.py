@@ -25,6 +25,7 @@ from labelers.base import LabelerError
 from labelers.calibration import Calibrator
 from labelers.config import Jury
 from labelers.jury import DECIMALS, FittedJury, jury_p_a
+from labelers.people import PeopleRole, is_human, without_people
 from labelers.verdict_table import (
     Bools,
     Floats,
@@ -33,6 +34,7 @@ from labelers.verdict_table import (
     Votes,
     calibrated,
     merge_votes,
+    only,
     pairs_of,
     read_votes,
     rows_in,
@@ -53,6 +55,7 @@ def decide(
     weights: Mapping[str, float] | None = None,
     fitted: FittedJury | None = None,
     calibrators: Mapping[str, Calibrator] | None = None,
+    people: PeopleRole = "override",
     round_index: int = 0,
 ) -> pa.Table:
     """One decision (schema DECISION) for each row of ``pairs``, in their order.
@@ -62,7 +65,8 @@ def decide(
     about; ``candidates`` needs ``candidate_id`` and ``tokens``. Labelers not in ``weights`` have
     weight 1. ``fitted`` is what the rules ``reliability`` and ``dawid_skene`` decide by
     (``labelers.jury_fit.fit_jury``), and ``calibrators`` maps labelers to the calibration of their
-    probabilities. ``round_index`` goes into the column ``round``. Undecided pairs are not kept,
+    probabilities. ``people`` says what votes of people do (``labelers.people``). ``round_index``
+    goes into the column ``round``. Undecided pairs are not kept,
     with the reason ``tie`` or ``no_valid_vote``, and have a as chosen and p_chosen exactly 0.5.
 
     Raises ``LabelerError`` for votes on pairs that were not proposed, unknown candidates,
@@ -72,11 +76,16 @@ def decide(
     if pairs is None:
         pairs = pairs_of(votes)
     _check_pairs(pairs)
+    if people == "calibration":
+        votes = without_people(votes)
     counted = read_votes(votes, pairs)
     verdicts = calibrated(merge_votes(counted, len(pairs)), counted.labelers, calibrators or {})
     weight = np.array([(weights or {}).get(name, 1.0) for name in counted.labelers])
     # NaN where nobody who counts gave a valid vote.
-    p_a = jury_p_a(verdicts, counted.labelers, weight, jury, fitted)
+    if people == "override":
+        p_a = _overridden(verdicts, counted.labelers, weight, jury, fitted)
+    else:
+        p_a = jury_p_a(verdicts, counted.labelers, weight, jury, fitted)
 
     undecided = np.isnan(p_a)
     p_a = np.where(undecided, 0.5, p_a)
@@ -109,6 +118,28 @@ def decide(
         "reason": _REASONS.take(pa.array(undecided.astype(np.int8), mask=kept)),
     }
     return pa.table([columns[name] for name in DECISION.names], schema=DECISION)
+
+
+def _overridden(
+    verdicts: Verdicts,
+    labelers: tuple[str, ...],
+    weight: Floats,
+    jury: Jury,
+    fitted: FittedJury | None,
+) -> Floats:
+    """The jury's P(a preferred to b) [P], and where people voted, that of their majority."""
+    human = np.array([is_human(name) for name in labelers], np.bool_)
+
+    def of(members: Bools, rule: Jury) -> Floats:
+        names = tuple(name for name, member in zip(labelers, members, strict=True) if member)
+        return jury_p_a(only(verdicts, members), names, weight[members], rule, fitted)
+
+    p_a = of(~human, jury)
+    if not human.any():
+        return p_a
+    by_people = of(human, Jury(rule="majority", tie_band=jury.tie_band))
+    found: Floats = np.where(np.isnan(by_people), p_a, by_people)
+    return found
 
 
 def _check_pairs(pairs: pa.Table) -> None:

@@ -65,7 +65,8 @@ def count_patterns(parts: Iterable[pa.Table], labelers: Sequence[str]) -> Patter
 def fit_jury(patterns: Patterns, labelers: Sequence[str], jury: Jury) -> FittedJury:
     """What ``jury`` needs to know about ``labelers`` (in the order of the patterns).
 
-    ``reliability``: the accuracies that the config gives; else those of the one-coin model, in
+    ``reliability``: the accuracies that the config gives (people, whom it does not name, are taken
+    to be as good as MOST_TRUSTED); else those of the one-coin model, in
     which a labeler is right with the same probability on every pair that it decides (Zhang et al.
     2016, JMLR 17, section 2.3), fitted by EM. ``dawid_skene``: each labeler's confusions by EM,
     starting from the majority (Dawid and Skene 1979). crowd-kit does both.
@@ -76,7 +77,7 @@ def fit_jury(patterns: Patterns, labelers: Sequence[str], jury: Jury) -> FittedJ
     assert jury.rule in FITTED_RULES
     pairs = sum(patterns.values())
     if jury.rule == "reliability" and jury.reliability is not None:
-        accuracy = {name: jury.reliability[name] for name in labelers}
+        accuracy = {name: jury.reliability.get(name, MOST_TRUSTED) for name in labelers}
         return FittedJury(jury.rule, 0, accuracy=accuracy, notes=_doubts(accuracy))
     voters = {index for pattern in patterns for index, said in enumerate(pattern) if said <= _B}
     if len(voters) < _FEWEST_LABELERS:

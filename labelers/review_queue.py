@@ -54,27 +54,40 @@ def draw(
 
     Raises ``ValueError`` for ``n`` less than 1 or arrays that do not fit together.
     """
-    p, agreed = np.asarray(p_chosen, np.float64), np.asarray(agreement, np.float64)
     size = len(pair_ids)
-    if n < 1 or p.shape != (size,) or agreed.shape != (size,):
-        raise ValueError(f"cannot draw {n} of {size} pairs with {p.shape} and {agreed.shape}")
+    if n < 1 or np.shape(p_chosen) != (size,):
+        raise ValueError(f"cannot draw {n} of {size} pairs with {np.shape(p_chosen)}")
+    score = _score(p_chosen, agreement, strategy)
+    inclusion = chances(p_chosen, agreement, n, strategy)
+    chosen = np.arange(size) if n >= size else _systematic(pair_ids, inclusion, seed)
+    inclusion = inclusion[chosen]
+    names = [pair_ids[place] for place in chosen.tolist()]
+    first = np.lexsort((np.asarray(names), -score[chosen]))
+    return Draw(chosen[first], inclusion[first])
+
+
+def chances(p_chosen: ArrayLike, agreement: ArrayLike, n: int, strategy: Strategy) -> Floats:
+    """The probability of each of the N pairs to be among the ``n`` that ``draw`` draws [N]."""
+    score = _score(p_chosen, agreement, strategy)
+    size = len(score)
+    if n >= size:
+        return np.ones(size)
+    share = _UNIFORM_SHARE[strategy]
+    found: Floats = share * n / size + (1 - share) * _proportional(score, n)
+    return found
+
+
+def _score(p_chosen: ArrayLike, agreement: ArrayLike, strategy: Strategy) -> Floats:
+    p, agreed = np.asarray(p_chosen, np.float64), np.asarray(agreement, np.float64)
+    if p.ndim != 1 or p.shape != agreed.shape:
+        raise ValueError(f"{p.shape} probabilities and {agreed.shape} agreements: one each")
     uncertain, disagreed = np.sqrt(p * (1 - p)), 1 - agreed
-    score = {
+    return {
         "uncertain": uncertain,
         "disagreement": disagreed,
-        "random": np.ones(size),
+        "random": np.ones(len(p)),
         "mixed": _as_share(uncertain) + _as_share(disagreed),
     }[strategy]
-    if n >= size:
-        chosen, inclusion = np.arange(size), np.ones(size)
-    else:
-        share = _UNIFORM_SHARE[strategy]
-        inclusion = share * n / size + (1 - share) * _proportional(score, n)
-        chosen = _systematic(pair_ids, inclusion, seed)
-        inclusion = inclusion[chosen]
-    names = [pair_ids[place] for place in chosen.tolist()]
-    first = np.lexsort((names, -score[chosen]))
-    return Draw(chosen[first], inclusion[first])
 
 
 def _as_share(score: Floats) -> Floats:

@@ -179,6 +179,12 @@ def merge_votes(votes: Votes, pairs: int) -> Verdicts:
     )
 
 
+def only(verdicts: Verdicts, labelers: Bools) -> Verdicts:
+    """The verdicts of some labelers (bool [L])."""
+    columns = {name: value[:, labelers] for name, value in vars(verdicts).items()}
+    return Verdicts(**columns)
+
+
 def calibrated(
     verdicts: Verdicts, labelers: tuple[str, ...], calibrators: Mapping[str, Calibrator]
 ) -> Verdicts:

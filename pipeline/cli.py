@@ -16,6 +16,7 @@ import typer
 from typer.exceptions import TyperException
 
 from data.errors import PrefloopError
+from pipeline.review.commands import app as review_app
 from training.methods import Method
 
 app = typer.Typer(
@@ -25,6 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+app.add_typer(review_app)
 
 _INTERRUPTED = 130
 

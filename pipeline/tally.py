@@ -180,6 +180,8 @@ class VoteTally:
             self.labelers[name].position += bias
         for one, other in combinations(range(len(read.labelers)), 2):
             both = verdicts.valid[:, one] & verdicts.valid[:, other]
+            if not both.any():
+                continue
             row, column = (1 - verdicts.verdict[both, index] for index in (one, other))
             confusion = self.agreements[read.labelers[one], read.labelers[other]].confusion
             confusion += np.bincount(3 * row + column, minlength=9).reshape(3, 3)

@@ -63,6 +63,7 @@ def decide_block(config: RunConfig, folder: RoundDir, index: int, jury: RoundJur
         weights=config.label.weights,
         fitted=jury.fitted,
         calibrators=jury.calibrators,
+        people=config.label.people,
         round_index=folder.index,
     )
     return apply_filters(decisions, candidates, config.filter, seed=config.seed)

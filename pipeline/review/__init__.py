@@ -1,0 +1,1 @@
+"""People in the loop: pairs to Argilla, their votes back, and an Argilla to begin with."""

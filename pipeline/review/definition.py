@@ -1,0 +1,71 @@
+"""What a review looks like in Argilla: fields, questions, metadata, guidelines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+Mode = Literal["blind", "assisted"]
+"""``blind``: nothing tells what the labelers think. ``assisted``: their decision is suggested."""
+
+PROMPT, ANSWER_A, ANSWER_B = "prompt", "answer_a", "answer_b"
+VERDICT, REASON = "verdict", "reason"
+VERDICTS = {"a": "A is better", "b": "B is better", "tie": "Tie", "both_bad": "Both bad"}
+"""What a person can say, by the value that is kept."""
+
+NUMBERS = ("p_chosen", "margin", "agreement")
+"""Metadata about the decision."""
+
+
+def settings(
+    *, guidelines: str, mode: Mode, overlap: int, labelers: Sequence[str], decided: bool
+) -> Any:
+    """The settings (``argilla.Settings``) of a review.
+
+    Text is shown as it is, never as Markdown or HTML: it comes from a model. In blind mode whatever
+    tells the decision is visible to owners and admins only. ``decided`` is whether the pairs have
+    decisions of labelers, and ``labelers`` are those whose verdicts can be filtered by.
+    """
+    import argilla as rg
+
+    shown = mode == "assisted"
+    metadata = [
+        rg.IntegerMetadataProperty("round"),
+        rg.TermsMetadataProperty("policy_a", title="Policy of A", visible_for_annotators=shown),
+        rg.TermsMetadataProperty("policy_b", title="Policy of B", visible_for_annotators=shown),
+        rg.IntegerMetadataProperty("length_a", title="Characters of A"),
+        rg.IntegerMetadataProperty("length_b", title="Characters of B"),
+        rg.TermsMetadataProperty("decision", title="Decision", visible_for_annotators=shown),
+    ]
+    if decided:
+        metadata += [
+            rg.FloatMetadataProperty(name, visible_for_annotators=shown) for name in NUMBERS
+        ]
+    metadata += [
+        rg.TermsMetadataProperty(
+            verdict_name(name), title=f"Verdict of {name}", visible_for_annotators=shown
+        )
+        for name in labelers
+    ]
+    return rg.Settings(
+        guidelines=guidelines,
+        fields=[
+            rg.ChatField(PROMPT, title="Conversation", use_markdown=False),
+            rg.TextField(ANSWER_A, title="Answer A", use_markdown=False),
+            rg.TextField(ANSWER_B, title="Answer B", use_markdown=False),
+        ],
+        questions=[
+            rg.LabelQuestion(VERDICT, labels=VERDICTS, title="Which answer is better?"),
+            rg.TextQuestion(REASON, title="Why? (optional)", required=False),
+        ],
+        metadata=metadata,
+        distribution=rg.TaskDistribution(min_submitted=overlap),
+        allow_extra_metadata=False,
+    )
+
+
+def verdict_name(labeler: str) -> str:
+    """Name of the metadata with a labeler's verdict (Argilla takes a-z, 0-9, _ and -)."""
+    return "verdict_" + "".join(
+        letter if letter.isalnum() and letter.isascii() else "_" for letter in labeler.lower()
+    )

@@ -1,0 +1,7 @@
+"""What can go wrong between prefloop and Argilla, as one line."""
+
+from data.errors import PrefloopError
+
+
+class ReviewError(PrefloopError):
+    """Argilla cannot be reached or used as asked."""

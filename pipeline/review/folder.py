@@ -1,0 +1,143 @@
+"""What is known here about a review: which pairs were pushed, how they were drawn, what came back.
+
+REVIEW/
+  review.json            server, dataset, mode, and the run or file that it is about
+  draw-000.parquet       for each draw, the chance that every pair had to be in it
+  pushed/part-*.parquet  which candidate stood as A and which as B
+  responses.parquet      every response of every person, as last pulled
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from data.shards import ShardFolder, atomic_write_json, read_shard, write_shard
+from pipeline.review.definition import Mode
+from pipeline.review.errors import ReviewError
+
+PUSHED = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("round", pa.int32(), nullable=False),
+        pa.field("answer_a_id", pa.string(), nullable=False),
+        pa.field("answer_b_id", pa.string(), nullable=False),
+        pa.field("chosen_id", pa.string(), nullable=False),  # by the decision when it was pushed
+        pa.field("p_chosen", pa.float64(), nullable=False),
+        pa.field("place", pa.string(), nullable=False),  # where to find it, for people
+    ]
+)
+"""A pair that was pushed."""
+
+CHANCE = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("chance", pa.float64(), nullable=False),
+    ]
+)
+"""The chance of a pair to be in a draw."""
+
+RESPONSE = pa.schema(
+    [
+        pa.field("response_id", pa.string(), nullable=False),
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("user_id", pa.string()),  # null where the server no longer knows the person
+        pa.field("username", pa.string(), nullable=False),
+        # submitted | draft | discarded; "gone": it was there, and the server has it no more
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("verdict", pa.string()),  # a | b | tie | both_bad, in the order shown
+        pa.field("reason", pa.string()),
+        pa.field("inserted_at", pa.string(), nullable=False),
+        pa.field("updated_at", pa.string(), nullable=False),
+    ]
+)
+"""One person's response to one pair."""
+
+
+@dataclass(frozen=True)
+class Review:
+    """What a review is."""
+
+    name: str
+    """Of the dataset in Argilla."""
+    workspace: str
+    server: str
+    dataset_id: str
+    mode: Mode
+    overlap: int
+    """Submitted responses that complete a record."""
+    source: str
+    """The run directory or the dataset that it is about."""
+    is_run: bool
+
+
+class ReviewFolder:
+    """A review's folder. Making the object touches nothing on disk."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.file = root / "review.json"
+        self.pushed = ShardFolder(root / "pushed", PUSHED)
+        self._responses = root / "responses.parquet"
+
+    def exists(self) -> bool:
+        """Whether a review was pushed from here."""
+        return self.file.is_file()
+
+    def read(self) -> Review:
+        """What the review is."""
+        try:
+            return Review(**json.loads(self.file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise ReviewError(f"{self.file}: is no review: {error}") from None
+
+    def write(self, review: Review) -> None:
+        """Keep what the review is."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        atomic_write_json(self.file, asdict(review))
+
+    def pairs(self) -> dict[str, dict[str, Any]]:
+        """The pushed pairs (PUSHED) by id."""
+        return {row["pair_id"]: row for row in self.pushed.table().to_pylist()}
+
+    def responses(self) -> pa.Table:
+        """What was pulled last (RESPONSE); empty before the first time."""
+        if not self._responses.exists():
+            return RESPONSE.empty_table()
+        return read_shard(self._responses, RESPONSE)
+
+    def write_responses(self, responses: pa.Table) -> None:
+        """Keep what was pulled."""
+        write_shard(self._responses, responses, RESPONSE)
+
+    def add_draw(self, number: int, chances: pa.Table) -> None:
+        """Keep the chances (CHANCE) of draw ``number``."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_shard(self._draw(number), chances, CHANCE)
+
+    def draws(self) -> int:
+        """Draws so far."""
+        return len(list(self.root.glob("draw-*.parquet")))
+
+    def draw(self, number: int) -> pa.Table:
+        """The chances of draw ``number``."""
+        return read_shard(self._draw(number), CHANCE)
+
+    def inclusion(self) -> dict[str, float]:
+        """For every pair the probability to be in any of the draws: 1 - product of (1 - chance)."""
+        missed: dict[str, float] = {}
+        for number in range(self.draws()):
+            table = self.draw(number)
+            ids, chances = table["pair_id"].to_pylist(), table["chance"].to_numpy()
+            for pair, chance in zip(ids, np.clip(chances, 0, 1).tolist(), strict=True):
+                missed[pair] = missed.get(pair, 1.0) * (1 - chance)
+        return {pair: 1 - miss for pair, miss in missed.items() if miss < 1}
+
+    def _draw(self, number: int) -> Path:
+        return self.root / f"draw-{number:03d}.parquet"

@@ -1,0 +1,47 @@
+"""Guidelines for people: what the judges are asked, in their own words."""
+
+from __future__ import annotations
+
+from labelers.config import JudgeLabeler, LabelConfig
+from labelers.judge_folder import load_judge
+from pipeline.review.definition import Mode
+
+_HEAD = """\
+Two answers to the same conversation stand side by side. Say which one serves the person who asked \
+better. Which answer is A and which is B was drawn at random.
+
+- **A is better**, **B is better**: also by a little.
+- **Tie**: neither is better.
+- **Both bad**: neither is better, and neither should be learnt from.
+
+Length for its own sake counts for nothing, nor does a confident tone. The reason is optional, and \
+worth a sentence where it is not plain.
+"""
+_BLIND = "Nobody's opinion is shown on purpose: yours is what the others are measured by."
+_ASSISTED = (
+    "**The answer that is already selected is the labelers' decision, not yours.** Submitting "
+    "sends it as your own: change it where you disagree. The most uncertain pairs come first."
+)
+_MARK = "the request stands here"
+_FOR_MODELS = ("Reply", "Everything between the tags", "<", "{", "Request:")
+"""Beginnings of lines that tell a model how to answer and what to beware of."""
+
+
+def guidelines(label: LabelConfig | None, mode: Mode) -> str:
+    """Markdown for annotators; ``label`` null where no judge of ours labelled the pairs."""
+    parts = [_HEAD, _ASSISTED if mode == "assisted" else _BLIND]
+    for labeler in label.labelers if label else ():
+        if isinstance(labeler, JudgeLabeler):
+            rubric = judge_rubric(labeler.judge)
+            if rubric:
+                parts.append(f"## What the judge {labeler.name} is asked\n\n{rubric}")
+    return "\n\n".join(parts)
+
+
+def judge_rubric(judge: str) -> str:
+    """What a judge's question says before the request, without what only models need."""
+    loaded = load_judge(judge)
+    question = loaded.blank([{"role": "user", "content": _MARK}], None)
+    before = "\n".join(message["content"] for message in question).partition(_MARK)[0]
+    lines = [line for line in before.splitlines() if not line.lstrip().startswith(_FOR_MODELS)]
+    return "\n".join(lines).strip()

@@ -1,0 +1,280 @@
+"""`prefloop review push`: pairs into Argilla, each once however often it is run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from data.hashing import derive_seed
+from labelers.people import is_human
+from labelers.review_queue import Strategy, chances, draw
+from pipeline.progress import StepProgress
+from pipeline.review.api import PAGE, ArgillaApi, Missing
+from pipeline.review.definition import (
+    ANSWER_A,
+    ANSWER_B,
+    PROMPT,
+    VERDICT,
+    Mode,
+    settings,
+    verdict_name,
+)
+from pipeline.review.errors import ReviewError
+from pipeline.review.folder import CHANCE, PUSHED, Review, ReviewFolder
+from pipeline.review.guidelines import guidelines
+from pipeline.review.subjects import Subject, Subjects
+
+_BATCH_BYTES = 2 << 20
+_CHUNK = PAGE
+"""Pairs read, pushed and noted at a time: what is held in memory."""
+_LONGEST = 100_000
+"""Characters of an answer that are shown; the rest is cut off with a note."""
+
+
+@dataclass(frozen=True)
+class PushOptions:
+    """What to push, and how."""
+
+    name: str
+    workspace: str = "prefloop"
+    n: int = 200
+    strategy: Strategy = "mixed"
+    mode: Mode = "blind"
+    overlap: int = 2
+    seed: int = 0
+
+
+def push(
+    api: ArgillaApi,
+    subjects: Subjects,
+    folder: ReviewFolder,
+    options: PushOptions,
+    *,
+    source: str,
+    is_run: bool,
+) -> Review:
+    """Draw pairs and put them into a dataset of Argilla, which is made if it is not there.
+
+    A record's id is its pair's, so a push that was interrupted and is run again changes nothing
+    that is there, and adds what is missing. A push with another seed, number or strategy adds its
+    pairs to the same dataset. Raises :class:`ReviewError`.
+    """
+    review = _open(api, subjects, folder, options, source=source, is_run=is_run)
+    population = subjects.population()
+    drawn = draw(
+        population.pair_ids, population.p_chosen, population.agreement, options.n,
+        options.strategy, seed=options.seed,
+    )  # fmt: skip
+    every = chances(population.p_chosen, population.agreement, options.n, options.strategy)
+    _note_draw(folder, population.pair_ids, every)
+    index = drawn.index
+    if options.mode == "blind":  # in no order that tells anything
+        index = np.random.default_rng(options.seed).permutation(index)
+    wanted = [population.pair_ids[place] for place in index.tolist()]
+    questions = {
+        one["name"]: one["id"]
+        for one in api.request("GET", f"datasets/{review.dataset_id}/questions")["items"]
+    }
+    noted = set(folder.pushed.table(["pair_id"])["pair_id"].to_pylist())
+    part = max(folder.pushed.indices(), default=-1) + 1
+    with StepProgress("push", len(wanted), unit="records") as progress:
+        for start in range(0, len(wanted), _CHUNK):
+            chunk = list(subjects.read(wanted[start : start + _CHUNK]))
+            sides = [_sides(one, options.seed) for one in chunk]
+            # Noted first: what the server has and nobody here knows could not be read back.
+            rows = [
+                _pushed(one, *side)
+                for one, side in zip(chunk, sides, strict=True)
+                if one.pair_id not in noted
+            ]
+            if rows:
+                folder.pushed.write(part, pa.Table.from_pylist(rows, PUSHED))
+                part += 1
+            known = folder.pairs()
+            records = (_record(one, known[one.pair_id], review.mode, questions) for one in chunk)
+            for batch in _batches(records):
+                api.upsert(review.dataset_id, batch)
+                progress.advance(len(batch))
+    return review
+
+
+def _open(
+    api: ArgillaApi,
+    subjects: Subjects,
+    folder: ReviewFolder,
+    options: PushOptions,
+    *,
+    source: str,
+    is_run: bool,
+) -> Review:
+    """The review's dataset on the server, as it was made or new."""
+    if folder.exists():
+        review = folder.read()
+        if review.mode != options.mode:
+            raise ReviewError(
+                f"{folder.root} is a review in {review.mode} mode: give this one another --name"
+            )
+        require_dataset(api, review, folder)
+        # The embedded server may have another port than last time.
+        review = replace(review, server=api.account.url)
+        folder.write(review)
+        if review.overlap != options.overlap:
+            review = replace(review, overlap=options.overlap)
+            distribution = {"strategy": "overlap", "min_submitted": options.overlap}
+            api.request(
+                "PATCH", f"datasets/{review.dataset_id}", json={"distribution": distribution}
+            )
+            folder.write(review)
+        return review
+    dataset_id = _make(api, subjects, options)
+    review = Review(
+        name=options.name,
+        workspace=options.workspace,
+        server=api.account.url,
+        dataset_id=dataset_id,
+        mode=options.mode,
+        overlap=options.overlap,
+        source=source,
+        is_run=is_run,
+    )
+    folder.write(review)
+    return review
+
+
+def require_dataset(api: ArgillaApi, review: Review, folder: ReviewFolder) -> None:
+    """Raise :class:`ReviewError` where the review's dataset is not on the server."""
+    try:
+        api.request("GET", f"datasets/{review.dataset_id}")
+    except Missing:
+        raise ReviewError(
+            f"{api.account.url}: has no dataset {review.name} of this review (any more); what was "
+            f"pulled before is kept in {folder.root}: push under another --name to begin anew"
+        ) from None
+
+
+def _make(api: ArgillaApi, subjects: Subjects, options: PushOptions) -> str:
+    import argilla as rg
+
+    client = api.client
+
+    def make() -> str:
+        workspace = client.workspaces(options.workspace)
+        if workspace is None:
+            workspace = rg.Workspace(name=options.workspace, client=client).create()
+        dataset = rg.Dataset(
+            name=options.name,
+            workspace=workspace,
+            client=client,
+            settings=settings(
+                guidelines=guidelines(subjects.label, options.mode),
+                mode=options.mode,
+                overlap=options.overlap,
+                labelers=subjects.labelers,
+                decided=subjects.label is not None,
+            ),
+        )
+        if client.datasets(options.name, workspace=workspace) is not None:
+            raise ReviewError(
+                f"{api.account.url}: has a dataset {options.name} in the workspace "
+                f"{options.workspace} that was not pushed from here: give another --name"
+            )
+        dataset.create()
+        return str(dataset.id)
+
+    return api.call(make)
+
+
+def _note_draw(folder: ReviewFolder, pair_ids: Sequence[str], every: Any) -> None:
+    """Keep the chances of this draw, unless the same draw was made before."""
+    table = pa.table([pa.array(pair_ids), pa.array(every)], schema=CHANCE)
+    for number in range(folder.draws()):
+        if folder.draw(number).equals(table):
+            return
+    folder.add_draw(folder.draws(), table)
+
+
+def _sides(subject: Subject, seed: int) -> tuple[str, str]:
+    """Which candidate is shown as A and which as B, drawn by pair."""
+    first, second = sorted(subject.texts)
+    if derive_seed(seed, subject.pair_id, "review") % 2:
+        return second, first
+    return first, second
+
+
+def _pushed(subject: Subject, a: str, b: str) -> dict[str, Any]:
+    return {
+        "pair_id": subject.pair_id, "prompt_id": subject.prompt_id, "round": subject.round,
+        "answer_a_id": a, "answer_b_id": b, "chosen_id": subject.chosen_id,
+        "p_chosen": subject.p_chosen, "place": subject.place,
+    }  # fmt: skip
+
+
+def _record(
+    subject: Subject, pushed: dict[str, Any], mode: Mode, questions: dict[str, str]
+) -> dict[str, Any]:
+    """What Argilla takes. A and B stand as they were first pushed, whatever the seed is now."""
+    a, b = pushed["answer_a_id"], pushed["answer_b_id"]
+    letters = {a: "a", b: "b"}
+    decision = "tie" if subject.decision == "tie" else letters[subject.chosen_id]
+    metadata: dict[str, Any] = {
+        "round": subject.round,
+        "length_a": len(subject.texts[a]),
+        "length_b": len(subject.texts[b]),
+        "decision": decision,
+    }
+    if subject.policies:
+        metadata |= {"policy_a": subject.policies[a], "policy_b": subject.policies[b]}
+    if subject.margin is not None:
+        metadata |= {
+            "p_chosen": subject.p_chosen,
+            "margin": subject.margin,
+            "agreement": subject.agreement,
+        }
+    for name, said in subject.verdicts.items():
+        if not is_human(name):
+            metadata[verdict_name(name)] = letters.get(said, said)
+    record: dict[str, Any] = {
+        "external_id": subject.pair_id,
+        "fields": {
+            PROMPT: [
+                {"role": turn["role"], "content": _shown(turn["content"])}
+                for turn in subject.messages
+            ],
+            ANSWER_A: _shown(subject.texts[a]),
+            ANSWER_B: _shown(subject.texts[b]),
+        },
+        "metadata": metadata,
+    }
+    if mode == "assisted":
+        suggestion = {
+            "question_id": questions[VERDICT], "value": decision, "score": subject.p_chosen,
+            "agent": "jury", "type": "model",
+        }  # fmt: skip
+        record["suggestions"] = [suggestion]
+    return record
+
+
+def _shown(text: str) -> str:
+    if len(text) > _LONGEST:
+        return f"{text[:_LONGEST]}\n… ({len(text) - _LONGEST:,} more characters)"
+    return text or "(empty)"
+
+
+def _batches(records: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Records for one request each: at most PAGE of them, and about 2 MB."""
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for record in records:
+        length = len(json.dumps(record, ensure_ascii=False).encode())
+        if batch and (len(batch) >= PAGE or size + length > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(record)
+        size += length
+    if batch:
+        yield batch
