@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -49,11 +50,13 @@ class ArgillaApi:
     def call(self, ask: Callable[[], T]) -> T:
         """What ``ask`` returns; errors of the client, the server and the network in one line."""
         import httpx
-        from argilla._exceptions import ArgillaError
+        from argilla._exceptions import ArgillaCredentialsError, ArgillaError
 
         url = self.account.url
         try:
-            return ask()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # "not found", where that is asked
+                return ask()
         except httpx.HTTPStatusError as error:
             raise _refusal(url, error.response.status_code, error.response.text) from None
         except httpx.TimeoutException:
@@ -65,6 +68,8 @@ class ArgillaApi:
                 f"{url}: cannot be reached ({_line(error)}): see that the server runs and that the "
                 "address is right"
             ) from None
+        except ArgillaCredentialsError:
+            raise _refusal(url, 401, "") from None
         except ArgillaError as error:
             status = getattr(error, "status_code", 0)
             raise _refusal(url, status, str(error)) from None

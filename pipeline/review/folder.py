@@ -39,9 +39,10 @@ CHANCE = pa.schema(
     [
         pa.field("pair_id", pa.string(), nullable=False),
         pa.field("chance", pa.float64(), nullable=False),
+        pa.field("p_chosen", pa.float64(), nullable=False),  # the jury's, when it was drawn
     ]
 )
-"""The chance of a pair to be in a draw."""
+"""The chance of every pair that could be drawn to be in a draw."""
 
 RESPONSE = pa.schema(
     [
@@ -114,30 +115,33 @@ class ReviewFolder:
 
     def write_responses(self, responses: pa.Table) -> None:
         """Keep what was pulled."""
-        write_shard(self._responses, responses, RESPONSE)
+        write_shard(responses, self._responses, RESPONSE)
 
-    def add_draw(self, number: int, chances: pa.Table) -> None:
-        """Keep the chances (CHANCE) of draw ``number``."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        write_shard(self._draw(number), chances, CHANCE)
+    def add_draw(self, name: str, chances: pa.Table) -> None:
+        """Keep the chances (CHANCE) of the draw ``name``, unless it was made before."""
+        path = self.root / f"draw-{name}.parquet"
+        if not path.exists():
+            self.root.mkdir(parents=True, exist_ok=True)
+            write_shard(chances, path, CHANCE)
 
-    def draws(self) -> int:
-        """Draws so far."""
-        return len(list(self.root.glob("draw-*.parquet")))
+    def draws(self) -> list[pa.Table]:
+        """The chances (CHANCE) of every draw so far."""
+        return [read_shard(path, CHANCE) for path in sorted(self.root.glob("draw-*.parquet"))]
 
-    def draw(self, number: int) -> pa.Table:
-        """The chances of draw ``number``."""
-        return read_shard(self._draw(number), CHANCE)
+    def confidence(self) -> dict[str, float]:
+        """For every pair that could be drawn, how sure the jury was when it first could."""
+        found: dict[str, float] = {}
+        for table in self.draws():
+            ids, sure = table["pair_id"].to_pylist(), table["p_chosen"].to_pylist()
+            for pair, p_chosen in zip(ids, sure, strict=True):
+                found.setdefault(pair, p_chosen)
+        return found
 
     def inclusion(self) -> dict[str, float]:
-        """For every pair the probability to be in any of the draws: 1 - product of (1 - chance)."""
+        """For every pair the probability to be in any of the draws, 1 - product of (1 - chance)."""
         missed: dict[str, float] = {}
-        for number in range(self.draws()):
-            table = self.draw(number)
+        for table in self.draws():
             ids, chances = table["pair_id"].to_pylist(), table["chance"].to_numpy()
             for pair, chance in zip(ids, np.clip(chances, 0, 1).tolist(), strict=True):
                 missed[pair] = missed.get(pair, 1.0) * (1 - chance)
         return {pair: 1 - miss for pair, miss in missed.items() if miss < 1}
-
-    def _draw(self, number: int) -> Path:
-        return self.root / f"draw-{number:03d}.parquet"

@@ -59,12 +59,12 @@ class Pulled:
         if self.removed_people:
             said.append(
                 f"{self.removed_people:,} responses are of people who were removed from the "
-                "server: they are kept, under the name known before"
+                "server: they are kept and counted, under the name known before"
             )
         if self.statuses.get(GONE):
             said.append(
                 f"{self.statuses[GONE]:,} responses were pulled before and are no longer on the "
-                "server: they are kept apart and not counted"
+                "server, their records having been removed: they are kept and not counted"
             )
         if self.unreadable:
             said.append(f"{self.unreadable:,} submitted responses have no verdict: left out")
@@ -95,14 +95,8 @@ def pull(api: ArgillaApi, folder: ReviewFolder) -> Pulled:
         for response in record.get("responses") or ():
             row = _row(response, record["external_id"], names, before)
             found[row["response_id"]] = row
-    gone = {
-        response_id: {**row, "status": GONE}
-        for response_id, row in before.items()
-        if response_id not in found
-    }
-    rows = sorted(
-        [*found.values(), *gone.values()], key=lambda row: (row["pair_id"], row["response_id"])
-    )
+    lost = [_lost(row, names) for key, row in before.items() if key not in found]
+    rows = sorted([*found.values(), *lost], key=lambda row: (row["pair_id"], row["response_id"]))
     folder.write_responses(pa.Table.from_pylist(rows, RESPONSE))
     votes = votes_of(rows, pushed)
     rounds: list[Redecided] = []
@@ -112,13 +106,13 @@ def pull(api: ArgillaApi, folder: ReviewFolder) -> Pulled:
             if _put_votes(run, votes, set(pushed)):
                 rounds = redecide(load_config(run.config), run)
     else:
-        write_shard(folder.root / "votes.parquet", votes, VOTE)
+        write_shard(votes, folder.root / "votes.parquet", VOTE)
     submitted = [row for row in rows if row["status"] == SUBMITTED]
     return Pulled(
         statuses=dict(Counter(row["status"] for row in rows)),
         people=dict(Counter(row["username"] for row in submitted)),
         new=sum(before.get(row["response_id"]) != row for row in found.values()),
-        removed_people=sum(row["user_id"] is None for row in found.values()),
+        removed_people=sum(row["user_id"] is None for row in rows),
         unreadable=sum(row["verdict"] is None for row in submitted),
         foreign=foreign,
         rounds=tuple(rounds),
@@ -183,6 +177,17 @@ def _row(
         "inserted_at": str(response["inserted_at"]),
         "updated_at": str(response["updated_at"]),
     }
+
+
+def _lost(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """A response that the server has no more.
+
+    It takes responses away with the account of their person: what they said still stands. Where the
+    person is still there, somebody removed the record, and the response does not count any more.
+    """
+    if row["user_id"] is None or row["user_id"] not in names:
+        return {**row, "user_id": None}
+    return {**row, "status": GONE}
 
 
 def _put_votes(run: RunDir, votes: pa.Table, pushed: set[str]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -71,7 +71,8 @@ def push(
         options.strategy, seed=options.seed,
     )  # fmt: skip
     every = chances(population.p_chosen, population.agreement, options.n, options.strategy)
-    _note_draw(folder, population.pair_ids, every)
+    table = pa.table([population.pair_ids, every, population.p_chosen], schema=CHANCE)
+    folder.add_draw(f"{options.strategy}-{options.n}-{options.seed}", table)
     index = drawn.index
     if options.mode == "blind":  # in no order that tells anything
         index = np.random.default_rng(options.seed).permutation(index)
@@ -178,24 +179,18 @@ def _make(api: ArgillaApi, subjects: Subjects, options: PushOptions) -> str:
                 decided=subjects.label is not None,
             ),
         )
-        if client.datasets(options.name, workspace=workspace) is not None:
+        there = client.datasets(options.name, workspace=workspace)
+        if there is None:
+            dataset.create()
+            return str(dataset.id)
+        if any(True for _ in api.records(str(there.id))):
             raise ReviewError(
                 f"{api.account.url}: has a dataset {options.name} in the workspace "
                 f"{options.workspace} that was not pushed from here: give another --name"
             )
-        dataset.create()
-        return str(dataset.id)
+        return str(there.id)  # made by a push that was killed before it could note it
 
     return api.call(make)
-
-
-def _note_draw(folder: ReviewFolder, pair_ids: Sequence[str], every: Any) -> None:
-    """Keep the chances of this draw, unless the same draw was made before."""
-    table = pa.table([pa.array(pair_ids), pa.array(every)], schema=CHANCE)
-    for number in range(folder.draws()):
-        if folder.draw(number).equals(table):
-            return
-    folder.add_draw(folder.draws(), table)
 
 
 def _sides(subject: Subject, seed: int) -> tuple[str, str]:

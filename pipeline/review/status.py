@@ -123,9 +123,9 @@ def review_status(folder: ReviewFolder, *, seed: int = 0) -> ReviewStatus:
         row = pushed[pair]
         decided[pair] = _right(None if row["p_chosen"] == 0.5 else row["chosen_id"], liked)
     dataset, why = None, None
-    if review.mode == "blind" and review.is_run:
+    if review.mode == "blind":
         try:
-            dataset = _dataset(folder, pushed, decided)
+            dataset = _dataset(folder, decided)
         except LabelerError as error:
             why = str(error)
     return ReviewStatus(
@@ -197,25 +197,13 @@ def _labelers(folder: ReviewFolder, majority: Mapping[str, str | None]) -> dict[
     return {name: win_rate(outcomes) for name, outcomes in sorted(right.items())}
 
 
-def _dataset(
-    folder: ReviewFolder, pushed: Mapping[str, Any], decided: Mapping[str, float]
-) -> DatasetAccuracy:
-    inclusion = folder.inclusion()
+def _dataset(folder: ReviewFolder, decided: Mapping[str, float]) -> DatasetAccuracy:
+    inclusion, confidence = folder.inclusion(), folder.confidence()
     drawn = [pair for pair in decided if pair in inclusion]
-    every = []
-    for round_folder in RunDir(folder.root.parents[1]).rounds():
-        for table in round_folder.decisions.iter(["pair_id", "p_chosen"]):
-            every += [
-                p
-                for pair, p in zip(
-                    table["pair_id"].to_pylist(), table["p_chosen"].to_pylist(), strict=True
-                )
-                if pair in inclusion
-            ]
     return dataset_accuracy(
         [decided[pair] for pair in drawn],
-        [pushed[pair]["p_chosen"] for pair in drawn],
-        every,
+        [confidence[pair] for pair in drawn],
+        list(confidence.values()),
         [inclusion[pair] for pair in drawn],
     )
 

