@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,6 +33,7 @@ from pipeline.review.subjects import Subject, Subjects
 _BATCH_BYTES = 2 << 20
 _CHUNK = PAGE
 """Pairs read, pushed and noted at a time: what is held in memory."""
+_MARKUP = re.compile(r"<(?=[A-Za-z/!?])|&(?=[#A-Za-z])")
 _LONGEST = 100_000
 """Characters of an answer that are shown; the rest is cut off with a note."""
 
@@ -237,11 +239,11 @@ def _record(
         "external_id": subject.pair_id,
         "fields": {
             PROMPT: [
-                {"role": turn["role"], "content": _shown(turn["content"])}
+                {"role": turn["role"], "content": shown(turn["content"])}
                 for turn in subject.messages
             ],
-            ANSWER_A: _shown(subject.texts[a]),
-            ANSWER_B: _shown(subject.texts[b]),
+            ANSWER_A: shown(subject.texts[a]),
+            ANSWER_B: shown(subject.texts[b]),
         },
         "metadata": metadata,
     }
@@ -254,10 +256,16 @@ def _record(
     return record
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """``text`` as people see it in Argilla: all of it as text.
+
+    Argilla puts the text of a field into its page as HTML, also where Markdown is off. A character
+    that prints as nothing (U+2060, word joiner) behind each ``<`` and ``&`` that could begin a tag
+    or an entity keeps a model's output from being either.
+    """
     if len(text) > _LONGEST:
-        return f"{text[:_LONGEST]}\n… ({len(text) - _LONGEST:,} more characters)"
-    return text or "(empty)"
+        text = f"{text[:_LONGEST]}\n… ({len(text) - _LONGEST:,} more characters)"
+    return _MARKUP.sub("\\g<0>\u2060", text) if text.strip() else "(empty)"
 
 
 def _batches(records: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
