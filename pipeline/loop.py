@@ -14,6 +14,7 @@ from pipeline.config import RunConfig
 from pipeline.manifest import open_run
 from pipeline.models import Models
 from pipeline.report import write_report
+from pipeline.round_guards import check_round
 from pipeline.run_dir import RoundDir, RunDir, RunError
 from pipeline.stages.conversation import shown
 from pipeline.stages.evaluate import answer_heldout, evaluate_round
@@ -74,6 +75,7 @@ async def run_round(config: RunConfig, run: RunDir, folder: RoundDir, models: Mo
     if config.evaluate.enabled:
         await answer_heldout(config, run, models, folder.index + 1)
         await evaluate_round(config, run, folder, open_labelers, start=models.start)
+        check_round(config, folder)
 
 
 async def open_labeler(labeler: LabelerConfig, config: RunConfig, models: Models) -> Labeler:

@@ -233,20 +233,21 @@ def test_data_stays_and_no_process_does(
     command = [sys.executable, "-c", "from pipeline.cli import main; main()",
                "review", "up", "--home", str(home.root)]  # fmt: skip
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    up = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    assert up.stdout is not None
-    said = up.stdout.readline()
-    assert "Argilla runs at http://127.0.0.1:" in said
-    assert str(home.credentials) in up.stdout.readline()
-    account = find_account(home=home.root)
-    made = httpx.post(
-        f"{account.url}/api/v1/workspaces", json={"name": "kept"},
-        headers={"X-Argilla-Api-Key": account.api_key},
-    )  # fmt: skip
-    assert made.status_code == 201
-    assert len(processes_in(home.data)) == 3
-    up.send_signal(how)
-    up.wait(30)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as up:
+        try:
+            assert up.stdout is not None
+            said = up.stdout.readline()
+            assert "Argilla runs at http://127.0.0.1:" in said
+            assert str(home.credentials) in up.stdout.readline()
+            account = find_account(home=home.root)
+            made = httpx.post(
+                f"{account.url}/api/v1/workspaces", json={"name": "kept"},
+                headers={"X-Argilla-Api-Key": account.api_key},
+            )  # fmt: skip
+            assert made.status_code == 201
+            assert len(processes_in(home.data)) == 3
+        finally:
+            up.send_signal(how)
     until = time.monotonic() + 20
     while processes_in(home.data):
         assert time.monotonic() < until, "left behind"

@@ -5,7 +5,7 @@ This module imports no machine-learning library: ``prefloop --help`` and config 
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
@@ -42,6 +42,39 @@ class Lora(Strict):
     """Dropout on the adapter's input while training."""
     target_modules: Literal["all-linear"] | tuple[str, ...] | None = "all-linear"
     """Names of the modules that get an adapter; null = peft's default for the architecture."""
+
+
+class Guards(Strict):
+    """When training is stopped because it goes wrong. What is trained so far is thrown away back to
+    the last weights that were put aside while all was well."""
+
+    enabled: bool = True
+    """Watch at all."""
+    window: PositiveInt = 10
+    """Optimiser steps whose mean is looked at."""
+    warn_share: float = Field(default=0.5, gt=0, le=1)
+    """Share of a limit from which on there is a warning, and weights are no longer put aside."""
+    max_margin: PositiveFloat | None = 20.0
+    """Reward margin (beta x difference of log-ratios, chosen minus rejected); 1 to 10 is healthy.
+    Null: no limit."""
+    max_chosen_drop: PositiveFloat | None = 100.0
+    """Nats by which an answer that was chosen may become less likely than under the reference, on
+    average. Null: no limit."""
+    max_perfect_steps: PositiveInt | None = 100
+    """Steps in a row in which every pair is told apart, after which there is a warning. Null: no
+    warning."""
+    snapshots: PositiveInt = 10
+    """Times a round that the weights are put aside while all is well; one is kept."""
+    max_kl: PositiveFloat | None = 100.0
+    """Nats an answer between a new policy and the starting one, on held-out prompts. Null: no
+    limit."""
+    max_length_ratio: Annotated[float, Field(gt=1)] | None = 3.0
+    """Mean length of held-out answers against that of the starting policy, longer or shorter. Null:
+    no limit."""
+    max_truncated: Annotated[float, Field(gt=0, le=1)] | None = 0.5
+    """Share of held-out answers that are cut at the token limit. Null: no limit."""
+    then: Literal["stop", "go_on"] = "stop"
+    """After a guard went off: the run stops, or goes on from the policy that was put aside."""
 
 
 class TrainConfig(Strict):
@@ -87,6 +120,8 @@ class TrainConfig(Strict):
     """Run the reference once before training, so that it takes no memory while training."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a fifth slower."""
+    guards: Guards = Field(default_factory=Guards)
+    """When training is stopped, and what then."""
     save_steps: PositiveInt = 500
     """Optimiser steps between the checkpoints that an interrupted round resumes from."""
 

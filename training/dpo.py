@@ -38,6 +38,7 @@ from training.checkpoints import (
 )
 from training.config import Lora, TrainConfig
 from training.errors import TrainingError
+from training.guards import GuardWatch
 from training.logprobs import sequence_logprobs
 from training.pairs import Pairs, read_pairs
 
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 
 RECORD = "training.jsonl"
 """File in a policy folder: its ``TrainResult``, then one line per optimiser step."""
+SNAPSHOTS = "put-aside"
+"""Folder beside the checkpoints for weights that were healthy."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,9 @@ class TrainResult:
     step_seconds: float
     settings: dict[str, Any]
     history: list[dict[str, float]]
+    guard: dict[str, Any] | None = None
+    """The guard that stopped the training (``training.guards.Trip``) and ``restored_step``, the
+    step whose weights were saved (0: those that training began with); null where none did."""
 
 
 def train_dpo(
@@ -92,6 +98,9 @@ def train_dpo(
     arguments goes on from the last one. An ``out`` that these arguments made already is not made
     again: its recorded result is returned.
 
+    Where a guard of ``config`` goes off, training stops, and what is saved are the last weights
+    that were put aside while all was well.
+
     Raises ``TrainingError`` if there is nothing to train on, a model folder is unusable, the
     loss becomes NaN, or ``out`` holds something else.
     """
@@ -106,22 +115,25 @@ def train_dpo(
     if out.exists():
         return _recorded(out, fingerprint)
 
-    from training.trainer import quiet
+    from training.trainer import last_put_aside, quiet
 
+    checkpoints = out.parent / "checkpoints"
+    guards = GuardWatch(config.guards, beta=config.beta)
     with quiet(verbose):
-        trainer, resumable = _trainer(
+        trainer, resume_from = _trainer(
             policy=policy,
             reference=reference,
             pairs=pairs,
             tokenizer=tokenizer,
             config=config,
             seed=seed,
-            checkpoints=out.parent / "checkpoints",
+            checkpoints=checkpoints,
             fingerprint=fingerprint,
             on_step=on_step,
+            guards=guards,
         )
         stepping = time.monotonic()
-        trainer.train(resume_from_checkpoint=resumable)
+        trainer.train(resume_from_checkpoint=resume_from)
         step_seconds = time.monotonic() - stepping
         result = TrainResult(
             policy_path=out,
@@ -134,8 +146,13 @@ def train_dpo(
             settings=settings,
             history=_history(trainer),
         )
-        _save(trainer, policy, result, fingerprint)
-    shutil.rmtree(out.parent / "checkpoints", ignore_errors=True)
+        restored = None
+        if guards.stopped:
+            restored = last_put_aside(checkpoints / SNAPSHOTS) or policy
+            step = int(restored.name) if restored != policy else 0
+            result = replace(result, guard={**guards.stopped.as_dict(), "restored_step": step})
+        _save(trainer, policy, result, fingerprint, restored)
+    shutil.rmtree(checkpoints, ignore_errors=True)
     return result
 
 
@@ -150,6 +167,7 @@ def _trainer(
     checkpoints: Path,
     fingerprint: str,
     on_step: Callable[[dict[str, float]], None] | None,
+    guards: GuardWatch,
 ) -> tuple[Any, str | None]:
     """The trainer, ready to run, and the checkpoint to resume from if there is one."""
     import torch
@@ -230,7 +248,7 @@ def _trainer(
         train_dataset=Dataset(InMemoryTable(table), fingerprint=fingerprint),
         processing_class=tokenizer,
         peft_config=_peft_config(config.lora) if config.lora and not continued else None,
-        callbacks=[Watch(fingerprint, on_step)],
+        callbacks=[Watch(fingerprint, on_step, guards=guards, snapshots=checkpoints / SNAPSHOTS)],
     )
     trainer.remove_callback(PrinterCallback)
     if continued and live_reference is None:
@@ -346,12 +364,20 @@ def _history(trainer: Any) -> list[dict[str, float]]:
     return [step_record(log, state.max_steps) for log in state.log_history if "loss" in log]
 
 
-def _save(trainer: Any, policy: Path, result: TrainResult, fingerprint: str) -> None:
-    """Write the policy folder under a temporary name and rename it when it is complete."""
+def _save(
+    trainer: Any, policy: Path, result: TrainResult, fingerprint: str, weights: Path | None
+) -> None:
+    """Write the policy folder under a temporary name and rename it when it is complete.
+
+    ``weights``: a folder to take them from instead of from the trainer.
+    """
     out = result.policy_path
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    trainer.model.save_pretrained(partial)
+    if weights:
+        shutil.copytree(weights, partial, ignore=shutil.ignore_patterns(RECORD))
+    else:
+        trainer.model.save_pretrained(partial)
     copy_tokenizer(policy, partial)
     record = asdict(replace(result, history=[]))
     record |= {

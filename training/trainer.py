@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from transformers import TrainerCallback
 from trl import DPOTrainer
 
 from training.errors import TrainingError
+from training.guards import GuardWatch
+
+logger = logging.getLogger(__name__)
 
 MARKER = "prefloop_complete"
 """File in a checkpoint folder, written last: the fingerprint of what is being trained on what."""
@@ -52,14 +56,31 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers' types are n
         on_step: Callable[[dict[str, float]], None] | None,
         *,
         model: str = "policy",
+        guards: GuardWatch | None = None,
+        snapshots: Path | None = None,
     ) -> None:
-        """``model`` is the word for what is trained, for messages."""
+        """``model`` is the word for what is trained, for messages. ``guards`` may stop the
+        training; while they are content, weights are put into ``snapshots`` now and then."""
         self.fingerprint = fingerprint
         self.on_step = on_step
         self.model = model
+        self.guards = guards
+        self.snapshots = snapshots
+
+    def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+        if self.guards:  # what a resumed training went through before
+            for log in state.log_history:
+                if "loss" in log:
+                    self.guards.see(log)
 
     def on_log(
-        self, args: Any, state: Any, _control: Any, logs: dict[str, float], **_: Any
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        logs: dict[str, float],
+        model: Any = None,
+        **_: Any,
     ) -> None:
         if "loss" not in logs:  # the summary at the end
             return
@@ -70,12 +91,46 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers' types are n
                     f"saved: lower learning_rate (now {args.learning_rate:g}), or check that the "
                     "model it starts from has finite weights"
                 )
+        record = {**logs, "step": state.global_step}
+        if self.guards:
+            self._guard(record, state, control, model)
         if self.on_step:
-            self.on_step(step_record({**logs, "step": state.global_step}, state.max_steps))
+            self.on_step(step_record(record, state.max_steps))
+
+    def _guard(self, record: dict[str, float], state: Any, control: Any, model: Any) -> None:
+        assert self.guards is not None
+        for trip in self.guards.see(record):
+            logger.warning("%s", trip)
+        if self.guards.stopped:
+            control.should_training_stop = True
+        if not self.guards.healthy:
+            control.should_save = False  # what is resumed from has to be worth it
+            return
+        every = max(1, state.max_steps // self.guards.config.snapshots)
+        if self.snapshots and state.global_step % every == 0:
+            put_aside(model, self.snapshots, state.global_step)
 
     def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         (folder / MARKER).write_text(self.fingerprint, encoding="utf-8")
+
+
+def put_aside(model: Any, folder: Path, step: int) -> None:
+    """Keep the weights of ``model`` as ``folder``/``step``, and none of earlier steps."""
+    partial, done = folder / f".{step}.partial", folder / str(step)
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    shutil.rmtree(done, ignore_errors=True)
+    partial.rename(done)
+    for other in folder.iterdir():
+        if other != done:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def last_put_aside(folder: Path) -> Path | None:
+    """The weights that were put aside last, in a folder named by their step."""
+    found = [path for path in folder.glob("*") if path.name.isdigit()]
+    return max(found, key=lambda path: int(path.name)) if found else None
 
 
 def step_record(log: dict[str, float], total_steps: int) -> dict[str, float]:

@@ -31,7 +31,7 @@ from pipeline.review.guidelines import guidelines
 from pipeline.review.subjects import Subject, Subjects
 
 _BATCH_BYTES = 2 << 20
-_CHUNK = PAGE
+_CHUNK = 4 * PAGE
 """Pairs read, pushed and noted at a time: what is held in memory."""
 _MARKUP = re.compile(r"<(?=[A-Za-z/!?])|&(?=[#A-Za-z])")
 _LONGEST = 100_000

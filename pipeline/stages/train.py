@@ -8,7 +8,7 @@ from typing import Any
 from data.hashing import derive_seed
 from pipeline.config import RunConfig
 from pipeline.progress import StepProgress
-from pipeline.run_dir import RoundDir, RunDir, Stopwatch
+from pipeline.run_dir import RoundDir, RunDir, RunError, Stopwatch
 from pipeline.stages.write import split_files
 from training.winrate import metrics_table
 
@@ -21,10 +21,14 @@ def train_round(
 ) -> None:
     """Train policy k + 1 from policy k (``previous``) and keep the training curves.
 
-    Raises ``TrainingError`` where there is nothing to train on or the loss is not finite.
+    Raises ``TrainingError`` where there is nothing to train on or the loss is not finite, and
+    ``RunError`` where a guard stopped the training and the run is not to go on after that.
     """
     settings = config.train
-    if settings is None or folder.metrics.exists(TRAINING_CURVES):
+    if settings is None:
+        return
+    if folder.metrics.exists(TRAINING_CURVES):
+        _refuse_to_go_on(config, run, folder)
         return
     from training.dpo import train_dpo
 
@@ -46,7 +50,23 @@ def train_round(
             on_step=on_step,
         )
     folder.metrics.write(TRAINING_CURVES, metrics_table(curves(result.history, folder.index)))
-    run.note("train", folder.index, watch.lap(), **result.settings)
+    run.note("train", folder.index, watch.lap(), **result.settings, guard=result.guard)
+    _refuse_to_go_on(config, run, folder)
+
+
+def _refuse_to_go_on(config: RunConfig, run: RunDir, folder: RoundDir) -> None:
+    assert config.train is not None
+    if config.train.guards.then == "go_on":
+        return
+    for note in run.notes():
+        if note["stage"] == "train" and note["round"] == folder.index and note.get("guard"):
+            guard = note["guard"]
+            raise RunError(
+                f"round {folder.index}: guard {guard['guard']} stopped training at step "
+                f"{guard['step']} ({guard['value']:.4g}, limit {guard['limit']:.4g}); its policy "
+                f"has the weights of step {guard['restored_step']}. {guard['remedy']}. To go on "
+                "from that policy: --set train.guards.then=go_on"
+            )
 
 
 def curves(history: list[dict[str, Any]], round_index: int) -> list[dict[str, Any]]:

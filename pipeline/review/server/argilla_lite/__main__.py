@@ -123,7 +123,14 @@ def _serve(host: str, port: int) -> None:
     import argilla_lite.engine  # noqa: F401  (registers the search engine)
     import uvicorn
 
-    uvicorn.run("argilla_server:app", host=host, port=port, access_log=False, log_level="info")
+    uvicorn.run(
+        "argilla_server:app",
+        host=host,
+        port=port,
+        access_log=False,
+        log_level="info",
+        timeout_graceful_shutdown=2,  # a browser that keeps its connection does not hold it up
+    )
 
 
 def _work() -> None:

@@ -1,0 +1,124 @@
+"""Guards over training: what is watched, from where on it is a warning, and when it stops.
+
+Preference training fails quietly: the loss falls while the margin explodes (rewards of hundreds
+where 1 to 10 is healthy) or while chosen answers become less likely along with the rejected ones.
+A guard looks at the mean of a logged figure over the last steps, so that one odd batch trips
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from training.config import Guards
+
+Level = Literal["warning", "stop"]
+
+_PERFECT = 1 - 1e-9
+
+
+@dataclass(frozen=True)
+class Trip:
+    """A guard that went off."""
+
+    guard: str
+    """``margin``, ``chosen_drop`` or ``perfect_accuracy``."""
+    level: Level
+    step: int
+    """Optimiser step, from 1."""
+    value: float
+    """Mean over the window."""
+    limit: float
+    """What it went beyond."""
+    remedy: str
+
+    def __str__(self) -> str:
+        verb = "stopped training" if self.level == "stop" else "warns"
+        return (
+            f"guard {self.guard} {verb} at step {self.step}: {self.value:.4g} is beyond "
+            f"{self.limit:.4g}: {self.remedy}"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+_REMEDIES = {
+    "margin": "lower learning_rate or epochs, raise beta or batch_size, or look for a shortcut "
+    "that tells chosen from rejected (prefloop audit)",
+    "chosen_drop": "chosen answers become less likely too: lower learning_rate, raise beta, or add "
+    "the sft loss (loss: [sigmoid, sft])",
+    "perfect_accuracy": "every pair is told apart: nothing is left to learn from these triples; "
+    "fewer epochs or fresh data",
+}
+
+
+class GuardWatch:
+    """Sees the record of every step in turn (TRL's names) and says which guards go off.
+
+    ``rewards/margins`` is beta times the difference of the log-ratios of chosen and rejected, and
+    ``rewards/chosen`` beta times that of chosen; ``beta`` turns the latter into nats.
+    """
+
+    def __init__(self, config: Guards, *, beta: float) -> None:
+        self.config = config
+        self.beta = beta
+        self.stopped: Trip | None = None
+        self.healthy = True
+        """Whether no guard is beyond its warning level at the step seen last."""
+        self._windows: dict[str, deque[float]] = {}
+        self._warned: set[str] = set()
+        self._perfect = 0
+
+    def see(self, record: Mapping[str, float]) -> list[Trip]:
+        """The guards that go off at this step: each warns once, and the first to stop is final."""
+        if not self.config.enabled or self.stopped:
+            return []
+        step = int(record["step"])
+        limits = {
+            "margin": (record.get("rewards/margins"), self.config.max_margin),
+            "chosen_drop": (
+                _nats(record.get("rewards/chosen"), -1 / self.beta),
+                self.config.max_chosen_drop,
+            ),
+        }
+        trips: list[Trip] = []
+        self.healthy = True
+        for name, (value, limit) in limits.items():
+            if value is None or limit is None:
+                continue
+            mean = self._mean(name, value)
+            warning = self.config.warn_share * limit
+            if mean > warning:
+                self.healthy = False
+            if mean > limit:
+                self.stopped = Trip(name, "stop", step, mean, limit, _REMEDIES[name])
+                return [*trips, self.stopped]
+            if mean > warning and name not in self._warned:
+                self._warned.add(name)
+                trips.append(Trip(name, "warning", step, mean, warning, _REMEDIES[name]))
+        return trips + self._accuracy(record, step)
+
+    def _accuracy(self, record: Mapping[str, float], step: int) -> list[Trip]:
+        limit, name = self.config.max_perfect_steps, "perfect_accuracy"
+        accuracy = record.get("rewards/accuracies")
+        if limit is None or accuracy is None:
+            return []
+        self._perfect = self._perfect + 1 if accuracy >= _PERFECT else 0
+        if self._perfect < limit or name in self._warned:
+            return []
+        self._warned.add(name)
+        return [Trip(name, "warning", step, float(self._perfect), limit, _REMEDIES[name])]
+
+    def _mean(self, name: str, value: float) -> float:
+        window = self._windows.setdefault(name, deque(maxlen=self.config.window))
+        window.append(value)
+        return sum(window) / len(window)
+
+
+def _nats(reward: float | None, scale: float) -> float | None:
+    return None if reward is None else scale * reward
