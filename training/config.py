@@ -27,8 +27,21 @@ Loss = Literal[
     "apo_down",
     "discopop",
     "sft",
+    "soft",
+    "cdpo",
+    "simpo",
+    "orpo",
 ]
-"""TRL's names (``DPOConfig.loss_type``); ``sigmoid`` is the loss of the DPO paper."""
+"""TRL's names (``DPOConfig.loss_type``; ``sigmoid`` is the loss of the DPO paper), and four of ours
+(``training.losses``)."""
+
+OWN_LOSSES: tuple[Loss, ...] = ("soft", "cdpo", "simpo", "orpo")
+"""Losses that TRL's DPOTrainer has not."""
+
+WITHOUT_REFERENCE: tuple[Loss, ...] = ("simpo", "orpo", "sft")
+"""Losses that no reference policy goes into."""
+
+Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
 
 
 class Lora(Strict):
@@ -81,13 +94,26 @@ class TrainConfig(Strict):
     """One round of preference training with TRL's DPOTrainer."""
 
     loss: Loss | tuple[Loss, ...] = "sigmoid"
-    """TRL's loss_type; several losses are added up with ``loss_weights``."""
+    """Several losses are added up with ``loss_weights``: [sigmoid, sft] is RPO's loss with its NLL
+    term. ``soft`` takes the jury's p_chosen for a label, ``cdpo`` 1 - ``label_smoothing``;
+    ``sigmoid_norm`` is length-normalised DPO; ``simpo`` and ``orpo`` need no reference."""
     loss_weights: tuple[float, ...] | None = None
     """One weight for each of several losses; null = 1 each."""
     beta: PositiveFloat = 0.1
-    """Strength of the pull towards the reference (tau for ``ipo``)."""
+    """Strength of the pull towards the reference (tau for ``ipo``, lambda for ``orpo``; ``simpo``
+    wants about 2)."""
+    simpo_gamma: NonNegativeFloat = 1.0
+    """Margin that ``simpo`` asks for, in units of its reward."""
+    ld_alpha: float | None = Field(default=None, ge=0, le=1)
+    """Weight of an answer's tokens beyond the length of the other one, against length bias
+    (LD-DPO); null = 1."""
+    divergence: Divergence = "reverse_kl"
+    """The f-divergence that holds the policy to its reference (f-DPO); not with every loss."""
+    divergence_alpha: float = Field(default=0.5, gt=0)
+    """Alpha of ``alpha_divergence``."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    """Probability that a label is flipped (``robust``), epsilon (``exo_pair``, must be above 0)."""
+    """Probability that a label is flipped (``robust``, ``cdpo``), epsilon (``exo_pair``, must be
+    above 0)."""
     learning_rate: PositiveFloat = 5e-7
     """Peak learning rate. Adapters usually need about ten times that of full weights."""
     lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
@@ -134,9 +160,19 @@ class TrainConfig(Strict):
             raise ValueError(
                 f"loss_weights has {len(self.loss_weights)} values for {len(losses)} losses"
             )
+        if "cdpo" in losses and self.label_smoothing == 0:
+            raise ValueError("loss cdpo needs label_smoothing above 0, for example 0.1")
+        own = sorted(set(losses) & set(OWN_LOSSES))
+        if own and self.divergence != "reverse_kl":
+            raise ValueError(f"divergence {self.divergence} does not go with loss {own[0]}")
         if "exo_pair" in losses and self.label_smoothing == 0:
             raise ValueError("loss exo_pair needs label_smoothing above 0, for example 0.001")
         return self
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether the losses compare with a reference policy."""
+        return not set(self.losses) <= set(WITHOUT_REFERENCE)
 
     @property
     def losses(self) -> tuple[Loss, ...]:

@@ -36,11 +36,12 @@ from training.checkpoints import (
     load_model,
     load_tokenizer,
 )
-from training.config import Lora, TrainConfig
+from training.config import OWN_LOSSES, Lora, TrainConfig
 from training.errors import TrainingError
 from training.guards import GuardWatch
 from training.logprobs import sequence_logprobs
 from training.pairs import Pairs, read_pairs
+from training.tokens import TokenIds
 
 if TYPE_CHECKING:
     import torch
@@ -176,7 +177,7 @@ def _trainer(
     from transformers import PrinterCallback, set_seed
     from trl import DPOConfig
 
-    from training.trainer import PairTrainer, Watch
+    from training.trainer import PairCollator, PairTrainer, Watch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bf16 = _bf16(config)
@@ -189,7 +190,11 @@ def _trainer(
     model = load_model(policy, dtype=dtype, device=device, trainable_adapter=continued)
     live_reference = None
     table = pairs.table()
-    if config.precompute_reference_logprobs:
+    if not config.uses_reference:
+        nothing = pa.array(np.zeros(len(pairs)))
+        table = table.append_column("ref_chosen_logps", nothing)
+        table = table.append_column("ref_rejected_logps", nothing)
+    elif config.precompute_reference_logprobs:
         same = policy.resolve() == reference.resolve()
         table = _with_reference(
             table,
@@ -197,15 +202,26 @@ def _trainer(
             model if same else load_model(reference, dtype=dtype, device=device),
             batch_size=2 * config.batch_size,  # two sequences a pair, as in training
             autocast=torch.bfloat16 if bf16 else None,
+            ld_alpha=config.ld_alpha,
         )
     else:
         live_reference = load_model(reference, dtype=dtype, device=device)
 
     steps = _steps(len(pairs), config)
+    weights = config.loss_weights or (1.0,) * len(config.losses)
+    of_trl = {
+        name: weight
+        for name, weight in zip(config.losses, weights, strict=True)
+        if name not in OWN_LOSSES
+    }
     arguments = DPOConfig(
         output_dir=str(checkpoints),
-        loss_type=list(config.losses),
-        loss_weights=list(config.loss_weights) if config.loss_weights else None,
+        # With a loss of ours alone, TRL's counts for nothing.
+        loss_type=list(of_trl) or ["sigmoid"],
+        loss_weights=list(of_trl.values()) or [0.0],
+        ld_alpha=config.ld_alpha,
+        f_divergence_type=config.divergence,
+        f_alpha_divergence_coef=config.divergence_alpha,
         beta=config.beta,
         label_smoothing=config.label_smoothing,
         learning_rate=config.learning_rate,
@@ -218,7 +234,7 @@ def _trainer(
         gradient_accumulation_steps=config.gradient_accumulation,
         gradient_checkpointing=config.gradient_checkpointing,
         max_length=None,  # read_pairs has seen to it
-        precompute_ref_log_probs=config.precompute_reference_logprobs,
+        precompute_ref_log_probs=live_reference is None,
         # TRL switches off every dropout, an adapter's own too; leave it on where it was asked for.
         disable_dropout=not (config.lora and config.lora.dropout),
         bf16=bf16,
@@ -247,9 +263,11 @@ def _trainer(
         args=arguments,
         train_dataset=Dataset(InMemoryTable(table), fingerprint=fingerprint),
         processing_class=tokenizer,
+        data_collator=PairCollator(pad_token_id=tokenizer.pad_token_id),
         peft_config=_peft_config(config.lora) if config.lora and not continued else None,
         callbacks=[Watch(fingerprint, on_step, guards=guards, snapshots=checkpoints / SNAPSHOTS)],
     )
+    trainer.settings = config
     trainer.remove_callback(PrinterCallback)
     if continued and live_reference is None:
         trainer.model.delete_adapter("ref")  # TRL's copy of the adapter: ours is precomputed
@@ -263,15 +281,24 @@ def _with_reference(
     *,
     batch_size: int,
     autocast: torch.dtype | None,
+    ld_alpha: float | None,
 ) -> pa.Table:
-    """``table`` with the reference's log-probabilities under the names TRL's collator reads."""
-    logps = sequence_logprobs(
-        model,
-        pairs.prompts * 2,
-        pairs.chosen + pairs.rejected,
-        batch_size=batch_size,
-        autocast=autocast,
-    )
+    """``table`` with the reference's log-probabilities under the names TRL's collator reads.
+
+    With ``ld_alpha`` the tokens of an answer beyond the length of the other one count so much.
+    """
+
+    def logps_of(answers: list[TokenIds]) -> np.ndarray:
+        return sequence_logprobs(
+            model, pairs.prompts * 2, answers, batch_size=batch_size, autocast=autocast
+        )
+
+    logps = logps_of(pairs.chosen + pairs.rejected)
+    if ld_alpha is not None:
+        shared = [min(map(len, both)) for both in zip(pairs.chosen, pairs.rejected, strict=True)]
+        answers = zip(pairs.chosen + pairs.rejected, shared * 2, strict=True)
+        common = logps_of([answer[:length] for answer, length in answers])
+        logps = common + ld_alpha * (logps - common)
     chosen, rejected = np.split(logps, 2)
     return table.append_column("ref_chosen_logps", pa.array(chosen)).append_column(
         "ref_rejected_logps", pa.array(rejected)

@@ -18,7 +18,7 @@ from training.tokens import TokenIds, answer_ids, end_token, prompt_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_COLUMNS = ["prompt_id", "prompt", "chosen", "rejected"]
+_COLUMNS = ["prompt_id", "prompt", "chosen", "rejected", "p_chosen"]
 
 
 @dataclass(frozen=True)
@@ -28,24 +28,29 @@ class Pairs:
     prompts: list[TokenIds]
     chosen: list[TokenIds]
     rejected: list[TokenIds]
+    p_chosen: list[float]
+    """The jury's probability that chosen is preferred; 1 where nobody said."""
     dropped_overlong: int
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def digest(self) -> str:
-        """Hash of all token ids in their order."""
+        """Hash of all token ids and probabilities in their order."""
         columns = (self.prompts, self.chosen, self.rejected)
-        return content_id(*(_digest(column) for column in columns))
+        sure = np.array(self.p_chosen).tobytes().hex()
+        return content_id(*(_digest(column) for column in columns), sure)
 
     def table(self) -> pa.Table:
-        """Columns ``prompt_ids``, ``chosen_ids``, ``rejected_ids``, as the collator wants."""
+        """Columns ``prompt_ids``, ``chosen_ids``, ``rejected_ids``, as the collator wants, and
+        ``p_chosen``."""
         ids = pa.large_list(pa.int32())
         return pa.table(
             {
                 "prompt_ids": pa.array(self.prompts, ids),
                 "chosen_ids": pa.array(self.chosen, ids),
                 "rejected_ids": pa.array(self.rejected, ids),
+                "p_chosen": pa.array(self.p_chosen, pa.float64()),
             }
         )
 
@@ -67,7 +72,7 @@ def read_pairs(
     Raises ``TrainingError`` where there are no triples, none is short enough, or a row's chosen
     or rejected is not one assistant message or both are the same answer.
     """
-    tables = [pq.read_table(shard, columns=_COLUMNS) for shard in shards]
+    tables = [_read(shard) for shard in shards]
     table = pa.concat_tables(tables) if tables else pa.table({})
     if table.num_rows == 0:
         raise TrainingError(
@@ -83,6 +88,7 @@ def read_pairs(
     prompts: list[TokenIds] = []
     chosen: list[TokenIds] = []
     rejected: list[TokenIds] = []
+    sure: list[float] = []
     for batch in table.to_batches(max_chunksize=1024):
         rows = batch.to_pylist()
         good = answer_ids(tokenizer, (_answer(row, "chosen") for row in rows), end)
@@ -100,12 +106,21 @@ def read_pairs(
                 prompts.append(prompt)
                 chosen.append(one)
                 rejected.append(other)
+                sure.append(row["p_chosen"])
     if not prompts:
         raise TrainingError(
             f"each of the {table.num_rows} pairs is longer than {max_length} tokens: raise "
             "train.max_length (within the model's context) or lower sample.max_tokens"
         )
-    return Pairs(prompts, chosen, rejected, table.num_rows - len(prompts))
+    return Pairs(prompts, chosen, rejected, sure, table.num_rows - len(prompts))
+
+
+def _read(shard: Path) -> pa.Table:
+    """The columns of a shard that are trained on; without ``p_chosen`` the labels are certain."""
+    table = pq.read_table(shard)
+    if "p_chosen" not in table.column_names:
+        table = table.append_column("p_chosen", pa.array(np.ones(len(table))))
+    return table.select(_COLUMNS)
 
 
 def _answer(row: Mapping[str, Any], column: str) -> str:

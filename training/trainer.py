@@ -11,15 +11,20 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from transformers import TrainerCallback
 from trl import DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from training.config import TrainConfig
 from training.errors import TrainingError
 from training.guards import GuardWatch
+from training.losses import OWN, PairLogps, own_loss
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +39,69 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]  # TRL has no types
     Everything that talks to the hub or writes a model card is off.
     """
 
+    settings: TrainConfig
+    """Set by the caller before training."""
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        columns: list[str] = self._signature_columns
+        if "p_chosen" not in columns:
+            columns.append("p_chosen")
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        """TRL's loss plus those of ours that are asked for, all from one forward pass."""
+        p_chosen = inputs.pop("p_chosen", None)
+        own = [
+            (name, weight)
+            for name, weight in zip(
+                self.settings.losses, self.settings.loss_weights or repeat(1.0), strict=False
+            )
+            if name in OWN
+        ]
+        if not own:
+            return super()._compute_loss(model, inputs, return_outputs)
+        seen: list[Any] = []
+
+        def forward(**arguments: Any) -> Any:
+            seen.append(model(**arguments))
+            return seen[-1]
+
+        loss = super()._compute_loss(forward, inputs, return_outputs=False)
+        logps = self._pair_logps(seen[0].log_probs, inputs, p_chosen)
+        for name, weight in own:
+            loss = loss + weight * own_loss(name, logps, self.settings).mean()
+        if not self.settings.uses_reference:
+            self._rewards_without_reference(logps)
+        return loss
+
+    def _pair_logps(self, per_token: Any, inputs: dict[str, Any], p_chosen: Any) -> PairLogps:
+        mask = inputs["completion_mask"][..., 1:]
+        chosen, rejected = (per_token[:, -mask.size(1) :] * mask).sum(dim=1).chunk(2)
+        tokens = mask.sum(dim=1).chunk(2)
+        reference = inputs["ref_chosen_logps"] - inputs["ref_rejected_logps"]
+        return PairLogps(
+            chosen=chosen,
+            rejected=rejected,
+            chosen_tokens=tokens[0],
+            rejected_tokens=tokens[1],
+            ratio=chosen - rejected - reference,
+            p_chosen=p_chosen.to(chosen),
+        )
+
+    def _rewards_without_reference(self, logps: PairLogps) -> None:
+        """The rewards that are logged: beta times the log-probability per token (SimPO, eq. 4)."""
+        chosen, rejected = (
+            self.settings.beta * one.detach() for one in (logps.mean_chosen, logps.mean_rejected)
+        )
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        for name, value in {
+            "rewards/chosen": chosen,
+            "rewards/rejected": rejected,
+            "rewards/margins": chosen - rejected,
+            "rewards/accuracies": (chosen > rejected).float(),
+        }.items():
+            metrics[name][-1] = self.accelerator.gather(value).mean().item()
+
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         return dataset  # tokenised by training.tokens, over-long pairs dropped
 
@@ -45,6 +113,15 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]  # TRL has no types
 
     def _send_telemetry(self) -> None:
         pass
+
+
+class PairCollator(DataCollatorForPreference):  # type: ignore[misc]
+    """TRL's collator, which leaves out the columns that it does not know."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = super().torch_call(examples)
+        batch["p_chosen"] = torch.tensor([one["p_chosen"] for one in examples])
+        return batch
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]  # transformers' types are not followed
