@@ -269,6 +269,33 @@ def audit(
         raise typer.Exit(1)
 
 
+@app.command()
+def evaluate(
+    policy: Annotated[str, typer.Argument(help="Checkpoint folder, hub name, embedded:policy.")],
+    against: Annotated[str, typer.Option(help="The policy to compare with.")],
+    config: Annotated[Path, typer.Option(help="A run's YAML: held-out prompts and labelers.")],
+    out: Annotated[
+        Path, typer.Option(help="Where answers and votes are kept; nothing is done twice.")
+    ] = Path("evaluate"),
+    override: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two policies on held-out prompts: win rates with intervals, lengths, KL."""
+    import asyncio
+
+    from rich.console import Console
+
+    from pipeline.config import load_config
+    from pipeline.evaluate import evaluate_policy, render_evaluation
+
+    settings = load_config(config, override or [])
+    found = asyncio.run(evaluate_policy(settings, policy=policy, against=against, out=out))
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        Console().print(render_evaluation(found))
+
+
 @app.command("judge-eval")
 def judge_eval(
     file: Annotated[str, typer.Argument(help="Pairs with gold labels.")],

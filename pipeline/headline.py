@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from data.shards import ShardFolder
+from pipeline.promotion import promoted
 from pipeline.run_dir import RunDir
 from pipeline.stages.evaluate import EVALUATION, JURY
 from pipeline.stages.write import rows_written
@@ -22,6 +23,9 @@ def headline(run: RunDir) -> str:
             for against, text in _win_rates(folder.metrics)
         ]
         lines += [f"policy    {folder.policy}"] if folder.policy.exists() else []
+    best = promoted(run)
+    if best and best.index != rounds[-1].index:
+        lines.append(f"keep      {best.policy}  (no later round won against the one before it)")
     lines.append(f"report    {run.report}")
     return "\n".join(lines)
 

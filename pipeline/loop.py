@@ -6,6 +6,8 @@ and a killed run goes on where it stopped.
 
 from __future__ import annotations
 
+import logging
+
 from labelers.base import Labeler
 from labelers.config import JudgeLabeler, LabelerConfig, RewardModelLabeler
 from labelers.factory import build_labeler
@@ -13,6 +15,7 @@ from pipeline.card import write_card
 from pipeline.config import RunConfig
 from pipeline.manifest import open_run
 from pipeline.models import Models
+from pipeline.promotion import plateau
 from pipeline.report import write_report
 from pipeline.round_guards import check_round
 from pipeline.run_dir import RoundDir, RunDir, RunError
@@ -24,6 +27,8 @@ from pipeline.stages.prompts import draw_prompts, read_prompts
 from pipeline.stages.sample import sample_round
 from pipeline.stages.train import train_round
 from pipeline.stages.write import rows_written, write_round
+
+logger = logging.getLogger(__name__)
 
 PROBES = 4
 """Conversations whose log-probabilities are compared after new weights were loaded."""
@@ -42,6 +47,10 @@ async def run_loop(config: RunConfig, run: RunDir) -> None:
         try:
             for index in range(config.rounds):
                 await run_round(config, run, run.round(index), models)
+                ended = plateau(config.evaluate.patience, run)
+                if ended:
+                    logger.warning("%s", ended)
+                    break
         finally:
             await models.release()
         write_report(run)

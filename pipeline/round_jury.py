@@ -6,11 +6,13 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pyarrow.compute as pc
 
-from data.shards import atomic_write_json
+from data.shards import ShardFolder, atomic_write_json
 from labelers.calibration import Calibrator, read_calibrator
+from labelers.config import LabelConfig
 from labelers.jury import FITTED_RULES, FittedJury
 from labelers.jury_fit import count_patterns, fit_jury
 from labelers.people import is_human, without_people
@@ -30,35 +32,39 @@ class RoundJury:
 
 
 def seat_jury(config: RunConfig, folder: RoundDir) -> RoundJury:
-    """The jury of a round whose votes are all there.
+    """The jury of a round whose votes are all there, by what was fitted to them (``jury.json``).
 
-    Where the rule needs it, the labelers' reliability is fitted to the votes once and kept in
-    ``jury.json``: a resumed run, and the evaluation of the round's policy, decide by the same
-    figures. Raises ``LabelerError`` for a calibration file that cannot be used.
+    A resumed run, and the evaluation of the round's policy, decide by the same figures. Raises
+    ``LabelerError`` for a calibration file that cannot be used.
     """
-    label = config.label
+    return jury_on(config.label, folder.votes, folder.jury)
+
+
+def jury_on(label: LabelConfig, votes: ShardFolder, kept: Path) -> RoundJury:
+    """The jury on ``votes``. Where its rule needs it, the labelers' reliability is fitted to them
+    once and kept in the file ``kept``."""
     calibrators = {name: read_calibrator(path) for name, path in label.calibrations.items()}
     if label.jury.rule not in FITTED_RULES:
         return RoundJury(calibrators=calibrators)
-    if not folder.jury.exists():
+    if not kept.exists():
         names = [labeler.name for labeler in label.labelers]
+        parts = votes.iter(columns=VOTE_COLUMNS)
         if label.people == "jury":
-            names += _people(folder)
-        votes = folder.votes.iter(columns=VOTE_COLUMNS)
-        if label.people != "jury":
-            votes = map(without_people, votes)
-        patterns = count_patterns(votes, names)
-        fitted = fit_jury(patterns, names, label.jury)
+            names += _people(votes)
+        else:
+            parts = map(without_people, parts)
+        fitted = fit_jury(count_patterns(parts, names), names, label.jury)
         for note in fitted.notes:
-            logger.warning("round %d: %s", folder.index, note)
-        atomic_write_json(folder.jury, fitted.as_dict())
-    kept = json.loads(folder.jury.read_text(encoding="utf-8"))
-    return RoundJury(FittedJury.from_dict(kept), calibrators)
+            logger.warning("%s", note)
+        atomic_write_json(kept, fitted.as_dict())
+    return RoundJury(
+        FittedJury.from_dict(json.loads(kept.read_text(encoding="utf-8"))), calibrators
+    )
 
 
-def _people(folder: RoundDir) -> list[str]:
-    """The people who voted in a round, by the names of their votes."""
+def _people(votes: ShardFolder) -> list[str]:
+    """The people who voted, by the names of their votes."""
     names: set[str] = set()
-    for table in folder.votes.iter(columns=["labeler"]):
+    for table in votes.iter(columns=["labeler"]):
         names |= {name for name in pc.unique(table["labeler"]).to_pylist() if is_human(name)}
     return sorted(names)

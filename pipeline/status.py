@@ -28,6 +28,7 @@ from rich.text import Text
 from data import schemas
 from data.shards import ShardFolder
 from pipeline.formats import count, duration, money, percent, short_count
+from pipeline.promotion import plateau
 from pipeline.run_dir import RoundDir, RunDir
 
 BLOCK_STAGES = ("sample", "label", "filter", "write")
@@ -173,6 +174,7 @@ class _Plan:
 
     rounds: int
     stages: tuple[str, ...]
+    patience: int | None
 
 
 def collect_status(run: RunDir) -> RunStatus:
@@ -207,7 +209,11 @@ def _read_plan(config: Path, *, evaluates: bool) -> _Plan:
     trains = settings.get("train") is not None
     asked = trains and (settings.get("evaluate") or {}).get("enabled", True)
     stages = BLOCK_STAGES + ("train",) * trains + ("evaluate",) * bool(asked and evaluates)
-    return _Plan(rounds=int(settings.get("rounds", 1)), stages=stages)
+    return _Plan(
+        rounds=int(settings.get("rounds", 1)),
+        stages=stages,
+        patience=(settings.get("evaluate") or {}).get("patience"),
+    )
 
 
 def _seconds(notes: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
@@ -229,7 +235,11 @@ def _run_state(
     last = rounds[-1]
     if last.state != DONE:
         return f"round {last.round}: {last.state}"
-    return DONE if len(rounds) >= plan.rounds else f"round {last.round} done, next not begun"
+    if len(rounds) >= plan.rounds:
+        return DONE
+    if plateau(plan.patience, run):
+        return f"{DONE}: ended after round {last.round}, which did not win"
+    return f"round {last.round} done, next not begun"
 
 
 def _prompt_status(run: RunDir) -> PromptStatus:

@@ -138,8 +138,14 @@ class TrainConfig(Strict):
     """auto = bf16 autocast on a GPU that has it, else float32. Never fp16: it gives NaN losses."""
     reference: Literal["start", "previous"] = "start"
     """Reference policy of the loss: the policy before round 0, or the one that was sampled from."""
-    data: Literal["fresh", "accumulated"] = "fresh"
-    """Train on the triples of this round only, or on those of all rounds so far."""
+    data: Literal["fresh", "accumulated", "replay"] = "fresh"
+    """Train on the triples of this round only, on those of all rounds so far, or on this round's
+    with some of earlier rounds drawn among them (``replay_share``)."""
+    replay_share: float = Field(default=0.25, gt=0, lt=1)
+    """With ``replay``: share of the pairs that come from earlier rounds, as far as these have so
+    many; drawn by seed."""
+    order: Literal["random", "margin"] = "random"
+    """``margin``: a curriculum, the pairs with the largest margin first. Else drawn by seed."""
     lora: Lora | None = None
     """Train an adapter; null = all weights."""
     precompute_reference_logprobs: bool = True
@@ -199,3 +205,6 @@ class EvaluateConfig(Strict):
     """Names of the labelers that compare the answers; null = all of the run."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Coverage of the intervals."""
+    patience: PositiveInt | None = None
+    """Rounds in a row whose policy does not win against the one before (by the jury, the interval
+    above 0.5) after which the run ends; null = all rounds are run."""

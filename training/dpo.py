@@ -87,14 +87,16 @@ def train_dpo(
     out: Path,
     config: TrainConfig,
     seed: int,
+    replay: Sequence[Path] = (),
     on_step: Callable[[dict[str, float]], None] | None = None,
     verbose: bool = False,
 ) -> TrainResult:
     """Train the policy in ``policy`` on ``triples`` and save the new one as ``out``.
 
     ``policy`` and ``reference`` are checkpoint or adapter folders, ``triples`` Parquet shards of
-    ``schemas.TRIPLE``. ``on_step`` gets each step's record; an exception it raises stops the
-    training and passes through, and nothing is saved. Checkpoints are kept in
+    ``schemas.TRIPLE``, ``replay`` those of earlier rounds to draw some of. ``on_step`` gets each
+    step's record; an exception it raises stops the training and passes through, and nothing is
+    saved. Checkpoints are kept in
     ``out.parent/"checkpoints"`` while training runs, and an interrupted call with the same
     arguments goes on from the last one. An ``out`` that these arguments made already is not made
     again: its recorded result is returned.
@@ -109,8 +111,9 @@ def train_dpo(
     tokenizer = load_tokenizer(policy)
     max_length = min(config.max_length, _context_length(policy))
     pairs = read_pairs(
-        triples, tokenizer, max_length=max_length, max_pairs=config.max_pairs, seed=seed
-    )
+        triples, tokenizer, max_length=max_length, max_pairs=config.max_pairs, seed=seed,
+        replay=replay, replay_share=config.replay_share, by_margin=config.order == "margin",
+    )  # fmt: skip
     settings = _settings(policy, reference, config, seed, max_length)
     fingerprint = json_hash({"pairs": pairs.digest(), **settings})
     if out.exists():
@@ -230,6 +233,7 @@ def _trainer(
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         num_train_epochs=config.epochs,
+        train_sampling_strategy="sequential" if config.order == "margin" else "random",
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation,
         gradient_checkpointing=config.gradient_checkpointing,

@@ -18,7 +18,7 @@ from training.tokens import TokenIds, answer_ids, end_token, prompt_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_COLUMNS = ["prompt_id", "prompt", "chosen", "rejected", "p_chosen"]
+_COLUMNS = ["prompt_id", "prompt", "chosen", "rejected", "p_chosen", "margin"]
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,15 @@ def read_pairs(
     max_length: int,
     max_pairs: int | None,
     seed: int,
+    replay: Sequence[Path] = (),
+    replay_share: float = 0.0,
+    by_margin: bool = False,
 ) -> Pairs:
     """The pairs of ``shards`` (Parquet of ``schemas.TRIPLE``) in their order.
 
-    ``max_pairs`` draws a random subset (by ``seed``, keeping the order). A pair is dropped and
+    ``max_pairs`` draws a random subset (by ``seed``, keeping the order). Triples of ``replay`` are
+    drawn among them (by ``seed``) until they are ``replay_share`` of all, or used up. With
+    ``by_margin`` the pairs are put in order, the largest margin first. A pair is dropped and
     counted if prompt and answer, end token included, exceed ``max_length`` tokens for either of
     its answers: cutting them would train on answers without an end, or on none at all.
 
@@ -79,10 +84,18 @@ def read_pairs(
             "there are no triples to train on: loosen the filters that dropped all pairs "
             "(prefloop status shows which), or sample more candidates per prompt"
         )
+    if replay:
+        earlier = pa.concat_tables([_read(shard) for shard in replay])
+        wanted = round(table.num_rows * replay_share / (1 - replay_share))
+        drawn = np.random.default_rng(seed).permutation(earlier.num_rows)[:wanted]
+        table = pa.concat_tables([table, earlier.take(np.sort(drawn))])
     if max_pairs is not None and max_pairs < table.num_rows:
         drawn = np.random.default_rng(seed).permutation(table.num_rows)[:max_pairs]
         table = table.take(np.sort(drawn))
 
+    if by_margin:
+        largest_first = np.argsort(-table["margin"].to_numpy(), kind="stable")
+        table = table.take(largest_first)
     end = end_token(tokenizer)
     seen: dict[str, TokenIds] = {}  # many pairs share a prompt
     prompts: list[TokenIds] = []
@@ -116,10 +129,12 @@ def read_pairs(
 
 
 def _read(shard: Path) -> pa.Table:
-    """The columns of a shard that are trained on; without ``p_chosen`` the labels are certain."""
+    """The columns of a shard that are trained on; without ``p_chosen`` the labels are certain, and
+    without ``margin`` all pairs are alike."""
     table = pq.read_table(shard)
-    if "p_chosen" not in table.column_names:
-        table = table.append_column("p_chosen", pa.array(np.ones(len(table))))
+    for name in ("p_chosen", "margin"):
+        if name not in table.column_names:
+            table = table.append_column(name, pa.array(np.ones(len(table))))
     return table.select(_COLUMNS)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.hashing import pair_id
+from data.hashing import content_id, pair_id
 from data.protocol import Message
 from data.schemas import MESSAGES, TRIPLE
 from data.shards import read_shard
@@ -96,14 +96,14 @@ async def evaluate_round(
         return
     watch = Stopwatch()
     new, previous = folder.index + 1, folder.index
-    rows = _answer_figures(run, new, against=None)
-    rows += _answer_figures(run, 0, against="start")
+    rows = answer_figures(run, new, against=None)
+    rows += answer_figures(run, 0, against="start")
     opponents = {"start": 0, "previous": previous}
     for opponent in sorted(set(opponents.values())):
-        await _match(config, run, new, opponent, open_labelers)
+        await match(config, run, new, opponent, open_labelers)
     jury = seat_jury(config, folder)
     for against, opponent in opponents.items():
-        rows += _match_figures(config, run, jury, new, opponent, against)
+        rows += match_figures(config, run, jury, new, opponent, against)
     rows += await asyncio.to_thread(_likelihood_figures, config, run, folder, start)
     for row in rows:
         row["round"] = folder.index
@@ -111,10 +111,10 @@ async def evaluate_round(
     run.note("evaluate", folder.index, watch.lap())
 
 
-async def _match(
+async def match(
     config: RunConfig, run: RunDir, policy: int, opponent: int, open_labelers: OpenLabelers
 ) -> None:
-    """Let the labelers vote on the answers of two policies to the same prompts."""
+    """Let the labelers vote on the held-out answers of two policies to the same prompts."""
     votes = run.match_votes(policy, opponent)
     missing = [index for index in run.heldout.indices() if not votes.exists(index)]
     if not missing:
@@ -143,7 +143,8 @@ def _match_pairs(run: RunDir, policy: int, opponent: int, index: int) -> tuple[p
     ids, not who wrote them.
     """
     keys = ["prompt_id", "sample_index"]
-    new, old = run.answers(policy).read(index), run.answers(opponent).read(index)
+    old = run.answers(opponent).read(index)
+    new = _told_apart(run.answers(policy).read(index), old)
     opposed = {tuple(row[key] for key in keys): row for row in old.to_pylist()}
     pairs = []
     for row in new.to_pylist():
@@ -168,7 +169,19 @@ def _match_pairs(run: RunDir, policy: int, opponent: int, index: int) -> tuple[p
     return pa.Table.from_pylist(pairs, schema=schema), pa.concat_tables([new, old])
 
 
-def _match_figures(
+def _told_apart(new: pa.Table, old: pa.Table) -> pa.Table:
+    """``new`` with other ids for the answers that ``old`` has too: those of one and the same
+    policy, where a round changed nothing."""
+    ids, taken = new["candidate_id"].to_pylist(), set(old["candidate_id"].to_pylist())
+    column = [content_id(one, "new") if one in taken else one for one in ids]
+    return new.set_column(
+        new.column_names.index("candidate_id"),
+        new.schema.field("candidate_id"),
+        pa.array(column, pa.string()),
+    )
+
+
+def match_figures(
     config: RunConfig, run: RunDir, jury: RoundJury, policy: int, opponent: int, against: str
 ) -> list[dict[str, Any]]:
     """Win rates of a match, for the jury and for each labeler alone.
@@ -263,7 +276,7 @@ def _mean_scores(
     ]  # fmt: skip
 
 
-def _answer_figures(run: RunDir, policy: int, *, against: str | None) -> list[dict[str, Any]]:
+def answer_figures(run: RunDir, policy: int, *, against: str | None) -> list[dict[str, Any]]:
     answers = run.answers(policy).table(["tokens", "finish_reason"])
     truncated = pc.equal(answers["finish_reason"], "length")
     return [
@@ -290,17 +303,8 @@ def _likelihood_figures(
     config: RunConfig, run: RunDir, folder: RoundDir, start: str
 ) -> list[dict[str, Any]]:
     """KL to the starting policy on the new policy's answers, and rewards on held-out triples."""
-    new, rows = folder.policy, []
-    conversations = _conversations(run, config)
-    answers = run.answers(folder.index + 1).table(["prompt_id", "text", "finish_reason"])
-    shown_prompts = [conversations[prompt] for prompt in answers["prompt_id"].to_pylist()]
-    texts = answers["text"].to_pylist()
-    complete = pc.equal(answers["finish_reason"], "stop").to_pylist()
-    if texts:
-        of_new = answer_logprobs(new, shown_prompts, texts, complete=complete)
-        of_start = answer_logprobs(Path(start), shown_prompts, texts, complete=complete)
-        divergence = kl_estimate(of_new, of_start, config.evaluate.confidence)
-        rows.append({"name": "kl", "against": "start", "estimate": divergence})
+    new = folder.policy
+    rows = kl_figures(config, run, folder.index + 1, new, Path(start), against="start")
     triples = _heldout_triples(run, folder.index)
     if config.train and len(triples):
         reference = folder.reference(config.train.reference, start)
@@ -321,6 +325,23 @@ def _likelihood_figures(
         right = np.sign(margins) / 2 + 0.5
         rows.append({"name": "reward_accuracy", "estimate": win_rate(right, confidence=confidence)})
     return rows
+
+
+def kl_figures(
+    config: RunConfig, run: RunDir, policy: int, new: Path, other: Path, *, against: str
+) -> list[dict[str, Any]]:
+    """KL from ``new``, whose held-out answers are those of ``policy``, to ``other``."""
+    conversations = _conversations(run, config)
+    answers = run.answers(policy).table(["prompt_id", "text", "finish_reason"])
+    shown_prompts = [conversations[prompt] for prompt in answers["prompt_id"].to_pylist()]
+    texts = answers["text"].to_pylist()
+    if not texts:
+        return []
+    complete = pc.equal(answers["finish_reason"], "stop").to_pylist()
+    of_new = answer_logprobs(new, shown_prompts, texts, complete=complete)
+    of_other = answer_logprobs(other, shown_prompts, texts, complete=complete)
+    divergence = kl_estimate(of_new, of_other, config.evaluate.confidence)
+    return [{"name": "kl", "against": against, "estimate": divergence}]
 
 
 def _conversations(run: RunDir, config: RunConfig) -> dict[str, tuple[Message, ...]]:

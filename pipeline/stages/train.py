@@ -33,8 +33,10 @@ def train_round(
     from training.dpo import train_dpo
 
     watch = Stopwatch()
-    rounds = [folder.index] if settings.data == "fresh" else range(folder.index + 1)
+    rounds = range(folder.index + 1) if settings.data == "accumulated" else [folder.index]
     files = [path for index in rounds for path in split_files(run, "train", index)]
+    earlier = range(folder.index) if settings.data == "replay" else []
+    replay = [path for index in earlier for path in split_files(run, "train", index)]
     with StepProgress(f"round {folder.index} train", 0, unit="steps") as progress:
 
         def on_step(log: dict[str, Any]) -> None:
@@ -44,6 +46,7 @@ def train_round(
             policy=Path(previous),
             reference=folder.reference(settings.reference, start),
             triples=files,
+            replay=replay,
             out=folder.policy,
             config=settings,
             seed=derive_seed(config.seed, "train", folder.index),

@@ -1,0 +1,138 @@
+"""What a round trains on, and when a run has had enough rounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data.shards import ShardFolder
+from pipeline.headline import headline
+from pipeline.promotion import plateau, promoted, verdicts
+from pipeline.run_dir import RunDir
+from pipeline.stages.evaluate import EVALUATION
+from pipeline.status import collect_status
+from tests.dpo_data import rows, write
+from tests.engine_models import make_model
+from tests.runs import run_small, small_config
+from training import dpo
+from training.checkpoints import load_tokenizer
+from training.config import TrainConfig
+from training.pairs import read_pairs
+from training.winrate import metrics_table
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(make_model(tmp_path_factory.mktemp("policy"), layers=1, width=64))
+
+
+def answers(pairs, tokenizer) -> list[str]:
+    return [tokenizer.decode(ids) for ids in pairs.chosen]
+
+
+def test_replay_draws_its_share_from_earlier_rounds(policy: Path, tmp_path: Path) -> None:
+    fresh = write(tmp_path / "fresh.parquet", rows(30, seed=1))
+    earlier = write(tmp_path / "earlier.parquet", rows(100, seed=2))
+    tokenizer = load_tokenizer(policy)
+    common = {"max_length": 512, "max_pairs": None}
+
+    def read(share: float, seed: int = 0, replay: tuple = (earlier,)):
+        return read_pairs(
+            [fresh], tokenizer, seed=seed, replay=replay, replay_share=share, **common
+        )
+
+    # 30 fresh pairs are three quarters of 40.
+    mixed = read(0.25)
+    assert len(mixed) == 40
+    alone = answers(read(0.25, replay=()), tokenizer)
+    assert answers(mixed, tokenizer)[:30] == alone
+    assert read(0.25).digest() == mixed.digest()
+    assert read(0.25, seed=1).digest() != mixed.digest()
+    assert len(read(0.9)) == 130  # as far as there are so many
+
+
+def test_a_curriculum_begins_with_the_largest_margin(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    triples = rows(12)
+    for number, row in enumerate(triples):
+        row["margin"] = ((5 * number) % 12) / 12
+    shard = write(tmp_path / "t.parquet", triples)
+    by_margin = sorted(triples, key=lambda row: -row["margin"])
+    from training.trainer import PairTrainer
+
+    seen: list[list[int]] = []
+    loss = PairTrainer._compute_loss
+
+    def spy(self, model, inputs, return_outputs):
+        mask = inputs["completion_mask"].bool()
+        half = len(mask) // 2
+        seen.extend(
+            ids[own].tolist() for ids, own in zip(inputs["input_ids"][:half], mask, strict=False)
+        )
+        return loss(self, model, inputs, return_outputs)
+
+    monkeypatch.setattr(PairTrainer, "_compute_loss", spy)
+    dpo.train_dpo(
+        policy=policy, reference=policy, triples=[shard], out=tmp_path / "policy",
+        config=TrainConfig(batch_size=4, order="margin"), seed=3,
+    )  # fmt: skip
+    tokenizer = load_tokenizer(policy)
+    texts = [tokenizer.decode(ids[:-1]) for ids in seen]
+    assert texts == [row["chosen"][0]["content"] for row in by_margin]
+
+
+def evaluated(run: RunDir, *rates: tuple[float, float]) -> None:
+    """Rounds with these win rates against the policy before, and their lower ends."""
+    for index, (value, low) in enumerate(rates):
+        row = {"round": index, "name": "win_rate", "value": value, "low": low, "high": 0.9, "n": 50}
+        table = metrics_table(
+            [
+                {**row, "against": "previous", "labeler": "jury"},
+                {**row, "value": 0.9, "low": 0.8, "against": "start", "labeler": "jury"},
+                {**row, "value": 0.9, "low": 0.8, "against": "previous", "labeler": "judge"},
+            ]
+        )
+        run.round(index).metrics.write(EVALUATION, table)
+
+
+@pytest.mark.parametrize(
+    ("rates", "patience", "ends", "best"),
+    [
+        ([(0.7, 0.6)], 1, False, 0),
+        ([(0.6, 0.5)], 1, True, None),  # an interval that touches a half is no win
+        ([(0.7, 0.6), (0.55, 0.45)], 1, True, 0),
+        ([(0.7, 0.6), (0.55, 0.45)], 2, False, 0),
+        ([(0.7, 0.6), (0.55, 0.45), (0.5, 0.4)], 2, True, 0),
+        ([(0.7, 0.6), (0.55, 0.45), (0.6, 0.52)], 2, False, 2),
+        ([(0.4, 0.3)], None, False, None),
+        ([], 1, False, None),
+    ],
+)
+def test_when_a_run_ends(tmp_path: Path, rates, patience, ends: bool, best: int | None) -> None:
+    run = RunDir(tmp_path)
+    evaluated(run, *rates)
+    assert len(verdicts(run)) == len(rates)
+    why = plateau(patience, run)
+    assert (why is not None) == ends
+    found = promoted(run)
+    assert (found.index if found else None) == best
+    if why:
+        assert ("is worth keeping" in why) == (best is None)
+
+
+def test_a_run_that_does_not_improve_ends(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # A learning rate that changes nothing: no policy wins against the one before it.
+    config = small_config(
+        rounds=3, train={"learning_rate": 1e-12, "batch_size": 16}, evaluate={"patience": 1}
+    )
+    run = run_small(tmp_path / "run", config)
+    assert len(run.rounds()) == 1
+    assert "did not win against the policy before it" in caplog.text
+    assert collect_status(run).state == "done: ended after round 0, which did not win"
+    before = {path: path.stat().st_mtime_ns for path in run.root.rglob("*.parquet")}
+    assert len(run_small(run.root, config).rounds()) == 1
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert "keep " not in headline(run)
+    assert isinstance(run.round(0).metrics, ShardFolder)
