@@ -51,12 +51,17 @@ class Calibrator:
         Raises ``LabelerError`` for fewer than 20 labels, and ``ValueError`` for arrays that do not
         fit together or values that are no probabilities.
         """
-        p, y, weight = _mirrored(p_a, people)
         n = len(np.asarray(p_a))
         if n < FEWEST:
             raise LabelerError(
                 f"{n} labels of people are too few to calibrate with: label at least {FEWEST} pairs"
             )
+        return cls._fit(p_a, people, method)
+
+    @classmethod
+    def _fit(cls, p_a: ArrayLike, people: ArrayLike, method: Method) -> Calibrator:
+        p, y, weight = _mirrored(p_a, people)
+        n = len(np.asarray(p_a))
         if method == "platt":
             from sklearn.linear_model import LogisticRegression
 
@@ -125,7 +130,7 @@ def cross_fitted(
     found = np.empty(len(p))
     splits = KFold(min(folds, len(p)), shuffle=True, random_state=seed).split(p)
     for train, test in splits:
-        found[test] = Calibrator.fit(p[train], y[train], method).apply(p[test])
+        found[test] = Calibrator._fit(p[train], y[train], method).apply(p[test])
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from data.strict import Strict
-from labelers.people import PeopleRole
+from labelers.people import PeopleRole, is_human
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(min_length=1)]
@@ -142,6 +142,9 @@ class LabelConfig(Strict):
     def _names_are_unique(self) -> LabelConfig:
         names = [labeler.name for labeler in self.labelers]
         twice = sorted({name for name in names if names.count(name) > 1})
+        human = next((name for name in names if is_human(name)), None)
+        if human:
+            raise ValueError(f"a labeler is named {human!r}: names of people begin like that")
         if twice:
             raise ValueError(f"two labelers are named {twice[0]!r}: give each a `name` of its own")
         return self

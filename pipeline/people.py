@@ -153,14 +153,27 @@ def read_people(paths: Sequence[str], run: RunDir) -> dict[str, PeopleLabel]:
                 raise InputError(f"{where}: the pair has no answer {first}")
             side = _VERDICTS[verdict]
             said.setdefault(pair, []).append(side if first == pairs[pair][0] else 1 - side)
-            chance = row.fields.get("inclusion")
-            inclusion[pair] = float(chance) if chance not in (None, "") else None
+            inclusion[pair] = _chance(row.fields.get("inclusion"), where)
     if not said:
         raise InputError(f"{', '.join(paths)}: nobody filled in a `verdict`: write 1, 2 or tie")
     return {
         pair: PeopleLabel(*pairs[pair], _majority(sides), inclusion[pair])
         for pair, sides in said.items()
     }
+
+
+def _chance(value: object, where: str) -> float | None:
+    if value in (None, ""):
+        return None
+    try:
+        chance = float(str(value))
+    except ValueError:
+        chance = -1.0
+    if not 0 < chance <= 1 + 1e-9:
+        raise InputError(
+            f"{where}, field 'inclusion': {value!r} is no probability: leave it as it was written"
+        )
+    return chance
 
 
 def _majority(sides: Sequence[float]) -> float:

@@ -27,6 +27,7 @@ from pipeline.redact import hide_environment_secrets, redact
 from pipeline.run_dir import RunDir
 from pipeline.status import JURY, RoundStatus, RunStatus, WinRate, collect_status
 from pipeline.tally import AGREEMENT_EDGES, MARGIN_EDGES, RunTally, tally_run
+from training.config import Guards
 
 LONGEST_TEXT = 3_000
 """Characters of a prompt or an answer that are shown; the rest is counted."""
@@ -34,13 +35,14 @@ LONGEST_TEXT = 3_000
 _CURVES = (
     ("loss", "Loss", None),
     ("rewards/margins", "Reward margin (chosen − rejected)", 0.0),
+    ("rewards/chosen", "Reward of the chosen answers", 0.0),
     ("rewards/accuracies", "Share of pairs with chosen rewarded above rejected", 0.5),
     ("logps/chosen", "Log-probability of the chosen answers", None),
     ("logps/rejected", "Log-probability of the rejected answers", None),
 )
 _TRAIN_FACTS = (
     "loss", "beta", "learning_rate", "batch_size", "gradient_accumulation", "epochs",
-    "reference", "data", "precision",
+    "reference", "data", "precision", "guard",
 )  # fmt: skip
 
 
@@ -86,6 +88,7 @@ def render_report(run: RunDir) -> str:
     metrics = _read_metrics(run)
     kept, dropped = read_excerpts(run)
     notes = run.notes()
+    guards = _guards(run)
     won = _won(status)
     page = render_page(
         "report.html.jinja",
@@ -97,8 +100,8 @@ def render_report(run: RunDir) -> str:
         controlled=won[-1][1].length_controlled if won else None,
         flows=[_flow(each) for each in status.rounds],
         win_figures=_win_figures(metrics),
-        policy_figures=_policy_figures(metrics),
-        curve_figures=_curve_figures(metrics),
+        policy_figures=_policy_figures(metrics, guards),
+        curve_figures=_curve_figures(metrics, guards),
         training=_training_facts(notes),
         length_figures=_length_figures(tally),
         length_shares=_length_shares(tally),
@@ -219,12 +222,16 @@ def _by_round(
     )
 
 
-def _policy_figures(metrics: Sequence[Metric]) -> list[Figure]:
+def _policy_figures(metrics: Sequence[Metric], guards: Mapping[str, str]) -> list[Figure]:
     figures = [
         _policy_figure(metrics, "kl", "KL to the starting policy", "start",
-                       "Nats per answer: how far training moved the policy.", start=0.0),
+                       "Nats per answer: how far training moved the policy."
+                       + guards.get("kl", ""), start=0.0),
         _policy_figure(metrics, "mean_tokens", "Mean length of held-out answers", None,
-                       "Tokens. A win rate that rises with length needs a second look."),
+                       "Tokens. A win rate that rises with length needs a second look."
+                       + guards.get("mean_tokens", "")),
+        _policy_figure(metrics, "truncated_share", "Held-out answers cut at the token limit", None,
+                       "Share of the answers." + guards.get("truncated_share", "")),
         _policy_figure(metrics, "reward_margin", "Reward margin on held-out pairs", None,
                        "Implicit reward of chosen minus rejected."),
         _policy_figure(metrics, "mean_score", "Mean score of held-out answers", None,
@@ -271,7 +278,40 @@ def _policy_figure(
     )
 
 
-def _curve_figures(metrics: Sequence[Metric]) -> list[Figure]:
+def _guards(run: RunDir) -> dict[str, str]:
+    """What the guards ask of a figure, by its name, as the end of its caption."""
+    try:
+        raw = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+        guards = Guards.model_validate(((raw or {}).get("train") or {}).get("guards") or {})
+        beta = float(((raw or {}).get("train") or {}).get("beta") or 0.1)
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
+        return {}
+    if not guards.enabled:
+        return {}
+    drop = guards.max_chosen_drop
+    ratio = guards.max_length_ratio
+    limits = {
+        "rewards/margins": guards.max_margin,
+        "rewards/chosen": None if drop is None else -beta * drop,
+        "kl": guards.max_kl,
+        "truncated_share": guards.max_truncated,
+    }
+    captions = {
+        name: f" Its guard warns at {formats.figure(guards.warn_share * limit)} and stops at "
+        f"{formats.figure(limit)}."
+        for name, limit in limits.items()
+        if limit is not None
+    }
+    if ratio is not None:
+        warns = 1 + guards.warn_share * (ratio - 1)
+        captions["mean_tokens"] = (
+            f" Its guard warns at {formats.figure(warns)} times the starting policy's, or one part "
+            f"in so many, and stops at {formats.figure(ratio)} times."
+        )
+    return captions
+
+
+def _curve_figures(metrics: Sequence[Metric], guards: Mapping[str, str]) -> list[Figure]:
     figures = []
     for name, title, reference in _CURVES:
         by_round: dict[int, list[Metric]] = defaultdict(list)
@@ -289,7 +329,7 @@ def _curve_figures(metrics: Sequence[Metric]) -> list[Figure]:
                     "curve-" + name.replace("/", "-"),
                     title,
                     series,
-                    caption=name,
+                    caption=f"{name}.{guards[name]}" if name in guards else name,
                     x_label="optimiser step",
                     reference=reference,
                     as_percent=name == "rewards/accuracies",
@@ -314,6 +354,8 @@ def _training_facts(notes: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[
 def _plain(value: Any) -> str:
     if value is None:
         return "–"
+    if isinstance(value, dict) and "guard" in value:
+        return f"{value['guard']} at step {value['step']}, kept step {value['restored_step']}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

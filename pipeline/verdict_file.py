@@ -156,14 +156,12 @@ class _Reader:
         if isinstance(place, BadRow):
             yield place
             return
-        given, p_first = row.fields["verdict"], row.fields.get("p_first")
+        given, p_first = row.fields["verdict"], _number(row.fields.get("p_first"))
         verdict = _verdict(given)
         if verdict == "invalid" and given is not None and str(given).strip().lower() != "invalid":
             known = ", ".join(LABELS)
             yield bad(row, "verdict", "bad_verdict", f"{str(given)[:80]!r} is none of {known}")
             return
-        if isinstance(p_first, str):
-            p_first = float(p_first) if p_first.strip() else None
         swapped = row.fields.get("swapped")
         if isinstance(swapped, str):
             swapped = {"true": True, "1": True, "false": False, "0": False}.get(swapped.lower())
@@ -219,6 +217,16 @@ class _Reader:
             order = "ab" if swapped != first_is_a else "ba"
         name = str(row.fields.get("judge") or self._name)
         return Vote(**_ids(pair), labeler=name, order=order, preference=preference, p_a=p_a)
+
+
+def _number(value: Any) -> float | None:
+    """A probability as it stands in the file; what is no number is out of range, so refused."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return -1.0
 
 
 def _ids(pair: GoldPair) -> dict[str, Any]:

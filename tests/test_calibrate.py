@@ -114,7 +114,11 @@ def test_mistakes_in_a_table_are_one_line(run: RunDir, tmp_path: Path) -> None:
         read_people([str(table)], run)
     fill_in(table, lambda row: "1")
     rows = rows_of(table)
-    for field, said in (("pair_id", "has no pair 123"), ("answer_1_id", "has no answer 123")):
+    for field, said in (
+        ("pair_id", "has no pair 123"),
+        ("answer_1_id", "has no answer 123"),
+        ("inclusion", "'123' is no probability"),
+    ):
         other = tmp_path / f"{field}.jsonl"
         other.write_text(json.dumps({**rows[0], field: "123"}))
         with pytest.raises(InputError, match=said):

@@ -106,6 +106,11 @@ def test_another_file_is_one_line(tmp_path: Path, text: str) -> None:
         read_calibrator(tmp_path / "none.json")
 
 
+def test_the_fewest_labels_can_be_cross_fitted() -> None:
+    p_a, people, _ = overconfident(20)
+    assert cross_fitted(p_a, people, "platt", seed=0).shape == (20,)
+
+
 def test_too_few_labels_are_refused() -> None:
     with pytest.raises(LabelerError, match="19 labels of people are too few"):
         Calibrator.fit([0.6] * 19, [1.0] * 19)

@@ -144,9 +144,10 @@ def test_verdicts_that_are_none(tmp_path: Path) -> None:
     rows = [
         {"row": 1, "verdict": 1}, {"row": 99, "verdict": 1}, {"row": 2, "verdict": "left"},
         {"row": 3, "verdict": None}, {"row": 4, "verdict": 2, "p_first": 0.9},
+        {"row": 5, "verdict": 1, "p_first": "high"},
     ]  # fmt: skip
     found = read_verdicts(write(tmp_path / "v.jsonl", rows), gold)
-    assert found.refused == {"other_pair": 1, "bad_verdict": 2}
+    assert found.refused == {"other_pair": 1, "bad_verdict": 3}
     [votes] = found.votes.values()
     assert sorted(votes["preference"].to_pylist()) in (["a", "invalid"], ["b", "invalid"])
     with pytest.raises(InputError, match="no verdict on any of the 30 pairs"):

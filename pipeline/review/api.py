@@ -92,17 +92,24 @@ class ArgillaApi:
 
     def records(self, dataset: str) -> Iterator[dict[str, Any]]:
         """All records of a dataset with their responses, page by page, in the order added."""
-        offset = 0
+        offset, seen = 0, set[str]()
         while True:
-            found = self.request(
+            page = self.request(
                 "GET",
                 f"datasets/{dataset}/records",
                 params={"include": "responses", "limit": PAGE, "offset": offset},
-            )["items"]
+            )
+            found = page["items"]
+            seen |= {record["id"] for record in found}
             yield from found
-            if len(found) < PAGE:
-                return
             offset += len(found)
+            if len(found) < PAGE:
+                break
+        if len(seen) < page["total"]:
+            raise ReviewError(
+                f"{self.account.url}: {page['total']:,} records, and {len(seen):,} were read: "
+                "somebody adds or removes records right now; ask again"
+            )
 
     def users(self) -> dict[str, str]:
         """User names by id."""
