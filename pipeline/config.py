@@ -17,7 +17,13 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from data.config import PromptsConfig
 from data.errors import PrefloopError
 from data.strict import Strict
-from labelers.config import FilterConfig, JudgeLabeler, LabelConfig, ReferenceLabeler
+from labelers.config import (
+    FilterConfig,
+    JudgeLabeler,
+    LabelConfig,
+    LabelerConfig,
+    ReferenceLabeler,
+)
 from pipeline.engines.config import EngineConfig, OpenAIEngine, TransformersEngine
 from training.config import EvaluateConfig, TrainConfig
 
@@ -104,7 +110,7 @@ class RunConfig(Strict):
         named += [(f"sample.pool.{m.name}.engine", m.engine) for m in self.sample.pool]
         named += [
             (f"label.labelers.{labeler.name}.engine", labeler.engine)
-            for labeler in self.label.labelers
+            for labeler in self.all_labelers
             if isinstance(labeler, JudgeLabeler)
         ]
         for key, engine in named:
@@ -124,6 +130,14 @@ class RunConfig(Strict):
                     "(vLLM servers load adapters), or set rounds: 1 with evaluate.enabled: false"
                 )
         names = [labeler.name for labeler in self.label.labelers]
+        twice = {labeler.name for labeler in self.evaluate.judges} & set(names)
+        if twice:
+            raise ValueError(
+                f"evaluate.judges and label.labelers both have a {min(twice)!r}: give it another "
+                "`name`, or choose it with evaluate.labelers"
+            )
+        if self.evaluate.judges and self.evaluate.labelers is not None:
+            raise ValueError("evaluate.judges and evaluate.labelers: give one or the other")
         for name in self.evaluate.labelers or ():
             if name not in names:
                 raise ValueError(
@@ -131,6 +145,19 @@ class RunConfig(Strict):
                     f"{', '.join(names)}"
                 )
         return self
+
+    @property
+    def evaluators(self) -> tuple[LabelerConfig, ...]:
+        """The labelers that compare policies."""
+        if self.evaluate.judges:
+            return self.evaluate.judges
+        wanted = self.evaluate.labelers
+        return tuple(one for one in self.label.labelers if wanted is None or one.name in wanted)
+
+    @property
+    def all_labelers(self) -> tuple[LabelerConfig, ...]:
+        """Those that label and those that only evaluate."""
+        return (*self.label.labelers, *self.evaluate.judges)
 
     @property
     def uses_references(self) -> bool:

@@ -12,7 +12,7 @@ from pipeline.config import RunConfig
 from pipeline.engines.config import OpenAIEngine
 from pipeline.loop import PROBES, open_labeler
 from pipeline.models import Models, checkpoint, revision
-from pipeline.round_jury import jury_on
+from pipeline.round_jury import RoundJury, jury_on
 from pipeline.run_dir import RunDir, RunError
 from pipeline.stages.conversation import shown
 from pipeline.stages.evaluate import (
@@ -80,7 +80,7 @@ async def evaluate_policy(config: RunConfig, *, policy: str, against: str, out: 
     models = Models(config.model_copy(update={"policy": against}), cache=run.cache)
 
     async def open_labelers() -> list[Labeler]:
-        return [await open_labeler(labeler, config, models) for labeler in config.label.labelers]
+        return [await open_labeler(labeler, config, models) for labeler in config.evaluators]
 
     with run.lock():
         try:
@@ -98,7 +98,10 @@ async def evaluate_policy(config: RunConfig, *, policy: str, against: str, out: 
             await match(config, run, _NEW, _OTHER, open_labelers)
         finally:
             await models.release()
-        jury = jury_on(config.label, run.match_votes(_NEW, _OTHER), run.evaluation / "jury.json")
+        jury = RoundJury()
+        if not config.evaluate.judges:  # theirs is the mean
+            votes = run.match_votes(_NEW, _OTHER)
+            jury = jury_on(config.label, votes, run.evaluation / "jury.json")
         rows = match_figures(config, run, jury, _NEW, _OTHER, AGAINST)
         rows += answer_figures(run, _NEW, against=None)
         rows += answer_figures(run, _OTHER, against=AGAINST)

@@ -62,6 +62,9 @@ async def run_round(config: RunConfig, run: RunDir, folder: RoundDir, models: Mo
     async def open_labelers() -> list[Labeler]:
         return [await open_labeler(labeler, config, models) for labeler in config.label.labelers]
 
+    async def open_evaluators() -> list[Labeler]:
+        return [await open_labeler(labeler, config, models) for labeler in config.evaluators]
+
     blocks = draw_prompts(config, run, folder)
     await sample_round(config, run, folder, models, blocks)
     if config.train:
@@ -83,7 +86,7 @@ async def run_round(config: RunConfig, run: RunDir, folder: RoundDir, models: Mo
     models.use_policy(str(folder.policy))
     if config.evaluate.enabled:
         await answer_heldout(config, run, models, folder.index + 1)
-        await evaluate_round(config, run, folder, open_labelers, start=models.start)
+        await evaluate_round(config, run, folder, open_evaluators, start=models.start)
         check_round(config, folder)
 
 

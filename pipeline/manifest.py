@@ -147,7 +147,7 @@ def _input_hashes(config: RunConfig) -> dict[str, str]:
         if isinstance(source, PromptSource)
     }
     hashes = {name: _digest(paths) for name, paths in found.items() if paths}
-    for labeler in config.label.labelers:
+    for labeler in config.all_labelers:
         if isinstance(labeler, JudgeLabeler):
             hashes[JUDGE.format(labeler.judge)] = judge_revision(labeler.judge)
             hashes[JUDGE_QUESTION.format(labeler.judge)] = question_revision(labeler.judge)

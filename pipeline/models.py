@@ -143,7 +143,7 @@ class Models:
         asked += [(m.model, m.engine) for m in members]
         asked += [
             (labeler.model, labeler.engine)
-            for labeler in self._config.label.labelers
+            for labeler in self._config.all_labelers
             if isinstance(labeler, JudgeLabeler)
         ]
         found = {
@@ -151,7 +151,7 @@ class Models:
             for model, engine in asked
             if model != POLICY
         }
-        for labeler in self._config.label.labelers:
+        for labeler in self._config.all_labelers:
             if isinstance(labeler, RewardModelLabeler):
                 found[labeler.model] = revision(_reward_checkpoint(labeler))
         return found

@@ -27,6 +27,7 @@ from labelers.config import (
     BestVsRandom,
     BestVsWorst,
     JudgeLabeler,
+    LabelerConfig,
     RankedNeighbours,
     RewardModelLabeler,
 )
@@ -298,11 +299,9 @@ class _Planner:
         pairs: Sequence[int],
         answer_tokens: float,
         longest: int,
-        names: Sequence[str] | None = None,
+        labelers: Sequence[LabelerConfig] | None = None,
     ) -> None:
-        for labeler in self._config.label.labelers:
-            if names is not None and labeler.name not in names:
-                continue
+        for labeler in labelers or self._config.label.labelers:
             if isinstance(labeler, RewardModelLabeler):
                 self._score(index, stage, labeler, prompts, pairs, answer_tokens, longest)
                 continue
@@ -424,7 +423,7 @@ class _Planner:
             )  # fmt: skip
         opponents = 1 if index == 0 else 2  # start and previous are the same in round 0
         pairs = [settings.samples_per_prompt * opponents] * len(heldout)
-        self._label(index, "evaluate", heldout, pairs, expected, most, settings.labelers)
+        self._label(index, "evaluate", heldout, pairs, expected, most, config.evaluators)
 
     def _add(
         self,
@@ -578,7 +577,7 @@ class _Planner:
                 f"time of openai engines: {LATENCY_S:g} s and {DECODED_PER_CONNECTION:g} tokens a "
                 "second for each of max_concurrency connections, or its rate limits if slower"
             )
-        if any(isinstance(one, RewardModelLabeler) for one in self._config.label.labelers):
+        if any(isinstance(one, RewardModelLabeler) for one in self._config.all_labelers):
             yield f"time of reward models: {SCORED_PER_SECOND:,.0f} tokens a second (a guess)"
         if self.training:
             yield (

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from data.shards import ShardFolder
+from pipeline.config import ConfigError
 from pipeline.headline import headline
+from pipeline.plan import make_plan
 from pipeline.promotion import plateau, promoted, verdicts
 from pipeline.run_dir import RunDir
 from pipeline.stages.evaluate import EVALUATION
 from pipeline.status import collect_status
 from tests.dpo_data import rows, write
 from tests.engine_models import make_model
-from tests.runs import run_small, small_config
+from tests.runs import JUDGE, VERIFIER, run_small, small_config
 from training import dpo
 from training.checkpoints import load_tokenizer
 from training.config import TrainConfig
@@ -136,3 +139,27 @@ def test_a_run_that_does_not_improve_ends(tmp_path: Path, caplog: pytest.LogCapt
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert "keep " not in headline(run)
     assert isinstance(run.round(0).metrics, ShardFolder)
+
+
+def test_judges_that_only_evaluate(tmp_path: Path) -> None:
+    """The policy is not measured by what labelled its training data."""
+    config = small_config(
+        label={"labelers": [JUDGE]},
+        train={"learning_rate": 1e-3, "batch_size": 8},
+        evaluate={"judges": [VERIFIER, {**JUDGE, "name": "second", "orders": "one"}]},
+    )
+    run = run_small(tmp_path / "run", config)
+    labelled = set(run.round(0).votes.table()["labeler"].to_pylist())
+    compared = set(run.match_votes(1, 0).table()["labeler"].to_pylist())
+    assert (labelled, compared) == ({"judge"}, {"verifier", "second"})
+    rows = run.round(0).metrics.read(EVALUATION).to_pylist()
+    assert {row["labeler"] for row in rows if row["name"] == "win_rate"} == {
+        "jury", "verifier", "second",
+    }  # fmt: skip
+    planned = make_plan(config).as_dict()
+    named = json.dumps(planned)
+    assert "second" in named
+    with pytest.raises(ConfigError, match="both have a 'judge'"):
+        small_config(evaluate={"judges": [JUDGE]})
+    with pytest.raises(ConfigError, match="give one or the other"):
+        small_config(evaluate={"judges": [{**JUDGE, "name": "x"}], "labelers": ["judge"]})

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from data.strict import Strict
+from labelers.config import LabelerConfig
 
 Loss = Literal[
     "sigmoid",
@@ -202,7 +203,10 @@ class EvaluateConfig(Strict):
     max_tokens: PositiveInt | None = None
     """Longest answer in tokens; null = as in sampling."""
     labelers: tuple[str, ...] | None = None
-    """Names of the labelers that compare the answers; null = all of the run."""
+    """Names of the labelers of the run that compare the answers; null = all of them."""
+    judges: tuple[LabelerConfig, ...] = ()
+    """Labelers that vote in the evaluation only, instead of the run's: a policy that was trained on
+    a judge's labels does better by that judge than it is. Their jury is the mean."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Coverage of the intervals."""
     patience: PositiveInt | None = None

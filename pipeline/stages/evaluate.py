@@ -119,8 +119,7 @@ async def match(
     missing = [index for index in run.heldout.indices() if not votes.exists(index)]
     if not missing:
         return
-    wanted = config.evaluate.labelers
-    labelers = [one for one in await open_labelers() if wanted is None or one.name in wanted]
+    labelers = await open_labelers()
     title = f"policy {policy} against {opponent}"
     with StepProgress(title, len(missing), unit="blocks") as progress:
 
@@ -189,6 +188,8 @@ def match_figures(
     A labeler alone decides by its own probabilities, whatever the rule of the jury.
     """
     alone = Jury(rule="mean", tie_band=config.label.jury.tie_band)
+    together = alone if config.evaluate.judges else config.label.jury
+    weights = {labeler.name: labeler.weight for labeler in config.evaluators}
     blocks = [_match_pairs(run, policy, opponent, index) for index in run.heldout.indices()]
     pairs = pa.concat_tables([block_pairs for block_pairs, _ in blocks])
     answers = pa.concat_tables([block_answers for _, block_answers in blocks])
@@ -205,8 +206,8 @@ def match_figures(
                 counted,
                 pairs.select(["pair_id", "prompt_id", "a_id", "b_id"]),
                 answers,
-                jury=config.label.jury if labeler == JURY else alone,
-                weights=config.label.weights,
+                jury=together if labeler == JURY else alone,
+                weights=weights,
                 fitted=jury.fitted,
                 calibrators=jury.calibrators,
             ),
