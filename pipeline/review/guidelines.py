@@ -34,7 +34,7 @@ def guidelines(label: LabelConfig | None, mode: Mode) -> str:
         if isinstance(labeler, JudgeLabeler):
             rubric = judge_rubric(labeler.judge)
             if rubric:
-                parts.append(f"## What the judge {labeler.name} is asked\n\n{rubric}")
+                parts.append(f"## What the labeler “{labeler.name}” is asked\n\n{rubric}")
     return "\n\n".join(parts)
 
 
