@@ -15,7 +15,6 @@ from labelers.dataset_accuracy import DatasetAccuracy, dataset_accuracy
 from labelers.estimate import Estimate
 from labelers.people import is_human
 from labelers.verdict_table import VOTE_COLUMNS, merge_votes, pairs_of, read_votes
-from pipeline.review.api import ArgillaApi
 from pipeline.review.folder import Review, ReviewFolder
 from pipeline.review.pull import SUBMITTED
 from pipeline.run_dir import RunDir
@@ -142,12 +141,6 @@ def review_status(folder: ReviewFolder, *, seed: int = 0) -> ReviewStatus:
         no_dataset=why,
         differences=_differences(pushed, said, decided),
     )
-
-
-def server_progress(api: ArgillaApi, review: Review) -> dict[str, int]:
-    """Records on the server by state, as people work on them now."""
-    found = api.request("GET", f"datasets/{review.dataset_id}/progress")
-    return {name: int(count) for name, count in found.items() if isinstance(count, int)}
 
 
 def _ratings(said: Mapping[str, Mapping[str, str]]) -> Ratings:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.config import PromptSource
@@ -159,7 +159,7 @@ class RunSubjects:
         self, round_index: int, index: int, wanted: set[str]
     ) -> dict[str, dict[str, str]]:
         votes = self.run.round(round_index).votes.read(index, VOTE_COLUMNS)
-        votes = votes.filter(pc.is_in(votes["pair_id"], pc.unique(_strings(wanted))))
+        votes = votes.filter(pc.is_in(votes["pair_id"], pa.array(sorted(wanted), pa.string())))
         if not len(votes):
             return {}
         pairs = pairs_of(votes)
@@ -234,14 +234,3 @@ def _ids(row: dict[str, Any]) -> tuple[str, str, str, str]:
     prompt = prompt_id(row["prompt"])
     chosen, rejected = (content_id(prompt, row[name]) for name in ("chosen", "rejected"))
     return pair_id(prompt, chosen, rejected), chosen, rejected, prompt
-
-
-def _strings(values: set[str]) -> Any:
-    import pyarrow as pa
-
-    return pa.array(sorted(values), pa.string())
-
-
-def metadata_json(value: Any) -> str:
-    """JSON for what is kept beside a vote."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
