@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 
 AGAINST = "other"
 _OTHER, _NEW = 0, 1
+_FIGURES = {
+    "mean_tokens": "tokens an answer",
+    "truncated_share": "truncated",
+    "repetitive_share": "repetitive",
+    "distinct_2": "distinct pairs of words",
+}
 _SHOWN = ("win_rate", "length_controlled_win_rate")
 
 
@@ -128,9 +134,10 @@ def render_evaluation(found: Evaluation) -> Group:
         table.add_row(Text(name), *cells, f"{rates[name, _SHOWN[0]]['n']:,}")
     figures = {(row["name"], row["against"]): row for row in found.rows}
     lines = [f"{found.policy} against {found.against}"]
-    for name, words in (("mean_tokens", "tokens an answer"), ("truncated_share", "truncated")):
-        new, other = figures[name, None]["value"], figures[name, AGAINST]["value"]
-        lines.append(f"{words}: {new:.3g} and {other:.3g}")
+    for name, words in _FIGURES.items():
+        new, other = figures.get((name, None)), figures.get((name, AGAINST))
+        if new and other:
+            lines.append(f"{words}: {new['value']:.3g} and {other['value']:.3g}")
     divergence = figures.get(("kl", AGAINST))
     if divergence:
         lines.append(f"KL to the other: {_interval(divergence)} nats an answer")

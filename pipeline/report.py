@@ -232,6 +232,11 @@ def _policy_figures(metrics: Sequence[Metric], guards: Mapping[str, str]) -> lis
                        + guards.get("mean_tokens", "")),
         _policy_figure(metrics, "truncated_share", "Held-out answers cut at the token limit", None,
                        "Share of the answers." + guards.get("truncated_share", "")),
+        _policy_figure(metrics, "repetitive_share", "Repetitive held-out answers", None,
+                       "Share in which a run of four words occurs three times or more."
+                       + guards.get("repetitive_share", "")),
+        _policy_figure(metrics, "distinct_2", "Distinct pairs of words in held-out answers", None,
+                       "Of all pairs of neighbouring words: a policy that narrows falls."),
         _policy_figure(metrics, "reward_margin", "Reward margin on held-out pairs", None,
                        "Implicit reward of chosen minus rejected."),
         _policy_figure(metrics, "mean_score", "Mean score of held-out answers", None,
@@ -295,6 +300,7 @@ def _guards(run: RunDir) -> dict[str, str]:
         "rewards/chosen": None if drop is None else -beta * drop,
         "kl": guards.max_kl,
         "truncated_share": guards.max_truncated,
+        "repetitive_share": guards.max_repetitive,
     }
     captions = {
         name: f" Its guard warns at {formats.figure(guards.warn_share * limit)} and stops at "

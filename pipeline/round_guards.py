@@ -16,6 +16,8 @@ _REMEDIES = {
     "(train.reference)",
     "length": "drop pairs by length (length_balance, length_ratio), look at the judge with "
     "`prefloop judge-eval`, or use sigmoid_norm as the loss",
+    "repetitive": "raise beta, lower learning_rate or epochs, or add the sft loss (loss: [sigmoid, "
+    "sft])",
     "truncated": "raise sample.max_tokens, or drop truncated answers (the filter `truncated`)",
 }
 
@@ -61,6 +63,7 @@ def round_trips(config: RunConfig, folder: RoundDir) -> list[RoundTrip]:
         ("kl", figure("kl", "start"), guards.max_kl, 0.0),
         ("length", ratio, guards.max_length_ratio, 1.0),
         ("truncated", figure("truncated_share"), guards.max_truncated, 0.0),
+        ("repetitive", figure("repetitive_share"), guards.max_repetitive, 0.0),
     ]
     trips = []
     for name, value, limit, healthy in watched:

@@ -12,6 +12,7 @@
         quarantine/          rows that failed in this round, by stage
         jury.json            how reliable the labelers are, where the jury's rule needs it
         written.json         triples added to each split; its existence says that all were
+        reference/           the mean of the policies so far, where that is the reference
         policy/              the policy this round trained
         metric/              part-00000: training curves, part-00001: evaluation
       cache/                 responses of HTTP servers, a folder for each engine
@@ -62,9 +63,12 @@ class RoundDir:
         self.written = self.root / "written.json"
 
     def reference(self, which: str, start: str) -> Path:
-        """The reference policy of this round's training: ``start`` or the ``previous`` policy."""
+        """The reference policy of this round's training: ``start``, the ``previous`` policy, or the
+        ``average`` of all policies so far."""
         if which == "start" or self.index == 0:
             return Path(start)
+        if which == "average":
+            return self.root / "reference"
         return RoundDir(self.root.parent, self.index - 1).policy
 
     def quarantine(self, stage: str) -> ShardFolder:

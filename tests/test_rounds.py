@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from data.embedded import resolve_embedded
+from data.hashing import folder_revision
 from data.shards import ShardFolder
 from pipeline.config import ConfigError
 from pipeline.headline import headline
@@ -19,8 +22,10 @@ from tests.dpo_data import rows, write
 from tests.engine_models import make_model
 from tests.runs import JUDGE, VERIFIER, run_small, small_config
 from training import dpo
+from training.averaging import average_policies
 from training.checkpoints import load_tokenizer
 from training.config import TrainConfig
+from training.errors import TrainingError
 from training.pairs import read_pairs
 from training.winrate import metrics_table
 
@@ -163,3 +168,26 @@ def test_judges_that_only_evaluate(tmp_path: Path) -> None:
         small_config(evaluate={"judges": [JUDGE]})
     with pytest.raises(ConfigError, match="give one or the other"):
         small_config(evaluate={"judges": [{**JUDGE, "name": "x"}], "labelers": ["judge"]})
+
+
+def test_the_average_of_the_policies_is_the_reference(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    train = {"learning_rate": 1e-3, "batch_size": 8, "reference": "average"}
+    config = small_config(rounds=2, train=train, evaluate={"enabled": False})
+    run = run_small(tmp_path / "run", config)
+    assert run.round(0).reference("average", "start") == Path("start")
+    reference = run.round(1).reference("average", "start")
+    policies = [Path(resolve_embedded("embedded:policy")), run.round(0).policy]
+    first, second = (load_file(policy / "model.safetensors") for policy in policies)
+    mean = load_file(reference / "model.safetensors")
+    for name, value in mean.items():
+        np.testing.assert_allclose(value, (first[name] + second[name]) / 2, atol=1e-6)
+    [note] = [n for n in run.notes() if n["stage"] == "train" and n["round"] == 1]
+    assert note["reference_revision"] == folder_revision(reference)
+    with pytest.raises(ConfigError, match="average needs whole models"):
+        small_config(train={**train, "lora": {}})
+    with pytest.raises(TrainingError, match="has other weights than"):
+        average_policies(
+            [policies[0], Path(make_model(tmp_path / "other", layers=1, width=64))], tmp_path / "x"
+        )

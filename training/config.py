@@ -87,6 +87,9 @@ class Guards(Strict):
     no limit."""
     max_truncated: Annotated[float, Field(gt=0, le=1)] | None = 0.5
     """Share of held-out answers that are cut at the token limit. Null: no limit."""
+    max_repetitive: Annotated[float, Field(gt=0, le=1)] | None = 0.5
+    """Share of held-out answers in which a run of four words occurs three times or more. Null: no
+    limit."""
     then: Literal["stop", "go_on"] = "stop"
     """After a guard went off: the run stops, or goes on from the policy that was put aside."""
 
@@ -137,8 +140,9 @@ class TrainConfig(Strict):
     """Gradients are scaled down to this norm; 0 = never."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """auto = bf16 autocast on a GPU that has it, else float32. Never fp16: it gives NaN losses."""
-    reference: Literal["start", "previous"] = "start"
-    """Reference policy of the loss: the policy before round 0, or the one that was sampled from."""
+    reference: Literal["start", "previous", "average"] = "start"
+    """Reference policy of the loss: the policy before round 0, the one that was sampled from, or
+    the mean of the weights of all policies so far (not with ``lora``)."""
     data: Literal["fresh", "accumulated", "replay"] = "fresh"
     """Train on the triples of this round only, on those of all rounds so far, or on this round's
     with some of earlier rounds drawn among them (``replay_share``)."""
@@ -169,6 +173,8 @@ class TrainConfig(Strict):
             )
         if "cdpo" in losses and self.label_smoothing == 0:
             raise ValueError("loss cdpo needs label_smoothing above 0, for example 0.1")
+        if self.reference == "average" and self.lora is not None:
+            raise ValueError("reference average needs whole models: leave out lora")
         own = sorted(set(losses) & set(OWN_LOSSES))
         if own and self.divergence != "reverse_kl":
             raise ValueError(f"divergence {self.divergence} does not go with loss {own[0]}")

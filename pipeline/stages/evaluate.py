@@ -32,6 +32,7 @@ from pipeline.stages.label import OpenLabelers, build_pairs, vote
 from pipeline.stages.sample import Draw, open_source, sample_block, sampling_of
 from pipeline.stages.write import split_files
 from pipeline.stream import run_blocks
+from training.diversity import distinct_n, repetitive_share
 from training.logprobs import answer_logprobs, kl_estimate, reward_margin
 from training.winrate import length_controlled_win_rate, metrics_table, win_rate
 
@@ -278,19 +279,21 @@ def _mean_scores(
 
 
 def answer_figures(run: RunDir, policy: int, *, against: str | None) -> list[dict[str, Any]]:
-    answers = run.answers(policy).table(["tokens", "finish_reason"])
-    truncated = pc.equal(answers["finish_reason"], "length")
+    answers = run.answers(policy).table(["text", "tokens", "finish_reason"])
+    if not len(answers):
+        return []
+    texts = answers["text"].to_pylist()
+    figures = {
+        "mean_tokens": float(np.mean(answers["tokens"].to_numpy())),
+        "truncated_share": float(np.mean(pc.equal(answers["finish_reason"], "length").to_numpy())),
+        "repetitive_share": repetitive_share(texts),
+        "distinct_1": distinct_n(texts, 1),
+        "distinct_2": distinct_n(texts, 2),
+    }
     return [
-        {
-            "name": name,
-            "value": float(np.mean(values)),
-            "n": len(values),
-            "against": against,
-        }
-        for name, values in {
-            "mean_tokens": answers["tokens"].to_numpy(),
-            "truncated_share": truncated.to_numpy(),
-        }.items()
+        {"name": name, "value": value, "n": len(texts), "against": against}
+        for name, value in figures.items()
+        if value is not None
     ]
 
 

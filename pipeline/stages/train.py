@@ -30,6 +30,7 @@ def train_round(
     if folder.metrics.exists(TRAINING_CURVES):
         _refuse_to_go_on(config, run, folder)
         return
+    from training.averaging import average_policies
     from training.dpo import train_dpo
 
     watch = Stopwatch()
@@ -37,6 +38,10 @@ def train_round(
     files = [path for index in rounds for path in split_files(run, "train", index)]
     earlier = range(folder.index) if settings.data == "replay" else []
     replay = [path for index in earlier for path in split_files(run, "train", index)]
+    reference = folder.reference(settings.reference, start)
+    if settings.reference == "average" and folder.index:
+        trained = [run.round(index).policy for index in range(folder.index)]
+        average_policies([Path(start), *trained], reference)
     with StepProgress(f"round {folder.index} train", 0, unit="steps") as progress:
 
         def on_step(log: dict[str, Any]) -> None:
@@ -44,7 +49,7 @@ def train_round(
 
         result = train_dpo(
             policy=Path(previous),
-            reference=folder.reference(settings.reference, start),
+            reference=reference,
             triples=files,
             replay=replay,
             out=folder.policy,

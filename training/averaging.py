@@ -1,0 +1,44 @@
+"""The mean of several policies' weights, as a reference that moves more slowly than they do."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.checkpoints import copy_tokenizer, is_adapter, load_model
+from training.errors import TrainingError
+
+
+def average_policies(policies: Sequence[Path], out: Path) -> Path:
+    """Write the mean of the weights of ``policies`` (whole models, equal shapes) as ``out``.
+
+    Every policy counts the same; sums are in float64. ``out`` appears when it is complete, and one
+    that is there is left as it is. Raises ``TrainingError`` for adapters and for shapes that
+    differ.
+    """
+    import torch
+
+    if out.exists():
+        return out
+    adapter = next((policy for policy in policies if is_adapter(policy)), None)
+    if adapter:
+        raise TrainingError(
+            f"{adapter} is an adapter, and the mean of adapters is not that of the policies: set "
+            "train.reference to start or previous"
+        )
+    model = load_model(policies[0], dtype=torch.float32, device="cpu")
+    total = {name: value.double() for name, value in model.state_dict().items()}
+    for policy in policies[1:]:
+        other = load_model(policy, dtype=torch.float32, device="cpu").state_dict()
+        if {n: v.shape for n, v in other.items()} != {n: v.shape for n, v in total.items()}:
+            raise TrainingError(f"{policy} has other weights than {policies[0]}: they have no mean")
+        for name, value in other.items():
+            total[name] += value.double()
+    model.load_state_dict({name: (value / len(policies)).float() for name, value in total.items()})
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    copy_tokenizer(policies[0], partial)
+    partial.rename(out)
+    return out
