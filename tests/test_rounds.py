@@ -91,6 +91,62 @@ def test_a_curriculum_begins_with_the_largest_margin(
     assert texts == [row["chosen"][0]["content"] for row in by_margin]
 
 
+def test_pairs_of_like_length_share_a_batch(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    triples = rows(64)
+    for number, row in enumerate(triples):
+        row["prompt"][0]["content"] = "word " * (1 + (17 * number) % 64)
+    shard = write(tmp_path / "t.parquet", triples)
+    from training.trainer import PairTrainer
+
+    padding: dict[str, list[float]] = {"random": [], "length": []}
+    loss = PairTrainer._compute_loss
+
+    def spy(self, model, inputs, return_outputs):
+        mask = inputs["attention_mask"].float()
+        padding[self.settings.order].append(1 - float(mask.mean()))
+        return loss(self, model, inputs, return_outputs)
+
+    monkeypatch.setattr(PairTrainer, "_compute_loss", spy)
+    for order in padding:
+        dpo.train_dpo(
+            policy=policy, reference=policy, triples=[shard], out=tmp_path / order / "policy",
+            config=TrainConfig(batch_size=4, order=order), seed=3,
+        )  # fmt: skip
+    assert len(padding["length"]) == len(padding["random"]) == 16
+    assert np.mean(padding["length"]) < 0.5 * np.mean(padding["random"])
+
+
+@pytest.mark.parametrize("order", ["random", "length", "margin"])
+def test_an_interrupted_round_ends_with_the_same_policy(
+    policy: Path, tmp_path: Path, order: str
+) -> None:
+    shard = write(tmp_path / "t.parquet", rows(24))
+
+    class Interrupted(Exception):
+        pass
+
+    def stop(record: dict) -> None:
+        if record["step"] == 9:  # in the second of two epochs
+            raise Interrupted
+
+    def train(out: Path, **more):
+        return dpo.train_dpo(
+            policy=policy, reference=policy, triples=[shard], out=out / "policy", seed=3,
+            config=TrainConfig(
+                batch_size=4, order=order, epochs=2, save_steps=4, learning_rate=1e-3
+            ), **more,
+        )  # fmt: skip
+
+    whole = train(tmp_path / "whole")
+    assert whole.steps == 12
+    with pytest.raises(Interrupted):
+        train(tmp_path / "parts", on_step=stop)
+    parts = train(tmp_path / "parts")
+    assert folder_revision(parts.policy_path) == folder_revision(whole.policy_path)
+
+
 def evaluated(run: RunDir, *rates: tuple[float, float]) -> None:
     """Rounds with these win rates against the policy before, and their lower ends."""
     for index, (value, low) in enumerate(rates):

@@ -149,8 +149,9 @@ class TrainConfig(Strict):
     replay_share: float = Field(default=0.25, gt=0, lt=1)
     """With ``replay``: share of the pairs that come from earlier rounds, as far as these have so
     many; drawn by seed."""
-    order: Literal["random", "margin"] = "random"
-    """``margin``: a curriculum, the pairs with the largest margin first. Else drawn by seed."""
+    order: Literal["random", "length", "margin"] = "random"
+    """``random``: drawn by seed. ``length``: drawn by seed too, with pairs of like length in a
+    batch, which wastes less on padding. ``margin``: a curriculum, the largest margins first."""
     lora: Lora | None = None
     """Train an adapter; null = all weights."""
     precompute_reference_logprobs: bool = True

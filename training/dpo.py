@@ -272,6 +272,7 @@ def _trainer(
         callbacks=[Watch(fingerprint, on_step, guards=guards, snapshots=checkpoints / SNAPSHOTS)],
     )
     trainer.settings = config
+    trainer.lengths = pairs.lengths()
     trainer.remove_callback(PrinterCallback)
     if continued and live_reference is None:
         trainer.model.delete_adapter("ref")  # TRL's copy of the adapter: ours is precomputed

@@ -41,6 +41,15 @@ class Pairs:
         sure = np.array(self.p_chosen).tobytes().hex()
         return content_id(*(_digest(column) for column in columns), sure)
 
+    def lengths(self) -> list[int]:
+        """Tokens of the prompt and the longer answer of each pair."""
+        return [
+            len(prompt) + max(len(chosen), len(rejected))
+            for prompt, chosen, rejected in zip(
+                self.prompts, self.chosen, self.rejected, strict=True
+            )
+        ]
+
     def table(self) -> pa.Table:
         """Columns ``prompt_ids``, ``chosen_ids``, ``rejected_ids``, as the collator wants, and
         ``p_chosen``."""
