@@ -112,7 +112,7 @@ def _free(name: str, file: str, taken: dict[str, pa.Table]) -> str:
     raise InputError(f"two judges are named {name!r} in files named {file}: rename one of them")
 
 
-def _load(path: Path, seed: int) -> RunConfig:
+def load_judges(path: Path, seed: int = 0) -> RunConfig:
     """A config of labelers: one labeler, ``labelers`` with ``engines``, or a run's config."""
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -132,7 +132,7 @@ def _load(path: Path, seed: int) -> RunConfig:
 
 
 async def _ask(path: Path, gold: Sequence[GoldPair], out: Path, seed: int) -> dict[str, pa.Table]:
-    config = _load(path, seed)
+    config = load_judges(path, seed)
     models = Models(config, cache=out / "cache")
     revisions = models.revisions()
     found = {}

@@ -17,7 +17,7 @@ from data.gold import read_gold
 from labelers.calibration import read_calibrator
 from pipeline.cli import app
 from pipeline.config import ConfigError
-from pipeline.judge_eval import JudgeEval, judge_eval
+from pipeline.judge_eval import JudgeEval, judge_eval, load_judges
 from pipeline.judge_eval_page import judge_page
 from pipeline.verdict_file import read_verdicts
 from tests.runs import JUDGE, VERIFIER, run_small, small_config
@@ -178,6 +178,15 @@ def test_gold_labels_and_what_is_none(tmp_path: Path) -> None:
         read_gold(PromptSource(path=write(tmp_path / "q.jsonl", [{"q": 1}])))
     with pytest.raises(InputError, match="holds no pair with a gold label"):
         read_gold(PromptSource(path=write(tmp_path / "e.jsonl", rows[3:4])))
+
+
+EXAMPLES = Path(__file__).parent.parent / "examples" / "judges"
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_examples_are_judges(path: Path) -> None:
+    [labeler] = load_judges(path).label.labelers
+    assert labeler.name == path.stem
 
 
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
