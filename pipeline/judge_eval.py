@@ -124,10 +124,12 @@ def load_judges(path: Path, seed: int = 0) -> RunConfig:
         raise ConfigError(f"{path}: must be a labeler (`type: judge`, ...) or hold `labelers`")
     if "label" in raw:
         return validate_config(raw, str(path))
-    engines = {"engines": raw.pop("engines")} if "engines" in raw else {}
+    # Nothing is sampled, but a config has to name an engine for it.
+    engines = {"default": {"type": "transformers"}} | (raw.pop("engines", None) or {})
     labelers = raw.pop("labelers", None) or [raw]
     prompts = {"train": {"path": "embedded:prompts"}}
-    whole = {"seed": seed, "prompts": prompts, "label": {"labelers": labelers}, **engines}
+    label = {"labelers": labelers}
+    whole = {"seed": seed, "prompts": prompts, "label": label, "engines": engines}
     return validate_config(whole, str(path))
 
 
