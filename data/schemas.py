@@ -114,6 +114,22 @@ TRIPLE = pa.schema(
     ]
 )
 
+# Single answers with a label each, as TRL's KTOTrainer takes them.
+UNPAIRED = pa.schema(
+    [
+        pa.field("prompt", MESSAGES, nullable=False),
+        pa.field("completion", MESSAGES, nullable=False),
+        pa.field("label", pa.bool_(), nullable=False),  # whether it wins more often than not
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("candidate_id", pa.string(), nullable=False),
+        pa.field("score", pa.float64(), nullable=False),  # mean win probability, 0..1
+        pa.field("pairs", pa.int32(), nullable=False),  # decided pairs that the score is a mean of
+        pa.field("tokens", pa.int32(), nullable=False),
+        pa.field("round", pa.int32(), nullable=False),
+        pa.field("policy", pa.string(), nullable=False),  # who wrote it, "name@revision"
+    ]
+)
+
 METRIC = pa.schema(
     [
         pa.field("round", pa.int32(), nullable=False),

@@ -22,8 +22,10 @@ from labelers.config import (
     JudgeLabeler,
     LabelConfig,
     LabelerConfig,
+    LengthBalance,
     ReferenceLabeler,
 )
+from labelers.jury import FITTED_RULES
 from pipeline.engines.config import EngineConfig, OpenAIEngine, TransformersEngine
 from training.config import EvaluateConfig, TrainConfig
 
@@ -76,6 +78,10 @@ class SampleConfig(Strict):
 class WriteConfig(Strict):
     """How the dataset is split and written."""
 
+    unpaired: bool = False
+    """Also write every candidate that was judged, with a label of its own (the dataset's config
+    ``unpaired``: prompt, completion, label). Always done where ``train.method`` is ``kto``."""
+
     test_share: float = Field(default=0.1, ge=0, lt=1)
     """Share of the prompts whose triples go to the test split, drawn by prompt."""
 
@@ -113,6 +119,8 @@ class RunConfig(Strict):
             for labeler in self.all_labelers
             if isinstance(labeler, JudgeLabeler)
         ]
+        if self.evaluate.opponent and self.evaluate.opponent.engine:
+            named.append(("evaluate.opponent.engine", self.evaluate.opponent.engine))
         for key, engine in named:
             if engine not in self.engines:
                 raise ValueError(
@@ -129,6 +137,8 @@ class RunConfig(Strict):
                     "trained full weights: sample with `vllm` or `transformers`, set train.lora "
                     "(vLLM servers load adapters), or set rounds: 1 with evaluate.enabled: false"
                 )
+        if self.train and self.train.on_policy:
+            self._fit_on_policy(self.train)
         names = [labeler.name for labeler in self.label.labelers]
         twice = {labeler.name for labeler in self.evaluate.judges} & set(names)
         if twice:
@@ -145,6 +155,46 @@ class RunConfig(Strict):
                     f"{', '.join(names)}"
                 )
         return self
+
+    def _fit_on_policy(self, train: TrainConfig) -> None:
+        """Raise ``ValueError`` where something needs the whole round before training begins."""
+        if self.label.jury.rule in FITTED_RULES:
+            raise ValueError(
+                f"label.jury.rule {self.label.jury.rule} is fitted to a whole round's votes, and "
+                "this training decides while it samples: set it to mean or majority"
+            )
+        if any(isinstance(rule, LengthBalance) for rule in self.filter.filters):
+            raise ValueError(
+                "the filter length_balance needs a whole round's pairs, and this training decides "
+                "while it samples: leave it out"
+            )
+        if train.method in ("grpo", "rloo"):
+            answers = train.batch_size * train.gradient_accumulation
+            if self.sample.n < 2 or answers % self.sample.n:
+                raise ValueError(
+                    f"method {train.method} compares the sample.n ({self.sample.n}) answers to a "
+                    "prompt within a step: train.batch_size x gradient_accumulation "
+                    f"({answers}) must be a multiple of it, and it at least 2"
+                )
+            if self.sample.pool or self.uses_references:
+                raise ValueError(
+                    f"method {train.method} learns from the policy's own answers: leave out "
+                    "sample.pool and labelers of type reference"
+                )
+
+    @property
+    def prompts_per_leg(self) -> int | None:
+        """Prompts that are sampled at once while training; null where sampling comes first."""
+        train = self.train
+        if train is None or not train.on_policy:
+            return None
+        answers = train.batch_size * train.gradient_accumulation
+        return train.online_steps * answers if train.online else answers // self.sample.n
+
+    @property
+    def writes_unpaired(self) -> bool:
+        """Whether single answers with labels are written beside the triples."""
+        return self.write.unpaired or bool(self.train and self.train.method == "kto")
 
     @property
     def evaluators(self) -> tuple[LabelerConfig, ...]:

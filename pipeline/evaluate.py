@@ -36,6 +36,7 @@ _FIGURES = {
     "truncated_share": "truncated",
     "repetitive_share": "repetitive",
     "distinct_2": "distinct pairs of words",
+    "self_bleu": "self-BLEU",
 }
 _SHOWN = ("win_rate", "length_controlled_win_rate")
 
@@ -98,9 +99,9 @@ async def evaluate_policy(config: RunConfig, *, policy: str, against: str, out: 
             ]
             if not models.probes:
                 raise RunError("there are no held-out prompts: set prompts.heldout in the config")
-            await answer_heldout(config, run, models, _OTHER)
+            await answer_heldout(config, run, models, _OTHER, round_index=0)
             models.use_policy(paths[policy])
-            await answer_heldout(config, run, models, _NEW)
+            await answer_heldout(config, run, models, _NEW, round_index=0)
             await match(config, run, _NEW, _OTHER, open_labelers)
         finally:
             await models.release()

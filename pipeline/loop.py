@@ -15,17 +15,18 @@ from pipeline.card import write_card
 from pipeline.config import RunConfig
 from pipeline.manifest import open_run
 from pipeline.models import Models
-from pipeline.promotion import plateau
+from pipeline.promotion import lineage, plateau
 from pipeline.report import write_report
 from pipeline.round_guards import check_round
 from pipeline.run_dir import RoundDir, RunDir, RunError
 from pipeline.stages.conversation import shown
-from pipeline.stages.evaluate import answer_heldout, evaluate_round
+from pipeline.stages.evaluate import answer_heldout, answer_opponent, evaluate_round
 from pipeline.stages.filter import filter_round
 from pipeline.stages.label import label_round
+from pipeline.stages.on_policy import train_while_sampling
 from pipeline.stages.prompts import draw_prompts, read_prompts
 from pipeline.stages.sample import sample_round
-from pipeline.stages.train import train_round
+from pipeline.stages.train import reference_policy, train_round
 from pipeline.stages.write import rows_written, write_round
 
 logger = logging.getLogger(__name__)
@@ -65,28 +66,41 @@ async def run_round(config: RunConfig, run: RunDir, folder: RoundDir, models: Mo
     async def open_evaluators() -> list[Labeler]:
         return [await open_labeler(labeler, config, models) for labeler in config.evaluators]
 
+    origin = lineage(config, run, folder.index, models.start)
+    models.use_policy(str(origin.previous))
     blocks = draw_prompts(config, run, folder)
-    await sample_round(config, run, folder, models, blocks)
     if config.train:
-        await answer_heldout(config, run, models, folder.index)
-    await label_round(config, run, folder, open_labelers)
-    filter_round(config, run, folder)
+        await answer_heldout(
+            config, run, models, origin.previous_index, round_index=max(folder.index - 1, 0)
+        )
+        await answer_opponent(config, run, models)
+    if config.train and config.train.on_policy:
+        await train_while_sampling(config, run, folder, models, open_labelers, origin)
+    else:
+        await sample_round(config, run, folder, models, blocks)
+        await label_round(config, run, folder, open_labelers)
+        filter_round(config, run, folder)
     write_round(config, run, folder)
     write_card(config, run)
     if not config.train:
         return
-    if not rows_written(folder)["train"]:
-        raise RunError(
-            f"round {folder.index} kept no pair to train on: `prefloop status {run.root}` says "
-            "why each was dropped; loosen those filters"
-        )
-    if not folder.policy.exists():
-        await models.make_room()
-    train_round(config, run, folder, start=models.start, previous=models.policy)
+    if not config.train.on_policy:
+        if not rows_written(folder)["train"]:
+            raise RunError(
+                f"round {folder.index} kept no pair to train on: `prefloop status {run.root}` "
+                "says why each was dropped; loosen those filters"
+            )
+        if not folder.policy.exists():
+            await models.make_room()
+        train_round(config, run, folder, origin)
     models.use_policy(str(folder.policy))
     if config.evaluate.enabled:
-        await answer_heldout(config, run, models, folder.index + 1)
-        await evaluate_round(config, run, folder, open_evaluators, start=models.start)
+        await answer_heldout(config, run, models, folder.index + 1, round_index=folder.index)
+        await evaluate_round(
+            config, run, folder, open_evaluators, start=models.start,
+            previous=origin.previous_index,
+            reference=reference_policy(config, run, folder, origin),
+        )  # fmt: skip
         check_round(config, folder)
 
 

@@ -146,6 +146,8 @@ class Models:
             for labeler in self._config.all_labelers
             if isinstance(labeler, JudgeLabeler)
         ]
+        if opponent := self._config.evaluate.opponent:
+            asked.append((opponent.model, opponent.engine or self._config.sample.engine))
         found = {
             model: revision(self._checkpoint(model, engine))
             for model, engine in asked
@@ -167,6 +169,13 @@ class Models:
             return lambda text: len(text) // 4 + 1
         tokenizer = load_tokenizer(name)
         return lambda text: len(tokenizer.encode(text, add_special_tokens=False)) + 1
+
+    async def close(self, engine: str, model: str) -> None:
+        """Close the engine named ``engine`` for ``model``; it comes back when asked for."""
+        self._serving.pop((engine, model), None)
+        opened = self._engines.pop((engine, model), None)
+        if opened:
+            await opened.aclose()
 
     async def make_room(self) -> None:
         """Before training: on a GPU, close all models, whose memory training needs."""
@@ -195,7 +204,7 @@ class Models:
             path,
             self.probes,
             tolerance_nats=TOLERANCE_NATS[dtype],
-            previous=previous,
+            previous=previous if Path(previous).exists() else None,
         )
         await engine.load_policy(path)
         try:

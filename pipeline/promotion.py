@@ -1,9 +1,15 @@
-"""Which round's policy is worth keeping, and whether another round is worth its price."""
+"""Which round's policy is worth keeping, what the next round begins with, and whether it is worth
+its price.
+
+Policies are counted: policy 0 is the starting policy, policy k + 1 the one that round k trained.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from pipeline.config import RunConfig
 from pipeline.run_dir import RoundDir, RunDir
 from pipeline.stages.evaluate import EVALUATION, JURY
 
@@ -29,6 +35,35 @@ def promoted(run: RunDir) -> RoundDir | None:
     """The last round whose policy won against the one before; null where none did."""
     won = [verdict.round for verdict in verdicts(run) if verdict.won]
     return run.round(won[-1]) if won else None
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The policies that a round begins with."""
+
+    start: Path
+    """The starting policy."""
+    previous_index: int
+    previous: Path
+    """The policy that this round samples from and trains."""
+    before: tuple[Path, ...]
+    """All that rounds were begun with so far, without repeats; the last one is ``previous``."""
+
+
+def lineage(config: RunConfig, run: RunDir, round_index: int, start: str) -> Lineage:
+    """What round ``round_index`` begins with, by how the rounds before it did.
+
+    With ``evaluate.promote: winner`` a policy that did not win against the one it came from is not
+    gone on with. Without an evaluation every policy is.
+    """
+    indices = [0]
+    always = config.evaluate.promote == "always" or not config.evaluate.enabled
+    for index in range(round_index):
+        verdict = _verdict(run.round(index))
+        if always or verdict is None or verdict.won:
+            indices.append(index + 1)
+    paths = [run.round(index - 1).policy if index else Path(start) for index in indices]
+    return Lineage(Path(start), indices[-1], paths[-1], tuple(paths))
 
 
 def plateau(patience: int | None, run: RunDir) -> str | None:

@@ -25,7 +25,8 @@ from pipeline.pages import render_page
 from pipeline.plots import Bars, Figure, Series, histogram, length_bins, lines, rebin
 from pipeline.redact import hide_environment_secrets, redact
 from pipeline.run_dir import RunDir
-from pipeline.status import JURY, RoundStatus, RunStatus, WinRate, collect_status
+from pipeline.stages.evaluate import JURY, OPPONENT
+from pipeline.status import RoundStatus, RunStatus, WinRate, collect_status
 from pipeline.tally import AGREEMENT_EDGES, MARGIN_EDGES, RunTally, tally_run
 from training.config import Guards
 
@@ -170,7 +171,8 @@ def _flow(status: RoundStatus) -> Flow:
 
 def _win_figures(metrics: Sequence[Metric]) -> list[Figure]:
     titles = {"start": "Win rate against the starting policy",
-              "previous": "Win rate against the previous policy"}  # fmt: skip
+              "previous": "Win rate against the previous policy",
+              OPPONENT: "Win rate against the fixed opponent"}  # fmt: skip
     figures = []
     for against, title in titles.items():
         rows = [row for row in metrics if row.name == "win_rate" and row.against == against]

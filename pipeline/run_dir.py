@@ -13,6 +13,8 @@
         jury.json            how reliable the labelers are, where the jury's rule needs it
         written.json         triples added to each split; its existence says that all were
         reference/           the mean of the policies so far, where that is the reference
+        reference-logps.parquet  log-probabilities of the training data under the reference
+        warm-up/policy/      in round 0: the policy after supervised training, where that is asked
         policy/              the policy this round trained
         metric/              part-00000: training curves, part-00001: evaluation
       cache/                 responses of HTTP servers, a folder for each engine
@@ -41,6 +43,10 @@ from data import schemas
 from data.errors import PrefloopError
 from data.shards import ShardFolder, remove_leftovers
 
+PolicyKey = int | str
+"""A policy in the evaluation: 0 is the starting policy, k the one round k - 1 trained, a name one
+that is not of the run."""
+
 
 class RunError(PrefloopError):
     """The run directory cannot be used as asked."""
@@ -60,16 +66,9 @@ class RoundDir:
         self.metrics = ShardFolder(self.root / "metric", schemas.METRIC)
         self.jury = self.root / "jury.json"
         self.policy = self.root / "policy"
+        self.warm_up = self.root / "warm-up" / "policy"
+        self.reference_logps = self.root / "reference-logps.parquet"
         self.written = self.root / "written.json"
-
-    def reference(self, which: str, start: str) -> Path:
-        """The reference policy of this round's training: ``start``, the ``previous`` policy, or the
-        ``average`` of all policies so far."""
-        if which == "start" or self.index == 0:
-            return Path(start)
-        if which == "average":
-            return self.root / "reference"
-        return RoundDir(self.root.parent, self.index - 1).policy
 
     def quarantine(self, stage: str) -> ShardFolder:
         """Rows that failed in ``stage`` (sample or evaluate) of this round."""
@@ -103,13 +102,13 @@ class RunDir:
         found = sorted(self.root.glob("round-[0-9][0-9][0-9]"))
         return [self.round(int(path.name.removeprefix("round-"))) for path in found]
 
-    def answers(self, policy_index: int) -> ShardFolder:
-        """Held-out answers of a policy: 0 is the starting policy, k the one round k-1 trained."""
-        return ShardFolder(self.evaluation / f"answers-{policy_index:03d}", schemas.CANDIDATE)
+    def answers(self, policy: PolicyKey) -> ShardFolder:
+        """Held-out answers of a policy."""
+        return ShardFolder(self.evaluation / f"answers-{_key(policy)}", schemas.CANDIDATE)
 
-    def match_votes(self, policy_index: int, opponent_index: int) -> ShardFolder:
+    def match_votes(self, policy: PolicyKey, opponent: PolicyKey) -> ShardFolder:
         """Votes on the held-out answers of one policy against those of another."""
-        name = f"votes-{policy_index:03d}-against-{opponent_index:03d}"
+        name = f"votes-{_key(policy)}-against-{_key(opponent)}"
         return ShardFolder(self.evaluation / name, schemas.VOTE)
 
     def require(self) -> RunDir:
@@ -172,6 +171,10 @@ class RunDir:
             except json.JSONDecodeError:
                 continue  # torn by a kill
         return found
+
+
+def _key(policy: PolicyKey) -> str:
+    return policy if isinstance(policy, str) else f"{policy:03d}"
 
 
 def _last_byte(handle: Any) -> bytes:

@@ -11,7 +11,6 @@ are counted. Two sums hold in every status:
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -29,7 +28,8 @@ from data import schemas
 from data.shards import ShardFolder
 from pipeline.formats import count, duration, money, percent, short_count
 from pipeline.promotion import plateau
-from pipeline.run_dir import RoundDir, RunDir
+from pipeline.run_dir import PolicyKey, RoundDir, RunDir
+from pipeline.stages.evaluate import JURY, OPPONENT
 
 BLOCK_STAGES = ("sample", "label", "filter", "write")
 """The stages that work block by block, in order."""
@@ -37,8 +37,6 @@ MODEL_STAGES = ("train", "evaluate")
 """The stages that work on a whole round."""
 DONE = "done"
 NOT_BEGUN = "not begun"
-JURY = "jury"
-"""As the labeler of a metric: what the votes of all labelers add up to."""
 
 _ROUNDS_BESIDE_EACH_OTHER = 5
 _TRAINING_METRICS, _EVALUATION_METRICS = 0, 1  # parts of a round's metric folder
@@ -383,16 +381,21 @@ def _decisions(decisions: ShardFolder) -> tuple[int, int, dict[str, int]]:
 def _evaluation_usage(run: RunDir, round_index: int) -> Usage:
     """Of the answers and votes by which the policy of this round was judged.
 
-    The answers of the starting policy (number 0) are counted in the first round.
+    The answers of the starting policy (number 0) and the fixed opponent are counted in the first
+    round.
     """
     usage = Usage()
-    policies = {round_index + 1} | ({0} if round_index == 0 else set())
-    for policy in sorted(policies):
+    policies: list[PolicyKey] = [round_index + 1]
+    if round_index == 0:
+        policies += [0, OPPONENT]
+    for policy in policies:
         usage += _Sampled.of(run.answers(policy)).usage
     for path in sorted(run.evaluation.glob(f"votes-{round_index + 1:03d}-against-*")):
-        opponent = re.fullmatch(r"votes-\d+-against-(\d+)", path.name)
-        if opponent:
-            votes = run.match_votes(round_index + 1, int(opponent[1]))
+        opponent = path.name.rpartition("-")[2]
+        if path.is_dir():
+            votes = run.match_votes(
+                round_index + 1, int(opponent) if opponent.isdigit() else opponent
+            )
             for table in votes.iter(columns=["prompt_tokens", "completion_tokens", "cost"]):
                 usage += _usage_of_votes(table)
     return usage
@@ -529,7 +532,7 @@ def _round_table(rounds: tuple[RoundStatus, ...]) -> Table:
     for stage in (*BLOCK_STAGES, *MODEL_STAGES):
         if any(stage in each.seconds for each in rounds):
             row(f"time, {stage}", (duration(each.seconds.get(stage, 0)) for each in rounds))
-    for against in ("start", "previous"):
+    for against in ("start", "previous", OPPONENT):
         rates = [_jury_rate(each, against) for each in rounds]
         if any(rates):
             row(f"win rate against {against}", map(_rate_cell, rates), "bold")

@@ -111,7 +111,7 @@ def test_training_learns_the_preference(policy, shard, tmp_path):
 @pytest.fixture
 def batches(monkeypatch):
     """The batches that reach TRL's loss."""
-    from training.trainer import PairTrainer
+    from training.pair_trainer import PairTrainer
 
     seen = []
     loss = PairTrainer._compute_loss

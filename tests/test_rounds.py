@@ -68,7 +68,7 @@ def test_a_curriculum_begins_with_the_largest_margin(
         row["margin"] = ((5 * number) % 12) / 12
     shard = write(tmp_path / "t.parquet", triples)
     by_margin = sorted(triples, key=lambda row: -row["margin"])
-    from training.trainer import PairTrainer
+    from training.pair_trainer import PairTrainer
 
     seen: list[list[int]] = []
     loss = PairTrainer._compute_loss
@@ -98,7 +98,7 @@ def test_pairs_of_like_length_share_a_batch(
     for number, row in enumerate(triples):
         row["prompt"][0]["content"] = "word " * (1 + (17 * number) % 64)
     shard = write(tmp_path / "t.parquet", triples)
-    from training.trainer import PairTrainer
+    from training.pair_trainer import PairTrainer
 
     padding: dict[str, list[float]] = {"random": [], "length": []}
     loss = PairTrainer._compute_loss

@@ -85,21 +85,25 @@ def load_model(
     dtype: torch.dtype,
     device: str | torch.device = "cpu",
     trainable_adapter: bool = False,
+    quantize: str | None = None,
 ) -> Any:
     """The causal language model in ``checkpoint``, in evaluation mode.
 
     An adapter is merged into its base, so that the result is an ordinary transformers model;
     with ``trainable_adapter`` it stays a ``PeftModel`` whose adapter can be trained on.
-    Raises ``TrainingError`` if a folder holds no model.
+    ``quantize`` ("nf4") loads the base in 4 bits, computing in ``dtype``.
+    Raises ``TrainingError`` if a folder holds no model, or where bitsandbytes is missing.
     """
     from transformers import AutoModelForCausalLM
 
+    four_bits = {"quantization_config": _four_bits(quantize, dtype)} if quantize else {}
     model = AutoModelForCausalLM.from_pretrained(
         str(base_of(checkpoint).resolve()),  # an adapter records this path as its base
         dtype=dtype,
         trust_remote_code=False,
         local_files_only=True,
         use_safetensors=True,
+        **four_bits,
     )
     if is_adapter(checkpoint):
         from peft import PeftModel
@@ -110,4 +114,22 @@ def load_model(
         if not trainable_adapter:
             # peft froze the base to train the adapter; a merged model is all one.
             model = model.merge_and_unload().requires_grad_(True)
-    return model.to(device).eval()
+    # What is quantised is where it was loaded, and cannot be moved.
+    return (model if quantize else model.to(device)).eval()
+
+
+def _four_bits(kind: str, dtype: torch.dtype) -> Any:
+    from importlib.util import find_spec
+
+    from transformers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise TrainingError(
+            "train.lora.quantize needs bitsandbytes: pip install 'prefloop[qlora]', or leave it out"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=kind,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )

@@ -56,6 +56,9 @@ class Lora(Strict):
     """Dropout on the adapter's input while training."""
     target_modules: Literal["all-linear"] | tuple[str, ...] | None = "all-linear"
     """Names of the modules that get an adapter; null = peft's default for the architecture."""
+    quantize: Literal["nf4"] | None = None
+    """``nf4``: QLoRA, the frozen base in 4 bits while training (needs bitsandbytes:
+    ``pip install 'prefloop[qlora]'``). The adapter is for the base as it is."""
 
 
 class Guards(Strict):
@@ -94,9 +97,56 @@ class Guards(Strict):
     """After a guard went off: the run stops, or goes on from the policy that was put aside."""
 
 
-class TrainConfig(Strict):
-    """One round of preference training with TRL's DPOTrainer."""
+class Optimisation(Strict):
+    """What every training by gradient descent is asked."""
 
+    learning_rate: PositiveFloat
+    """Peak learning rate. Adapters usually need about ten times that of full weights."""
+    lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    """Course of the learning rate after the warm-up."""
+    warmup_ratio: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises from 0 (not with ``constant``)."""
+    epochs: PositiveFloat = 1.0
+    """Passes over the data. Reward models overfit after one or two."""
+    batch_size: PositiveInt = 8
+    """Pairs in one forward pass, each two sequences (answers, with ``sft``, ``kto``, ``grpo`` and
+    ``rloo``)."""
+    gradient_accumulation: PositiveInt = 1
+    """Forward passes per optimiser step."""
+    max_length: PositiveInt = 1024
+    """Tokens of prompt and answer. What is longer is dropped and counted."""
+    max_pairs: PositiveInt | None = None
+    """At most this many pairs, drawn at random with the seed; null = all."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay (AdamW)."""
+    max_grad_norm: NonNegativeFloat = 1.0
+    """Gradients are scaled down to this norm; 0 = never."""
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """auto = bf16 autocast on a GPU that has it, else float32. Never fp16: it gives NaN losses."""
+    lora: Lora | None = None
+    """Train an adapter; null = all weights. That of a reward model is merged when it is saved."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a fifth slower."""
+    save_steps: PositiveInt = 500
+    """Optimiser steps between the checkpoints that an interrupted training resumes from."""
+
+
+class SftWarmup(Strict):
+    """Supervised training on the chosen answers of round 0, before its training on preferences."""
+
+    learning_rate: PositiveFloat = 1e-5
+    """Peak learning rate."""
+    epochs: PositiveFloat = 1.0
+    """Passes over the chosen answers."""
+
+
+class TrainConfig(Optimisation):
+    """How a round trains its policy, with TRL's trainers."""
+
+    method: Literal["dpo", "kto", "sft", "grpo", "rloo"] = "dpo"
+    """``dpo``: on pairs, by ``loss``. ``kto``: on single answers with a label each. ``sft``: on the
+    chosen answers alone. ``grpo``, ``rloo``: reinforcement learning on answers of the policy as it
+    is, with the labelers' votes for a reward."""
     loss: Loss | tuple[Loss, ...] = "sigmoid"
     """Several losses are added up with ``loss_weights``: [sigmoid, sft] is RPO's loss with its NLL
     term. ``soft`` takes the jury's p_chosen for a label, ``cdpo`` 1 - ``label_smoothing``;
@@ -105,7 +155,24 @@ class TrainConfig(Strict):
     """One weight for each of several losses; null = 1 each."""
     beta: PositiveFloat = 0.1
     """Strength of the pull towards the reference (tau for ``ipo``, lambda for ``orpo``; ``simpo``
-    wants about 2)."""
+    wants about 2). With ``grpo`` and ``rloo``: weight of the KL to the reference."""
+    desirable_weight: PositiveFloat = 1.0
+    """Weight of good answers in ``kto``; times their number it should be near that of bad ones."""
+    undesirable_weight: PositiveFloat = 1.0
+    """Weight of bad answers in ``kto``."""
+    reward: Literal["wins", "score"] = "wins"
+    """Reward of ``grpo`` and ``rloo``: the jury's mean probability that an answer is preferred to
+    the others to its prompt, or the mean of the scores that the labelers give it (labelers that
+    give scores: reward models, verifiers, ratings)."""
+    clip: PositiveFloat = 0.2
+    """How far the ratio to the policy that sampled may go in one update (``grpo``, ``rloo``)."""
+    scale_rewards: bool = True
+    """``grpo``: divide advantages by their standard deviation in the group (false: Dr. GRPO's)."""
+    online: bool = False
+    """``dpo``: sample and label within the round, every ``online_steps`` optimiser steps, with the
+    policy as it is by then."""
+    online_steps: PositiveInt = 1
+    """Optimiser steps on pairs of one and the same policy (``online``)."""
     simpo_gamma: NonNegativeFloat = 1.0
     """Margin that ``simpo`` asks for, in units of its reward."""
     ld_alpha: float | None = Field(default=None, ge=0, le=1)
@@ -120,26 +187,6 @@ class TrainConfig(Strict):
     above 0)."""
     learning_rate: PositiveFloat = 5e-7
     """Peak learning rate. Adapters usually need about ten times that of full weights."""
-    lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
-    """Course of the learning rate after the warm-up."""
-    warmup_ratio: float = Field(0.1, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises from 0 (not with ``constant``)."""
-    epochs: PositiveFloat = 1.0
-    """Passes over the triples."""
-    batch_size: PositiveInt = 8
-    """Pairs in one forward pass (each is two sequences)."""
-    gradient_accumulation: PositiveInt = 1
-    """Forward passes per optimiser step."""
-    max_length: PositiveInt = 1024
-    """Tokens of prompt and answer. A pair with a longer sequence is dropped and counted."""
-    max_pairs: PositiveInt | None = None
-    """At most this many pairs, drawn at random with the run's seed; null = all."""
-    weight_decay: NonNegativeFloat = 0.0
-    """Decoupled weight decay (AdamW)."""
-    max_grad_norm: NonNegativeFloat = 1.0
-    """Gradients are scaled down to this norm; 0 = never."""
-    precision: Literal["auto", "bf16", "float32"] = "auto"
-    """auto = bf16 autocast on a GPU that has it, else float32. Never fp16: it gives NaN losses."""
     reference: Literal["start", "previous", "average"] = "start"
     """Reference policy of the loss: the policy before round 0, the one that was sampled from, or
     the mean of the weights of all policies so far (not with ``lora``)."""
@@ -152,16 +199,14 @@ class TrainConfig(Strict):
     order: Literal["random", "length", "margin"] = "random"
     """``random``: drawn by seed. ``length``: drawn by seed too, with pairs of like length in a
     batch, which wastes less on padding. ``margin``: a curriculum, the largest margins first."""
-    lora: Lora | None = None
-    """Train an adapter; null = all weights."""
     precompute_reference_logprobs: bool = True
     """Run the reference once before training, so that it takes no memory while training."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a fifth slower."""
+    sft_warmup: SftWarmup | None = None
+    """Begin round 0 with supervised training on its chosen answers, as in the DPO paper where no
+    policy was tuned on such answers. What comes out is the policy that preferences train, and the
+    reference that ``start`` means."""
     guards: Guards = Field(default_factory=Guards)
     """When training is stopped, and what then."""
-    save_steps: PositiveInt = 500
-    """Optimiser steps between the checkpoints that an interrupted round resumes from."""
 
     @model_validator(mode="after")
     def _losses_fit(self) -> Self:
@@ -183,6 +228,33 @@ class TrainConfig(Strict):
             raise ValueError("loss exo_pair needs label_smoothing above 0, for example 0.001")
         return self
 
+    @model_validator(mode="after")
+    def _method_fits(self) -> Self:
+        if self.online and self.method != "dpo":
+            raise ValueError(f"online is for method dpo, not {self.method}: leave it out")
+        if self.method == "kto" and self.batch_size < 2:
+            raise ValueError("method kto needs batch_size 2 or more: its KL term is of a batch")
+        if self.on_policy:
+            fixed = {"epochs": 1.0, "data": "fresh", "max_pairs": None, "order": "random"}
+            other = [name for name, value in fixed.items() if getattr(self, name) != value]
+            if other:
+                what = "online" if self.online else f"method {self.method}"
+                raise ValueError(
+                    f"{what} trains on answers of the policy as it is, each once: leave out "
+                    f"{', '.join(other)} (sample.prompts_per_round says how many prompts)"
+                )
+            if self.sft_warmup:
+                raise ValueError(
+                    "sft_warmup needs answers before training begins: leave it out, or train "
+                    "offline (online: false)"
+                )
+        return self
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether answers are sampled while the policy is trained."""
+        return self.online or self.method in ("grpo", "rloo")
+
     @property
     def uses_reference(self) -> bool:
         """Whether the losses compare with a reference policy."""
@@ -192,6 +264,15 @@ class TrainConfig(Strict):
     def losses(self) -> tuple[Loss, ...]:
         """The loss names as a tuple, also where there is one."""
         return (self.loss,) if isinstance(self.loss, str) else self.loss
+
+
+class Opponent(Strict):
+    """A policy to compare with that is not trained."""
+
+    model: str
+    """Checkpoint folder, hub name or served name."""
+    engine: str | None = None
+    """Name of one of the run's ``engines``; null = the one that samples."""
 
 
 class EvaluateConfig(Strict):
@@ -216,6 +297,12 @@ class EvaluateConfig(Strict):
     a judge's labels does better by that judge than it is. Their jury is the mean."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Coverage of the intervals."""
+    opponent: Opponent | None = None
+    """A fixed policy that every round's policy is compared with too."""
+    promote: Literal["winner", "always"] = "winner"
+    """Which policy the next round samples from and trains: the new one only if it won against the
+    one before (by the jury, the interval above 0.5), else that one again; or always the new one.
+    Without an evaluation it is always the new one."""
     patience: PositiveInt | None = None
     """Rounds in a row whose policy does not win against the one before (by the jury, the interval
     above 0.5) after which the run ends; null = all rounds are run."""

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 REPEATED = 3
 """An answer is repetitive where a run of four words occurs so often."""
+COMPARED = 64
+"""Answers that self-BLEU is of; its price grows with their square."""
 _RUN = 4
 
 
@@ -18,6 +20,27 @@ def distinct_n(answers: Sequence[str], n: int) -> float | None:
     """
     grams = Counter(gram for answer in answers for gram in _grams(answer, n))
     return len(grams) / grams.total() if grams else None
+
+
+def self_bleu(answers: Sequence[str]) -> float | None:
+    """Mean BLEU-4 of each of the first ``COMPARED`` answers against the others; null for fewer
+    than two.
+
+    Zhu et al. 2018 (arXiv 1802.01886, section 3.2): 0 where no answer shares four words in
+    sequence with another, 1 where all are the same. It rises with the number of answers, so only
+    equal numbers compare. Smoothing is method 1 of Chen and Cherry 2014, in nltk.
+    """
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+
+    texts = [answer.casefold().split() for answer in answers[:COMPARED]]
+    if len(texts) < 2:
+        return None
+    smoothing = SmoothingFunction().method1
+    scores = [
+        float(sentence_bleu(texts[:at] + texts[at + 1 :], text, smoothing_function=smoothing))
+        for at, text in enumerate(texts)
+    ]
+    return sum(scores) / len(scores)
 
 
 def repetitive_share(answers: Sequence[str]) -> float:

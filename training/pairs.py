@@ -37,9 +37,11 @@ class Pairs:
 
     def digest(self) -> str:
         """Hash of all token ids and probabilities in their order."""
-        columns = (self.prompts, self.chosen, self.rejected)
-        sure = np.array(self.p_chosen).tobytes().hex()
-        return content_id(*(_digest(column) for column in columns), sure)
+        return content_id(self.token_digest(), np.array(self.p_chosen).tobytes().hex())
+
+    def token_digest(self) -> str:
+        """Hash of all token ids in their order."""
+        return content_id(*map(digest_of, (self.prompts, self.chosen, self.rejected)))
 
     def lengths(self) -> list[int]:
         """Tokens of the prompt and the longer answer of each pair."""
@@ -113,8 +115,8 @@ def read_pairs(
     sure: list[float] = []
     for batch in table.to_batches(max_chunksize=1024):
         rows = batch.to_pylist()
-        good = answer_ids(tokenizer, (_answer(row, "chosen") for row in rows), end)
-        bad = answer_ids(tokenizer, (_answer(row, "rejected") for row in rows), end)
+        good = answer_ids(tokenizer, (answer_of(row, "chosen") for row in rows), end)
+        bad = answer_ids(tokenizer, (answer_of(row, "rejected") for row in rows), end)
         for row, one, other in zip(rows, good, bad, strict=True):
             if np.array_equal(one, other):
                 raise TrainingError(
@@ -147,17 +149,19 @@ def _read(shard: Path) -> pa.Table:
     return table.select(_COLUMNS)
 
 
-def _answer(row: Mapping[str, Any], column: str) -> str:
+def answer_of(row: Mapping[str, Any], column: str) -> str:
+    """The text of one assistant message. Raises ``TrainingError`` for anything else."""
     match row[column]:
         case [{"role": "assistant", "content": str(text)}]:
             return text
     raise TrainingError(
-        f"{column} of prompt_id {row['prompt_id']} is not one assistant message: write it as "
+        f"{column} of prompt_id {row.get('prompt_id')} is not one assistant message: write it as "
         '[{"role": "assistant", "content": "..."}]'
     )
 
 
-def _digest(column: Sequence[TokenIds]) -> str:
+def digest_of(column: Sequence[TokenIds]) -> str:
+    """Hash of sequences of token ids in their order."""
     lengths = np.array([len(ids) for ids in column], dtype=np.int64)
     flat = np.concatenate(column) if column else np.empty(0, np.int32)
     return content_id(lengths.tobytes().hex(), flat.tobytes().hex())

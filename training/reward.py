@@ -16,8 +16,6 @@ Invariants:
 
 from __future__ import annotations
 
-import json
-import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -31,11 +29,19 @@ from data.hashing import folder_revision, json_hash
 from labelers.estimate import Estimate
 from labelers.sequence_scores import SequenceScorer, context_length, padding_token
 from training.checkpoints import base_of, copy_tokenizer, is_adapter, load_tokenizer
-from training.config import Lora
-from training.dpo import RECORD, resumable
 from training.errors import TrainingError
+from training.fitting import dataset_of, quiet_trainer
+from training.records import read_record, write_record
 from training.reward_config import RewardConfig
 from training.reward_pairs import RewardPairs, prompts_in, read_reward_pairs
+from training.setup import (
+    on_one_gpu,
+    optimiser_steps,
+    peft_config,
+    shared_arguments,
+    surroundings,
+    uses_bf16,
+)
 from training.winrate import win_rate
 
 TRAINED_PROMPT = "trained_prompt"
@@ -115,7 +121,7 @@ def train_reward(
     if out.exists():
         return _recorded(out, fingerprint)
 
-    from training.trainer import quiet, step_record
+    from training.watch import quiet, resumable, step_record
 
     checkpoints = out.with_name(f".{out.name}.checkpoints")
     with quiet(verbose):
@@ -202,61 +208,33 @@ def _trainer(
     """The trainer, ready to run."""
     import torch
     import trl
-    from datasets import Dataset
-    from datasets.table import InMemoryTable
-    from transformers import PrinterCallback, set_seed
+    from transformers import set_seed
 
     from training.reward_trainer import ScoreTrainer
-    from training.trainer import Watch
+    from training.watch import Watch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    bf16 = _bf16(config)
     set_seed(seed)  # draws the head
     # As for policies: whole models train on float32 weights, a frozen base may be bf16.
-    model = _load_base(base, torch.bfloat16 if bf16 and config.lora else torch.float32)
-    batches = math.ceil(len(pairs) / config.batch_size)
-    steps = math.ceil(math.ceil(batches / config.gradient_accumulation) * config.epochs)
+    bf16 = uses_bf16(config) and config.lora
+    model = _load_base(base, torch.bfloat16 if bf16 else torch.float32)
+    steps = optimiser_steps(len(pairs), config)
     arguments = trl.RewardConfig(
-        output_dir=str(checkpoints),
+        **shared_arguments(config, checkpoints=checkpoints, steps=steps, seed=seed),
         center_rewards_coefficient=config.center_rewards_coefficient or None,
         pad_token=tokenizer.convert_ids_to_tokens(padding_token(tokenizer)),
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.lr_scheduler,
-        warmup_steps=config.warmup_ratio,  # below 1 it is a share of the steps
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation,
-        gradient_checkpointing=config.gradient_checkpointing,
         max_length=None,  # read_reward_pairs has seen to it
         disable_dropout=not (config.lora and config.lora.dropout),
-        bf16=bf16,
-        use_cpu=device == "cpu",
-        seed=seed,
-        data_seed=seed,
-        # The trainer would also save at the end; a short training needs no checkpoint at all.
-        save_strategy="steps" if steps > config.save_steps else "no",
-        save_steps=config.save_steps,
-        save_total_limit=2,  # one complete while the next is being written
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # it would hide the NaN that we stop at
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=device == "cuda",
     )
-    if arguments.n_gpu > 1:
-        arguments._n_gpu = 1
     trainer = ScoreTrainer(
         model=model,
-        args=arguments,
-        train_dataset=Dataset(InMemoryTable(pairs.table()), fingerprint=fingerprint),
+        args=on_one_gpu(arguments),
+        train_dataset=dataset_of(pairs.table(), fingerprint),
         processing_class=tokenizer,
-        peft_config=_peft_config(config.lora) if config.lora else None,
+        # Trains the head too.
+        peft_config=peft_config(config.lora, "SEQ_CLS") if config.lora else None,
         callbacks=[Watch(fingerprint, on_step, model="reward model")],
     )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+    return quiet_trainer(trainer)
 
 
 def _load_base(base: Path, dtype: Any) -> Any:
@@ -291,27 +269,6 @@ def _load_base(base: Path, dtype: Any) -> Any:
     return model
 
 
-def _peft_config(lora: Lora) -> Any:
-    from peft import LoraConfig
-
-    modules = lora.target_modules
-    return LoraConfig(
-        task_type="SEQ_CLS",  # trains the head too
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=list(modules) if isinstance(modules, tuple) else modules,
-    )
-
-
-def _bf16(config: RewardConfig) -> bool:
-    if config.precision != "auto":
-        return config.precision == "bf16"
-    import torch
-
-    return bool(torch.cuda.is_available() and torch.cuda.is_bf16_supported())
-
-
 def _context(base: Path, tokenizer: Any) -> int:
     from transformers import AutoConfig
 
@@ -321,22 +278,11 @@ def _context(base: Path, tokenizer: Any) -> int:
 
 def _settings(base: Path, config: RewardConfig, seed: int, max_length: int) -> dict[str, Any]:
     """Everything that decides the weights except the triples."""
-    import torch
-    import transformers
-    import trl
-
-    return config.model_dump(mode="json") | {
-        "max_length": max_length,
-        "precision": "bf16" if _bf16(config) else "float32",
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "base_revision": folder_revision(base),
-        "seed": seed,
-        "versions": {
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "trl": trl.__version__,
-        },
-    }
+    return (
+        config.model_dump(mode="json")
+        | surroundings(config)
+        | {"max_length": max_length, "base_revision": folder_revision(base), "seed": seed}
+    )
 
 
 def _save(model: Any, base: Path, result: RewardResult, fingerprint: str) -> None:
@@ -351,25 +297,12 @@ def _save(model: Any, base: Path, result: RewardResult, fingerprint: str) -> Non
         model = model.float().merge_and_unload()
     model.save_pretrained(partial)
     copy_tokenizer(base, partial)
-    record = asdict(replace(result, history=[])) | {
-        "model_path": str(out),
-        "fingerprint": fingerprint,
-    }
-    # Not a .json file: timings must not enter the revision of the model (folder_revision).
-    lines = [json.dumps(line) for line in (record, *result.history)]
-    (partial / RECORD).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    record = asdict(replace(result, history=[])) | {"model_path": str(out)}
+    write_record(partial, fingerprint, record, result.history)
     partial.rename(out)
 
 
 def _recorded(out: Path, fingerprint: str) -> RewardResult:
     """The result that ``out`` was made with."""
-    record_file = out / RECORD
-    lines = record_file.read_text(encoding="utf-8").splitlines() if record_file.is_file() else []
-    record = json.loads(lines[0]) if lines else {}
-    if record.pop("fingerprint", None) != fingerprint:
-        raise TrainingError(
-            f"{out} exists and was not made from these triples and settings: move it away, or "
-            "train into another folder"
-        )
-    history = [json.loads(line) for line in lines[1:]]
+    record, history = read_record(out, fingerprint)
     return RewardResult(**record | {"model_path": out, "history": history})

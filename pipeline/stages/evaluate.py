@@ -26,13 +26,13 @@ from pipeline.config import POLICY, PoolMember, RunConfig
 from pipeline.models import Models
 from pipeline.progress import StepProgress
 from pipeline.round_jury import RoundJury, seat_jury
-from pipeline.run_dir import RoundDir, RunDir, Stopwatch
+from pipeline.run_dir import PolicyKey, RoundDir, RunDir, Stopwatch
 from pipeline.stages.conversation import shown
 from pipeline.stages.label import OpenLabelers, build_pairs, vote
 from pipeline.stages.sample import Draw, open_source, sample_block, sampling_of
 from pipeline.stages.write import split_files
 from pipeline.stream import run_blocks
-from training.diversity import distinct_n, repetitive_share
+from training.diversity import distinct_n, repetitive_share, self_bleu
 from training.logprobs import answer_logprobs, kl_estimate, reward_margin
 from training.winrate import length_controlled_win_rate, metrics_table, win_rate
 
@@ -40,23 +40,34 @@ logger = logging.getLogger(__name__)
 
 EVALUATION = 1
 """Index of the metric shard with the evaluation."""
+OPPONENT = "opponent"
+"""The fixed policy that every round is compared with, in metrics and file names."""
 JURY = "jury"
 """As a labeler's name in metrics: what all labelers decided together."""
 HELDOUT_TRIPLES = 256
 """Triples of the test split that the reward margin is measured on, at most."""
 
 
-async def answer_heldout(config: RunConfig, run: RunDir, models: Models, policy_index: int) -> None:
-    """Sample the current policy's answers to the held-out prompts, once for each policy.
+async def answer_heldout(
+    config: RunConfig,
+    run: RunDir,
+    models: Models,
+    policy: PolicyKey,
+    *,
+    round_index: int,
+    member: PoolMember | None = None,
+) -> None:
+    """Sample the answers of ``policy`` to the held-out prompts, once for each policy.
 
-    Every policy gets the same seeds (common random numbers), which narrows the comparison.
+    It is the policy that ``models`` serve now, or that of ``member``. Every policy gets the same
+    seeds (common random numbers), which narrows the comparison.
     """
-    answers = run.answers(policy_index)
+    answers = run.answers(policy)
     missing = [index for index in run.heldout.indices() if not answers.exists(index)]
     settings = config.evaluate
     if not missing or not settings.enabled:
         return
-    member = PoolMember(name=POLICY, engine=config.sample.engine)
+    member = member or PoolMember(name=POLICY, engine=config.sample.engine)
     sampling = replace(
         sampling_of(config), temperature=settings.temperature, top_p=settings.top_p, top_k=0
     )
@@ -71,13 +82,12 @@ async def answer_heldout(config: RunConfig, run: RunDir, models: Models, policy_
         merge_identical=False,
     )
     watch = Stopwatch()
-    round_index = max(policy_index - 1, 0)
-    with StepProgress(f"policy {policy_index} answers", len(missing), unit="blocks") as progress:
+    with StepProgress(f"policy {policy} answers", len(missing), unit="blocks") as progress:
 
         async def work(index: int) -> None:
             prompts = _limited(run.heldout.read(index), index, config)
             table, failed = await sample_block(
-                prompts, draw, policy_index, f"evaluate/{policy_index}/{index}"
+                prompts, draw, round_index, f"evaluate/{policy}/{index}"
             )
             if len(failed):
                 quarantine = run.round(round_index).quarantine("evaluate")
@@ -86,26 +96,53 @@ async def answer_heldout(config: RunConfig, run: RunDir, models: Models, policy_
             progress.advance(1, tokens=pc.sum(table["tokens"]).as_py() or 0)
 
         await run_blocks(missing, work, in_flight=config.blocks_in_flight)
-    run.note("evaluate", round_index, watch.lap(), answers_of=policy_index)
+    run.note("evaluate", round_index, watch.lap(), answers_of=policy)
+
+
+async def answer_opponent(config: RunConfig, run: RunDir, models: Models) -> None:
+    """The fixed opponent's answers to the held-out prompts, once for a run."""
+    opponent = config.evaluate.opponent
+    if opponent is None:
+        return
+    engine = opponent.engine or config.sample.engine
+    member = PoolMember(name=OPPONENT, engine=engine, model=opponent.model)
+    answers = run.answers(OPPONENT)
+    if all(answers.exists(index) for index in run.heldout.indices()):
+        return
+    await answer_heldout(config, run, models, OPPONENT, round_index=0, member=member)
+    await models.close(engine, opponent.model)
 
 
 async def evaluate_round(
-    config: RunConfig, run: RunDir, folder: RoundDir, open_labelers: OpenLabelers, *, start: str
+    config: RunConfig,
+    run: RunDir,
+    folder: RoundDir,
+    open_labelers: OpenLabelers,
+    *,
+    start: str,
+    previous: int,
+    reference: Path,
 ) -> None:
-    """Measure the policy that this round trained: win rates, KL, lengths, reward margin."""
+    """Measure the policy that this round trained: win rates, KL, lengths, reward margin.
+
+    ``previous`` is the number of the policy that the round began with, ``reference`` the reference
+    policy of its training.
+    """
     if folder.metrics.exists(EVALUATION) or not run.heldout.indices():
         return
     watch = Stopwatch()
-    new, previous = folder.index + 1, folder.index
+    new = folder.index + 1
     rows = answer_figures(run, new, against=None)
     rows += answer_figures(run, 0, against="start")
-    opponents = {"start": 0, "previous": previous}
-    for opponent in sorted(set(opponents.values())):
+    opponents: dict[str, PolicyKey] = {"start": 0, "previous": previous}
+    if config.evaluate.opponent:
+        opponents[OPPONENT] = OPPONENT
+    for opponent in dict.fromkeys(opponents.values()):
         await match(config, run, new, opponent, open_labelers)
     jury = seat_jury(config, folder)
     for against, opponent in opponents.items():
         rows += match_figures(config, run, jury, new, opponent, against)
-    rows += await asyncio.to_thread(_likelihood_figures, config, run, folder, start)
+    rows += await asyncio.to_thread(_likelihood_figures, config, run, folder, start, reference)
     for row in rows:
         row["round"] = folder.index
     folder.metrics.write(EVALUATION, metrics_table(rows))
@@ -113,7 +150,11 @@ async def evaluate_round(
 
 
 async def match(
-    config: RunConfig, run: RunDir, policy: int, opponent: int, open_labelers: OpenLabelers
+    config: RunConfig,
+    run: RunDir,
+    policy: int,
+    opponent: PolicyKey,
+    open_labelers: OpenLabelers,
 ) -> None:
     """Let the labelers vote on the held-out answers of two policies to the same prompts."""
     votes = run.match_votes(policy, opponent)
@@ -135,7 +176,9 @@ async def match(
         await run_blocks(missing, work, in_flight=config.blocks_in_flight)
 
 
-def _match_pairs(run: RunDir, policy: int, opponent: int, index: int) -> tuple[pa.Table, pa.Table]:
+def _match_pairs(
+    run: RunDir, policy: PolicyKey, opponent: PolicyKey, index: int
+) -> tuple[pa.Table, pa.Table]:
     """Pairs of answers with the same prompt and sample index, and all answers of both policies.
 
     Columns of the pairs: those of ``labelers.pairs.propose_pairs``, then ``new_id`` (the policy's
@@ -182,7 +225,12 @@ def _told_apart(new: pa.Table, old: pa.Table) -> pa.Table:
 
 
 def match_figures(
-    config: RunConfig, run: RunDir, jury: RoundJury, policy: int, opponent: int, against: str
+    config: RunConfig,
+    run: RunDir,
+    jury: RoundJury,
+    policy: PolicyKey,
+    opponent: PolicyKey,
+    against: str,
 ) -> list[dict[str, Any]]:
     """Win rates of a match, for the jury and for each labeler alone.
 
@@ -278,7 +326,8 @@ def _mean_scores(
     ]  # fmt: skip
 
 
-def answer_figures(run: RunDir, policy: int, *, against: str | None) -> list[dict[str, Any]]:
+def answer_figures(run: RunDir, policy: PolicyKey, *, against: str | None) -> list[dict[str, Any]]:
+    """What a policy's held-out answers are like, without anyone's judgement."""
     answers = run.answers(policy).table(["text", "tokens", "finish_reason"])
     if not len(answers):
         return []
@@ -289,6 +338,7 @@ def answer_figures(run: RunDir, policy: int, *, against: str | None) -> list[dic
         "repetitive_share": repetitive_share(texts),
         "distinct_1": distinct_n(texts, 1),
         "distinct_2": distinct_n(texts, 2),
+        "self_bleu": self_bleu(texts),
     }
     return [
         {"name": name, "value": value, "n": len(texts), "against": against}
@@ -304,14 +354,13 @@ def _limited(prompts: pa.Table, index: int, config: RunConfig) -> pa.Table:
 
 
 def _likelihood_figures(
-    config: RunConfig, run: RunDir, folder: RoundDir, start: str
+    config: RunConfig, run: RunDir, folder: RoundDir, start: str, reference: Path
 ) -> list[dict[str, Any]]:
     """KL to the starting policy on the new policy's answers, and rewards on held-out triples."""
     new = folder.policy
     rows = kl_figures(config, run, folder.index + 1, new, Path(start), against="start")
     triples = _heldout_triples(run, folder.index)
     if config.train and len(triples):
-        reference = folder.reference(config.train.reference, start)
         prompts = triples["prompt"].to_pylist()
         of = {
             (side, policy): answer_logprobs(

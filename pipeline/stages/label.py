@@ -39,23 +39,27 @@ async def label_round(
     with StepProgress(title, total, done=total - todo) as progress:
 
         async def work(index: int) -> None:
-            prompts, candidates = folder.prompts.read(index), folder.candidates.read(index)
-            pairs = propose_pairs(
-                candidates, per_prompt=config.label.pairs_per_prompt, seed=config.seed
-            )
-            built = build_pairs(
-                pairs, prompts, candidates, folder.index, config.sample.system_prompt
-            )
-            votes = await vote(built, labelers, f"{folder.index}/label/{index}")
-            await asyncio.to_thread(folder.votes.write, index, votes)
+            votes = await label_block(config, folder, index, labelers)
             run.note("label", folder.index, watch.lap(), block=index)
             progress.advance(
-                len(prompts),
+                folder.prompts.rows([index]),
                 tokens=pc.sum(votes["prompt_tokens"]).as_py() or 0,
                 cost=pc.sum(votes["cost"]).as_py() or 0.0,
             )
 
         await run_blocks(missing, work, in_flight=config.blocks_in_flight)
+
+
+async def label_block(
+    config: RunConfig, folder: RoundDir, index: int, labelers: Sequence[Labeler]
+) -> pa.Table:
+    """Write and return the votes (schema VOTE) on block ``index``."""
+    prompts, candidates = folder.prompts.read(index), folder.candidates.read(index)
+    pairs = propose_pairs(candidates, per_prompt=config.label.pairs_per_prompt, seed=config.seed)
+    built = build_pairs(pairs, prompts, candidates, folder.index, config.sample.system_prompt)
+    votes = await vote(built, labelers, f"{folder.index}/label/{index}")
+    await asyncio.to_thread(folder.votes.write, index, votes)
+    return votes
 
 
 async def vote(pairs: Sequence[Pair], labelers: Sequence[Labeler], block: str) -> pa.Table:

@@ -45,19 +45,32 @@ def read_prompts(config: RunConfig, run: RunDir) -> None:
 
 
 def draw_prompts(config: RunConfig, run: RunDir, folder: RoundDir) -> int:
-    """Write the prompts of a round in blocks of ``block_size``; returns the number of blocks."""
-    count = config.sample.prompts_per_round
-    if count is None:
+    """Write the prompts of a round in blocks of ``block_size``; returns the number of blocks.
+
+    Where answers are sampled while training, a block is what one leg of it samples, and prompts
+    that fill none are left out. Raises ``RunError`` where there are not enough for one.
+    """
+    count, size = config.sample.prompts_per_round, config.prompts_per_leg or config.block_size
+    if count is None and not config.prompts_per_leg:
         blocks = run.prompts.indices()
         for index in blocks:
             if not folder.prompts.exists(index):
                 folder.prompts.write(index, run.prompts.read(index))
         return len(blocks)
     total = run.prompts.rows()
-    rows = round_rows(total, min(count, total), folder.index, config.seed)
-    starts = range(0, len(rows), config.block_size)
+    count = min(count or total, total)
+    if config.prompts_per_leg:
+        count -= count % size
+        if not count:
+            raise RunError(
+                f"a leg of this training samples {size} prompts, and there are only {total} (or "
+                "fewer in sample.prompts_per_round): lower train.batch_size, "
+                "gradient_accumulation or online_steps"
+            )
+    rows = round_rows(total, count, folder.index, config.seed)
+    starts = range(0, len(rows), size)
     if not all(folder.prompts.exists(index) for index in range(len(starts))):
-        write_blocks(folder.prompts, run.prompts.table().take(pa.array(rows)), config.block_size)
+        write_blocks(folder.prompts, run.prompts.table().take(pa.array(rows)), size)
     return len(starts)
 
 

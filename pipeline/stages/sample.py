@@ -54,15 +54,7 @@ async def sample_round(
     missing = [index for index in range(blocks) if not folder.candidates.exists(index)]
     if not missing:
         return
-    draw = Draw(
-        sources=[await open_source(member, models) for member in config.sample.members()],
-        n=config.sample.n,
-        sampling=sampling_of(config),
-        system_prompt=config.sample.system_prompt,
-        seed_parts=(config.seed, "sample", folder.index),
-        count_reference_tokens=models.token_counter() if config.uses_references else None,
-    )
-    quarantine = folder.quarantine("sample")
+    draw = await open_draw(config, folder, models)
     watch = Stopwatch()
     total = folder.prompts.rows()
     todo = folder.prompts.rows(missing)
@@ -70,21 +62,39 @@ async def sample_round(
     with StepProgress(title, total, done=total - todo) as progress:
 
         async def work(index: int) -> None:
-            prompts = folder.prompts.read(index)
-            block = f"{folder.index}/sample/{index}"
-            candidates, failed = await sample_block(prompts, draw, folder.index, block)
-            # The candidate shard says that the block is done, so it comes last.
-            if len(failed):
-                await asyncio.to_thread(quarantine.write, index, failed)
-            await asyncio.to_thread(folder.candidates.write, index, candidates)
+            candidates = await draw_block(folder, index, draw)
             run.note("sample", folder.index, watch.lap(), block=index)
             progress.advance(
-                len(prompts),
+                folder.prompts.rows([index]),
                 tokens=int(np.dot(candidates["tokens"], candidates["copies"])),
                 cost=float(np.sum(candidates["cost"].to_numpy())),
             )
 
         await run_blocks(missing, work, in_flight=config.blocks_in_flight)
+
+
+async def open_draw(config: RunConfig, folder: RoundDir, models: Models) -> Draw:
+    """How the candidates of a round are drawn, from the policies as they are now."""
+    return Draw(
+        sources=[await open_source(member, models) for member in config.sample.members()],
+        n=config.sample.n,
+        sampling=sampling_of(config),
+        system_prompt=config.sample.system_prompt,
+        seed_parts=(config.seed, "sample", folder.index),
+        count_reference_tokens=models.token_counter() if config.uses_references else None,
+    )
+
+
+async def draw_block(folder: RoundDir, index: int, draw: Draw) -> pa.Table:
+    """Write and return the candidates (schema CANDIDATE) of block ``index``."""
+    prompts = folder.prompts.read(index)
+    block = f"{folder.index}/sample/{index}"
+    candidates, failed = await sample_block(prompts, draw, folder.index, block)
+    # The candidate shard says that the block is done, so it comes last.
+    if len(failed):
+        await asyncio.to_thread(folder.quarantine("sample").write, index, failed)
+    await asyncio.to_thread(folder.candidates.write, index, candidates)
+    return candidates
 
 
 async def open_source(member: PoolMember, models: Models) -> Source:

@@ -1,68 +1,141 @@
-"""The train stage: a DPO round on the dataset written so far."""
+"""The train stage: a round of training on what the round wrote, by the configured method."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.hashing import derive_seed
 from pipeline.config import RunConfig
 from pipeline.progress import StepProgress
+from pipeline.promotion import Lineage
 from pipeline.run_dir import RoundDir, RunDir, RunError, Stopwatch
 from pipeline.stages.write import split_files
+from training.config import TrainConfig
 from training.winrate import metrics_table
+
+if TYPE_CHECKING:
+    from training.fitting import OnStep, TrainResult
 
 TRAINING_CURVES = 0
 """Index of the metric shard with the training curves."""
 
 
-def train_round(
-    config: RunConfig, run: RunDir, folder: RoundDir, *, start: str, previous: str
-) -> None:
-    """Train policy k + 1 from policy k (``previous``) and keep the training curves.
+def train_round(config: RunConfig, run: RunDir, folder: RoundDir, origin: Lineage) -> None:
+    """Train policy k + 1 from the policy that the round began with, and keep the training curves.
 
     Raises ``TrainingError`` where there is nothing to train on or the loss is not finite, and
     ``RunError`` where a guard stopped the training and the run is not to go on after that.
     """
+
+    def train(settings: TrainConfig, on_step: OnStep) -> TrainResult:
+        seed = derive_seed(config.seed, "train", folder.index)
+        begin = warmed_up(config, run, folder, origin, seed)
+        reference = reference_policy(config, run, folder, origin)
+        rounds = range(folder.index + 1) if settings.data == "accumulated" else [folder.index]
+        common: dict[str, Any] = {
+            "policy": begin, "out": folder.policy, "config": settings, "seed": seed,
+            "on_step": on_step,
+        }  # fmt: skip
+        if settings.method == "sft":
+            from training.sft import train_sft
+
+            return train_sft(answers=_files(run, rounds), **common)
+        common |= {"reference": reference, "kept_reference": folder.reference_logps}
+        if settings.method == "kto":
+            from training.kto import train_kto
+
+            return train_kto(answers=_files(run, rounds, unpaired=True), **common)
+        from training.dpo import train_dpo
+
+        earlier = range(folder.index) if settings.data == "replay" else []
+        return train_dpo(triples=_files(run, rounds), replay=_files(run, earlier), **common)
+
+    run_training(config, run, folder, train)
+
+
+def run_training(
+    config: RunConfig,
+    run: RunDir,
+    folder: RoundDir,
+    train: Callable[[TrainConfig, OnStep], TrainResult],
+) -> None:
+    """Call ``train`` unless the round is trained, and keep its curves and record."""
     settings = config.train
     if settings is None:
         return
     if folder.metrics.exists(TRAINING_CURVES):
-        _refuse_to_go_on(config, run, folder)
+        refuse_to_go_on(config, run, folder)
         return
-    from training.averaging import average_policies
-    from training.dpo import train_dpo
-
     watch = Stopwatch()
-    rounds = range(folder.index + 1) if settings.data == "accumulated" else [folder.index]
-    files = [path for index in rounds for path in split_files(run, "train", index)]
-    earlier = range(folder.index) if settings.data == "replay" else []
-    replay = [path for index in earlier for path in split_files(run, "train", index)]
-    reference = folder.reference(settings.reference, start)
-    if settings.reference == "average" and folder.index:
-        trained = [run.round(index).policy for index in range(folder.index)]
-        average_policies([Path(start), *trained], reference)
-    with StepProgress(f"round {folder.index} train", 0, unit="steps") as progress:
+    with _progress(f"round {folder.index} train") as on_step:
+        result = train(settings, on_step)
+    folder.metrics.write(TRAINING_CURVES, metrics_table(curves(result.history, folder.index)))
+    run.note("train", folder.index, watch.lap(), **result.settings, guard=result.guard)
+    refuse_to_go_on(config, run, folder)
+
+
+def reference_policy(config: RunConfig, run: RunDir, folder: RoundDir, origin: Lineage) -> Path:
+    """The reference policy of a round's training, made where it is an average."""
+    assert config.train is not None
+    warm = run.round(0).warm_up
+    start = warm if warm.exists() else origin.start
+    if config.train.reference == "start" or origin.previous_index == 0:
+        return start
+    if config.train.reference == "previous":
+        return origin.previous
+    from training.averaging import average_policies
+
+    return average_policies([start, *origin.before[1:]], folder.root / "reference")
+
+
+def warmed_up(config: RunConfig, run: RunDir, folder: RoundDir, origin: Lineage, seed: int) -> Path:
+    """The policy that a round trains: after supervised training on the chosen answers of round 0,
+    where that is asked for."""
+    settings = config.train
+    if settings is None or settings.sft_warmup is None or origin.previous_index:
+        return origin.previous
+    warm = run.round(0).warm_up
+    if warm.exists() or folder.index:
+        return warm
+    from training.sft import train_sft
+
+    asked = settings.sft_warmup
+    own = settings.model_copy(
+        update={
+            "method": "sft", "learning_rate": asked.learning_rate, "epochs": asked.epochs,
+            "sft_warmup": None,
+        }
+    )  # fmt: skip
+    warm.parent.mkdir(parents=True, exist_ok=True)
+    with _progress(f"round {folder.index} warm-up") as on_step:
+        train_sft(
+            policy=origin.previous, answers=_files(run, [folder.index]), out=warm, config=own,
+            seed=seed, on_step=on_step,
+        )  # fmt: skip
+    return warm
+
+
+def _files(run: RunDir, rounds: Any, *, unpaired: bool = False) -> list[Path]:
+    return [
+        path for index in rounds for path in split_files(run, "train", index, unpaired=unpaired)
+    ]
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[OnStep]:
+    with StepProgress(title, 0, unit="steps") as progress:
 
         def on_step(log: dict[str, Any]) -> None:
             progress.update(int(log["step"]), int(log["total_steps"]))
 
-        result = train_dpo(
-            policy=Path(previous),
-            reference=reference,
-            triples=files,
-            replay=replay,
-            out=folder.policy,
-            config=settings,
-            seed=derive_seed(config.seed, "train", folder.index),
-            on_step=on_step,
-        )
-    folder.metrics.write(TRAINING_CURVES, metrics_table(curves(result.history, folder.index)))
-    run.note("train", folder.index, watch.lap(), **result.settings, guard=result.guard)
-    _refuse_to_go_on(config, run, folder)
+        yield on_step
 
 
-def _refuse_to_go_on(config: RunConfig, run: RunDir, folder: RoundDir) -> None:
+def refuse_to_go_on(config: RunConfig, run: RunDir, folder: RoundDir) -> None:
+    """Raise ``RunError`` where a guard stopped the round's training and that ends the run."""
     assert config.train is not None
     if config.train.guards.then == "go_on":
         return

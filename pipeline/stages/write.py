@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.hashing import derive_seed
-from data.schemas import MESSAGES, TRIPLE
+from data.schemas import MESSAGES, TRIPLE, UNPAIRED
 from data.shards import atomic_write_json, write_shard
+from labelers.candidate_scores import candidate_scores
 from pipeline.config import RunConfig
 from pipeline.run_dir import RoundDir, RunDir, Stopwatch
 from pipeline.stages.conversation import shown
@@ -22,6 +23,8 @@ ROW_GROUP_ROWS = 1_000
 """Small enough to stream, large enough to compress."""
 FILE_ROWS = 20_000
 """Rows of a dataset file; also what is held in memory while one is gathered."""
+TRIPLES_FOLDER, UNPAIRED_FOLDER = "data", "unpaired"
+"""Folders of the dataset."""
 _DECISION_COLUMNS = [
     "prompt_id", "round", "chosen_id", "rejected_id", "p_chosen", "score_chosen", "score_rejected",
     "margin", "agreement", "chosen_tokens", "rejected_tokens", "labelers", "kept",
@@ -37,6 +40,8 @@ def write_round(config: RunConfig, run: RunDir, folder: RoundDir) -> None:
     for index in folder.decisions.indices():
         if not folder.triples.exists(index):
             folder.triples.write(index, triples_of_block(config, folder, index))
+    if config.writes_unpaired:
+        _add_unpaired(config, run, folder)
     rows = _extend_dataset(config, run, folder)
     atomic_write_json(folder.written, rows)
     run.note("write", folder.index, watch.lap())
@@ -47,10 +52,13 @@ def split_of(prompt_id: str, *, seed: int, test_share: float) -> str:
     return "test" if derive_seed(seed, "split", prompt_id) < test_share * 2**31 else "train"
 
 
-def split_files(run: RunDir, split: str, round_index: int | None = None) -> list[Path]:
-    """The dataset's files of a split, of one round or of all."""
+def split_files(
+    run: RunDir, split: str, round_index: int | None = None, *, unpaired: bool = False
+) -> list[Path]:
+    """The dataset's files of a split, of one round or of all: triples, or single answers."""
     rounds = "*" if round_index is None else f"{round_index:03d}"
-    return sorted((run.dataset / "data").glob(f"{split}-round-{rounds}-*.parquet"))
+    folder = run.dataset / (UNPAIRED_FOLDER if unpaired else TRIPLES_FOLDER)
+    return sorted(folder.glob(f"{split}-round-{rounds}-*.parquet"))
 
 
 def rows_written(folder: RoundDir) -> Mapping[str, int]:
@@ -83,6 +91,45 @@ def triples_of_block(config: RunConfig, folder: RoundDir, index: int) -> pa.Tabl
     return pa.table([columns[name] for name in TRIPLE.names], schema=TRIPLE)
 
 
+def unpaired_of_block(config: RunConfig, folder: RoundDir, index: int) -> pa.Table:
+    """The candidates of block ``index`` that win more, or less, often than not: UNPAIRED.
+
+    One that wins half of the time has no label and is left out.
+    """
+    columns = ["chosen_id", "rejected_id", "p_chosen", "reason"]
+    scores = candidate_scores(folder.decisions.read(index, columns))
+    scores = scores.filter(pc.not_equal(scores["score"], 0.5))
+    wanted = ["candidate_id", "prompt_id", "text", "tokens", "round", "policy", "policy_revision"]
+    candidates = folder.candidates.read(index, wanted)
+    prompts = folder.prompts.read(index, ["prompt_id", "messages"])
+    found = _rows_of(scores["candidate_id"], candidates["candidate_id"], candidates)
+    prompt = _rows_of(found["prompt_id"], prompts["prompt_id"], prompts)
+    columns_of: dict[str, Any] = {name: found[name] for name in ("prompt_id", "tokens", "round")}
+    columns_of |= {name: scores[name] for name in ("candidate_id", "score", "pairs")}
+    columns_of |= {
+        "prompt": _with_system_prompt(prompt["messages"], config.sample.system_prompt),
+        "completion": _assistant_turn(found["text"]),
+        "label": pc.greater(scores["score"], 0.5),
+        "policy": _policy_name(found),
+    }
+    return pa.table([columns_of[name] for name in UNPAIRED.names], schema=UNPAIRED)
+
+
+def _add_unpaired(config: RunConfig, run: RunDir, folder: RoundDir) -> None:
+    """Write the round's single answers into files by split."""
+    tables = [unpaired_of_block(config, folder, index) for index in folder.decisions.indices()]
+    table = pa.concat_tables([UNPAIRED.empty_table(), *tables])
+    splits = _splits(table["prompt_id"], config)
+    for split in ("train", "test"):
+        rows = table.filter(pa.array(splits == split))
+        for number, start in enumerate(range(0, len(rows), FILE_ROWS)):
+            name = f"{split}-round-{folder.index:03d}-{number:05d}.parquet"
+            write_shard(
+                rows.slice(start, FILE_ROWS), run.dataset / UNPAIRED_FOLDER / name, UNPAIRED,
+                row_group_size=ROW_GROUP_ROWS,
+            )  # fmt: skip
+
+
 def _rows_of(ids: pa.ChunkedArray, keys: pa.ChunkedArray, table: pa.Table) -> pa.Table:
     return table.take(pc.index_in(ids, value_set=keys.combine_chunks()))
 
@@ -113,7 +160,9 @@ def _extend_dataset(config: RunConfig, run: RunDir, folder: RoundDir) -> dict[st
         table = pa.concat_tables(gathered[split])
         number = written[split] // FILE_ROWS
         name = f"{split}-round-{folder.index:03d}-{number:05d}.parquet"
-        write_shard(table, run.dataset / "data" / name, TRIPLE, row_group_size=ROW_GROUP_ROWS)
+        write_shard(
+            table, run.dataset / TRIPLES_FOLDER / name, TRIPLE, row_group_size=ROW_GROUP_ROWS
+        )
         gathered[split] = []
         written[split] += len(table)
 

@@ -5,33 +5,18 @@ Imports torch and TRL: import this module inside functions only.
 
 from __future__ import annotations
 
-import logging
-import math
-import shutil
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from itertools import repeat
-from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from transformers import TrainerCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from data.hashing import derive_seed
 from training.config import TrainConfig
-from training.errors import TrainingError
-from training.guards import GuardWatch
 from training.losses import OWN, PairLogps, own_loss
-
-logger = logging.getLogger(__name__)
-
-MARKER = "prefloop_complete"
-"""File in a checkpoint folder, written last: the fingerprint of what is being trained on what."""
 
 
 class PairTrainer(DPOTrainer):  # type: ignore[misc]  # TRL has no types
@@ -154,121 +139,3 @@ class PairCollator(DataCollatorForPreference):  # type: ignore[misc]
         batch: dict[str, Any] = super().torch_call(examples)
         batch["p_chosen"] = torch.tensor([one["p_chosen"] for one in examples])
         return batch
-
-
-class Watch(TrainerCallback):  # type: ignore[misc]  # transformers' types are not followed
-    """Reports each optimiser step, stops on NaN, and marks checkpoints that are complete."""
-
-    def __init__(
-        self,
-        fingerprint: str,
-        on_step: Callable[[dict[str, float]], None] | None,
-        *,
-        model: str = "policy",
-        guards: GuardWatch | None = None,
-        snapshots: Path | None = None,
-    ) -> None:
-        """``model`` is the word for what is trained, for messages. ``guards`` may stop the
-        training; while they are content, weights are put into ``snapshots`` now and then."""
-        self.fingerprint = fingerprint
-        self.on_step = on_step
-        self.model = model
-        self.guards = guards
-        self.snapshots = snapshots
-
-    def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-        if self.guards:  # what a resumed training went through before
-            for log in state.log_history:
-                if "loss" in log:
-                    self.guards.see(log)
-
-    def on_log(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        logs: dict[str, float],
-        model: Any = None,
-        **_: Any,
-    ) -> None:
-        if "loss" not in logs:  # the summary at the end
-            return
-        for name in ("loss", "grad_norm"):
-            if not math.isfinite(logs.get(name, 0.0)):
-                raise TrainingError(
-                    f"{name} became {logs[name]} at step {state.global_step}; no {self.model} was "
-                    f"saved: lower learning_rate (now {args.learning_rate:g}), or check that the "
-                    "model it starts from has finite weights"
-                )
-        record = {**logs, "step": state.global_step}
-        if self.guards:
-            self._guard(record, state, control, model)
-        if self.on_step:
-            self.on_step(step_record(record, state.max_steps))
-
-    def _guard(self, record: dict[str, float], state: Any, control: Any, model: Any) -> None:
-        assert self.guards is not None
-        for trip in self.guards.see(record):
-            logger.warning("%s", trip)
-        if self.guards.stopped:
-            control.should_training_stop = True
-        if not self.guards.healthy:
-            control.should_save = False  # what is resumed from has to be worth it
-            return
-        every = max(1, state.max_steps // self.guards.config.snapshots)
-        if self.snapshots and state.global_step % every == 0:
-            put_aside(model, self.snapshots, state.global_step)
-
-    def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        (folder / MARKER).write_text(self.fingerprint, encoding="utf-8")
-
-
-def put_aside(model: Any, folder: Path, step: int) -> None:
-    """Keep the weights of ``model`` as ``folder``/``step``, and none of earlier steps."""
-    partial, done = folder / f".{step}.partial", folder / str(step)
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    shutil.rmtree(done, ignore_errors=True)
-    partial.rename(done)
-    for other in folder.iterdir():
-        if other != done:
-            shutil.rmtree(other, ignore_errors=True)
-
-
-def last_put_aside(folder: Path) -> Path | None:
-    """The weights that were put aside last, in a folder named by their step."""
-    found = [path for path in folder.glob("*") if path.name.isdigit()]
-    return max(found, key=lambda path: int(path.name)) if found else None
-
-
-def step_record(log: dict[str, float], total_steps: int) -> dict[str, float]:
-    """One step of the history: TRL's names, without its token count (wrong after a resume)."""
-    kept = {name: value for name, value in log.items() if name != "num_tokens"}
-    return kept | {"total_steps": total_steps}
-
-
-@contextmanager
-def quiet(verbose: bool) -> Iterator[None]:
-    """Keep the libraries' progress lines and warnings off the terminal unless ``verbose``."""
-    if verbose:
-        yield
-        return
-    level = transformers.logging.get_verbosity()
-    bars = transformers.logging.is_progress_bar_enabled()
-    loggers = [logging.getLogger(name) for name in ("trl", "accelerate", "peft")]
-    levels = [logger.level for logger in loggers]
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers.logging.set_verbosity(level)
-        if bars:
-            transformers.logging.enable_progress_bar()
-        for logger, before in zip(loggers, levels, strict=True):
-            logger.setLevel(before)

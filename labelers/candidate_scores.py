@@ -1,0 +1,36 @@
+"""What a block's decisions say about single candidates."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+NO_VALID_VOTE = "no_valid_vote"
+
+
+def candidate_scores(decisions: pa.Table) -> pa.Table:
+    """Columns ``candidate_id``, ``score`` (float64: mean probability, over its decided pairs, that
+    the jury prefers it; a tie is 0.5) and ``pairs`` (int32: how many those are).
+
+    ``decisions`` needs ``chosen_id``, ``rejected_id``, ``p_chosen`` and ``reason``. Pairs that a
+    filter dropped count: it is the pair that was not wanted. Candidates come in the order of their
+    ids; those in no decided pair are left out.
+    """
+    undecided = pc.fill_null(pc.equal(decisions["reason"], NO_VALID_VOTE), fill_value=False)
+    decided = decisions.filter(pc.invert(undecided))
+    chosen, rejected = decided["chosen_id"], decided["rejected_id"]
+    everyone = pa.chunked_array([*chosen.chunks, *rejected.chunks], pa.string())
+    ids = pc.unique(everyone).sort()
+    place = pc.index_in(everyone, value_set=ids).to_numpy()
+    p = decided["p_chosen"].to_numpy()
+    won = np.concatenate([p, 1 - p])
+    pairs = np.bincount(place, minlength=len(ids))
+    total = np.bincount(place, weights=won, minlength=len(ids))
+    return pa.table(
+        {
+            "candidate_id": ids,
+            "score": total / np.maximum(pairs, 1),
+            "pairs": pairs.astype(np.int32),
+        }
+    )

@@ -1,0 +1,212 @@
+"""Rounds whose answers are sampled and labelled while the policy is trained on them.
+
+Block k of such a round is what leg k of the training samples: the same nouns in the same folders as
+in any other round, only that block k comes from the policy as it was at leg k. So such a round
+writes a dataset too, and a killed one reads the blocks it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from collections import defaultdict
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.hashing import derive_seed
+from labelers.base import Labeler
+from labelers.candidate_scores import candidate_scores
+from pipeline.config import RunConfig
+from pipeline.models import Models
+from pipeline.promotion import Lineage
+from pipeline.round_jury import seat_jury
+from pipeline.run_dir import RoundDir, RunDir, Stopwatch
+from pipeline.stages.conversation import shown
+from pipeline.stages.filter import decide_block
+from pipeline.stages.label import OpenLabelers, label_block
+from pipeline.stages.sample import draw_block, open_draw
+from pipeline.stages.train import (
+    TRAINING_CURVES,
+    reference_policy,
+    refuse_to_go_on,
+    run_training,
+)
+from pipeline.stages.write import triples_of_block
+from training.config import TrainConfig
+from training.fitting import OnStep, TrainResult
+from training.on_policy import Group, Prompts, WeightsNow
+
+
+async def train_while_sampling(
+    config: RunConfig,
+    run: RunDir,
+    folder: RoundDir,
+    models: Models,
+    open_labelers: OpenLabelers,
+    origin: Lineage,
+) -> None:
+    """Train policy k + 1 from the policy that the round began with, on what it answers meanwhile.
+
+    Raises what the stages raise that it calls.
+    """
+    if folder.metrics.exists(TRAINING_CURVES):  # no labeler needs to be opened
+        refuse_to_go_on(config, run, folder)
+        return
+    legs = _Legs(config, run, folder, models, await open_labelers())
+
+    def train(settings: TrainConfig, on_step: OnStep) -> TrainResult:
+        def step(record: dict[str, float]) -> None:
+            legs.check()
+            on_step(record)
+
+        common: dict[str, Any] = {
+            "policy": origin.previous,
+            "reference": reference_policy(config, run, folder, origin),
+            "prompts": _prompts(config, folder),
+            "out": folder.policy,
+            "config": settings,
+            "seed": derive_seed(config.seed, "train", folder.index),
+            "on_step": step,
+        }
+        if settings.online:
+            from training.online import train_online
+
+            return train_online(triples=legs.triples, **common)
+        from training.reinforcement import train_reinforcement
+
+        return train_reinforcement(
+            groups=legs.groups,
+            group_size=config.sample.n,
+            temperature=config.sample.temperature,
+            max_tokens=config.sample.max_tokens,
+            **common,
+        )
+
+    # The training has a thread of its own; engines and labelers stay in this event loop.
+    try:
+        await asyncio.to_thread(run_training, config, run, folder, train)
+    finally:
+        legs.stop()
+
+
+def _prompts(config: RunConfig, folder: RoundDir) -> Prompts:
+    rows = folder.prompts.table(["messages"]).to_pylist()
+    assert config.prompts_per_leg is not None
+    return Prompts(
+        [shown(row["messages"], config.sample.system_prompt) for row in rows],
+        config.prompts_per_leg,
+    )
+
+
+class _Legs:
+    """Makes the blocks of a round when the training, in another thread, asks for them."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run: RunDir,
+        folder: RoundDir,
+        models: Models,
+        labelers: Sequence[Labeler],
+    ) -> None:
+        self._config, self._run, self._folder = config, run, folder
+        self._models, self._labelers = models, labelers
+        self._jury = seat_jury(config, folder)
+        self._loop = asyncio.get_running_loop()
+        self._stopped = threading.Event()
+
+    def triples(self, leg: int, now: WeightsNow) -> list[Path]:
+        """See ``training.on_policy.Triples``."""
+        self._make(leg, now)
+        return [self._folder.triples.path(leg)] if self._folder.triples.rows([leg]) else []
+
+    def groups(self, leg: int, now: WeightsNow) -> list[Group]:
+        """See ``training.on_policy.Groups``."""
+        self._make(leg, now)
+        candidates = self._folder.candidates.read(leg)
+        rewards = self._rewards(leg)
+        by_prompt: dict[str, list[tuple[str, bool, float]]] = defaultdict(list)
+        for row in candidates.to_pylist():
+            reward = rewards.get(row["candidate_id"], math.nan)
+            answer = (row["text"], row["finish_reason"] == "stop", reward)
+            by_prompt[row["prompt_id"]] += [answer] * row["copies"]
+        found = []
+        for prompt in self._folder.prompts.read(leg, ["prompt_id"])["prompt_id"].to_pylist():
+            answers = by_prompt[prompt]  # none where the prompt could not be sampled
+            found.append(
+                Group(
+                    texts=[text for text, _, _ in answers],
+                    complete=[whole for _, whole, _ in answers],
+                    rewards=[reward for _, _, reward in answers],
+                )
+            )
+        return found
+
+    def check(self) -> None:
+        """Raise where nobody waits for the training any more."""
+        if self._stopped.is_set():
+            raise asyncio.CancelledError
+
+    def stop(self) -> None:
+        """Let the training end at its next step."""
+        self._stopped.set()
+
+    def _make(self, leg: int, now: WeightsNow) -> None:
+        folder = self._folder
+        if not folder.candidates.exists(leg):
+            self._models.use_policy(str(now()))
+            self._wait(self._sample(leg))
+        if not folder.votes.exists(leg):
+            self._wait(self._label(leg))
+        if not folder.decisions.exists(leg):
+            folder.decisions.write(leg, decide_block(self._config, folder, leg, self._jury))
+        if not folder.triples.exists(leg):
+            folder.triples.write(leg, triples_of_block(self._config, folder, leg))
+
+    async def _sample(self, leg: int) -> None:
+        watch = Stopwatch()
+        draw = await open_draw(self._config, self._folder, self._models)
+        await draw_block(self._folder, leg, draw)
+        self._run.note("sample", self._folder.index, watch.lap(), block=leg)
+
+    async def _label(self, leg: int) -> None:
+        watch = Stopwatch()
+        await label_block(self._config, self._folder, leg, self._labelers)
+        self._run.note("label", self._folder.index, watch.lap(), block=leg)
+
+    def _wait(self, work: Coroutine[Any, Any, None]) -> None:
+        self.check()
+        asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def _rewards(self, leg: int) -> dict[str, float]:
+        """The reward of each candidate that has one."""
+        assert self._config.train is not None
+        if self._config.train.reward == "wins":
+            columns = ["chosen_id", "rejected_id", "p_chosen", "reason"]
+            scores = candidate_scores(self._folder.decisions.read(leg, columns))
+            return dict(
+                zip(scores["candidate_id"].to_pylist(), scores["score"].to_pylist(), strict=True)
+            )
+        return mean_scores(self._folder.votes.read(leg))
+
+
+def mean_scores(votes: pa.Table) -> dict[str, float]:
+    """Mean of the absolute scores of each candidate: over votes of a labeler, then labelers."""
+    sides = [
+        votes.select([f"{side}_id", "labeler", f"score_{side}"]).rename_columns(
+            ["candidate_id", "labeler", "score"]
+        )
+        for side in ("a", "b")
+    ]
+    both = pa.concat_tables(sides)
+    both = both.filter(pc.is_valid(both["score"]))
+    of_labeler = both.group_by(["candidate_id", "labeler"]).aggregate([("score", "mean")])
+    mean = of_labeler.group_by(["candidate_id"]).aggregate([("score_mean", "mean")])
+    return dict(
+        zip(mean["candidate_id"].to_pylist(), mean["score_mean_mean"].to_pylist(), strict=True)
+    )

@@ -1,0 +1,91 @@
+"""TRL's GRPOTrainer and RLOOTrainer on answers and rewards that come leg by leg.
+
+Imports torch and TRL: import this module inside functions only.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from trl import GRPOTrainer, RLOOTrainer
+
+from training.on_policy import Group, Groups, Weights
+from training.tokens import answer_ids
+
+
+class _FromGroups:
+    """In front of a trainer: its prompts, answers and rewards are those of ``groups``."""
+
+    groups: Groups
+    """This and the following are set by the caller before training."""
+    prompts: list[list[int]]
+    """Token ids of each row of the dataset."""
+    per_leg: int
+    end: int
+    """Id of the token that ends an answer."""
+    weights: Weights
+    _rows: list[int]
+    _answers: list[tuple[str, bool, float]]
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
+        """``inputs``: each row of a leg as often in sequence as its group has answers."""
+        self._rows = [example["row"] for example in inputs]
+        leg = self._rows[0] // self.per_leg
+        made = self.groups(leg, self.weights.now)
+        used: dict[int, int] = {}
+        self._answers = []
+        for row in self._rows:
+            place = used.get(row, 0)
+            used[row] = place + 1
+            self._answers.append(_answer(made[row - leg * self.per_leg], place))
+        return super()._generate_and_score_completions(inputs)  # type: ignore[misc]
+
+    def _tokenize_prompts(
+        self, _prompts: list[Any]
+    ) -> tuple[list[list[int]], None, dict[str, Any]]:
+        return [self.prompts[row] for row in self._rows], None, {}
+
+    def _answer_ids(self) -> list[list[int]]:
+        tokenizer = self.processing_class  # type: ignore[attr-defined]
+        ids = answer_ids(tokenizer, (text for text, _, _ in self._answers), self.end)
+        return [
+            one.tolist() if complete or len(one) == 1 else one[:-1].tolist()
+            for one, (_, complete, _) in zip(ids, self._answers, strict=True)
+        ]
+
+    def _calculate_rewards(self, *_: Any) -> torch.Tensor:
+        device = self.accelerator.device  # type: ignore[attr-defined]
+        return torch.tensor([[reward] for _, _, reward in self._answers], device=device)
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def _send_telemetry(self) -> None:
+        pass
+
+
+def _answer(group: Group, place: int) -> tuple[str, bool, float]:
+    """Text, whether it has its end, and reward; nothing, without a reward, where there is none."""
+    if place >= len(group.texts):
+        return "", True, math.nan
+    return group.texts[place], group.complete[place], group.rewards[place]
+
+
+class GroupTrainer(_FromGroups, GRPOTrainer):  # type: ignore[misc]  # TRL has no types
+    """GRPO."""
+
+    def _generate_single_turn(self, *_: Any, **__: Any) -> tuple[list[list[int]], None]:
+        return self._answer_ids(), None
+
+
+class LeaveOneOutTrainer(_FromGroups, RLOOTrainer):  # type: ignore[misc]
+    """RLOO."""
+
+    def _generate_single_turn(self, *_: Any, **__: Any) -> list[list[int]]:
+        return self._answer_ids()
+
+
+TRAINERS: dict[str, Any] = {"grpo": GroupTrainer, "rloo": LeaveOneOutTrainer}
+"""By the name of the method."""

@@ -1,0 +1,104 @@
+"""What all trainings have in common before the first step.
+
+Imports no machine-learning library at the top.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from training.config import Lora, Optimisation
+
+
+def has_gpu() -> bool:
+    """Whether training runs on a GPU."""
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def uses_bf16(config: Optimisation) -> bool:
+    """Whether the forward pass runs under bf16 autocast."""
+    if config.precision != "auto":
+        return config.precision == "bf16"
+    import torch
+
+    return bool(torch.cuda.is_available() and torch.cuda.is_bf16_supported())
+
+
+def optimiser_steps(examples: int, config: Optimisation, processes: int = 1) -> int:
+    """Optimiser steps on ``examples``, counted as the trainer does."""
+    batches = math.ceil(examples / (config.batch_size * processes))
+    return math.ceil(math.ceil(batches / config.gradient_accumulation) * config.epochs)
+
+
+def shared_arguments(
+    config: Optimisation, *, checkpoints: Path, steps: int, seed: int
+) -> dict[str, Any]:
+    """The arguments of transformers' ``TrainingArguments`` that every method is given."""
+    gpu = has_gpu()
+    return {
+        "output_dir": str(checkpoints),
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": config.lr_scheduler,
+        "warmup_steps": config.warmup_ratio,  # below 1 it is a share of the steps
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "num_train_epochs": config.epochs,
+        "per_device_train_batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "bf16": uses_bf16(config),
+        "use_cpu": not gpu,
+        "seed": seed,
+        "data_seed": seed,
+        # The trainer would also save at the end; a short training needs no checkpoint at all.
+        "save_strategy": "steps" if steps > config.save_steps else "no",
+        "save_steps": config.save_steps,
+        "save_total_limit": 2,  # one complete while the next is being written
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would hide the NaN that we stop at
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": gpu,
+    }
+
+
+def on_one_gpu(arguments: Any) -> Any:
+    """One process trains on one GPU; the others are the engines'."""
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
+
+
+def peft_config(lora: Lora, task: str) -> Any:
+    """``lora`` as peft's config; ``task`` is peft's name of the task."""
+    from peft import LoraConfig
+
+    modules = lora.target_modules
+    return LoraConfig(
+        task_type=task,
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(modules) if isinstance(modules, tuple) else modules,
+    )
+
+
+def surroundings(config: Optimisation) -> dict[str, Any]:
+    """What besides data and config decides the weights: precision, device, versions."""
+    import torch
+    import transformers
+    import trl
+
+    return {
+        "precision": "bf16" if uses_bf16(config) else "float32",
+        "device": "cuda" if has_gpu() else "cpu",
+        "versions": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "trl": trl.__version__,
+        },
+    }
