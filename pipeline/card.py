@@ -39,6 +39,7 @@ def write_card(config: RunConfig, run: RunDir) -> None:
     )
     text = environment.get_template("card.md.jinja").render(
         splits=[split for split in ("train", "test") if split_files(run, split)],
+        unpaired=[split for split in ("train", "test") if split_files(run, split, unpaired=True)],
         size=next((name for limit, name in _SIZES if total < limit), "n>10M"),
         rows=rows,
         total=total,

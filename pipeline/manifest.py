@@ -84,7 +84,7 @@ def open_run(config: RunConfig, run: RunDir, *, revisions: Mapping[str, str]) ->
 def _refuse_changed_config(config: RunConfig, run: RunDir) -> None:
     old = flatten(yaml.safe_load(run.config.read_text(encoding="utf-8")))
     new = flatten(config.model_dump(mode="json"))
-    begun = _stages_begun(run)
+    begun = _stages_begun(config, run)
     differences = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
@@ -106,6 +106,8 @@ def _refuse_changed_config(config: RunConfig, run: RunDir) -> None:
 
 def _stages_of(key: str) -> set[str]:
     """The stages whose outcome a config key reaches into."""
+    if key in ("train.method", "train.online"):
+        return {"sample", "train"}  # whether a round samples before it trains
     section = key.split(".", 1)[0]
     return {
         "prompts": {"prompts"},
@@ -121,7 +123,7 @@ def _stages_of(key: str) -> set[str]:
     }.get(section, {"prompts"})
 
 
-def _stages_begun(run: RunDir) -> set[str]:
+def _stages_begun(config: RunConfig, run: RunDir) -> set[str]:
     begun = {"prompts"} if run.prompt_counts.exists() else set()
     for folder in run.rounds():
         stages = {
@@ -129,7 +131,8 @@ def _stages_begun(run: RunDir) -> set[str]:
             "write": folder.triples, "train": folder.metrics,
         }  # fmt: skip
         begun |= {stage for stage, shards in stages.items() if shards.indices()}
-        if folder.policy.exists():
+        sampled_in_training = config.train is not None and config.train.on_policy
+        if folder.policy.exists() or (sampled_in_training and "sample" in begun):
             begun.add("train")
     if run.evaluation.exists():
         begun.add("evaluate")

@@ -38,8 +38,10 @@ from pipeline.engines.config import OpenAIEngine
 from pipeline.formats import count, duration, money, short_count
 from pipeline.run_dir import RunDir
 from pipeline.stages.conversation import shown
-from pipeline.stages.prompts import round_rows
+from pipeline.stages.evaluate import OPPONENT
+from pipeline.stages.prompts import round_rows, round_size
 from pipeline.status import collect_status
+from training.setup import optimiser_steps
 
 CHARACTERS_PER_TOKEN = 4.0
 """Where no tokenizer is at hand."""
@@ -94,7 +96,7 @@ class Training:
 
     round: int
     examples: int
-    """Pairs, at most: filters drop some."""
+    """Pairs (answers, with the methods kto and sft), at most: filters drop some."""
     steps: int
     seconds: float
 
@@ -249,10 +251,10 @@ class _Planner:
     def add_round(self, index: int) -> None:
         """Sampling, labelling, training and evaluation of round ``index``."""
         config = self._config
-        wanted = config.sample.prompts_per_round
         prompts = self._prompts
+        wanted = round_size(config, len(prompts))
         if wanted is not None:
-            rows = round_rows(len(prompts), min(wanted, len(prompts)), index, config.seed)
+            rows = round_rows(len(prompts), wanted, index, config.seed)
             prompts = prompts.take(pa.array(rows))
         self.prompts_per_round.append(len(prompts))
         self._sample(index, prompts)
@@ -392,18 +394,27 @@ class _Planner:
                 kept = sum(min(number, config.sample.n) for number in pairs)
             case _:
                 kept = sum(pairs)
+        sequences = 1 if settings.method in ("kto", "sft") else 2
+        if settings.method == "kto":
+            kept = sum(self._candidates(prompts))
         fresh = round(kept * (1 - config.write.test_share))
         self._pairs_so_far += fresh
         examples = fresh if settings.data == "fresh" else self._pairs_so_far
         examples = min(examples, settings.max_pairs or examples)
-        batches = math.ceil(examples / settings.batch_size)
-        steps = math.ceil(math.ceil(batches / settings.gradient_accumulation) * settings.epochs)
+        steps = optimiser_steps(examples, settings)
+        if config.prompts_per_leg:
+            legs = len(prompts) // config.prompts_per_leg
+            steps = legs * (settings.online_steps if settings.online else 1)
+            examples = kept if settings.online else len(prompts) * config.sample.n // 2
+        if settings.sft_warmup and index == 0:
+            warm = settings.model_copy(update={"epochs": settings.sft_warmup.epochs})
+            steps += optimiser_steps(fresh, warm)
         if self._measured.seconds_per_step:
             seconds = steps * self._measured.seconds_per_step
         else:
             lengths = self._prompt_tokens(prompts, self._model(POLICY))
             mean = sum(lengths) / max(len(lengths), 1) + self._answer_tokens()
-            seconds = examples * settings.epochs * 2 * mean / TRAINED_PER_SECOND
+            seconds = examples * settings.epochs * sequences * mean / TRAINED_PER_SECOND
         self.training.append(Training(index, examples, steps, seconds))
 
     def _evaluate(self, index: int) -> None:
@@ -422,6 +433,16 @@ class _Planner:
                 most=most,
             )  # fmt: skip
         opponents = 1 if index == 0 else 2  # start and previous are the same in round 0
+        if settings.opponent:
+            opponents += 1
+            if index == 0:
+                self._add(
+                    index, "evaluate", OPPONENT, settings.opponent.engine or config.sample.engine,
+                    requests,
+                    prompt_tokens=sum(lengths) / len(lengths),
+                    expected=expected,
+                    most=most,
+                )  # fmt: skip
         pairs = [settings.samples_per_prompt * opponents] * len(heldout)
         self._label(index, "evaluate", heldout, pairs, expected, most, config.evaluators)
 
@@ -675,7 +696,7 @@ def _step_table(plan: Plan) -> Table:
 
 def _training_table(plan: Plan) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), title="Training", title_justify="left")
-    for column in ("round", "pairs, at most", "steps", "time"):
+    for column in ("round", "examples, at most", "steps", "time"):
         table.add_column(column, justify="right")
     for each in plan.training:
         table.add_row(

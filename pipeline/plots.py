@@ -117,8 +117,9 @@ def lines(
     x_names: Sequence[str] | None = None,
     reference: float | None = None,
     as_percent: bool = False,
+    markers: bool = False,
 ) -> Figure:
-    """Lines over a common x axis.
+    """Lines over a common x axis, every point marked where it is discrete or ``markers`` is set.
 
     ``x_names`` names the places 0, 1, ... of a discrete axis. ``reference`` draws a dashed line
     at the value that means "no difference".
@@ -131,7 +132,7 @@ def lines(
         for index, each in enumerate(series):
             # Intervals at the same place would hide each other: set the series a little apart.
             shift = 0.07 * (index - (len(series) - 1) / 2) if x_names is not None else 0.0
-            _draw_line(axes, each, index, shift, discrete=x_names is not None)
+            _draw_line(axes, each, index, shift, discrete=markers or x_names is not None)
         if x_names is not None:
             _name_places(axes, x_names)
         axes.set_xlabel(x_label)

@@ -40,10 +40,12 @@ _CURVES = (
     ("rewards/accuracies", "Share of pairs with chosen rewarded above rejected", 0.5),
     ("logps/chosen", "Log-probability of the chosen answers", None),
     ("logps/rejected", "Log-probability of the rejected answers", None),
+    ("reward", "Reward of the sampled answers", None),
+    ("completions/mean_length", "Length of the sampled answers", None),
 )
 _TRAIN_FACTS = (
-    "loss", "beta", "learning_rate", "batch_size", "gradient_accumulation", "epochs",
-    "reference", "data", "precision", "guard",
+    "method", "loss", "online", "online_steps", "beta", "learning_rate", "batch_size",
+    "gradient_accumulation", "epochs", "reference", "data", "precision", "guard",
 )  # fmt: skip
 
 
@@ -239,12 +241,53 @@ def _policy_figures(metrics: Sequence[Metric], guards: Mapping[str, str]) -> lis
                        + guards.get("repetitive_share", "")),
         _policy_figure(metrics, "distinct_2", "Distinct pairs of words in held-out answers", None,
                        "Of all pairs of neighbouring words: a policy that narrows falls."),
+        _policy_figure(metrics, "self_bleu", "Self-BLEU of held-out answers", None,
+                       "How much an answer shares with the others: a policy that narrows rises."),
         _policy_figure(metrics, "reward_margin", "Reward margin on held-out pairs", None,
                        "Implicit reward of chosen minus rejected."),
         _policy_figure(metrics, "mean_score", "Mean score of held-out answers", None,
                        "By labelers that give absolute scores."),
     ]  # fmt: skip
+    figures += [
+        _frontier(metrics, "win_rate", "start", "Win rate against the starting policy, by KL"),
+        _frontier(metrics, "mean_score", None, "Mean score, by KL"),
+    ]
     return [figure for figure in figures if figure]
+
+
+def _frontier(
+    metrics: Sequence[Metric], name: str, against: str | None, title: str
+) -> Figure | None:
+    """What each round's policy gained (``name``) over how far it went from the starting policy."""
+    moved = {row.round: row.value for row in metrics if (row.name, row.against) == ("kl", "start")}
+    rows = [
+        row for row in metrics if (row.name, row.against) == (name, against) and row.round in moved
+    ]
+    if len({row.round for row in rows}) < 2:
+        return None  # a single policy is no frontier
+    series = []
+    for labeler in _labelers(rows):
+        mine = sorted((row for row in rows if row.labeler == labeler), key=lambda row: row.round)
+        series.append(
+            Series(
+                labeler or title,
+                [moved[row.round] for row in mine],
+                [row.value for row in mine],
+                [row.low for row in mine],
+                [row.high for row in mine],
+            )
+        )
+    return lines(
+        f"frontier-{name}",
+        title,
+        series,
+        caption="One point for each round's policy, joined in their order. Higher at the same KL "
+        "is better; a line that turns down went too far.",
+        x_label="KL to the starting policy, nats an answer",
+        reference=0.5 if name == "win_rate" else None,
+        as_percent=name == "win_rate",
+        markers=True,
+    )
 
 
 def _policy_figure(

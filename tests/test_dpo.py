@@ -275,7 +275,7 @@ def test_a_finished_round_is_not_trained_again(policy, shard, tmp_path):
     steps = []
     assert train(policy, shard, tmp_path, on_step=steps.append) == first
     assert steps == []
-    with pytest.raises(TrainingError, match="other triples or settings"):
+    with pytest.raises(TrainingError, match="not made from these data and settings"):
         train(policy, shard, tmp_path, beta=0.2)
 
 

@@ -295,7 +295,7 @@ def test_a_finished_training_is_not_done_again(base: Path, shard: Path, tmp_path
     steps.clear()
     assert train(base, shard, tmp_path, on_step=steps.append) == first
     assert steps == []
-    with pytest.raises(TrainingError, match="not made from these triples and settings"):
+    with pytest.raises(TrainingError, match="not made from these data and settings"):
         train(base, shard, tmp_path, epochs=2)
     json.dumps(first.settings)
 

@@ -49,8 +49,8 @@ class TrainResult:
     ``base``: the full checkpoint that ``policy_path`` is an adapter for; ``None`` for a whole
     model. ``settings``: all that a round needs to be repeated, batch size, learning rate,
     reference and fresh or accumulated data among it. ``examples`` are pairs, answers (``kto``,
-    ``sft``) or prompts (where answers are sampled meanwhile). ``seconds`` is the whole call (of the last
-    attempt, where it was resumed), ``step_seconds`` the optimiser steps alone.
+    ``sft``) or prompts (where answers are sampled meanwhile). ``seconds`` is the whole call (of
+    the last attempt, where it was resumed), ``step_seconds`` the optimiser steps alone.
     """
 
     policy_path: Path

@@ -50,28 +50,34 @@ def draw_prompts(config: RunConfig, run: RunDir, folder: RoundDir) -> int:
     Where answers are sampled while training, a block is what one leg of it samples, and prompts
     that fill none are left out. Raises ``RunError`` where there are not enough for one.
     """
-    count, size = config.sample.prompts_per_round, config.prompts_per_leg or config.block_size
-    if count is None and not config.prompts_per_leg:
+    total, size = run.prompts.rows(), config.prompts_per_leg or config.block_size
+    count = round_size(config, total)
+    if count is None:
         blocks = run.prompts.indices()
         for index in blocks:
             if not folder.prompts.exists(index):
                 folder.prompts.write(index, run.prompts.read(index))
         return len(blocks)
-    total = run.prompts.rows()
-    count = min(count or total, total)
-    if config.prompts_per_leg:
-        count -= count % size
-        if not count:
-            raise RunError(
-                f"a leg of this training samples {size} prompts, and there are only {total} (or "
-                "fewer in sample.prompts_per_round): lower train.batch_size, "
-                "gradient_accumulation or online_steps"
-            )
+    if not count:
+        raise RunError(
+            f"a leg of this training samples {size} prompts, and there are only {total} (or fewer "
+            "in sample.prompts_per_round): lower train.batch_size, gradient_accumulation or "
+            "online_steps"
+        )
     rows = round_rows(total, count, folder.index, config.seed)
     starts = range(0, len(rows), size)
     if not all(folder.prompts.exists(index) for index in range(len(starts))):
         write_blocks(folder.prompts, run.prompts.table().take(pa.array(rows)), size)
     return len(starts)
+
+
+def round_size(config: RunConfig, total: int) -> int | None:
+    """How many of ``total`` prompts a round draws; null: all of them, in their order."""
+    wanted, leg = config.sample.prompts_per_round, config.prompts_per_leg
+    if wanted is None and leg is None:
+        return None
+    count = min(wanted or total, total)
+    return count - count % leg if leg else count
 
 
 def round_rows(total: int, count: int, round_index: int, seed: int) -> np.ndarray:
