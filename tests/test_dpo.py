@@ -74,7 +74,7 @@ def test_worked_example_through_the_trainer(policy, shard, tmp_path, monkeypatch
         chosen, rejected = np.split(true_logprobs(*args, **kwargs), 2)
         return np.concatenate([chosen - 1.8, rejected + 1.3])
 
-    monkeypatch.setattr(dpo, "sequence_logprobs", shifted)
+    monkeypatch.setattr(dpo, "shared_logprobs", shifted)
     first = train(policy, shard, tmp_path, max_pairs=4).history[0]
     assert first["rewards/chosen"] == pytest.approx(0.18, abs=1e-4)
     assert first["rewards/rejected"] == pytest.approx(-0.13, abs=1e-4)

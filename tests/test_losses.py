@@ -209,7 +209,7 @@ def test_losses_without_a_reference_load_none(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the reference was asked")
 
-    monkeypatch.setattr(dpo, "sequence_logprobs", never)
+    monkeypatch.setattr(dpo, "shared_logprobs", never)
     step = first_step(policy, policy, shard, tmp_path, loss=loss)
     if loss != "sft":  # the rewards of SimPO: beta times the log-probability per token
         mean = BETA * (logps.chosen / logps.chosen_tokens)

@@ -5,6 +5,7 @@ This module imports no machine-learning library: ``prefloop --help`` and config 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
@@ -201,6 +202,9 @@ class TrainConfig(Optimisation):
     batch, which wastes less on padding. ``margin``: a curriculum, the largest margins first."""
     precompute_reference_logprobs: bool = True
     """Run the reference once before training, so that it takes no memory while training."""
+    accelerate: Path | None = None
+    """File that ``accelerate config`` wrote: train on several devices or machines, with FSDP or
+    DeepSpeed where it says so. ``batch_size`` is then that of each process."""
     sft_warmup: SftWarmup | None = None
     """Begin round 0 with supervised training on its chosen answers, as in the DPO paper where no
     policy was tuned on such answers. What comes out is the policy that preferences train, and the
@@ -242,6 +246,10 @@ class TrainConfig(Optimisation):
                 raise ValueError(
                     f"{what} trains on answers of the policy as it is, each once: leave out "
                     f"{', '.join(other)} (sample.prompts_per_round says how many prompts)"
+                )
+            if self.accelerate:
+                raise ValueError(
+                    "accelerate is for training on what was sampled before: leave it out"
                 )
             if self.sft_warmup:
                 raise ValueError(

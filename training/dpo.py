@@ -26,9 +26,8 @@ from training.fitting import (
     quiet_trainer,
     settings_of,
 )
-from training.logprobs import sequence_logprobs
 from training.pairs import Pairs, read_pairs
-from training.reference import kept_columns
+from training.reference import kept_columns, shared_logprobs
 from training.setup import on_one_gpu, optimiser_steps, shared_arguments
 from training.tokens import TokenIds
 
@@ -113,7 +112,7 @@ def _trainer(
         key = {name: settings[name] for name in ("reference_revision", "ld_alpha", "precision")}
 
         def compute() -> pa.Table:
-            same = policy.resolve() == reference.resolve() and not opened.quantized
+            same = policy.resolve() == reference.resolve() and opened.whole
             return reference_logps(
                 pairs,
                 opened.model
@@ -197,7 +196,7 @@ def reference_logps(
     """
 
     def logps_of(answers: list[TokenIds]) -> np.ndarray:
-        return sequence_logprobs(
+        return shared_logprobs(
             model, pairs.prompts * 2, answers, batch_size=batch_size, autocast=autocast
         )
 

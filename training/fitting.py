@@ -22,13 +22,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.hashing import folder_revision
+from data.hashing import content_id, folder_revision
 from training.checkpoints import adapter_settings, base_of, copy_tokenizer, is_adapter, load_model
 from training.config import Lora, TrainConfig
 from training.errors import TrainingError
 from training.guards import GuardWatch
 from training.records import RECORD, read_record, write_record
-from training.setup import has_gpu, peft_config, surroundings, uses_bf16
+from training.setup import has_gpu, is_sharded, peft_config, surroundings, uses_bf16
 
 if TYPE_CHECKING:
     import torch
@@ -101,7 +101,11 @@ def fit(
         trainer = build(checkpoints, [watch])
         watch.trainer = trainer
         stepping = time.monotonic()
-        trainer.train(resume_from_checkpoint=resumable(checkpoints, fingerprint))
+        trainer.train(
+            resume_from_checkpoint=resumable(
+                checkpoints, fingerprint, tidy=trainer.is_world_process_zero()
+            )
+        )
         state = trainer.state
         result = TrainResult(
             policy_path=out,
@@ -165,10 +169,12 @@ def settings_of(
     policy: Path, reference: Path | None, config: TrainConfig, seed: int, max_length: int
 ) -> dict[str, Any]:
     """Everything that decides the new weights except the data: the round's record."""
+    launched = config.accelerate and content_id(config.accelerate.read_text(encoding="utf-8"))
     return (
         config.model_dump(mode="json")
         | surroundings(config)
         | {
+            "accelerate": launched,
             "max_length": max_length,
             "policy_revision": folder_revision(policy),
             "reference_revision": folder_revision(reference) if reference else None,
@@ -195,7 +201,8 @@ class OpenPolicy:
     dtype: torch.dtype
     autocast: torch.dtype | None
     device: str
-    quantized: bool
+    whole: bool
+    """Whether its weights are all here and as they are on disk."""
 
 
 def open_policy(policy: Path, config: TrainConfig) -> OpenPolicy:
@@ -212,11 +219,14 @@ def open_policy(policy: Path, config: TrainConfig) -> OpenPolicy:
         _check_same_adapter(policy, config.lora)
     quantize = config.lora.quantize if config.lora else None
     model = load_model(
-        policy, dtype=dtype, device=device, trainable_adapter=continued, quantize=quantize
-    )
+        policy, dtype=dtype, device="cpu" if is_sharded() else device,
+        trainable_adapter=continued, quantize=quantize,
+    )  # fmt: skip
     begun = peft_config(config.lora, "CAUSAL_LM") if config.lora and not continued else None
     autocast = torch.bfloat16 if bf16 else None
-    return OpenPolicy(model, begun, continued, dtype, autocast, device, quantize is not None)
+    return OpenPolicy(
+        model, begun, continued, dtype, autocast, device, not (quantize or is_sharded())
+    )
 
 
 def _check_same_adapter(policy: Path, lora: Lora) -> None:

@@ -29,8 +29,7 @@ from training.fitting import (
     quiet_trainer,
     settings_of,
 )
-from training.logprobs import sequence_logprobs
-from training.reference import kept_columns
+from training.reference import kept_columns, shared_logprobs
 from training.setup import on_one_gpu, optimiser_steps, shared_arguments
 from training.tokens import TokenIds
 
@@ -107,7 +106,7 @@ def _trainer(
     def compute() -> pa.Table:
         model = load_model(reference, dtype=opened.dtype, device=opened.device)
         own, other = (
-            sequence_logprobs(
+            shared_logprobs(
                 model, data.prompts, answers,
                 batch_size=config.batch_size, autocast=opened.autocast,
             )

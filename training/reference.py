@@ -7,13 +7,21 @@ or another learning rate on the same data finds them in the file.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.shards import write_shard
+from training.logprobs import sequence_logprobs
+from training.setup import processes
+from training.tokens import TokenIds
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +43,41 @@ def kept_columns(file: Path | None, key: str, compute: Callable[[], pa.Table]) -
         except (OSError, pa.ArrowException) as error:
             logger.warning("%s cannot be read (%s) and is made again", file, error)
     table = compute()
-    marked = table.replace_schema_metadata({_KEY: key.encode()})
-    write_shard(marked, file, marked.schema)
+    if is_first():
+        marked = table.replace_schema_metadata({_KEY: key.encode()})
+        write_shard(marked, file, marked.schema)
     return table
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes."""
+    if processes() == 1:
+        return True
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
+
+
+def shared_logprobs(
+    model: Any,
+    prompts: Sequence[TokenIds],
+    answers: Sequence[TokenIds],
+    *,
+    batch_size: int,
+    autocast: torch.dtype | None,
+) -> np.ndarray:
+    """``training.logprobs.sequence_logprobs`` [N], each process computing its share of the rows."""
+    if processes() == 1:
+        return sequence_logprobs(model, prompts, answers, batch_size=batch_size, autocast=autocast)
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    rows = range(PartialState().process_index, len(answers), processes())
+    mine = sequence_logprobs(
+        model, [prompts[row] for row in rows], [answers[row] for row in rows],
+        batch_size=batch_size, autocast=autocast,
+    )  # fmt: skip
+    found = np.zeros(len(answers))
+    for part, values in gather_object([(list(rows), mine.tolist())]):
+        found[part] = values
+    return found

@@ -6,6 +6,7 @@ Imports no machine-learning library at the top.
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,22 @@ def uses_bf16(config: Optimisation) -> bool:
     return bool(torch.cuda.is_available() and torch.cuda.is_bf16_supported())
 
 
-def optimiser_steps(examples: int, config: Optimisation, processes: int = 1) -> int:
+def processes() -> int:
+    """How many processes this training runs in."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_sharded() -> bool:
+    """Whether the weights will lie on several devices (FSDP, DeepSpeed)."""
+    return any(
+        os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"
+        for name in ("FSDP", "DEEPSPEED")
+    )
+
+
+def optimiser_steps(examples: int, config: Optimisation) -> int:
     """Optimiser steps on ``examples``, counted as the trainer does."""
-    batches = math.ceil(examples / (config.batch_size * processes))
+    batches = math.ceil(examples / (config.batch_size * processes()))
     return math.ceil(math.ceil(batches / config.gradient_accumulation) * config.epochs)
 
 

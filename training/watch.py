@@ -48,7 +48,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers' types are n
         self.guards = guards
         self.snapshots = snapshots
         self.trainer: Any = None
-        """Set by the caller where ``snapshots`` are wanted."""
+        """Set by the caller where there are ``snapshots`` or several processes."""
 
     def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
         if self.guards:  # what a resumed training went through before
@@ -93,6 +93,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers' types are n
             put_aside(self.trainer, self.snapshots, state.global_step)
 
     def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
+        if self.trainer:  # every process has its part of a checkpoint
+            self.trainer.accelerator.wait_for_everyone()
         if not state.is_world_process_zero:
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -138,14 +140,14 @@ def step_record(log: dict[str, float], total_steps: int) -> dict[str, float]:
     return kept | {"total_steps": total_steps}
 
 
-def resumable(checkpoints: Path, fingerprint: str) -> str | None:
-    """The last complete checkpoint of this very training; all others are removed."""
+def resumable(checkpoints: Path, fingerprint: str, *, tidy: bool = True) -> str | None:
+    """The last complete checkpoint of this very training; ``tidy`` removes all others."""
     found: dict[int, Path] = {}
     for folder in checkpoints.glob("checkpoint-*"):
         marker = folder / MARKER
         if marker.is_file() and marker.read_text(encoding="utf-8") == fingerprint:
             found[int(folder.name.rpartition("-")[2])] = folder
-        else:
+        elif tidy:
             shutil.rmtree(folder)
     return str(found[max(found)]) if found else None
 

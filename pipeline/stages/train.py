@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from pipeline.promotion import Lineage
 from pipeline.run_dir import RoundDir, RunDir, RunError, Stopwatch
 from pipeline.stages.write import split_files
 from training.config import TrainConfig
+from training.offline import Job, train_offline
 from training.winrate import metrics_table
 
 if TYPE_CHECKING:
@@ -35,23 +36,18 @@ def train_round(config: RunConfig, run: RunDir, folder: RoundDir, origin: Lineag
         begin = warmed_up(config, run, folder, origin, seed)
         reference = reference_policy(config, run, folder, origin)
         rounds = range(folder.index + 1) if settings.data == "accumulated" else [folder.index]
-        common: dict[str, Any] = {
-            "policy": begin, "out": folder.policy, "config": settings, "seed": seed,
-            "on_step": on_step,
-        }  # fmt: skip
-        if settings.method == "sft":
-            from training.sft import train_sft
-
-            return train_sft(answers=_files(run, rounds), **common)
-        common |= {"reference": reference, "kept_reference": folder.reference_logps}
-        if settings.method == "kto":
-            from training.kto import train_kto
-
-            return train_kto(answers=_files(run, rounds, unpaired=True), **common)
-        from training.dpo import train_dpo
-
         earlier = range(folder.index) if settings.data == "replay" else []
-        return train_dpo(triples=_files(run, rounds), replay=_files(run, earlier), **common)
+        job = Job(
+            policy=begin,
+            reference=reference,
+            files=_files(run, rounds, unpaired=settings.method == "kto"),
+            replay=_files(run, earlier),
+            out=folder.policy,
+            config=settings,
+            seed=seed,
+            kept_reference=folder.reference_logps,
+        )
+        return train_offline(job, on_step=on_step)
 
     run_training(config, run, folder, train)
 
@@ -100,8 +96,6 @@ def warmed_up(config: RunConfig, run: RunDir, folder: RoundDir, origin: Lineage,
     warm = run.round(0).warm_up
     if warm.exists() or folder.index:
         return warm
-    from training.sft import train_sft
-
     asked = settings.sft_warmup
     own = settings.model_copy(
         update={
@@ -111,17 +105,16 @@ def warmed_up(config: RunConfig, run: RunDir, folder: RoundDir, origin: Lineage,
     )  # fmt: skip
     warm.parent.mkdir(parents=True, exist_ok=True)
     with _progress(f"round {folder.index} warm-up") as on_step:
-        train_sft(
-            policy=origin.previous, answers=_files(run, [folder.index]), out=warm, config=own,
-            seed=seed, on_step=on_step,
-        )  # fmt: skip
+        files = _files(run, [folder.index])
+        job = Job(origin.previous, origin.previous, files, warm, own, seed)
+        train_offline(job, on_step=on_step)
     return warm
 
 
-def _files(run: RunDir, rounds: Any, *, unpaired: bool = False) -> list[Path]:
-    return [
+def _files(run: RunDir, rounds: Iterable[int], *, unpaired: bool = False) -> tuple[Path, ...]:
+    return tuple(
         path for index in rounds for path in split_files(run, "train", index, unpaired=unpaired)
-    ]
+    )
 
 
 @contextmanager

@@ -1,0 +1,133 @@
+"""The controlled experiment of the DPO paper at the size of the tiny policy.
+
+    python -m benchmarks.controlled [--out DIR] [--seeds 3] [--part frontier|noise|batches]
+                                    [--processes 2]
+
+A known reward (``benchmarks.controlled.reward``), the embedded policy, the same prompts and the
+same number of answers for every method, through prefloop's own loop. Prints Markdown tables and
+writes ``frontier.svg``. What was run before in ``--out`` is read, so an interrupted experiment goes
+on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.controlled.experiment import (
+    Condition,
+    Point,
+    frontier,
+    noise,
+    run,
+    small_batches,
+)
+
+PARTS = {"frontier": frontier, "noise": noise, "batches": small_batches}
+
+
+def work(task: tuple[Condition, int, Path]) -> list[Point]:
+    """One condition and seed, in a process of its own thread, silent."""
+    import torch
+
+    torch.set_num_threads(1)
+    condition, seed, folder = task
+    with (folder / "log.txt").open("a") as log:
+        os.dup2(log.fileno(), sys.stderr.fileno())
+        return run(condition, seed, folder)
+
+
+def main() -> None:
+    """Run the parts and print their tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/controlled"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--part", choices=[*PARTS], action="append")
+    parser.add_argument("--method", action="append", help="only these, by name")
+    parser.add_argument("--processes", type=int, default=2)
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    for part in given.part or PARTS:
+        conditions = [c for c in PARTS[part]() if not given.method or c.method in given.method]
+        tasks = [(c, seed, given.out) for seed in range(given.seeds) for c in conditions]
+        with context.Pool(given.processes) as pool:
+            points = [point for found in pool.imap_unordered(work, tasks) for point in found]
+        print("\n".join(table(points)), flush=True)
+        if part == "frontier":
+            draw(points, given.out / "frontier.svg")
+
+
+def table(points: Sequence[Point]) -> list[str]:
+    """Means over the seeds with their standard deviations, a row a condition and round."""
+    grouped: dict[tuple[str, str, int], list[Point]] = defaultdict(list)
+    for point in points:
+        grouped[point.method, point.strength, point.round].append(point)
+    lines = [
+        "| method | strength | round | KL, nats | reward | win rate | tokens | generated | pairs "
+        "| right labels | largest margin | guard |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for (method, strength, index), found in sorted(grouped.items()):
+        cells = [
+            method, strength, str(index), _mean(p.kl for p in found),
+            _mean(p.reward for p in found), _mean(p.win_rate for p in found),
+            f"{np.mean([p.tokens for p in found]):.0f}",
+            f"{np.mean([p.generated for p in found]):,.0f}",
+            f"{np.mean([p.pairs for p in found]):.0f}",
+            _mean(p.right for p in found if p.right is not None),
+            _mean(p.margin for p in found if p.margin is not None),
+            ", ".join(sorted({p.guard for p in found if p.guard})),
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _mean(values: object) -> str:
+    numbers = list(values)  # type: ignore[call-overload]
+    if not numbers:
+        return ""
+    spread = f" ± {np.std(numbers, ddof=1):.3f}" if len(numbers) > 1 else ""
+    return f"{np.mean(numbers):.3f}{spread}"
+
+
+def draw(points: Sequence[Point], target: Path) -> None:
+    """Reward over KL: a thin mark a seed and round, a line through a method's means."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(9, 6))
+    methods = sorted({point.method for point in points})
+    colours = plt.get_cmap("tab20")
+    for number, method in enumerate(methods):
+        mine = [point for point in points if point.method == method]
+        colour = colours(number)
+        axes.scatter([p.kl for p in mine], [p.reward for p in mine], s=9, color=colour, alpha=0.5)
+        grouped: dict[tuple[str, int], list[Point]] = defaultdict(list)
+        for point in mine:
+            grouped[point.strength, point.round].append(point)
+        means = sorted(
+            (float(np.mean([p.kl for p in found])), float(np.mean([p.reward for p in found])))
+            for found in grouped.values()
+        )
+        axes.plot(*zip(*means, strict=True), color=colour, marker="o", markersize=5, label=method)
+    axes.axhline(float(np.mean([p.start_reward for p in points])), color="grey", linestyle=":")
+    axes.set_xscale("symlog", linthresh=1.0)
+    axes.set_xlabel("KL to the starting policy, nats an answer")
+    axes.set_ylabel("true reward (dotted: the starting policy)")
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(target)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""One of the processes of a launched training: ``python -m training.worker JOB.json``.
+
+``training.offline`` starts it through ``accelerate launch`` and reads what it prints.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from training.errors import TrainingError
+from training.offline import PROBLEM, STEP, Job, train_here
+
+
+def main() -> None:
+    """Train, report steps and a problem on stdout; status 1 after a problem."""
+    from accelerate import PartialState
+
+    PartialState()  # joins the other processes, and takes this one's device
+    job = Job.load(Path(sys.argv[1]).read_text(encoding="utf-8"))
+
+    def on_step(record: dict[str, float]) -> None:
+        print(STEP + json.dumps(record), flush=True)
+
+    try:
+        train_here(job, on_step=on_step)
+    except TrainingError as problem:
+        print(PROBLEM + " ".join(str(problem).split()), flush=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
