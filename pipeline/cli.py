@@ -145,17 +145,21 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Setting, e.g. learning_rate=1e-4."),
     ] = None,
     reference: Annotated[
-        str | None, typer.Option(help="Reference policy (dpo); default: the base.")
+        str | None, typer.Option(help="Reference policy (dpo, kto); default: the base.")
+    ] = None,
+    accelerate: Annotated[
+        Path | None, typer.Option(help="File of `accelerate config`: devices, FSDP, DeepSpeed.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a reward model, or a policy, on preference triples."""
+    """Train a reward model, or a policy, on preference triples or labelled answers."""
     from pipeline.train import find_sources, summary, train_model
 
     trained = train_model(
-        find_sources(sources, test or ()), method=method, base=base, out=out, config=config,
-        overrides=override or (), reference=reference, seed=seed,
+        find_sources(sources, test or (), method=method), method=method, base=base, out=out,
+        config=config, overrides=override or (), reference=reference, accelerate=accelerate,
+        seed=seed,
     )  # fmt: skip
     typer.echo(json.dumps(trained.as_dict(), indent=2) if as_json else "\n".join(summary(trained)))
 

@@ -22,6 +22,7 @@ from data.strict import Strict
 from pipeline.config import ConfigError, override_key
 from pipeline.formats import count, duration, figure
 from pipeline.progress import StepProgress
+from pipeline.stages.write import TRIPLES_FOLDER, UNPAIRED_FOLDER
 from training.config import TrainConfig
 from training.methods import Method
 from training.reward_config import RewardConfig
@@ -61,8 +62,11 @@ class Trained:
         return asdict(self) | {"model": str(self.model), "method": str(self.method)}
 
 
-def find_sources(sources: Sequence[Path], test: Sequence[Path] = ()) -> Sources:
-    """The files behind ``sources`` and ``test``.
+def find_sources(
+    sources: Sequence[Path], test: Sequence[Path] = (), *, method: Method = Method.dpo
+) -> Sources:
+    """The files behind ``sources`` and ``test``: triples, or for ``kto`` single answers with labels
+    where a source has them.
 
     A run directory or dataset folder gives its train split to train on and its test split to
     measure on (only the latter where it is named in ``test``, and only the former if ``test``
@@ -71,11 +75,11 @@ def find_sources(sources: Sequence[Path], test: Sequence[Path] = ()) -> Sources:
     train: list[Path] = []
     held: list[Path] = []
     for source in sources:
-        train += _files(source, "train")
+        train += _files(source, "train", method)
         if not test and source.is_dir():
-            held += _split(source, "test")
+            held += _split(source, "test", method)
     for source in test:
-        held += _files(source, "test")
+        held += _files(source, "test", method)
     return Sources(tuple(dict.fromkeys(train)), tuple(dict.fromkeys(held)))
 
 
@@ -88,23 +92,31 @@ def train_model(
     config: Path | None = None,
     overrides: Sequence[str] = (),
     reference: str | None = None,
+    accelerate: Path | None = None,
     seed: int = 0,
 ) -> Trained:
     """Train ``base`` (folder, hub name or ``embedded:policy``) by ``method`` into ``out``.
 
     ``config`` is a YAML file with the method's settings, ``overrides`` are ``key=value`` strings
-    that win over it. ``reference`` is the reference policy of ``dpo``, ``base`` by default.
+    that win over it. ``reference`` is the reference policy of ``dpo`` and ``kto``, ``base`` by
+    default. ``accelerate`` is a file that ``accelerate config`` wrote: a policy is then trained in
+    the processes it describes.
     Raises ``ConfigError``, ``InputError``, ``EngineFailed`` or ``TrainingError``.
     """
     from pipeline.models import checkpoint
 
-    if method is Method.reward and reference is not None:
-        raise InputError("--reference is for --method dpo: a reward model has none")
+    if reference is not None and method not in (Method.dpo, Method.kto):
+        raise InputError("--reference is for --method dpo and kto: nothing else compares with one")
+    if accelerate is not None and method is Method.reward:
+        raise InputError("--accelerate is for policies: train the reward model without it")
     settings: RewardConfig | TrainConfig
     if method is Method.reward:
         settings = load_settings(RewardConfig, config, overrides)
     else:
-        settings = load_settings(TrainConfig, config, overrides)
+        named = [f"method={method}"]
+        if accelerate:
+            named.append(f"accelerate={json.dumps(str(accelerate))}")
+        settings = load_settings(TrainConfig, config, [*overrides, *named])
     folder = Path(checkpoint(base, served=False))
     out.parent.mkdir(parents=True, exist_ok=True)
     start = Path(checkpoint(reference, served=False)) if reference else folder
@@ -118,7 +130,7 @@ def train_model(
 
         if isinstance(settings, RewardConfig):
             return _train_reward(sources, folder, out, settings, seed, on_step)
-        return _train_dpo(sources, folder, start, out, settings, seed, on_step)
+        return _train_policy(sources, folder, start, out, settings, seed, on_step)
 
 
 def load_settings(
@@ -153,9 +165,10 @@ def load_settings(
 def summary(trained: Trained) -> list[str]:
     """What a person wants to know, line by line."""
     kind = "reward model" if trained.method is Method.reward else "policy"
+    examples = "answers" if trained.method in (Method.kto, Method.sft) else "pairs"
     lines = [
         f"{kind:<13} {trained.model}",
-        f"trained       {count(trained.steps)} steps on {count(trained.examples)} pairs in "
+        f"trained       {count(trained.steps)} steps on {count(trained.examples)} {examples} in "
         f"{duration(trained.seconds)}" + _counted(trained.dropped),
     ]
     if trained.method is not Method.reward:
@@ -205,7 +218,7 @@ def _train_reward(
     )
 
 
-def _train_dpo(
+def _train_policy(
     sources: Sources,
     policy: Path,
     reference: Path,
@@ -214,21 +227,15 @@ def _train_dpo(
     seed: int,
     on_step: Any,
 ) -> Trained:
-    from training.dpo import train_dpo
+    from training.offline import Job, train_offline
 
     with ExitStack() as stack:
-        result = train_dpo(
-            policy=policy,
-            reference=reference,
-            triples=_with_prompt_ids(sources.train, stack),
-            out=out,
-            config=config,
-            seed=seed,
-            on_step=on_step,
-        )
+        files = _with_prompt_ids(sources.train, stack)
+        job = Job(policy, reference, tuple(files), out, config, seed)
+        result = train_offline(job, on_step=on_step)
     overlong = result.dropped_overlong
     return Trained(
-        method=Method.dpo,
+        method=Method(config.method),
         model=out,
         steps=result.steps,
         examples=result.examples,
@@ -239,7 +246,7 @@ def _train_dpo(
     )
 
 
-def _files(source: Path, split: str) -> list[Path]:
+def _files(source: Path, split: str, method: Method) -> list[Path]:
     if source.is_file():
         return [source]
     if not source.is_dir():
@@ -247,7 +254,7 @@ def _files(source: Path, split: str) -> list[Path]:
             f"{source}: no such file or folder: give a run directory, a dataset folder or a "
             "Parquet file"
         )
-    found = _split(source, split)
+    found = _split(source, split, method)
     if not found:
         raise InputError(
             f"{source}: holds no {split} triples: a run directory has "
@@ -257,9 +264,12 @@ def _files(source: Path, split: str) -> list[Path]:
     return found
 
 
-def _split(folder: Path, split: str) -> list[Path]:
+def _split(folder: Path, split: str, method: Method) -> list[Path]:
     """The files of ``split`` in a run directory or dataset folder."""
-    for where in (folder / "dataset" / "data", folder / "data", folder):
+    places = [folder / "dataset" / TRIPLES_FOLDER, folder / TRIPLES_FOLDER, folder]
+    if method is Method.kto:
+        places = [folder / "dataset" / UNPAIRED_FOLDER, folder / UNPAIRED_FOLDER, *places]
+    for where in places:
         found = sorted(where.glob(f"{split}-*.parquet"))
         if found:
             return found
@@ -299,12 +309,15 @@ def _triples_without_ids(file: Path) -> pa.Table | None:
 
     try:
         names = pq.read_schema(file).names
-        missing = [name for name in ("prompt", "chosen", "rejected") if name not in names]
+        if "completion" in names:
+            missing = [name for name in ("prompt", "label") if name not in names]
+            kind = "single answers have prompt, completion and label"
+        else:
+            missing = [name for name in ("prompt", "chosen", "rejected") if name not in names]
+            kind = "triples have prompt, chosen and rejected"
         if missing:
-            raise InputError(
-                f"{file}: has no column {missing[0]!r}: triples have prompt, chosen and rejected"
-            )
-        if "prompt_id" in names:
+            raise InputError(f"{file}: has no column {missing[0]!r}: {kind}")
+        if "prompt_id" in names or "completion" in names:
             return None
         return pq.read_table(file, columns=["prompt", "chosen", "rejected"])
     except (OSError, pa.ArrowException) as error:

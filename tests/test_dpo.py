@@ -68,7 +68,7 @@ def test_policy_equal_to_its_reference_has_loss_log_2(policy, shard, tmp_path, p
 def test_worked_example_through_the_trainer(policy, shard, tmp_path, monkeypatch):
     # log(policy / reference) is +1.8 for chosen and -1.3 for rejected: the rewards are 0.18 and
     # -0.13, the margin 0.31, sigma(0.31) = 0.576885 and the loss -ln of that, 0.550112.
-    true_logprobs = dpo.sequence_logprobs
+    true_logprobs = dpo.shared_logprobs
 
     def shifted(*args, **kwargs):
         chosen, rejected = np.split(true_logprobs(*args, **kwargs), 2)

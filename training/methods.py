@@ -12,3 +12,7 @@ class Method(StrEnum):
     """A Bradley-Terry reward model."""
     dpo = "dpo"
     """A policy, by direct preference optimisation."""
+    kto = "kto"
+    """A policy, on single answers with a label each."""
+    sft = "sft"
+    """A policy, on the chosen answers alone."""

@@ -72,7 +72,9 @@ def shared_logprobs(
     from accelerate import PartialState
     from accelerate.utils import gather_object
 
-    rows = range(PartialState().process_index, len(answers), processes())
+    state = PartialState()
+    assert state.num_processes == processes(), "the launched processes have not joined"
+    rows = range(state.process_index, len(answers), state.num_processes)
     mine = sequence_logprobs(
         model, [prompts[row] for row in rows], [answers[row] for row in rows],
         batch_size=batch_size, autocast=autocast,

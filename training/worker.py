@@ -11,13 +11,14 @@ from pathlib import Path
 
 from training.errors import TrainingError
 from training.offline import PROBLEM, STEP, Job, train_here
+from training.setup import has_gpu
 
 
 def main() -> None:
     """Train, report steps and a problem on stdout; status 1 after a problem."""
     from accelerate import PartialState
 
-    PartialState()  # joins the other processes, and takes this one's device
+    PartialState(cpu=not has_gpu())  # joins the other processes, and takes this one's device
     job = Job.load(Path(sys.argv[1]).read_text(encoding="utf-8"))
 
     def on_step(record: dict[str, float]) -> None:

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,26 +20,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.controlled.experiment import (
-    Condition,
     Point,
     frontier,
     noise,
-    run,
     small_batches,
+    work,
 )
 
 PARTS = {"frontier": frontier, "noise": noise, "batches": small_batches}
-
-
-def work(task: tuple[Condition, int, Path]) -> list[Point]:
-    """One condition and seed, in a process of its own thread, silent."""
-    import torch
-
-    torch.set_num_threads(1)
-    condition, seed, folder = task
-    with (folder / "log.txt").open("a") as log:
-        os.dup2(log.fileno(), sys.stderr.fileno())
-        return run(condition, seed, folder)
 
 
 def main() -> None:

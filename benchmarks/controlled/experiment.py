@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -195,6 +197,17 @@ def run(condition: Condition, seed: int, folder: Path) -> list[Point]:
     shutil.rmtree(root)
     kept.write_text(json.dumps([asdict(point) for point in points]), encoding="utf-8")
     return points
+
+
+def work(task: tuple[Condition, int, Path]) -> list[Point]:
+    """One condition and seed, in a process of its own thread, silent."""
+    import torch
+
+    torch.set_num_threads(1)
+    condition, seed, folder = task
+    with (folder / "log.txt").open("a") as log:
+        os.dup2(log.fileno(), sys.stderr.fileno())
+        return run(condition, seed, folder)
 
 
 def _flip(condition: Condition, seed: int, root: Path) -> None:
