@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.config import RunConfig
 from pipeline.run_dir import RoundDir, RunError
 from pipeline.stages.evaluate import EVALUATION
+from pipeline.stages.train import TRAINING_CURVES
+from training.guards import PERFECT
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +22,8 @@ _REMEDIES = {
     "`prefloop judge-eval`, or use sigmoid_norm as the loss",
     "repetitive": "raise beta, lower learning_rate or epochs, or add the sft loss (loss: [sigmoid, "
     "sft])",
+    "overfit": "every training pair is told apart and held-out pairs are not: fewer epochs, more "
+    "or fresh data, or a look at how training and held-out prompts differ",
     "truncated": "raise sample.max_tokens, or drop truncated answers (the filter `truncated`)",
 }
 
@@ -44,7 +50,8 @@ def round_trips(config: RunConfig, folder: RoundDir) -> list[RoundTrip]:
     """The guards that the policy of a round sets off; none before it was evaluated.
 
     ``length`` is the ratio of mean lengths of its held-out answers and the starting policy's, the
-    larger over the smaller.
+    larger over the smaller. ``overfit`` only warns: training tells all pairs apart, and of held-out
+    pairs no more than chance (the interval of the reward's accuracy reaches down to a half).
     """
     if config.train is None or not folder.metrics.exists(EVALUATION):
         return []
@@ -71,7 +78,25 @@ def round_trips(config: RunConfig, folder: RoundDir) -> list[RoundTrip]:
             continue
         if value > healthy + guards.warn_share * (limit - healthy):
             trips.append(RoundTrip(name, value, limit, stops=value > limit))
+    told_apart = _low(rows, "reward_accuracy")
+    if told_apart is not None and told_apart <= 0.5 and _perfect(folder, guards.window):
+        trips.append(RoundTrip("overfit", told_apart, 0.5, stops=False))
     return trips
+
+
+def _low(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """Lower end of the interval of a figure that has no opponent; null where there is none."""
+    found = [row["low"] for row in rows if (row["name"], row["against"]) == (name, None)]
+    return found[0] if found else None
+
+
+def _perfect(folder: RoundDir, window: int) -> bool:
+    """Whether the last ``window`` steps of the training told every pair apart."""
+    if not folder.metrics.exists(TRAINING_CURVES):
+        return False
+    curves = folder.metrics.read(TRAINING_CURVES).to_pylist()
+    seen = [row["value"] for row in curves if row["name"] == "rewards/accuracies"]
+    return len(seen) >= window and min(seen[-window:]) >= PERFECT
 
 
 def check_round(config: RunConfig, folder: RoundDir) -> None:

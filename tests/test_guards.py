@@ -20,6 +20,7 @@ from tests.runs import run_small, small_config
 from training import dpo
 from training.config import Guards, TrainConfig
 from training.guards import GuardWatch
+from training.winrate import metrics_table
 
 
 def record(step: int, margin: float = 1.0, chosen: float = 0.0, accuracy: float = 0.5) -> dict:
@@ -182,6 +183,31 @@ def test_a_run_stops_and_goes_on_as_configured(tmp_path: Path) -> None:
     run_small(run.root, small_config(train=train))
     assert run.round(0).metrics.exists(EVALUATION)
     assert run.report.exists()
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "low", "warns"),
+    [
+        ([1.0] * 12, 0.45, True),
+        ([0.5] * 4 + [1.0] * 10, 0.5, True),
+        ([1.0] * 12, 0.55, False),  # held-out pairs are told apart too
+        ([1.0] * 11 + [0.9], 0.45, False),
+        ([1.0] * 4, 0.45, False),  # too few steps to say
+    ],
+)
+def test_training_that_knows_its_pairs_by_heart(
+    tmp_path: Path, accuracies: list[float], low: float, warns: bool
+) -> None:
+    run = RunDir(tmp_path / "run")
+    curves = [
+        {"round": 0, "name": "rewards/accuracies", "value": value, "step": step}
+        for step, value in enumerate(accuracies, start=1)
+    ]
+    run.round(0).metrics.write(0, metrics_table(curves))
+    heldout = {"round": 0, "name": "reward_accuracy", "value": 0.6, "low": low, "high": 0.9}
+    run.round(0).metrics.write(EVALUATION, metrics_table([heldout]))
+    trips = round_trips(small_config(train={}), run.round(0))
+    assert [(trip.guard, trip.stops) for trip in trips] == [("overfit", False)] * warns
 
 
 def test_a_policy_that_went_astray_is_found_in_the_evaluation(

@@ -79,7 +79,7 @@ def test_the_loss_of_kto_is_the_papers(policy: Path, reference: Path, tmp_path: 
     shard = labelled(tmp_path / "a.parquet", some_answers(10))
     config = TrainConfig(
         method="kto", beta=BETA, batch_size=5, desirable_weight=1.5, undesirable_weight=0.5,
-        learning_rate=1e-30,
+        learning_rate=1e-30, order="random",
     )  # fmt: skip
     result = train_kto(
         policy=policy, reference=reference, answers=[shard], out=tmp_path / "p", config=config,

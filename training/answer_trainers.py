@@ -9,6 +9,8 @@ from typing import Any
 
 from trl import KTOTrainer, SFTTrainer
 
+from training.order import Ordered
+
 
 class LabelledTrainer(KTOTrainer):  # type: ignore[misc]  # TRL has no types
     """KTOTrainer over ``prompt_ids``, ``completion_ids``, ``KL_completion_ids``, ``label`` and the
@@ -30,7 +32,7 @@ class LabelledTrainer(KTOTrainer):  # type: ignore[misc]  # TRL has no types
         pass
 
 
-class ImitationTrainer(SFTTrainer):  # type: ignore[misc]
+class ImitationTrainer(Ordered, SFTTrainer):  # type: ignore[misc]
     """SFTTrainer over ``input_ids`` and ``labels``, with the hub and the model card off."""
 
     def create_model_card(self, *_: Any, **__: Any) -> None:

@@ -35,6 +35,19 @@ class Answers:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    def lengths(self) -> list[int]:
+        """Tokens of prompt and answer of each row."""
+        return [len(one) + len(two) for one, two in zip(self.prompts, self.answers, strict=True)]
+
+    def take(self, rows: Sequence[int]) -> Answers:
+        """Some of the rows, in the order of ``rows``."""
+        return Answers(
+            [self.prompts[row] for row in rows],
+            [self.answers[row] for row in rows],
+            [self.labels[row] for row in rows],
+            self.dropped_overlong,
+        )
+
     def digest(self) -> str:
         """Hash of all token ids and labels in their order."""
         return content_id(

@@ -91,7 +91,8 @@ def load_model(
 
     An adapter is merged into its base, so that the result is an ordinary transformers model;
     with ``trainable_adapter`` it stays a ``PeftModel`` whose adapter can be trained on.
-    ``quantize`` ("nf4") loads the base in 4 bits, computing in ``dtype``.
+    ``quantize`` ("nf4") loads the base in 4 bits, computing in ``dtype``, and leaves an adapter
+    beside it.
     Raises ``TrainingError`` if a folder holds no model, or where bitsandbytes is missing.
     """
     from transformers import AutoModelForCausalLM
@@ -111,7 +112,7 @@ def load_model(
         model = PeftModel.from_pretrained(
             model, str(checkpoint), is_trainable=trainable_adapter, use_safetensors=True
         )
-        if not trainable_adapter:
+        if not trainable_adapter and not quantize:  # merged in 4 bits it would be rounded away
             # peft froze the base to train the adapter; a merged model is all one.
             model = model.merge_and_unload().requires_grad_(True)
     # What is quantised is where it was loaded, and cannot be moved.

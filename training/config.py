@@ -197,9 +197,10 @@ class TrainConfig(Optimisation):
     replay_share: float = Field(default=0.25, gt=0, lt=1)
     """With ``replay``: share of the pairs that come from earlier rounds, as far as these have so
     many; drawn by seed."""
-    order: Literal["random", "length", "margin"] = "random"
-    """``random``: drawn by seed. ``length``: drawn by seed too, with pairs of like length in a
-    batch, which wastes less on padding. ``margin``: a curriculum, the largest margins first."""
+    order: Literal["length", "random", "margin"] = "length"
+    """``length``: drawn by seed, with pairs (or answers) of like length in a batch, which wastes
+    less on padding. ``random``: drawn by seed. ``margin``: a curriculum, the pairs with the largest
+    margins first (``dpo`` only)."""
     precompute_reference_logprobs: bool = True
     """Run the reference once before training, so that it takes no memory while training."""
     accelerate: Path | None = None
@@ -236,10 +237,12 @@ class TrainConfig(Optimisation):
     def _method_fits(self) -> Self:
         if self.online and self.method != "dpo":
             raise ValueError(f"online is for method dpo, not {self.method}: leave it out")
+        if self.order == "margin" and (self.on_policy or self.method != "dpo"):
+            raise ValueError("order margin sorts pairs sampled before: leave it out here")
         if self.method == "kto" and self.batch_size < 2:
             raise ValueError("method kto needs batch_size 2 or more: its KL term is of a batch")
         if self.on_policy:
-            fixed = {"epochs": 1.0, "data": "fresh", "max_pairs": None, "order": "random"}
+            fixed = {"epochs": 1.0, "data": "fresh", "max_pairs": None}
             other = [name for name, value in fixed.items() if getattr(self, name) != value]
             if other:
                 what = "online" if self.online else f"method {self.method}"

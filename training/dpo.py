@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from data.hashing import json_hash
-from training.checkpoints import load_model, load_tokenizer
+from training.checkpoints import load_tokenizer
 from training.config import OWN_LOSSES, TrainConfig
 from training.fitting import (
     OnStep,
@@ -22,6 +22,7 @@ from training.fitting import (
     context_length,
     dataset_of,
     fit,
+    load_reference,
     open_policy,
     quiet_trainer,
     settings_of,
@@ -110,14 +111,13 @@ def _trainer(
         table = table.append_column("ref_rejected_logps", nothing)
     elif config.precompute_reference_logprobs:
         key = {name: settings[name] for name in ("reference_revision", "ld_alpha", "precision")}
+        key["quantize"] = opened.quantize
 
         def compute() -> pa.Table:
             same = policy.resolve() == reference.resolve() and opened.whole
             return reference_logps(
                 pairs,
-                opened.model
-                if same
-                else load_model(reference, dtype=opened.dtype, device=opened.device),
+                opened.model if same else load_reference(reference, opened),
                 batch_size=2 * config.batch_size,  # two sequences a pair, as in training
                 autocast=opened.autocast,
                 ld_alpha=config.ld_alpha,
@@ -127,7 +127,7 @@ def _trainer(
         for name in columns.column_names:
             table = table.append_column(name, columns[name])
     else:
-        live_reference = load_model(reference, dtype=opened.dtype, device=opened.device)
+        live_reference = load_reference(reference, opened)
 
     arguments = on_one_gpu(dpo_arguments(config, len(pairs), checkpoints, seed, opened))
     arguments.precompute_ref_log_probs = live_reference is None
@@ -143,7 +143,8 @@ def _trainer(
         callbacks=callbacks,
     )
     trainer.settings = config
-    trainer.lengths = pairs.lengths()
+    if config.order == "length":
+        trainer.lengths = pairs.lengths()
     return quiet_trainer(trainer)
 
 

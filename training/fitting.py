@@ -201,6 +201,8 @@ class OpenPolicy:
     dtype: torch.dtype
     autocast: torch.dtype | None
     device: str
+    quantize: str | None
+    """How the base is quantised."""
     whole: bool
     """Whether its weights are all here and as they are on disk."""
 
@@ -225,8 +227,13 @@ def open_policy(policy: Path, config: TrainConfig) -> OpenPolicy:
     begun = peft_config(config.lora, "CAUSAL_LM") if config.lora and not continued else None
     autocast = torch.bfloat16 if bf16 else None
     return OpenPolicy(
-        model, begun, continued, dtype, autocast, device, not (quantize or is_sharded())
+        model, begun, continued, dtype, autocast, device, quantize, whole=not is_sharded()
     )
+
+
+def load_reference(reference: Path, opened: OpenPolicy) -> Any:
+    """The reference policy, rounded as the policy that is compared with it."""
+    return load_model(reference, dtype=opened.dtype, device=opened.device, quantize=opened.quantize)
 
 
 def _check_same_adapter(policy: Path, lora: Lora) -> None:

@@ -17,7 +17,8 @@ from training.config import Guards
 
 Level = Literal["warning", "stop"]
 
-_PERFECT = 1 - 1e-9
+PERFECT = 1 - 1e-9
+"""An accuracy from here on is perfect."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class GuardWatch:
         accuracy = record.get("rewards/accuracies")
         if limit is None or accuracy is None:
             return []
-        self._perfect = self._perfect + 1 if accuracy >= _PERFECT else 0
+        self._perfect = self._perfect + 1 if accuracy >= PERFECT else 0
         if self._perfect < limit or name in self._warned:
             return []
         self._warned.add(name)

@@ -1,8 +1,9 @@
 """A round of training on single answers with TRL's KTOTrainer (Ethayarajh et al. 2024, arXiv
 2402.01306, equation 7): labelled answers in, a new policy folder out.
 
-The KL term of a batch comes from its answers behind each other's prompts; answers are shuffled
-once, by seed, so that a batch mixes prompts. For what else holds, see ``training.fitting``.
+The KL term of a batch comes from its answers behind each other's prompts; answers are put in
+order once, by seed, for all epochs, so that a batch mixes prompts. For what else holds, see
+``training.fitting``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pyarrow as pa
 
 from data.hashing import json_hash
 from training.answers import Answers, read_answers
-from training.checkpoints import load_model, load_tokenizer
+from training.checkpoints import load_tokenizer
 from training.config import TrainConfig
 from training.errors import TrainingError
 from training.fitting import (
@@ -25,6 +26,7 @@ from training.fitting import (
     context_length,
     dataset_of,
     fit,
+    load_reference,
     open_policy,
     quiet_trainer,
     settings_of,
@@ -65,6 +67,10 @@ def train_kto(
             f"all {len(data)} answers are {word} ones, and KTO needs both: sample more candidates "
             "per prompt, or let another labeler judge"
         )
+    if config.order == "length":
+        from training.order import LikeLengths
+
+        data = data.take(list(LikeLengths(data.lengths(), config.batch_size, seed)))
     settings = settings_of(policy, reference, config, seed, max_length)
     fingerprint = json_hash({"answers": data.digest(), **settings})
 
@@ -104,7 +110,7 @@ def _trainer(
     others = behind_others(data.answers, config.batch_size)
 
     def compute() -> pa.Table:
-        model = load_model(reference, dtype=opened.dtype, device=opened.device)
+        model = load_reference(reference, opened)
         own, other = (
             shared_logprobs(
                 model, data.prompts, answers,
@@ -115,6 +121,7 @@ def _trainer(
         return pa.table({"ref_logps": own, "ref_KL_logps": other})
 
     key = {name: settings[name] for name in ("reference_revision", "precision", "batch_size")}
+    key["quantize"] = opened.quantize
     columns = kept_columns(kept, json_hash({"answers": data.digest(), **key}), compute)
     ids = pa.large_list(pa.int32())
     table = pa.table(

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from data.hashing import content_id, json_hash
-from training.checkpoints import load_model, load_tokenizer
+from training.checkpoints import load_tokenizer
 from training.config import TrainConfig
 from training.dpo import dpo_arguments, reference_logps
 from training.errors import TrainingError
@@ -28,6 +28,7 @@ from training.fitting import (
     context_length,
     dataset_of,
     fit,
+    load_reference,
     open_policy,
     quiet_trainer,
     settings_of,
@@ -180,7 +181,5 @@ class Legs:
 
     def _reference_model(self) -> Any:
         if self._live is None:
-            self._live = load_model(
-                self._reference, dtype=self.opened.dtype, device=self.opened.device
-            )
+            self._live = load_reference(self._reference, self.opened)
         return self._live

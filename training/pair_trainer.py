@@ -5,21 +5,19 @@ Imports torch and TRL: import this module inside functions only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from itertools import repeat
 from typing import Any
 
 import torch
-from transformers.trainer_pt_utils import get_length_grouped_indices
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from data.hashing import derive_seed
 from training.config import TrainConfig
 from training.losses import OWN, PairLogps, own_loss
+from training.order import Ordered
 
 
-class PairTrainer(DPOTrainer):  # type: ignore[misc]  # TRL has no types
+class PairTrainer(Ordered, DPOTrainer):  # type: ignore[misc]  # TRL has no types
     """DPOTrainer over a dataset of ``prompt_ids``, ``chosen_ids``, ``rejected_ids`` and, with
     ``precompute_ref_log_probs``, ``ref_chosen_logps`` and ``ref_rejected_logps``.
 
@@ -28,13 +26,6 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]  # TRL has no types
 
     settings: TrainConfig
     """Set by the caller before training."""
-    lengths: Sequence[int]
-    """Tokens of each pair; set by the caller."""
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if self.settings.order == "length":
-            return LikeLengths(self.lengths, self.settings.batch_size, self.args.data_seed)
-        return super()._get_train_sampler(train_dataset)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -107,29 +98,6 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]  # TRL has no types
 
     def _send_telemetry(self) -> None:
         pass
-
-
-class LikeLengths(torch.utils.data.Sampler[int]):
-    """Pairs of like length next to each other, in an order drawn by seed and epoch.
-
-    transformers' own sampler goes by the state of the random numbers, which a resumed training does
-    not have.
-    """
-
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed = list(lengths), batch_size, seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer at the beginning of each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch, "lengths"))
-        yield from get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)
 
 
 class PairCollator(DataCollatorForPreference):  # type: ignore[misc]

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from data.hashing import content_id, json_hash
-from training.checkpoints import load_model, load_tokenizer
+from training.checkpoints import load_tokenizer
 from training.config import TrainConfig
 from training.errors import TrainingError
 from training.fitting import (
@@ -28,6 +28,7 @@ from training.fitting import (
     context_length,
     dataset_of,
     fit,
+    load_reference,
     open_policy,
     quiet_trainer,
     settings_of,
@@ -107,7 +108,7 @@ def train_reinforcement(
             peft_config=opened.peft,
             callbacks=callbacks,
         )
-        frozen = load_model(reference, dtype=opened.dtype, device=opened.device)
+        frozen = load_reference(reference, opened)
         add_fused_lm_head(frozen, temperature=temperature)
         trainer.ref_model = trainer.accelerator.prepare_model(
             frozen.requires_grad_(False), evaluation_mode=True

@@ -107,6 +107,11 @@ def train_reward(
     becomes NaN, or ``out`` holds something else.
     """
     started = time.monotonic()
+    if config.lora and config.lora.quantize:
+        raise TrainingError(
+            "lora.quantize is for policies: a reward model's adapter is merged when it is saved, "
+            "which 4 bits would round away"
+        )
     if is_adapter(base):
         raise TrainingError(
             f"{base} is a LoRA adapter: give its base, {base_of(base)}, or a merged checkpoint"

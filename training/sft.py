@@ -79,6 +79,8 @@ def train_sft(
             peft_config=opened.peft,
             callbacks=callbacks,
         )
+        if config.order == "length":
+            trainer.lengths = data.lengths()
         return quiet_trainer(trainer)
 
     return fit(
