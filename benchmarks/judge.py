@@ -29,13 +29,14 @@ import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from benchmarks.models import WORDS, make_model
 from data.embedded import resolve_embedded
 from tests.servers import vllm_server
 
-WORDS = ["amber", "birch", "cedar", "dune", "ember", "fern", "grove", "heath", "iris", "juniper"]
 WARM_UP = 8
 """Pairs that are judged before anything is timed."""
 
@@ -80,17 +81,14 @@ class Measured:
         )
 
 
-def make_model(folder: Path, width: int, layers: int) -> None:
-    """A Llama with random weights, room for long rubrics and a tokenizer of English.
-
-    The tokenizer is a byte-level BPE of Python's reference manual: like those of real models, and
+def english_tokenizer() -> Any:
+    """A byte-level BPE of Python's reference manual: like those of real models, and
     unlike the embedded policy's, it has a token for most words.
     """
     from pydoc_data.topics import topics
 
-    import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     embedded = AutoTokenizer.from_pretrained(resolve_embedded("embedded:policy"))
     special = embedded.all_special_tokens
@@ -105,15 +103,7 @@ def make_model(folder: Path, width: int, layers: int) -> None:
     )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, **embedded.special_tokens_map)
     tokenizer.chat_template = embedded.chat_template
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=width * 3,
-        num_hidden_layers=layers, num_attention_heads=width // 64, num_key_value_heads=width // 64,
-        max_position_embeddings=4096, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, tie_word_embeddings=True,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    return tokenizer
 
 
 def make_rows(pairs: int, words: int) -> list[dict[str, object]]:
@@ -228,7 +218,10 @@ def main() -> None:
         folder = Path(name)
         model = options.model or str(folder / "model")
         if not options.model:
-            make_model(folder / "model", options.width, options.layers)
+            make_model(
+                folder / "model", options.width, options.layers,
+                tokenizer=english_tokenizer(), positions=4096,
+            )  # fmt: skip
         rows = make_rows(options.pairs, options.words)
         (folder / "rows.json").write_text(json.dumps(rows))
 

@@ -22,33 +22,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.embedded import resolve_embedded
+from benchmarks.models import WORDS, make_model
 from data.protocol import Message
 from labelers.sequence_scores import SequenceScorer
 
-WORDS = ["amber", "birch", "cedar", "dune", "ember", "fern", "grove", "heath", "iris", "juniper"]
 FIXED = 16
 """Rows of a batch that is not sorted."""
 
 Scores = NDArray[np.float64]
 Conversation = tuple[list[Message], str]
-
-
-def make_model(folder: Path, width: int, layers: int) -> None:
-    """A LlamaForSequenceClassification with random weights and the embedded policy's tokenizer."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
-
-    tokenizer = AutoTokenizer.from_pretrained(resolve_embedded("embedded:policy"))
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=width * 3,
-        num_hidden_layers=layers, num_attention_heads=width // 64, num_key_value_heads=width // 64,
-        max_position_embeddings=1024, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, num_labels=1,
-    )  # fmt: skip
-    LlamaForSequenceClassification(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def make_conversations(count: int) -> list[Conversation]:
@@ -94,7 +76,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if not options.model:
-            make_model(Path(folder), options.width, options.layers)
+            make_model(Path(folder), options.width, options.layers, scores=True)
         model = options.model or folder
         sorted_scorer = SequenceScorer(model, batch_tokens=options.batch_tokens)
         fixed_scorer = SequenceScorer(model)

@@ -24,26 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from data.embedded import resolve_embedded
-
-WORDS = ["amber", "birch", "cedar", "dune", "ember", "fern", "grove", "heath", "iris", "juniper"]
-
-
-def make_model(folder: Path, width: int, layers: int) -> None:
-    """A Llama with random weights and the embedded policy's tokenizer."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    tokenizer = AutoTokenizer.from_pretrained(resolve_embedded("embedded:policy"))
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=width * 3,
-        num_hidden_layers=layers, num_attention_heads=width // 64, num_key_value_heads=width // 64,
-        max_position_embeddings=1024, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, tie_word_embeddings=True,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+from benchmarks.models import WORDS, make_model
 
 
 def make_prompts(path: Path, count: int) -> None:

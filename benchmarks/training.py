@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.sampling import WORDS, make_model
+from benchmarks.models import WORDS, make_model
 from data.schemas import TRIPLE
 from tests.dpo_data import triple
 

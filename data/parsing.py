@@ -10,24 +10,10 @@ from typing import Any
 from data.config import Columns
 from data.hashing import prompt_id
 from data.rows import BadRow, RawRow, bad, is_text
-
-_ROLES = {
-    "system": "system",
-    "user": "user", "human": "user", "prompter": "user",
-    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
-    "model": "assistant",
-}  # fmt: skip
+from data.turns import Unusable, read_turn
 
 Prompt = dict[str, Any]
 """A row of ``schemas.PROMPT``."""
-
-
-class _Unusable(Exception):
-    """Why a row is no prompt; ends in a :class:`BadRow`, never leaves this module."""
-
-    def __init__(self, field: str, reason: str, detail: str) -> None:
-        super().__init__(field, reason, detail)
-        self.field, self.reason, self.detail = field, reason, detail
 
 
 def parse_row(raw: RawRow, columns: Columns, *, max_chars: int | None = None) -> Prompt | BadRow:
@@ -38,7 +24,7 @@ def parse_row(raw: RawRow, columns: Columns, *, max_chars: int | None = None) ->
     """
     try:
         return _parse(raw, columns, max_chars)
-    except _Unusable as problem:
+    except Unusable as problem:
         return bad(raw, problem.field, problem.reason, problem.detail)
     except RecursionError:
         return bad(raw, None, "too_deep", "values are nested too deeply: flatten the metadata")
@@ -48,7 +34,7 @@ def row_id(raw: RawRow, column: str) -> str | BadRow:
     """The explicit id of ``raw``; a whole number and its digits as text are the same id."""
     try:
         return _id(raw.fields, column)
-    except _Unusable as problem:
+    except Unusable as problem:
         return bad(raw, problem.field, problem.reason, problem.detail)
 
 
@@ -59,12 +45,12 @@ def _parse(raw: RawRow, columns: Columns, max_chars: int | None) -> Prompt:
     if messages[-1]["role"] == "assistant":
         reference = messages.pop()["content"]
     if not messages or messages[-1]["role"] != "user":
-        raise _Unusable(field, "bad_messages", "the last turn to answer must be the user's")
+        raise Unusable(field, "bad_messages", "the last turn to answer must be the user's")
     if columns.reference and fields.get(columns.reference) is not None:
         reference = _reference(fields, columns.reference) or reference
     chars = sum(len(message["content"]) for message in messages)
     if max_chars is not None and chars > max_chars:
-        raise _Unusable(
+        raise Unusable(
             field, "too_long", f"{chars} characters, and prompts.max_chars is {max_chars}"
         )
     return {
@@ -85,19 +71,19 @@ def _conversation(fields: Mapping[str, Any], columns: Columns) -> tuple[str, lis
     field = columns.prompt
     if field not in fields:
         if columns.messages in fields:
-            raise _Unusable(columns.messages, "null", "write a list of {role, content}")
-        raise _Unusable(
+            raise Unusable(columns.messages, "null", "write a list of {role, content}")
+        raise Unusable(
             field, "missing_column",
             f"the row has neither {field!r} nor {columns.messages!r}, only "
             f"{', '.join(map(str, fields)) or 'nothing'}: set columns.prompt or columns.messages",
         )  # fmt: skip
     value = fields[field]
     if value is None:
-        raise _Unusable(field, "null", "write the prompt as a string, or delete the row")
+        raise Unusable(field, "null", "write the prompt as a string, or delete the row")
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         return field, _messages(value, field)
     if not isinstance(value, str):
-        raise _Unusable(
+        raise Unusable(
             field, "wrong_type",
             f"is of type {type(value).__name__} where a string is needed"
             + (": write turns as a list of {role, content}" if isinstance(value, list) else
@@ -108,42 +94,26 @@ def _conversation(fields: Mapping[str, Any], columns: Columns) -> tuple[str, lis
 
 def _messages(value: Any, field: str) -> list[dict[str, str]]:
     if not isinstance(value, list):
-        raise _Unusable(
+        raise Unusable(
             field, "wrong_type",
             f"is of type {type(value).__name__} where a list of {{role, content}} is needed: "
             "set columns.messages to another column",
         )  # fmt: skip
     if not value:
-        raise _Unusable(field, "empty", "the conversation has no turn: delete the row")
+        raise Unusable(field, "empty", "the conversation has no turn: delete the row")
     return [_message(item, field, number) for number, item in enumerate(value, 1)]
 
 
 def _message(item: Any, field: str, number: int) -> dict[str, str]:
-    if not isinstance(item, dict):
-        raise _Unusable(
-            field, "bad_messages", f"turn {number} is no object: write {{role, content}}"
-        )
-    said = item.get("role", item.get("from"))
-    role = _ROLES.get(said) if isinstance(said, str) else None
-    if role is None:
-        raise _Unusable(
-            field, "bad_messages",
-            f"turn {number} has the role {said!r}: use system, user or assistant",
-        )  # fmt: skip
-    content = item.get("content", item.get("value"))
-    if not isinstance(content, str):
-        raise _Unusable(
-            field, "bad_messages",
-            f"turn {number} has content of type {type(content).__name__}: write one string",
-        )  # fmt: skip
+    role, content = read_turn(item, field, number)
     return {"role": role, "content": _text(content, field, f"turn {number} ")}
 
 
 def _text(value: str, field: str, which: str = "") -> str:
     if not value.strip():
-        raise _Unusable(field, "empty", f"{which}holds no text: fill it in, or delete the row")
+        raise Unusable(field, "empty", f"{which}holds no text: fill it in, or delete the row")
     if not is_text(value):
-        raise _Unusable(
+        raise Unusable(
             field, "not_utf8", f"{which}holds bytes or escapes that are no Unicode text: mend it"
         )
     return value
@@ -152,7 +122,7 @@ def _text(value: str, field: str, which: str = "") -> str:
 def _reference(fields: Mapping[str, Any], column: str) -> str | None:
     value = fields[column]
     if not isinstance(value, str):
-        raise _Unusable(
+        raise Unusable(
             column, "wrong_type",
             f"is of type {type(value).__name__} where a string is needed: quote it, or set "
             "columns.reference to another column",
@@ -163,12 +133,12 @@ def _reference(fields: Mapping[str, Any], column: str) -> str | None:
 
 def _id(fields: Mapping[str, Any], column: str) -> str:
     if column not in fields:
-        raise _Unusable(column, "missing_column", "the row has no id: add one, or unset columns.id")
+        raise Unusable(column, "missing_column", "the row has no id: add one, or unset columns.id")
     value = fields[column]
     if value is None:
-        raise _Unusable(column, "null", "the row has no id: add one, or unset columns.id")
+        raise Unusable(column, "null", "the row has no id: add one, or unset columns.id")
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise _Unusable(
+        raise Unusable(
             column, "wrong_type",
             f"is of type {type(value).__name__} where a string or whole number is needed",
         )  # fmt: skip
@@ -194,7 +164,7 @@ def _metadata(fields: Mapping[str, Any], columns: Columns) -> str:
         text = _dump(kept)
     if not is_text(text):
         field = next(name for name in kept if not is_text(_dump({name: kept[name]})))
-        raise _Unusable(
+        raise Unusable(
             field, "not_utf8",
             "holds bytes or escapes that are no Unicode text: mend it, or leave it out of "
             "columns.metadata",

@@ -157,12 +157,18 @@ def cohen_kappa(
     times = np.bincount(one * size + other, minlength=size * size)
 
     def kappa(weights: Floats) -> Floats:
-        tables = weights.reshape(-1, size, size) / n
-        seen = np.trace(tables, axis1=1, axis2=2)
-        chance = (tables.sum(axis=1) * tables.sum(axis=2)).sum(axis=1)
-        return _above_chance(seen, chance)
+        return kappa_of_tables(weights.reshape(-1, size, size))
 
     return _interval(float(cohen_kappa_score(one, other)), n, _draws(times, resamples, seed), kappa)
+
+
+def kappa_of_tables(tables: Floats) -> Floats:
+    """Cohen's kappa [T] of confusion tables [T, labels, labels] of counts; NaN where both
+    annotators always say the same one thing."""
+    shares = tables / tables.sum(axis=(1, 2), keepdims=True)
+    seen = np.trace(shares, axis1=1, axis2=2)
+    chance = (shares.sum(axis=1) * shares.sum(axis=2)).sum(axis=1)
+    return _above_chance(seen, chance)
 
 
 def cohen_kappas(

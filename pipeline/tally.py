@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from labelers.agreement import kappa_of_tables
 from labelers.decisions import NO_VALID_VOTE, TIE
 from labelers.verdict_table import (
     VOTE_COLUMNS,
@@ -147,9 +148,8 @@ class AgreementTally:
     @property
     def kappa(self) -> float | None:
         """Cohen's kappa; null where both always say the same one thing."""
-        shares = self.confusion / self.pairs
-        expected = float(shares.sum(axis=1) @ shares.sum(axis=0))
-        return (self.observed - expected) / (1 - expected) if expected < 1 else None
+        kappa = float(kappa_of_tables(self.confusion[None].astype(np.float64))[0])
+        return None if math.isnan(kappa) else kappa
 
 
 @dataclass

@@ -110,7 +110,7 @@ def test_ids_are_unique_and_references_lead_somewhere(page: str) -> None:
 
 def test_plots_take_the_colours_of_the_page(page: str) -> None:
     plots = re.findall(r'<svg class="plot".*?</svg>', page, flags=re.DOTALL)
-    assert len(plots) == 15
+    assert len(plots) == 17
     for plot in plots:
         root = ET.fromstring(plot)
         assert root.find("title") is not None

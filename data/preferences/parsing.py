@@ -15,7 +15,6 @@ from typing import Any
 from data.preferences.layouts import Layout, Verdict
 from data.preferences.turns import (
     Turn,
-    Unusable,
     check_answer,
     check_prompt,
     is_conversation,
@@ -23,6 +22,7 @@ from data.preferences.turns import (
     turns_of,
 )
 from data.rows import BadRow, RawRow, bad
+from data.turns import Unusable
 
 Pair = dict[str, Any]
 """A row of ``PREFERENCE``."""

@@ -6,28 +6,15 @@ import re
 from typing import Any
 
 from data.rows import is_text
+from data.turns import Unusable, read_turn
 
 Turn = dict[str, str]
 """``{"role": ..., "content": ...}``."""
 
-ROLES = {
-    "system": "system", "developer": "system",
-    "user": "user", "human": "user", "prompter": "user",
-    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
-    "model": "assistant",
-}  # fmt: skip
 TRANSCRIPT_START = r"^\s*Human:"
 """How a transcript in the style of Anthropic's HH begins."""
 _START = re.compile(TRANSCRIPT_START)
 _SPEAKER = re.compile(r"(?:^|\n\n)\s*(Human|Assistant):")
-
-
-class Unusable(Exception):
-    """Why a row is no pair; becomes a ``BadRow``, never leaves this package."""
-
-    def __init__(self, field: str, reason: str, detail: str) -> None:
-        super().__init__(field, reason, detail)
-        self.field, self.reason, self.detail = field, reason, detail
 
 
 def turns_of(value: Any, field: str) -> list[Turn]:
@@ -91,23 +78,7 @@ def _check_unicode(text: str, field: str) -> None:
 
 
 def _turn(turn: Any, field: str, number: int) -> Turn:
-    if not isinstance(turn, dict):
-        raise Unusable(
-            field, "bad_messages", f"turn {number} is no object: write {{role, content}}"
-        )
-    said = turn.get("role", turn.get("from"))
-    role = ROLES.get(said.lower()) if isinstance(said, str) else None
-    if role is None:
-        raise Unusable(
-            field, "bad_messages",
-            f"turn {number} has the role {said!r}: use system, user or assistant",
-        )  # fmt: skip
-    content = turn.get("content", turn.get("value"))
-    if not isinstance(content, str):
-        raise Unusable(
-            field, "bad_messages",
-            f"turn {number} has content of type {type(content).__name__}: write one string",
-        )  # fmt: skip
+    role, content = read_turn(turn, field, number)
     return {"role": role, "content": content}
 
 
