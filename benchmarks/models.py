@@ -19,6 +19,7 @@ def make_model(
     tokenizer: Any = None,
     positions: int = 1024,
     scores: bool = False,
+    seed: int = 0,
 ) -> None:
     """A Llama with ``tokenizer`` (default: the embedded policy's); with ``scores`` one output
     instead of a language model's."""
@@ -32,7 +33,7 @@ def make_model(
 
     if tokenizer is None:
         tokenizer = AutoTokenizer.from_pretrained(resolve_embedded("embedded:policy"))
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=width * 3,
         num_hidden_layers=layers, num_attention_heads=width // 64, num_key_value_heads=width // 64,

@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from data.hashing import folder_revision
 from pipeline.run_dir import RunDir
+from pipeline.stages.evaluate import EVALUATION
 from tests.runs import dataset_rows
 
 KILLS = 20
@@ -72,7 +74,7 @@ def test_a_run_killed_twenty_times_ends_with_the_same_dataset(tmp_path: Path) ->
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["torch", "transformers", "trl", "datasets", "matplotlib.pyplot", "pipeline.loop",
-         "pipeline.engines.hf", "training.trainer", "statsmodels.api", "scipy.stats"]
+         "pipeline.engines.hf", "training.pair_trainer", "statsmodels.api", "scipy.stats"]
     )  # fmt: skip
 
     def child(directory: Path) -> multiprocessing.process.BaseProcess:
@@ -111,6 +113,10 @@ def test_a_run_killed_twenty_times_ends_with_the_same_dataset(tmp_path: Path) ->
     assert last.exitcode == 0
     for directory in {killed, *tmp_path.glob("killed*")}:
         assert dataset_rows(RunDir(directory)) == expected
+        for index in range(CONFIG["rounds"]):  # also after kills in training and in evaluation
+            mine, theirs = (RunDir(one).round(index) for one in (directory, calm))
+            assert folder_revision(mine.policy) == folder_revision(theirs.policy)
+            assert mine.metrics.read(EVALUATION) == theirs.metrics.read(EVALUATION)
         leftovers = [path for path in directory.rglob("*tmp*") if path.is_file()]
         for path in leftovers:  # of a killed writer; never read as a shard
             assert not path.name.startswith("part-")

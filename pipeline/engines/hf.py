@@ -38,6 +38,8 @@ class HfEngine:
     """Engine over ``AutoModelForCausalLM``. Use it from one event loop."""
 
     supports_json_schema = False
+    is_transformers = True
+    """Its weights are read as those of any comparison would be."""
 
     def __init__(
         self, config: TransformersEngine, model: str, *, revision: str | None = None
