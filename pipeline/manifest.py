@@ -86,6 +86,8 @@ def _refuse_changed_config(config: RunConfig, run: RunDir) -> None:
     new = flatten(config.model_dump(mode="json"))
     begun = _stages_begun(config, run)
     differences = []
+    # Whether a round samples before it trains decides how its prompts are cut into blocks.
+    moved = _samples_in_training(old) != _samples_in_training(new)
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
         if before == after or key.rsplit(".", 1)[-1] in _HARMLESS:
@@ -94,7 +96,10 @@ def _refuse_changed_config(config: RunConfig, run: RunDir) -> None:
             continue
         if key == "rounds" and int(after or 0) >= len(run.rounds()):
             continue
-        if begun & _stages_of(key):
+        stages = _stages_of(key)
+        if moved and key in ("train.method", "train.online"):
+            stages |= {"sample"}
+        if begun & stages:
             differences.append(f"{key}: {_show(before)} -> {_show(after)}")
     if differences:
         raise RunError(
@@ -104,10 +109,12 @@ def _refuse_changed_config(config: RunConfig, run: RunDir) -> None:
         )
 
 
+def _samples_in_training(settings: Mapping[str, Any]) -> bool:
+    return bool(settings.get("train.online")) or settings.get("train.method") in ("grpo", "rloo")
+
+
 def _stages_of(key: str) -> set[str]:
     """The stages whose outcome a config key reaches into."""
-    if key in ("train.method", "train.online"):
-        return {"sample", "train"}  # whether a round samples before it trains
     section = key.split(".", 1)[0]
     return {
         "prompts": {"prompts"},

@@ -291,3 +291,19 @@ def test_a_fixed_opponent_is_compared_with_every_round(tmp_path: Path) -> None:
     assert "Win rate against the fixed opponent" in run.report.read_text(encoding="utf-8")
     with pytest.raises(ConfigError, match=r"evaluate.opponent.engine names the engine 'none'"):
         online_config(evaluate={"opponent": {"model": "m", "engine": "none"}})
+
+
+def test_a_begun_run_does_not_change_when_it_samples(tmp_path: Path) -> None:
+    before = online_config(train=None, evaluate={})
+    run = run_small(tmp_path / "run", before)
+    with pytest.raises(RunError, match=r"train\.online: .* -> true"):
+        run_small(run.root, online_config(evaluate={}))
+    # Training on what was sampled may still be added.
+    run_small(run.root, online_config(train={"learning_rate": 1e-4}, evaluate={"enabled": False}))
+    assert run.round(0).policy.exists()
+    other = run_small(tmp_path / "other", online_config(evaluate={"enabled": False}))
+    with pytest.raises(RunError, match=r"train\.batch_size: 3 -> 6"):
+        run_small(
+            other.root,
+            online_config(train={**ONLINE, "batch_size": 6}, evaluate={"enabled": False}),
+        )
