@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import pyarrow.compute as pc
 
@@ -76,8 +77,8 @@ def _redecide_round(config: RunConfig, run: RunDir, folder: RoundDir) -> Redecid
     folder.written.unlink(missing_ok=True)
     folder.jury.unlink(missing_ok=True)
     shutil.rmtree(folder.triples.folder, ignore_errors=True)
-    for split in ("train", "test"):
-        for file in split_files(run, split, folder.index):
+    for split, unpaired in product(("train", "test"), (False, True)):
+        for file in split_files(run, split, folder.index, unpaired=unpaired):
             file.unlink()
     filter_round(config, run, folder)
     if was_written or folder.decisions.indices() == folder.votes.indices():

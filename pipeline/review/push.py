@@ -83,7 +83,7 @@ def push(
         one["name"]: one["id"]
         for one in api.request("GET", f"datasets/{review.dataset_id}/questions")["items"]
     }
-    noted = set(folder.pushed.table(["pair_id"])["pair_id"].to_pylist())
+    known = folder.pairs()
     part = max(folder.pushed.indices(), default=-1) + 1
     with StepProgress("push", len(wanted), unit="records") as progress:
         for start in range(0, len(wanted), _CHUNK):
@@ -93,12 +93,12 @@ def push(
             rows = [
                 _pushed(one, *side)
                 for one, side in zip(chunk, sides, strict=True)
-                if one.pair_id not in noted
+                if one.pair_id not in known
             ]
             if rows:
                 folder.pushed.write(part, pa.Table.from_pylist(rows, PUSHED))
+                known |= {row["pair_id"]: row for row in rows}
                 part += 1
-            known = folder.pairs()
             records = (_record(one, known[one.pair_id], review.mode, questions) for one in chunk)
             for batch in _batches(records):
                 api.upsert(review.dataset_id, batch)
