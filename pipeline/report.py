@@ -25,6 +25,7 @@ from pipeline.pages import render_page
 from pipeline.plots import Bars, Figure, Series, histogram, length_bins, lines, rebin
 from pipeline.redact import hide_environment_secrets, redact
 from pipeline.run_dir import RunDir
+from pipeline.side_by_side import read_side_by_side
 from pipeline.stages.evaluate import JURY, OPPONENT
 from pipeline.status import RoundStatus, RunStatus, WinRate, collect_status
 from pipeline.tally import AGREEMENT_EDGES, MARGIN_EDGES, RunTally, tally_run
@@ -110,6 +111,7 @@ def render_report(run: RunDir) -> str:
         length_shares=_length_shares(tally),
         decision_figures=_decision_figures(tally),
         tally=tally,
+        side_by_side=read_side_by_side(run),
         kept=kept,
         dropped=dropped,
         longest=LONGEST_TEXT,
@@ -245,6 +247,10 @@ def _policy_figures(metrics: Sequence[Metric], guards: Mapping[str, str]) -> lis
                        "How much an answer shares with the others: a policy that narrows rises."),
         _policy_figure(metrics, "reward_margin", "Reward margin on held-out pairs", None,
                        "Implicit reward of chosen minus rejected."),
+        _policy_figure(metrics, "reward_accuracy", "Held-out pairs whose chosen answer has the "
+                       "higher implicit reward", None,
+                       "A half is chance; training that tells its own pairs apart and not these "
+                       "has learnt them by heart."),
         _policy_figure(metrics, "mean_score", "Mean score of held-out answers", None,
                        "By labelers that give absolute scores."),
     ]  # fmt: skip

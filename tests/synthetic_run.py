@@ -79,7 +79,7 @@ def write_block(run: RunDir, folder: RoundDir, block: int) -> None:
     """Every noun of one block, from the prompts to the triples."""
     prompts = _prompts(block)
     folder.prompts.write(block, _table(prompts, schemas.PROMPT))
-    candidates = [row for prompt in prompts for row in _candidates(prompt, folder.index)]
+    candidates = [row for prompt in prompts for row in candidates_of(prompt, folder.index)]
     folder.candidates.write(block, _table(candidates, schemas.CANDIDATE))
     run.note("sample", folder.index, 2.0, block=block)
     votes, decisions, triples = _labels(prompts, candidates, folder.index)
@@ -155,7 +155,7 @@ def _prompts(block: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _candidates(prompt: dict[str, Any], round_index: int) -> list[dict[str, Any]]:
+def candidates_of(prompt: dict[str, Any], round_index: int) -> list[dict[str, Any]]:
     rows = []
     for index, text in enumerate(ANSWERS):
         text = text + (HOSTILE if index == 0 else "")

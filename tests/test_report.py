@@ -6,16 +6,27 @@ import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from data.schemas import CANDIDATE, VOTE
 from pipeline.excerpts import read_excerpts
 from pipeline.plots import Bars, Series, histogram, length_bins, lines, rebin
 from pipeline.redact import HIDDEN, hide_environment_secrets, redact
 from pipeline.report import LONGEST_TEXT, render_report, write_report
 from pipeline.run_dir import RunDir
-from tests.synthetic_run import HOSTILE, JUDGE, write_block, write_run, write_start
+from pipeline.side_by_side import read_side_by_side
+from tests.synthetic_run import (
+    HOSTILE,
+    JUDGE,
+    candidates_of,
+    write_block,
+    write_run,
+    write_start,
+)
 
 
 class _Page(HTMLParser):
@@ -229,3 +240,39 @@ def test_plots_of_nothing_and_of_much() -> None:
     assert len(curve.rows) <= 12
     assert curve.rows[-1] == ("4,999", "4,999")
     assert len(curve.svg) < 60_000
+
+
+def test_policies_side_by_side(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    assert "The policies side by side" not in render_report(run)
+    prompts = run.heldout.table().to_pylist()
+    answers: dict[int, list[dict[str, Any]]] = {}
+    for policy in (0, 2):
+        rows = [candidates_of(prompt, policy)[policy] for prompt in prompts]
+        answers[policy] = [
+            row | {"sample_index": 0, "text": f"{HOSTILE} of policy {policy}"} for row in rows
+        ]
+        run.answers(policy).write(0, pa.Table.from_pylist(answers[policy], schema=CANDIDATE))
+    votes = [
+        {
+            "pair_id": f"{index}", "prompt_id": new["prompt_id"], "round": 1,
+            "a_id": start["candidate_id"], "b_id": new["candidate_id"], "labeler": JUDGE,
+            "order": "ab", "preference": ("b", "a", "tie", "invalid")[index],
+            "prompt_tokens": 1, "completion_tokens": 1, "cost": 0.0,
+        }
+        for index, (start, new) in enumerate(zip(answers[0], answers[2], strict=True))
+    ]  # fmt: skip
+    run.match_votes(2, 0).write(0, pa.Table.from_pylist(votes, schema=VOTE))
+
+    shown = {one.prompt_id: one for one in read_side_by_side(run)}
+    assert set(shown) == {prompt["prompt_id"] for prompt in prompts}
+    for prompt, preferred in zip(prompts, ("new", "start", "tie", "invalid"), strict=True):
+        one = shown[prompt["prompt_id"]]
+        assert one.votes == ((JUDGE, preferred),)
+        assert [answer.title for answer in one.answers] == [
+            "The starting policy", "The policy of round 1",
+        ]  # fmt: skip
+        assert one.answers[1].text.endswith("of policy 2")
+    parsed = _Page(render_report(run))
+    assert "of policy 2" in parsed.text
+    assert not parsed.tags & {"script", "img", "iframe", "object", "embed", "i_judge"}
