@@ -6,8 +6,8 @@ from typing import Any
 
 from data.shards import ShardFolder
 from pipeline.promotion import promoted
-from pipeline.run_dir import RunDir
-from pipeline.stages.evaluate import EVALUATION, JURY
+from pipeline.run_dir import EVALUATION, RunDir
+from pipeline.stages.evaluate import JURY
 from pipeline.stages.write import rows_written
 
 

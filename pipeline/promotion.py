@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import RunConfig
-from pipeline.run_dir import RoundDir, RunDir
-from pipeline.stages.evaluate import EVALUATION, JURY
+from pipeline.round_guards import round_trips
+from pipeline.run_dir import EVALUATION, RoundDir, RunDir
+from pipeline.stages.evaluate import JURY
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,18 @@ class Lineage:
 def lineage(config: RunConfig, run: RunDir, round_index: int, start: str) -> Lineage:
     """What round ``round_index`` begins with, by how the rounds before it did.
 
-    With ``evaluate.promote: winner`` a policy that did not win against the one it came from is not
-    gone on with. Without an evaluation every policy is.
+    With ``evaluate.promote: winner`` a policy that did not win against the one it came from, or
+    that set off a guard of the round, is not gone on with. Without an evaluation every policy is.
     """
     indices = [0]
     always = config.evaluate.promote == "always" or not config.evaluate.enabled
     for index in range(round_index):
-        verdict = _verdict(run.round(index))
-        if always or verdict is None or verdict.won:
+        folder = run.round(index)
+        verdict = _verdict(folder)
+        good = (verdict is None or verdict.won) and not any(
+            trip.stops for trip in round_trips(config, folder)
+        )
+        if always or good:
             indices.append(index + 1)
     paths = [run.round(index - 1).policy if index else Path(start) for index in indices]
     return Lineage(Path(start), indices[-1], paths[-1], tuple(paths))

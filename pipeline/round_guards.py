@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import RunConfig
-from pipeline.run_dir import RoundDir, RunError
-from pipeline.stages.evaluate import EVALUATION
-from pipeline.stages.train import TRAINING_CURVES
+from pipeline.run_dir import EVALUATION, TRAINING_CURVES, RoundDir, RunError
 from training.guards import PERFECT
 
 logger = logging.getLogger(__name__)
@@ -111,4 +109,6 @@ def check_round(config: RunConfig, folder: RoundDir) -> None:
                 f"round {folder.index}: {trip}. To go on with it all the same: "
                 "--set train.guards.then=go_on"
             )
-        logger.warning("round %d: %s", folder.index, trip)
+        gone_on = trip.stops and config.evaluate.promote == "winner"
+        then = "; the next round begins with the policy before it" if gone_on else ""
+        logger.warning("round %d: %s%s", folder.index, trip, then)

@@ -43,6 +43,8 @@ from data import schemas
 from data.errors import PrefloopError
 from data.shards import ShardFolder, remove_leftovers
 
+TRAINING_CURVES, EVALUATION = 0, 1
+"""Parts of a round's metrics."""
 PolicyKey = int | str
 """A policy in the evaluation: 0 is the starting policy, k the one round k - 1 trained, a name one
 that is not of the run."""

@@ -28,7 +28,7 @@ from data import schemas
 from data.shards import ShardFolder
 from pipeline.formats import count, duration, money, percent, short_count
 from pipeline.promotion import plateau
-from pipeline.run_dir import PolicyKey, RoundDir, RunDir
+from pipeline.run_dir import EVALUATION, TRAINING_CURVES, PolicyKey, RoundDir, RunDir
 from pipeline.stages.evaluate import JURY, OPPONENT
 
 BLOCK_STAGES = ("sample", "label", "filter", "write")
@@ -39,7 +39,6 @@ DONE = "done"
 NOT_BEGUN = "not begun"
 
 _ROUNDS_BESIDE_EACH_OTHER = 5
-_TRAINING_METRICS, _EVALUATION_METRICS = 0, 1  # parts of a round's metric folder
 
 
 @dataclass(frozen=True)
@@ -309,7 +308,7 @@ def _progress(folder: RoundDir, plan: _Plan) -> dict[str, Progress]:
         stage: Progress(len(blocks.intersection(shards.indices())), len(blocks))
         for stage, shards in outputs.items()
     }
-    parts = {"train": _TRAINING_METRICS, "evaluate": _EVALUATION_METRICS}
+    parts = {"train": TRAINING_CURVES, "evaluate": EVALUATION}
     for stage in plan.stages:
         if stage in parts:
             progress[stage] = Progress(int(folder.metrics.exists(parts[stage])), 1)
@@ -402,10 +401,10 @@ def _evaluation_usage(run: RunDir, round_index: int) -> Usage:
 
 
 def _win_rates(metrics: ShardFolder) -> tuple[WinRate, ...]:
-    if not metrics.exists(_EVALUATION_METRICS):
+    if not metrics.exists(EVALUATION):
         return ()
     columns = [field.name for field in schemas.METRIC]
-    rows = metrics.read(_EVALUATION_METRICS, columns=columns).to_pylist()
+    rows = metrics.read(EVALUATION, columns=columns).to_pylist()
     controlled = {
         (row["against"], row["labeler"]): Rate(row["value"], row["low"], row["high"])
         for row in rows

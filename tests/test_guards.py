@@ -12,8 +12,7 @@ import pytest
 
 from data.hashing import folder_revision
 from pipeline.round_guards import round_trips
-from pipeline.run_dir import RunDir, RunError
-from pipeline.stages.evaluate import EVALUATION
+from pipeline.run_dir import EVALUATION, RunDir, RunError
 from tests.dpo_data import rows, write
 from tests.engine_models import make_model
 from tests.runs import run_small, small_config

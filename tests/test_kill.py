@@ -18,8 +18,7 @@ import pytest
 import yaml
 
 from data.hashing import folder_revision
-from pipeline.run_dir import RunDir
-from pipeline.stages.evaluate import EVALUATION
+from pipeline.run_dir import EVALUATION, RunDir
 from tests.runs import dataset_rows
 
 KILLS = 20

@@ -11,8 +11,7 @@ import yaml
 from data.errors import StorageError
 from data.protocol import EngineFailed
 from pipeline.config import dump_config, validate_config
-from pipeline.run_dir import RunDir, RunError
-from pipeline.stages.evaluate import EVALUATION
+from pipeline.run_dir import EVALUATION, RunDir, RunError
 from pipeline.stages.prompts import round_rows
 from pipeline.status import collect_status
 from tests.runs import JUDGE, VERIFIER, dataset_rows, run_small, small_config

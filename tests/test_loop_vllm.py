@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.stages.evaluate import EVALUATION
+from pipeline.run_dir import EVALUATION
 from tests.runs import VERIFIER, dataset_rows, run_small, small_config
 
 pytestmark = [
@@ -41,3 +41,22 @@ def test_a_lora_round_goes_into_the_running_engine(tmp_path: Path) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_whole_weights_go_into_the_engine_on_a_gpu(tmp_path: Path) -> None:
     run_with_vllm(tmp_path, {}, gpu_memory_utilization=0.3, dtype="float32")
+
+
+def test_adapters_go_into_the_running_engine_at_every_leg(tmp_path: Path) -> None:
+    config = small_config(
+        engines={"default": {"type": "vllm", "enable_lora": True}},
+        label={"labelers": [VERIFIER]},
+        filter={"filters": [{"type": "identical"}], "strategy": {"type": "best_vs_worst"}},
+        train={
+            "online": True, "batch_size": 4, "learning_rate": 1e-2, "warmup_ratio": 0,
+            "lora": {"r": 8, "alpha": 16},
+        },
+        evaluate={"enabled": False},
+    )  # fmt: skip
+    run = run_small(tmp_path, config)
+    revisions = [
+        set(run.round(0).candidates.read(leg)["policy_revision"].to_pylist()) for leg in range(4)
+    ]
+    assert all(len(one) == 1 for one in revisions)
+    assert len(set.union(*revisions)) == 4

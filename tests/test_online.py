@@ -14,8 +14,7 @@ from data.hashing import folder_revision
 from pipeline.config import ConfigError, RunConfig
 from pipeline.plan import make_plan
 from pipeline.promotion import lineage
-from pipeline.run_dir import RunDir, RunError
-from pipeline.stages.evaluate import EVALUATION
+from pipeline.run_dir import EVALUATION, RunDir, RunError
 from pipeline.status import collect_status
 from tests.dpo_data import rows, write
 from tests.engine_models import make_model
@@ -25,6 +24,7 @@ from training.config import TrainConfig
 from training.dpo import train_dpo
 from training.on_policy import Prompts
 from training.online import train_online
+from training.winrate import metrics_table
 
 ONLINE = {"online": True, "online_steps": 2, "learning_rate": 1e-4, "batch_size": 3}
 BEST = {"filters": [{"type": "identical"}], "strategy": {"type": "best_vs_worst"}}
@@ -257,6 +257,19 @@ def test_a_round_goes_on_from_the_policy_that_won(
     assert [one.previous for one in found] == [paths[index] for index in begins]
     assert found[-1].before[-1] == found[-1].previous
     assert len(set(found[-1].before)) == len(found[-1].before)
+
+
+def test_a_policy_that_set_off_a_guard_is_not_gone_on_with(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    won = {"round": 0, "name": "win_rate", "value": 0.9, "low": 0.8, "high": 1.0, "n": 50}
+    rows = [{**won, "against": "previous", "labeler": "jury"}]
+    rows.append({"round": 0, "name": "kl", "value": 60.0, "against": "start"})
+    run.round(0).metrics.write(EVALUATION, metrics_table(rows))
+    for limit, begins in ((100.0, 1), (50.0, 0)):
+        train = {**ONLINE, "guards": {"max_kl": limit, "then": "go_on"}}
+        assert (
+            lineage(online_config(train=train, evaluate={}), run, 1, "s").previous_index == begins
+        )
 
 
 def test_a_policy_that_did_not_win_is_not_gone_on_with(tmp_path: Path) -> None:

@@ -15,8 +15,7 @@ from pipeline.config import ConfigError
 from pipeline.headline import headline
 from pipeline.plan import make_plan
 from pipeline.promotion import plateau, promoted, verdicts
-from pipeline.run_dir import RunDir
-from pipeline.stages.evaluate import EVALUATION
+from pipeline.run_dir import EVALUATION, RunDir
 from pipeline.status import collect_status
 from tests.dpo_data import rows, write
 from tests.engine_models import make_model

@@ -17,9 +17,7 @@ import pyarrow as pa
 
 from pipeline.config import RunConfig, validate_config
 from pipeline.loop import run_loop
-from pipeline.run_dir import RunDir
-from pipeline.stages.evaluate import EVALUATION
-from pipeline.stages.train import TRAINING_CURVES
+from pipeline.run_dir import EVALUATION, TRAINING_CURVES, RunDir
 
 PROMPTS, SAMPLES, ROUNDS = 384, 4, 3
 """Every method samples so many prompts so often in all, whether at once or in rounds or steps."""

@@ -26,7 +26,7 @@ from pipeline.config import POLICY, PoolMember, RunConfig
 from pipeline.models import Models
 from pipeline.progress import StepProgress
 from pipeline.round_jury import RoundJury, seat_jury
-from pipeline.run_dir import PolicyKey, RoundDir, RunDir, Stopwatch
+from pipeline.run_dir import EVALUATION, PolicyKey, RoundDir, RunDir, Stopwatch
 from pipeline.stages.conversation import shown
 from pipeline.stages.label import OpenLabelers, build_pairs, vote
 from pipeline.stages.sample import Draw, open_source, sample_block, sampling_of
@@ -38,8 +38,6 @@ from training.winrate import length_controlled_win_rate, metrics_table, win_rate
 
 logger = logging.getLogger(__name__)
 
-EVALUATION = 1
-"""Index of the metric shard with the evaluation."""
 OPPONENT = "opponent"
 """The fixed policy that every round is compared with, in metrics and file names."""
 JURY = "jury"

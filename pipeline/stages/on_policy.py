@@ -25,17 +25,12 @@ from pipeline.config import RunConfig
 from pipeline.models import Models
 from pipeline.promotion import Lineage
 from pipeline.round_jury import seat_jury
-from pipeline.run_dir import RoundDir, RunDir, Stopwatch
+from pipeline.run_dir import TRAINING_CURVES, RoundDir, RunDir, Stopwatch
 from pipeline.stages.conversation import shown
 from pipeline.stages.filter import decide_block
 from pipeline.stages.label import OpenLabelers, label_block
 from pipeline.stages.sample import draw_block, open_draw
-from pipeline.stages.train import (
-    TRAINING_CURVES,
-    reference_policy,
-    refuse_to_go_on,
-    run_training,
-)
+from pipeline.stages.train import reference_policy, refuse_to_go_on, run_training
 from pipeline.stages.write import triples_of_block
 from training.config import TrainConfig
 from training.fitting import OnStep, TrainResult

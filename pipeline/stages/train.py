@@ -11,7 +11,7 @@ from data.hashing import derive_seed
 from pipeline.config import RunConfig
 from pipeline.progress import StepProgress
 from pipeline.promotion import Lineage
-from pipeline.run_dir import RoundDir, RunDir, RunError, Stopwatch
+from pipeline.run_dir import TRAINING_CURVES, RoundDir, RunDir, RunError, Stopwatch
 from pipeline.stages.write import split_files
 from training.config import TrainConfig
 from training.offline import Job, train_offline
@@ -19,9 +19,6 @@ from training.winrate import metrics_table
 
 if TYPE_CHECKING:
     from training.fitting import OnStep, TrainResult
-
-TRAINING_CURVES = 0
-"""Index of the metric shard with the training curves."""
 
 
 def train_round(config: RunConfig, run: RunDir, folder: RoundDir, origin: Lineage) -> None:
