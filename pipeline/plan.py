@@ -405,7 +405,9 @@ class _Planner:
         if config.prompts_per_leg:
             legs = len(prompts) // config.prompts_per_leg
             steps = legs * (settings.online_steps if settings.online else 1)
-            examples = kept if settings.online else len(prompts) * config.sample.n // 2
+            if not settings.online:
+                sequences, kept = 1, len(prompts) * config.sample.n
+            examples = kept
         if settings.sft_warmup and index == 0:
             warm = settings.model_copy(update={"epochs": settings.sft_warmup.epochs})
             steps += optimiser_steps(fresh, warm)

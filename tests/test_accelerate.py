@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -62,25 +61,39 @@ def launched(job: Job, folder: Path, text: str = FSDP) -> Job:
     )  # fmt: skip
 
 
+def workers(job: Job) -> list[str]:
+    """Processes that were launched for ``job``."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            command = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if str(job.out.parent / f".{job.out.name}.job.json") in command:
+                found.append(command)
+    return found
+
+
 def test_two_processes_train_as_one_does_also_after_a_kill(job: Job, tmp_path: Path) -> None:
     alone = train_offline(job)
     assert alone.steps == 8
     two = launched(job, tmp_path / "two")
     spec = tmp_path / "job.json"
     spec.write_text(two.dump(), encoding="utf-8")
-    # kill -9 of the whole group, once there is a checkpoint in the middle of the round.
+    # kill -9, once there is a checkpoint in the middle of the round.
     script = (
         "import sys; from pathlib import Path; from training.offline import Job, train_offline; "
         "train_offline(Job.load(Path(sys.argv[1]).read_text()))"
     )
-    process = subprocess.Popen([sys.executable, "-c", script, str(spec)], start_new_session=True)
+    process = subprocess.Popen([sys.executable, "-c", script, str(spec)])
     marker = two.out.parent / "checkpoints" / "checkpoint-4" / "prefloop_complete"
     deadline = time.monotonic() + 180
     while not marker.exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     assert marker.exists()
+    while workers(two) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not workers(two)  # what it launched goes too
     assert not two.out.exists()
 
     steps: list[int] = []

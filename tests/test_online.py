@@ -10,18 +10,21 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 
+from data.errors import InputError
 from data.hashing import folder_revision
 from pipeline.config import ConfigError, RunConfig
 from pipeline.plan import make_plan
 from pipeline.promotion import lineage
 from pipeline.run_dir import EVALUATION, RunDir, RunError
 from pipeline.status import collect_status
+from pipeline.train import find_sources, summary, train_model
 from tests.dpo_data import rows, write
 from tests.engine_models import make_model
 from tests.runs import JUDGE, VERIFIER, dataset_rows, run_small, small_config
 from tests.test_rounds import evaluated
 from training.config import TrainConfig
 from training.dpo import train_dpo
+from training.methods import Method
 from training.on_policy import Prompts
 from training.online import train_online
 from training.winrate import metrics_table
@@ -220,6 +223,21 @@ def test_kto_trains_on_every_candidate_that_was_judged(tmp_path: Path) -> None:
     assert note["method"] == "kto"
     train = {row["prompt_id"] for row in data["train"]}
     assert train.isdisjoint(row["prompt_id"] for row in data["test"])
+
+    # The same from the command line, on the run's files.
+    for method, files in ((Method.kto, "unpaired"), (Method.sft, "data")):
+        sources = find_sources([run.root], method=method)
+        assert {path.parent.name for path in sources.train} == {files}
+        made = train_model(
+            sources, method=method, base="embedded:policy", out=tmp_path / method,
+            overrides=["batch_size=8"],
+        )  # fmt: skip
+        assert f"{made.examples} answers" in "\n".join(summary(made))
+        assert (tmp_path / method / "model.safetensors").exists()
+        if method is Method.kto:
+            assert made.examples == len(data["train"])
+    with pytest.raises(InputError, match="nothing else compares"):
+        train_model(sources, method=Method.sft, base="x", out=tmp_path / "y", reference="z")
 
 
 def test_a_warm_up_begins_the_first_round(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ def main() -> None:
     job = Job.load(Path(sys.argv[1]).read_text(encoding="utf-8"))
 
     def on_step(record: dict[str, float]) -> None:
+        # Where whoever launched this was killed, the pipe is broken and this raises: nobody trains
+        # on in secret, beside a second attempt.
         print(STEP + json.dumps(record), flush=True)
 
     try:
