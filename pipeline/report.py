@@ -41,7 +41,7 @@ _CURVES = (
     ("rewards/accuracies", "Share of pairs with chosen rewarded above rejected", 0.5),
     ("logps/chosen", "Log-probability of the chosen answers", None),
     ("logps/rejected", "Log-probability of the rejected answers", None),
-    ("reward", "Reward of the sampled answers", None),
+    ("reward", "Reward of the sampled answers (a half throughout, with reward: wins)", None),
     ("completions/mean_length", "Length of the sampled answers", None),
 )
 _TRAIN_FACTS = (
@@ -400,12 +400,21 @@ def _training_facts(notes: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[
     rounds = {int(note["round"]): note for note in notes if note.get("stage") == "train"}
     facts = []
     for name in _TRAIN_FACTS:
-        values = [rounds[index].get(name) for index in sorted(rounds)]
+        values = [_fact(rounds[index], name) for index in sorted(rounds)]
         if any(value is not None for value in values):
             facts.append((name, [_plain(value) for value in values]))
     if facts:
         facts.insert(0, ("round", [str(index) for index in sorted(rounds)]))
     return facts
+
+
+def _fact(note: Mapping[str, Any], name: str) -> Any:
+    """A setting that the round's method has; null for others."""
+    if name in ("loss", "online", "online_steps") and note.get("method", "dpo") != "dpo":
+        return None
+    if name == "online_steps" and not note.get("online"):
+        return None
+    return note.get(name)
 
 
 def _plain(value: Any) -> str:
