@@ -58,7 +58,7 @@ async def run_loop(config: RunConfig, run: RunDir) -> None:
 
 
 async def run_round(config: RunConfig, run: RunDir, folder: RoundDir, models: Models) -> None:
-    """One round, from policy ``folder.index`` to the dataset's next part and the next policy."""
+    """One round, from the last policy that won to the dataset's next part and the next policy."""
 
     async def open_labelers() -> list[Labeler]:
         return [await open_labeler(labeler, config, models) for labeler in config.label.labelers]
@@ -70,10 +70,10 @@ async def run_round(config: RunConfig, run: RunDir, folder: RoundDir, models: Mo
     models.use_policy(str(origin.previous))
     blocks = draw_prompts(config, run, folder)
     if config.train:
+        await answer_opponent(config, run, models)
         await answer_heldout(
             config, run, models, origin.previous_index, round_index=max(folder.index - 1, 0)
         )
-        await answer_opponent(config, run, models)
     if config.train and config.train.on_policy:
         await train_while_sampling(config, run, folder, models, open_labelers, origin)
     else:

@@ -179,7 +179,7 @@ class Models:
             await opened.aclose()
 
     async def make_room(self) -> None:
-        """Before training: on a GPU, close all models, whose memory training needs."""
+        """On a GPU, close all models, whose memory training or another model needs."""
         if _has_gpu():
             await self.release()
 

@@ -73,7 +73,7 @@ class RoundDir:
         self.written = self.root / "written.json"
 
     def quarantine(self, stage: str) -> ShardFolder:
-        """Rows that failed in ``stage`` (sample or evaluate) of this round."""
+        """Rows that failed in this round, in ``sample`` or ``evaluate-`` and the policy's key."""
         return ShardFolder(self.root / "quarantine" / stage, schemas.QUARANTINE)
 
 

@@ -88,7 +88,7 @@ async def answer_heldout(
                 prompts, draw, round_index, f"evaluate/{policy}/{index}"
             )
             if len(failed):
-                quarantine = run.round(round_index).quarantine("evaluate")
+                quarantine = run.round(round_index).quarantine(f"evaluate-{policy}")
                 await asyncio.to_thread(quarantine.write, index, failed)
             await asyncio.to_thread(answers.write, index, table)
             progress.advance(1, tokens=pc.sum(table["tokens"]).as_py() or 0)
@@ -107,6 +107,7 @@ async def answer_opponent(config: RunConfig, run: RunDir, models: Models) -> Non
     answers = run.answers(OPPONENT)
     if all(answers.exists(index) for index in run.heldout.indices()):
         return
+    await models.make_room()
     await answer_heldout(config, run, models, OPPONENT, round_index=0, member=member)
     await models.close(engine, opponent.model)
 
