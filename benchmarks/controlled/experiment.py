@@ -95,7 +95,9 @@ def frontier() -> list[Condition]:
             Condition("GRPO", f"beta {beta:g}", {"method": "grpo", **rl}),
             Condition("RLOO", f"beta {beta:g}", {"method": "rloo", **rl}),
         ]
-    for rate in (1e-4, 3e-4, 1e-3):
+    for beta in (1.0, 3.0):  # down to where SFT lies
+        found.append(Condition("offline DPO", f"beta {beta:g}", {"beta": beta, **offline}))
+    for rate in (1e-4, 3e-4, 1e-3, 3e-3):
         found.append(
             Condition("SFT on the best", f"rate {rate:g}",
                       {"method": "sft", "learning_rate": rate, "epochs": EPOCHS})
@@ -144,6 +146,7 @@ def config_of(condition: Condition, seed: int, *, trains: bool = True) -> RunCon
     names = [f"judge_{letter}" for letter in "abc"[: condition.labelers]]
     train = {
         "batch_size": BATCH,
+        "order": "random",
         "guards": {"enabled": "guards" in condition.train},
         **condition.train,
     }
