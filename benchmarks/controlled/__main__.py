@@ -85,34 +85,50 @@ def _mean(values: object) -> str:
 
 
 def draw(points: Sequence[Point], target: Path) -> None:
-    """Reward over KL: a thin mark a seed and round, a line through a method's means."""
+    """Reward over KL: a thin mark a seed, and a line through the means of a method over its
+    strengths, or over the rounds of each strength where there are several."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(9, 6))
-    methods = sorted({point.method for point in points})
-    colours = plt.get_cmap("tab20")
-    for number, method in enumerate(methods):
+    for number, method in enumerate(sorted({point.method for point in points})):
         mine = [point for point in points if point.method == method]
-        colour = colours(number)
-        axes.scatter([p.kl for p in mine], [p.reward for p in mine], s=9, color=colour, alpha=0.5)
-        grouped: dict[tuple[str, int], list[Point]] = defaultdict(list)
-        for point in mine:
-            grouped[point.strength, point.round].append(point)
-        means = sorted(
-            (float(np.mean([p.kl for p in found])), float(np.mean([p.reward for p in found])))
-            for found in grouped.values()
-        )
-        axes.plot(*zip(*means, strict=True), color=colour, marker="o", markersize=5, label=method)
+        colour = f"C{number}"
+        axes.scatter([p.kl for p in mine], [p.reward for p in mine], s=9, color=colour, alpha=0.4)
+        for index, line in enumerate(_lines(mine)):
+            label = {"label": method} if index == 0 else {}
+            axes.plot(*zip(*line, strict=True), color=colour, marker="o", markersize=5, **label)
     axes.axhline(float(np.mean([p.start_reward for p in points])), color="grey", linestyle=":")
-    axes.set_xscale("symlog", linthresh=1.0)
-    axes.set_xlabel("KL to the starting policy, nats an answer")
+    axes.set_xscale("function", functions=(np.sqrt, np.square))
+    axes.set_xticks([0, 1, 2, 5, 10, 20, 30, 50], labels=[0, 1, 2, 5, 10, 20, 30, 50])
+    axes.set_xlim(left=0)
+    axes.set_xlabel("KL to the starting policy, nats an answer (square-root scale)")
     axes.set_ylabel("true reward (dotted: the starting policy)")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="lower right")
     figure.tight_layout()
-    figure.savefig(target)
+    figure.savefig(target, metadata={"Date": None})
+
+
+def _lines(points: Sequence[Point]) -> list[list[tuple[float, float]]]:
+    """(KL, reward) means along each line of a method."""
+    rounds = {point.round for point in points}
+    of: dict[str, dict[tuple[str, int], list[Point]]] = defaultdict(lambda: defaultdict(list))
+    for point in points:
+        of[point.strength if len(rounds) > 1 else ""][point.strength, point.round].append(point)
+    lines = []
+    for groups in of.values():
+        means = [
+            (
+                index,
+                float(np.mean([point.kl for point in found])),
+                float(np.mean([point.reward for point in found])),
+            )
+            for (_, index), found in groups.items()
+        ]
+        lines.append([(kl, reward) for _, kl, reward in sorted(means)])
+    return lines
 
 
 if __name__ == "__main__":
