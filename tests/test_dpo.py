@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
@@ -36,7 +37,9 @@ def shard(tmp_path_factory):
     return write(tmp_path_factory.mktemp("triples") / "part-0.parquet", rows(24))
 
 
-def train(policy, shards, out, *, reference=None, seed=1, on_step=None, **settings):
+def train(
+    policy, shards, out, *, reference=None, seed=1, on_step=None, kept_reference=None, **settings
+):
     config = TrainConfig(**{"learning_rate": 1e-3, "batch_size": 4, **settings})
     return dpo.train_dpo(
         policy=policy,
@@ -46,6 +49,7 @@ def train(policy, shards, out, *, reference=None, seed=1, on_step=None, **settin
         config=config,
         seed=seed,
         on_step=on_step,
+        kept_reference=kept_reference,
     )
 
 
@@ -467,3 +471,29 @@ def test_qlora_without_bitsandbytes(policy, shard, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(TrainingError, match="needs bitsandbytes"):
         train(policy, shard, tmp_path, lora=Lora(quantize="nf4"))
+
+
+def test_reference_logprobs_are_computed_once_for_all_losses(
+    policy, other, shard, tmp_path, monkeypatch
+):
+    kept = tmp_path / "logps.parquet"
+    first = train(policy, shard, tmp_path / "0", kept_reference=kept)
+    table = pq.read_table(kept)
+    assert table.column_names == ["ref_chosen_logps", "ref_rejected_logps"]
+    assert len(table) == first.examples
+
+    def never(*_, **__):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(dpo, "shared_logprobs", never)
+    again = train(policy, shard, tmp_path / "1", kept_reference=kept, loss="ipo", epochs=2)
+    assert again.steps == 2 * first.steps
+    # Other pairs, another reference or another weight of long answers are no longer the same.
+    for change in ({"max_pairs": 3}, {"ld_alpha": 0.5}, {"reference": other}):
+        with pytest.raises(AssertionError, match="computed again"):
+            train(policy, shard, tmp_path / "2", kept_reference=kept, **change)
+    kept.write_bytes(b"torn")
+    monkeypatch.undo()
+    third = train(policy, shard, tmp_path / "3", kept_reference=kept)
+    assert third.history == first.history
+    assert pq.read_table(kept).equals(table)
