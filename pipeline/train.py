@@ -171,7 +171,7 @@ def summary(trained: Trained) -> list[str]:
         f"trained       {count(trained.steps)} steps on {count(trained.examples)} {examples} in "
         f"{duration(trained.seconds)}" + _counted(trained.dropped),
     ]
-    if trained.method is not Method.reward:
+    if trained.method not in (Method.reward, Method.dpo):
         return lines
     if trained.heldout is None:
         lines.append("accuracy      not measured: no held-out pairs (--test PATH names some)")
@@ -181,6 +181,8 @@ def summary(trained: Trained) -> list[str]:
             f"accuracy      {figure(found.value)} [{found.low:.3f}, {found.high:.3f}] of "
             f"{count(found.n)} held-out pairs" + _counted(trained.heldout_dropped)
         )
+    if trained.method is not Method.reward:
+        return lines
     path = json.dumps(str(trained.model))
     lines += ["use it        label:", "                labelers:"]
     lines.append(f"                  - {{type: reward_model, name: reward_model, model: {path}}}")
@@ -227,12 +229,20 @@ def _train_policy(
     seed: int,
     on_step: Any,
 ) -> Trained:
+    from training.heldout import Heldout, heldout_pairs
     from training.offline import Job, train_offline
 
     with ExitStack() as stack:
         files = _with_prompt_ids(sources.train, stack)
         job = Job(policy, reference, tuple(files), out, config, seed)
         result = train_offline(job, on_step=on_step)
+    heldout = Heldout(None, {})
+    if config.method == "dpo" and sources.test:
+        for file in sources.test:
+            _triples_without_ids(file)  # says what is wrong with it
+        heldout = heldout_pairs(
+            out, reference, sources.test, beta=config.beta, trained_on=sources.train
+        )
     overlong = result.dropped_overlong
     return Trained(
         method=Method(config.method),
@@ -241,8 +251,8 @@ def _train_policy(
         examples=result.examples,
         seconds=result.seconds,
         dropped={"context_overflow": overlong} if overlong else {},
-        heldout=None,
-        heldout_dropped={},
+        heldout=heldout.accuracy,
+        heldout_dropped=heldout.dropped,
     )
 
 

@@ -30,6 +30,7 @@ from tests.reward_models import make_bert_reward, make_llama_reward
 from tests.runs import VERIFIER, dataset_rows, run_small, small_config
 from training.config import Lora, TrainConfig
 from training.errors import TrainingError
+from training.heldout import implicit_margins
 from training.methods import Method
 from training.reward import RewardResult, heldout_accuracy, train_reward
 from training.reward_config import RewardConfig
@@ -441,6 +442,19 @@ def test_dpo_on_the_same_sources(base: Path, tmp_path: Path) -> None:
     assert (trained.steps, trained.examples, trained.heldout) == (2, 8, None)
     assert summary(trained)[0] == f"policy        {tmp_path / 'policy'}"
     assert weights(tmp_path / "policy") != weights(base)
+    assert "not measured: no held-out pairs" in summary(trained)[2]
+
+    held = plain_triples(tmp_path / "held.parquet", 12, seed=3)
+    measured = train_model(
+        find_sources([tmp_path / "mine.parquet"], [held]), method=Method.dpo, base=str(base),
+        out=tmp_path / "measured", overrides=["learning_rate=1e-4", "batch_size=4"],
+    )  # fmt: skip
+    assert measured.heldout is not None
+    assert measured.heldout.n == 4
+    assert "of 4 held-out pairs (dropped: 8 trained_prompt)" in summary(measured)[2]
+    triples = pq.read_table(held).slice(8)
+    margins = implicit_margins(tmp_path / "measured", base, triples, beta=0.1)
+    assert measured.heldout.value == np.mean(margins > 0)
 
 
 def prefloop(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 
 from data.hashing import folder_revision, json_hash
-from labelers.estimate import Estimate
 from labelers.sequence_scores import SequenceScorer, context_length, padding_token
 from training.checkpoints import base_of, copy_tokenizer, is_adapter, load_tokenizer
 from training.errors import TrainingError
 from training.fitting import dataset_of, quiet_trainer
+from training.heldout import TRAINED_PROMPT, Heldout
 from training.records import read_record, write_record
 from training.reward_config import RewardConfig
 from training.reward_pairs import RewardPairs, prompts_in, read_reward_pairs
@@ -44,8 +44,6 @@ from training.setup import (
 )
 from training.winrate import win_rate
 
-TRAINED_PROMPT = "trained_prompt"
-"""Why a held-out pair was left out: the model was trained on its prompt."""
 NOT_FINITE = "not_finite"
 """Why a held-out pair was left out: a score is no finite number."""
 
@@ -69,18 +67,6 @@ class RewardResult:
     step_seconds: float
     settings: dict[str, Any]
     history: list[dict[str, float]]
-
-
-@dataclass(frozen=True)
-class Heldout:
-    """How often a reward model gives the chosen answer the higher score.
-
-    ``accuracy`` has Wilson's interval (see ``training.winrate.win_rate``), with equal scores as
-    half; null where no pair was left. ``dropped``: rows that do not count, by reason.
-    """
-
-    accuracy: Estimate | None
-    dropped: dict[str, int]
 
 
 def train_reward(

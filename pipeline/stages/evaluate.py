@@ -33,7 +33,8 @@ from pipeline.stages.sample import Draw, open_source, sample_block, sampling_of
 from pipeline.stages.write import split_files
 from pipeline.stream import run_blocks
 from training.diversity import distinct_n, repetitive_share, self_bleu
-from training.logprobs import answer_logprobs, kl_estimate, reward_margin
+from training.heldout import MOST_PAIRS, implicit_margins
+from training.logprobs import answer_logprobs, kl_estimate
 from training.winrate import length_controlled_win_rate, metrics_table, win_rate
 
 logger = logging.getLogger(__name__)
@@ -42,8 +43,6 @@ OPPONENT = "opponent"
 """The fixed policy that every round is compared with, in metrics and file names."""
 JURY = "jury"
 """As a labeler's name in metrics: what all labelers decided together."""
-HELDOUT_TRIPLES = 256
-"""Triples of the test split that the reward margin is measured on, at most."""
 
 
 async def answer_heldout(
@@ -360,18 +359,7 @@ def _likelihood_figures(
     rows = kl_figures(config, run, folder.index + 1, new, Path(start), against="start")
     triples = _heldout_triples(run, folder.index)
     if config.train and len(triples):
-        prompts = triples["prompt"].to_pylist()
-        of = {
-            (side, policy): answer_logprobs(
-                policy, prompts, [turn[0]["content"] for turn in triples[side].to_pylist()]
-            )
-            for side in ("chosen", "rejected")
-            for policy in (new, reference)
-        }
-        margins = reward_margin(
-            of["chosen", new], of["rejected", new],
-            of["chosen", reference], of["rejected", reference], config.train.beta,
-        )  # fmt: skip
+        margins = implicit_margins(new, reference, triples, config.train.beta)
         confidence = config.evaluate.confidence
         rows.append({"name": "reward_margin", "estimate": mean_estimate(margins, confidence)})
         right = np.sign(margins) / 2 + 0.5
@@ -409,4 +397,4 @@ def _heldout_triples(run: RunDir, round_index: int) -> pa.Table:
     columns = ["prompt", "chosen", "rejected"]
     if not files:
         return pa.table({name: pa.array([], MESSAGES) for name in columns})
-    return read_shard(files[0], TRIPLE, columns).slice(0, HELDOUT_TRIPLES)
+    return read_shard(files[0], TRIPLE, columns).slice(0, MOST_PAIRS)
