@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 
+from data.embedded import resolve_embedded
 from data.errors import InputError
 from data.hashing import folder_revision
 from pipeline.config import ConfigError, RunConfig
@@ -223,6 +224,19 @@ def test_kto_trains_on_every_candidate_that_was_judged(tmp_path: Path) -> None:
     assert note["method"] == "kto"
     train = {row["prompt_id"] for row in data["train"]}
     assert train.isdisjoint(row["prompt_id"] for row in data["test"])
+
+    # TRL's own trainer takes them as they are.
+    from trl import KTOConfig, KTOTrainer
+
+    arguments = KTOConfig(
+        output_dir=str(tmp_path / "trl"), max_steps=1, per_device_train_batch_size=4, bf16=False,
+        use_cpu=True, report_to="none", save_strategy="no",
+    )  # fmt: skip
+    theirs = KTOTrainer(
+        model=resolve_embedded("embedded:policy"), args=arguments, train_dataset=data["train"]
+    )
+    # Policy and reference are the same model: the loss of every answer is 1 - sigma(0).
+    assert theirs.train().training_loss == pytest.approx(0.5, abs=1e-3)
 
     # The same from the command line, on the run's files.
     for method, files in ((Method.kto, "unpaired"), (Method.sft, "data")):
