@@ -20,6 +20,7 @@ from pipeline.engines.factory import build_engine
 from pipeline.engines.vllm_engine import VllmInProcess
 from pipeline.engines.weights import is_adapter, load_tokenizer
 from pipeline.policy_check import TOLERANCE_NATS, PolicyMismatch, verify_policy
+from training.setup import has_gpu
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +181,7 @@ class Models:
 
     async def make_room(self) -> None:
         """On a GPU, close all models, whose memory training or another model needs."""
-        if _has_gpu():
+        if has_gpu():
             await self.release()
 
     async def release(self) -> None:
@@ -198,7 +199,7 @@ class Models:
         """Let ``engine`` serve ``path``, for sure: in place, or else from a new engine process."""
         dtype = getattr(self._config.engines[name], "dtype", "auto")
         if dtype == "auto":
-            dtype = "bfloat16" if _has_gpu() else "float32"
+            dtype = "bfloat16" if has_gpu() else "float32"
         verify = partial(
             verify_policy,
             engine,
@@ -223,9 +224,3 @@ class Models:
 
 def _reward_checkpoint(labeler: RewardModelLabeler) -> str:
     return checkpoint(labeler.model, served=False, trust_remote_code=labeler.trust_remote_code)
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return bool(torch.cuda.is_available())

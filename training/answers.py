@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.hashing import content_id
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _ROWS = 1024
+_ANSWERS = {"chosen", "rejected"}
 
 
 @dataclass(frozen=True)
@@ -111,22 +111,16 @@ def read_answers(
 def _rows(shard: Path) -> Iterable[tuple[list[dict[str, str]], str, bool]]:
     """(prompt, answer, label) of each answer of a shard; two for a triple."""
     names = pq.read_schema(shard).names
-    table = pq.read_table(shard, columns=None if "completion" in names else _triple_columns(names))
+    single = "completion" in names
+    wanted = {"prompt", "prompt_id"} | ({"completion", "label"} if single else _ANSWERS)
+    table = pq.read_table(shard, columns=[name for name in names if name in wanted])
     for batch in table.to_batches(max_chunksize=_ROWS):
-        yield from _batch_rows(batch)
-
-
-def _triple_columns(names: Sequence[str]) -> list[str]:
-    return [name for name in ("prompt", "chosen", "rejected", "prompt_id") if name in names]
-
-
-def _batch_rows(batch: pa.RecordBatch) -> Iterable[tuple[list[dict[str, str]], str, bool]]:
-    for row in batch.to_pylist():
-        if "completion" in row:
-            yield row["prompt"], answer_of(row, "completion"), bool(row["label"])
-        else:
-            yield row["prompt"], answer_of(row, "chosen"), True
-            yield row["prompt"], answer_of(row, "rejected"), False
+        for row in batch.to_pylist():
+            if single:
+                yield row["prompt"], answer_of(row, "completion"), bool(row["label"])
+            else:
+                yield row["prompt"], answer_of(row, "chosen"), True
+                yield row["prompt"], answer_of(row, "rejected"), False
 
 
 def _labelled(

@@ -24,11 +24,10 @@ from training.fitting import (
     fit,
     load_reference,
     open_policy,
-    quiet_trainer,
     settings_of,
 )
 from training.pairs import Pairs, read_pairs
-from training.reference import kept_columns, shared_logprobs
+from training.reference import beside, kept_columns, shared_logprobs
 from training.setup import on_one_gpu, optimiser_steps, shared_arguments
 from training.tokens import TokenIds
 
@@ -106,9 +105,7 @@ def _trainer(
     live_reference = None
     table = pairs.table()
     if not config.uses_reference:
-        nothing = pa.array(np.zeros(len(pairs)))
-        table = table.append_column("ref_chosen_logps", nothing)
-        table = table.append_column("ref_rejected_logps", nothing)
+        table = beside(table, no_reference(len(pairs)))
     elif config.precompute_reference_logprobs:
         key = {name: settings[name] for name in ("reference_revision", "ld_alpha", "precision")}
         key["quantize"] = opened.quantize
@@ -124,8 +121,7 @@ def _trainer(
             )
 
         columns = kept_columns(kept, json_hash({"pairs": pairs.token_digest(), **key}), compute)
-        for name in columns.column_names:
-            table = table.append_column(name, columns[name])
+        table = beside(table, columns)
     else:
         live_reference = load_reference(reference, opened)
 
@@ -145,7 +141,7 @@ def _trainer(
     trainer.settings = config
     if config.order == "length":
         trainer.lengths = pairs.lengths()
-    return quiet_trainer(trainer)
+    return trainer
 
 
 def dpo_arguments(
@@ -180,6 +176,12 @@ def dpo_arguments(
         # false, the trainer's default, would make the new policy slow to sample from.
         use_cache=opened.model.config.use_cache,
     )
+
+
+def no_reference(pairs: int) -> pa.Table:
+    """In place of ``reference_logps``, for losses that no reference goes into."""
+    nothing = np.zeros(pairs)
+    return pa.table({"ref_chosen_logps": nothing, "ref_rejected_logps": nothing})
 
 
 def reference_logps(

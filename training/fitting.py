@@ -98,7 +98,7 @@ def fit(
     guards = GuardWatch(config.guards, beta=config.beta)
     watch = Watch(fingerprint, on_step, guards=guards, snapshots=checkpoints / SNAPSHOTS)
     with quiet(verbose):
-        trainer = build(checkpoints, [watch])
+        trainer = quiet_trainer(build(checkpoints, [watch]))
         watch.trainer = trainer
         stepping = time.monotonic()
         trainer.train(
@@ -196,8 +196,6 @@ class OpenPolicy:
     model: Any
     peft: Any | None
     """The adapter to begin; null for whole weights and where an adapter is trained on."""
-    continued: bool
-    """Whether the model has the adapter of a round before."""
     dtype: torch.dtype
     autocast: torch.dtype | None
     device: str
@@ -226,9 +224,7 @@ def open_policy(policy: Path, config: TrainConfig) -> OpenPolicy:
     )  # fmt: skip
     begun = peft_config(config.lora, "CAUSAL_LM") if config.lora and not continued else None
     autocast = torch.bfloat16 if bf16 else None
-    return OpenPolicy(
-        model, begun, continued, dtype, autocast, device, quantize, whole=not is_sharded()
-    )
+    return OpenPolicy(model, begun, dtype, autocast, device, quantize, whole=not is_sharded())
 
 
 def load_reference(reference: Path, opened: OpenPolicy) -> Any:

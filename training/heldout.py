@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from data.hashing import prompt_id
 from labelers.estimate import Estimate
 from training.logprobs import answer_logprobs, reward_margin
+from training.reward_pairs import prompts_in
 from training.winrate import win_rate
 
 MOST_PAIRS = 256
@@ -64,11 +65,7 @@ def heldout_pairs(
     """
     columns = ["prompt", "chosen", "rejected"]
     table = pa.concat_tables([pq.read_table(file, columns=columns) for file in files])
-    seen = {
-        prompt_id(messages)
-        for file in trained_on
-        for messages in pq.read_table(file, columns=["prompt"])["prompt"].to_pylist()
-    }
+    seen = prompts_in(trained_on)
     ids = [prompt_id(messages) for messages in table["prompt"].to_pylist()]
     fresh = [row for row, one in enumerate(ids) if one not in seen]
     dropped = {TRAINED_PROMPT: len(ids) - len(fresh)} if len(fresh) < len(ids) else {}

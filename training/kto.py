@@ -28,10 +28,9 @@ from training.fitting import (
     fit,
     load_reference,
     open_policy,
-    quiet_trainer,
     settings_of,
 )
-from training.reference import kept_columns, shared_logprobs
+from training.reference import beside, kept_columns, shared_logprobs
 from training.setup import on_one_gpu, optimiser_steps, shared_arguments
 from training.tokens import TokenIds
 
@@ -132,8 +131,6 @@ def _trainer(
             "label": data.labels,
         }
     )
-    for name in columns.column_names:
-        table = table.append_column(name, columns[name])
     steps = optimiser_steps(len(data), config)
     arguments = KTOConfig(
         **shared_arguments(config, checkpoints=checkpoints, steps=steps, seed=seed),
@@ -146,16 +143,15 @@ def _trainer(
         use_cache=opened.model.config.use_cache,
     )
     set_seed(seed)
-    trainer = LabelledTrainer(
+    return LabelledTrainer(
         model=opened.model,
         args=on_one_gpu(arguments),
-        train_dataset=dataset_of(table, fingerprint),
+        train_dataset=dataset_of(beside(table, columns), fingerprint),
         processing_class=tokenizer,
         data_collator=DataCollatorForUnpairedPreference(pad_token_id=tokenizer.pad_token_id),
         peft_config=opened.peft,
         callbacks=callbacks,
     )
-    return quiet_trainer(trainer)
 
 
 def behind_others(answers: Sequence[TokenIds], batch_size: int) -> list[TokenIds]:

@@ -41,17 +41,15 @@ class Job:
 
     def dump(self) -> str:
         """As JSON, for another process."""
-        paths = [path.resolve() for path in (*self.files, *self.replay)]
+        kept = self.kept_reference
         return json.dumps(
             {
-                "policy": str(self.policy.resolve()),
-                "reference": str(self.reference.resolve()),
-                "files": [str(path) for path in paths[: len(self.files)]],
-                "replay": [str(path) for path in paths[len(self.files) :]],
-                "out": str(self.out.resolve()),
-                "kept_reference": str(self.kept_reference.resolve())
-                if self.kept_reference
-                else None,
+                "policy": _full(self.policy),
+                "reference": _full(self.reference),
+                "files": [_full(path) for path in self.files],
+                "replay": [_full(path) for path in self.replay],
+                "out": _full(self.out),
+                "kept_reference": _full(kept) if kept else None,
                 "config": self.config.model_dump(mode="json"),
                 "seed": self.seed,
             }
@@ -72,6 +70,11 @@ class Job:
             replay=tuple(map(Path, raw["replay"])),
             kept_reference=Path(kept) if kept else None,
         )
+
+
+def _full(path: Path) -> str:
+    """For a process that may stand elsewhere."""
+    return str(path.resolve())
 
 
 def train_offline(job: Job, *, on_step: OnStep | None = None, verbose: bool = False) -> TrainResult:

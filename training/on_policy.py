@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.hashing import content_id, json_hash
 from data.protocol import Message
 from training.checkpoints import copy_tokenizer
+from training.errors import TrainingError
 
 WeightsNow = Callable[[], Path]
 """Gives a folder with the policy as it is now; it lasts until the next leg."""
@@ -48,6 +50,17 @@ class Prompts:
     def legs(self) -> int:
         """How many legs; prompts that do not fill one are left out."""
         return len(self.messages) // self.per_leg
+
+    def about(self) -> list[Any]:
+        """Hash of all prompts, and how they are cut: for the fingerprint of a training."""
+        return [content_id(*(json_hash(list(one)) for one in self.messages)), self.per_leg]
+
+    def require_leg(self, leg: str) -> None:
+        """Raise ``TrainingError`` where the prompts do not fill one ``leg``."""
+        if not self.legs:
+            raise TrainingError(
+                f"{len(self.messages)} prompts are fewer than the {self.per_leg} of {leg}"
+            )
 
 
 class Weights:

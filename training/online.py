@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data.hashing import content_id, json_hash
+from data.hashing import json_hash
 from training.checkpoints import load_tokenizer
 from training.config import TrainConfig
-from training.dpo import dpo_arguments, reference_logps
-from training.errors import TrainingError
+from training.dpo import dpo_arguments, no_reference, reference_logps
 from training.fitting import (
     OnStep,
     OpenPolicy,
@@ -30,11 +29,11 @@ from training.fitting import (
     fit,
     load_reference,
     open_policy,
-    quiet_trainer,
     settings_of,
 )
 from training.on_policy import Prompts, Triples, Weights
 from training.pairs import Pairs, read_pairs
+from training.reference import beside
 from training.setup import on_one_gpu
 
 logger = logging.getLogger(__name__)
@@ -57,16 +56,13 @@ def train_online(
     ``triples`` is called once for each leg, in their order (again for legs that a killed attempt
     had begun; it must then give the same). Else as ``training.dpo.train_dpo``.
     """
-    if not prompts.legs:
-        raise TrainingError(
-            f"{len(prompts.messages)} prompts are fewer than the {prompts.per_leg} that one leg of "
-            "online training takes (online_steps x batch_size x gradient_accumulation)"
-        )
+    prompts.require_leg(
+        "one leg of online training (online_steps x batch_size x gradient_accumulation)"
+    )
     tokenizer = load_tokenizer(policy)
     max_length = min(config.max_length, context_length(policy))
     settings = settings_of(policy, reference, config, seed, max_length)
-    about = [content_id(*(json_hash(list(one)) for one in prompts.messages)), prompts.per_leg]
-    fingerprint = json_hash({"prompts": about, **settings})
+    fingerprint = json_hash({"prompts": prompts.about(), **settings})
     legs = Legs(reference, triples, tokenizer, config, max_length)
 
     def build(checkpoints: Path, callbacks: list[Any]) -> Any:
@@ -95,7 +91,7 @@ def train_online(
         trainer.settings = config
         trainer.legs = legs
         legs.weights.trainer = trainer
-        return quiet_trainer(trainer)
+        return trainer
 
     return fit(
         policy=policy, out=out, config=config, settings=settings, fingerprint=fingerprint,
@@ -159,18 +155,14 @@ class Legs:
             return []
         if pairs.dropped_overlong:
             logger.warning("leg %d: %d pairs are too long", leg, pairs.dropped_overlong)
-        table = pairs.table()
         if self._config.uses_reference:
             columns = reference_logps(
                 pairs, self._reference_model(), batch_size=2 * self._config.batch_size,
                 autocast=self.opened.autocast, ld_alpha=self._config.ld_alpha,
             )  # fmt: skip
         else:
-            nothing = np.zeros(len(pairs))
-            columns = pa.table({"ref_chosen_logps": nothing, "ref_rejected_logps": nothing})
-        for name in columns.column_names:
-            table = table.append_column(name, columns[name])
-        return list(table.to_pylist())
+            columns = no_reference(len(pairs))
+        return list(beside(pairs.table(), columns).to_pylist())
 
     def _read(self, shards: Sequence[Path]) -> Pairs | None:
         if not shards:

@@ -14,15 +14,13 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from training.config import TrainConfig
 from training.losses import OWN, PairLogps, own_loss
+from training.no_hub import Prepared
 from training.order import Ordered
 
 
-class PairTrainer(Ordered, DPOTrainer):  # type: ignore[misc]  # TRL has no types
+class PairTrainer(Prepared, Ordered, DPOTrainer):  # type: ignore[misc]  # TRL has no types
     """DPOTrainer over a dataset of ``prompt_ids``, ``chosen_ids``, ``rejected_ids`` and, with
-    ``precompute_ref_log_probs``, ``ref_chosen_logps`` and ``ref_rejected_logps``.
-
-    Everything that talks to the hub or writes a model card is off.
-    """
+    ``precompute_ref_log_probs``, ``ref_chosen_logps`` and ``ref_rejected_logps``."""
 
     settings: TrainConfig
     """Set by the caller before training."""
@@ -86,18 +84,6 @@ class PairTrainer(Ordered, DPOTrainer):  # type: ignore[misc]  # TRL has no type
             "rewards/accuracies": (chosen > rejected).float(),
         }.items():
             metrics[name][-1] = self.accelerator.gather(value).mean().item()
-
-    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-        return dataset  # tokenised by training.tokens, over-long pairs dropped
-
-    def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
-        return dataset  # computed by training.logprobs, for any reference
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def _send_telemetry(self) -> None:
-        pass
 
 
 class PairCollator(DataCollatorForPreference):  # type: ignore[misc]

@@ -49,6 +49,13 @@ def kept_columns(file: Path | None, key: str, compute: Callable[[], pa.Table]) -
     return table
 
 
+def beside(table: pa.Table, columns: pa.Table) -> pa.Table:
+    """``table`` with ``columns``, row for row."""
+    for name in columns.column_names:
+        table = table.append_column(name, columns[name])
+    return table
+
+
 def is_first() -> bool:
     """Whether this is the process that writes."""
     if processes() == 1:

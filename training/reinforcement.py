@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data.hashing import content_id, json_hash
+from data.hashing import json_hash
 from training.checkpoints import load_tokenizer
 from training.config import TrainConfig
-from training.errors import TrainingError
 from training.fitting import (
     OnStep,
     TrainResult,
@@ -30,7 +29,6 @@ from training.fitting import (
     fit,
     load_reference,
     open_policy,
-    quiet_trainer,
     settings_of,
 )
 from training.on_policy import Groups, Prompts, Weights
@@ -60,18 +58,12 @@ def train_reinforcement(
     sampled at ``temperature``. Else as ``training.dpo.train_dpo``. Raises ``TrainingError`` where
     there are too few prompts for a step.
     """
-    if not prompts.legs:
-        raise TrainingError(
-            f"{len(prompts.messages)} prompts are fewer than the {prompts.per_leg} of one step "
-            "(batch_size x gradient_accumulation / sample.n)"
-        )
+    prompts.require_leg("one step (batch_size x gradient_accumulation / sample.n)")
     tokenizer = load_tokenizer(policy)
     max_length = min(config.max_length, context_length(policy))
     settings = settings_of(policy, reference, config, seed, max_length)
-    about = [content_id(*(json_hash(list(one)) for one in prompts.messages)), prompts.per_leg]
-    fingerprint = json_hash(
-        {"prompts": about, "group_size": group_size, "temperature": temperature, **settings}
-    )
+    sampled = {"group_size": group_size, "temperature": temperature}
+    fingerprint = json_hash({"prompts": prompts.about(), **sampled, **settings})
 
     def build(checkpoints: Path, callbacks: list[Any]) -> Any:
         from transformers import set_seed
@@ -120,7 +112,7 @@ def train_reinforcement(
         trainer.prompts = [prompt_ids(tokenizer, one).tolist() for one in prompts.messages]
         trainer.weights = Weights(policy, checkpoints / "weights")
         trainer.weights.trainer = trainer
-        return quiet_trainer(trainer)
+        return trainer
 
     return fit(
         policy=policy, out=out, config=config, settings=settings, fingerprint=fingerprint,

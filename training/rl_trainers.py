@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from trl import GRPOTrainer, RLOOTrainer
 
+from training.no_hub import NoHub
 from training.on_policy import Group, Groups, Weights
 from training.tokens import answer_ids
 
 
-class _FromGroups:
+class _FromGroups(NoHub):
     """In front of a trainer: its prompts, answers and rewards are those of ``groups``."""
 
     groups: Groups
@@ -58,12 +59,6 @@ class _FromGroups:
     def _calculate_rewards(self, *_: Any) -> torch.Tensor:
         device = self.accelerator.device  # type: ignore[attr-defined]
         return torch.tensor([[reward] for _, _, reward in self._answers], device=device)
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def _send_telemetry(self) -> None:
-        pass
 
 
 def _answer(group: Group, place: int) -> tuple[str, bool, float]:

@@ -24,7 +24,6 @@ from training.fitting import (
     dataset_of,
     fit,
     open_policy,
-    quiet_trainer,
     settings_of,
 )
 from training.setup import on_one_gpu, optimiser_steps, shared_arguments
@@ -81,7 +80,7 @@ def train_sft(
         )
         if config.order == "length":
             trainer.lengths = data.lengths()
-        return quiet_trainer(trainer)
+        return trainer
 
     return fit(
         policy=policy, out=out, config=config, settings=settings, fingerprint=fingerprint,
