@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.models import WORDS, make_model
-from data.embedded import resolve_embedded
+from prefloop.data.embedded import resolve_embedded
 from tests.servers import vllm_server
 
 WARM_UP = 8
@@ -124,12 +124,12 @@ def make_rows(pairs: int, words: int) -> list[dict[str, object]]:
 
 def ours(url: str, rows: list[dict[str, object]], orders: str) -> Measured:
     """Our judge through its HTTP engine."""
-    from data.hashing import content_id, pair_id
-    from labelers.base import Answer, Pair
-    from labelers.config import JudgeLabeler
-    from labelers.factory import build_labeler
-    from pipeline.engines.config import OpenAIEngine
-    from pipeline.engines.factory import build_engine
+    from prefloop.data.hashing import content_id, pair_id
+    from prefloop.labelers.base import Answer, Pair
+    from prefloop.labelers.config import JudgeLabeler
+    from prefloop.labelers.factory import build_labeler
+    from prefloop.pipeline.engines.config import OpenAIEngine
+    from prefloop.pipeline.engines.factory import build_engine
 
     pairs = []
     for row in rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from data.embedded import resolve_embedded
+from prefloop.data.embedded import resolve_embedded
 
 WORDS = ["amber", "birch", "cedar", "dune", "ember", "fern", "grove", "heath", "iris", "juniper"]
 """What made-up texts are made of."""

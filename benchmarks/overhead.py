@@ -52,13 +52,13 @@ if __name__ == "__main__":
 
 def ours(rows: int) -> float:
     """Seconds of prefloop over ``rows`` prompts, from reading them to the votes; no imports."""
-    from data.protocol import Completion, Request
-    from labelers.base import Pair, Vote
-    from pipeline.config import validate_config
-    from pipeline.run_dir import RunDir
-    from pipeline.stages.label import label_round
-    from pipeline.stages.prompts import draw_prompts, read_prompts
-    from pipeline.stages.sample import sample_round
+    from prefloop.data.protocol import Completion, Request
+    from prefloop.labelers.base import Pair, Vote
+    from prefloop.pipeline.config import validate_config
+    from prefloop.pipeline.run_dir import RunDir
+    from prefloop.pipeline.stages.label import label_round
+    from prefloop.pipeline.stages.prompts import draw_prompts, read_prompts
+    from prefloop.pipeline.stages.sample import sample_round
 
     class NoEngine:
         async def generate(self, request: Request) -> list[Completion]:

@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.audit import texts
-from pipeline.review.account import Account
-from pipeline.review.api import ArgillaApi
-from pipeline.review.folder import ReviewFolder
-from pipeline.review.server.home import Home
-from pipeline.review.server.up import running_server
+from prefloop.pipeline.review.account import Account
+from prefloop.pipeline.review.api import ArgillaApi
+from prefloop.pipeline.review.folder import ReviewFolder
+from prefloop.pipeline.review.server.home import Home
+from prefloop.pipeline.review.server.up import running_server
 
 
 def make_pairs(path: Path, pairs: int) -> None:
@@ -42,9 +42,9 @@ def make_pairs(path: Path, pairs: int) -> None:
 
 def ours(url: str, key: str, folder: Path, pairs: int, what: str) -> None:
     """Push or pull with prefloop."""
-    from pipeline.review.pull import pull
-    from pipeline.review.push import PushOptions, push
-    from pipeline.review.subjects import DatasetSubjects
+    from prefloop.pipeline.review.pull import pull
+    from prefloop.pipeline.review.push import PushOptions, push
+    from prefloop.pipeline.review.subjects import DatasetSubjects
 
     api = ArgillaApi(Account(url, key))
     review = ReviewFolder(folder / "review")
@@ -60,7 +60,7 @@ def theirs(url: str, key: str, folder: Path, what: str) -> None:
     """Add or read the same records with Argilla's client."""
     import argilla as rg
 
-    from pipeline.review.definition import settings
+    from prefloop.pipeline.review.definition import settings
 
     client = rg.Argilla(api_url=url, api_key=key, timeout=120)
     if what == "push":

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.models import WORDS, make_model
-from data.protocol import Message
-from labelers.sequence_scores import SequenceScorer
+from prefloop.data.protocol import Message
+from prefloop.labelers.sequence_scores import SequenceScorer
 
 FIXED = 16
 """Rows of a batch that is not sorted."""

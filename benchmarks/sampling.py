@@ -40,7 +40,7 @@ def make_prompts(path: Path, count: int) -> None:
 
 def config_of(folder: Path, options: argparse.Namespace) -> Any:
     """The run's config; both sides take their requests from it."""
-    from pipeline.config import validate_config
+    from prefloop.pipeline.config import validate_config
 
     return validate_config(
         {
@@ -61,10 +61,16 @@ def config_of(folder: Path, options: argparse.Namespace) -> Any:
 
 def ours(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Tokens/s of the sample stage."""
-    from pipeline.models import Models
-    from pipeline.run_dir import RunDir
-    from pipeline.stages.prompts import draw_prompts, read_prompts
-    from pipeline.stages.sample import Draw, open_source, sample_block, sample_round, sampling_of
+    from prefloop.pipeline.models import Models
+    from prefloop.pipeline.run_dir import RunDir
+    from prefloop.pipeline.stages.prompts import draw_prompts, read_prompts
+    from prefloop.pipeline.stages.sample import (
+        Draw,
+        open_source,
+        sample_block,
+        sample_round,
+        sampling_of,
+    )
 
     config = config_of(folder, options)
     run = RunDir(Path(config.run_dir))
@@ -93,11 +99,11 @@ def raw(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     from transformers import AutoTokenizer
     from vllm import LLM, SamplingParams, TokensPrompt
 
-    from data.chat import render_tokens
-    from data.hashing import derive_seed
-    from pipeline.engines.vllm_engine import _engine_args
-    from pipeline.run_dir import RunDir
-    from pipeline.stages.prompts import read_prompts
+    from prefloop.data.chat import render_tokens
+    from prefloop.data.hashing import derive_seed
+    from prefloop.pipeline.engines.vllm_engine import _engine_args
+    from prefloop.pipeline.run_dir import RunDir
+    from prefloop.pipeline.stages.prompts import read_prompts
 
     config = config_of(folder, options)
     run = RunDir(Path(config.run_dir))

@@ -21,13 +21,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data.hashing import content_id
-from data.schemas import CANDIDATE, MESSAGES, PROMPT, VOTE
-from labelers.pairs import propose_pairs
-from pipeline.config import RunConfig, validate_config
-from pipeline.run_dir import RunDir
-from pipeline.stages.filter import filter_round
-from pipeline.stages.write import write_round
+from prefloop.data.hashing import content_id
+from prefloop.data.schemas import CANDIDATE, MESSAGES, PROMPT, VOTE
+from prefloop.labelers.pairs import propose_pairs
+from prefloop.pipeline.config import RunConfig, validate_config
+from prefloop.pipeline.run_dir import RunDir
+from prefloop.pipeline.stages.filter import filter_round
+from prefloop.pipeline.stages.write import write_round
 
 PER_PROMPT = 4
 BLOCK = 2048

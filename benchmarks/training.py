@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.models import WORDS, make_model
-from data.schemas import TRIPLE
+from prefloop.data.schemas import TRIPLE
 from tests.dpo_data import triple
 
 LEARNING_RATE, BETA = 1e-5, 0.1
@@ -50,8 +50,8 @@ def make_triples(path: Path, pairs: int) -> None:
 
 def ours(folder: Path, options: dict[str, Any], side: str) -> tuple[float, list[float]]:
     """prefloop's training: ``random``, ``length`` or ``recomputed``."""
-    from training.config import TrainConfig
-    from training.dpo import train_dpo
+    from prefloop.training.config import TrainConfig
+    from prefloop.training.dpo import train_dpo
 
     config = TrainConfig(
         learning_rate=LEARNING_RATE, beta=BETA, batch_size=options["batch"],

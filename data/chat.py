@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from data.protocol import EngineFailed, Message, RequestRejected
+from prefloop.data.protocol import EngineFailed, Message, RequestRejected
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt
 
-from data.strict import Strict
+from prefloop.data.strict import Strict
 
 FileFormat = Literal["jsonl", "json", "csv", "parquet", "text"]
 Format = Literal["auto", "jsonl", "json", "csv", "parquet", "text", "datasets"]

@@ -18,8 +18,8 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from data.config import NearDuplicates
-from data.hashing import content_id, derive_seed
+from prefloop.data.config import NearDuplicates
+from prefloop.data.hashing import content_id, derive_seed
 
 _UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 """Scripts written without spaces: each character is a word of its own."""

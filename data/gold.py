@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from data.config import PromptSource
-from data.errors import InputError
-from data.hashing import content_id, derive_seed, pair_id, prompt_id
-from data.preferences.layouts import Layout, PreferenceColumns, find_layout
-from data.preferences.parsing import parse_comparison
-from data.protocol import Message
-from data.readers import read_rows
-from data.rows import BadRow, RawRow, bad, escaped
+from prefloop.data.config import PromptSource
+from prefloop.data.errors import InputError
+from prefloop.data.hashing import content_id, derive_seed, pair_id, prompt_id
+from prefloop.data.preferences.layouts import Layout, PreferenceColumns, find_layout
+from prefloop.data.preferences.parsing import parse_comparison
+from prefloop.data.protocol import Message
+from prefloop.data.readers import read_rows
+from prefloop.data.rows import BadRow, RawRow, bad, escaped
 
 Gold = Literal["a", "b", "tie"]
 
@@ -62,10 +62,11 @@ def read_gold(
 ) -> tuple[list[GoldPair], list[BadRow]]:
     """The pairs of ``source`` with gold labels, and the rows that hold none.
 
-    Layouts are those of ``data.preferences``: two answers with a label (or several annotators, of
-    whom the majority is the gold label, and no majority a tie), or chosen and rejected. Which
-    answer is a is drawn by hash, so that the gold label says nothing about it. Rows with equal
-    answers (``identical``) and pairs that an earlier row has (``duplicate``) are bad rows.
+    Layouts are those of ``prefloop.data.preferences``: two answers with a label (or several
+    annotators, of whom the majority is the gold label, and no majority a tie), or chosen and
+    rejected. Which answer is a is drawn by hash, so that the gold label says nothing about it. Rows
+    with equal answers (``identical``) and pairs that an earlier row has (``duplicate``) are bad
+    rows.
 
     Raises ``InputError`` for a source that cannot be read, has no known layout or no usable row.
     """

@@ -7,10 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data.config import Columns
-from data.hashing import prompt_id
-from data.rows import BadRow, RawRow, bad, is_text
-from data.turns import Unusable, read_turn
+from prefloop.data.config import Columns
+from prefloop.data.hashing import prompt_id
+from prefloop.data.rows import BadRow, RawRow, bad, is_text
+from prefloop.data.turns import Unusable, read_turn
 
 Prompt = dict[str, Any]
 """A row of ``schemas.PROMPT``."""

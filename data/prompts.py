@@ -13,15 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from data.config import PromptsConfig, PromptSource
-from data.dedup import OverlapIndex, near_duplicates, normalise
-from data.errors import InputError
-from data.hashing import content_id, derive_seed
-from data.parsing import parse_row
-from data.readers import read_rows
-from data.reading import SourceRows, read_source
-from data.rows import BadRow, RawRow, is_text
-from data.schemas import DROPPED
+from prefloop.data.config import PromptsConfig, PromptSource
+from prefloop.data.dedup import OverlapIndex, near_duplicates, normalise
+from prefloop.data.errors import InputError
+from prefloop.data.hashing import content_id, derive_seed
+from prefloop.data.parsing import parse_row
+from prefloop.data.readers import read_rows
+from prefloop.data.reading import SourceRows, read_source
+from prefloop.data.rows import BadRow, RawRow, is_text
+from prefloop.data.schemas import DROPPED
 
 _LATER_TURN_WORDS = 10
 """Shorter turns behind the first ("Go on.") say nothing about which conversation it is."""

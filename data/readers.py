@@ -18,10 +18,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data.config import FileFormat, PromptSource
-from data.embedded import resolve_embedded
-from data.errors import InputError
-from data.rows import BadRow, RawRow, escaped
+from prefloop.data.config import FileFormat, PromptSource
+from prefloop.data.embedded import resolve_embedded
+from prefloop.data.errors import InputError
+from prefloop.data.rows import BadRow, RawRow, escaped
 
 Row = RawRow | BadRow
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from data.config import Columns, PromptsConfig, PromptSource
-from data.errors import InputError
-from data.hashing import prompt_id
-from data.parsing import Prompt, parse_row, row_id
-from data.readers import read_rows
-from data.rows import BadRow, RawRow, bad, escaped
-from data.schemas import PROMPT, QUARANTINE
+from prefloop.data.config import Columns, PromptsConfig, PromptSource
+from prefloop.data.errors import InputError
+from prefloop.data.hashing import prompt_id
+from prefloop.data.parsing import Prompt, parse_row, row_id
+from prefloop.data.readers import read_rows
+from prefloop.data.rows import BadRow, RawRow, bad, escaped
+from prefloop.data.schemas import PROMPT, QUARANTINE
 
 _CHUNK = 10_000
 """Rows gathered as Python objects before they become Arrow, which is much smaller."""

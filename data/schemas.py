@@ -2,7 +2,7 @@
 
 Every shard of a run is written with one of these schemas, never with an inferred one, so that
 shards of one noun can always be read together. Ids are 32 hexadecimal characters (see
-``data.hashing``) and are content hashes: rows are joined by id, never by position.
+``prefloop.data.hashing``) and are content hashes: rows are joined by id, never by position.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.errors import StorageError
+from prefloop.data.errors import StorageError
 
 _PART = re.compile(r"part-(\d{5,})\.parquet")
 _TEMPORARY = re.compile(r"\..+\.tmp-(\d+)")

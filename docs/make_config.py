@@ -17,7 +17,7 @@ from pydantic_core import PydanticUndefined
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipeline.config import RunConfig  # noqa: E402
+from prefloop.pipeline.config import RunConfig  # noqa: E402
 
 HEAD = """\
 # The config in full

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data.hashing import content_id, derive_seed, json_hash
-from data.protocol import Completion, Engine, Message, Request, RequestRejected, Sampling
+from prefloop.data.hashing import content_id, derive_seed, json_hash
+from prefloop.data.protocol import Completion, Engine, Message, Request, RequestRejected, Sampling
 
 
 @dataclass(frozen=True, slots=True)

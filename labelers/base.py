@@ -18,9 +18,9 @@ from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
-from data.errors import PrefloopError
-from data.protocol import Message
-from data.schemas import VOTE
+from prefloop.data.errors import PrefloopError
+from prefloop.data.protocol import Message
+from prefloop.data.schemas import VOTE
 
 Preference = Literal["a", "b", "tie", "invalid"]
 Order = Literal["ab", "ba", "none"]
@@ -59,7 +59,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vote:
-    """One labeler's view of one ordered pair: a row of ``data.schemas.VOTE``.
+    """One labeler's view of one ordered pair: a row of ``prefloop.data.schemas.VOTE``.
 
     ``p_a`` is the probability that a is preferred to b, ``None`` for hard and invalid votes.
     ``completion`` is the judge's answer as it came, and ``choice_logprobs`` what the engine gave
@@ -100,7 +100,7 @@ class Labeler(Protocol):
         """Vote on ``pairs``; see the module's invariants.
 
         ``block`` names this call for engines that form batches within a block. Raises
-        ``data.protocol.EngineFailed`` where the engine behind the labeler cannot go on.
+        ``prefloop.data.protocol.EngineFailed`` where the engine behind the labeler cannot go on.
         """
         ...
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from labelers.base import LabelerError
+from prefloop.labelers.base import LabelerError
 
 Floats = NDArray[np.float64]
 Method = Literal["isotonic", "platt"]

@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from data.strict import Strict
-from labelers.people import PeopleRole, is_human
+from prefloop.data.strict import Strict
+from prefloop.labelers.people import PeopleRole, is_human
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(min_length=1)]

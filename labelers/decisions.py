@@ -2,9 +2,9 @@
 
 Works on votes only, whoever gave them, and joins by id. Three steps:
 
-1. *Labeler*: the votes of one labeler on one pair become one verdict (``labelers.verdict_table``),
-   whose probability may be calibrated to people.
-2. *Jury*: the verdicts become a probability by the rule of the jury (``labelers.jury``).
+1. *Labeler*: the votes of one labeler on one pair become one verdict
+   (``prefloop.labelers.verdict_table``), whose probability may be calibrated to people.
+2. *Jury*: the verdicts become a probability by the rule of the jury (``prefloop.labelers.jury``).
 3. *Scores*: a candidate's score is the mean, over its decided pairs, of the jury's probability
    that it is preferred, ties being 0.5: its mean win probability (the Borda or Copeland score of
    a round robin; 0.5 for a candidate without a decided pair).
@@ -20,13 +20,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.schemas import DECISION
-from labelers.base import LabelerError
-from labelers.calibration import Calibrator
-from labelers.config import Jury
-from labelers.jury import DECIMALS, FittedJury, jury_p_a
-from labelers.people import PeopleRole, is_human, without_people
-from labelers.verdict_table import (
+from prefloop.data.schemas import DECISION
+from prefloop.labelers.base import LabelerError
+from prefloop.labelers.calibration import Calibrator
+from prefloop.labelers.config import Jury
+from prefloop.labelers.jury import DECIMALS, FittedJury, jury_p_a
+from prefloop.labelers.people import PeopleRole, is_human, without_people
+from prefloop.labelers.verdict_table import (
     Bools,
     Floats,
     Ints,
@@ -64,10 +64,10 @@ def decide(
     score_b``; ``pairs`` is what ``propose_pairs`` gives, or null for the pairs that the votes are
     about; ``candidates`` needs ``candidate_id`` and ``tokens``. Labelers not in ``weights`` have
     weight 1. ``fitted`` is what the rules ``reliability`` and ``dawid_skene`` decide by
-    (``labelers.jury_fit.fit_jury``), and ``calibrators`` maps labelers to the calibration of their
-    probabilities. ``people`` says what votes of people do (``labelers.people``). ``round_index``
-    goes into the column ``round``. Undecided pairs are not kept,
-    with the reason ``tie`` or ``no_valid_vote``, and have a as chosen and p_chosen exactly 0.5.
+    (``prefloop.labelers.jury_fit.fit_jury``), and ``calibrators`` maps labelers to the calibration
+    of their probabilities. ``people`` says what votes of people do (``prefloop.labelers.people``).
+    ``round_index`` goes into the column ``round``. Undecided pairs are not kept, with the reason
+    ``tie`` or ``no_valid_vote``, and have a as chosen and p_chosen exactly 0.5.
 
     Raises ``LabelerError`` for votes on pairs that were not proposed, unknown candidates,
     preferences, orders or probabilities that do not exist or contradict each other, and where

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from data.protocol import Engine
-from labelers.base import Labeler, LabelerError
-from labelers.config import (
+from prefloop.data.protocol import Engine
+from prefloop.labelers.base import Labeler, LabelerError
+from prefloop.labelers.config import (
     JudgeLabeler,
     LabelerConfig,
     ReferenceLabeler,
     RewardModelLabeler,
     VerifierLabeler,
 )
-from labelers.judge import PairwiseJudge
-from labelers.judge_folder import load_judge
-from labelers.judge_settings import ListwiseSettings, RatingSettings
-from labelers.listwise_judge import ListwiseJudge
-from labelers.rating_judge import RatingJudge
-from labelers.reference import ReferencePreferred
-from labelers.reward_model import RewardModel
-from labelers.verifier import Verifier
+from prefloop.labelers.judge import PairwiseJudge
+from prefloop.labelers.judge_folder import load_judge
+from prefloop.labelers.judge_settings import ListwiseSettings, RatingSettings
+from prefloop.labelers.listwise_judge import ListwiseJudge
+from prefloop.labelers.rating_judge import RatingJudge
+from prefloop.labelers.reference import ReferencePreferred
+from prefloop.labelers.reward_model import RewardModel
+from prefloop.labelers.verifier import Verifier
 
 
 def build_labeler(

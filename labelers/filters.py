@@ -1,7 +1,7 @@
 """Filters on decided pairs: small pure functions, registered for the config that sets them.
 
-A filter of one's own is a class in ``labelers.config`` (its ``type`` is the reason of the pairs it
-drops) and a function here::
+A filter of one's own is a class in ``prefloop.labelers.config`` (its ``type`` is the reason of the
+pairs it drops) and a function here::
 
     @pair_filter(Margin)
     def margin(pairs: pa.Table, params: Margin) -> Drop:
@@ -23,9 +23,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data.schemas import DECISION
-from labelers.base import LabelerError
-from labelers.config import (
+from prefloop.data.schemas import DECISION
+from prefloop.labelers.base import LabelerError
+from prefloop.labelers.config import (
     Agreement,
     FilterConfig,
     Identical,
@@ -40,7 +40,7 @@ from labelers.config import (
     PositionConsistency,
     Truncated,
 )
-from labelers.pairs import id_keys, select_pairs
+from prefloop.labelers.pairs import id_keys, select_pairs
 
 PAIR_STRATEGY = "pair_strategy"
 LENGTH_BALANCE = LengthBalance().type

@@ -8,15 +8,15 @@ from typing import Literal
 
 import jinja2
 
-from data.hashing import derive_seed
-from data.protocol import Engine, Sampling
-from labelers.asking import Asker, Question, Reply
-from labelers.base import Pair, Preference, Vote, vote_on
-from labelers.config import JudgeLabeler
-from labelers.judge_folder import Judge
-from labelers.judge_settings import PairwiseSettings
-from labelers.kept_logprobs import keep
-from labelers.verdicts import Verdict, json_schema, read_verdict
+from prefloop.data.hashing import derive_seed
+from prefloop.data.protocol import Engine, Sampling
+from prefloop.labelers.asking import Asker, Question, Reply
+from prefloop.labelers.base import Pair, Preference, Vote, vote_on
+from prefloop.labelers.config import JudgeLabeler
+from prefloop.labelers.judge_folder import Judge
+from prefloop.labelers.judge_settings import PairwiseSettings
+from prefloop.labelers.kept_logprobs import keep
+from prefloop.labelers.verdicts import Verdict, json_schema, read_verdict
 
 ShownOrder = Literal["ab", "ba"]
 

@@ -4,7 +4,7 @@ The template sees ``request`` (the conversation as text), ``reference`` (a known
 ``None``), and what its kind of judge compares: ``answer_a`` and ``answer_b`` (pairwise, with
 ``principles`` where there are any), ``answers`` with ``label`` and ``text`` (listwise), ``answer``
 with ``aspects`` and ``aspect`` (rating). Conversation, reference and answers are untrusted and
-fenced (``labelers.fences``).
+fenced (``prefloop.labelers.fences``).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from jinja2 import meta
 from jinja2.sandbox import SandboxedEnvironment
 from pydantic import TypeAdapter, ValidationError
 
-from data.hashing import derive_seed, json_hash
-from data.protocol import Message
-from labelers.base import LabelerError
-from labelers.fences import Fences
-from labelers.judge_settings import (
+from prefloop.data.hashing import derive_seed, json_hash
+from prefloop.data.protocol import Message
+from prefloop.labelers.base import LabelerError
+from prefloop.labelers.fences import Fences
+from prefloop.labelers.judge_settings import (
     JudgeSettings,
     ListwiseSettings,
     PairwiseSettings,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 
-from data.strict import Strict
+from prefloop.data.strict import Strict
 
 Share = Annotated[float, Field(gt=0, le=1)]
 

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from labelers.base import LabelerError
-from labelers.config import Jury, JuryRule
-from labelers.verdict_table import ROUNDING, Bools, Floats, Verdicts
+from prefloop.labelers.base import LabelerError
+from prefloop.labelers.config import Jury, JuryRule
+from prefloop.labelers.verdict_table import ROUNDING, Bools, Floats, Verdicts
 
 T = TypeVar("T")
 

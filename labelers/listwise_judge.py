@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import jinja2
 
-from data.hashing import content_id
-from data.protocol import Engine, Sampling
-from labelers.asking import Asker, Question, Reply
-from labelers.base import Pair, Preference, Vote, vote_on
-from labelers.config import JudgeLabeler
-from labelers.judge_folder import Judge
-from labelers.judge_settings import ListwiseSettings
-from labelers.prompt_groups import PromptGroup, by_prompt
-from labelers.rankings import listings, ranking_schema, read_ranking
+from prefloop.data.hashing import content_id
+from prefloop.data.protocol import Engine, Sampling
+from prefloop.labelers.asking import Asker, Question, Reply
+from prefloop.labelers.base import Pair, Preference, Vote, vote_on
+from prefloop.labelers.config import JudgeLabeler
+from prefloop.labelers.judge_folder import Judge
+from prefloop.labelers.judge_settings import ListwiseSettings
+from prefloop.labelers.prompt_groups import PromptGroup, by_prompt
+from prefloop.labelers.rankings import listings, ranking_schema, read_ranking
 
 
 @dataclass

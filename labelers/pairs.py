@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data.hashing import derive_seed
-from labelers.base import LabelerError
-from labelers.config import AllPairs, BestVsRandom, BestVsWorst, PairStrategy
+from prefloop.data.hashing import derive_seed
+from prefloop.labelers.base import LabelerError
+from prefloop.labelers.config import AllPairs, BestVsRandom, BestVsWorst, PairStrategy
 
 PAIR = pa.schema([(name, pa.string()) for name in ("pair_id", "prompt_id", "a_id", "b_id")])
 
@@ -144,7 +144,7 @@ def _require_distinct(
 
 
 def _pair_ids(prompt: pa.Array, a: pa.Array, b: pa.Array) -> pa.Array:
-    """``data.hashing.pair_id`` of each row, where ``a`` < ``b``."""
+    """``prefloop.data.hashing.pair_id`` of each row, where ``a`` < ``b``."""
     ids: list[str] = []
     for start in range(0, len(prompt), _HASH_ROWS):
         part = (column.slice(start, _HASH_ROWS).cast(pa.binary()) for column in (prompt, a, b))

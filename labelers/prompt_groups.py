@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data.protocol import Message
-from labelers.base import Answer, Pair
+from prefloop.data.protocol import Message
+from prefloop.labelers.base import Answer, Pair
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from data.hashing import derive_seed
-from labelers.json_answers import json_objects, single_values
+from prefloop.data.hashing import derive_seed
+from prefloop.labelers.json_answers import json_objects, single_values
 
 
 def listings(ids: Sequence[str], *seed: str | int) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -8,15 +8,15 @@ from typing import Any
 
 import jinja2
 
-from data.protocol import Engine, Sampling
-from labelers.asking import Asker, Question, Reply
-from labelers.base import Answer, Pair, Vote, vote_on
-from labelers.config import JudgeLabeler
-from labelers.judge_folder import Judge
-from labelers.judge_settings import RatingSettings
-from labelers.kept_logprobs import Kept, keep, restore
-from labelers.prompt_groups import PromptGroup, by_prompt
-from labelers.ratings import (
+from prefloop.data.protocol import Engine, Sampling
+from prefloop.labelers.asking import Asker, Question, Reply
+from prefloop.labelers.base import Answer, Pair, Vote, vote_on
+from prefloop.labelers.config import JudgeLabeler
+from prefloop.labelers.judge_folder import Judge
+from prefloop.labelers.judge_settings import RatingSettings
+from prefloop.labelers.kept_logprobs import Kept, keep, restore
+from prefloop.labelers.prompt_groups import PromptGroup, by_prompt
+from prefloop.labelers.ratings import (
     Rating,
     compare,
     from_ratings_json,

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelers.base import Preference
-from labelers.json_answers import json_objects, single_values
-from labelers.judge_settings import RatingSettings
+from prefloop.labelers.base import Preference
+from prefloop.labelers.json_answers import json_objects, single_values
+from prefloop.labelers.judge_settings import RatingSettings
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from labelers.base import Pair, Vote, vote_on
-from labelers.config import ReferenceLabeler
+from prefloop.labelers.base import Pair, Vote, vote_on
+from prefloop.labelers.config import ReferenceLabeler
 
 
 class ReferencePreferred:

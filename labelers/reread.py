@@ -7,16 +7,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from data.schemas import VOTE
-from labelers.base import Preference
-from labelers.judge import about_a_and_b
-from labelers.judge_folder import Judge
-from labelers.judge_settings import ListwiseSettings, PairwiseSettings, RatingSettings
-from labelers.kept_logprobs import restore
-from labelers.listwise_judge import ranked
-from labelers.rankings import listings, read_ranking
-from labelers.rating_judge import rating_vote
-from labelers.verdicts import read_verdict
+from prefloop.data.schemas import VOTE
+from prefloop.labelers.base import Preference
+from prefloop.labelers.judge import about_a_and_b
+from prefloop.labelers.judge_folder import Judge
+from prefloop.labelers.judge_settings import ListwiseSettings, PairwiseSettings, RatingSettings
+from prefloop.labelers.kept_logprobs import restore
+from prefloop.labelers.listwise_judge import ranked
+from prefloop.labelers.rankings import listings, read_ranking
+from prefloop.labelers.rating_judge import rating_vote
+from prefloop.labelers.verdicts import read_verdict
 
 _READ: dict[str, Any] = {"p_a": None, "score_a": None, "score_b": None, "rationale": None}
 """The fields of a vote that are read from an answer, besides ``preference``."""

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data.chat import render_tokens
-from data.protocol import Message, RequestRejected
-from labelers.base import LabelerError
+from prefloop.data.chat import render_tokens
+from prefloop.data.protocol import Message, RequestRejected
+from prefloop.labelers.base import LabelerError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,7 +46,7 @@ class SequenceScorer:
         trust_remote_code: bool = False,
     ) -> None:
         """Load the model in the folder ``checkpoint``; for the settings see
-        ``labelers.config.RewardModelLabeler``.
+        ``prefloop.labelers.config.RewardModelLabeler``.
 
         Raises ``LabelerError`` for a folder that holds no such model: not loadable, more outputs
         than one, a head that is not in the checkpoint, or no chat template.

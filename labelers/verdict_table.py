@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from labelers.base import LabelerError
-from labelers.calibration import Calibrator
+from prefloop.labelers.base import LabelerError
+from prefloop.labelers.calibration import Calibrator
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.errors import InputError
-from labelers.agreement import (
+from prefloop.data.errors import InputError
+from prefloop.labelers.agreement import (
     MISSING,
     Agreement,
     Majority,
@@ -22,7 +22,7 @@ from labelers.agreement import (
     raw_agreement,
     unanimous_share,
 )
-from labelers.verdict_table import (
+from prefloop.labelers.verdict_table import (
     VOTE_COLUMNS,
     PositionBias,
     merge_votes,
@@ -30,8 +30,8 @@ from labelers.verdict_table import (
     position_bias,
     read_votes,
 )
-from pipeline.label_table import Labels, ratings_of, read_labels
-from pipeline.run_dir import RunDir
+from prefloop.pipeline.label_table import Labels, ratings_of, read_labels
+from prefloop.pipeline.run_dir import RunDir
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -123,7 +123,7 @@ def file_agreement(
     resamples: int = 1000,
     seed: int = 0,
 ) -> AgreementReport:
-    """Agreement in a file; see ``pipeline.label_table`` for the columns and the errors."""
+    """Agreement in a file; see ``prefloop.pipeline.label_table`` for the columns and the errors."""
     labels = read_labels(path, item=item, annotator=annotator, label=label, annotators=annotators)
     return _report(path, labels, ratings_of(path, labels, levels), {}, resamples, seed)
 

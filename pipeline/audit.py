@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.audit.against import EvaluationSet
-from data.audit.facts import Facts, Tokens
-from data.audit.language import Languages, Sample, find_languages
-from data.audit.lengths import QUANTILES, LengthBias, length_bias
-from data.audit.oddities import ODDITIES, Severity
-from data.audit.repeats import Repeats, find_repeats
-from data.config import NearDuplicates, PromptSource
-from data.dedup import near_duplicates
-from data.preferences import PreferenceBatch, PreferenceColumns, read_preferences
-from data.rows import escaped
-from pipeline.progress import StepProgress
+from prefloop.data.audit.against import EvaluationSet
+from prefloop.data.audit.facts import Facts, Tokens
+from prefloop.data.audit.language import Languages, Sample, find_languages
+from prefloop.data.audit.lengths import QUANTILES, LengthBias, length_bias
+from prefloop.data.audit.oddities import ODDITIES, Severity
+from prefloop.data.audit.repeats import Repeats, find_repeats
+from prefloop.data.config import NearDuplicates, PromptSource
+from prefloop.data.dedup import near_duplicates
+from prefloop.data.preferences import PreferenceBatch, PreferenceColumns, read_preferences
+from prefloop.data.rows import escaped
+from prefloop.pipeline.progress import StepProgress
 
 _EXAMPLES = 5
 _EXAMPLE_CHARS = 160
@@ -131,7 +131,8 @@ class Audit:
 
 
 def audit(path: str, options: AuditOptions | None = None) -> Audit:
-    """Audit the preference dataset at ``path`` (what ``data.preferences.read_preferences`` reads).
+    """Audit the preference dataset at ``path`` (what ``prefloop.data.preferences.read_preferences``
+    reads).
 
     Raises ``InputError`` where the whole of it cannot be read.
     """

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data.audit.hashes import text_hashes
-from data.errors import InputError
-from data.schemas import MESSAGES
-from data.shards import atomic_write_json, atomic_write_text
-from pipeline.audit import Audit, AuditOptions, batches
+from prefloop.data.audit.hashes import text_hashes
+from prefloop.data.errors import InputError
+from prefloop.data.schemas import MESSAGES
+from prefloop.data.shards import atomic_write_json, atomic_write_text
+from prefloop.pipeline.audit import Audit, AuditOptions, batches
 
 FIXED = pa.schema(
     [

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from data.audit.against import parse_against
-from data.audit.facts import Tokens
-from data.config import NearDuplicates
-from data.embedded import resolve_embedded
-from data.errors import InputError
-from data.preferences import named_columns
-from pipeline.audit import AuditOptions
+from prefloop.data.audit.against import parse_against
+from prefloop.data.audit.facts import Tokens
+from prefloop.data.config import NearDuplicates
+from prefloop.data.embedded import resolve_embedded
+from prefloop.data.errors import InputError
+from prefloop.data.preferences import named_columns
+from prefloop.pipeline.audit import AuditOptions
 
 
 def make_options(

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.audit import Audit
-from pipeline.formats import figure, percent
-from pipeline.pages import render_page
-from pipeline.plots import Bars, Figure, histogram
+from prefloop.pipeline.audit import Audit
+from prefloop.pipeline.formats import figure, percent
+from prefloop.pipeline.pages import render_page
+from prefloop.pipeline.plots import Bars, Figure, histogram
 
 if TYPE_CHECKING:
     from rich.console import Group

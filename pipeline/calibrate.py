@@ -12,16 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data.errors import InputError
-from data.shards import atomic_write_json
-from labelers.base import LabelerError
-from labelers.calibration import Calibrator, Method, cross_fitted
-from labelers.calibration_error import Calibration, calibration
-from labelers.dataset_accuracy import DatasetAccuracy, dataset_accuracy
-from labelers.verdict_table import VOTE_COLUMNS, merge_votes, pairs_of, read_votes
-from pipeline.judge_eval import JudgeEval
-from pipeline.people import PeopleLabel, read_people
-from pipeline.run_dir import RunDir
+from prefloop.data.errors import InputError
+from prefloop.data.shards import atomic_write_json
+from prefloop.labelers.base import LabelerError
+from prefloop.labelers.calibration import Calibrator, Method, cross_fitted
+from prefloop.labelers.calibration_error import Calibration, calibration
+from prefloop.labelers.dataset_accuracy import DatasetAccuracy, dataset_accuracy
+from prefloop.labelers.verdict_table import VOTE_COLUMNS, merge_votes, pairs_of, read_votes
+from prefloop.pipeline.judge_eval import JudgeEval
+from prefloop.pipeline.people import PeopleLabel, read_people
+from prefloop.pipeline.run_dir import RunDir
 
 METHODS: tuple[Method, ...] = ("isotonic", "platt")
 _SIDE = {"a": 1.0, "tie": 0.5, "b": 0.0}
@@ -125,7 +125,7 @@ def calibrate_run(
     run: RunDir, people: Sequence[str], *, out: Path, method: str = "isotonic", seed: int = 0
 ) -> RunCalibration:
     """Calibrate the labelers of ``run`` that give probabilities to the labels in the files
-    ``people`` (``pipeline.people``), and estimate the accuracy of its dataset.
+    ``people`` (``prefloop.pipeline.people``), and estimate the accuracy of its dataset.
 
     The calibrations go to ``out``, a file for each labeler. Raises ``InputError`` for files that
     cannot be read or hold no label on the run's pairs.

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from data.shards import atomic_write_text
-from pipeline.config import RunConfig
-from pipeline.run_dir import RunDir
-from pipeline.stages.write import rows_written, split_files
+from prefloop.data.shards import atomic_write_text
+from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.run_dir import RunDir
+from prefloop.pipeline.stages.write import rows_written, split_files
 
 _SIZES = [
     (1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
@@ -31,7 +31,7 @@ def write_card(config: RunConfig, run: RunDir) -> None:
     # A card is Markdown with YAML, not HTML: autoescaping would garble it, and no model output
     # goes into it.
     environment = Environment(
-        loader=PackageLoader("pipeline"),
+        loader=PackageLoader("prefloop.pipeline"),
         undefined=StrictUndefined,
         autoescape=False,  # noqa: S701
         trim_blocks=True,

@@ -15,9 +15,9 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from data.errors import PrefloopError
-from pipeline.review.commands import app as review_app
-from training.methods import Method
+from prefloop.data.errors import PrefloopError
+from prefloop.pipeline.review.commands import app as review_app
+from prefloop.training.methods import Method
 
 app = typer.Typer(
     name="prefloop",
@@ -48,10 +48,10 @@ def run(config: ConfigPath, run_dir: RunDirOption = None, override: SetOption = 
     """Run the loop, or resume it: the same command on the same directory does the rest."""
     import asyncio
 
-    from pipeline.config import load_config
-    from pipeline.headline import headline
-    from pipeline.loop import run_loop
-    from pipeline.run_dir import RunDir
+    from prefloop.pipeline.config import load_config
+    from prefloop.pipeline.headline import headline
+    from prefloop.pipeline.loop import run_loop
+    from prefloop.pipeline.run_dir import RunDir
 
     settings = load_config(config, _overrides(run_dir, override))
     directory = RunDir(Path(settings.run_dir))
@@ -64,8 +64,8 @@ def status(run_dir: RunPath, as_json: JsonOption = False) -> None:
     """Say what a run has done so far, with counts that add up."""
     from rich.console import Console
 
-    from pipeline.run_dir import RunDir
-    from pipeline.status import collect_status, render_status
+    from prefloop.pipeline.run_dir import RunDir
+    from prefloop.pipeline.status import collect_status, render_status
 
     found = collect_status(RunDir(run_dir).require())
     if as_json:
@@ -84,8 +84,8 @@ def plan(
     """Estimate requests, tokens, time and cost of a run before anything is spent."""
     from rich.console import Console
 
-    from pipeline.config import load_config
-    from pipeline.plan import make_plan, render_plan
+    from prefloop.pipeline.config import load_config
+    from prefloop.pipeline.plan import make_plan, render_plan
 
     found = make_plan(load_config(config, _overrides(run_dir, override)))
     if as_json:
@@ -99,7 +99,7 @@ def init(
     folder: Annotated[Path, typer.Argument(help="Folder to make; existing files are kept.")],
 ) -> None:
     """Write a commented config and sample prompts to start from."""
-    from pipeline.init import write_starter
+    from prefloop.pipeline.init import write_starter
 
     for path in write_starter(folder):
         typer.echo(path)
@@ -109,8 +109,8 @@ def init(
 @app.command()
 def report(run_dir: RunPath) -> None:
     """Write RUN_DIR/report.html, one self-contained page, and print its path."""
-    from pipeline.report import write_report
-    from pipeline.run_dir import RunDir
+    from prefloop.pipeline.report import write_report
+    from prefloop.pipeline.run_dir import RunDir
 
     typer.echo(write_report(RunDir(run_dir).require()))
 
@@ -122,7 +122,7 @@ def make_models(
     quick: Annotated[bool, typer.Option("--quick", help="A few steps only, to try it.")] = False,
 ) -> None:
     """Make the embedded policy, judge and prompts from scratch, as the shipped ones were made."""
-    from training.tiny.recipe import make_models as make
+    from prefloop.training.tiny.recipe import make_models as make
 
     figures = make(out, seed=seed, quick=quick, progress=lambda line: typer.echo(line, err=True))
     typer.echo(json.dumps(figures, indent=2))
@@ -154,7 +154,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a reward model, or a policy, on preference triples or labelled answers."""
-    from pipeline.train import find_sources, summary, train_model
+    from prefloop.pipeline.train import find_sources, summary, train_model
 
     trained = train_model(
         find_sources(sources, test or (), method=method), method=method, base=base, out=out,
@@ -173,9 +173,9 @@ def reparse(
     as_json: JsonOption = False,
 ) -> None:
     """Read the judges' kept answers again, with the judges as they are now: costs no request."""
-    from pipeline.reparse import reparse as read_again
-    from pipeline.reparse import summary
-    from pipeline.run_dir import RunDir
+    from prefloop.pipeline.reparse import reparse as read_again
+    from prefloop.pipeline.reparse import summary
+    from prefloop.pipeline.run_dir import RunDir
 
     found = read_again(RunDir(run_dir).require(), write=write)
     typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else "\n".join(summary(found)))
@@ -198,8 +198,8 @@ def agreement(
     """Say how far annotators agree: kappa, alpha and the like, with intervals."""
     from rich.console import Console
 
-    from pipeline.agreement import file_agreement, render, run_agreement
-    from pipeline.run_dir import RunDir
+    from prefloop.pipeline.agreement import file_agreement, render, run_agreement
+    from prefloop.pipeline.run_dir import RunDir
 
     if (Path(file) / "config.yaml").is_file():
         found = run_agreement(RunDir(Path(file)), resamples=bootstrap, seed=seed)
@@ -249,10 +249,10 @@ def audit(
     """Say what is wrong, odd or lopsided in a preference dataset, and write it cleaned."""
     from rich.console import Console
 
-    from pipeline.audit import audit as look
-    from pipeline.audit_fix import write_fixed
-    from pipeline.audit_options import make_options
-    from pipeline.audit_page import audit_page, render_audit
+    from prefloop.pipeline.audit import audit as look
+    from prefloop.pipeline.audit_fix import write_fixed
+    from prefloop.pipeline.audit_options import make_options
+    from prefloop.pipeline.audit_page import audit_page, render_audit
 
     options = make_options(
         against=against or (), near_duplicates=near_duplicates, tokenizer=tokenizer,
@@ -289,8 +289,8 @@ def evaluate(
 
     from rich.console import Console
 
-    from pipeline.config import load_config
-    from pipeline.evaluate import evaluate_policy, render_evaluation
+    from prefloop.pipeline.config import load_config
+    from prefloop.pipeline.evaluate import evaluate_policy, render_evaluation
 
     settings = load_config(config, override or [])
     found = asyncio.run(evaluate_policy(settings, policy=policy, against=against, out=out))
@@ -332,10 +332,10 @@ def judge_eval(
 
     from rich.console import Console
 
-    from data.preferences import named_columns
-    from pipeline.calibrate import calibrate_judges
-    from pipeline.judge_eval import judge_eval as evaluate
-    from pipeline.judge_eval_page import judge_page, render_judges
+    from prefloop.data.preferences import named_columns
+    from prefloop.pipeline.calibrate import calibrate_judges
+    from prefloop.pipeline.judge_eval import judge_eval as evaluate
+    from prefloop.pipeline.judge_eval_page import judge_page, render_judges
 
     found = asyncio.run(
         evaluate(
@@ -369,9 +369,9 @@ def queue(
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
 ) -> None:
     """Write a table of the pairs that people should look at next."""
-    from labelers.review_queue import STRATEGIES
-    from pipeline.people import write_queue
-    from pipeline.run_dir import RunDir
+    from prefloop.labelers.review_queue import STRATEGIES
+    from prefloop.pipeline.people import write_queue
+    from prefloop.pipeline.run_dir import RunDir
 
     chosen = next((one for one in STRATEGIES if one == strategy), None)
     if chosen is None:
@@ -397,8 +397,8 @@ def calibrate(
     as_json: JsonOption = False,
 ) -> None:
     """Calibrate a run's labelers to people, and estimate how much of its dataset is right."""
-    from pipeline.calibrate import calibrate_run
-    from pipeline.run_dir import RunDir
+    from prefloop.pipeline.calibrate import calibrate_run
+    from prefloop.pipeline.run_dir import RunDir
 
     run = RunDir(run_dir).require()
     found = calibrate_run(

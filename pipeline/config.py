@@ -1,7 +1,7 @@
 """The run's config: one YAML file, validated whole before anything is spent.
 
-Rooms own the config of what they do (``data.config``, ``labelers.config``,
-``training.config``, ``pipeline.engines.config``); this module puts them together.
+Rooms own the config of what they do (``prefloop.data.config``, ``prefloop.labelers.config``,
+``prefloop.training.config``, ``prefloop.pipeline.engines.config``); this module puts them together.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from data.config import PromptsConfig
-from data.errors import PrefloopError
-from data.strict import Strict
-from labelers.config import (
+from prefloop.data.config import PromptsConfig
+from prefloop.data.errors import PrefloopError
+from prefloop.data.strict import Strict
+from prefloop.labelers.config import (
     FilterConfig,
     JudgeLabeler,
     LabelConfig,
@@ -25,9 +25,9 @@ from labelers.config import (
     LengthBalance,
     ReferenceLabeler,
 )
-from labelers.jury import FITTED_RULES
-from pipeline.engines.config import EngineConfig, OpenAIEngine, TransformersEngine
-from training.config import EvaluateConfig, TrainConfig
+from prefloop.labelers.jury import FITTED_RULES
+from prefloop.pipeline.engines.config import EngineConfig, OpenAIEngine, TransformersEngine
+from prefloop.training.config import EvaluateConfig, TrainConfig
 
 POLICY = "policy"
 """As a model's name: the policy of the current round."""

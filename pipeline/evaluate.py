@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.hashing import json_hash
-from labelers.base import Labeler
-from pipeline.config import RunConfig
-from pipeline.engines.config import OpenAIEngine
-from pipeline.loop import PROBES, open_labeler
-from pipeline.models import Models, checkpoint, revision
-from pipeline.round_jury import RoundJury, jury_on
-from pipeline.run_dir import RunDir, RunError
-from pipeline.stages.conversation import shown
-from pipeline.stages.evaluate import (
+from prefloop.data.hashing import json_hash
+from prefloop.labelers.base import Labeler
+from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.engines.config import OpenAIEngine
+from prefloop.pipeline.loop import PROBES, open_labeler
+from prefloop.pipeline.models import Models, checkpoint, revision
+from prefloop.pipeline.round_jury import RoundJury, jury_on
+from prefloop.pipeline.run_dir import RunDir, RunError
+from prefloop.pipeline.stages.conversation import shown
+from prefloop.pipeline.stages.evaluate import (
     JURY,
     answer_figures,
     answer_heldout,
@@ -23,8 +23,8 @@ from pipeline.stages.evaluate import (
     match,
     match_figures,
 )
-from pipeline.stages.prompts import read_prompts
-from training.winrate import metrics_table
+from prefloop.pipeline.stages.prompts import read_prompts
+from prefloop.training.winrate import metrics_table
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.shards import ShardFolder
-from pipeline.run_dir import RunDir
-from pipeline.tally import UNDECIDED
+from prefloop.data.shards import ShardFolder
+from prefloop.pipeline.run_dir import RunDir
+from prefloop.pipeline.tally import UNDECIDED
 
 _POOL = 600
 """Kept pairs drawn at random, of which the shown ones are taken by margin."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from data.shards import ShardFolder
-from pipeline.promotion import promoted
-from pipeline.run_dir import EVALUATION, RunDir
-from pipeline.stages.evaluate import JURY
-from pipeline.stages.write import rows_written
+from prefloop.data.shards import ShardFolder
+from prefloop.pipeline.promotion import promoted
+from prefloop.pipeline.run_dir import EVALUATION, RunDir
+from prefloop.pipeline.stages.evaluate import JURY
+from prefloop.pipeline.stages.write import rows_written
 
 
 def headline(run: RunDir) -> str:

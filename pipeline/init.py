@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from data.errors import StorageError
-from data.shards import atomic_write_text
+from prefloop.data.errors import StorageError
+from prefloop.data.shards import atomic_write_text
 
 _STARTER = {"prefloop.yaml": "starter.yaml", "prompts.jsonl": "starter_prompts.jsonl"}
 
@@ -16,7 +16,7 @@ def write_starter(folder: Path) -> list[Path]:
 
     Returns the paths written. Raises :class:`StorageError` where the folder cannot be written.
     """
-    templates = files("pipeline") / "templates"
+    templates = files("prefloop.pipeline") / "templates"
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,23 +12,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from data.config import PromptSource
-from data.errors import InputError
-from data.gold import GoldPair, read_gold
-from data.hashing import json_hash
-from data.preferences import PreferenceColumns
-from data.schemas import VOTE
-from data.shards import ShardFolder
-from labelers.base import Answer, Labeler, Pair
-from labelers.config import JudgeLabeler
-from labelers.judge_folder import judge_revision
-from pipeline.config import ConfigError, RunConfig, validate_config
-from pipeline.judge_figures import JudgeFigures, judge_figures
-from pipeline.loop import open_labeler
-from pipeline.models import Models
-from pipeline.progress import StepProgress
-from pipeline.stages.label import vote
-from pipeline.verdict_file import read_verdicts
+from prefloop.data.config import PromptSource
+from prefloop.data.errors import InputError
+from prefloop.data.gold import GoldPair, read_gold
+from prefloop.data.hashing import json_hash
+from prefloop.data.preferences import PreferenceColumns
+from prefloop.data.schemas import VOTE
+from prefloop.data.shards import ShardFolder
+from prefloop.labelers.base import Answer, Labeler, Pair
+from prefloop.labelers.config import JudgeLabeler
+from prefloop.labelers.judge_folder import judge_revision
+from prefloop.pipeline.config import ConfigError, RunConfig, validate_config
+from prefloop.pipeline.judge_figures import JudgeFigures, judge_figures
+from prefloop.pipeline.loop import open_labeler
+from prefloop.pipeline.models import Models
+from prefloop.pipeline.progress import StepProgress
+from prefloop.pipeline.stages.label import vote
+from prefloop.pipeline.verdict_file import read_verdicts
 
 BLOCK = 64
 """Pairs whose votes are kept together: what an interruption costs at most."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from labelers.estimate import Estimate
-from pipeline.formats import figure, percent
-from pipeline.judge_eval import JudgeEval
-from pipeline.judge_figures import GAP_NAMES, side_by_side
-from pipeline.pages import render_page
-from pipeline.plots import Figure, Series, lines
+from prefloop.labelers.estimate import Estimate
+from prefloop.pipeline.formats import figure, percent
+from prefloop.pipeline.judge_eval import JudgeEval
+from prefloop.pipeline.judge_figures import GAP_NAMES, side_by_side
+from prefloop.pipeline.pages import render_page
+from prefloop.pipeline.plots import Figure, Series, lines
 
 if TYPE_CHECKING:
     from rich.console import Group

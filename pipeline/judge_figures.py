@@ -1,8 +1,8 @@
 """How good a judge is: its votes on pairs with gold labels, as figures with intervals.
 
-The votes of a judge on a pair are one verdict as in ``labelers.verdict_table``: both orders alike,
-or a tie; one invalid vote and the pair has none. Pairs whose gold label is a tie count only in
-kappa and in ``gold_ties``: no verdict on them is right or wrong.
+The votes of a judge on a pair are one verdict as in ``prefloop.labelers.verdict_table``: both
+orders alike, or a tie; one invalid vote and the pair has none. Pairs whose gold label is a tie
+count only in kappa and in ``gold_ties``: no verdict on them is right or wrong.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data.errors import InputError
-from data.gold import GoldPair
-from labelers.calibration_error import Calibration, calibration
-from labelers.estimate import Estimate
-from labelers.verdict_table import Verdicts, Votes, merge_votes, position_bias, read_votes
-from training.winrate import length_controlled_win_rate, win_rate
+from prefloop.data.errors import InputError
+from prefloop.data.gold import GoldPair
+from prefloop.labelers.calibration_error import Calibration, calibration
+from prefloop.labelers.estimate import Estimate
+from prefloop.labelers.verdict_table import Verdicts, Votes, merge_votes, position_bias, read_votes
+from prefloop.training.winrate import length_controlled_win_rate, win_rate
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

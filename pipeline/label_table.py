@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from data.config import PromptSource
-from data.errors import InputError
-from data.readers import read_rows
-from data.rows import BadRow, RawRow, bad
-from labelers.agreement import MISSING, MOST_LABELS, Ratings
+from prefloop.data.config import PromptSource
+from prefloop.data.errors import InputError
+from prefloop.data.readers import read_rows
+from prefloop.data.rows import BadRow, RawRow, bad
+from prefloop.labelers.agreement import MISSING, MOST_LABELS, Ratings
 
 _EXAMPLES = 3
 _PLAIN_NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d{1,15})?")  # and so no id such as 007

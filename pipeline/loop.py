@@ -8,26 +8,26 @@ from __future__ import annotations
 
 import logging
 
-from labelers.base import Labeler
-from labelers.config import JudgeLabeler, LabelerConfig, RewardModelLabeler
-from labelers.factory import build_labeler
-from pipeline.card import write_card
-from pipeline.config import RunConfig
-from pipeline.manifest import open_run
-from pipeline.models import Models
-from pipeline.promotion import lineage, plateau
-from pipeline.report import write_report
-from pipeline.round_guards import check_round
-from pipeline.run_dir import RoundDir, RunDir, RunError
-from pipeline.stages.conversation import shown
-from pipeline.stages.evaluate import answer_heldout, answer_opponent, evaluate_round
-from pipeline.stages.filter import filter_round
-from pipeline.stages.label import label_round
-from pipeline.stages.on_policy import train_while_sampling
-from pipeline.stages.prompts import draw_prompts, read_prompts
-from pipeline.stages.sample import sample_round
-from pipeline.stages.train import reference_policy, train_round
-from pipeline.stages.write import rows_written, write_round
+from prefloop.labelers.base import Labeler
+from prefloop.labelers.config import JudgeLabeler, LabelerConfig, RewardModelLabeler
+from prefloop.labelers.factory import build_labeler
+from prefloop.pipeline.card import write_card
+from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.manifest import open_run
+from prefloop.pipeline.models import Models
+from prefloop.pipeline.promotion import lineage, plateau
+from prefloop.pipeline.report import write_report
+from prefloop.pipeline.round_guards import check_round
+from prefloop.pipeline.run_dir import RoundDir, RunDir, RunError
+from prefloop.pipeline.stages.conversation import shown
+from prefloop.pipeline.stages.evaluate import answer_heldout, answer_opponent, evaluate_round
+from prefloop.pipeline.stages.filter import filter_round
+from prefloop.pipeline.stages.label import label_round
+from prefloop.pipeline.stages.on_policy import train_while_sampling
+from prefloop.pipeline.stages.prompts import draw_prompts, read_prompts
+from prefloop.pipeline.stages.sample import sample_round
+from prefloop.pipeline.stages.train import reference_policy, train_round
+from prefloop.pipeline.stages.write import rows_written, write_round
 
 logger = logging.getLogger(__name__)
 

@@ -14,14 +14,14 @@ from typing import Any
 
 import yaml
 
-from data.config import PromptSource
-from data.embedded import resolve_embedded
-from data.shards import atomic_write_json, atomic_write_text
-from labelers.calibration import read_calibrator
-from labelers.config import JudgeLabeler
-from labelers.judge_folder import judge_revision, question_revision
-from pipeline.config import RunConfig, dump_config, flatten
-from pipeline.run_dir import RunDir, RunError
+from prefloop.data.config import PromptSource
+from prefloop.data.embedded import resolve_embedded
+from prefloop.data.shards import atomic_write_json, atomic_write_text
+from prefloop.labelers.calibration import read_calibrator
+from prefloop.labelers.config import JudgeLabeler
+from prefloop.labelers.judge_folder import judge_revision, question_revision
+from prefloop.pipeline.config import RunConfig, dump_config, flatten
+from prefloop.pipeline.run_dir import RunDir, RunError
 
 JUDGE = "judge {}"
 """Name of a judge's folder among the inputs."""

@@ -8,19 +8,19 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from data.embedded import resolve_embedded
-from data.hashing import folder_revision
-from data.protocol import Engine, EngineFailed, Message
-from labelers.base import Labeler
-from labelers.config import JudgeLabeler, RewardModelLabeler
-from labelers.factory import build_labeler
-from pipeline.config import POLICY, PoolMember, RunConfig
-from pipeline.engines.config import OpenAIEngine
-from pipeline.engines.factory import build_engine
-from pipeline.engines.vllm_engine import VllmInProcess
-from pipeline.engines.weights import is_adapter, load_tokenizer
-from pipeline.policy_check import TOLERANCE_NATS, PolicyMismatch, verify_policy
-from training.setup import has_gpu
+from prefloop.data.embedded import resolve_embedded
+from prefloop.data.hashing import folder_revision
+from prefloop.data.protocol import Engine, EngineFailed, Message
+from prefloop.labelers.base import Labeler
+from prefloop.labelers.config import JudgeLabeler, RewardModelLabeler
+from prefloop.labelers.factory import build_labeler
+from prefloop.pipeline.config import POLICY, PoolMember, RunConfig
+from prefloop.pipeline.engines.config import OpenAIEngine
+from prefloop.pipeline.engines.factory import build_engine
+from prefloop.pipeline.engines.vllm_engine import VllmInProcess
+from prefloop.pipeline.engines.weights import is_adapter, load_tokenizer
+from prefloop.pipeline.policy_check import TOLERANCE_NATS, PolicyMismatch, verify_policy
+from prefloop.training.setup import has_gpu
 
 logger = logging.getLogger(__name__)
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline import formats
+from prefloop.pipeline import formats
 
 
 def render_page(template: str, **values: Any) -> str:
     """``template`` (of pipeline/templates) with ``values``; all text in them is escaped."""
     environment = Environment(
-        loader=PackageLoader("pipeline"),
+        loader=PackageLoader("prefloop.pipeline"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data.config import PromptSource
-from data.errors import InputError
-from data.hashing import derive_seed
-from data.readers import read_rows
-from data.rows import BadRow
-from labelers.review_queue import Strategy, draw
-from pipeline.run_dir import RunDir
+from prefloop.data.config import PromptSource
+from prefloop.data.errors import InputError
+from prefloop.data.hashing import derive_seed
+from prefloop.data.readers import read_rows
+from prefloop.data.rows import BadRow
+from prefloop.labelers.review_queue import Strategy, draw
+from prefloop.pipeline.run_dir import RunDir
 
 QUEUE_COLUMNS = (
     "pair_id", "prompt", "answer_1", "answer_2", "verdict", "reason", "annotator", "answer_1_id",

@@ -21,9 +21,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from data.embedded import resolve_embedded
-from data.prompts import load_prompts
-from labelers.config import (
+from prefloop.data.embedded import resolve_embedded
+from prefloop.data.prompts import load_prompts
+from prefloop.labelers.config import (
     BestVsRandom,
     BestVsWorst,
     JudgeLabeler,
@@ -31,17 +31,17 @@ from labelers.config import (
     RankedNeighbours,
     RewardModelLabeler,
 )
-from labelers.judge_folder import Judge, load_judge
-from labelers.judge_settings import ListwiseSettings, RatingSettings
-from pipeline.config import POLICY, RunConfig
-from pipeline.engines.config import OpenAIEngine
-from pipeline.formats import count, duration, money, short_count
-from pipeline.run_dir import RunDir
-from pipeline.stages.conversation import shown
-from pipeline.stages.evaluate import OPPONENT
-from pipeline.stages.prompts import round_rows, round_size
-from pipeline.status import collect_status
-from training.setup import optimiser_steps
+from prefloop.labelers.judge_folder import Judge, load_judge
+from prefloop.labelers.judge_settings import ListwiseSettings, RatingSettings
+from prefloop.pipeline.config import POLICY, RunConfig
+from prefloop.pipeline.engines.config import OpenAIEngine
+from prefloop.pipeline.formats import count, duration, money, short_count
+from prefloop.pipeline.run_dir import RunDir
+from prefloop.pipeline.stages.conversation import shown
+from prefloop.pipeline.stages.evaluate import OPPONENT
+from prefloop.pipeline.stages.prompts import round_rows, round_size
+from prefloop.pipeline.status import collect_status
+from prefloop.training.setup import optimiser_steps
 
 CHARACTERS_PER_TOKEN = 4.0
 """Where no tokenizer is at hand."""

@@ -18,7 +18,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.formats import count, figure, percent
+from prefloop.pipeline.formats import count, figure, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

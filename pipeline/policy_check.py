@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Sequence
 
 import numpy as np
 
-from data.chat import render_tokens
-from data.hashing import content_id
-from data.protocol import Completion, Engine, EngineFailed, Message, Request, Sampling
-from pipeline.engines.weights import adapter_base, is_adapter, load_model, load_tokenizer
+from prefloop.data.chat import render_tokens
+from prefloop.data.hashing import content_id
+from prefloop.data.protocol import Completion, Engine, EngineFailed, Message, Request, Sampling
+from prefloop.pipeline.engines.weights import adapter_base, is_adapter, load_model, load_tokenizer
 
 TOLERANCE_NATS = {"float32": 1e-3, "bfloat16": 0.15, "float16": 0.05}
 """Log-probability difference per token that rounding explains, by the engine's dtype. Engine and

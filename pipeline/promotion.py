@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config import RunConfig
-from pipeline.round_guards import round_trips
-from pipeline.run_dir import EVALUATION, RoundDir, RunDir
-from pipeline.stages.evaluate import JURY
+from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.round_guards import round_trips
+from prefloop.pipeline.run_dir import EVALUATION, RoundDir, RunDir
+from prefloop.pipeline.stages.evaluate import JURY
 
 
 @dataclass(frozen=True)

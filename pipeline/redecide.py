@@ -9,14 +9,14 @@ from itertools import product
 
 import pyarrow.compute as pc
 
-from data.schemas import DECISION
-from data.shards import ShardFolder
-from pipeline.card import write_card
-from pipeline.config import RunConfig
-from pipeline.report import write_report
-from pipeline.run_dir import RoundDir, RunDir
-from pipeline.stages.filter import filter_round
-from pipeline.stages.write import split_files, write_round
+from prefloop.data.schemas import DECISION
+from prefloop.data.shards import ShardFolder
+from prefloop.pipeline.card import write_card
+from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.report import write_report
+from prefloop.pipeline.run_dir import RoundDir, RunDir
+from prefloop.pipeline.stages.filter import filter_round
+from prefloop.pipeline.stages.write import split_files, write_round
 
 _COMPARED = ["pair_id", "chosen_id", "kept"]
 

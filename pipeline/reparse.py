@@ -11,15 +11,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.schemas import VOTE
-from data.shards import atomic_write_json
-from labelers.config import JudgeLabeler
-from labelers.judge_folder import Judge, judge_revision, load_judge, question_revision
-from labelers.reread import reread
-from pipeline.config import RunConfig, load_config
-from pipeline.manifest import JUDGE, JUDGE_QUESTION
-from pipeline.redecide import Redecided, redecide
-from pipeline.run_dir import RunDir, RunError
+from prefloop.data.schemas import VOTE
+from prefloop.data.shards import atomic_write_json
+from prefloop.labelers.config import JudgeLabeler
+from prefloop.labelers.judge_folder import Judge, judge_revision, load_judge, question_revision
+from prefloop.labelers.reread import reread
+from prefloop.pipeline.config import RunConfig, load_config
+from prefloop.pipeline.manifest import JUDGE, JUDGE_QUESTION
+from prefloop.pipeline.redecide import Redecided, redecide
+from prefloop.pipeline.run_dir import RunDir, RunError
 
 Changes = dict[str, Counter[tuple[str, str]]]
 """For each judge, how many votes were read as the first preference, and are now as the second."""

@@ -19,17 +19,17 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
-from pipeline import formats
-from pipeline.excerpts import read_excerpts
-from pipeline.pages import render_page
-from pipeline.plots import Bars, Figure, Series, histogram, length_bins, lines, rebin
-from pipeline.redact import hide_environment_secrets, redact
-from pipeline.run_dir import RunDir
-from pipeline.side_by_side import read_side_by_side
-from pipeline.stages.evaluate import JURY, OPPONENT
-from pipeline.status import RoundStatus, RunStatus, WinRate, collect_status
-from pipeline.tally import AGREEMENT_EDGES, MARGIN_EDGES, RunTally, tally_run
-from training.config import Guards
+from prefloop.pipeline import formats
+from prefloop.pipeline.excerpts import read_excerpts
+from prefloop.pipeline.pages import render_page
+from prefloop.pipeline.plots import Bars, Figure, Series, histogram, length_bins, lines, rebin
+from prefloop.pipeline.redact import hide_environment_secrets, redact
+from prefloop.pipeline.run_dir import RunDir
+from prefloop.pipeline.side_by_side import read_side_by_side
+from prefloop.pipeline.stages.evaluate import JURY, OPPONENT
+from prefloop.pipeline.status import RoundStatus, RunStatus, WinRate, collect_status
+from prefloop.pipeline.tally import AGREEMENT_EDGES, MARGIN_EDGES, RunTally, tally_run
+from prefloop.training.config import Guards
 
 LONGEST_TEXT = 3_000
 """Characters of a prompt or an answer that are shown; the rest is counted."""

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config import RunConfig
-from pipeline.run_dir import EVALUATION, TRAINING_CURVES, RoundDir, RunError
-from training.guards import PERFECT
+from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.run_dir import EVALUATION, TRAINING_CURVES, RoundDir, RunError
+from prefloop.training.guards import PERFECT
 
 logger = logging.getLogger(__name__)
 

@@ -10,22 +10,22 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from data.shards import ShardFolder, atomic_write_json
-from labelers.calibration import Calibrator, read_calibrator
-from labelers.config import LabelConfig
-from labelers.jury import FITTED_RULES, FittedJury
-from labelers.jury_fit import count_patterns, fit_jury
-from labelers.people import is_human, without_people
-from labelers.verdict_table import VOTE_COLUMNS
-from pipeline.config import RunConfig
-from pipeline.run_dir import RoundDir
+from prefloop.data.shards import ShardFolder, atomic_write_json
+from prefloop.labelers.calibration import Calibrator, read_calibrator
+from prefloop.labelers.config import LabelConfig
+from prefloop.labelers.jury import FITTED_RULES, FittedJury
+from prefloop.labelers.jury_fit import count_patterns, fit_jury
+from prefloop.labelers.people import is_human, without_people
+from prefloop.labelers.verdict_table import VOTE_COLUMNS
+from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.run_dir import RoundDir
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RoundJury:
-    """What ``labelers.decisions.decide`` needs beside the config."""
+    """What ``prefloop.labelers.decisions.decide`` needs beside the config."""
 
     fitted: FittedJury | None = None
     calibrators: Mapping[str, Calibrator] = field(default_factory=dict)

@@ -39,9 +39,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from data import schemas
-from data.errors import PrefloopError
-from data.shards import ShardFolder, remove_leftovers
+from prefloop.data import schemas
+from prefloop.data.errors import PrefloopError
+from prefloop.data.shards import ShardFolder, remove_leftovers
 
 TRAINING_CURVES, EVALUATION = 0, 1
 """Parts of a round's metrics."""

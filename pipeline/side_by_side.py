@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.run_dir import PolicyKey, RunDir
-from pipeline.stages.evaluate import OPPONENT
+from prefloop.pipeline.run_dir import PolicyKey, RunDir
+from prefloop.pipeline.stages.evaluate import OPPONENT
 
 SHOWN = 6
 """Prompts; those with the lowest ids, which are hashes, so they favour none."""

@@ -24,12 +24,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from data import schemas
-from data.shards import ShardFolder
-from pipeline.formats import count, duration, money, percent, short_count
-from pipeline.promotion import plateau
-from pipeline.run_dir import EVALUATION, TRAINING_CURVES, PolicyKey, RoundDir, RunDir
-from pipeline.stages.evaluate import JURY, OPPONENT
+from prefloop.data import schemas
+from prefloop.data.shards import ShardFolder
+from prefloop.pipeline.formats import count, duration, money, percent, short_count
+from prefloop.pipeline.promotion import plateau
+from prefloop.pipeline.run_dir import EVALUATION, TRAINING_CURVES, PolicyKey, RoundDir, RunDir
+from prefloop.pipeline.stages.evaluate import JURY, OPPONENT
 
 BLOCK_STAGES = ("sample", "label", "filter", "write")
 """The stages that work block by block, in order."""

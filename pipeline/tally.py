@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from labelers.agreement import kappa_of_tables
-from labelers.decisions import NO_VALID_VOTE, TIE
-from labelers.verdict_table import (
+from prefloop.labelers.agreement import kappa_of_tables
+from prefloop.labelers.decisions import NO_VALID_VOTE, TIE
+from prefloop.labelers.verdict_table import (
     VOTE_COLUMNS,
     PositionBias,
     merge_votes,
@@ -26,7 +26,7 @@ from labelers.verdict_table import (
     position_bias,
     read_votes,
 )
-from pipeline.run_dir import RunDir
+from prefloop.pipeline.run_dir import RunDir
 
 Counts = NDArray[np.int64]
 

@@ -17,20 +17,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from data.errors import InputError
-from data.strict import Strict
-from pipeline.config import ConfigError, override_key
-from pipeline.formats import count, duration, figure
-from pipeline.progress import StepProgress
-from pipeline.stages.write import TRIPLES_FOLDER, UNPAIRED_FOLDER
-from training.config import TrainConfig
-from training.methods import Method
-from training.reward_config import RewardConfig
+from prefloop.data.errors import InputError
+from prefloop.data.strict import Strict
+from prefloop.pipeline.config import ConfigError, override_key
+from prefloop.pipeline.formats import count, duration, figure
+from prefloop.pipeline.progress import StepProgress
+from prefloop.pipeline.stages.write import TRIPLES_FOLDER, UNPAIRED_FOLDER
+from prefloop.training.config import TrainConfig
+from prefloop.training.methods import Method
+from prefloop.training.reward_config import RewardConfig
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from labelers.estimate import Estimate
+    from prefloop.labelers.estimate import Estimate
 
 Settings = TypeVar("Settings", bound=Strict)
 
@@ -103,7 +103,7 @@ def train_model(
     the processes it describes.
     Raises ``ConfigError``, ``InputError``, ``EngineFailed`` or ``TrainingError``.
     """
-    from pipeline.models import checkpoint
+    from prefloop.pipeline.models import checkpoint
 
     if reference is not None and method not in (Method.dpo, Method.kto):
         raise InputError("--reference is for --method dpo and kto: nothing else compares with one")
@@ -199,7 +199,7 @@ def _counted(dropped: dict[str, int]) -> str:
 def _train_reward(
     sources: Sources, base: Path, out: Path, config: RewardConfig, seed: int, on_step: Any
 ) -> Trained:
-    from training.reward import heldout_accuracy, train_reward
+    from prefloop.training.reward import heldout_accuracy, train_reward
 
     result = train_reward(
         base=base, triples=sources.train, out=out, config=config, seed=seed, on_step=on_step
@@ -229,8 +229,8 @@ def _train_policy(
     seed: int,
     on_step: Any,
 ) -> Trained:
-    from training.heldout import Heldout, heldout_pairs
-    from training.offline import Job, train_offline
+    from prefloop.training.heldout import Heldout, heldout_pairs
+    from prefloop.training.offline import Job, train_offline
 
     with ExitStack() as stack:
         files = _with_prompt_ids(sources.train, stack)
@@ -291,7 +291,7 @@ def _with_prompt_ids(files: Sequence[Path], stack: ExitStack) -> list[Path]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from data.hashing import prompt_id
+    from prefloop.data.hashing import prompt_id
 
     found: list[Path] = []
     for index, file in enumerate(files):

@@ -7,7 +7,7 @@ place in the file:
 * votes of prefloop (``pair_id``, ``a_id``, ``b_id``, ``preference``);
 * any other: the pair's own columns, or ``row`` (1-based, of the file with gold labels), and
   ``verdict`` (1 or 2 for the answer that the row has first or second, or tie; a and b and others as
-  in ``data.preferences``). Optional: ``p_first`` (probability that the first is better),
+  in ``prefloop.data.preferences``). Optional: ``p_first`` (probability that the first is better),
   ``swapped`` (whether the second was shown first) and ``judge`` (name, of several in a file).
 """
 
@@ -21,15 +21,21 @@ from typing import Any
 
 import pyarrow as pa
 
-from data.config import PromptSource
-from data.errors import InputError
-from data.gold import GoldPair
-from data.hashing import prompt_id
-from data.preferences.layouts import LABEL_COLUMNS, LABELS, Layout, PreferenceColumns, find_layout
-from data.preferences.parsing import label_text, parse_comparison
-from data.readers import read_rows
-from data.rows import BadRow, RawRow, bad
-from labelers.base import Order, Preference, Vote, votes_table
+from prefloop.data.config import PromptSource
+from prefloop.data.errors import InputError
+from prefloop.data.gold import GoldPair
+from prefloop.data.hashing import prompt_id
+from prefloop.data.preferences.layouts import (
+    LABEL_COLUMNS,
+    LABELS,
+    Layout,
+    PreferenceColumns,
+    find_layout,
+)
+from prefloop.data.preferences.parsing import label_text, parse_comparison
+from prefloop.data.readers import read_rows
+from prefloop.data.rows import BadRow, RawRow, bad
+from prefloop.labelers.base import Order, Preference, Vote, votes_table
 
 _SWAPS = {"swap = False": False, "swap = True": True}
 _VOTE_KEYS = ("pair_id", "a_id", "b_id", "preference")

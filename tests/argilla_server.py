@@ -9,12 +9,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pipeline.review.account import Account
-from pipeline.review.api import ArgillaApi
-from pipeline.review.errors import ReviewError
-from pipeline.review.server.home import Home
-from pipeline.review.server.up import running_server
-from pipeline.review.server.venv import ensure_venv
+from prefloop.pipeline.review.account import Account
+from prefloop.pipeline.review.api import ArgillaApi
+from prefloop.pipeline.review.errors import ReviewError
+from prefloop.pipeline.review.server.home import Home
+from prefloop.pipeline.review.server.up import running_server
+from prefloop.pipeline.review.server.venv import ensure_venv
 
 VENV = Path(__file__).parent.parent / ".venv-argilla"
 

@@ -1,4 +1,5 @@
-"""Set before anything imports torch, as the command line does: see ``pipeline.cli.main``."""
+"""Set before anything imports torch, as the command line does: see
+``prefloop.pipeline.cli.main``."""
 
 import os
 

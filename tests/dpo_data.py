@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data import schemas
+from prefloop.data import schemas
 
 WORDS = ["fox", "lantern", "dog", "quick", "wizard", "lazy", "sentence", "answer"]
 

@@ -7,11 +7,11 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from data.hashing import content_id, pair_id
-from data.protocol import Completion, Engine, EngineFailed, Request
-from labelers.base import Answer, Pair, Vote
-from labelers.config import JudgeLabeler
-from labelers.factory import build_labeler
+from prefloop.data.hashing import content_id, pair_id
+from prefloop.data.protocol import Completion, Engine, EngineFailed, Request
+from prefloop.labelers.base import Answer, Pair, Vote
+from prefloop.labelers.config import JudgeLabeler
+from prefloop.labelers.factory import build_labeler
 
 
 class ScriptedEngine:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.config import RunConfig, validate_config
-from pipeline.loop import run_loop
-from pipeline.run_dir import RunDir
+from prefloop.pipeline.config import RunConfig, validate_config
+from prefloop.pipeline.loop import run_loop
+from prefloop.pipeline.run_dir import RunDir
 
 JUDGE = {
     "type": "judge", "name": "judge", "judge": "pairwise_short", "model": "embedded:judge",

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from data import schemas
-from data.hashing import content_id, pair_id
-from pipeline.run_dir import RoundDir, RunDir
+from prefloop.data import schemas
+from prefloop.data.hashing import content_id, pair_id
+from prefloop.pipeline.run_dir import RoundDir, RunDir
 
 BLOCK = 8
 HOSTILE = (

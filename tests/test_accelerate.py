@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from prefloop.training.config import TrainConfig
+from prefloop.training.errors import TrainingError
+from prefloop.training.offline import Job, train_offline
 from tests.dpo_data import rows, write
 from tests.engine_models import make_model
-from training.config import TrainConfig
-from training.errors import TrainingError
-from training.offline import Job, train_offline
 
 FSDP = """
 compute_environment: LOCAL_MACHINE
@@ -80,7 +80,8 @@ def test_two_processes_train_as_one_does_also_after_a_kill(job: Job, tmp_path: P
     spec.write_text(two.dump(), encoding="utf-8")
     # kill -9, once there is a checkpoint in the middle of the round.
     script = (
-        "import sys; from pathlib import Path; from training.offline import Job, train_offline; "
+        "import sys; from pathlib import Path; "
+        "from prefloop.training.offline import Job, train_offline; "
         "train_offline(Job.load(Path(sys.argv[1]).read_text()))"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(spec)])

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from data.errors import InputError
-from pipeline.agreement import file_agreement, run_agreement
-from pipeline.cli import app
+from prefloop.data.errors import InputError
+from prefloop.pipeline.agreement import file_agreement, run_agreement
+from prefloop.pipeline.cli import app
 from tests.runs import JUDGE, VERIFIER, run_small, small_config
 from tests.synthetic_run import write_run
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.review.server.argilla_lite.query import compile_query, fold
+from prefloop.pipeline.review.server.argilla_lite.query import compile_query, fold
 
 TEXT = "The quick brown fox; la forêt noire, Müller's café. 東京タワーの写真 cost 3.5 EUR (re-run)"
 

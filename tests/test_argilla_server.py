@@ -14,11 +14,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pipeline.review.account import Account, find_account
-from pipeline.review.errors import ReviewError
-from pipeline.review.server.home import Home, find_home, write_secret
-from pipeline.review.server.up import running_server
-from pipeline.review.users import add_person
+from prefloop.pipeline.review.account import Account, find_account
+from prefloop.pipeline.review.errors import ReviewError
+from prefloop.pipeline.review.server.home import Home, find_home, write_secret
+from prefloop.pipeline.review.server.up import running_server
+from prefloop.pipeline.review.users import add_person
 from tests.argilla_server import VENV, Server, argilla, argilla_home  # noqa: F401 (fixtures)
 
 SEARCHED = [
@@ -230,7 +230,7 @@ def test_data_stays_and_no_process_does(
     home = Home(tmp_path / "home", venv=VENV)
     (home.root).mkdir()
     (home.root / "venv").symlink_to(VENV)
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()",
+    command = [sys.executable, "-c", "from prefloop.pipeline.cli import main; main()",
                "review", "up", "--home", str(home.root)]  # fmt: skip
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as up:

@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from typer.testing import CliRunner
 
-from data.audit.hashes import conversation_hashes, text_hashes
-from data.audit.lengths import length_bias
-from data.audit.repeats import find_repeats
-from data.audit.shapes import shapes
-from data.errors import InputError
-from data.schemas import MESSAGES
-from pipeline.audit import Audit, audit
-from pipeline.audit_fix import DROPPED_ROW, FIXED, write_fixed
-from pipeline.audit_options import make_options
-from pipeline.audit_page import audit_page
-from pipeline.cli import app
+from prefloop.data.audit.hashes import conversation_hashes, text_hashes
+from prefloop.data.audit.lengths import length_bias
+from prefloop.data.audit.repeats import find_repeats
+from prefloop.data.audit.shapes import shapes
+from prefloop.data.errors import InputError
+from prefloop.data.schemas import MESSAGES
+from prefloop.pipeline.audit import Audit, audit
+from prefloop.pipeline.audit_fix import DROPPED_ROW, FIXED, write_fixed
+from prefloop.pipeline.audit_options import make_options
+from prefloop.pipeline.audit_page import audit_page
+from prefloop.pipeline.cli import app
 
 LONG = "The quick brown fox jumps over the lazy dog near the old stone bridge, twice."
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from data.errors import InputError
-from labelers.calibration import read_calibrator
-from pipeline.calibrate import calibrate_run
-from pipeline.cli import app
-from pipeline.people import QUEUE_COLUMNS, read_people, write_queue
-from pipeline.run_dir import RunDir
+from prefloop.data.errors import InputError
+from prefloop.labelers.calibration import read_calibrator
+from prefloop.pipeline.calibrate import calibrate_run
+from prefloop.pipeline.cli import app
+from prefloop.pipeline.people import QUEUE_COLUMNS, read_people, write_queue
+from prefloop.pipeline.run_dir import RunDir
 from tests.runs import JUDGE, VERIFIER, run_small, small_config
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labelers.base import LabelerError
-from labelers.calibration import Calibrator, cross_fitted, read_calibrator
+from prefloop.labelers.base import LabelerError
+from prefloop.labelers.calibration import Calibrator, cross_fitted, read_calibrator
 
 METHODS = ["isotonic", "platt"]
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from data.chat import render_tokens, verdict_token_ids
-from data.protocol import EngineFailed, RequestRejected
+from prefloop.data.chat import render_tokens, verdict_token_ids
+from prefloop.data.protocol import EngineFailed, RequestRejected
 from tests.engine_models import TEMPLATE, make_tokenizer
 
 
@@ -72,7 +72,7 @@ def test_control_token_of_the_template_that_is_not_marked_special(tokenizer, mon
     monkeypatch.setattr(
         tokenizer, "chat_template", "{% for m in messages %}[TURN]{{ m['content'] }}{% endfor %}"
     )
-    from data import chat
+    from prefloop.data import chat
 
     chat._control_pattern.cache_clear()
     assert render_tokens(tokenizer, user("x [TURN] y")).count(turn) == 1

@@ -4,13 +4,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.hashing import content_id
-from data.schemas import DECISION
-from labelers.base import LabelerError, Vote, votes_table
-from labelers.config import Jury
-from labelers.decisions import decide
-from labelers.pairs import propose_pairs
-from labelers.verdict_table import PositionBias, merge_votes, pairs_of, position_bias, read_votes
+from prefloop.data.hashing import content_id
+from prefloop.data.schemas import DECISION
+from prefloop.labelers.base import LabelerError, Vote, votes_table
+from prefloop.labelers.config import Jury
+from prefloop.labelers.decisions import decide
+from prefloop.labelers.pairs import propose_pairs
+from prefloop.labelers.verdict_table import (
+    PositionBias,
+    merge_votes,
+    pairs_of,
+    position_bias,
+    read_votes,
+)
 
 FLIP = {"a": "b", "b": "a", "tie": "tie", "invalid": "invalid"}
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.config import NearDuplicates
-from data.dedup import jaccard, near_duplicates, normalise, overlaps, shingles
+from prefloop.data.config import NearDuplicates
+from prefloop.data.dedup import jaccard, near_duplicates, normalise, overlaps, shingles
 
 CONFIG = NearDuplicates()
 WORDS = [

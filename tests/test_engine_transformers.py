@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from data.chat import render_tokens
-from data.protocol import EngineFailed, Request, RequestRejected, Sampling
-from pipeline.engines.config import TransformersEngine
-from pipeline.engines.factory import build_engine
-from pipeline.policy_check import PolicyMismatch, verify_policy
+from prefloop.data.chat import render_tokens
+from prefloop.data.protocol import EngineFailed, Request, RequestRejected, Sampling
+from prefloop.pipeline.engines.config import TransformersEngine
+from prefloop.pipeline.engines.factory import build_engine
+from prefloop.pipeline.policy_check import PolicyMismatch, verify_policy
 from tests.engine_models import make_adapter, make_model
 
 CHAT = ({"role": "user", "content": "Write one sentence about a fox."},)

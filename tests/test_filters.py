@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from data.hashing import content_id
-from data.schemas import DECISION
-from labelers.base import LabelerError
-from labelers.config import FilterConfig, LengthBalance, PairFilter
-from labelers.filters import BalanceRows, apply_balance, apply_filters, balance_cutoff
+from prefloop.data.hashing import content_id
+from prefloop.data.schemas import DECISION
+from prefloop.labelers.base import LabelerError
+from prefloop.labelers.config import FilterConfig, LengthBalance, PairFilter
+from prefloop.labelers.filters import BalanceRows, apply_balance, apply_filters, balance_cutoff
 
 ALL = {"type": "all"}
 

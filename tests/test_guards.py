@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from data.hashing import folder_revision
-from pipeline.round_guards import round_trips
-from pipeline.run_dir import EVALUATION, RunDir, RunError
+from prefloop.data.hashing import folder_revision
+from prefloop.pipeline.round_guards import round_trips
+from prefloop.pipeline.run_dir import EVALUATION, RunDir, RunError
+from prefloop.training import dpo
+from prefloop.training.config import Guards, TrainConfig
+from prefloop.training.guards import GuardWatch
+from prefloop.training.winrate import metrics_table
 from tests.dpo_data import rows, write
 from tests.engine_models import make_model
 from tests.runs import run_small, small_config
-from training import dpo
-from training.config import Guards, TrainConfig
-from training.guards import GuardWatch
-from training.winrate import metrics_table
 
 
 def record(step: int, margin: float = 1.0, chosen: float = 0.0, accuracy: float = 0.5) -> dict:
@@ -149,7 +149,7 @@ def test_a_killed_training_remembers_what_its_guards_saw(
 import json, os, signal
 from pathlib import Path
 from training import dpo
-from training.config import TrainConfig
+from prefloop.training.config import TrainConfig
 seen = []
 def on_step(record):
     if record["step"] == {whole.guard["step"] - 1}:

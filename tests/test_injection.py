@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from data.embedded import resolve_embedded
-from labelers.base import Vote
-from labelers.config import JudgeLabeler
-from labelers.factory import build_labeler
-from labelers.judge_folder import SHIPPED, load_judge, shipped_judges
-from labelers.judge_settings import ListwiseSettings, RatingSettings
-from pipeline.engines.config import TransformersEngine
-from pipeline.engines.factory import build_engine
+from prefloop.data.embedded import resolve_embedded
+from prefloop.labelers.base import Vote
+from prefloop.labelers.config import JudgeLabeler
+from prefloop.labelers.factory import build_labeler
+from prefloop.labelers.judge_folder import SHIPPED, load_judge, shipped_judges
+from prefloop.labelers.judge_settings import ListwiseSettings, RatingSettings
+from prefloop.pipeline.engines.config import TransformersEngine
+from prefloop.pipeline.engines.factory import build_engine
 from tests.judging import all_pairs
 
 ORDERS = [

@@ -7,14 +7,14 @@ from dataclasses import replace
 import pyarrow.compute as pc
 import pytest
 
-from data.hashing import content_id
-from data.protocol import Completion, EngineFailed, Request, RequestRejected
-from data.schemas import VOTE
-from labelers.base import Answer, LabelerError, votes_table
-from labelers.config import LabelConfig
-from labelers.judge_folder import conversation_text, load_judge, shipped_judges
-from labelers.judge_settings import Verdicts
-from labelers.verdicts import from_json, from_logprobs, from_text
+from prefloop.data.hashing import content_id
+from prefloop.data.protocol import Completion, EngineFailed, Request, RequestRejected
+from prefloop.data.schemas import VOTE
+from prefloop.labelers.base import Answer, LabelerError, votes_table
+from prefloop.labelers.config import LabelConfig
+from prefloop.labelers.judge_folder import conversation_text, load_judge, shipped_judges
+from prefloop.labelers.judge_settings import Verdicts
+from prefloop.labelers.verdicts import from_json, from_logprobs, from_text
 from tests.judging import ScriptedEngine, completion, label, make_pair
 
 AB = Verdicts()

@@ -11,15 +11,15 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from data.config import PromptSource
-from data.errors import InputError
-from data.gold import read_gold
-from labelers.calibration import read_calibrator
-from pipeline.cli import app
-from pipeline.config import ConfigError
-from pipeline.judge_eval import JudgeEval, judge_eval, load_judges
-from pipeline.judge_eval_page import judge_page
-from pipeline.verdict_file import read_verdicts
+from prefloop.data.config import PromptSource
+from prefloop.data.errors import InputError
+from prefloop.data.gold import read_gold
+from prefloop.labelers.calibration import read_calibrator
+from prefloop.pipeline.cli import app
+from prefloop.pipeline.config import ConfigError
+from prefloop.pipeline.judge_eval import JudgeEval, judge_eval, load_judges
+from prefloop.pipeline.judge_eval_page import judge_page
+from prefloop.pipeline.verdict_file import read_verdicts
 from tests.runs import JUDGE, VERIFIER, run_small, small_config
 
 LLMBAR = Path(__file__).parents[2] / "shared" / "fixtures" / "llmbar"
@@ -91,7 +91,7 @@ def test_real_judges_side_by_side(gold_file: str, tmp_path: Path) -> None:
 
 
 def test_an_interrupted_evaluation_goes_on(gold_file: str, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("pipeline.judge_eval.BLOCK", 4)
+    monkeypatch.setattr("prefloop.pipeline.judge_eval.BLOCK", 4)
     one = config(tmp_path / "one.yaml", **JUDGE)
     found = evaluate(gold_file, tmp_path, judges=[one])
     shards = sorted((tmp_path / "out").rglob("part-*.parquet"))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss
 
-from data.errors import InputError
-from data.gold import GoldPair
-from labelers.base import Vote, votes_table
-from labelers.calibration_error import calibration
-from pipeline.judge_figures import judge_figures
+from prefloop.data.errors import InputError
+from prefloop.data.gold import GoldPair
+from prefloop.labelers.base import Vote, votes_table
+from prefloop.labelers.calibration_error import calibration
+from prefloop.pipeline.judge_figures import judge_figures
 
 
 def gold_pair(row: int, gold: str, a: str = "aaaa", b: str = "bb") -> GoldPair:

@@ -10,14 +10,14 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from data.hashing import content_id
-from labelers.base import LabelerError, Vote, votes_table
-from labelers.calibration import Calibrator
-from labelers.config import Jury, LabelConfig
-from labelers.decisions import decide
-from labelers.jury import FittedJury, log_odds
-from labelers.jury_fit import count_patterns, fit_jury
-from labelers.pairs import propose_pairs
+from prefloop.data.hashing import content_id
+from prefloop.labelers.base import LabelerError, Vote, votes_table
+from prefloop.labelers.calibration import Calibrator
+from prefloop.labelers.config import Jury, LabelConfig
+from prefloop.labelers.decisions import decide
+from prefloop.labelers.jury import FittedJury, log_odds
+from prefloop.labelers.jury_fit import count_patterns, fit_jury
+from prefloop.labelers.pairs import propose_pairs
 
 RELIABILITY, DAWID_SKENE = Jury(rule="reliability"), Jury(rule="dawid_skene")
 MIRROR = {"a": "b", "b": "a", "tie": "tie", "invalid": "invalid"}

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from labelers.base import LabelerError
-from labelers.calibration import Calibrator
-from pipeline.redecide import redecide
-from pipeline.run_dir import RunDir, RunError
+from prefloop.labelers.base import LabelerError
+from prefloop.labelers.calibration import Calibrator
+from prefloop.pipeline.redecide import redecide
+from prefloop.pipeline.run_dir import RunDir, RunError
 from tests.runs import JUDGE, VERIFIER, dataset_rows, run_small, small_config
 
 SHORT = {"type": "verifier", "name": "short", "function": "tests.test_jury_round:prefers_short"}

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from data.hashing import folder_revision
-from pipeline.run_dir import EVALUATION, RunDir
+from prefloop.data.hashing import folder_revision
+from prefloop.pipeline.run_dir import EVALUATION, RunDir
 from tests.runs import dataset_rows
 
 KILLS = 20
@@ -59,7 +59,7 @@ def run_whole(config: str, directory: str) -> None:
     """In the child: one whole `prefloop run`."""
     import sys
 
-    from pipeline.cli import main
+    from prefloop.pipeline.cli import main
 
     sys.argv = ["prefloop", "run", config, "--run-dir", directory]
     main()
@@ -72,8 +72,9 @@ def test_a_run_killed_twenty_times_ends_with_the_same_dataset(tmp_path: Path) ->
     config.write_text(yaml.safe_dump(CONFIG))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["torch", "transformers", "trl", "datasets", "matplotlib.pyplot", "pipeline.loop",
-         "pipeline.engines.hf", "training.pair_trainer", "statsmodels.api", "scipy.stats"]
+        ["torch", "transformers", "trl", "datasets", "matplotlib.pyplot", "prefloop.pipeline.loop",
+         "prefloop.pipeline.engines.hf", "prefloop.training.pair_trainer", "statsmodels.api",
+         "scipy.stats"]
     )  # fmt: skip
 
     def child(directory: Path) -> multiprocessing.process.BaseProcess:

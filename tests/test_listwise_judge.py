@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.protocol import Completion, Request, RequestRejected
-from labelers.base import Vote
-from labelers.rankings import listings, read_ranking
+from prefloop.data.protocol import Completion, Request, RequestRejected
+from prefloop.labelers.base import Vote
+from prefloop.labelers.rankings import listings, read_ranking
 from tests.judging import ScriptedEngine, all_pairs, completion, label
 
 SHOWN = re.compile(r'<answer label="([A-Z])">\n(.*?)\n</answer>', re.DOTALL)

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from data.chat import render_tokens
+from prefloop.data.chat import render_tokens
+from prefloop.training.errors import TrainingError
+from prefloop.training.logprobs import answer_logprobs, kl_estimate, reward_margin
+from prefloop.training.tokens import answer_ids, end_token, prompt_ids
 from tests.engine_models import make_adapter, make_model
-from training.errors import TrainingError
-from training.logprobs import answer_logprobs, kl_estimate, reward_margin
-from training.tokens import answer_ids, end_token, prompt_ids
 
 PROMPTS = [
     [{"role": "user", "content": "Write one sentence about a fox."}],

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data.errors import StorageError
-from data.protocol import EngineFailed
-from pipeline.config import dump_config, validate_config
-from pipeline.run_dir import EVALUATION, RunDir, RunError
-from pipeline.stages.prompts import round_rows
-from pipeline.status import collect_status
+from prefloop.data.errors import StorageError
+from prefloop.data.protocol import EngineFailed
+from prefloop.pipeline.config import dump_config, validate_config
+from prefloop.pipeline.run_dir import EVALUATION, RunDir, RunError
+from prefloop.pipeline.stages.prompts import round_rows
+from prefloop.pipeline.status import collect_status
 from tests.runs import JUDGE, VERIFIER, dataset_rows, run_small, small_config
 from tests.servers import faulty_server, good, status
 
@@ -57,7 +57,7 @@ def test_trl_trains_on_the_dataset_as_it_is(trained: RunDir, tmp_path: Path) -> 
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig, DPOTrainer
 
-    from data.embedded import resolve_embedded
+    from prefloop.data.embedded import resolve_embedded
 
     policy = resolve_embedded("embedded:policy")
     data = datasets.load_dataset(
@@ -120,7 +120,7 @@ def test_running_again_changes_nothing_and_loads_no_model(
     def no_engine(*_: object, **__: object) -> None:
         raise AssertionError("an engine was built for a finished run")
 
-    monkeypatch.setattr("pipeline.models.build_engine", no_engine)
+    monkeypatch.setattr("prefloop.pipeline.models.build_engine", no_engine)
     before = {path: path.stat().st_mtime_ns for path in trained.root.rglob("part-*.parquet")}
     run_small(trained.root, small_config(train=TRAIN))
     after = {path: path.stat().st_mtime_ns for path in trained.root.rglob("part-*.parquet")}

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from prefloop.training import dpo
+from prefloop.training.checkpoints import load_model, load_tokenizer
+from prefloop.training.config import WITHOUT_REFERENCE, Divergence, Loss, TrainConfig
+from prefloop.training.logprobs import sequence_logprobs
+from prefloop.training.pairs import read_pairs
 from tests.dpo_data import rows, write
 from tests.engine_models import make_model
-from training import dpo
-from training.checkpoints import load_model, load_tokenizer
-from training.config import WITHOUT_REFERENCE, Divergence, Loss, TrainConfig
-from training.logprobs import sequence_logprobs
-from training.pairs import read_pairs
 
 PAIRS = 8
 EPSILON, GAMMA, BETA = 0.1, 0.7, 0.3

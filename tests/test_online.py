@@ -10,25 +10,25 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 
-from data.embedded import resolve_embedded
-from data.errors import InputError
-from data.hashing import folder_revision
-from pipeline.config import ConfigError, RunConfig
-from pipeline.plan import make_plan
-from pipeline.promotion import lineage
-from pipeline.run_dir import EVALUATION, RunDir, RunError
-from pipeline.status import collect_status
-from pipeline.train import find_sources, summary, train_model
+from prefloop.data.embedded import resolve_embedded
+from prefloop.data.errors import InputError
+from prefloop.data.hashing import folder_revision
+from prefloop.pipeline.config import ConfigError, RunConfig
+from prefloop.pipeline.plan import make_plan
+from prefloop.pipeline.promotion import lineage
+from prefloop.pipeline.run_dir import EVALUATION, RunDir, RunError
+from prefloop.pipeline.status import collect_status
+from prefloop.pipeline.train import find_sources, summary, train_model
+from prefloop.training.config import TrainConfig
+from prefloop.training.dpo import train_dpo
+from prefloop.training.methods import Method
+from prefloop.training.on_policy import Prompts
+from prefloop.training.online import train_online
+from prefloop.training.winrate import metrics_table
 from tests.dpo_data import rows, write
 from tests.engine_models import make_model
 from tests.runs import JUDGE, VERIFIER, dataset_rows, run_small, small_config
 from tests.test_rounds import evaluated
-from training.config import TrainConfig
-from training.dpo import train_dpo
-from training.methods import Method
-from training.on_policy import Prompts
-from training.online import train_online
-from training.winrate import metrics_table
 
 ONLINE = {"online": True, "online_steps": 2, "learning_rate": 1e-4, "batch_size": 3}
 BEST = {"filters": [{"type": "identical"}], "strategy": {"type": "best_vs_worst"}}
@@ -94,7 +94,7 @@ def test_a_killed_round_goes_on_from_what_it_has(
     online_run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No leg is sampled or labelled twice, and the policy is that of an uninterrupted run."""
-    from pipeline.stages import on_policy
+    from prefloop.pipeline.stages import on_policy
 
     config = online_config(train={**ONLINE, "save_steps": 1})
     labelled: list[int] = []

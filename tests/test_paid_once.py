@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import RunConfig
+from prefloop.pipeline.config import RunConfig
 from tests.runs import JUDGE, dataset_rows, run_small, small_config
 from tests.servers import faulty_server, good
 

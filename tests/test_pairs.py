@@ -4,11 +4,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.hashing import content_id, pair_id
-from data.schemas import DECISION
-from labelers.base import LabelerError
-from labelers.config import AllPairs, BestVsRandom, BestVsWorst, PairStrategy, RankedNeighbours
-from labelers.pairs import id_keys, propose_pairs, select_pairs
+from prefloop.data.hashing import content_id, pair_id
+from prefloop.data.schemas import DECISION
+from prefloop.labelers.base import LabelerError
+from prefloop.labelers.config import (
+    AllPairs,
+    BestVsRandom,
+    BestVsWorst,
+    PairStrategy,
+    RankedNeighbours,
+)
+from prefloop.labelers.pairs import id_keys, propose_pairs, select_pairs
 
 
 def make_candidates(counts: list[int], shuffle: int | None = None) -> pa.Table:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pipeline.config import RunConfig, validate_config
-from pipeline.plan import Plan, make_plan, render_plan
-from pipeline.run_dir import RunDir
+from prefloop.pipeline.config import RunConfig, validate_config
+from prefloop.pipeline.plan import Plan, make_plan, render_plan
+from prefloop.pipeline.run_dir import RunDir
 from tests.synthetic_run import write_run
 
 PROMPTS = 20

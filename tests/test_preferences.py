@@ -10,16 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.config import PromptSource
-from data.errors import InputError
-from data.preferences import (
+from prefloop.data.config import PromptSource
+from prefloop.data.errors import InputError
+from prefloop.data.preferences import (
     PREFERENCE,
     PreferenceColumns,
     parse_columns,
     parse_labels,
     read_preferences,
 )
-from data.schemas import QUARANTINE
+from prefloop.data.schemas import QUARANTINE
 from tests.runs import run_small, small_config
 
 FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.config import Columns, NearDuplicates, OverlapSet, PromptsConfig, PromptSource
-from data.errors import InputError
-from data.hashing import prompt_id
-from data.prompts import PromptTables, load_prompts
-from data.readers import read_rows
-from data.rows import BadRow, RawRow
-from data.schemas import DROPPED, PROMPT, QUARANTINE
+from prefloop.data.config import Columns, NearDuplicates, OverlapSet, PromptsConfig, PromptSource
+from prefloop.data.errors import InputError
+from prefloop.data.hashing import prompt_id
+from prefloop.data.prompts import PromptTables, load_prompts
+from prefloop.data.readers import read_rows
+from prefloop.data.rows import BadRow, RawRow
+from prefloop.data.schemas import DROPPED, PROMPT, QUARANTINE
 
 FIXTURES = Path(__file__).parent.parent.parent / "shared" / "fixtures"
 needs_fixtures = pytest.mark.skipif(not FIXTURES.exists(), reason="no ../shared/fixtures here")

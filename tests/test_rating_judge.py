@@ -5,10 +5,10 @@ import re
 import numpy as np
 import pytest
 
-from data.protocol import Completion, Request, RequestRejected
-from labelers.judge_folder import load_judge
-from labelers.judge_settings import RatingSettings
-from labelers.ratings import Rating, compare, from_ratings_json, from_ratings_logprobs
+from prefloop.data.protocol import Completion, Request, RequestRejected
+from prefloop.labelers.judge_folder import load_judge
+from prefloop.labelers.judge_settings import RatingSettings
+from prefloop.labelers.ratings import Rating, compare, from_ratings_json, from_ratings_logprobs
 from tests.judging import ScriptedEngine, all_pairs, completion, label
 
 TWO = RatingSettings(

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import redecide
-from pipeline.cli import app
-from pipeline.config import RunConfig
-from pipeline.reparse import reparse
-from pipeline.run_dir import RunDir, RunError
+from prefloop.pipeline import redecide
+from prefloop.pipeline.cli import app
+from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.reparse import reparse
+from prefloop.pipeline.run_dir import RunDir, RunError
 from tests.runs import JUDGE, VERIFIER, dataset_rows, run_small, small_config
 
 SHORT = Path("labelers/judges/pairwise_short")

@@ -3,11 +3,11 @@ import json
 import pyarrow as pa
 import pytest
 
-from data.protocol import Completion, Request, RequestRejected
-from labelers.base import Vote, votes_table
-from labelers.judge_folder import load_judge, shipped_judges
-from labelers.judge_settings import ListwiseSettings, RatingSettings
-from labelers.reread import reread
+from prefloop.data.protocol import Completion, Request, RequestRejected
+from prefloop.labelers.base import Vote, votes_table
+from prefloop.labelers.judge_folder import load_judge, shipped_judges
+from prefloop.labelers.judge_settings import ListwiseSettings, RatingSettings
+from prefloop.labelers.reread import reread
 from tests.judging import ScriptedEngine, all_pairs, completion, label
 
 

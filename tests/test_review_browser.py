@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.review.folder import ReviewFolder
-from pipeline.review.pull import pull
-from pipeline.review.push import PushOptions, push
-from pipeline.review.subjects import DatasetSubjects
-from pipeline.review.users import add_person
+from prefloop.pipeline.review.folder import ReviewFolder
+from prefloop.pipeline.review.pull import pull
+from prefloop.pipeline.review.push import PushOptions, push
+from prefloop.pipeline.review.subjects import DatasetSubjects
+from prefloop.pipeline.review.users import add_person
 from tests.argilla_server import Server, argilla, argilla_home  # noqa: F401 (fixtures)
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.hashing import content_id
-from labelers.base import LabelerError
-from labelers.dataset_accuracy import dataset_accuracy
-from labelers.review_queue import STRATEGIES, draw
+from prefloop.data.hashing import content_id
+from prefloop.labelers.base import LabelerError
+from prefloop.labelers.dataset_accuracy import dataset_accuracy
+from prefloop.labelers.review_queue import STRATEGIES, draw
 
 
 def population(size: int, seed: int = 0) -> tuple[list[str], np.ndarray, np.ndarray]:

@@ -13,22 +13,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data.protocol import EngineFailed
-from data.schemas import CANDIDATE
-from labelers.base import Answer, LabelerError, Pair, Vote, votes_table
-from labelers.config import Jury, RewardModelLabeler
-from labelers.decisions import decide
-from labelers.factory import build_labeler
-from labelers.reward_model import RewardModel, bradley_terry
-from labelers.sequence_scores import (
+from prefloop.data.protocol import EngineFailed
+from prefloop.data.schemas import CANDIDATE
+from prefloop.labelers.base import Answer, LabelerError, Pair, Vote, votes_table
+from prefloop.labelers.config import Jury, RewardModelLabeler
+from prefloop.labelers.decisions import decide
+from prefloop.labelers.factory import build_labeler
+from prefloop.labelers.reward_model import RewardModel, bradley_terry
+from prefloop.labelers.sequence_scores import (
     SequenceScorer,
     conversation_tokens,
     length_sorted_batches,
     padding_token,
 )
-from pipeline.config import validate_config
-from pipeline.models import Models
-from pipeline.plan import make_plan
+from prefloop.pipeline.config import validate_config
+from prefloop.pipeline.models import Models
+from prefloop.pipeline.plan import make_plan
 from tests.engine_models import TEMPLATE, make_model
 from tests.reward_models import make_bert_reward, make_llama_reward
 

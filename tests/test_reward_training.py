@@ -16,24 +16,24 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from data.embedded import resolve_embedded
-from data.errors import InputError
-from data.hashing import folder_revision
-from data.schemas import MESSAGES
-from labelers.sequence_scores import SequenceScorer, conversation_tokens
-from pipeline.cli import app
-from pipeline.config import ConfigError
-from pipeline.train import find_sources, load_settings, summary, train_model
+from prefloop.data.embedded import resolve_embedded
+from prefloop.data.errors import InputError
+from prefloop.data.hashing import folder_revision
+from prefloop.data.schemas import MESSAGES
+from prefloop.labelers.sequence_scores import SequenceScorer, conversation_tokens
+from prefloop.pipeline.cli import app
+from prefloop.pipeline.config import ConfigError
+from prefloop.pipeline.train import find_sources, load_settings, summary, train_model
+from prefloop.training.config import Lora, TrainConfig
+from prefloop.training.errors import TrainingError
+from prefloop.training.heldout import implicit_margins
+from prefloop.training.methods import Method
+from prefloop.training.reward import RewardResult, heldout_accuracy, train_reward
+from prefloop.training.reward_config import RewardConfig
 from tests.dpo_data import rows, triple, write
 from tests.engine_models import make_adapter, make_model
 from tests.reward_models import make_bert_reward, make_llama_reward
 from tests.runs import VERIFIER, dataset_rows, run_small, small_config
-from training.config import Lora, TrainConfig
-from training.errors import TrainingError
-from training.heldout import implicit_margins
-from training.methods import Method
-from training.reward import RewardResult, heldout_accuracy, train_reward
-from training.reward_config import RewardConfig
 
 PREFLOOP = Path(sys.executable).parent / "prefloop"
 
@@ -132,7 +132,7 @@ def test_a_zero_head_has_loss_log_2(shard: Path, tmp_path: Path) -> None:
 def test_the_ids_are_those_that_are_scored_later(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from training.reward_trainer import ScoreTrainer
+    from prefloop.training.reward_trainer import ScoreTrainer
 
     seen: set[tuple[int, ...]] = set()
     loss = ScoreTrainer.compute_loss
@@ -559,7 +559,7 @@ def test_a_reward_model_labels_filters_and_ranks_the_next_run(tmp_path: Path) ->
 
 
 def test_what_is_encoded_is_the_conversation_itself(base: Path) -> None:
-    from training.checkpoints import load_tokenizer
+    from prefloop.training.checkpoints import load_tokenizer
 
     tokenizer = load_tokenizer(base)
     ids = conversation_tokens(tokenizer, [{"role": "user", "content": "a fox"}], "no!")

@@ -8,25 +8,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.embedded import resolve_embedded
-from data.hashing import folder_revision
-from data.shards import ShardFolder
-from pipeline.config import ConfigError
-from pipeline.headline import headline
-from pipeline.plan import make_plan
-from pipeline.promotion import plateau, promoted, verdicts
-from pipeline.run_dir import EVALUATION, RunDir
-from pipeline.status import collect_status
+from prefloop.data.embedded import resolve_embedded
+from prefloop.data.hashing import folder_revision
+from prefloop.data.shards import ShardFolder
+from prefloop.pipeline.config import ConfigError
+from prefloop.pipeline.headline import headline
+from prefloop.pipeline.plan import make_plan
+from prefloop.pipeline.promotion import plateau, promoted, verdicts
+from prefloop.pipeline.run_dir import EVALUATION, RunDir
+from prefloop.pipeline.status import collect_status
+from prefloop.training import dpo
+from prefloop.training.averaging import average_policies
+from prefloop.training.checkpoints import load_tokenizer
+from prefloop.training.config import TrainConfig
+from prefloop.training.errors import TrainingError
+from prefloop.training.pairs import read_pairs
+from prefloop.training.winrate import metrics_table
 from tests.dpo_data import rows, write
 from tests.engine_models import make_model
 from tests.runs import JUDGE, VERIFIER, run_small, small_config
-from training import dpo
-from training.averaging import average_policies
-from training.checkpoints import load_tokenizer
-from training.config import TrainConfig
-from training.errors import TrainingError
-from training.pairs import read_pairs
-from training.winrate import metrics_table
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_a_curriculum_begins_with_the_largest_margin(
         row["margin"] = ((5 * number) % 12) / 12
     shard = write(tmp_path / "t.parquet", triples)
     by_margin = sorted(triples, key=lambda row: -row["margin"])
-    from training.pair_trainer import PairTrainer
+    from prefloop.training.pair_trainer import PairTrainer
 
     seen: list[list[int]] = []
     loss = PairTrainer._compute_loss
@@ -97,7 +97,7 @@ def test_pairs_of_like_length_share_a_batch(
     for number, row in enumerate(triples):
         row["prompt"][0]["content"] = "word " * (1 + (17 * number) % 64)
     shard = write(tmp_path / "t.parquet", triples)
-    from training.pair_trainer import PairTrainer
+    from prefloop.training.pair_trainer import PairTrainer
 
     padding: dict[str, list[float]] = {"random": [], "length": []}
     loss = PairTrainer._compute_loss

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import shards
-from data.errors import StorageError
-from data.schemas import MESSAGES
-from data.shards import (
+from prefloop.data import shards
+from prefloop.data.errors import StorageError
+from prefloop.data.schemas import MESSAGES
+from prefloop.data.shards import (
     ShardFolder,
     atomic_write_json,
     atomic_write_text,

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from data import schemas
-from pipeline.run_dir import RunDir
-from pipeline.status import NOT_BEGUN, RunStatus, collect_status, render_status
+from prefloop.data import schemas
+from prefloop.pipeline.run_dir import RunDir
+from prefloop.pipeline.status import NOT_BEGUN, RunStatus, collect_status, render_status
 from tests.synthetic_run import (
     BLOCK,
     JUDGE,

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from labelers.constraints import satisfied, score, validate
-from training.tiny import grammar
+from prefloop.labelers.constraints import satisfied, score, validate
+from prefloop.training.tiny import grammar
 
 EMBEDDED = Path(__file__).parents[1] / "data" / "embedded"
 MODELS = EMBEDDED / "models"
@@ -155,7 +155,7 @@ def test_tokenizer_behaves_like_llamas() -> None:
 
 def test_chat_encoder_agrees_with_the_template() -> None:
     transformers = pytest.importorskip("transformers")
-    from training.tiny.chat import ChatEncoder
+    from prefloop.training.tiny.chat import ChatEncoder
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(MODELS / "policy")
     encoder = ChatEncoder(tokenizer)
@@ -169,7 +169,7 @@ def test_chat_encoder_agrees_with_the_template() -> None:
 def sampled() -> tuple[list[grammar.Task], list[list[str]]]:
     """A slice of the held-out prompts and fresh answers by the shipped policy."""
     transformers = pytest.importorskip("transformers")
-    from training.tiny.recipe import sample
+    from prefloop.training.tiny.recipe import sample
 
     folder = MODELS / "policy"
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -199,7 +199,7 @@ def test_judge_agrees_with_the_verifier(
     sampled: tuple[list[grammar.Task], list[list[str]]],
 ) -> None:
     transformers = pytest.importorskip("transformers")
-    from training.tiny.recipe import measure_judge
+    from prefloop.training.tiny.recipe import measure_judge
 
     folder = MODELS / "judge"
     judge = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -213,7 +213,7 @@ def test_judge_agrees_with_the_verifier(
 @pytest.mark.slow
 def test_recipe_runs(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    from training.tiny.recipe import make_models
+    from prefloop.training.tiny.recipe import make_models
 
     lines: list[str] = []
     figures = make_models(tmp_path, seed=5, quick=True, progress=lines.append)

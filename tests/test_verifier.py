@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from data.hashing import content_id, pair_id
-from labelers.base import Answer, LabelerError, Pair, Vote
-from labelers.config import ReferenceLabeler, VerifierLabeler
-from labelers.factory import build_labeler
-from labelers.verifier import load_function
+from prefloop.data.hashing import content_id, pair_id
+from prefloop.labelers.base import Answer, LabelerError, Pair, Vote
+from prefloop.labelers.config import ReferenceLabeler, VerifierLabeler
+from prefloop.labelers.factory import build_labeler
+from prefloop.labelers.verifier import load_function
 
 WORD = {"type": "includes_word", "word": "fox"}
 SHOUT = {"type": "ends_with", "suffix": "!"}
@@ -188,7 +188,7 @@ def test_the_reference_is_preferred_and_abstains_elsewhere() -> None:
 
 
 def test_a_judge_without_an_engine_is_refused() -> None:
-    from labelers.config import JudgeLabeler
+    from prefloop.labelers.config import JudgeLabeler
 
     with pytest.raises(LabelerError, match="needs an engine"):
         build_labeler(JudgeLabeler(model="m"), engine=None, seed=0)

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from data import schemas
-from labelers.estimate import Estimate, mean_estimate
-from training.winrate import length_controlled_win_rate, metrics_table, win_rate
+from prefloop.data import schemas
+from prefloop.labelers.estimate import Estimate, mean_estimate
+from prefloop.training.winrate import length_controlled_win_rate, metrics_table, win_rate
 
 
 def test_one_win_or_loss_per_prompt_is_wilsons_interval():

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from data.hashing import content_id
-from training.errors import TrainingError
-from training.pairs import answer_of, digest_of
-from training.tokens import TokenIds, answer_ids, end_token, prompt_ids
+from prefloop.data.hashing import content_id
+from prefloop.training.errors import TrainingError
+from prefloop.training.pairs import answer_of, digest_of
+from prefloop.training.tokens import TokenIds, answer_ids, end_token, prompt_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.errors import TrainingError
+from prefloop.training.errors import TrainingError
 
 if TYPE_CHECKING:
     import torch

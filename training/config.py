@@ -10,8 +10,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from data.strict import Strict
-from labelers.config import LabelerConfig
+from prefloop.data.strict import Strict
+from prefloop.labelers.config import LabelerConfig
 
 Loss = Literal[
     "sigmoid",
@@ -35,7 +35,7 @@ Loss = Literal[
     "orpo",
 ]
 """TRL's names (``DPOConfig.loss_type``; ``sigmoid`` is the loss of the DPO paper), and four of ours
-(``training.losses``)."""
+(``prefloop.training.losses``)."""
 
 OWN_LOSSES: tuple[Loss, ...] = ("soft", "cdpo", "simpo", "orpo")
 """Losses that TRL's DPOTrainer has not."""

@@ -1,6 +1,6 @@
 """Errors of training, shown to the user as one line."""
 
-from data.errors import PrefloopError
+from prefloop.data.errors import PrefloopError
 
 
 class TrainingError(PrefloopError):

@@ -22,13 +22,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.hashing import content_id, folder_revision
-from training.checkpoints import adapter_settings, base_of, copy_tokenizer, is_adapter, load_model
-from training.config import Lora, TrainConfig
-from training.errors import TrainingError
-from training.guards import GuardWatch
-from training.records import RECORD, read_record, write_record
-from training.setup import has_gpu, is_sharded, peft_config, surroundings, uses_bf16
+from prefloop.data.hashing import content_id, folder_revision
+from prefloop.training.checkpoints import (
+    adapter_settings,
+    base_of,
+    copy_tokenizer,
+    is_adapter,
+    load_model,
+)
+from prefloop.training.config import Lora, TrainConfig
+from prefloop.training.errors import TrainingError
+from prefloop.training.guards import GuardWatch
+from prefloop.training.records import RECORD, read_record, write_record
+from prefloop.training.setup import has_gpu, is_sharded, peft_config, surroundings, uses_bf16
 
 if TYPE_CHECKING:
     import torch
@@ -63,8 +69,9 @@ class TrainResult:
     settings: dict[str, Any]
     history: list[dict[str, float]]
     guard: dict[str, Any] | None = None
-    """The guard that stopped the training (``training.guards.Trip``) and ``restored_step``, the
-    step whose weights were saved (0: those that training began with); null where none did."""
+    """The guard that stopped the training (``prefloop.training.guards.Trip``) and
+    ``restored_step``, the step whose weights were saved (0: those that training began with); null
+    where none did."""
 
 
 def fit(
@@ -91,7 +98,14 @@ def fit(
     """
     if out.exists():
         return recorded(out, fingerprint)
-    from training.watch import SNAPSHOTS, Watch, last_put_aside, quiet, resumable, step_record
+    from prefloop.training.watch import (
+        SNAPSHOTS,
+        Watch,
+        last_put_aside,
+        quiet,
+        resumable,
+        step_record,
+    )
 
     started = time.monotonic()
     checkpoints = out.parent / "checkpoints"
@@ -138,7 +152,7 @@ def _save(
 
     ``weights``: a folder to take them from instead of from the trainer.
     """
-    from training.watch import save_weights
+    from prefloop.training.watch import save_weights
 
     out = result.policy_path
     partial = out.with_name(f".{out.name}.partial")

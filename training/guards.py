@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from training.config import Guards
+from prefloop.training.config import Guards
 
 Level = Literal["warning", "stop"]
 

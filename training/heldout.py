@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from data.hashing import prompt_id
-from labelers.estimate import Estimate
-from training.logprobs import answer_logprobs, reward_margin
-from training.reward_pairs import prompts_in
-from training.winrate import win_rate
+from prefloop.data.hashing import prompt_id
+from prefloop.labelers.estimate import Estimate
+from prefloop.training.logprobs import answer_logprobs, reward_margin
+from prefloop.training.reward_pairs import prompts_in
+from prefloop.training.winrate import win_rate
 
 MOST_PAIRS = 256
 """Held-out pairs that a policy is measured on, at most: each is four forward passes."""
@@ -27,8 +27,8 @@ TRAINED_PROMPT = "trained_prompt"
 class Heldout:
     """How often a model prefers the chosen answer.
 
-    ``accuracy`` has Wilson's interval (see ``training.winrate.win_rate``), with equal scores as
-    half; null where no pair was left. ``dropped``: rows that do not count, by reason.
+    ``accuracy`` has Wilson's interval (see ``prefloop.training.winrate.win_rate``), with equal
+    scores as half; null where no pair was left. ``dropped``: rows that do not count, by reason.
     """
 
     accuracy: Estimate | None
@@ -38,7 +38,8 @@ class Heldout:
 def implicit_margins(
     policy: Path, reference: Path, triples: pa.Table, beta: float
 ) -> NDArray[np.float64]:
-    """``training.logprobs.reward_margin`` [N] of each row's chosen answer over its rejected one.
+    """``prefloop.training.logprobs.reward_margin`` [N] of each row's chosen answer over its
+    rejected one.
 
     ``triples`` has ``prompt``, ``chosen`` and ``rejected`` as in ``schemas.TRIPLE``.
     """

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from data.protocol import Message
-from labelers.estimate import Estimate, mean_estimate
-from training.checkpoints import load_model, load_tokenizer
-from training.tokens import TokenIds, answer_ids, end_token, prompt_ids
+from prefloop.data.protocol import Message
+from prefloop.labelers.estimate import Estimate, mean_estimate
+from prefloop.training.checkpoints import load_model, load_tokenizer
+from prefloop.training.tokens import TokenIds, answer_ids, end_token, prompt_ids
 
 if TYPE_CHECKING:
     import torch

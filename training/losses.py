@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F  # noqa: N812 (as everywhere)
 
-from training.config import OWN_LOSSES, TrainConfig
+from prefloop.training.config import OWN_LOSSES, TrainConfig
 
 OWN = frozenset(OWN_LOSSES)
 

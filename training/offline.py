@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from training.config import TrainConfig
-from training.errors import TrainingError
-from training.fitting import OnStep, TrainResult
+from prefloop.training.config import TrainConfig
+from prefloop.training.errors import TrainingError
+from prefloop.training.fitting import OnStep, TrainResult
 
 STEP, PROBLEM = "@prefloop-step ", "@prefloop-problem "
 """What the lines begin with by which a launched training reports."""
@@ -78,8 +78,8 @@ def _full(path: Path) -> str:
 
 
 def train_offline(job: Job, *, on_step: OnStep | None = None, verbose: bool = False) -> TrainResult:
-    """Do ``job``; see ``training.dpo.train_dpo``, ``training.kto.train_kto`` and
-    ``training.sft.train_sft``. Raises ``TrainingError``."""
+    """Do ``job``; see ``prefloop.training.dpo.train_dpo``, ``prefloop.training.kto.train_kto`` and
+    ``prefloop.training.sft.train_sft``. Raises ``TrainingError``."""
     if job.config.accelerate and not job.out.exists():
         _launch(job, job.config.accelerate, on_step)
     return train_here(job, on_step=on_step, verbose=verbose)
@@ -92,21 +92,21 @@ def train_here(job: Job, *, on_step: OnStep | None = None, verbose: bool = False
         "on_step": on_step, "verbose": verbose,
     }  # fmt: skip
     if job.config.method == "sft":
-        from training.sft import train_sft
+        from prefloop.training.sft import train_sft
 
         return train_sft(answers=job.files, **common)
     common |= {"reference": job.reference, "kept_reference": job.kept_reference}
     if job.config.method == "kto":
-        from training.kto import train_kto
+        from prefloop.training.kto import train_kto
 
         return train_kto(answers=job.files, **common)
-    from training.dpo import train_dpo
+    from prefloop.training.dpo import train_dpo
 
     return train_dpo(triples=job.files, replay=job.replay, **common)
 
 
 def _launch(job: Job, config_file: Path, on_step: OnStep | None) -> None:
-    """Run ``training.worker`` under ``accelerate launch``; its steps go to ``on_step``."""
+    """Run ``prefloop.training.worker`` under ``accelerate launch``; its steps go to ``on_step``."""
     if not config_file.is_file():
         raise TrainingError(
             f"{config_file}: no such file: train.accelerate names what `accelerate config` wrote"
@@ -116,7 +116,7 @@ def _launch(job: Job, config_file: Path, on_step: OnStep | None) -> None:
     spec.write_text(job.dump(), encoding="utf-8")
     command = [
         sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config_file),
-        "-m", "training.worker", str(spec),
+        "-m", "prefloop.training.worker", str(spec),
     ]  # fmt: skip
     with subprocess.Popen(  # noqa: S603  # this interpreter, accelerate, the user's own file
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from training.online import Legs
-from training.pair_trainer import PairCollator, PairTrainer
+from prefloop.training.online import Legs
+from prefloop.training.pair_trainer import PairCollator, PairTrainer
 
 
 class OnlineTrainer(PairTrainer):

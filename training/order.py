@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from data.hashing import derive_seed
+from prefloop.data.hashing import derive_seed
 
 
 class LikeLengths(torch.utils.data.Sampler[int]):

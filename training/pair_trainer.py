@@ -12,10 +12,10 @@ import torch
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from training.config import TrainConfig
-from training.losses import OWN, PairLogps, own_loss
-from training.no_hub import Prepared
-from training.order import Ordered
+from prefloop.training.config import TrainConfig
+from prefloop.training.losses import OWN, PairLogps, own_loss
+from prefloop.training.no_hub import Prepared
+from prefloop.training.order import Ordered
 
 
 class PairTrainer(Prepared, Ordered, DPOTrainer):  # type: ignore[misc]  # TRL has no types

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.hashing import content_id
-from training.errors import TrainingError
-from training.tokens import TokenIds, answer_ids, end_token, prompt_ids
+from prefloop.data.hashing import content_id
+from prefloop.training.errors import TrainingError
+from prefloop.training.tokens import TokenIds, answer_ids, end_token, prompt_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.errors import TrainingError
+from prefloop.training.errors import TrainingError
 
 RECORD = "training.jsonl"
 """File in a model's folder: one line on the training, then one for each optimiser step.
 
-Not a .json file: timings must not enter the revision of the model (``data.hashing``)."""
+Not a .json file: timings must not enter the revision of the model (``prefloop.data.hashing``)."""
 
 
 def write_record(

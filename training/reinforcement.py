@@ -1,8 +1,8 @@
 """GRPO and RLOO with TRL's trainers; answers and rewards come from outside, leg by leg.
 
 A leg is one optimiser step: its prompts, each with a group of answers of the policy as it is. The
-baselines of ``training.dpo``, on the same sampler and labelers. For what else holds, see
-``training.fitting``.
+baselines of ``prefloop.training.dpo``, on the same sampler and labelers. For what else holds, see
+``prefloop.training.fitting``.
 
 * GRPO (Shao et al. 2024, arXiv 2402.03300, equation 3): advantages are rewards less the group's
   mean, by default over its standard deviation; the KL to the reference is part of the loss.
@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data.hashing import json_hash
-from training.checkpoints import load_tokenizer
-from training.config import TrainConfig
-from training.fitting import (
+from prefloop.data.hashing import json_hash
+from prefloop.training.checkpoints import load_tokenizer
+from prefloop.training.config import TrainConfig
+from prefloop.training.fitting import (
     OnStep,
     TrainResult,
     context_length,
@@ -31,9 +31,9 @@ from training.fitting import (
     open_policy,
     settings_of,
 )
-from training.on_policy import Groups, Prompts, Weights
-from training.setup import on_one_gpu, shared_arguments
-from training.tokens import end_token, prompt_ids
+from prefloop.training.on_policy import Groups, Prompts, Weights
+from prefloop.training.setup import on_one_gpu, shared_arguments
+from prefloop.training.tokens import end_token, prompt_ids
 
 
 def train_reinforcement(
@@ -55,8 +55,8 @@ def train_reinforcement(
 
     ``groups`` is called once for each leg, in their order (again for legs that a killed attempt
     had begun; it must then give the same), and gives ``group_size`` answers to each of its prompts,
-    sampled at ``temperature``. Else as ``training.dpo.train_dpo``. Raises ``TrainingError`` where
-    there are too few prompts for a step.
+    sampled at ``temperature``. Else as ``prefloop.training.dpo.train_dpo``. Raises
+    ``TrainingError`` where there are too few prompts for a step.
     """
     prompts.require_leg("one step (batch_size x gradient_accumulation / sample.n)")
     tokenizer = load_tokenizer(policy)
@@ -70,7 +70,7 @@ def train_reinforcement(
         from trl import GRPOConfig, RLOOConfig
         from trl.trainer.utils import add_fused_lm_head
 
-        from training.rl_trainers import TRAINERS
+        from prefloop.training.rl_trainers import TRAINERS
 
         opened = open_policy(policy, config)
         shared = shared_arguments(config, checkpoints=checkpoints, steps=prompts.legs, seed=seed)

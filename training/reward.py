@@ -8,7 +8,7 @@ Invariants:
 * The folder ``out`` is complete if it exists: it is written beside and renamed. It is a plain
   sequence-classification checkpoint, also after training with LoRA.
 * What is trained on is what is later scored: token ids of both come from
-  ``labelers.sequence_scores``.
+  ``prefloop.labelers.sequence_scores``.
 * Same triples, base, config and seed give the same weights (bit for bit on a CPU with the same
   number of threads), whether or not the training was interrupted and resumed.
 * No conversation is cut to fit: its pair is trained on whole, or dropped and counted.
@@ -25,16 +25,16 @@ from typing import Any
 
 import numpy as np
 
-from data.hashing import folder_revision, json_hash
-from labelers.sequence_scores import SequenceScorer, context_length, padding_token
-from training.checkpoints import base_of, copy_tokenizer, is_adapter, load_tokenizer
-from training.errors import TrainingError
-from training.fitting import dataset_of, quiet_trainer
-from training.heldout import TRAINED_PROMPT, Heldout
-from training.records import read_record, write_record
-from training.reward_config import RewardConfig
-from training.reward_pairs import RewardPairs, prompts_in, read_reward_pairs
-from training.setup import (
+from prefloop.data.hashing import folder_revision, json_hash
+from prefloop.labelers.sequence_scores import SequenceScorer, context_length, padding_token
+from prefloop.training.checkpoints import base_of, copy_tokenizer, is_adapter, load_tokenizer
+from prefloop.training.errors import TrainingError
+from prefloop.training.fitting import dataset_of, quiet_trainer
+from prefloop.training.heldout import TRAINED_PROMPT, Heldout
+from prefloop.training.records import read_record, write_record
+from prefloop.training.reward_config import RewardConfig
+from prefloop.training.reward_pairs import RewardPairs, prompts_in, read_reward_pairs
+from prefloop.training.setup import (
     on_one_gpu,
     optimiser_steps,
     peft_config,
@@ -42,7 +42,7 @@ from training.setup import (
     surroundings,
     uses_bf16,
 )
-from training.winrate import win_rate
+from prefloop.training.winrate import win_rate
 
 NOT_FINITE = "not_finite"
 """Why a held-out pair was left out: a score is no finite number."""
@@ -83,11 +83,10 @@ def train_reward(
 
     ``base`` is the folder of a causal language model, which gets a head of one output drawn by
     ``seed``, or of a reward model, which keeps its own. ``triples`` are Parquet files (see
-    ``training.reward_pairs``). ``on_step`` gets each step's record; an exception it raises stops
-    the training and passes through, and nothing is saved. Checkpoints are kept beside ``out``
-    while training runs, and an interrupted call with the same arguments goes on from the last
-    one. An ``out`` that these arguments made already is not made again: its recorded result is
-    returned.
+    ``prefloop.training.reward_pairs``). ``on_step`` gets each step's record; an exception it raises
+    stops the training and passes through, and nothing is saved. Checkpoints are kept beside ``out``
+    while training runs, and an interrupted call with the same arguments goes on from the last one.
+    An ``out`` that these arguments made already is not made again: its recorded result is returned.
 
     Raises ``TrainingError`` if there is nothing to train on, the base is unusable, the loss
     becomes NaN, or ``out`` holds something else.
@@ -112,7 +111,7 @@ def train_reward(
     if out.exists():
         return _recorded(out, fingerprint)
 
-    from training.watch import quiet, resumable, step_record
+    from prefloop.training.watch import quiet, resumable, step_record
 
     checkpoints = out.with_name(f".{out.name}.checkpoints")
     with quiet(verbose):
@@ -201,8 +200,8 @@ def _trainer(
     import trl
     from transformers import set_seed
 
-    from training.reward_trainer import ScoreTrainer
-    from training.watch import Watch
+    from prefloop.training.reward_trainer import ScoreTrainer
+    from prefloop.training.watch import Watch
 
     set_seed(seed)  # draws the head
     # As for policies: whole models train on float32 weights, a frozen base may be bf16.

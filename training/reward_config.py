@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
-from training.config import Optimisation
+from prefloop.training.config import Optimisation
 
 
 class RewardConfig(Optimisation):

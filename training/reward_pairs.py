@@ -24,10 +24,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from data.hashing import content_id, prompt_id
-from data.protocol import Message, RequestRejected
-from labelers.sequence_scores import conversation_tokens
-from training.errors import TrainingError
+from prefloop.data.hashing import content_id, prompt_id
+from prefloop.data.protocol import Message, RequestRejected
+from prefloop.labelers.sequence_scores import conversation_tokens
+from prefloop.training.errors import TrainingError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from trl import GRPOTrainer, RLOOTrainer
 
-from training.no_hub import NoHub
-from training.on_policy import Group, Groups, Weights
-from training.tokens import answer_ids
+from prefloop.training.no_hub import NoHub
+from prefloop.training.on_policy import Group, Groups, Weights
+from prefloop.training.tokens import answer_ids
 
 
 class _FromGroups(NoHub):

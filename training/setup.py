@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from training.config import Lora, Optimisation
+from prefloop.training.config import Lora, Optimisation
 
 
 def has_gpu() -> bool:

@@ -1,10 +1,10 @@
 """The token ids that training and scoring see: the sampled prompt, the answer, one end token.
 
 Invariant: what a policy is trained and scored on is what it sampled. The prompt's ids come from
-``data.chat.render_tokens``, as they do in sampling (one BOS, no control tokens out of content);
-the answer is encoded on its own, as it was generated, and ends with exactly one end token. TRL's
-own tokenisation of conversational rows renders prompt and answer together instead, and then
-trains on what the template writes behind the end token and on control tokens found in content.
+``prefloop.data.chat.render_tokens``, as they do in sampling (one BOS, no control tokens out of
+content); the answer is encoded on its own, as it was generated, and ends with exactly one end
+token. TRL's own tokenisation of conversational rows renders prompt and answer together instead, and
+then trains on what the template writes behind the end token and on control tokens found in content.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from data.chat import render_tokens
-from data.protocol import Message
-from training.errors import TrainingError
+from prefloop.data.chat import render_tokens
+from prefloop.data.protocol import Message
+from prefloop.training.errors import TrainingError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -17,8 +17,8 @@ from typing import Any
 import transformers
 from transformers import TrainerCallback
 
-from training.errors import TrainingError
-from training.guards import GuardWatch
+from prefloop.training.errors import TrainingError
+from prefloop.training.guards import GuardWatch
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from data import schemas
-from labelers.estimate import Estimate, mean_estimate
+from prefloop.data import schemas
+from prefloop.labelers.estimate import Estimate, mean_estimate
 
 __all__ = [
     "Estimate",

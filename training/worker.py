@@ -1,6 +1,6 @@
-"""One of the processes of a launched training: ``python -m training.worker JOB.json``.
+"""One of the processes of a launched training: ``python -m prefloop.training.worker JOB.json``.
 
-``training.offline`` starts it through ``accelerate launch`` and reads what it prints.
+``prefloop.training.offline`` starts it through ``accelerate launch`` and reads what it prints.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import json
 import sys
 from pathlib import Path
 
-from training.errors import TrainingError
-from training.offline import PROBLEM, STEP, Job, train_here
-from training.setup import has_gpu
+from prefloop.training.errors import TrainingError
+from prefloop.training.offline import PROBLEM, STEP, Job, train_here
+from prefloop.training.setup import has_gpu
 
 
 def main() -> None:

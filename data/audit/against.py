@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from data.config import Columns, NearDuplicates, PromptsConfig, PromptSource
-from data.dedup import OverlapIndex
-from data.errors import InputError
-from data.parsing import parse_row
-from data.readers import read_rows
-from data.rows import BadRow, is_text
+from prefloop.data.config import Columns, NearDuplicates, PromptsConfig, PromptSource
+from prefloop.data.dedup import OverlapIndex
+from prefloop.data.errors import InputError
+from prefloop.data.parsing import parse_row
+from prefloop.data.readers import read_rows
+from prefloop.data.rows import BadRow, is_text
 
 _COLUMNS = ("turns", "prompt", "messages", "instruction", "question", "query", "input", "text")
 """Where a prompt may stand; the first column that is there. ``turns`` are a user's (MT-Bench)."""
@@ -21,7 +21,7 @@ _LATER_TURN_WORDS = 10
 class EvaluationSet:
     """Prompts of a named evaluation set that training data must not hold.
 
-    What counts as an overlap is :class:`data.dedup.OverlapIndex`'s, with the defaults that
+    What counts as an overlap is :class:`prefloop.data.dedup.OverlapIndex`'s, with the defaults that
     prompts are read with.
     """
 

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from data.audit.against import EvaluationSet
-from data.audit.hashes import conversation_hashes, text_hashes
-from data.audit.identical import same_when_normalised
-from data.audit.oddities import find_oddities
-from data.audit.shapes import shapes
+from prefloop.data.audit.against import EvaluationSet
+from prefloop.data.audit.hashes import conversation_hashes, text_hashes
+from prefloop.data.audit.identical import same_when_normalised
+from prefloop.data.audit.oddities import find_oddities
+from prefloop.data.audit.shapes import shapes
 
 Tokens = Callable[[list[str]], list[int]]
 """Number of tokens of each text."""
@@ -43,8 +43,8 @@ class Facts:
 
     ``source`` counts in ``sources``; ``prompt``, ``chosen`` and ``rejected`` are hashes; ``same``
     says that the answers are equal once normalised; ``oddities`` are those of the two answers and
-    of the prompt's last turn (``data.audit.oddities``); ``overlap`` is the number of the evaluation
-    set that the prompt is in, or -1; ``*_tokens`` are there only with a tokenizer.
+    of the prompt's last turn (``prefloop.data.audit.oddities``); ``overlap`` is the number of the
+    evaluation set that the prompt is in, or -1; ``*_tokens`` are there only with a tokenizer.
     """
 
     against: tuple[EvaluationSet, ...] = ()

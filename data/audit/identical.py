@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from data.audit.shapes import Mask, Shapes
-from data.dedup import normalise
+from prefloop.data.audit.shapes import Mask, Shapes
+from prefloop.data.dedup import normalise
 
 _HEAD_WORDS = 4
 
 
 def same_when_normalised(chosen: pa.Array, rejected: pa.Array, a: Shapes, b: Shapes) -> Mask:
-    """Rows whose two texts are equal once normalised (``data.dedup.normalise``): bool [N].
+    """Rows whose two texts are equal once normalised (``prefloop.data.dedup.normalise``): bool [N].
 
     ``a`` and ``b`` are the shapes of ``chosen`` and ``rejected``.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.errors import InputError
+from prefloop.data.errors import InputError
 
 _FOLDER = Path(__file__).parent
 _SCHEME = "embedded:"

@@ -1,12 +1,12 @@
 """Preference datasets in, whatever their layout: one schema out, bad rows apart."""
 
-from data.preferences.layouts import (
+from prefloop.data.preferences.layouts import (
     PreferenceColumns,
     named_columns,
     parse_columns,
     parse_labels,
 )
-from data.preferences.reader import PREFERENCE, PreferenceBatch, read_preferences
+from prefloop.data.preferences.reader import PREFERENCE, PreferenceBatch, read_preferences
 
 __all__ = [
     "PREFERENCE",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from data.errors import InputError
+from prefloop.data.errors import InputError
 
 Verdict = Literal["a", "b", "tie"]
 Kind = Literal["direct", "labelled", "completions"]

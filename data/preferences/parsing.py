@@ -1,7 +1,7 @@
 """From a raw row to a pair: every layout, and everything that can be wrong with a row.
 
-This is the definition. ``data.preferences.columns`` does the same for the regular rows of a
-Parquet file, many at a time, and gives all other rows to this module.
+This is the definition. ``prefloop.data.preferences.columns`` does the same for the regular rows of
+a Parquet file, many at a time, and gives all other rows to this module.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data.preferences.layouts import Layout, Verdict
-from data.preferences.turns import (
+from prefloop.data.preferences.layouts import Layout, Verdict
+from prefloop.data.preferences.turns import (
     Turn,
     check_answer,
     check_prompt,
@@ -21,8 +21,8 @@ from data.preferences.turns import (
     split_answer,
     turns_of,
 )
-from data.rows import BadRow, RawRow, bad
-from data.turns import Unusable
+from prefloop.data.rows import BadRow, RawRow, bad
+from prefloop.data.turns import Unusable
 
 Pair = dict[str, Any]
 """A row of ``PREFERENCE``."""

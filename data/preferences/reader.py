@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data.config import PromptSource
-from data.errors import InputError
-from data.preferences.columns import regular_rows
-from data.preferences.layouts import Layout, PreferenceColumns, find_layout
-from data.preferences.parsing import Pair, label_text, parse_pair
-from data.readers import Row, read_rows
-from data.rows import BadRow, RawRow, bad, escaped
-from data.schemas import MESSAGES, QUARANTINE
+from prefloop.data.config import PromptSource
+from prefloop.data.errors import InputError
+from prefloop.data.preferences.columns import regular_rows
+from prefloop.data.preferences.layouts import Layout, PreferenceColumns, find_layout
+from prefloop.data.preferences.parsing import Pair, label_text, parse_pair
+from prefloop.data.readers import Row, read_rows
+from prefloop.data.rows import BadRow, RawRow, bad, escaped
+from prefloop.data.schemas import MESSAGES, QUARANTINE
 
 PREFERENCE = pa.schema(
     [
@@ -49,7 +49,7 @@ class PreferenceBatch:
     pairs: pa.Table
     """Schema :data:`PREFERENCE`."""
     bad: pa.Table
-    """Schema ``data.schemas.QUARANTINE``, stage ``audit``, round 0."""
+    """Schema ``prefloop.data.schemas.QUARANTINE``, stage ``audit``, round 0."""
 
     @property
     def rows(self) -> int:
@@ -67,8 +67,9 @@ def read_preferences(
 
     ``source.path`` is a file, a glob, a ``datasets`` folder or hub name, or a run directory (all
     splits of its dataset); ``source.columns`` is not used. The layout is told by the names of the
-    columns (``data.preferences.layouts``) unless ``columns`` says it. Bad rows are listed with a
-    reason (``data.preferences.parsing``, ``data.readers``) and never stop the reading.
+    columns (``prefloop.data.preferences.layouts``) unless ``columns`` says it. Bad rows are listed
+    with a reason (``prefloop.data.preferences.parsing``, ``prefloop.data.readers``) and never stop
+    the reading.
 
     Raises ``InputError`` with one line for a source that cannot be read, that has no known
     layout, or whose labels are 0 and 1 only (which may mean first and second, or tie and first).

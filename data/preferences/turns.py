@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from data.rows import is_text
-from data.turns import Unusable, read_turn
+from prefloop.data.rows import is_text
+from prefloop.data.turns import Unusable, read_turn
 
 Turn = dict[str, str]
 """``{"role": ..., "content": ...}``."""

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from data.protocol import Completion, Request
+from prefloop.data.protocol import Completion, Request
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from data.protocol import EngineFailed
+from prefloop.data.protocol import EngineFailed
 
 _REMEDY = "nothing is lost: raise the limit and run the same command to go on"
 

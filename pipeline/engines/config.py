@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from data.strict import Strict
+from prefloop.data.strict import Strict
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 

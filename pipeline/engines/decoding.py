@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, StoppingCriteria
 
-from data.protocol import Sampling
-from pipeline.engines.kv_cache import in_place_cache
-from pipeline.engines.sampler import SeededSampler
+from prefloop.data.protocol import Sampling
+from prefloop.pipeline.engines.kv_cache import in_place_cache
+from prefloop.pipeline.engines.sampler import SeededSampler
 
 _DROP_SHARE = 0.125  # ended rows are dropped once they are this share of the batch
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from data.protocol import Engine, EngineFailed
-from pipeline.engines.config import OpenAIEngine, TransformersEngine, VllmEngine
+from prefloop.data.protocol import Engine, EngineFailed
+from prefloop.pipeline.engines.config import OpenAIEngine, TransformersEngine, VllmEngine
 
 
 async def build_engine(
@@ -25,17 +25,17 @@ async def build_engine(
     match config:
         case TransformersEngine():
             try:
-                from pipeline.engines.hf import HfEngine
+                from prefloop.pipeline.engines.hf import HfEngine
             except ImportError as error:
                 raise EngineFailed(
                     f"transformers cannot be imported: {error}", "pip install prefloop"
                 ) from error
             return await asyncio.to_thread(HfEngine, config, model, revision=revision)
         case VllmEngine():
-            from pipeline.engines.vllm_engine import VllmInProcess
+            from prefloop.pipeline.engines.vllm_engine import VllmInProcess
 
             return await VllmInProcess.start(config, model, revision=revision)
         case OpenAIEngine():
-            from pipeline.engines.openai_server import OpenAIServer
+            from prefloop.pipeline.engines.openai_server import OpenAIServer
 
             return OpenAIServer(config, model, cache=cache)

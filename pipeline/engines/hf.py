@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from transformers import StopStringCriteria
 
-from data.chat import render_tokens, verdict_token_ids
-from data.protocol import Completion, EngineFailed, Request, RequestRejected, Sampling
-from pipeline.engines.blocks import BlockQueue, Pending
-from pipeline.engines.config import TransformersEngine
-from pipeline.engines.decoding import Drawn, decode
-from pipeline.engines.text import cut_at_stop
-from pipeline.engines.weights import load_model, load_tokenizer
+from prefloop.data.chat import render_tokens, verdict_token_ids
+from prefloop.data.protocol import Completion, EngineFailed, Request, RequestRejected, Sampling
+from prefloop.pipeline.engines.blocks import BlockQueue, Pending
+from prefloop.pipeline.engines.config import TransformersEngine
+from prefloop.pipeline.engines.decoding import Drawn, decode
+from prefloop.pipeline.engines.text import cut_at_stop
+from prefloop.pipeline.engines.weights import load_model, load_tokenizer
 
 T = TypeVar("T")
 Row = tuple[Pending, int]
@@ -61,7 +61,7 @@ class HfEngine:
         self._load(model)
 
     async def generate(self, request: Request) -> list[Completion]:
-        """See ``data.protocol.Engine``. Waits until the request's block is complete."""
+        """See ``prefloop.data.protocol.Engine``. Waits until the request's block is complete."""
         if self._closed:
             raise EngineFailed("the engine is closed")
         if request.json_schema is not None:
@@ -79,11 +79,12 @@ class HfEngine:
         return await pending.done
 
     async def load_policy(self, path: str) -> None:
-        """See ``data.protocol.Engine``. Batches already started end with the old weights."""
+        """See ``prefloop.data.protocol.Engine``. Batches already started end with the old
+        weights."""
         await self._in_worker(lambda: self._load(path))
 
     async def aclose(self) -> None:
-        """See ``data.protocol.Engine``."""
+        """See ``prefloop.data.protocol.Engine``."""
         if self._closed:
             return
         self._closed = True

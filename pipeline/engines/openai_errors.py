@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import openai
 
-from data.protocol import EngineFailed, RequestRejected
-from pipeline.engines.config import OpenAIEngine
+from prefloop.data.protocol import EngineFailed, RequestRejected
+from prefloop.pipeline.engines.config import OpenAIEngine
 
 _OVERFLOW = ("context_length_exceeded", "context length", "maximum model length", "max_model_len")
 _LONGEST_MESSAGE = 300

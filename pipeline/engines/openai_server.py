@@ -16,15 +16,20 @@ import openai
 import tenacity
 from aiolimiter import AsyncLimiter
 
-from data.chat import render_tokens
-from data.hashing import folder_revision, json_hash
-from data.protocol import Completion, EngineFailed, Request
-from pipeline.engines.budget import Amount, Budget
-from pipeline.engines.config import OpenAIEngine
-from pipeline.engines.openai_errors import TransientError, classify
-from pipeline.engines.openai_wire import Answer, GarbledResponseError, parse_response, request_body
-from pipeline.engines.response_cache import ResponseCache
-from pipeline.engines.weights import is_adapter, load_tokenizer
+from prefloop.data.chat import render_tokens
+from prefloop.data.hashing import folder_revision, json_hash
+from prefloop.data.protocol import Completion, EngineFailed, Request
+from prefloop.pipeline.engines.budget import Amount, Budget
+from prefloop.pipeline.engines.config import OpenAIEngine
+from prefloop.pipeline.engines.openai_errors import TransientError, classify
+from prefloop.pipeline.engines.openai_wire import (
+    Answer,
+    GarbledResponseError,
+    parse_response,
+    request_body,
+)
+from prefloop.pipeline.engines.response_cache import ResponseCache
+from prefloop.pipeline.engines.weights import is_adapter, load_tokenizer
 
 _NO_KEY = "none"  # what is sent where no key is set; local servers ask for none
 _CHARACTERS_PER_TOKEN = 3  # low, so that the budget's reservations are rather too large
@@ -66,7 +71,7 @@ class OpenAIServer:
         return self._budget.spent
 
     async def generate(self, request: Request) -> list[Completion]:
-        """See ``data.protocol.Engine``."""
+        """See ``prefloop.data.protocol.Engine``."""
         prompt = None
         if self._config.api == "completions":
             assert self._tokenizer is not None  # the config demands it
@@ -79,7 +84,8 @@ class OpenAIServer:
         return [self._completion(request, answer) for answer in answers]
 
     async def load_policy(self, path: str) -> None:
-        """See ``data.protocol.Engine``. Only LoRA adapters, into a vLLM server that allows it."""
+        """See ``prefloop.data.protocol.Engine``. Only LoRA adapters, into a vLLM server that allows
+        it."""
         remedy = (
             "start the server with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora, set "
             "vllm_extensions: true, and train LoRA adapters; or use engine type vllm"
@@ -100,7 +106,7 @@ class OpenAIServer:
         self._model = name
 
     async def aclose(self) -> None:
-        """See ``data.protocol.Engine``."""
+        """See ``prefloop.data.protocol.Engine``."""
         await self._client.close()
         if self._cache is not None:
             self._cache.close()

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from data.protocol import EngineFailed, Request, RequestRejected
-from pipeline.engines.config import OpenAIEngine
+from prefloop.data.protocol import EngineFailed, Request, RequestRejected
+from prefloop.pipeline.engines.config import OpenAIEngine
 
 _TOP_LOGPROBS = 20  # the most that the chat API answers
 _TOP_LOGPROBS_COMPLETIONS = 5  # the most that OpenAI's completions API answers

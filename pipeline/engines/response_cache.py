@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data.protocol import EngineFailed
+from prefloop.data.protocol import EngineFailed
 
 
 class ResponseCache:

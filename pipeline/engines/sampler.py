@@ -13,7 +13,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from data.protocol import Sampling
+from prefloop.data.protocol import Sampling
 
 
 class SeededSampler:

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from data.chat import render_tokens, verdict_token_ids
-from data.protocol import Completion, EngineFailed, Request, RequestRejected
-from pipeline.engines.config import VllmEngine
-from pipeline.engines.weights import adapter_rank, is_adapter, load_tokenizer
+from prefloop.data.chat import render_tokens, verdict_token_ids
+from prefloop.data.protocol import Completion, EngineFailed, Request, RequestRejected
+from prefloop.pipeline.engines.config import VllmEngine
+from prefloop.pipeline.engines.weights import adapter_rank, is_adapter, load_tokenizer
 
 if TYPE_CHECKING:
     from vllm import CompletionOutput, SamplingParams
@@ -55,7 +55,7 @@ class VllmInProcess:
         return cls(config, model, revision, llm)
 
     async def generate(self, request: Request) -> list[Completion]:
-        """See ``data.protocol.Engine``."""
+        """See ``prefloop.data.protocol.Engine``."""
         llm = self._running()
         prompt = render_tokens(self._tokenizer, request.messages)
         limit = llm.model_config.max_model_len
@@ -71,11 +71,11 @@ class VllmInProcess:
         return list(await asyncio.gather(*seeds))
 
     async def load_policy(self, path: str) -> None:
-        """See ``data.protocol.Engine``.
+        """See ``prefloop.data.protocol.Engine``.
 
         A LoRA adapter is added to the running engine (needs ``enable_lora``). Whole weights are
         reloaded in place on a GPU; the CPU build's reload leaves wrong weights behind, so there
-        the engine is started anew. Either way: ``pipeline.policy_check.verify_policy`` it.
+        the engine is started anew. Either way: ``prefloop.pipeline.policy_check.verify_policy`` it.
         """
         if is_adapter(path):
             await self._load_adapter(path)
@@ -104,7 +104,7 @@ class VllmInProcess:
             self._model, self._revision, self._adapter = path, None, None
 
     async def aclose(self) -> None:
-        """See ``data.protocol.Engine``."""
+        """See ``prefloop.data.protocol.Engine``."""
         llm, self._llm = self._llm, None
         if llm is not None:
             await asyncio.to_thread(llm.shutdown)

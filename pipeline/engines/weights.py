@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.protocol import EngineFailed
-from training import checkpoints
+from prefloop.data.protocol import EngineFailed
+from prefloop.training import checkpoints
 
 if TYPE_CHECKING:
     import torch

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.review.errors import ReviewError
-from pipeline.review.server.home import find_home
+from prefloop.pipeline.review.errors import ReviewError
+from prefloop.pipeline.review.server.home import find_home
 
 KEY_VARIABLE = "ARGILLA_API_KEY"
 

@@ -6,8 +6,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.review.account import Account
-from pipeline.review.errors import ReviewError
+from prefloop.pipeline.review.account import Account
+from prefloop.pipeline.review.errors import ReviewError
 
 if TYPE_CHECKING:
     import httpx

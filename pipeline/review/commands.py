@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from pipeline.review.api import ArgillaApi
-    from pipeline.review.folder import ReviewFolder
+    from prefloop.pipeline.review.api import ArgillaApi
+    from prefloop.pipeline.review.folder import ReviewFolder
 
 app = typer.Typer(
     name="review", help="People in the loop: review and audit labels in Argilla.",
@@ -39,8 +39,8 @@ def up(
     port: Annotated[int | None, typer.Option(help="Default: 6900, or a free one.")] = None,
 ) -> None:
     """Start an Argilla on this machine and keep it running until Ctrl-C."""
-    from pipeline.review.server.home import find_home
-    from pipeline.review.server.up import LOOPBACK, running_server
+    from prefloop.pipeline.review.server.home import find_home
+    from prefloop.pipeline.review.server.up import LOOPBACK, running_server
 
     place = find_home(home)
     with running_server(place, host=host, port=port) as server:
@@ -63,7 +63,7 @@ def user(
     home: HomeOption = None,
 ) -> None:
     """Make an account for a person who answers; the password goes to a file (mode 600)."""
-    from pipeline.review.users import add_person
+    from prefloop.pipeline.review.users import add_person
 
     api = _api(server, home)
     path = add_person(api, name, workspace, out or Path(f"{name}.json"))
@@ -106,13 +106,13 @@ def push(
     home: HomeOption = None,
 ) -> None:
     """Put pairs into Argilla for people to compare; run it again to go on."""
-    from data.preferences import named_columns
-    from labelers.review_queue import STRATEGIES
-    from pipeline.review.folder import ReviewFolder
-    from pipeline.review.push import PushOptions
-    from pipeline.review.push import push as put
-    from pipeline.review.subjects import DatasetSubjects, RunSubjects, Subjects
-    from pipeline.run_dir import RunDir
+    from prefloop.data.preferences import named_columns
+    from prefloop.labelers.review_queue import STRATEGIES
+    from prefloop.pipeline.review.folder import ReviewFolder
+    from prefloop.pipeline.review.push import PushOptions
+    from prefloop.pipeline.review.push import push as put
+    from prefloop.pipeline.review.subjects import DatasetSubjects, RunSubjects, Subjects
+    from prefloop.pipeline.run_dir import RunDir
 
     if (run_dir is None) == (dataset is None):
         raise typer.BadParameter("give a run directory or --dataset FILE")
@@ -158,7 +158,7 @@ def pull(
     as_json: JsonOption = False,
 ) -> None:
     """Fetch every response as a vote, and decide and write a run's dataset again."""
-    from pipeline.review.pull import pull as fetch
+    from prefloop.pipeline.review.pull import pull as fetch
 
     found = fetch(_api(server, home), _folder(where, name))
     typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else "\n".join(found.lines()))
@@ -174,8 +174,8 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Progress, agreement of people, and how far the labelers agree with them."""
-    from pipeline.review.pull import pull as get
-    from pipeline.review.status import review_status
+    from prefloop.pipeline.review.pull import pull as get
+    from prefloop.pipeline.review.status import review_status
 
     folder = _folder(where, name)
     if fetch:
@@ -185,15 +185,15 @@ def status(
 
 
 def _api(server: str | None, home: Path | None) -> ArgillaApi:
-    from pipeline.review.account import find_account
-    from pipeline.review.api import ArgillaApi
+    from prefloop.pipeline.review.account import find_account
+    from prefloop.pipeline.review.api import ArgillaApi
 
     return ArgillaApi(find_account(server, home))
 
 
 def _folder(where: Path, name: str | None) -> ReviewFolder:
-    from pipeline.review.errors import ReviewError
-    from pipeline.review.folder import ReviewFolder
+    from prefloop.pipeline.review.errors import ReviewError
+    from prefloop.pipeline.review.folder import ReviewFolder
 
     if (where / "review.json").is_file():
         return ReviewFolder(where)

@@ -1,6 +1,6 @@
 """What can go wrong between prefloop and Argilla, as one line."""
 
-from data.errors import PrefloopError
+from prefloop.data.errors import PrefloopError
 
 
 class ReviewError(PrefloopError):

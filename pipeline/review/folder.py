@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data.shards import ShardFolder, atomic_write_json, read_shard, write_shard
-from pipeline.review.definition import Mode
-from pipeline.review.errors import ReviewError
+from prefloop.data.shards import ShardFolder, atomic_write_json, read_shard, write_shard
+from prefloop.pipeline.review.definition import Mode
+from prefloop.pipeline.review.errors import ReviewError
 
 PUSHED = pa.schema(
     [

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from labelers.config import JudgeLabeler, LabelConfig
-from labelers.judge_folder import load_judge
-from pipeline.review.definition import Mode
+from prefloop.labelers.config import JudgeLabeler, LabelConfig
+from prefloop.labelers.judge_folder import load_judge
+from prefloop.pipeline.review.definition import Mode
 
 _HEAD = """\
 Two answers to the same conversation stand side by side. Say which one serves the person who asked \

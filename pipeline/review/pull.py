@@ -11,17 +11,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.schemas import VOTE
-from data.shards import write_shard
-from labelers.base import Order, Preference
-from labelers.people import HUMAN
-from pipeline.config import load_config
-from pipeline.redecide import Redecided, redecide
-from pipeline.review.api import ArgillaApi
-from pipeline.review.definition import REASON, VERDICT, VERDICTS
-from pipeline.review.folder import RESPONSE, ReviewFolder
-from pipeline.review.push import require_dataset
-from pipeline.run_dir import RunDir
+from prefloop.data.schemas import VOTE
+from prefloop.data.shards import write_shard
+from prefloop.labelers.base import Order, Preference
+from prefloop.labelers.people import HUMAN
+from prefloop.pipeline.config import load_config
+from prefloop.pipeline.redecide import Redecided, redecide
+from prefloop.pipeline.review.api import ArgillaApi
+from prefloop.pipeline.review.definition import REASON, VERDICT, VERDICTS
+from prefloop.pipeline.review.folder import RESPONSE, ReviewFolder
+from prefloop.pipeline.review.push import require_dataset
+from prefloop.pipeline.run_dir import RunDir
 
 SUBMITTED, GONE = "submitted", "gone"
 REMOVED = "removed-"

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data.hashing import derive_seed
-from labelers.people import is_human
-from labelers.review_queue import Strategy, chances, draw
-from pipeline.progress import StepProgress
-from pipeline.review.api import PAGE, ArgillaApi, Missing
-from pipeline.review.definition import (
+from prefloop.data.hashing import derive_seed
+from prefloop.labelers.people import is_human
+from prefloop.labelers.review_queue import Strategy, chances, draw
+from prefloop.pipeline.progress import StepProgress
+from prefloop.pipeline.review.api import PAGE, ArgillaApi, Missing
+from prefloop.pipeline.review.definition import (
     ANSWER_A,
     ANSWER_B,
     PROMPT,
@@ -25,10 +25,10 @@ from pipeline.review.definition import (
     settings,
     verdict_name,
 )
-from pipeline.review.errors import ReviewError
-from pipeline.review.folder import CHANCE, PUSHED, Review, ReviewFolder
-from pipeline.review.guidelines import guidelines
-from pipeline.review.subjects import Subject, Subjects
+from prefloop.pipeline.review.errors import ReviewError
+from prefloop.pipeline.review.folder import CHANCE, PUSHED, Review, ReviewFolder
+from prefloop.pipeline.review.guidelines import guidelines
+from prefloop.pipeline.review.subjects import Subject, Subjects
 
 _BATCH_BYTES = 2 << 20
 _CHUNK = 4 * PAGE

@@ -5,9 +5,9 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
-from pipeline.review.api import ArgillaApi
-from pipeline.review.errors import ReviewError
-from pipeline.review.server.home import write_secret
+from prefloop.pipeline.review.api import ArgillaApi
+from prefloop.pipeline.review.errors import ReviewError
+from prefloop.pipeline.review.server.home import write_secret
 
 _PASSWORD_BYTES = 12
 

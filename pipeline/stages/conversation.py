@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from data.protocol import Message
+from prefloop.data.protocol import Message
 
 
 def shown(messages: Sequence[Message], system_prompt: str | None) -> tuple[Message, ...]:

@@ -15,27 +15,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.hashing import content_id, pair_id
-from data.protocol import Message
-from data.schemas import MESSAGES, TRIPLE
-from data.shards import read_shard
-from labelers.config import Jury
-from labelers.decisions import decide
-from labelers.estimate import mean_estimate
-from pipeline.config import POLICY, PoolMember, RunConfig
-from pipeline.models import Models
-from pipeline.progress import StepProgress
-from pipeline.round_jury import RoundJury, seat_jury
-from pipeline.run_dir import EVALUATION, PolicyKey, RoundDir, RunDir, Stopwatch
-from pipeline.stages.conversation import shown
-from pipeline.stages.label import OpenLabelers, build_pairs, vote
-from pipeline.stages.sample import Draw, open_source, sample_block, sampling_of
-from pipeline.stages.write import split_files
-from pipeline.stream import run_blocks
-from training.diversity import distinct_n, repetitive_share, self_bleu
-from training.heldout import MOST_PAIRS, implicit_margins
-from training.logprobs import answer_logprobs, kl_estimate
-from training.winrate import length_controlled_win_rate, metrics_table, win_rate
+from prefloop.data.hashing import content_id, pair_id
+from prefloop.data.protocol import Message
+from prefloop.data.schemas import MESSAGES, TRIPLE
+from prefloop.data.shards import read_shard
+from prefloop.labelers.config import Jury
+from prefloop.labelers.decisions import decide
+from prefloop.labelers.estimate import mean_estimate
+from prefloop.pipeline.config import POLICY, PoolMember, RunConfig
+from prefloop.pipeline.models import Models
+from prefloop.pipeline.progress import StepProgress
+from prefloop.pipeline.round_jury import RoundJury, seat_jury
+from prefloop.pipeline.run_dir import EVALUATION, PolicyKey, RoundDir, RunDir, Stopwatch
+from prefloop.pipeline.stages.conversation import shown
+from prefloop.pipeline.stages.label import OpenLabelers, build_pairs, vote
+from prefloop.pipeline.stages.sample import Draw, open_source, sample_block, sampling_of
+from prefloop.pipeline.stages.write import split_files
+from prefloop.pipeline.stream import run_blocks
+from prefloop.training.diversity import distinct_n, repetitive_share, self_bleu
+from prefloop.training.heldout import MOST_PAIRS, implicit_margins
+from prefloop.training.logprobs import answer_logprobs, kl_estimate
+from prefloop.training.winrate import length_controlled_win_rate, metrics_table, win_rate
 
 logger = logging.getLogger(__name__)
 
@@ -179,9 +179,9 @@ def _match_pairs(
 ) -> tuple[pa.Table, pa.Table]:
     """Pairs of answers with the same prompt and sample index, and all answers of both policies.
 
-    Columns of the pairs: those of ``labelers.pairs.propose_pairs``, then ``new_id`` (the policy's
-    answer) and ``same_text``. Which answer is a and which is b follows the hash order of their
-    ids, not who wrote them.
+    Columns of the pairs: those of ``prefloop.labelers.pairs.propose_pairs``, then ``new_id`` (the
+    policy's answer) and ``same_text``. Which answer is a and which is b follows the hash order of
+    their ids, not who wrote them.
     """
     keys = ["prompt_id", "sample_index"]
     old = run.answers(opponent).read(index)

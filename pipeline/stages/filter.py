@@ -6,17 +6,17 @@ import shutil
 
 import pyarrow as pa
 
-from data.schemas import DECISION
-from data.shards import ShardFolder
-from labelers.config import LengthBalance
-from labelers.decisions import decide
-from labelers.filters import BalanceRows, apply_balance, apply_filters, balance_cutoff
-from labelers.pairs import propose_pairs
-from labelers.verdict_table import VOTE_COLUMNS
-from pipeline.config import RunConfig
-from pipeline.progress import StepProgress
-from pipeline.round_jury import RoundJury, seat_jury
-from pipeline.run_dir import RoundDir, RunDir, Stopwatch
+from prefloop.data.schemas import DECISION
+from prefloop.data.shards import ShardFolder
+from prefloop.labelers.config import LengthBalance
+from prefloop.labelers.decisions import decide
+from prefloop.labelers.filters import BalanceRows, apply_balance, apply_filters, balance_cutoff
+from prefloop.labelers.pairs import propose_pairs
+from prefloop.labelers.verdict_table import VOTE_COLUMNS
+from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.progress import StepProgress
+from prefloop.pipeline.round_jury import RoundJury, seat_jury
+from prefloop.pipeline.run_dir import RoundDir, RunDir, Stopwatch
 
 _CANDIDATE_COLUMNS = ["candidate_id", "prompt_id", "text", "tokens", "finish_reason"]
 

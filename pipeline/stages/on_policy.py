@@ -18,23 +18,23 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.hashing import derive_seed
-from labelers.base import Labeler
-from labelers.candidate_scores import candidate_scores
-from pipeline.config import RunConfig
-from pipeline.models import Models
-from pipeline.promotion import Lineage
-from pipeline.round_jury import seat_jury
-from pipeline.run_dir import TRAINING_CURVES, RoundDir, RunDir, Stopwatch
-from pipeline.stages.conversation import shown
-from pipeline.stages.filter import decide_block
-from pipeline.stages.label import OpenLabelers, label_block
-from pipeline.stages.sample import draw_block, open_draw
-from pipeline.stages.train import reference_policy, refuse_to_go_on, run_training
-from pipeline.stages.write import triples_of_block
-from training.config import TrainConfig
-from training.fitting import OnStep, TrainResult
-from training.on_policy import Group, Prompts, WeightsNow
+from prefloop.data.hashing import derive_seed
+from prefloop.labelers.base import Labeler
+from prefloop.labelers.candidate_scores import candidate_scores
+from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.models import Models
+from prefloop.pipeline.promotion import Lineage
+from prefloop.pipeline.round_jury import seat_jury
+from prefloop.pipeline.run_dir import TRAINING_CURVES, RoundDir, RunDir, Stopwatch
+from prefloop.pipeline.stages.conversation import shown
+from prefloop.pipeline.stages.filter import decide_block
+from prefloop.pipeline.stages.label import OpenLabelers, label_block
+from prefloop.pipeline.stages.sample import draw_block, open_draw
+from prefloop.pipeline.stages.train import reference_policy, refuse_to_go_on, run_training
+from prefloop.pipeline.stages.write import triples_of_block
+from prefloop.training.config import TrainConfig
+from prefloop.training.fitting import OnStep, TrainResult
+from prefloop.training.on_policy import Group, Prompts, WeightsNow
 
 
 async def train_while_sampling(
@@ -69,10 +69,10 @@ async def train_while_sampling(
             "on_step": step,
         }
         if settings.online:
-            from training.online import train_online
+            from prefloop.training.online import train_online
 
             return train_online(triples=legs.triples, **common)
-        from training.reinforcement import train_reinforcement
+        from prefloop.training.reinforcement import train_reinforcement
 
         return train_reinforcement(
             groups=legs.groups,
@@ -116,12 +116,12 @@ class _Legs:
         self._stopped = threading.Event()
 
     def triples(self, leg: int, now: WeightsNow) -> list[Path]:
-        """See ``training.on_policy.Triples``."""
+        """See ``prefloop.training.on_policy.Triples``."""
         self._make(leg, now)
         return [self._folder.triples.path(leg)] if self._folder.triples.rows([leg]) else []
 
     def groups(self, leg: int, now: WeightsNow) -> list[Group]:
-        """See ``training.on_policy.Groups``."""
+        """See ``prefloop.training.on_policy.Groups``."""
         self._make(leg, now)
         candidates = self._folder.candidates.read(leg)
         rewards = self._rewards(leg)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from data.hashing import derive_seed
-from data.prompts import load_prompts
-from data.shards import ShardFolder, atomic_write_json
-from pipeline.config import RunConfig
-from pipeline.run_dir import RoundDir, RunDir, RunError, Stopwatch
+from prefloop.data.hashing import derive_seed
+from prefloop.data.prompts import load_prompts
+from prefloop.data.shards import ShardFolder, atomic_write_json
+from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.run_dir import RoundDir, RunDir, RunError, Stopwatch
 
 
 def read_prompts(config: RunConfig, run: RunDir) -> None:

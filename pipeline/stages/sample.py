@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data.hashing import content_id, derive_seed
-from data.protocol import Completion, Engine, Request, RequestRejected, Sampling
-from data.schemas import CANDIDATE, QUARANTINE
-from pipeline.config import PoolMember, RunConfig
-from pipeline.models import Models
-from pipeline.progress import StepProgress
-from pipeline.run_dir import RoundDir, RunDir, Stopwatch
-from pipeline.stages.conversation import shown
-from pipeline.stream import run_blocks
+from prefloop.data.hashing import content_id, derive_seed
+from prefloop.data.protocol import Completion, Engine, Request, RequestRejected, Sampling
+from prefloop.data.schemas import CANDIDATE, QUARANTINE
+from prefloop.pipeline.config import PoolMember, RunConfig
+from prefloop.pipeline.models import Models
+from prefloop.pipeline.progress import StepProgress
+from prefloop.pipeline.run_dir import RoundDir, RunDir, Stopwatch
+from prefloop.pipeline.stages.conversation import shown
+from prefloop.pipeline.stream import run_blocks
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.hashing import derive_seed
-from pipeline.config import RunConfig
-from pipeline.progress import StepProgress
-from pipeline.promotion import Lineage
-from pipeline.run_dir import TRAINING_CURVES, RoundDir, RunDir, RunError, Stopwatch
-from pipeline.stages.write import split_files
-from training.config import TrainConfig
-from training.offline import Job, train_offline
-from training.winrate import metrics_table
+from prefloop.data.hashing import derive_seed
+from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.progress import StepProgress
+from prefloop.pipeline.promotion import Lineage
+from prefloop.pipeline.run_dir import TRAINING_CURVES, RoundDir, RunDir, RunError, Stopwatch
+from prefloop.pipeline.stages.write import split_files
+from prefloop.training.config import TrainConfig
+from prefloop.training.offline import Job, train_offline
+from prefloop.training.winrate import metrics_table
 
 if TYPE_CHECKING:
-    from training.fitting import OnStep, TrainResult
+    from prefloop.training.fitting import OnStep, TrainResult
 
 
 def train_round(config: RunConfig, run: RunDir, folder: RoundDir, origin: Lineage) -> None:
@@ -79,7 +79,7 @@ def reference_policy(config: RunConfig, run: RunDir, folder: RoundDir, origin: L
         return start
     if config.train.reference == "previous":
         return origin.previous
-    from training.averaging import average_policies
+    from prefloop.training.averaging import average_policies
 
     return average_policies([start, *origin.before[1:]], folder.root / "reference")
 

@@ -31,9 +31,9 @@ from torch import nn
 from torch.nn import functional
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from labelers.constraints import satisfied, score
-from training.tiny import grammar
-from training.tiny.chat import MAX_LENGTH, ChatEncoder, train_tokenizer
+from prefloop.labelers.constraints import satisfied, score
+from prefloop.training.tiny import grammar
+from prefloop.training.tiny.chat import MAX_LENGTH, ChatEncoder, train_tokenizer
 
 Progress = Callable[[str], None]
 VERDICTS = ("A", "B")
@@ -323,7 +323,7 @@ class _JudgeEncoder:
         self.tokenizer = tokenizer
         self.chats = ChatEncoder(tokenizer)
         self.verdicts = [int(tokenizer.convert_tokens_to_ids(verdict)) for verdict in VERDICTS]
-        source = resources.files("labelers") / "judges" / "pairwise_short" / "prompt.jinja"
+        source = resources.files("prefloop.labelers") / "judges" / "pairwise_short" / "prompt.jinja"
         # Plain text for a tokenizer, not HTML: nothing to escape.
         self.template = jinja2.Environment(keep_trailing_newline=False).from_string(  # noqa: S701
             source.read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.review.errors import ReviewError
+from prefloop.pipeline.review.errors import ReviewError
 
 HOME_VARIABLE = "PREFLOOP_ARGILLA_HOME"
 OWNER = "owner"

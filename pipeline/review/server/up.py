@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from filelock import FileLock, Timeout
 
-from pipeline.review.errors import ReviewError
-from pipeline.review.server.home import Home
-from pipeline.review.server.venv import HERE, ensure_venv
+from prefloop.pipeline.review.errors import ReviewError
+from prefloop.pipeline.review.server.home import Home
+from prefloop.pipeline.review.server.venv import HERE, ensure_venv
 
 PORT = 6900
 LOOPBACK = "127.0.0.1"

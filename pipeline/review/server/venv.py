@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.review.errors import ReviewError
-from pipeline.review.server.home import Home
+from prefloop.pipeline.review.errors import ReviewError
+from prefloop.pipeline.review.server.home import Home
 
 HERE = Path(__file__).parent
 REQUIREMENTS = HERE / "requirements.txt"

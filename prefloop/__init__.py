@@ -1,0 +1,1 @@
+"""Raw prompts in, preference datasets and better policies out, in one resumable loop."""
