@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prefloop.data.audit.against import EvaluationSet
-from prefloop.data.audit.facts import Facts, Tokens
-from prefloop.data.audit.language import Languages, Sample, find_languages
-from prefloop.data.audit.lengths import QUANTILES, LengthBias, length_bias
-from prefloop.data.audit.oddities import ODDITIES, Severity
-from prefloop.data.audit.repeats import Repeats, find_repeats
+from prefloop.data.checks.against import EvaluationSet
+from prefloop.data.checks.facts import Facts, Tokens
+from prefloop.data.checks.language import Languages, Sample, find_languages
+from prefloop.data.checks.lengths import QUANTILES, LengthBias, length_bias
+from prefloop.data.checks.oddities import ODDITIES, Severity
+from prefloop.data.checks.repeats import Repeats, find_repeats
 from prefloop.data.config import NearDuplicates, PromptSource
 from prefloop.data.dedup import near_duplicates
 from prefloop.data.preferences import PreferenceBatch, PreferenceColumns, read_preferences
-from prefloop.data.rows import escaped
+from prefloop.data.sources.rows import escaped
 from prefloop.pipeline.progress import StepProgress
 
 _EXAMPLES = 5

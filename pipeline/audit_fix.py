@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from prefloop.data.audit.hashes import text_hashes
+from prefloop.data.checks.text_hashes import text_hashes
 from prefloop.data.errors import InputError
 from prefloop.data.schemas import MESSAGES
 from prefloop.data.shards import atomic_write_json, atomic_write_text

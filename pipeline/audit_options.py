@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prefloop.data.audit.against import parse_against
-from prefloop.data.audit.facts import Tokens
+from prefloop.data.checks.against import parse_against
+from prefloop.data.checks.facts import Tokens
 from prefloop.data.config import NearDuplicates
 from prefloop.data.embedded import resolve_embedded
 from prefloop.data.errors import InputError

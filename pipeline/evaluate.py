@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefloop.data.conversation import shown
 from prefloop.data.hashing import json_hash
 from prefloop.labelers.base import Labeler
 from prefloop.pipeline.config import RunConfig
@@ -14,7 +15,6 @@ from prefloop.pipeline.loop import PROBES, open_labeler
 from prefloop.pipeline.models import Models, checkpoint, revision
 from prefloop.pipeline.round_jury import RoundJury, jury_on
 from prefloop.pipeline.run_dir import RunDir, RunError
-from prefloop.pipeline.stages.conversation import shown
 from prefloop.pipeline.stages.evaluate import (
     JURY,
     answer_figures,

@@ -14,9 +14,9 @@ import yaml
 
 from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
-from prefloop.data.gold import GoldPair, read_gold
 from prefloop.data.hashing import json_hash
 from prefloop.data.preferences import PreferenceColumns
+from prefloop.data.preferences.gold import GoldPair, read_gold
 from prefloop.data.schemas import VOTE
 from prefloop.data.shards import ShardFolder
 from prefloop.labelers.base import Answer, Labeler, Pair

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from prefloop.data.errors import InputError
-from prefloop.data.gold import GoldPair
+from prefloop.data.preferences.gold import GoldPair
 from prefloop.labelers.calibration_error import Calibration, calibration
 from prefloop.labelers.estimate import Estimate
 from prefloop.labelers.verdict_table import Verdicts, Votes, merge_votes, position_bias, read_votes

@@ -13,8 +13,8 @@ import numpy as np
 
 from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
-from prefloop.data.readers import read_rows
-from prefloop.data.rows import BadRow, RawRow, bad
+from prefloop.data.sources.files import read_rows
+from prefloop.data.sources.rows import BadRow, RawRow, bad
 from prefloop.labelers.agreement import MISSING, MOST_LABELS, Ratings
 
 _EXAMPLES = 3

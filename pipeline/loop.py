@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 
+from prefloop.data.conversation import shown
 from prefloop.labelers.base import Labeler
 from prefloop.labelers.config import JudgeLabeler, LabelerConfig, RewardModelLabeler
 from prefloop.labelers.factory import build_labeler
@@ -19,7 +20,6 @@ from prefloop.pipeline.promotion import lineage, plateau
 from prefloop.pipeline.report import write_report
 from prefloop.pipeline.round_guards import check_round
 from prefloop.pipeline.run_dir import RoundDir, RunDir, RunError
-from prefloop.pipeline.stages.conversation import shown
 from prefloop.pipeline.stages.evaluate import answer_heldout, answer_opponent, evaluate_round
 from prefloop.pipeline.stages.filter import filter_round
 from prefloop.pipeline.stages.label import label_round

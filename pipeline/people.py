@@ -13,8 +13,8 @@ import numpy as np
 from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import derive_seed
-from prefloop.data.readers import read_rows
-from prefloop.data.rows import BadRow
+from prefloop.data.sources.files import read_rows
+from prefloop.data.sources.rows import BadRow
 from prefloop.labelers.review_queue import Strategy, draw
 from prefloop.pipeline.run_dir import RunDir
 

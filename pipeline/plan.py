@@ -21,8 +21,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from prefloop.data.conversation import shown
 from prefloop.data.embedded import resolve_embedded
-from prefloop.data.prompts import load_prompts
+from prefloop.data.prompts.load import load_prompts
 from prefloop.labelers.config import (
     BestVsRandom,
     BestVsWorst,
@@ -37,7 +38,6 @@ from prefloop.pipeline.config import POLICY, RunConfig
 from prefloop.pipeline.engines.config import OpenAIEngine
 from prefloop.pipeline.formats import count, duration, money, short_count
 from prefloop.pipeline.run_dir import RunDir
-from prefloop.pipeline.stages.conversation import shown
 from prefloop.pipeline.stages.evaluate import OPPONENT
 from prefloop.pipeline.stages.prompts import round_rows, round_size
 from prefloop.pipeline.status import collect_status

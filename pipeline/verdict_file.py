@@ -23,8 +23,8 @@ import pyarrow as pa
 
 from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
-from prefloop.data.gold import GoldPair
 from prefloop.data.hashing import prompt_id
+from prefloop.data.preferences.gold import GoldPair
 from prefloop.data.preferences.layouts import (
     LABEL_COLUMNS,
     LABELS,
@@ -32,9 +32,9 @@ from prefloop.data.preferences.layouts import (
     PreferenceColumns,
     find_layout,
 )
-from prefloop.data.preferences.parsing import label_text, parse_comparison
-from prefloop.data.readers import read_rows
-from prefloop.data.rows import BadRow, RawRow, bad
+from prefloop.data.preferences.pair_rows import label_text, parse_comparison
+from prefloop.data.sources.files import read_rows
+from prefloop.data.sources.rows import BadRow, RawRow, bad
 from prefloop.labelers.base import Order, Preference, Vote, votes_table
 
 _SWAPS = {"swap = False": False, "swap = True": True}

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from typer.testing import CliRunner
 
-from prefloop.data.audit.hashes import conversation_hashes, text_hashes
-from prefloop.data.audit.lengths import length_bias
-from prefloop.data.audit.repeats import find_repeats
-from prefloop.data.audit.shapes import shapes
+from prefloop.data.checks.lengths import length_bias
+from prefloop.data.checks.repeats import find_repeats
+from prefloop.data.checks.shapes import shapes
+from prefloop.data.checks.text_hashes import conversation_hashes, text_hashes
 from prefloop.data.errors import InputError
 from prefloop.data.schemas import MESSAGES
 from prefloop.pipeline.audit import Audit, audit

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from prefloop.data.config import Columns, NearDuplicates, OverlapSet, PromptsConfig, PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import prompt_id
-from prefloop.data.prompts import PromptTables, load_prompts
-from prefloop.data.readers import read_rows
-from prefloop.data.rows import BadRow, RawRow
+from prefloop.data.prompts.load import PromptTables, load_prompts
 from prefloop.data.schemas import DROPPED, PROMPT, QUARANTINE
+from prefloop.data.sources.files import read_rows
+from prefloop.data.sources.rows import BadRow, RawRow
 
 FIXTURES = Path(__file__).parent.parent.parent / "shared" / "fixtures"
 needs_fixtures = pytest.mark.skipif(not FIXTURES.exists(), reason="no ../shared/fixtures here")

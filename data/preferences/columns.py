@@ -1,8 +1,8 @@
 """The regular rows of an Arrow batch as pairs, without a Python object for each.
 
 Only what is certainly right is taken here: text or ``{role, content}`` turns in direct columns.
-Every other row is left to ``prefloop.data.preferences.parsing``, which says what is wrong with it,
-if anything. For the rows taken, both give the same pair.
+Every other row is left to ``prefloop.data.preferences.pair_rows``, which says what is wrong with
+it, if anything. For the rows taken, both give the same pair.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefloop.data.preferences.layouts import Layout
-from prefloop.data.preferences.turns import TRANSCRIPT_START
+from prefloop.data.preferences.transcripts import TRANSCRIPT_START
 from prefloop.data.schemas import MESSAGES
 
 Mask = npt.NDArray[np.bool_]

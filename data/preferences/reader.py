@@ -16,10 +16,10 @@ from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.preferences.columns import regular_rows
 from prefloop.data.preferences.layouts import Layout, PreferenceColumns, find_layout
-from prefloop.data.preferences.parsing import Pair, label_text, parse_pair
-from prefloop.data.readers import Row, read_rows
-from prefloop.data.rows import BadRow, RawRow, bad, escaped
+from prefloop.data.preferences.pair_rows import Pair, label_text, parse_pair
 from prefloop.data.schemas import MESSAGES, QUARANTINE
+from prefloop.data.sources.files import Row, read_rows
+from prefloop.data.sources.rows import BadRow, RawRow, bad, escaped
 
 PREFERENCE = pa.schema(
     [
@@ -68,8 +68,8 @@ def read_preferences(
     ``source.path`` is a file, a glob, a ``datasets`` folder or hub name, or a run directory (all
     splits of its dataset); ``source.columns`` is not used. The layout is told by the names of the
     columns (``prefloop.data.preferences.layouts``) unless ``columns`` says it. Bad rows are listed
-    with a reason (``prefloop.data.preferences.parsing``, ``prefloop.data.readers``) and never stop
-    the reading.
+    with a reason (``prefloop.data.preferences.pair_rows``, ``prefloop.data.sources.files``) and
+    never stop the reading.
 
     Raises ``InputError`` with one line for a source that cannot be read, that has no known
     layout, or whose labels are 0 and 1 only (which may mean first and second, or tie and first).

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from prefloop.data.conversation import shown
 from prefloop.data.hashing import content_id, pair_id
 from prefloop.data.protocol import Message
 from prefloop.data.schemas import MESSAGES, TRIPLE
@@ -27,7 +28,6 @@ from prefloop.pipeline.models import Models
 from prefloop.pipeline.progress import StepProgress
 from prefloop.pipeline.round_jury import RoundJury, seat_jury
 from prefloop.pipeline.run_dir import EVALUATION, PolicyKey, RoundDir, RunDir, Stopwatch
-from prefloop.pipeline.stages.conversation import shown
 from prefloop.pipeline.stages.label import OpenLabelers, build_pairs, vote
 from prefloop.pipeline.stages.sample import Draw, open_source, sample_block, sampling_of
 from prefloop.pipeline.stages.write import split_files

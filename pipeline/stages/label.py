@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from prefloop.data.conversation import shown
 from prefloop.labelers.base import Answer, Labeler, Pair, Vote, votes_table
 from prefloop.labelers.pairs import propose_pairs
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.progress import StepProgress
 from prefloop.pipeline.run_dir import RoundDir, RunDir, Stopwatch
-from prefloop.pipeline.stages.conversation import shown
 from prefloop.pipeline.stream import run_blocks
 
 OpenLabelers = Callable[[], Awaitable[list[Labeler]]]

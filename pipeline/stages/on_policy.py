@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from prefloop.data.conversation import shown
 from prefloop.data.hashing import derive_seed
 from prefloop.labelers.base import Labeler
 from prefloop.labelers.candidate_scores import candidate_scores
@@ -26,7 +27,6 @@ from prefloop.pipeline.models import Models
 from prefloop.pipeline.promotion import Lineage
 from prefloop.pipeline.round_jury import seat_jury
 from prefloop.pipeline.run_dir import TRAINING_CURVES, RoundDir, RunDir, Stopwatch
-from prefloop.pipeline.stages.conversation import shown
 from prefloop.pipeline.stages.filter import decide_block
 from prefloop.pipeline.stages.label import OpenLabelers, label_block
 from prefloop.pipeline.stages.sample import draw_block, open_draw

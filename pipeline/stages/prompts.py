@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from prefloop.data.hashing import derive_seed
-from prefloop.data.prompts import load_prompts
+from prefloop.data.prompts.load import load_prompts
 from prefloop.data.shards import ShardFolder, atomic_write_json
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.run_dir import RoundDir, RunDir, RunError, Stopwatch

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from prefloop.data.conversation import shown
 from prefloop.data.hashing import content_id, derive_seed
 from prefloop.data.protocol import Completion, Engine, Request, RequestRejected, Sampling
 from prefloop.data.schemas import CANDIDATE, QUARANTINE
@@ -19,7 +20,6 @@ from prefloop.pipeline.config import PoolMember, RunConfig
 from prefloop.pipeline.models import Models
 from prefloop.pipeline.progress import StepProgress
 from prefloop.pipeline.run_dir import RoundDir, RunDir, Stopwatch
-from prefloop.pipeline.stages.conversation import shown
 from prefloop.pipeline.stream import run_blocks
 
 

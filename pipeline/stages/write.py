@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from prefloop.data.conversation import shown
 from prefloop.data.hashing import derive_seed
 from prefloop.data.schemas import MESSAGES, TRIPLE, UNPAIRED
 from prefloop.data.shards import atomic_write_json, write_shard
 from prefloop.labelers.candidate_scores import candidate_scores
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.run_dir import RoundDir, RunDir, Stopwatch
-from prefloop.pipeline.stages.conversation import shown
 
 ROW_GROUP_ROWS = 1_000
 """Small enough to stream, large enough to compress."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from prefloop.data.config import Columns
 from prefloop.data.hashing import prompt_id
-from prefloop.data.rows import BadRow, RawRow, bad, is_text
-from prefloop.data.turns import Unusable, read_turn
+from prefloop.data.sources.rows import BadRow, RawRow, bad, is_text
+from prefloop.data.sources.turns import Unusable, read_turn
 
 Prompt = dict[str, Any]
 """A row of ``schemas.PROMPT``."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from prefloop.data.rows import is_text
-from prefloop.data.turns import Unusable, read_turn
+from prefloop.data.sources.rows import is_text
+from prefloop.data.sources.turns import Unusable, read_turn
 
 Turn = dict[str, str]
 """``{"role": ..., "content": ...}``."""

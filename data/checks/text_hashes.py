@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from prefloop.data.audit.shapes import raw_texts
+from prefloop.data.checks.shapes import raw_texts
 
 Hashes = npt.NDArray[np.uint64]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from prefloop.data.audit.shapes import Mask, Shapes
+from prefloop.data.checks.shapes import Mask, Shapes
 from prefloop.data.dedup import normalise
 
 _HEAD_WORDS = 4

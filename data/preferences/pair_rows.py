@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefloop.data.preferences.layouts import Layout, Verdict
-from prefloop.data.preferences.turns import (
+from prefloop.data.preferences.transcripts import (
     Turn,
     check_answer,
     check_prompt,
@@ -21,8 +21,8 @@ from prefloop.data.preferences.turns import (
     split_answer,
     turns_of,
 )
-from prefloop.data.rows import BadRow, RawRow, bad
-from prefloop.data.turns import Unusable
+from prefloop.data.sources.rows import BadRow, RawRow, bad
+from prefloop.data.sources.turns import Unusable
 
 Pair = dict[str, Any]
 """A row of ``PREFERENCE``."""

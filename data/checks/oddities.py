@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.audit.shapes import Shapes
+from prefloop.data.checks.shapes import Shapes
 
 Severity = Literal["error", "warning", "info"]
 

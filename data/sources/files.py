@@ -21,7 +21,7 @@ from typing import Any
 from prefloop.data.config import FileFormat, PromptSource
 from prefloop.data.embedded import resolve_embedded
 from prefloop.data.errors import InputError
-from prefloop.data.rows import BadRow, RawRow, escaped
+from prefloop.data.sources.rows import BadRow, RawRow, escaped
 
 Row = RawRow | BadRow
 

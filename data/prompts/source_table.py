@@ -9,10 +9,10 @@ import pyarrow as pa
 from prefloop.data.config import Columns, PromptsConfig, PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import prompt_id
-from prefloop.data.parsing import Prompt, parse_row, row_id
-from prefloop.data.readers import read_rows
-from prefloop.data.rows import BadRow, RawRow, bad, escaped
+from prefloop.data.prompts.prompt_rows import Prompt, parse_row, row_id
 from prefloop.data.schemas import PROMPT, QUARANTINE
+from prefloop.data.sources.files import read_rows
+from prefloop.data.sources.rows import BadRow, RawRow, bad, escaped
 
 _CHUNK = 10_000
 """Rows gathered as Python objects before they become Arrow, which is much smaller."""

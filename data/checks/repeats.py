@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from prefloop.data.audit.hashes import Hashes, combine
+from prefloop.data.checks.text_hashes import Hashes, combine
 
 Mask = npt.NDArray[np.bool_]
 

@@ -8,9 +8,9 @@ from typing import Any
 from prefloop.data.config import Columns, NearDuplicates, PromptsConfig, PromptSource
 from prefloop.data.dedup import OverlapIndex
 from prefloop.data.errors import InputError
-from prefloop.data.parsing import parse_row
-from prefloop.data.readers import read_rows
-from prefloop.data.rows import BadRow, is_text
+from prefloop.data.prompts.prompt_rows import parse_row
+from prefloop.data.sources.files import read_rows
+from prefloop.data.sources.rows import BadRow, is_text
 
 _COLUMNS = ("turns", "prompt", "messages", "instruction", "question", "query", "input", "text")
 """Where a prompt may stand; the first column that is there. ``turns`` are a user's (MT-Bench)."""

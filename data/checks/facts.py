@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from prefloop.data.audit.against import EvaluationSet
-from prefloop.data.audit.hashes import conversation_hashes, text_hashes
-from prefloop.data.audit.identical import same_when_normalised
-from prefloop.data.audit.oddities import find_oddities
-from prefloop.data.audit.shapes import shapes
+from prefloop.data.checks.against import EvaluationSet
+from prefloop.data.checks.identical import same_when_normalised
+from prefloop.data.checks.oddities import find_oddities
+from prefloop.data.checks.shapes import shapes
+from prefloop.data.checks.text_hashes import conversation_hashes, text_hashes
 
 Tokens = Callable[[list[str]], list[int]]
 """Number of tokens of each text."""
@@ -43,7 +43,7 @@ class Facts:
 
     ``source`` counts in ``sources``; ``prompt``, ``chosen`` and ``rejected`` are hashes; ``same``
     says that the answers are equal once normalised; ``oddities`` are those of the two answers and
-    of the prompt's last turn (``prefloop.data.audit.oddities``); ``overlap`` is the number of the
+    of the prompt's last turn (``prefloop.data.checks.oddities``); ``overlap`` is the number of the
     evaluation set that the prompt is in, or -1; ``*_tokens`` are there only with a tokenizer.
     """
 

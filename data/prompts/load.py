@@ -17,11 +17,11 @@ from prefloop.data.config import PromptsConfig, PromptSource
 from prefloop.data.dedup import OverlapIndex, near_duplicates, normalise
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import content_id, derive_seed
-from prefloop.data.parsing import parse_row
-from prefloop.data.readers import read_rows
-from prefloop.data.reading import SourceRows, read_source
-from prefloop.data.rows import BadRow, RawRow, is_text
+from prefloop.data.prompts.prompt_rows import parse_row
+from prefloop.data.prompts.source_table import SourceRows, read_source
 from prefloop.data.schemas import DROPPED
+from prefloop.data.sources.files import read_rows
+from prefloop.data.sources.rows import BadRow, RawRow, is_text
 
 _LATER_TURN_WORDS = 10
 """Shorter turns behind the first ("Go on.") say nothing about which conversation it is."""

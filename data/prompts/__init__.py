@@ -1,0 +1,1 @@
+"""Prompts in: rows become prompts, bad ones are quarantined, repeats and overlaps dropped."""
