@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from benchmarks.models import WORDS, make_model
 from prefloop.data.protocol import Message
-from prefloop.labelers.sequence_scores import SequenceScorer
+from prefloop.labelers.scorers.sequence_scores import SequenceScorer
 
 FIXED = 16
 """Rows of a batch that is not sorted."""

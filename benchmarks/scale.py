@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from prefloop.data.hashing import content_id
 from prefloop.data.schemas import CANDIDATE, MESSAGES, PROMPT, VOTE
-from prefloop.labelers.pairs import propose_pairs
+from prefloop.labelers.decisions.pairs import propose_pairs
 from prefloop.pipeline.config import RunConfig, validate_config
 from prefloop.pipeline.run_dir import RunDir
 from prefloop.pipeline.stages.filter import filter_round

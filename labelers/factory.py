@@ -11,14 +11,14 @@ from prefloop.labelers.config import (
     RewardModelLabeler,
     VerifierLabeler,
 )
-from prefloop.labelers.judge import PairwiseJudge
-from prefloop.labelers.judge_folder import load_judge
-from prefloop.labelers.judge_settings import ListwiseSettings, RatingSettings
-from prefloop.labelers.listwise_judge import ListwiseJudge
-from prefloop.labelers.rating_judge import RatingJudge
-from prefloop.labelers.reference import ReferencePreferred
-from prefloop.labelers.reward_model import RewardModel
-from prefloop.labelers.verifier import Verifier
+from prefloop.labelers.judges.folder import load_judge
+from prefloop.labelers.judges.listwise import ListwiseJudge
+from prefloop.labelers.judges.pairwise import PairwiseJudge
+from prefloop.labelers.judges.rating import RatingJudge
+from prefloop.labelers.judges.settings import ListwiseSettings, RatingSettings
+from prefloop.labelers.scorers.reference import ReferencePreferred
+from prefloop.labelers.scorers.reward_model import RewardModel
+from prefloop.labelers.scorers.verifier import Verifier
 
 
 def build_labeler(

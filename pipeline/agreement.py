@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefloop.data.errors import InputError
-from prefloop.labelers.agreement import (
+from prefloop.labelers.jury.verdict_table import (
+    VOTE_COLUMNS,
+    PositionBias,
+    merge_votes,
+    pairs_of,
+    position_bias,
+    read_votes,
+)
+from prefloop.labelers.statistics.agreement import (
     MISSING,
     Agreement,
     Majority,
@@ -21,14 +29,6 @@ from prefloop.labelers.agreement import (
     majority,
     raw_agreement,
     unanimous_share,
-)
-from prefloop.labelers.verdict_table import (
-    VOTE_COLUMNS,
-    PositionBias,
-    merge_votes,
-    pairs_of,
-    position_bias,
-    read_votes,
 )
 from prefloop.pipeline.label_table import Labels, ratings_of, read_labels
 from prefloop.pipeline.run_dir import RunDir

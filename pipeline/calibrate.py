@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from prefloop.data.errors import InputError
 from prefloop.data.shards import atomic_write_json
 from prefloop.labelers.base import LabelerError
-from prefloop.labelers.calibration import Calibrator, Method, cross_fitted
-from prefloop.labelers.calibration_error import Calibration, calibration
-from prefloop.labelers.dataset_accuracy import DatasetAccuracy, dataset_accuracy
-from prefloop.labelers.verdict_table import VOTE_COLUMNS, merge_votes, pairs_of, read_votes
+from prefloop.labelers.jury.calibrator import Calibrator, Method, cross_fitted
+from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS, merge_votes, pairs_of, read_votes
+from prefloop.labelers.statistics.calibration_error import Calibration, calibration
+from prefloop.labelers.statistics.dataset_accuracy import DatasetAccuracy, dataset_accuracy
 from prefloop.pipeline.judge_eval import JudgeEval
 from prefloop.pipeline.people import PeopleLabel, read_people
 from prefloop.pipeline.run_dir import RunDir

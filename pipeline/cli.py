@@ -369,7 +369,7 @@ def queue(
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
 ) -> None:
     """Write a table of the pairs that people should look at next."""
-    from prefloop.labelers.review_queue import STRATEGIES
+    from prefloop.labelers.statistics.review_draw import STRATEGIES
     from prefloop.pipeline.people import write_queue
     from prefloop.pipeline.run_dir import RunDir
 

@@ -25,7 +25,7 @@ from prefloop.labelers.config import (
     LengthBalance,
     ReferenceLabeler,
 )
-from prefloop.labelers.jury import FITTED_RULES
+from prefloop.labelers.jury.rules import FITTED_RULES
 from prefloop.pipeline.engines.config import EngineConfig, OpenAIEngine, TransformersEngine
 from prefloop.training.config import EvaluateConfig, TrainConfig
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prefloop.data.conversation import shown
 from prefloop.data.hashing import json_hash
 from prefloop.labelers.base import Labeler
+from prefloop.labelers.statistics.winrate import metrics_table
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.engines.config import OpenAIEngine
 from prefloop.pipeline.loop import PROBES, open_labeler
@@ -24,7 +25,6 @@ from prefloop.pipeline.stages.evaluate import (
     match_figures,
 )
 from prefloop.pipeline.stages.prompts import read_prompts
-from prefloop.training.winrate import metrics_table
 
 if TYPE_CHECKING:
     from rich.console import Group

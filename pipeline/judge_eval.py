@@ -21,7 +21,7 @@ from prefloop.data.schemas import VOTE
 from prefloop.data.shards import ShardFolder
 from prefloop.labelers.base import Answer, Labeler, Pair
 from prefloop.labelers.config import JudgeLabeler
-from prefloop.labelers.judge_folder import judge_revision
+from prefloop.labelers.judges.folder import judge_revision
 from prefloop.pipeline.config import ConfigError, RunConfig, validate_config
 from prefloop.pipeline.judge_figures import JudgeFigures, judge_figures
 from prefloop.pipeline.loop import open_labeler

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from prefloop.labelers.estimate import Estimate
+from prefloop.labelers.statistics.estimate import Estimate
 from prefloop.pipeline.formats import figure, percent
 from prefloop.pipeline.judge_eval import JudgeEval
 from prefloop.pipeline.judge_figures import GAP_NAMES, side_by_side

@@ -1,6 +1,6 @@
 """How good a judge is: its votes on pairs with gold labels, as figures with intervals.
 
-The votes of a judge on a pair are one verdict as in ``prefloop.labelers.verdict_table``: both
+The votes of a judge on a pair are one verdict as in ``prefloop.labelers.jury.verdict_table``: both
 orders alike, or a tie; one invalid vote and the pair has none. Pairs whose gold label is a tie
 count only in kappa and in ``gold_ties``: no verdict on them is right or wrong.
 """
@@ -18,10 +18,16 @@ from numpy.typing import NDArray
 
 from prefloop.data.errors import InputError
 from prefloop.data.preferences.gold import GoldPair
-from prefloop.labelers.calibration_error import Calibration, calibration
-from prefloop.labelers.estimate import Estimate
-from prefloop.labelers.verdict_table import Verdicts, Votes, merge_votes, position_bias, read_votes
-from prefloop.training.winrate import length_controlled_win_rate, win_rate
+from prefloop.labelers.jury.verdict_table import (
+    Verdicts,
+    Votes,
+    merge_votes,
+    position_bias,
+    read_votes,
+)
+from prefloop.labelers.statistics.calibration_error import Calibration, calibration
+from prefloop.labelers.statistics.estimate import Estimate
+from prefloop.labelers.statistics.winrate import length_controlled_win_rate, win_rate
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

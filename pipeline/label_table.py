@@ -15,7 +15,7 @@ from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.sources.files import read_rows
 from prefloop.data.sources.rows import BadRow, RawRow, bad
-from prefloop.labelers.agreement import MISSING, MOST_LABELS, Ratings
+from prefloop.labelers.statistics.agreement import MISSING, MOST_LABELS, Ratings
 
 _EXAMPLES = 3
 _PLAIN_NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d{1,15})?")  # and so no id such as 007

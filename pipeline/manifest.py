@@ -17,9 +17,9 @@ import yaml
 from prefloop.data.config import PromptSource
 from prefloop.data.embedded import resolve_embedded
 from prefloop.data.shards import atomic_write_json, atomic_write_text
-from prefloop.labelers.calibration import read_calibrator
 from prefloop.labelers.config import JudgeLabeler
-from prefloop.labelers.judge_folder import judge_revision, question_revision
+from prefloop.labelers.judges.folder import judge_revision, question_revision
+from prefloop.labelers.jury.calibrator import read_calibrator
 from prefloop.pipeline.config import RunConfig, dump_config, flatten
 from prefloop.pipeline.run_dir import RunDir, RunError
 

@@ -15,7 +15,7 @@ from prefloop.data.errors import InputError
 from prefloop.data.hashing import derive_seed
 from prefloop.data.sources.files import read_rows
 from prefloop.data.sources.rows import BadRow
-from prefloop.labelers.review_queue import Strategy, draw
+from prefloop.labelers.statistics.review_draw import Strategy, draw
 from prefloop.pipeline.run_dir import RunDir
 
 QUEUE_COLUMNS = (

@@ -32,8 +32,8 @@ from prefloop.labelers.config import (
     RankedNeighbours,
     RewardModelLabeler,
 )
-from prefloop.labelers.judge_folder import Judge, load_judge
-from prefloop.labelers.judge_settings import ListwiseSettings, RatingSettings
+from prefloop.labelers.judges.folder import Judge, load_judge
+from prefloop.labelers.judges.settings import ListwiseSettings, RatingSettings
 from prefloop.pipeline.config import POLICY, RunConfig
 from prefloop.pipeline.engines.config import OpenAIEngine
 from prefloop.pipeline.formats import count, duration, money, short_count

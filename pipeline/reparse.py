@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from prefloop.data.schemas import VOTE
 from prefloop.data.shards import atomic_write_json
 from prefloop.labelers.config import JudgeLabeler
-from prefloop.labelers.judge_folder import Judge, judge_revision, load_judge, question_revision
-from prefloop.labelers.reread import reread
+from prefloop.labelers.judges.folder import Judge, judge_revision, load_judge, question_revision
+from prefloop.labelers.judges.reread import reread
 from prefloop.pipeline.config import RunConfig, load_config
 from prefloop.pipeline.manifest import JUDGE, JUDGE_QUESTION
 from prefloop.pipeline.redecide import Redecided, redecide

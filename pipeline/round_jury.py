@@ -11,12 +11,12 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from prefloop.data.shards import ShardFolder, atomic_write_json
-from prefloop.labelers.calibration import Calibrator, read_calibrator
 from prefloop.labelers.config import LabelConfig
-from prefloop.labelers.jury import FITTED_RULES, FittedJury
-from prefloop.labelers.jury_fit import count_patterns, fit_jury
+from prefloop.labelers.jury.calibrator import Calibrator, read_calibrator
+from prefloop.labelers.jury.fit import count_patterns, fit_jury
+from prefloop.labelers.jury.rules import FITTED_RULES, FittedJury
+from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS
 from prefloop.labelers.people import is_human, without_people
-from prefloop.labelers.verdict_table import VOTE_COLUMNS
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.run_dir import RoundDir
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RoundJury:
-    """What ``prefloop.labelers.decisions.decide`` needs beside the config."""
+    """What ``prefloop.labelers.decisions.decide.decide`` needs beside the config."""
 
     fitted: FittedJury | None = None
     calibrators: Mapping[str, Calibrator] = field(default_factory=dict)

@@ -16,9 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from prefloop.labelers.agreement import kappa_of_tables
-from prefloop.labelers.decisions import NO_VALID_VOTE, TIE
-from prefloop.labelers.verdict_table import (
+from prefloop.labelers.decisions.decide import NO_VALID_VOTE, TIE
+from prefloop.labelers.jury.verdict_table import (
     VOTE_COLUMNS,
     PositionBias,
     merge_votes,
@@ -26,6 +25,7 @@ from prefloop.labelers.verdict_table import (
     position_bias,
     read_votes,
 )
+from prefloop.labelers.statistics.agreement import kappa_of_tables
 from prefloop.pipeline.run_dir import RunDir
 
 Counts = NDArray[np.int64]

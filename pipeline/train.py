@@ -30,7 +30,7 @@ from prefloop.training.reward_config import RewardConfig
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from prefloop.labelers.estimate import Estimate
+    from prefloop.labelers.statistics.estimate import Estimate
 
 Settings = TypeVar("Settings", bound=Strict)
 

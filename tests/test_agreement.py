@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefloop.labelers.agreement import (
+from prefloop.labelers.statistics.agreement import (
     MISSING,
     NO_COMMON_ITEM,
     NO_PAIRS,

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from prefloop.data.errors import InputError
-from prefloop.labelers.calibration import read_calibrator
+from prefloop.labelers.jury.calibrator import read_calibrator
 from prefloop.pipeline.calibrate import calibrate_run
 from prefloop.pipeline.cli import app
 from prefloop.pipeline.people import QUEUE_COLUMNS, read_people, write_queue

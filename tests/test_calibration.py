@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefloop.labelers.base import LabelerError
-from prefloop.labelers.calibration import Calibrator, cross_fitted, read_calibrator
+from prefloop.labelers.jury.calibrator import Calibrator, cross_fitted, read_calibrator
 
 METHODS = ["isotonic", "platt"]
 

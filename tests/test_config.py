@@ -112,7 +112,7 @@ def test_the_starter_config_is_valid(tmp_path: Path) -> None:
 def test_the_starter_prompts_can_be_verified(tmp_path: Path) -> None:
     import json
 
-    from prefloop.labelers.constraints import score
+    from prefloop.labelers.scorers.constraints import score
     from prefloop.pipeline.init import write_starter
 
     write_starter(tmp_path)
@@ -122,7 +122,7 @@ def test_the_starter_prompts_can_be_verified(tmp_path: Path) -> None:
 
 def test_the_real_example_can_be_planned_and_its_judge_loads(tmp_path: Path) -> None:
     """Everything about it but the weights and the hub."""
-    from prefloop.labelers.judge_folder import load_judge
+    from prefloop.labelers.judges.folder import load_judge
     from prefloop.pipeline.plan import make_plan
 
     prompts = tmp_path / "prompts.jsonl"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from prefloop.labelers.constraints import (
+from prefloop.labelers.scorers.constraints import (
     MAX_REGEX_TEXT,
     ConstraintError,
     check,
@@ -176,6 +176,6 @@ def test_a_type_of_ones_own() -> None:
 
 @pytest.fixture(autouse=True)
 def _registry_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    import prefloop.labelers.constraints as module
+    import prefloop.labelers.scorers.constraints as module
 
     monkeypatch.setattr(module, "_TYPES", dict(module._TYPES))

@@ -8,9 +8,9 @@ from prefloop.data.hashing import content_id
 from prefloop.data.schemas import DECISION
 from prefloop.labelers.base import LabelerError, Vote, votes_table
 from prefloop.labelers.config import Jury
-from prefloop.labelers.decisions import decide
-from prefloop.labelers.pairs import propose_pairs
-from prefloop.labelers.verdict_table import (
+from prefloop.labelers.decisions.decide import decide
+from prefloop.labelers.decisions.pairs import propose_pairs
+from prefloop.labelers.jury.verdict_table import (
     PositionBias,
     merge_votes,
     pairs_of,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefloop.training.diversity import distinct_n, is_repetitive, repetitive_share
+from prefloop.labelers.statistics.diversity import distinct_n, is_repetitive, repetitive_share
 
 
 def test_distinct_by_hand() -> None:

@@ -446,7 +446,7 @@ def test_several_losses_with_weights(policy, shard, tmp_path):
 def test_config_needs_no_machine_learning_library():
     code = (
         "import sys, prefloop.training.config, prefloop.training.dpo\n"
-        "import prefloop.training.winrate, prefloop.training.logprobs\n"
+        "import prefloop.labelers.statistics.winrate, prefloop.training.logprobs\n"
         "print(sorted({'torch', 'trl', 'transformers', 'datasets', 'scipy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,7 +13,12 @@ from prefloop.data.hashing import content_id
 from prefloop.data.schemas import DECISION
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.config import FilterConfig, LengthBalance, PairFilter
-from prefloop.labelers.filters import BalanceRows, apply_balance, apply_filters, balance_cutoff
+from prefloop.labelers.decisions.filters import (
+    BalanceRows,
+    apply_balance,
+    apply_filters,
+    balance_cutoff,
+)
 
 ALL = {"type": "all"}
 

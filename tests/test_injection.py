@@ -10,8 +10,8 @@ from prefloop.data.embedded import resolve_embedded
 from prefloop.labelers.base import Vote
 from prefloop.labelers.config import JudgeLabeler
 from prefloop.labelers.factory import build_labeler
-from prefloop.labelers.judge_folder import SHIPPED, load_judge, shipped_judges
-from prefloop.labelers.judge_settings import ListwiseSettings, RatingSettings
+from prefloop.labelers.judges.folder import SHIPPED, load_judge, shipped_judges
+from prefloop.labelers.judges.settings import ListwiseSettings, RatingSettings
 from prefloop.pipeline.engines.config import TransformersEngine
 from prefloop.pipeline.engines.factory import build_engine
 from tests.judging import all_pairs

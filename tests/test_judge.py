@@ -12,9 +12,9 @@ from prefloop.data.protocol import Completion, EngineFailed, Request, RequestRej
 from prefloop.data.schemas import VOTE
 from prefloop.labelers.base import Answer, LabelerError, votes_table
 from prefloop.labelers.config import LabelConfig
-from prefloop.labelers.judge_folder import conversation_text, load_judge, shipped_judges
-from prefloop.labelers.judge_settings import Verdicts
-from prefloop.labelers.verdicts import from_json, from_logprobs, from_text
+from prefloop.labelers.judges.folder import conversation_text, load_judge, shipped_judges
+from prefloop.labelers.judges.settings import Verdicts
+from prefloop.labelers.judges.verdicts import from_json, from_logprobs, from_text
 from tests.judging import ScriptedEngine, completion, label, make_pair
 
 AB = Verdicts()

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.preferences.gold import read_gold
-from prefloop.labelers.calibration import read_calibrator
+from prefloop.labelers.jury.calibrator import read_calibrator
 from prefloop.pipeline.cli import app
 from prefloop.pipeline.config import ConfigError
 from prefloop.pipeline.judge_eval import JudgeEval, judge_eval, load_judges

@@ -9,7 +9,7 @@ from sklearn.metrics import brier_score_loss
 from prefloop.data.errors import InputError
 from prefloop.data.preferences.gold import GoldPair
 from prefloop.labelers.base import Vote, votes_table
-from prefloop.labelers.calibration_error import calibration
+from prefloop.labelers.statistics.calibration_error import calibration
 from prefloop.pipeline.judge_figures import judge_figures
 
 

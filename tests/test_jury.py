@@ -12,12 +12,12 @@ from pydantic import ValidationError
 
 from prefloop.data.hashing import content_id
 from prefloop.labelers.base import LabelerError, Vote, votes_table
-from prefloop.labelers.calibration import Calibrator
 from prefloop.labelers.config import Jury, LabelConfig
-from prefloop.labelers.decisions import decide
-from prefloop.labelers.jury import FittedJury, log_odds
-from prefloop.labelers.jury_fit import count_patterns, fit_jury
-from prefloop.labelers.pairs import propose_pairs
+from prefloop.labelers.decisions.decide import decide
+from prefloop.labelers.decisions.pairs import propose_pairs
+from prefloop.labelers.jury.calibrator import Calibrator
+from prefloop.labelers.jury.fit import count_patterns, fit_jury
+from prefloop.labelers.jury.rules import FittedJury, log_odds
 
 RELIABILITY, DAWID_SKENE = Jury(rule="reliability"), Jury(rule="dawid_skene")
 MIRROR = {"a": "b", "b": "a", "tie": "tie", "invalid": "invalid"}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from prefloop.labelers.base import LabelerError
-from prefloop.labelers.calibration import Calibrator
+from prefloop.labelers.jury.calibrator import Calibrator
 from prefloop.pipeline.redecide import redecide
 from prefloop.pipeline.run_dir import RunDir, RunError
 from tests.runs import JUDGE, VERIFIER, dataset_rows, run_small, small_config

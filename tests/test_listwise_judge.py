@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from prefloop.data.protocol import Completion, Request, RequestRejected
 from prefloop.labelers.base import Vote
-from prefloop.labelers.rankings import listings, read_ranking
+from prefloop.labelers.judges.rankings import listings, read_ranking
 from tests.judging import ScriptedEngine, all_pairs, completion, label
 
 SHOWN = re.compile(r'<answer label="([A-Z])">\n(.*?)\n</answer>', re.DOTALL)

@@ -13,6 +13,7 @@ from datasets import load_dataset
 from prefloop.data.embedded import resolve_embedded
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import folder_revision
+from prefloop.labelers.statistics.winrate import metrics_table
 from prefloop.pipeline.config import ConfigError, RunConfig
 from prefloop.pipeline.plan import make_plan
 from prefloop.pipeline.promotion import lineage
@@ -24,7 +25,6 @@ from prefloop.training.dpo import train_dpo
 from prefloop.training.methods import Method
 from prefloop.training.on_policy import Prompts
 from prefloop.training.online import train_online
-from prefloop.training.winrate import metrics_table
 from tests.dpo_data import rows, write
 from tests.engine_models import make_model
 from tests.runs import JUDGE, VERIFIER, dataset_rows, run_small, small_config

@@ -14,7 +14,7 @@ from prefloop.labelers.config import (
     PairStrategy,
     RankedNeighbours,
 )
-from prefloop.labelers.pairs import id_keys, propose_pairs, select_pairs
+from prefloop.labelers.decisions.pairs import id_keys, propose_pairs, select_pairs
 
 
 def make_candidates(counts: list[int], shuffle: int | None = None) -> pa.Table:

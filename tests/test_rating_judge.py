@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 
 from prefloop.data.protocol import Completion, Request, RequestRejected
-from prefloop.labelers.judge_folder import load_judge
-from prefloop.labelers.judge_settings import RatingSettings
-from prefloop.labelers.ratings import Rating, compare, from_ratings_json, from_ratings_logprobs
+from prefloop.labelers.judges.folder import load_judge
+from prefloop.labelers.judges.ratings import (
+    Rating,
+    compare,
+    from_ratings_json,
+    from_ratings_logprobs,
+)
+from prefloop.labelers.judges.settings import RatingSettings
 from tests.judging import ScriptedEngine, all_pairs, completion, label
 
 TWO = RatingSettings(

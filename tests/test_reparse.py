@@ -11,7 +11,7 @@ from prefloop.pipeline.reparse import reparse
 from prefloop.pipeline.run_dir import RunDir, RunError
 from tests.runs import JUDGE, VERIFIER, dataset_rows, run_small, small_config
 
-SHORT = Path("labelers/judges/pairwise_short")
+SHORT = Path("labelers/judges/shipped/pairwise_short")
 
 
 def judge_folder(folder: Path, min_mass: float) -> Path:

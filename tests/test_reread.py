@@ -5,9 +5,9 @@ import pytest
 
 from prefloop.data.protocol import Completion, Request, RequestRejected
 from prefloop.labelers.base import Vote, votes_table
-from prefloop.labelers.judge_folder import load_judge, shipped_judges
-from prefloop.labelers.judge_settings import ListwiseSettings, RatingSettings
-from prefloop.labelers.reread import reread
+from prefloop.labelers.judges.folder import load_judge, shipped_judges
+from prefloop.labelers.judges.reread import reread
+from prefloop.labelers.judges.settings import ListwiseSettings, RatingSettings
 from tests.judging import ScriptedEngine, all_pairs, completion, label
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from prefloop.data.hashing import content_id
 from prefloop.labelers.base import LabelerError
-from prefloop.labelers.dataset_accuracy import dataset_accuracy
-from prefloop.labelers.review_queue import STRATEGIES, draw
+from prefloop.labelers.statistics.dataset_accuracy import dataset_accuracy
+from prefloop.labelers.statistics.review_draw import STRATEGIES, draw
 
 
 def population(size: int, seed: int = 0) -> tuple[list[str], np.ndarray, np.ndarray]:

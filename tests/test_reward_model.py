@@ -17,10 +17,10 @@ from prefloop.data.protocol import EngineFailed
 from prefloop.data.schemas import CANDIDATE
 from prefloop.labelers.base import Answer, LabelerError, Pair, Vote, votes_table
 from prefloop.labelers.config import Jury, RewardModelLabeler
-from prefloop.labelers.decisions import decide
+from prefloop.labelers.decisions.decide import decide
 from prefloop.labelers.factory import build_labeler
-from prefloop.labelers.reward_model import RewardModel, bradley_terry
-from prefloop.labelers.sequence_scores import (
+from prefloop.labelers.scorers.reward_model import RewardModel, bradley_terry
+from prefloop.labelers.scorers.sequence_scores import (
     SequenceScorer,
     conversation_tokens,
     length_sorted_batches,

@@ -20,7 +20,7 @@ from prefloop.data.embedded import resolve_embedded
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import folder_revision
 from prefloop.data.schemas import MESSAGES
-from prefloop.labelers.sequence_scores import SequenceScorer, conversation_tokens
+from prefloop.labelers.scorers.sequence_scores import SequenceScorer, conversation_tokens
 from prefloop.pipeline.cli import app
 from prefloop.pipeline.config import ConfigError
 from prefloop.pipeline.train import find_sources, load_settings, summary, train_model

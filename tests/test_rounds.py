@@ -11,6 +11,7 @@ import pytest
 from prefloop.data.embedded import resolve_embedded
 from prefloop.data.hashing import folder_revision
 from prefloop.data.shards import ShardFolder
+from prefloop.labelers.statistics.winrate import metrics_table
 from prefloop.pipeline.config import ConfigError
 from prefloop.pipeline.headline import headline
 from prefloop.pipeline.plan import make_plan
@@ -23,7 +24,6 @@ from prefloop.training.checkpoints import load_tokenizer
 from prefloop.training.config import TrainConfig
 from prefloop.training.errors import TrainingError
 from prefloop.training.pairs import read_pairs
-from prefloop.training.winrate import metrics_table
 from tests.dpo_data import rows, write
 from tests.engine_models import make_model
 from tests.runs import JUDGE, VERIFIER, run_small, small_config

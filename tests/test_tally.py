@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from prefloop.data.schemas import VOTE
-from prefloop.labelers.verdict_table import merge_votes, pairs_of, position_bias, read_votes
+from prefloop.labelers.jury.verdict_table import merge_votes, pairs_of, position_bias, read_votes
 from prefloop.pipeline.tally import MARGIN_EDGES, AgreementTally, Lengths, tally_run, wilson
 from tests.synthetic_run import JUDGE, write_run
 

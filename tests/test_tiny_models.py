@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prefloop.labelers.constraints import satisfied, score, validate
+from prefloop.labelers.scorers.constraints import satisfied, score, validate
 from prefloop.training.tiny import grammar
 
 EMBEDDED = Path(__file__).parents[1] / "data" / "embedded"

@@ -9,7 +9,7 @@ from prefloop.data.hashing import content_id, pair_id
 from prefloop.labelers.base import Answer, LabelerError, Pair, Vote
 from prefloop.labelers.config import ReferenceLabeler, VerifierLabeler
 from prefloop.labelers.factory import build_labeler
-from prefloop.labelers.verifier import load_function
+from prefloop.labelers.scorers.verifier import load_function
 
 WORD = {"type": "includes_word", "word": "fox"}
 SHOUT = {"type": "ends_with", "suffix": "!"}

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from prefloop.data.hashing import prompt_id
-from prefloop.labelers.estimate import Estimate
+from prefloop.labelers.statistics.estimate import Estimate
+from prefloop.labelers.statistics.winrate import win_rate
 from prefloop.training.logprobs import answer_logprobs, reward_margin
 from prefloop.training.reward_pairs import prompts_in
-from prefloop.training.winrate import win_rate
 
 MOST_PAIRS = 256
 """Held-out pairs that a policy is measured on, at most: each is four forward passes."""
@@ -27,8 +27,9 @@ TRAINED_PROMPT = "trained_prompt"
 class Heldout:
     """How often a model prefers the chosen answer.
 
-    ``accuracy`` has Wilson's interval (see ``prefloop.training.winrate.win_rate``), with equal
-    scores as half; null where no pair was left. ``dropped``: rows that do not count, by reason.
+    ``accuracy`` has Wilson's interval (see ``prefloop.labelers.statistics.winrate.win_rate``), with
+    equal scores as half; null where no pair was left. ``dropped``: rows that do not count, by
+    reason.
     """
 
     accuracy: Estimate | None

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from prefloop.data.protocol import Message
-from prefloop.labelers.estimate import Estimate, mean_estimate
+from prefloop.labelers.statistics.estimate import Estimate, mean_estimate
 from prefloop.training.checkpoints import load_model, load_tokenizer
 from prefloop.training.tokens import TokenIds, answer_ids, end_token, prompt_ids
 

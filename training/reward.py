@@ -8,7 +8,7 @@ Invariants:
 * The folder ``out`` is complete if it exists: it is written beside and renamed. It is a plain
   sequence-classification checkpoint, also after training with LoRA.
 * What is trained on is what is later scored: token ids of both come from
-  ``prefloop.labelers.sequence_scores``.
+  ``prefloop.labelers.scorers.sequence_scores``.
 * Same triples, base, config and seed give the same weights (bit for bit on a CPU with the same
   number of threads), whether or not the training was interrupted and resumed.
 * No conversation is cut to fit: its pair is trained on whole, or dropped and counted.
@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from prefloop.data.hashing import folder_revision, json_hash
-from prefloop.labelers.sequence_scores import SequenceScorer, context_length, padding_token
+from prefloop.labelers.scorers.sequence_scores import SequenceScorer, context_length, padding_token
+from prefloop.labelers.statistics.winrate import win_rate
 from prefloop.training.checkpoints import base_of, copy_tokenizer, is_adapter, load_tokenizer
 from prefloop.training.errors import TrainingError
 from prefloop.training.fitting import dataset_of, quiet_trainer
@@ -42,7 +43,6 @@ from prefloop.training.setup import (
     surroundings,
     uses_bf16,
 )
-from prefloop.training.winrate import win_rate
 
 NOT_FINITE = "not_finite"
 """Why a held-out pair was left out: a score is no finite number."""

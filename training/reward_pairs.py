@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from prefloop.data.hashing import content_id, prompt_id
 from prefloop.data.protocol import Message, RequestRejected
-from prefloop.labelers.sequence_scores import conversation_tokens
+from prefloop.labelers.scorers.sequence_scores import conversation_tokens
 from prefloop.training.errors import TrainingError
 
 if TYPE_CHECKING:

@@ -107,7 +107,7 @@ def push(
 ) -> None:
     """Put pairs into Argilla for people to compare; run it again to go on."""
     from prefloop.data.preferences import named_columns
-    from prefloop.labelers.review_queue import STRATEGIES
+    from prefloop.labelers.statistics.review_draw import STRATEGIES
     from prefloop.pipeline.review.folder import ReviewFolder
     from prefloop.pipeline.review.push import PushOptions
     from prefloop.pipeline.review.push import push as put

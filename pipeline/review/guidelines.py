@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prefloop.labelers.config import JudgeLabeler, LabelConfig
-from prefloop.labelers.judge_folder import load_judge
+from prefloop.labelers.judges.folder import load_judge
 from prefloop.pipeline.review.definition import Mode
 
 _HEAD = """\

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from prefloop.data.hashing import derive_seed
 from prefloop.labelers.people import is_human
-from prefloop.labelers.review_queue import Strategy, chances, draw
+from prefloop.labelers.statistics.review_draw import Strategy, chances, draw
 from prefloop.pipeline.progress import StepProgress
 from prefloop.pipeline.review.api import PAGE, ArgillaApi, Missing
 from prefloop.pipeline.review.definition import (

@@ -9,22 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from prefloop.labelers.agreement import (
+from prefloop.labelers.base import LabelerError
+from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS, merge_votes, pairs_of, read_votes
+from prefloop.labelers.people import is_human
+from prefloop.labelers.statistics.agreement import (
     MISSING,
     Agreement,
     Ratings,
     cohen_kappas,
     krippendorff_alpha,
 )
-from prefloop.labelers.base import LabelerError
-from prefloop.labelers.dataset_accuracy import DatasetAccuracy, dataset_accuracy
-from prefloop.labelers.estimate import Estimate
-from prefloop.labelers.people import is_human
-from prefloop.labelers.verdict_table import VOTE_COLUMNS, merge_votes, pairs_of, read_votes
+from prefloop.labelers.statistics.dataset_accuracy import DatasetAccuracy, dataset_accuracy
+from prefloop.labelers.statistics.estimate import Estimate
+from prefloop.labelers.statistics.winrate import win_rate
 from prefloop.pipeline.review.folder import Review, ReviewFolder
 from prefloop.pipeline.review.pull import SUBMITTED
 from prefloop.pipeline.run_dir import RunDir
-from prefloop.training.winrate import win_rate
 
 _MOST_SHOWN = 10
 _LABELS = ("a", "tie", "b")  # both bad is a tie here

@@ -16,8 +16,8 @@ from prefloop.data.config import PromptSource
 from prefloop.data.hashing import content_id, pair_id, prompt_id
 from prefloop.data.preferences import PreferenceColumns, read_preferences
 from prefloop.labelers.config import LabelConfig
+from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS, merge_votes, pairs_of, read_votes
 from prefloop.labelers.people import is_human
-from prefloop.labelers.verdict_table import VOTE_COLUMNS, merge_votes, pairs_of, read_votes
 from prefloop.pipeline.config import load_config
 from prefloop.pipeline.review.errors import ReviewError
 from prefloop.pipeline.run_dir import RunDir

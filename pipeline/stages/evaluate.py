@@ -21,8 +21,10 @@ from prefloop.data.protocol import Message
 from prefloop.data.schemas import MESSAGES, TRIPLE
 from prefloop.data.shards import read_shard
 from prefloop.labelers.config import Jury
-from prefloop.labelers.decisions import decide
-from prefloop.labelers.estimate import mean_estimate
+from prefloop.labelers.decisions.decide import decide
+from prefloop.labelers.statistics.diversity import distinct_n, repetitive_share, self_bleu
+from prefloop.labelers.statistics.estimate import mean_estimate
+from prefloop.labelers.statistics.winrate import length_controlled_win_rate, metrics_table, win_rate
 from prefloop.pipeline.config import POLICY, PoolMember, RunConfig
 from prefloop.pipeline.models import Models
 from prefloop.pipeline.progress import StepProgress
@@ -32,10 +34,8 @@ from prefloop.pipeline.stages.label import OpenLabelers, build_pairs, vote
 from prefloop.pipeline.stages.sample import Draw, open_source, sample_block, sampling_of
 from prefloop.pipeline.stages.write import split_files
 from prefloop.pipeline.stream import run_blocks
-from prefloop.training.diversity import distinct_n, repetitive_share, self_bleu
 from prefloop.training.heldout import MOST_PAIRS, implicit_margins
 from prefloop.training.logprobs import answer_logprobs, kl_estimate
-from prefloop.training.winrate import length_controlled_win_rate, metrics_table, win_rate
 
 logger = logging.getLogger(__name__)
 
@@ -179,9 +179,9 @@ def _match_pairs(
 ) -> tuple[pa.Table, pa.Table]:
     """Pairs of answers with the same prompt and sample index, and all answers of both policies.
 
-    Columns of the pairs: those of ``prefloop.labelers.pairs.propose_pairs``, then ``new_id`` (the
-    policy's answer) and ``same_text``. Which answer is a and which is b follows the hash order of
-    their ids, not who wrote them.
+    Columns of the pairs: those of ``prefloop.labelers.decisions.pairs.propose_pairs``, then
+    ``new_id`` (the policy's answer) and ``same_text``. Which answer is a and which is b follows the
+    hash order of their ids, not who wrote them.
     """
     keys = ["prompt_id", "sample_index"]
     old = run.answers(opponent).read(index)

@@ -9,10 +9,15 @@ import pyarrow as pa
 from prefloop.data.schemas import DECISION
 from prefloop.data.shards import ShardFolder
 from prefloop.labelers.config import LengthBalance
-from prefloop.labelers.decisions import decide
-from prefloop.labelers.filters import BalanceRows, apply_balance, apply_filters, balance_cutoff
-from prefloop.labelers.pairs import propose_pairs
-from prefloop.labelers.verdict_table import VOTE_COLUMNS
+from prefloop.labelers.decisions.decide import decide
+from prefloop.labelers.decisions.filters import (
+    BalanceRows,
+    apply_balance,
+    apply_filters,
+    balance_cutoff,
+)
+from prefloop.labelers.decisions.pairs import propose_pairs
+from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.progress import StepProgress
 from prefloop.pipeline.round_jury import RoundJury, seat_jury

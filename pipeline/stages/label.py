@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from prefloop.data.conversation import shown
 from prefloop.labelers.base import Answer, Labeler, Pair, Vote, votes_table
-from prefloop.labelers.pairs import propose_pairs
+from prefloop.labelers.decisions.pairs import propose_pairs
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.progress import StepProgress
 from prefloop.pipeline.run_dir import RoundDir, RunDir, Stopwatch

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from prefloop.data.conversation import shown
 from prefloop.data.hashing import derive_seed
 from prefloop.labelers.base import Labeler
-from prefloop.labelers.candidate_scores import candidate_scores
+from prefloop.labelers.decisions.candidate_scores import candidate_scores
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.models import Models
 from prefloop.pipeline.promotion import Lineage

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefloop.data.hashing import derive_seed
+from prefloop.labelers.statistics.winrate import metrics_table
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.progress import StepProgress
 from prefloop.pipeline.promotion import Lineage
@@ -15,7 +16,6 @@ from prefloop.pipeline.run_dir import TRAINING_CURVES, RoundDir, RunDir, RunErro
 from prefloop.pipeline.stages.write import split_files
 from prefloop.training.config import TrainConfig
 from prefloop.training.offline import Job, train_offline
-from prefloop.training.winrate import metrics_table
 
 if TYPE_CHECKING:
     from prefloop.training.fitting import OnStep, TrainResult

@@ -15,7 +15,7 @@ from prefloop.data.conversation import shown
 from prefloop.data.hashing import derive_seed
 from prefloop.data.schemas import MESSAGES, TRIPLE, UNPAIRED
 from prefloop.data.shards import atomic_write_json, write_shard
-from prefloop.labelers.candidate_scores import candidate_scores
+from prefloop.labelers.decisions.candidate_scores import candidate_scores
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.run_dir import RoundDir, RunDir, Stopwatch
 

@@ -7,7 +7,7 @@ says everything.
 The one thing that makes it useful for preference data: :func:`write_answer` writes an answer that
 meets exactly the constraints it is told to meet and misses the others, each miss in one of several
 natural ways (another word, a full stop, one sentence too many, ...). What an answer really meets
-is decided by :mod:`prefloop.labelers.constraints` and by nothing here.
+is decided by :mod:`prefloop.labelers.scorers.constraints` and by nothing here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from prefloop.labelers.constraints import satisfied
+from prefloop.labelers.scorers.constraints import satisfied
 
 Constraint = dict[str, Any]
 

@@ -31,7 +31,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from prefloop.labelers.constraints import satisfied, score
+from prefloop.labelers.scorers.constraints import satisfied, score
 from prefloop.training.tiny import grammar
 from prefloop.training.tiny.chat import MAX_LENGTH, ChatEncoder, train_tokenizer
 
@@ -323,7 +323,13 @@ class _JudgeEncoder:
         self.tokenizer = tokenizer
         self.chats = ChatEncoder(tokenizer)
         self.verdicts = [int(tokenizer.convert_tokens_to_ids(verdict)) for verdict in VERDICTS]
-        source = resources.files("prefloop.labelers") / "judges" / "pairwise_short" / "prompt.jinja"
+        source = (
+            resources.files("prefloop.labelers")
+            / "judges"
+            / "shipped"
+            / "pairwise_short"
+            / "prompt.jinja"
+        )
         # Plain text for a tokenizer, not HTML: nothing to escape.
         self.template = jinja2.Environment(keep_trailing_newline=False).from_string(  # noqa: S701
             source.read_text(encoding="utf-8")
@@ -685,8 +691,8 @@ pipeline_tag: text-generation
 # prefloop's embedded judge
 
 A tiny Llama made from scratch by `prefloop make-models` (seed {figures["seed"]}) that answers the
-judge prompt `labelers/judges/pairwise_short` with its verdict token, `A` or `B`. It started from
-the embedded policy and judges answers like that policy's; on other texts it is worth nothing.
+judge prompt `labelers/judges/shipped/pairwise_short` with its verdict token, `A` or `B`. It started
+from the embedded policy and judges answers like that policy's; on other texts it is worth nothing.
 
 Measured against the verifier on {measured["pairs"]} pairs of the policy's answers to held-out
 prompts that meet different numbers of constraints, each pair shown in both orders:

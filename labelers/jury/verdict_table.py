@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from prefloop.labelers.base import LabelerError
-from prefloop.labelers.calibration import Calibrator
+from prefloop.labelers.jury.calibrator import Calibrator
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

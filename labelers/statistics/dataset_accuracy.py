@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prefloop.labelers.base import LabelerError
-from prefloop.labelers.estimate import Estimate
+from prefloop.labelers.statistics.estimate import Estimate
 
 FEWEST = 20
 """People's labels that an estimate needs at least."""

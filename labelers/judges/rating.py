@@ -9,20 +9,20 @@ from typing import Any
 import jinja2
 
 from prefloop.data.protocol import Engine, Sampling
-from prefloop.labelers.asking import Asker, Question, Reply
 from prefloop.labelers.base import Answer, Pair, Vote, vote_on
 from prefloop.labelers.config import JudgeLabeler
-from prefloop.labelers.judge_folder import Judge
-from prefloop.labelers.judge_settings import RatingSettings
-from prefloop.labelers.kept_logprobs import Kept, keep, restore
-from prefloop.labelers.prompt_groups import PromptGroup, by_prompt
-from prefloop.labelers.ratings import (
+from prefloop.labelers.judges.asking import Asker, Question, Reply
+from prefloop.labelers.judges.folder import Judge
+from prefloop.labelers.judges.logprobs_json import Kept, keep, restore
+from prefloop.labelers.judges.prompt_groups import PromptGroup, by_prompt
+from prefloop.labelers.judges.ratings import (
     Rating,
     compare,
     from_ratings_json,
     from_ratings_logprobs,
     ratings_schema,
 )
+from prefloop.labelers.judges.settings import RatingSettings
 
 
 class RatingJudge:

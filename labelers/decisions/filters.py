@@ -40,7 +40,7 @@ from prefloop.labelers.config import (
     PositionConsistency,
     Truncated,
 )
-from prefloop.labelers.pairs import id_keys, select_pairs
+from prefloop.labelers.decisions.pairs import id_keys, select_pairs
 
 PAIR_STRATEGY = "pair_strategy"
 LENGTH_BALANCE = LengthBalance().type

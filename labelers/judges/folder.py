@@ -4,7 +4,7 @@ The template sees ``request`` (the conversation as text), ``reference`` (a known
 ``None``), and what its kind of judge compares: ``answer_a`` and ``answer_b`` (pairwise, with
 ``principles`` where there are any), ``answers`` with ``label`` and ``text`` (listwise), ``answer``
 with ``aspects`` and ``aspect`` (rating). Conversation, reference and answers are untrusted and
-fenced (``prefloop.labelers.fences``).
+fenced (``prefloop.labelers.judges.fences``).
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from pydantic import TypeAdapter, ValidationError
 from prefloop.data.hashing import derive_seed, json_hash
 from prefloop.data.protocol import Message
 from prefloop.labelers.base import LabelerError
-from prefloop.labelers.fences import Fences
-from prefloop.labelers.judge_settings import (
+from prefloop.labelers.judges.fences import Fences
+from prefloop.labelers.judges.settings import (
     JudgeSettings,
     ListwiseSettings,
     PairwiseSettings,
     RatingSettings,
 )
 
-SHIPPED = Path(__file__).parent / "judges"
+SHIPPED = Path(__file__).parent / "shipped"
 """The folder of the judges that ship with prefloop."""
 
 _SETTINGS: TypeAdapter[JudgeSettings] = TypeAdapter(JudgeSettings)

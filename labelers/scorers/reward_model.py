@@ -11,7 +11,7 @@ from prefloop.data.embedded import resolve_embedded
 from prefloop.data.protocol import RequestRejected
 from prefloop.labelers.base import Answer, Pair, Preference, Vote, vote_on
 from prefloop.labelers.config import RewardModelLabeler
-from prefloop.labelers.sequence_scores import SequenceScorer
+from prefloop.labelers.scorers.sequence_scores import SequenceScorer
 
 
 class RewardModel:

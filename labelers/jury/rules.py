@@ -16,7 +16,7 @@ import numpy as np
 
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.config import Jury, JuryRule
-from prefloop.labelers.verdict_table import ROUNDING, Bools, Floats, Verdicts
+from prefloop.labelers.jury.verdict_table import ROUNDING, Bools, Floats, Verdicts
 
 T = TypeVar("T")
 

@@ -10,13 +10,13 @@ import jinja2
 
 from prefloop.data.hashing import derive_seed
 from prefloop.data.protocol import Engine, Sampling
-from prefloop.labelers.asking import Asker, Question, Reply
 from prefloop.labelers.base import Pair, Preference, Vote, vote_on
 from prefloop.labelers.config import JudgeLabeler
-from prefloop.labelers.judge_folder import Judge
-from prefloop.labelers.judge_settings import PairwiseSettings
-from prefloop.labelers.kept_logprobs import keep
-from prefloop.labelers.verdicts import Verdict, json_schema, read_verdict
+from prefloop.labelers.judges.asking import Asker, Question, Reply
+from prefloop.labelers.judges.folder import Judge
+from prefloop.labelers.judges.logprobs_json import keep
+from prefloop.labelers.judges.settings import PairwiseSettings
+from prefloop.labelers.judges.verdicts import Verdict, json_schema, read_verdict
 
 ShownOrder = Literal["ab", "ba"]
 

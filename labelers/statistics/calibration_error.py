@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from prefloop.labelers.estimate import Estimate
+from prefloop.labelers.statistics.estimate import Estimate
 
 _MOST_BINS = 10
 _FEWEST_IN_A_BIN = 10

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefloop.labelers import constraints
 from prefloop.labelers.base import Answer, LabelerError, Pair, Preference, Vote, vote_on
 from prefloop.labelers.config import VerifierLabeler
+from prefloop.labelers.scorers import constraints
 
 Score = Callable[..., Any]
 """``(text, *, messages, reference, metadata)`` to a number or a boolean."""

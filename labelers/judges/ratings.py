@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefloop.labelers.base import Preference
-from prefloop.labelers.json_answers import json_objects, single_values
-from prefloop.labelers.judge_settings import RatingSettings
+from prefloop.labelers.judges.json_answers import json_objects, single_values
+from prefloop.labelers.judges.settings import RatingSettings
 
 
 @dataclass(frozen=True)

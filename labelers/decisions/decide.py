@@ -3,8 +3,9 @@
 Works on votes only, whoever gave them, and joins by id. Three steps:
 
 1. *Labeler*: the votes of one labeler on one pair become one verdict
-   (``prefloop.labelers.verdict_table``), whose probability may be calibrated to people.
-2. *Jury*: the verdicts become a probability by the rule of the jury (``prefloop.labelers.jury``).
+   (``prefloop.labelers.jury.verdict_table``), whose probability may be calibrated to people.
+2. *Jury*: the verdicts become a probability by the rule of the jury
+   (``prefloop.labelers.jury.rules``).
 3. *Scores*: a candidate's score is the mean, over its decided pairs, of the jury's probability
    that it is preferred, ties being 0.5: its mean win probability (the Borda or Copeland score of
    a round robin; 0.5 for a candidate without a decided pair).
@@ -22,11 +23,10 @@ import pyarrow.compute as pc
 
 from prefloop.data.schemas import DECISION
 from prefloop.labelers.base import LabelerError
-from prefloop.labelers.calibration import Calibrator
 from prefloop.labelers.config import Jury
-from prefloop.labelers.jury import DECIMALS, FittedJury, jury_p_a
-from prefloop.labelers.people import PeopleRole, is_human, without_people
-from prefloop.labelers.verdict_table import (
+from prefloop.labelers.jury.calibrator import Calibrator
+from prefloop.labelers.jury.rules import DECIMALS, FittedJury, jury_p_a
+from prefloop.labelers.jury.verdict_table import (
     Bools,
     Floats,
     Ints,
@@ -39,6 +39,7 @@ from prefloop.labelers.verdict_table import (
     read_votes,
     rows_in,
 )
+from prefloop.labelers.people import PeopleRole, is_human, without_people
 
 TIE = "tie"
 NO_VALID_VOTE = "no_valid_vote"
@@ -64,7 +65,7 @@ def decide(
     score_b``; ``pairs`` is what ``propose_pairs`` gives, or null for the pairs that the votes are
     about; ``candidates`` needs ``candidate_id`` and ``tokens``. Labelers not in ``weights`` have
     weight 1. ``fitted`` is what the rules ``reliability`` and ``dawid_skene`` decide by
-    (``prefloop.labelers.jury_fit.fit_jury``), and ``calibrators`` maps labelers to the calibration
+    (``prefloop.labelers.jury.fit.fit_jury``), and ``calibrators`` maps labelers to the calibration
     of their probabilities. ``people`` says what votes of people do (``prefloop.labelers.people``).
     ``round_index`` goes into the column ``round``. Undecided pairs are not kept, with the reason
     ``tie`` or ``no_valid_vote``, and have a as chosen and p_chosen exactly 0.5.

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from prefloop.labelers.json_answers import json_objects, without_thought
-from prefloop.labelers.judge_settings import PairwiseSettings, Verdicts
+from prefloop.labelers.judges.json_answers import json_objects, without_thought
+from prefloop.labelers.judges.settings import PairwiseSettings, Verdicts
 
 _BRACKETED = re.compile(r"\[\[([^\[\]]{1,40})\]\]")
 

@@ -8,7 +8,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from prefloop.data.hashing import derive_seed
-from prefloop.labelers.json_answers import json_objects, single_values
+from prefloop.labelers.judges.json_answers import json_objects, single_values
 
 
 def listings(ids: Sequence[str], *seed: str | int) -> tuple[tuple[str, ...], tuple[str, ...]]:

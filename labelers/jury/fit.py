@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.config import Jury
-from prefloop.labelers.jury import FITTED_RULES, MOST_TRUSTED, OUTCOMES, FittedJury
-from prefloop.labelers.verdict_table import merge_votes, pairs_of, read_votes
+from prefloop.labelers.jury.rules import FITTED_RULES, MOST_TRUSTED, OUTCOMES, FittedJury
+from prefloop.labelers.jury.verdict_table import merge_votes, pairs_of, read_votes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,8 +40,8 @@ Patterns = Counter[tuple[int, ...]]
 def count_patterns(parts: Iterable[pa.Table], labelers: Sequence[str]) -> Patterns:
     """The patterns of verdicts of ``labelers`` in votes tables, each with whole pairs in it.
 
-    Raises ``LabelerError`` as ``prefloop.labelers.verdict_table.read_votes``, or for an unknown
-    labeler.
+    Raises ``LabelerError`` as ``prefloop.labelers.jury.verdict_table.read_votes``, or for an
+    unknown labeler.
     """
     counts: Patterns = Counter()
     place = {name: index for index, name in enumerate(labelers)}

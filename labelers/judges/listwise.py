@@ -9,13 +9,13 @@ import jinja2
 
 from prefloop.data.hashing import content_id
 from prefloop.data.protocol import Engine, Sampling
-from prefloop.labelers.asking import Asker, Question, Reply
 from prefloop.labelers.base import Pair, Preference, Vote, vote_on
 from prefloop.labelers.config import JudgeLabeler
-from prefloop.labelers.judge_folder import Judge
-from prefloop.labelers.judge_settings import ListwiseSettings
-from prefloop.labelers.prompt_groups import PromptGroup, by_prompt
-from prefloop.labelers.rankings import listings, ranking_schema, read_ranking
+from prefloop.labelers.judges.asking import Asker, Question, Reply
+from prefloop.labelers.judges.folder import Judge
+from prefloop.labelers.judges.prompt_groups import PromptGroup, by_prompt
+from prefloop.labelers.judges.rankings import listings, ranking_schema, read_ranking
+from prefloop.labelers.judges.settings import ListwiseSettings
 
 
 @dataclass

@@ -9,14 +9,14 @@ import pyarrow as pa
 
 from prefloop.data.schemas import VOTE
 from prefloop.labelers.base import Preference
-from prefloop.labelers.judge import about_a_and_b
-from prefloop.labelers.judge_folder import Judge
-from prefloop.labelers.judge_settings import ListwiseSettings, PairwiseSettings, RatingSettings
-from prefloop.labelers.kept_logprobs import restore
-from prefloop.labelers.listwise_judge import ranked
-from prefloop.labelers.rankings import listings, read_ranking
-from prefloop.labelers.rating_judge import rating_vote
-from prefloop.labelers.verdicts import read_verdict
+from prefloop.labelers.judges.folder import Judge
+from prefloop.labelers.judges.listwise import ranked
+from prefloop.labelers.judges.logprobs_json import restore
+from prefloop.labelers.judges.pairwise import about_a_and_b
+from prefloop.labelers.judges.rankings import listings, read_ranking
+from prefloop.labelers.judges.rating import rating_vote
+from prefloop.labelers.judges.settings import ListwiseSettings, PairwiseSettings, RatingSettings
+from prefloop.labelers.judges.verdicts import read_verdict
 
 _READ: dict[str, Any] = {"p_a": None, "score_a": None, "score_b": None, "rationale": None}
 """The fields of a vote that are read from an answer, besides ``preference``."""

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from prefloop.data import schemas
-from prefloop.labelers.estimate import Estimate, mean_estimate
+from prefloop.labelers.statistics.estimate import Estimate, mean_estimate
 
 __all__ = [
     "Estimate",

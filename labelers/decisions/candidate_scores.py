@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.labelers.decisions import NO_VALID_VOTE
+from prefloop.labelers.decisions.decide import NO_VALID_VOTE
 
 
 def candidate_scores(decisions: pa.Table) -> pa.Table:

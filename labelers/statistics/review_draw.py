@@ -2,7 +2,7 @@
 
 Every strategy draws with known probabilities and leaves no pair without a chance, so that what
 people say about the drawn pairs estimates the whole dataset without bias (weights 1 / probability;
-``prefloop.labelers.dataset_accuracy``).
+``prefloop.labelers.statistics.dataset_accuracy``).
 """
 
 from __future__ import annotations

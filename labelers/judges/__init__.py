@@ -1,0 +1,1 @@
+"""Judges: language models that compare, rank or rate answers; the shipped ones lie in shipped/."""

@@ -1,0 +1,1 @@
+"""Estimates with their intervals: agreement, calibration, win rates, accuracy, diversity."""
