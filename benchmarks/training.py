@@ -51,7 +51,7 @@ def make_triples(path: Path, pairs: int) -> None:
 def ours(folder: Path, options: dict[str, Any], side: str) -> tuple[float, list[float]]:
     """prefloop's training: ``random``, ``length`` or ``recomputed``."""
     from prefloop.training.config import TrainConfig
-    from prefloop.training.dpo import train_dpo
+    from prefloop.training.methods.dpo import train_dpo
 
     config = TrainConfig(
         learning_rate=LEARNING_RATE, beta=BETA, batch_size=options["batch"],

@@ -17,7 +17,7 @@ from typer.exceptions import TyperException
 
 from prefloop.data.errors import PrefloopError
 from prefloop.pipeline.review.commands import app as review_app
-from prefloop.training.methods import Method
+from prefloop.training.config import Method
 
 app = typer.Typer(
     name="prefloop",

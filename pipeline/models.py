@@ -20,7 +20,7 @@ from prefloop.pipeline.engines.factory import build_engine
 from prefloop.pipeline.engines.vllm_engine import VllmInProcess
 from prefloop.pipeline.engines.weights import is_adapter, load_tokenizer
 from prefloop.pipeline.policy_check import TOLERANCE_NATS, PolicyMismatch, verify_policy
-from prefloop.training.setup import has_gpu
+from prefloop.training.session.setup import has_gpu
 
 logger = logging.getLogger(__name__)
 

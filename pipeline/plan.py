@@ -41,7 +41,7 @@ from prefloop.pipeline.run_dir import RunDir
 from prefloop.pipeline.stages.evaluate import OPPONENT
 from prefloop.pipeline.stages.prompts import round_rows, round_size
 from prefloop.pipeline.status import collect_status
-from prefloop.training.setup import optimiser_steps
+from prefloop.training.session.setup import optimiser_steps
 
 CHARACTERS_PER_TOKEN = 4.0
 """Where no tokenizer is at hand."""

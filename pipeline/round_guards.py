@@ -9,7 +9,7 @@ from typing import Any
 
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.run_dir import EVALUATION, TRAINING_CURVES, RoundDir, RunError
-from prefloop.training.guards import PERFECT
+from prefloop.training.session.guards import PERFECT
 
 logger = logging.getLogger(__name__)
 

@@ -23,9 +23,7 @@ from prefloop.pipeline.config import ConfigError, override_key
 from prefloop.pipeline.formats import count, duration, figure
 from prefloop.pipeline.progress import StepProgress
 from prefloop.pipeline.stages.write import TRIPLES_FOLDER, UNPAIRED_FOLDER
-from prefloop.training.config import TrainConfig
-from prefloop.training.methods import Method
-from prefloop.training.reward_config import RewardConfig
+from prefloop.training.config import Method, RewardConfig, TrainConfig
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -199,7 +197,7 @@ def _counted(dropped: dict[str, int]) -> str:
 def _train_reward(
     sources: Sources, base: Path, out: Path, config: RewardConfig, seed: int, on_step: Any
 ) -> Trained:
-    from prefloop.training.reward import heldout_accuracy, train_reward
+    from prefloop.training.methods.reward import heldout_accuracy, train_reward
 
     result = train_reward(
         base=base, triples=sources.train, out=out, config=config, seed=seed, on_step=on_step
@@ -229,8 +227,8 @@ def _train_policy(
     seed: int,
     on_step: Any,
 ) -> Trained:
-    from prefloop.training.heldout import Heldout, heldout_pairs
-    from prefloop.training.offline import Job, train_offline
+    from prefloop.training.methods.offline import Job, train_offline
+    from prefloop.training.policy.heldout import Heldout, heldout_pairs
 
     with ExitStack() as stack:
         files = _with_prompt_ids(sources.train, stack)

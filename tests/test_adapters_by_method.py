@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from prefloop.training.checkpoints import is_adapter
+from prefloop.training.policy.checkpoints import is_adapter
 from tests.runs import VERIFIER, run_small, small_config
 
 BEST = {"filters": [{"type": "identical"}], "strategy": {"type": "best_vs_worst"}}

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 
 from prefloop.data.chat import render_tokens
 from prefloop.data.hashing import folder_revision
-from prefloop.training import dpo
-from prefloop.training.checkpoints import is_adapter
 from prefloop.training.config import Lora, TrainConfig
 from prefloop.training.errors import TrainingError
-from prefloop.training.logprobs import answer_logprobs
+from prefloop.training.methods import dpo
+from prefloop.training.policy.checkpoints import is_adapter
+from prefloop.training.policy.logprobs import answer_logprobs
 from tests.dpo_data import rows, triple, write
 from tests.engine_models import make_model
 
@@ -116,7 +116,7 @@ def test_training_learns_the_preference(policy, shard, tmp_path):
 @pytest.fixture
 def batches(monkeypatch):
     """The batches that reach TRL's loss."""
-    from prefloop.training.pair_trainer import PairTrainer
+    from prefloop.training.trainers.pair_trainer import PairTrainer
 
     seen = []
     loss = PairTrainer._compute_loss
@@ -185,7 +185,7 @@ def test_the_models_context_bounds_the_length(policy, tmp_path):
 def test_pairs_at_the_limit_stay(policy, tmp_path):
     from transformers import AutoTokenizer
 
-    from prefloop.training.pairs import read_pairs
+    from prefloop.training.inputs.pairs import read_pairs
 
     shard = write(tmp_path / "t.parquet", [triple(1, "fox fox fox", "dog")])
     tokenizer = AutoTokenizer.from_pretrained(policy)
@@ -445,8 +445,8 @@ def test_several_losses_with_weights(policy, shard, tmp_path):
 
 def test_config_needs_no_machine_learning_library():
     code = (
-        "import sys, prefloop.training.config, prefloop.training.dpo\n"
-        "import prefloop.labelers.statistics.winrate, prefloop.training.logprobs\n"
+        "import sys, prefloop.training.config, prefloop.training.methods.dpo\n"
+        "import prefloop.labelers.statistics.winrate, prefloop.training.policy.logprobs\n"
         "print(sorted({'torch', 'trl', 'transformers', 'datasets', 'scipy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

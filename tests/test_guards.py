@@ -14,9 +14,9 @@ from prefloop.data.hashing import folder_revision
 from prefloop.labelers.statistics.winrate import metrics_table
 from prefloop.pipeline.round_guards import round_trips
 from prefloop.pipeline.run_dir import EVALUATION, RunDir, RunError
-from prefloop.training import dpo
 from prefloop.training.config import Guards, TrainConfig
-from prefloop.training.guards import GuardWatch
+from prefloop.training.methods import dpo
+from prefloop.training.session.guards import GuardWatch
 from tests.dpo_data import rows, write
 from tests.engine_models import make_model
 from tests.runs import run_small, small_config

@@ -72,10 +72,19 @@ def test_a_run_killed_twenty_times_ends_with_the_same_dataset(tmp_path: Path) ->
     config.write_text(yaml.safe_dump(CONFIG))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["torch", "transformers", "trl", "datasets", "matplotlib.pyplot", "prefloop.pipeline.loop",
-         "prefloop.pipeline.engines.hf", "prefloop.training.pair_trainer", "statsmodels.api",
-         "scipy.stats"]
-    )  # fmt: skip
+        [
+            "torch",
+            "transformers",
+            "trl",
+            "datasets",
+            "matplotlib.pyplot",
+            "prefloop.pipeline.loop",
+            "prefloop.pipeline.engines.hf",
+            "prefloop.training.trainers.pair_trainer",
+            "statsmodels.api",
+            "scipy.stats",
+        ]
+    )
 
     def child(directory: Path) -> multiprocessing.process.BaseProcess:
         process = context.Process(target=run_whole, args=(str(config), str(directory)))

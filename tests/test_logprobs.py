@@ -7,8 +7,8 @@ import pytest
 
 from prefloop.data.chat import render_tokens
 from prefloop.training.errors import TrainingError
-from prefloop.training.logprobs import answer_logprobs, kl_estimate, reward_margin
-from prefloop.training.tokens import answer_ids, end_token, prompt_ids
+from prefloop.training.inputs.tokens import answer_ids, end_token, prompt_ids
+from prefloop.training.policy.logprobs import answer_logprobs, kl_estimate, reward_margin
 from tests.engine_models import make_adapter, make_model
 
 PROMPTS = [

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from prefloop.training import dpo
-from prefloop.training.checkpoints import load_model, load_tokenizer
 from prefloop.training.config import WITHOUT_REFERENCE, Divergence, Loss, TrainConfig
-from prefloop.training.logprobs import sequence_logprobs
-from prefloop.training.pairs import read_pairs
+from prefloop.training.inputs.pairs import read_pairs
+from prefloop.training.methods import dpo
+from prefloop.training.policy.checkpoints import load_model, load_tokenizer
+from prefloop.training.policy.logprobs import sequence_logprobs
 from tests.dpo_data import rows, write
 from tests.engine_models import make_model
 

@@ -15,16 +15,16 @@ from pydantic import ValidationError
 
 from prefloop.data import schemas
 from prefloop.data.hashing import folder_revision
-from prefloop.training.answers import read_answers
-from prefloop.training.checkpoints import load_model, load_tokenizer
 from prefloop.training.config import TrainConfig
 from prefloop.training.errors import TrainingError
-from prefloop.training.kto import behind_others, train_kto
-from prefloop.training.logprobs import sequence_logprobs
-from prefloop.training.on_policy import Group, Prompts
-from prefloop.training.reinforcement import train_reinforcement
-from prefloop.training.sft import train_sft
-from prefloop.training.tokens import answer_ids, end_token, prompt_ids
+from prefloop.training.inputs.answers import read_answers
+from prefloop.training.inputs.tokens import answer_ids, end_token, prompt_ids
+from prefloop.training.methods.kto import behind_others, train_kto
+from prefloop.training.methods.reinforcement import train_reinforcement
+from prefloop.training.methods.sft import train_sft
+from prefloop.training.policy.checkpoints import load_model, load_tokenizer
+from prefloop.training.policy.logprobs import sequence_logprobs
+from prefloop.training.session.on_policy import Group, Prompts
 from tests.dpo_data import WORDS, rows, triple, write
 from tests.engine_models import make_model
 
@@ -275,7 +275,7 @@ def test_the_loss_of_grpo_is_the_papers(
 def test_the_advantages_of_rloo_are_the_papers(
     policy: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prefloop.training.rl_trainers import LeaveOneOutTrainer
+    from prefloop.training.trainers.rl_trainers import LeaveOneOutTrainer
 
     seen: list[np.ndarray] = []
     score = LeaveOneOutTrainer._generate_and_score_completions

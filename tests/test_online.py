@@ -20,11 +20,10 @@ from prefloop.pipeline.promotion import lineage
 from prefloop.pipeline.run_dir import EVALUATION, RunDir, RunError
 from prefloop.pipeline.status import collect_status
 from prefloop.pipeline.train import find_sources, summary, train_model
-from prefloop.training.config import TrainConfig
-from prefloop.training.dpo import train_dpo
-from prefloop.training.methods import Method
-from prefloop.training.on_policy import Prompts
-from prefloop.training.online import train_online
+from prefloop.training.config import Method, TrainConfig
+from prefloop.training.methods.dpo import train_dpo
+from prefloop.training.methods.online import train_online
+from prefloop.training.session.on_policy import Prompts
 from tests.dpo_data import rows, write
 from tests.engine_models import make_model
 from tests.runs import JUDGE, VERIFIER, dataset_rows, run_small, small_config

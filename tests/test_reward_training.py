@@ -24,12 +24,10 @@ from prefloop.labelers.scorers.sequence_scores import SequenceScorer, conversati
 from prefloop.pipeline.cli import app
 from prefloop.pipeline.config import ConfigError
 from prefloop.pipeline.train import find_sources, load_settings, summary, train_model
-from prefloop.training.config import Lora, TrainConfig
+from prefloop.training.config import Lora, Method, RewardConfig, TrainConfig
 from prefloop.training.errors import TrainingError
-from prefloop.training.heldout import implicit_margins
-from prefloop.training.methods import Method
-from prefloop.training.reward import RewardResult, heldout_accuracy, train_reward
-from prefloop.training.reward_config import RewardConfig
+from prefloop.training.methods.reward import RewardResult, heldout_accuracy, train_reward
+from prefloop.training.policy.heldout import implicit_margins
 from tests.dpo_data import rows, triple, write
 from tests.engine_models import make_adapter, make_model
 from tests.reward_models import make_bert_reward, make_llama_reward
@@ -132,7 +130,7 @@ def test_a_zero_head_has_loss_log_2(shard: Path, tmp_path: Path) -> None:
 def test_the_ids_are_those_that_are_scored_later(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prefloop.training.reward_trainer import ScoreTrainer
+    from prefloop.training.trainers.reward_trainer import ScoreTrainer
 
     seen: set[tuple[int, ...]] = set()
     loss = ScoreTrainer.compute_loss
@@ -559,7 +557,7 @@ def test_a_reward_model_labels_filters_and_ranks_the_next_run(tmp_path: Path) ->
 
 
 def test_what_is_encoded_is_the_conversation_itself(base: Path) -> None:
-    from prefloop.training.checkpoints import load_tokenizer
+    from prefloop.training.policy.checkpoints import load_tokenizer
 
     tokenizer = load_tokenizer(base)
     ids = conversation_tokens(tokenizer, [{"role": "user", "content": "a fox"}], "no!")

@@ -18,12 +18,12 @@ from prefloop.pipeline.plan import make_plan
 from prefloop.pipeline.promotion import plateau, promoted, verdicts
 from prefloop.pipeline.run_dir import EVALUATION, RunDir
 from prefloop.pipeline.status import collect_status
-from prefloop.training import dpo
-from prefloop.training.averaging import average_policies
-from prefloop.training.checkpoints import load_tokenizer
 from prefloop.training.config import TrainConfig
 from prefloop.training.errors import TrainingError
-from prefloop.training.pairs import read_pairs
+from prefloop.training.inputs.pairs import read_pairs
+from prefloop.training.methods import dpo
+from prefloop.training.policy.averaging import average_policies
+from prefloop.training.policy.checkpoints import load_tokenizer
 from tests.dpo_data import rows, write
 from tests.engine_models import make_model
 from tests.runs import JUDGE, VERIFIER, run_small, small_config
@@ -67,7 +67,7 @@ def test_a_curriculum_begins_with_the_largest_margin(
         row["margin"] = ((5 * number) % 12) / 12
     shard = write(tmp_path / "t.parquet", triples)
     by_margin = sorted(triples, key=lambda row: -row["margin"])
-    from prefloop.training.pair_trainer import PairTrainer
+    from prefloop.training.trainers.pair_trainer import PairTrainer
 
     seen: list[list[int]] = []
     loss = PairTrainer._compute_loss
@@ -97,7 +97,7 @@ def test_pairs_of_like_length_share_a_batch(
     for number, row in enumerate(triples):
         row["prompt"][0]["content"] = "word " * (1 + (17 * number) % 64)
     shard = write(tmp_path / "t.parquet", triples)
-    from prefloop.training.pair_trainer import PairTrainer
+    from prefloop.training.trainers.pair_trainer import PairTrainer
 
     padding: dict[str, list[float]] = {"random": [], "length": []}
     loss = PairTrainer._compute_loss

@@ -5,6 +5,7 @@ This module imports no machine-learning library: ``prefloop --help`` and config 
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -35,7 +36,7 @@ Loss = Literal[
     "orpo",
 ]
 """TRL's names (``DPOConfig.loss_type``; ``sigmoid`` is the loss of the DPO paper), and four of ours
-(``prefloop.training.losses``)."""
+(``prefloop.training.trainers.losses``)."""
 
 OWN_LOSSES: tuple[Loss, ...] = ("soft", "cdpo", "simpo", "orpo")
 """Losses that TRL's DPOTrainer has not."""
@@ -317,3 +318,28 @@ class EvaluateConfig(Strict):
     patience: PositiveInt | None = None
     """Rounds in a row whose policy does not win against the one before (by the jury, the interval
     above 0.5) after which the run ends; null = all rounds are run."""
+
+
+class RewardConfig(Optimisation):
+    """Training of a Bradley-Terry reward model with TRL's RewardTrainer."""
+
+    learning_rate: PositiveFloat = 1e-5
+    """Peak learning rate. Adapters usually need about ten times that of full weights."""
+    center_rewards_coefficient: NonNegativeFloat = 0.0
+    """Weight of the squared sum of both scores in the loss: it keeps scores around 0, which the
+    comparison alone leaves open (Eisenstein et al. 2023, equation 2; they use 0.01)."""
+    use_margin: bool = False
+    """Ask for a gap of at least the column ``margin`` (Touvron et al. 2023, equation 2)."""
+
+
+class Method(StrEnum):
+    """What ``prefloop train`` trains."""
+
+    reward = "reward"
+    """A Bradley-Terry reward model."""
+    dpo = "dpo"
+    """A policy, by direct preference optimisation."""
+    kto = "kto"
+    """A policy, on single answers with a label each."""
+    sft = "sft"
+    """A policy, on the chosen answers alone."""

@@ -1,6 +1,7 @@
 """One of the processes of a launched training: ``python -m prefloop.training.worker JOB.json``.
 
-``prefloop.training.offline`` starts it through ``accelerate launch`` and reads what it prints.
+``prefloop.training.methods.offline`` starts it through ``accelerate launch`` and reads what it
+prints.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import sys
 from pathlib import Path
 
 from prefloop.training.errors import TrainingError
-from prefloop.training.offline import PROBLEM, STEP, Job, train_here
-from prefloop.training.setup import has_gpu
+from prefloop.training.methods.offline import PROBLEM, STEP, Job, train_here
+from prefloop.training.session.setup import has_gpu
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefloop.data.protocol import EngineFailed
-from prefloop.training import checkpoints
+from prefloop.training.policy import checkpoints
 
 if TYPE_CHECKING:
     import torch

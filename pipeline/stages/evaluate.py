@@ -34,8 +34,8 @@ from prefloop.pipeline.stages.label import OpenLabelers, build_pairs, vote
 from prefloop.pipeline.stages.sample import Draw, open_source, sample_block, sampling_of
 from prefloop.pipeline.stages.write import split_files
 from prefloop.pipeline.stream import run_blocks
-from prefloop.training.heldout import MOST_PAIRS, implicit_margins
-from prefloop.training.logprobs import answer_logprobs, kl_estimate
+from prefloop.training.policy.heldout import MOST_PAIRS, implicit_margins
+from prefloop.training.policy.logprobs import answer_logprobs, kl_estimate
 
 logger = logging.getLogger(__name__)
 

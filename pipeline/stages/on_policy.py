@@ -33,8 +33,8 @@ from prefloop.pipeline.stages.sample import draw_block, open_draw
 from prefloop.pipeline.stages.train import reference_policy, refuse_to_go_on, run_training
 from prefloop.pipeline.stages.write import triples_of_block
 from prefloop.training.config import TrainConfig
-from prefloop.training.fitting import OnStep, TrainResult
-from prefloop.training.on_policy import Group, Prompts, WeightsNow
+from prefloop.training.session.fit import OnStep, TrainResult
+from prefloop.training.session.on_policy import Group, Prompts, WeightsNow
 
 
 async def train_while_sampling(
@@ -69,10 +69,10 @@ async def train_while_sampling(
             "on_step": step,
         }
         if settings.online:
-            from prefloop.training.online import train_online
+            from prefloop.training.methods.online import train_online
 
             return train_online(triples=legs.triples, **common)
-        from prefloop.training.reinforcement import train_reinforcement
+        from prefloop.training.methods.reinforcement import train_reinforcement
 
         return train_reinforcement(
             groups=legs.groups,
@@ -116,12 +116,12 @@ class _Legs:
         self._stopped = threading.Event()
 
     def triples(self, leg: int, now: WeightsNow) -> list[Path]:
-        """See ``prefloop.training.on_policy.Triples``."""
+        """See ``prefloop.training.session.on_policy.Triples``."""
         self._make(leg, now)
         return [self._folder.triples.path(leg)] if self._folder.triples.rows([leg]) else []
 
     def groups(self, leg: int, now: WeightsNow) -> list[Group]:
-        """See ``prefloop.training.on_policy.Groups``."""
+        """See ``prefloop.training.session.on_policy.Groups``."""
         self._make(leg, now)
         candidates = self._folder.candidates.read(leg)
         rewards = self._rewards(leg)

@@ -15,10 +15,10 @@ from prefloop.pipeline.promotion import Lineage
 from prefloop.pipeline.run_dir import TRAINING_CURVES, RoundDir, RunDir, RunError, Stopwatch
 from prefloop.pipeline.stages.write import split_files
 from prefloop.training.config import TrainConfig
-from prefloop.training.offline import Job, train_offline
+from prefloop.training.methods.offline import Job, train_offline
 
 if TYPE_CHECKING:
-    from prefloop.training.fitting import OnStep, TrainResult
+    from prefloop.training.session.fit import OnStep, TrainResult
 
 
 def train_round(config: RunConfig, run: RunDir, folder: RoundDir, origin: Lineage) -> None:
@@ -79,7 +79,7 @@ def reference_policy(config: RunConfig, run: RunDir, folder: RoundDir, origin: L
         return start
     if config.train.reference == "previous":
         return origin.previous
-    from prefloop.training.averaging import average_policies
+    from prefloop.training.policy.averaging import average_policies
 
     return average_policies([start, *origin.before[1:]], folder.root / "reference")
 

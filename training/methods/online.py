@@ -3,7 +3,8 @@
 A round is cut into legs of ``online_steps`` optimiser steps. Before each, the policy as it is
 answers the leg's prompts and the answers are labelled; the leg's pairs are spread evenly over its
 forward passes, so that a leg is always as many steps long, however many pairs were kept. With
-``online_steps: 1`` every step is on-policy. For what else holds, see ``prefloop.training.fitting``.
+``online_steps: 1`` every step is on-policy. For what else holds, see
+``prefloop.training.session.fit``.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import numpy as np
 import pyarrow as pa
 
 from prefloop.data.hashing import json_hash
-from prefloop.training.checkpoints import load_tokenizer
 from prefloop.training.config import TrainConfig
-from prefloop.training.dpo import dpo_arguments, no_reference, reference_logps
-from prefloop.training.fitting import (
+from prefloop.training.inputs.pairs import Pairs, read_pairs
+from prefloop.training.methods.dpo import dpo_arguments, no_reference, reference_logps
+from prefloop.training.policy.checkpoints import load_tokenizer
+from prefloop.training.session.fit import (
     OnStep,
     OpenPolicy,
     TrainResult,
@@ -31,10 +33,9 @@ from prefloop.training.fitting import (
     open_policy,
     settings_of,
 )
-from prefloop.training.on_policy import Prompts, Triples, Weights
-from prefloop.training.pairs import Pairs, read_pairs
-from prefloop.training.reference import beside
-from prefloop.training.setup import on_one_gpu
+from prefloop.training.session.on_policy import Prompts, Triples, Weights
+from prefloop.training.session.reference import beside
+from prefloop.training.session.setup import on_one_gpu
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def train_online(
     """Train the policy in ``policy`` on what it answers to ``prompts`` meanwhile.
 
     ``triples`` is called once for each leg, in their order (again for legs that a killed attempt
-    had begun; it must then give the same). Else as ``prefloop.training.dpo.train_dpo``.
+    had begun; it must then give the same). Else as ``prefloop.training.methods.dpo.train_dpo``.
     """
     prompts.require_leg(
         "one leg of online training (online_steps x batch_size x gradient_accumulation)"
@@ -68,7 +69,7 @@ def train_online(
     def build(checkpoints: Path, callbacks: list[Any]) -> Any:
         from transformers import set_seed
 
-        from prefloop.training.online_trainer import OnlineTrainer, one_number
+        from prefloop.training.trainers.online_trainer import OnlineTrainer, one_number
 
         passes = prompts.legs * legs.passes
         opened = open_policy(policy, config)

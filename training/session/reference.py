@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefloop.data.shards import write_shard
-from prefloop.training.logprobs import sequence_logprobs
-from prefloop.training.setup import processes
-from prefloop.training.tokens import TokenIds
+from prefloop.training.inputs.tokens import TokenIds
+from prefloop.training.policy.logprobs import sequence_logprobs
+from prefloop.training.session.setup import processes
 
 if TYPE_CHECKING:
     import torch
@@ -73,8 +73,8 @@ def shared_logprobs(
     batch_size: int,
     autocast: torch.dtype | None,
 ) -> np.ndarray:
-    """``prefloop.training.logprobs.sequence_logprobs`` [N], each process computing its share of the
-    rows."""
+    """``prefloop.training.policy.logprobs.sequence_logprobs`` [N], each process computing its share
+    of the rows."""
     if processes() == 1:
         return sequence_logprobs(model, prompts, answers, batch_size=batch_size, autocast=autocast)
     from accelerate import PartialState

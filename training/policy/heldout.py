@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from prefloop.data.hashing import prompt_id
 from prefloop.labelers.statistics.estimate import Estimate
 from prefloop.labelers.statistics.winrate import win_rate
-from prefloop.training.logprobs import answer_logprobs, reward_margin
-from prefloop.training.reward_pairs import prompts_in
+from prefloop.training.inputs.reward_pairs import prompts_in
+from prefloop.training.policy.logprobs import answer_logprobs, reward_margin
 
 MOST_PAIRS = 256
 """Held-out pairs that a policy is measured on, at most: each is four forward passes."""
@@ -39,7 +39,7 @@ class Heldout:
 def implicit_margins(
     policy: Path, reference: Path, triples: pa.Table, beta: float
 ) -> NDArray[np.float64]:
-    """``prefloop.training.logprobs.reward_margin`` [N] of each row's chosen answer over its
+    """``prefloop.training.policy.logprobs.reward_margin`` [N] of each row's chosen answer over its
     rejected one.
 
     ``triples`` has ``prompt``, ``chosen`` and ``rejected`` as in ``schemas.TRIPLE``.

@@ -18,7 +18,7 @@ import transformers
 from transformers import TrainerCallback
 
 from prefloop.training.errors import TrainingError
-from prefloop.training.guards import GuardWatch
+from prefloop.training.session.guards import GuardWatch
 
 logger = logging.getLogger(__name__)
 

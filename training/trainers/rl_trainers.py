@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from trl import GRPOTrainer, RLOOTrainer
 
-from prefloop.training.no_hub import NoHub
-from prefloop.training.on_policy import Group, Groups, Weights
-from prefloop.training.tokens import answer_ids
+from prefloop.training.inputs.tokens import answer_ids
+from prefloop.training.session.on_policy import Group, Groups, Weights
+from prefloop.training.trainers.offline_mixin import NoHub
 
 
 class _FromGroups(NoHub):

@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from prefloop.data.protocol import Message
 from prefloop.labelers.statistics.estimate import Estimate, mean_estimate
-from prefloop.training.checkpoints import load_model, load_tokenizer
-from prefloop.training.tokens import TokenIds, answer_ids, end_token, prompt_ids
+from prefloop.training.inputs.tokens import TokenIds, answer_ids, end_token, prompt_ids
+from prefloop.training.policy.checkpoints import load_model, load_tokenizer
 
 if TYPE_CHECKING:
     import torch

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from trl import KTOTrainer, SFTTrainer
 
-from prefloop.training.no_hub import NoHub, Prepared
-from prefloop.training.order import Ordered
+from prefloop.training.trainers.offline_mixin import NoHub, Prepared
+from prefloop.training.trainers.order import Ordered
 
 
 class LabelledTrainer(Prepared, KTOTrainer):  # type: ignore[misc]  # TRL has no types

@@ -1,7 +1,7 @@
 """A round of training on the chosen answers alone with TRL's SFTTrainer.
 
 The loss is the mean negative log-probability of the answers' tokens; the prompt's have none. For
-what else holds, see ``prefloop.training.fitting``.
+what else holds, see ``prefloop.training.session.fit``.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 
 from prefloop.data.hashing import json_hash
-from prefloop.training.answers import Answers, read_answers
-from prefloop.training.checkpoints import load_tokenizer
 from prefloop.training.config import TrainConfig
-from prefloop.training.fitting import (
+from prefloop.training.inputs.answers import Answers, read_answers
+from prefloop.training.policy.checkpoints import load_tokenizer
+from prefloop.training.session.fit import (
     OnStep,
     TrainResult,
     context_length,
@@ -26,7 +26,7 @@ from prefloop.training.fitting import (
     open_policy,
     settings_of,
 )
-from prefloop.training.setup import on_one_gpu, optimiser_steps, shared_arguments
+from prefloop.training.session.setup import on_one_gpu, optimiser_steps, shared_arguments
 
 
 def train_sft(
@@ -42,7 +42,7 @@ def train_sft(
     """Train the policy in ``policy`` on the good ones of ``answers`` and save it as ``out``.
 
     ``answers`` are Parquet shards of triples, whose chosen answers are taken once each, or of
-    ``schemas.UNPAIRED``. As ``prefloop.training.dpo.train_dpo`` otherwise.
+    ``schemas.UNPAIRED``. As ``prefloop.training.methods.dpo.train_dpo`` otherwise.
     """
     tokenizer = load_tokenizer(policy)
     max_length = min(config.max_length, context_length(policy))
@@ -58,7 +58,7 @@ def train_sft(
         from trl import SFTConfig
         from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-        from prefloop.training.answer_trainers import ImitationTrainer
+        from prefloop.training.trainers.answer_trainers import ImitationTrainer
 
         opened = open_policy(policy, config)
         steps = optimiser_steps(len(data), config)

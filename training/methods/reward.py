@@ -28,14 +28,14 @@ import numpy as np
 from prefloop.data.hashing import folder_revision, json_hash
 from prefloop.labelers.scorers.sequence_scores import SequenceScorer, context_length, padding_token
 from prefloop.labelers.statistics.winrate import win_rate
-from prefloop.training.checkpoints import base_of, copy_tokenizer, is_adapter, load_tokenizer
+from prefloop.training.config import RewardConfig
 from prefloop.training.errors import TrainingError
-from prefloop.training.fitting import dataset_of, quiet_trainer
-from prefloop.training.heldout import TRAINED_PROMPT, Heldout
-from prefloop.training.records import read_record, write_record
-from prefloop.training.reward_config import RewardConfig
-from prefloop.training.reward_pairs import RewardPairs, prompts_in, read_reward_pairs
-from prefloop.training.setup import (
+from prefloop.training.inputs.reward_pairs import RewardPairs, prompts_in, read_reward_pairs
+from prefloop.training.policy.checkpoints import base_of, copy_tokenizer, is_adapter, load_tokenizer
+from prefloop.training.policy.heldout import TRAINED_PROMPT, Heldout
+from prefloop.training.session.fit import dataset_of, quiet_trainer
+from prefloop.training.session.records import read_record, write_record
+from prefloop.training.session.setup import (
     on_one_gpu,
     optimiser_steps,
     peft_config,
@@ -83,10 +83,11 @@ def train_reward(
 
     ``base`` is the folder of a causal language model, which gets a head of one output drawn by
     ``seed``, or of a reward model, which keeps its own. ``triples`` are Parquet files (see
-    ``prefloop.training.reward_pairs``). ``on_step`` gets each step's record; an exception it raises
-    stops the training and passes through, and nothing is saved. Checkpoints are kept beside ``out``
-    while training runs, and an interrupted call with the same arguments goes on from the last one.
-    An ``out`` that these arguments made already is not made again: its recorded result is returned.
+    ``prefloop.training.inputs.reward_pairs``). ``on_step`` gets each step's record; an exception it
+    raises stops the training and passes through, and nothing is saved. Checkpoints are kept beside
+    ``out`` while training runs, and an interrupted call with the same arguments goes on from the
+    last one. An ``out`` that these arguments made already is not made again: its recorded result is
+    returned.
 
     Raises ``TrainingError`` if there is nothing to train on, the base is unusable, the loss
     becomes NaN, or ``out`` holds something else.
@@ -111,7 +112,7 @@ def train_reward(
     if out.exists():
         return _recorded(out, fingerprint)
 
-    from prefloop.training.watch import quiet, resumable, step_record
+    from prefloop.training.session.watch import quiet, resumable, step_record
 
     checkpoints = out.with_name(f".{out.name}.checkpoints")
     with quiet(verbose):
@@ -200,8 +201,8 @@ def _trainer(
     import trl
     from transformers import set_seed
 
-    from prefloop.training.reward_trainer import ScoreTrainer
-    from prefloop.training.watch import Watch
+    from prefloop.training.session.watch import Watch
+    from prefloop.training.trainers.reward_trainer import ScoreTrainer
 
     set_seed(seed)  # draws the head
     # As for policies: whole models train on float32 weights, a frozen base may be bf16.

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from prefloop.training.config import TrainConfig
 from prefloop.training.errors import TrainingError
-from prefloop.training.fitting import OnStep, TrainResult
+from prefloop.training.session.fit import OnStep, TrainResult
 
 STEP, PROBLEM = "@prefloop-step ", "@prefloop-problem "
 """What the lines begin with by which a launched training reports."""
@@ -78,8 +78,9 @@ def _full(path: Path) -> str:
 
 
 def train_offline(job: Job, *, on_step: OnStep | None = None, verbose: bool = False) -> TrainResult:
-    """Do ``job``; see ``prefloop.training.dpo.train_dpo``, ``prefloop.training.kto.train_kto`` and
-    ``prefloop.training.sft.train_sft``. Raises ``TrainingError``."""
+    """Do ``job``; see ``prefloop.training.methods.dpo.train_dpo``,
+    ``prefloop.training.methods.kto.train_kto`` and ``prefloop.training.methods.sft.train_sft``.
+    Raises ``TrainingError``."""
     if job.config.accelerate and not job.out.exists():
         _launch(job, job.config.accelerate, on_step)
     return train_here(job, on_step=on_step, verbose=verbose)
@@ -92,15 +93,15 @@ def train_here(job: Job, *, on_step: OnStep | None = None, verbose: bool = False
         "on_step": on_step, "verbose": verbose,
     }  # fmt: skip
     if job.config.method == "sft":
-        from prefloop.training.sft import train_sft
+        from prefloop.training.methods.sft import train_sft
 
         return train_sft(answers=job.files, **common)
     common |= {"reference": job.reference, "kept_reference": job.kept_reference}
     if job.config.method == "kto":
-        from prefloop.training.kto import train_kto
+        from prefloop.training.methods.kto import train_kto
 
         return train_kto(answers=job.files, **common)
-    from prefloop.training.dpo import train_dpo
+    from prefloop.training.methods.dpo import train_dpo
 
     return train_dpo(triples=job.files, replay=job.replay, **common)
 

@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from prefloop.training.checkpoints import copy_tokenizer, is_adapter, load_model
 from prefloop.training.errors import TrainingError
+from prefloop.training.policy.checkpoints import copy_tokenizer, is_adapter, load_model
 
 
 def average_policies(policies: Sequence[Path], out: Path) -> Path:

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from prefloop.training.online import Legs
-from prefloop.training.pair_trainer import PairCollator, PairTrainer
+from prefloop.training.methods.online import Legs
+from prefloop.training.trainers.pair_trainer import PairCollator, PairTrainer
 
 
 class OnlineTrainer(PairTrainer):

@@ -22,7 +22,7 @@ class Prepared(NoHub):
     """Over a dataset that has token ids and the reference's log-probabilities."""
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-        return dataset  # tokenised by prefloop.training.tokens, what is over-long dropped
+        return dataset  # tokenised by prefloop.training.inputs.tokens, what is over-long dropped
 
     def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
-        return dataset  # computed by prefloop.training.logprobs, for any reference
+        return dataset  # computed by prefloop.training.policy.logprobs, for any reference

@@ -1,8 +1,8 @@
 """GRPO and RLOO with TRL's trainers; answers and rewards come from outside, leg by leg.
 
 A leg is one optimiser step: its prompts, each with a group of answers of the policy as it is. The
-baselines of ``prefloop.training.dpo``, on the same sampler and labelers. For what else holds, see
-``prefloop.training.fitting``.
+baselines of ``prefloop.training.methods.dpo``, on the same sampler and labelers. For what else
+holds, see ``prefloop.training.session.fit``.
 
 * GRPO (Shao et al. 2024, arXiv 2402.03300, equation 3): advantages are rewards less the group's
   mean, by default over its standard deviation; the KL to the reference is part of the loss.
@@ -19,9 +19,10 @@ import numpy as np
 import pyarrow as pa
 
 from prefloop.data.hashing import json_hash
-from prefloop.training.checkpoints import load_tokenizer
 from prefloop.training.config import TrainConfig
-from prefloop.training.fitting import (
+from prefloop.training.inputs.tokens import end_token, prompt_ids
+from prefloop.training.policy.checkpoints import load_tokenizer
+from prefloop.training.session.fit import (
     OnStep,
     TrainResult,
     context_length,
@@ -31,9 +32,8 @@ from prefloop.training.fitting import (
     open_policy,
     settings_of,
 )
-from prefloop.training.on_policy import Groups, Prompts, Weights
-from prefloop.training.setup import on_one_gpu, shared_arguments
-from prefloop.training.tokens import end_token, prompt_ids
+from prefloop.training.session.on_policy import Groups, Prompts, Weights
+from prefloop.training.session.setup import on_one_gpu, shared_arguments
 
 
 def train_reinforcement(
@@ -55,7 +55,7 @@ def train_reinforcement(
 
     ``groups`` is called once for each leg, in their order (again for legs that a killed attempt
     had begun; it must then give the same), and gives ``group_size`` answers to each of its prompts,
-    sampled at ``temperature``. Else as ``prefloop.training.dpo.train_dpo``. Raises
+    sampled at ``temperature``. Else as ``prefloop.training.methods.dpo.train_dpo``. Raises
     ``TrainingError`` where there are too few prompts for a step.
     """
     prompts.require_leg("one step (batch_size x gradient_accumulation / sample.n)")
@@ -70,7 +70,7 @@ def train_reinforcement(
         from trl import GRPOConfig, RLOOConfig
         from trl.trainer.utils import add_fused_lm_head
 
-        from prefloop.training.rl_trainers import TRAINERS
+        from prefloop.training.trainers.rl_trainers import TRAINERS
 
         opened = open_policy(policy, config)
         shared = shared_arguments(config, checkpoints=checkpoints, steps=prompts.legs, seed=seed)

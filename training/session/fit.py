@@ -23,18 +23,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefloop.data.hashing import content_id, folder_revision
-from prefloop.training.checkpoints import (
+from prefloop.training.config import Lora, TrainConfig
+from prefloop.training.errors import TrainingError
+from prefloop.training.policy.checkpoints import (
     adapter_settings,
     base_of,
     copy_tokenizer,
     is_adapter,
     load_model,
 )
-from prefloop.training.config import Lora, TrainConfig
-from prefloop.training.errors import TrainingError
-from prefloop.training.guards import GuardWatch
-from prefloop.training.records import RECORD, read_record, write_record
-from prefloop.training.setup import has_gpu, is_sharded, peft_config, surroundings, uses_bf16
+from prefloop.training.session.guards import GuardWatch
+from prefloop.training.session.records import RECORD, read_record, write_record
+from prefloop.training.session.setup import (
+    has_gpu,
+    is_sharded,
+    peft_config,
+    surroundings,
+    uses_bf16,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +75,7 @@ class TrainResult:
     settings: dict[str, Any]
     history: list[dict[str, float]]
     guard: dict[str, Any] | None = None
-    """The guard that stopped the training (``prefloop.training.guards.Trip``) and
+    """The guard that stopped the training (``prefloop.training.session.guards.Trip``) and
     ``restored_step``, the step whose weights were saved (0: those that training began with); null
     where none did."""
 
@@ -98,7 +104,7 @@ def fit(
     """
     if out.exists():
         return recorded(out, fingerprint)
-    from prefloop.training.watch import (
+    from prefloop.training.session.watch import (
         SNAPSHOTS,
         Watch,
         last_put_aside,
@@ -152,7 +158,7 @@ def _save(
 
     ``weights``: a folder to take them from instead of from the trainer.
     """
-    from prefloop.training.watch import save_weights
+    from prefloop.training.session.watch import save_weights
 
     out = result.policy_path
     partial = out.with_name(f".{out.name}.partial")

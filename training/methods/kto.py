@@ -3,7 +3,7 @@
 
 The KL term of a batch comes from its answers behind each other's prompts; answers are put in
 order once, by seed, for all epochs, so that a batch mixes prompts. For what else holds, see
-``prefloop.training.fitting``.
+``prefloop.training.session.fit``.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow as pa
 
 from prefloop.data.hashing import json_hash
-from prefloop.training.answers import Answers, read_answers
-from prefloop.training.checkpoints import load_tokenizer
 from prefloop.training.config import TrainConfig
 from prefloop.training.errors import TrainingError
-from prefloop.training.fitting import (
+from prefloop.training.inputs.answers import Answers, read_answers
+from prefloop.training.inputs.tokens import TokenIds
+from prefloop.training.policy.checkpoints import load_tokenizer
+from prefloop.training.session.fit import (
     OnStep,
     TrainResult,
     context_length,
@@ -30,9 +31,8 @@ from prefloop.training.fitting import (
     open_policy,
     settings_of,
 )
-from prefloop.training.reference import beside, kept_columns, shared_logprobs
-from prefloop.training.setup import on_one_gpu, optimiser_steps, shared_arguments
-from prefloop.training.tokens import TokenIds
+from prefloop.training.session.reference import beside, kept_columns, shared_logprobs
+from prefloop.training.session.setup import on_one_gpu, optimiser_steps, shared_arguments
 
 
 def train_kto(
@@ -50,8 +50,8 @@ def train_kto(
     """Train the policy in ``policy`` on labelled ``answers`` and save the new one as ``out``.
 
     ``answers`` are Parquet shards of ``schemas.UNPAIRED`` or of triples (see
-    ``prefloop.training.answers.read_answers``). ``kept_reference`` is a file for the reference's
-    log-probabilities. As ``prefloop.training.dpo.train_dpo`` otherwise.
+    ``prefloop.training.inputs.answers.read_answers``). ``kept_reference`` is a file for the
+    reference's log-probabilities. As ``prefloop.training.methods.dpo.train_dpo`` otherwise.
 
     Raises ``TrainingError`` if there is nothing to train on, or only answers of one label.
     """
@@ -67,7 +67,7 @@ def train_kto(
             "per prompt, or let another labeler judge"
         )
     if config.order == "length":
-        from prefloop.training.order import LikeLengths
+        from prefloop.training.trainers.order import LikeLengths
 
         data = data.take(list(LikeLengths(data.lengths(), config.batch_size, seed)))
     settings = settings_of(policy, reference, config, seed, max_length)
@@ -103,7 +103,7 @@ def _trainer(
     from trl import KTOConfig
     from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
-    from prefloop.training.answer_trainers import LabelledTrainer
+    from prefloop.training.trainers.answer_trainers import LabelledTrainer
 
     opened = open_policy(policy, config)
     others = behind_others(data.answers, config.batch_size)

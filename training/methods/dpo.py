@@ -1,7 +1,7 @@
 """A round of training on pairs with TRL's DPOTrainer: triples in, a new policy folder out.
 
 No pair is cut to fit: it is trained on whole, or dropped and counted. For what else holds, see
-``prefloop.training.fitting``.
+``prefloop.training.session.fit``.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import numpy as np
 import pyarrow as pa
 
 from prefloop.data.hashing import json_hash
-from prefloop.training.checkpoints import load_tokenizer
 from prefloop.training.config import OWN_LOSSES, TrainConfig
-from prefloop.training.fitting import (
+from prefloop.training.inputs.pairs import Pairs, read_pairs
+from prefloop.training.inputs.tokens import TokenIds
+from prefloop.training.policy.checkpoints import load_tokenizer
+from prefloop.training.session.fit import (
     OnStep,
     TrainResult,
     context_length,
@@ -26,10 +28,8 @@ from prefloop.training.fitting import (
     open_policy,
     settings_of,
 )
-from prefloop.training.pairs import Pairs, read_pairs
-from prefloop.training.reference import beside, kept_columns, shared_logprobs
-from prefloop.training.setup import on_one_gpu, optimiser_steps, shared_arguments
-from prefloop.training.tokens import TokenIds
+from prefloop.training.session.reference import beside, kept_columns, shared_logprobs
+from prefloop.training.session.setup import on_one_gpu, optimiser_steps, shared_arguments
 
 if TYPE_CHECKING:
     import torch
@@ -99,7 +99,7 @@ def _trainer(
     """The trainer, ready to run; the reference's log-probabilities are kept in ``kept``."""
     from transformers import set_seed
 
-    from prefloop.training.pair_trainer import PairCollator, PairTrainer
+    from prefloop.training.trainers.pair_trainer import PairCollator, PairTrainer
 
     opened = open_policy(policy, config)
     live_reference = None

@@ -15,8 +15,8 @@ from typing import Any
 
 from prefloop.data.hashing import content_id, json_hash
 from prefloop.data.protocol import Message
-from prefloop.training.checkpoints import copy_tokenizer
 from prefloop.training.errors import TrainingError
+from prefloop.training.policy.checkpoints import copy_tokenizer
 
 WeightsNow = Callable[[], Path]
 """Gives a folder with the policy as it is now; it lasts until the next leg."""
@@ -74,7 +74,7 @@ class Weights:
 
     def now(self) -> Path:
         """A folder with the weights of this step. Step 0 is the policy itself."""
-        from prefloop.training.watch import save_weights
+        from prefloop.training.session.watch import save_weights
 
         step = int(self.trainer.state.global_step)
         if step == 0:

@@ -13,9 +13,9 @@ from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from prefloop.training.config import TrainConfig
-from prefloop.training.losses import OWN, PairLogps, own_loss
-from prefloop.training.no_hub import Prepared
-from prefloop.training.order import Ordered
+from prefloop.training.trainers.losses import OWN, PairLogps, own_loss
+from prefloop.training.trainers.offline_mixin import Prepared
+from prefloop.training.trainers.order import Ordered
 
 
 class PairTrainer(Prepared, Ordered, DPOTrainer):  # type: ignore[misc]  # TRL has no types

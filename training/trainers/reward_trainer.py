@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from trl import RewardTrainer
 
-from prefloop.training.no_hub import NoHub
+from prefloop.training.trainers.offline_mixin import NoHub
 
 
 class ScoreTrainer(NoHub, RewardTrainer):  # type: ignore[misc]  # TRL has no types

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from prefloop.data.hashing import content_id
 from prefloop.training.errors import TrainingError
-from prefloop.training.tokens import TokenIds, answer_ids, end_token, prompt_ids
+from prefloop.training.inputs.tokens import TokenIds, answer_ids, end_token, prompt_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -1,0 +1,1 @@
+"""A policy on disk and what it says: checkpoints, averages, log-probabilities, held-out rewards."""

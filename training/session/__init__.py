@@ -1,0 +1,1 @@
+"""One training, whatever the method: set up, watched, guarded, saved, recorded."""
