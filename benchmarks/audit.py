@@ -120,7 +120,7 @@ def main() -> None:
                 "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
                 "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
             )
-            start = "from prefloop.pipeline.cli import main; main()"
+            start = "from prefloop.pipeline.commands.app import main; main()"
             command = [sys.executable, "-c", start, "audit", str(path), "--json"]
             began = time.monotonic()
             done = subprocess.run(

@@ -128,8 +128,8 @@ def ours(url: str, rows: list[dict[str, object]], orders: str) -> Measured:
     from prefloop.labelers.base import Answer, Pair
     from prefloop.labelers.config import JudgeLabeler
     from prefloop.labelers.factory import build_labeler
-    from prefloop.pipeline.engines.config import OpenAIEngine
     from prefloop.pipeline.engines.factory import build_engine
+    from prefloop.pipeline.engines.settings import OpenAIEngine
 
     pairs = []
     for row in rows:

@@ -55,7 +55,7 @@ def ours(rows: int) -> float:
     from prefloop.data.protocol import Completion, Request
     from prefloop.labelers.base import Pair, Vote
     from prefloop.pipeline.config import validate_config
-    from prefloop.pipeline.run_dir import RunDir
+    from prefloop.pipeline.run.run_dir import RunDir
     from prefloop.pipeline.stages.label import label_round
     from prefloop.pipeline.stages.prompts import draw_prompts, read_prompts
     from prefloop.pipeline.stages.sample import sample_round

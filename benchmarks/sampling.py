@@ -61,8 +61,8 @@ def config_of(folder: Path, options: argparse.Namespace) -> Any:
 
 def ours(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Tokens/s of the sample stage."""
-    from prefloop.pipeline.models import Models
-    from prefloop.pipeline.run_dir import RunDir
+    from prefloop.pipeline.run.models import Models
+    from prefloop.pipeline.run.run_dir import RunDir
     from prefloop.pipeline.stages.prompts import draw_prompts, read_prompts
     from prefloop.pipeline.stages.sample import (
         Draw,
@@ -102,7 +102,7 @@ def raw(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     from prefloop.data.chat import render_tokens
     from prefloop.data.hashing import derive_seed
     from prefloop.pipeline.engines.vllm_engine import _engine_args
-    from prefloop.pipeline.run_dir import RunDir
+    from prefloop.pipeline.run.run_dir import RunDir
     from prefloop.pipeline.stages.prompts import read_prompts
 
     config = config_of(folder, options)

@@ -25,7 +25,7 @@ from prefloop.data.hashing import content_id
 from prefloop.data.schemas import CANDIDATE, MESSAGES, PROMPT, VOTE
 from prefloop.labelers.decisions.pairs import propose_pairs
 from prefloop.pipeline.config import RunConfig, validate_config
-from prefloop.pipeline.run_dir import RunDir
+from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.stages.filter import filter_round
 from prefloop.pipeline.stages.write import write_round
 

@@ -3,8 +3,8 @@ against starting a new one.
 
     python -m benchmarks.turnover [--width 512] [--layers 8] [--repeats 3] [--gpu]
 
-Swapped: ``prefloop.pipeline.models.Models`` as in a run: the engine takes the new weights (a LoRA
-adapter for vLLM; whole weights for transformers, and for vLLM with ``--gpu``), its
+Swapped: ``prefloop.pipeline.run.models.Models`` as in a run: the engine takes the new weights (a
+LoRA adapter for vLLM; whole weights for transformers, and for vLLM with ``--gpu``), its
 log-probabilities are compared with transformers on the same checkpoint, and it answers. Anew: the
 engine is closed and another is started on the new weights in the same process, and answers; no
 check, no imports. In a process of its own, as where each round is a script: imports too. The policy
@@ -28,7 +28,7 @@ from benchmarks.models import make_model
 from prefloop.data.protocol import Engine, Request, Sampling
 from prefloop.pipeline.config import RunConfig, validate_config
 from prefloop.pipeline.engines.factory import build_engine
-from prefloop.pipeline.models import Models
+from prefloop.pipeline.run.models import Models
 from tests.engine_models import make_adapter
 
 PROBES = [({"role": "user", "content": f"Write one sentence about {word}."},) for word in

@@ -1,0 +1,1 @@
+"""Who prefers what: judges, scorers, juries, decisions, and the statistics of all of them."""

@@ -1,7 +1,8 @@
 """The run's config: one YAML file, validated whole before anything is spent.
 
 Rooms own the config of what they do (``prefloop.data.config``, ``prefloop.labelers.config``,
-``prefloop.training.config``, ``prefloop.pipeline.engines.config``); this module puts them together.
+``prefloop.training.config``, ``prefloop.pipeline.engines.settings``); this module puts them
+together.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from prefloop.labelers.config import (
     ReferenceLabeler,
 )
 from prefloop.labelers.jury.rules import FITTED_RULES
-from prefloop.pipeline.engines.config import EngineConfig, OpenAIEngine, TransformersEngine
+from prefloop.pipeline.engines.settings import EngineConfig, OpenAIEngine, TransformersEngine
 from prefloop.training.config import EvaluateConfig, TrainConfig
 
 POLICY = "policy"

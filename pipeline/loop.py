@@ -12,14 +12,14 @@ from prefloop.data.conversation import shown
 from prefloop.labelers.base import Labeler
 from prefloop.labelers.config import JudgeLabeler, LabelerConfig, RewardModelLabeler
 from prefloop.labelers.factory import build_labeler
-from prefloop.pipeline.card import write_card
 from prefloop.pipeline.config import RunConfig
-from prefloop.pipeline.manifest import open_run
-from prefloop.pipeline.models import Models
-from prefloop.pipeline.promotion import lineage, plateau
-from prefloop.pipeline.report import write_report
-from prefloop.pipeline.round_guards import check_round
-from prefloop.pipeline.run_dir import RoundDir, RunDir, RunError
+from prefloop.pipeline.report.card import write_card
+from prefloop.pipeline.report.run_page import write_report
+from prefloop.pipeline.run.manifest import open_run
+from prefloop.pipeline.run.models import Models
+from prefloop.pipeline.run.promotion import lineage, plateau
+from prefloop.pipeline.run.round_guards import check_round
+from prefloop.pipeline.run.run_dir import RoundDir, RunDir, RunError
 from prefloop.pipeline.stages.evaluate import answer_heldout, answer_opponent, evaluate_round
 from prefloop.pipeline.stages.filter import filter_round
 from prefloop.pipeline.stages.label import label_round

@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 
 from prefloop.data.schemas import DECISION
 from prefloop.data.shards import ShardFolder
-from prefloop.pipeline.card import write_card
 from prefloop.pipeline.config import RunConfig
-from prefloop.pipeline.report import write_report
-from prefloop.pipeline.run_dir import RoundDir, RunDir
+from prefloop.pipeline.report.card import write_card
+from prefloop.pipeline.report.run_page import write_report
+from prefloop.pipeline.run.run_dir import RoundDir, RunDir
 from prefloop.pipeline.stages.filter import filter_round
 from prefloop.pipeline.stages.write import split_files, write_round
 

@@ -1,5 +1,5 @@
 """Set before anything imports torch, as the command line does: see
-``prefloop.pipeline.cli.main``."""
+``prefloop.pipeline.commands.app.main``."""
 
 import os
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from prefloop.pipeline.config import RunConfig, validate_config
 from prefloop.pipeline.loop import run_loop
-from prefloop.pipeline.run_dir import RunDir
+from prefloop.pipeline.run.run_dir import RunDir
 
 JUDGE = {
     "type": "judge", "name": "judge", "judge": "pairwise_short", "model": "embedded:judge",

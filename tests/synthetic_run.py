@@ -13,7 +13,7 @@ import yaml
 
 from prefloop.data import schemas
 from prefloop.data.hashing import content_id, pair_id
-from prefloop.pipeline.run_dir import RoundDir, RunDir
+from prefloop.pipeline.run.run_dir import RoundDir, RunDir
 
 BLOCK = 8
 HOSTILE = (

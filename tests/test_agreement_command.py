@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from prefloop.data.errors import InputError
-from prefloop.pipeline.agreement import file_agreement, run_agreement
-from prefloop.pipeline.cli import app
+from prefloop.pipeline.commands.app import app
+from prefloop.pipeline.judging.agreement_report import file_agreement, run_agreement
 from tests.runs import JUDGE, VERIFIER, run_small, small_config
 from tests.synthetic_run import write_run
 

@@ -44,7 +44,8 @@ def test_the_check_itself_sees_imports() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["prefloop.pipeline.cli", "prefloop.pipeline.config", "prefloop.pipeline.status"]
+    "module",
+    ["prefloop.pipeline.commands.app", "prefloop.pipeline.config", "prefloop.pipeline.run.status"],
 )
 def test_light_modules_do_not_load_heavy_libraries(module: str) -> None:
     script = (

@@ -230,7 +230,7 @@ def test_data_stays_and_no_process_does(
     home = Home(tmp_path / "home", venv=VENV)
     (home.root).mkdir()
     (home.root / "venv").symlink_to(VENV)
-    command = [sys.executable, "-c", "from prefloop.pipeline.cli import main; main()",
+    command = [sys.executable, "-c", "from prefloop.pipeline.commands.app import main; main()",
                "review", "up", "--home", str(home.root)]  # fmt: skip
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as up:

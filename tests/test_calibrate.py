@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from prefloop.data.errors import InputError
 from prefloop.labelers.jury.calibrator import read_calibrator
-from prefloop.pipeline.calibrate import calibrate_run
-from prefloop.pipeline.cli import app
-from prefloop.pipeline.people import QUEUE_COLUMNS, read_people, write_queue
-from prefloop.pipeline.run_dir import RunDir
+from prefloop.pipeline.commands.app import app
+from prefloop.pipeline.judging.calibrate import calibrate_run
+from prefloop.pipeline.judging.queue import QUEUE_COLUMNS, read_people, write_queue
+from prefloop.pipeline.run.run_dir import RunDir
 from tests.runs import JUDGE, VERIFIER, run_small, small_config
 
 

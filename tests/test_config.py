@@ -98,7 +98,7 @@ def test_every_example_is_valid(path: Path) -> None:
 
 
 def test_the_starter_config_is_valid(tmp_path: Path) -> None:
-    from prefloop.pipeline.init import write_starter
+    from prefloop.pipeline.starter import write_starter
 
     written_paths = write_starter(tmp_path / "mine")
     assert {path.name for path in written_paths} == {"prefloop.yaml", "prompts.jsonl"}
@@ -113,7 +113,7 @@ def test_the_starter_prompts_can_be_verified(tmp_path: Path) -> None:
     import json
 
     from prefloop.labelers.scorers.constraints import score
-    from prefloop.pipeline.init import write_starter
+    from prefloop.pipeline.starter import write_starter
 
     write_starter(tmp_path)
     for line in (tmp_path / "prompts.jsonl").read_text().splitlines():
@@ -123,7 +123,7 @@ def test_the_starter_prompts_can_be_verified(tmp_path: Path) -> None:
 def test_the_real_example_can_be_planned_and_its_judge_loads(tmp_path: Path) -> None:
     """Everything about it but the weights and the hub."""
     from prefloop.labelers.judges.folder import load_judge
-    from prefloop.pipeline.plan import make_plan
+    from prefloop.pipeline.plan.planner import make_plan
 
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(f'{{"prompt": "Explain the number {i}."}}\n' for i in range(40)))

@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from prefloop.data.protocol import EngineFailed, Request, RequestRejected, Sampling
-from prefloop.pipeline.engines.config import OpenAIEngine
 from prefloop.pipeline.engines.factory import build_engine
+from prefloop.pipeline.engines.settings import OpenAIEngine
 from tests.engine_models import make_tokenizer
 from tests.servers import close, faulty_server, good, hang, raw, status, trickle
 

@@ -12,9 +12,9 @@ import torch
 
 from prefloop.data.chat import render_tokens
 from prefloop.data.protocol import EngineFailed, Request, RequestRejected, Sampling
-from prefloop.pipeline.engines.config import TransformersEngine
 from prefloop.pipeline.engines.factory import build_engine
-from prefloop.pipeline.policy_check import PolicyMismatch, verify_policy
+from prefloop.pipeline.engines.policy_check import PolicyMismatch, verify_policy
+from prefloop.pipeline.engines.settings import TransformersEngine
 from tests.engine_models import make_adapter, make_model
 
 CHAT = ({"role": "user", "content": "Write one sentence about a fox."},)

@@ -11,9 +11,9 @@ from dataclasses import replace
 import pytest
 
 from prefloop.data.protocol import EngineFailed, Request, RequestRejected, Sampling
-from prefloop.pipeline.engines.config import OpenAIEngine, TransformersEngine, VllmEngine
 from prefloop.pipeline.engines.factory import build_engine
-from prefloop.pipeline.policy_check import PolicyMismatch, verify_policy
+from prefloop.pipeline.engines.policy_check import PolicyMismatch, verify_policy
+from prefloop.pipeline.engines.settings import OpenAIEngine, TransformersEngine, VllmEngine
 from tests.engine_models import make_adapter, make_model
 from tests.servers import vllm_server
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from prefloop.pipeline.cli import app
-from prefloop.pipeline.run_dir import RunDir
+from prefloop.pipeline.commands.app import app
+from prefloop.pipeline.run.run_dir import RunDir
 from tests.runs import run_small, small_config
 
 TRAIN = {"learning_rate": 1e-3, "batch_size": 4, "epochs": 2}

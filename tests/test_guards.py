@@ -12,8 +12,8 @@ import pytest
 
 from prefloop.data.hashing import folder_revision
 from prefloop.labelers.statistics.winrate import metrics_table
-from prefloop.pipeline.round_guards import round_trips
-from prefloop.pipeline.run_dir import EVALUATION, RunDir, RunError
+from prefloop.pipeline.run.round_guards import round_trips
+from prefloop.pipeline.run.run_dir import EVALUATION, RunDir, RunError
 from prefloop.training.config import Guards, TrainConfig
 from prefloop.training.methods import dpo
 from prefloop.training.session.guards import GuardWatch

@@ -12,8 +12,8 @@ from prefloop.labelers.config import JudgeLabeler
 from prefloop.labelers.factory import build_labeler
 from prefloop.labelers.judges.folder import SHIPPED, load_judge, shipped_judges
 from prefloop.labelers.judges.settings import ListwiseSettings, RatingSettings
-from prefloop.pipeline.engines.config import TransformersEngine
 from prefloop.pipeline.engines.factory import build_engine
+from prefloop.pipeline.engines.settings import TransformersEngine
 from tests.judging import all_pairs
 
 ORDERS = [

@@ -15,11 +15,11 @@ from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.preferences.gold import read_gold
 from prefloop.labelers.jury.calibrator import read_calibrator
-from prefloop.pipeline.cli import app
+from prefloop.pipeline.commands.app import app
 from prefloop.pipeline.config import ConfigError
-from prefloop.pipeline.judge_eval import JudgeEval, judge_eval, load_judges
-from prefloop.pipeline.judge_eval_page import judge_page
-from prefloop.pipeline.verdict_file import read_verdicts
+from prefloop.pipeline.judging.gold_eval import JudgeEval, judge_eval, load_judges
+from prefloop.pipeline.judging.judges_page import judge_page
+from prefloop.pipeline.judging.verdict_file import read_verdicts
 from tests.runs import JUDGE, VERIFIER, run_small, small_config
 
 LLMBAR = Path(__file__).parents[2] / "shared" / "fixtures" / "llmbar"
@@ -91,7 +91,7 @@ def test_real_judges_side_by_side(gold_file: str, tmp_path: Path) -> None:
 
 
 def test_an_interrupted_evaluation_goes_on(gold_file: str, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("prefloop.pipeline.judge_eval.BLOCK", 4)
+    monkeypatch.setattr("prefloop.pipeline.judging.gold_eval.BLOCK", 4)
     one = config(tmp_path / "one.yaml", **JUDGE)
     found = evaluate(gold_file, tmp_path, judges=[one])
     shards = sorted((tmp_path / "out").rglob("part-*.parquet"))

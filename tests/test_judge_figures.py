@@ -10,7 +10,7 @@ from prefloop.data.errors import InputError
 from prefloop.data.preferences.gold import GoldPair
 from prefloop.labelers.base import Vote, votes_table
 from prefloop.labelers.statistics.calibration_error import calibration
-from prefloop.pipeline.judge_figures import judge_figures
+from prefloop.pipeline.judging.judge_figures import judge_figures
 
 
 def gold_pair(row: int, gold: str, a: str = "aaaa", b: str = "bb") -> GoldPair:

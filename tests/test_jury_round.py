@@ -12,7 +12,7 @@ import pytest
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.jury.calibrator import Calibrator
 from prefloop.pipeline.redecide import redecide
-from prefloop.pipeline.run_dir import RunDir, RunError
+from prefloop.pipeline.run.run_dir import RunDir, RunError
 from tests.runs import JUDGE, VERIFIER, dataset_rows, run_small, small_config
 
 SHORT = {"type": "verifier", "name": "short", "function": "tests.test_jury_round:prefers_short"}

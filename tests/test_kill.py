@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from prefloop.data.hashing import folder_revision
-from prefloop.pipeline.run_dir import EVALUATION, RunDir
+from prefloop.pipeline.run.run_dir import EVALUATION, RunDir
 from tests.runs import dataset_rows
 
 KILLS = 20
@@ -59,7 +59,7 @@ def run_whole(config: str, directory: str) -> None:
     """In the child: one whole `prefloop run`."""
     import sys
 
-    from prefloop.pipeline.cli import main
+    from prefloop.pipeline.commands.app import main
 
     sys.argv = ["prefloop", "run", config, "--run-dir", directory]
     main()
@@ -79,7 +79,7 @@ def test_a_run_killed_twenty_times_ends_with_the_same_dataset(tmp_path: Path) ->
             "datasets",
             "matplotlib.pyplot",
             "prefloop.pipeline.loop",
-            "prefloop.pipeline.engines.hf",
+            "prefloop.pipeline.engines.transformers_engine",
             "prefloop.training.trainers.pair_trainer",
             "statsmodels.api",
             "scipy.stats",

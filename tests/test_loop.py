@@ -11,9 +11,9 @@ import yaml
 from prefloop.data.errors import StorageError
 from prefloop.data.protocol import EngineFailed
 from prefloop.pipeline.config import dump_config, validate_config
-from prefloop.pipeline.run_dir import EVALUATION, RunDir, RunError
+from prefloop.pipeline.run.run_dir import EVALUATION, RunDir, RunError
+from prefloop.pipeline.run.status import collect_status
 from prefloop.pipeline.stages.prompts import round_rows
-from prefloop.pipeline.status import collect_status
 from tests.runs import JUDGE, VERIFIER, dataset_rows, run_small, small_config
 from tests.servers import faulty_server, good, status
 
@@ -120,7 +120,7 @@ def test_running_again_changes_nothing_and_loads_no_model(
     def no_engine(*_: object, **__: object) -> None:
         raise AssertionError("an engine was built for a finished run")
 
-    monkeypatch.setattr("prefloop.pipeline.models.build_engine", no_engine)
+    monkeypatch.setattr("prefloop.pipeline.run.models.build_engine", no_engine)
     before = {path: path.stat().st_mtime_ns for path in trained.root.rglob("part-*.parquet")}
     run_small(trained.root, small_config(train=TRAIN))
     after = {path: path.stat().st_mtime_ns for path in trained.root.rglob("part-*.parquet")}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prefloop.pipeline.run_dir import EVALUATION
+from prefloop.pipeline.run.run_dir import EVALUATION
 from tests.runs import VERIFIER, dataset_rows, run_small, small_config
 
 pytestmark = [

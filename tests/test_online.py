@@ -15,11 +15,11 @@ from prefloop.data.errors import InputError
 from prefloop.data.hashing import folder_revision
 from prefloop.labelers.statistics.winrate import metrics_table
 from prefloop.pipeline.config import ConfigError, RunConfig
-from prefloop.pipeline.plan import make_plan
-from prefloop.pipeline.promotion import lineage
-from prefloop.pipeline.run_dir import EVALUATION, RunDir, RunError
-from prefloop.pipeline.status import collect_status
-from prefloop.pipeline.train import find_sources, summary, train_model
+from prefloop.pipeline.plan.planner import make_plan
+from prefloop.pipeline.policies.train_alone import find_sources, summary, train_model
+from prefloop.pipeline.run.promotion import lineage
+from prefloop.pipeline.run.run_dir import EVALUATION, RunDir, RunError
+from prefloop.pipeline.run.status import collect_status
 from prefloop.training.config import Method, TrainConfig
 from prefloop.training.methods.dpo import train_dpo
 from prefloop.training.methods.online import train_online

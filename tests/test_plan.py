@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from prefloop.pipeline.config import RunConfig, validate_config
-from prefloop.pipeline.plan import Plan, make_plan, render_plan
-from prefloop.pipeline.run_dir import RunDir
+from prefloop.pipeline.plan.planner import Plan, make_plan, render_plan
+from prefloop.pipeline.run.run_dir import RunDir
 from tests.synthetic_run import write_run
 
 PROMPTS = 20

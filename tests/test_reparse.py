@@ -5,10 +5,10 @@ import pytest
 from typer.testing import CliRunner
 
 from prefloop.pipeline import redecide
-from prefloop.pipeline.cli import app
+from prefloop.pipeline.commands.app import app
 from prefloop.pipeline.config import RunConfig
-from prefloop.pipeline.reparse import reparse
-from prefloop.pipeline.run_dir import RunDir, RunError
+from prefloop.pipeline.judging.reparse import reparse
+from prefloop.pipeline.run.run_dir import RunDir, RunError
 from tests.runs import JUDGE, VERIFIER, dataset_rows, run_small, small_config
 
 SHORT = Path("labelers/judges/shipped/pairwise_short")

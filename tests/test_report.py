@@ -13,12 +13,12 @@ import pyarrow as pa
 import pytest
 
 from prefloop.data.schemas import CANDIDATE, VOTE
-from prefloop.pipeline.excerpts import read_excerpts
-from prefloop.pipeline.plots import Bars, Series, histogram, length_bins, lines, rebin
-from prefloop.pipeline.redact import HIDDEN, hide_environment_secrets, redact
-from prefloop.pipeline.report import LONGEST_TEXT, render_report, write_report
-from prefloop.pipeline.run_dir import RunDir
-from prefloop.pipeline.side_by_side import read_side_by_side
+from prefloop.pipeline.report.excerpts import read_excerpts
+from prefloop.pipeline.report.plots import Bars, Series, histogram, length_bins, lines, rebin
+from prefloop.pipeline.report.redact import HIDDEN, hide_environment_secrets, redact
+from prefloop.pipeline.report.run_page import LONGEST_TEXT, render_report, write_report
+from prefloop.pipeline.report.side_by_side import read_side_by_side
+from prefloop.pipeline.run.run_dir import RunDir
 from tests.synthetic_run import (
     HOSTILE,
     JUDGE,

@@ -13,9 +13,9 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from prefloop.pipeline.agreement import run_agreement
-from prefloop.pipeline.cli import app
+from prefloop.pipeline.commands.app import app
 from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.judging.agreement_report import run_agreement
 from prefloop.pipeline.review.account import Account
 from prefloop.pipeline.review.api import ArgillaApi
 from prefloop.pipeline.review.errors import ReviewError
@@ -23,10 +23,10 @@ from prefloop.pipeline.review.folder import ReviewFolder
 from prefloop.pipeline.review.guidelines import judge_rubric
 from prefloop.pipeline.review.pull import pull
 from prefloop.pipeline.review.push import PushOptions, push
-from prefloop.pipeline.review.status import review_status
+from prefloop.pipeline.review.review_status import review_status
 from prefloop.pipeline.review.subjects import DatasetSubjects, RunSubjects
 from prefloop.pipeline.review.users import add_person
-from prefloop.pipeline.run_dir import RunDir, RunError
+from prefloop.pipeline.run.run_dir import RunDir, RunError
 from tests.argilla_server import Server, argilla, argilla_home  # noqa: F401 (fixtures)
 from tests.runs import JUDGE, dataset_rows, run_small, small_config
 
@@ -100,14 +100,14 @@ def test_the_whole_way(argilla: Server, people: dict, run: RunDir) -> None:  # n
     """200 pairs, a push killed in the middle, two people who disagree in a known way."""
     home = argilla.home.root
     (home / "venv").exists() or (home / "venv").symlink_to(argilla.home.venv)
-    start_up = "from prefloop.pipeline.cli import main; main()"
+    start_up = "from prefloop.pipeline.commands.app import main; main()"
     arguments = ["review", "push", str(run.root), "--n", "200", "--strategy", "random",
                  "--home", str(home)]  # fmt: skip
     wrapper = (
         "import os, time, prefloop.pipeline.review.push as p; p._BATCH_BYTES = 20_000; "
         "from prefloop.pipeline.review.api import ArgillaApi as A; send = A.upsert; "
         "A.upsert = lambda *a: (send(*a), print('sent', flush=True), time.sleep(0.2)); "
-        "from prefloop.pipeline.cli import main; main()"
+        "from prefloop.pipeline.commands.app import main; main()"
     )
     first = subprocess.Popen(
         [sys.executable, "-c", wrapper, *arguments], stdout=subprocess.PIPE, text=True

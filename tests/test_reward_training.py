@@ -21,9 +21,9 @@ from prefloop.data.errors import InputError
 from prefloop.data.hashing import folder_revision
 from prefloop.data.schemas import MESSAGES
 from prefloop.labelers.scorers.sequence_scores import SequenceScorer, conversation_tokens
-from prefloop.pipeline.cli import app
+from prefloop.pipeline.commands.app import app
 from prefloop.pipeline.config import ConfigError
-from prefloop.pipeline.train import find_sources, load_settings, summary, train_model
+from prefloop.pipeline.policies.train_alone import find_sources, load_settings, summary, train_model
 from prefloop.training.config import Lora, Method, RewardConfig, TrainConfig
 from prefloop.training.errors import TrainingError
 from prefloop.training.methods.reward import RewardResult, heldout_accuracy, train_reward

@@ -13,11 +13,11 @@ from prefloop.data.hashing import folder_revision
 from prefloop.data.shards import ShardFolder
 from prefloop.labelers.statistics.winrate import metrics_table
 from prefloop.pipeline.config import ConfigError
-from prefloop.pipeline.headline import headline
-from prefloop.pipeline.plan import make_plan
-from prefloop.pipeline.promotion import plateau, promoted, verdicts
-from prefloop.pipeline.run_dir import EVALUATION, RunDir
-from prefloop.pipeline.status import collect_status
+from prefloop.pipeline.plan.planner import make_plan
+from prefloop.pipeline.report.headline import headline
+from prefloop.pipeline.run.promotion import plateau, promoted, verdicts
+from prefloop.pipeline.run.run_dir import EVALUATION, RunDir
+from prefloop.pipeline.run.status import collect_status
 from prefloop.training.config import TrainConfig
 from prefloop.training.errors import TrainingError
 from prefloop.training.inputs.pairs import read_pairs

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from prefloop.pipeline.run_dir import RunDir, RunError
+from prefloop.pipeline.run.run_dir import RunDir, RunError
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from prefloop.pipeline.run_dir import RunDir
+from prefloop.pipeline.run.run_dir import RunDir
 with RunDir(Path(sys.argv[1])).lock():
     print("held", flush=True)
     time.sleep(60)

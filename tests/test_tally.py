@@ -10,7 +10,7 @@ import pytest
 
 from prefloop.data.schemas import VOTE
 from prefloop.labelers.jury.verdict_table import merge_votes, pairs_of, position_bias, read_votes
-from prefloop.pipeline.tally import MARGIN_EDGES, AgreementTally, Lengths, tally_run, wilson
+from prefloop.pipeline.report.tally import MARGIN_EDGES, AgreementTally, Lengths, tally_run, wilson
 from tests.synthetic_run import JUDGE, write_run
 
 

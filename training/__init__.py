@@ -1,0 +1,1 @@
+"""Trainings on TRL: inputs, policies, one session, its trainers, the methods."""

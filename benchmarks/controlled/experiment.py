@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from prefloop.pipeline.config import RunConfig, validate_config
 from prefloop.pipeline.loop import run_loop
-from prefloop.pipeline.run_dir import EVALUATION, TRAINING_CURVES, RunDir
+from prefloop.pipeline.run.run_dir import EVALUATION, TRAINING_CURVES, RunDir
 
 PROMPTS, SAMPLES, ROUNDS = 384, 4, 3
 """Every method samples so many prompts so often in all, whether at once or in rounds or steps."""

@@ -1,0 +1,1 @@
+"""Engines that generate: transformers here, vLLM here, any OpenAI-compatible server."""

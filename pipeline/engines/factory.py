@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from prefloop.data.protocol import Engine, EngineFailed
-from prefloop.pipeline.engines.config import OpenAIEngine, TransformersEngine, VllmEngine
+from prefloop.pipeline.engines.settings import OpenAIEngine, TransformersEngine, VllmEngine
 
 
 async def build_engine(
@@ -25,7 +25,7 @@ async def build_engine(
     match config:
         case TransformersEngine():
             try:
-                from prefloop.pipeline.engines.hf import HfEngine
+                from prefloop.pipeline.engines.transformers_engine import HfEngine
             except ImportError as error:
                 raise EngineFailed(
                     f"transformers cannot be imported: {error}", "pip install prefloop"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import openai
 
 from prefloop.data.protocol import EngineFailed, RequestRejected
-from prefloop.pipeline.engines.config import OpenAIEngine
+from prefloop.pipeline.engines.settings import OpenAIEngine
 
 _OVERFLOW = ("context_length_exceeded", "context length", "maximum model length", "max_model_len")
 _LONGEST_MESSAGE = 300

@@ -20,7 +20,6 @@ from prefloop.data.chat import render_tokens
 from prefloop.data.hashing import folder_revision, json_hash
 from prefloop.data.protocol import Completion, EngineFailed, Request
 from prefloop.pipeline.engines.budget import Amount, Budget
-from prefloop.pipeline.engines.config import OpenAIEngine
 from prefloop.pipeline.engines.openai_errors import TransientError, classify
 from prefloop.pipeline.engines.openai_wire import (
     Answer,
@@ -29,6 +28,7 @@ from prefloop.pipeline.engines.openai_wire import (
     request_body,
 )
 from prefloop.pipeline.engines.response_cache import ResponseCache
+from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.engines.weights import is_adapter, load_tokenizer
 
 _NO_KEY = "none"  # what is sent where no key is set; local servers ask for none

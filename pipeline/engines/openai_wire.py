@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from prefloop.data.protocol import EngineFailed, Request, RequestRejected
-from prefloop.pipeline.engines.config import OpenAIEngine
+from prefloop.pipeline.engines.settings import OpenAIEngine
 
 _TOP_LOGPROBS = 20  # the most that the chat API answers
 _TOP_LOGPROBS_COMPLETIONS = 5  # the most that OpenAI's completions API answers

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefloop.data.chat import render_tokens, verdict_token_ids
 from prefloop.data.protocol import Completion, EngineFailed, Request, RequestRejected
-from prefloop.pipeline.engines.config import VllmEngine
+from prefloop.pipeline.engines.settings import VllmEngine
 from prefloop.pipeline.engines.weights import adapter_rank, is_adapter, load_tokenizer
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ class VllmInProcess:
 
         A LoRA adapter is added to the running engine (needs ``enable_lora``). Whole weights are
         reloaded in place on a GPU; the CPU build's reload leaves wrong weights behind, so there
-        the engine is started anew. Either way: ``prefloop.pipeline.policy_check.verify_policy`` it.
+        the engine is started anew. Either way:
+        ``prefloop.pipeline.engines.policy_check.verify_policy`` it.
         """
         if is_adapter(path):
             await self._load_adapter(path)

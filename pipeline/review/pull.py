@@ -21,7 +21,7 @@ from prefloop.pipeline.review.api import ArgillaApi
 from prefloop.pipeline.review.definition import REASON, VERDICT, VERDICTS
 from prefloop.pipeline.review.folder import RESPONSE, ReviewFolder
 from prefloop.pipeline.review.push import require_dataset
-from prefloop.pipeline.run_dir import RunDir
+from prefloop.pipeline.run.run_dir import RunDir
 
 SUBMITTED, GONE = "submitted", "gone"
 REMOVED = "removed-"

@@ -14,7 +14,6 @@ import pyarrow as pa
 from prefloop.data.hashing import derive_seed
 from prefloop.labelers.people import is_human
 from prefloop.labelers.statistics.review_draw import Strategy, chances, draw
-from prefloop.pipeline.progress import StepProgress
 from prefloop.pipeline.review.api import PAGE, ArgillaApi, Missing
 from prefloop.pipeline.review.definition import (
     ANSWER_A,
@@ -29,6 +28,7 @@ from prefloop.pipeline.review.errors import ReviewError
 from prefloop.pipeline.review.folder import CHANCE, PUSHED, Review, ReviewFolder
 from prefloop.pipeline.review.guidelines import guidelines
 from prefloop.pipeline.review.subjects import Subject, Subjects
+from prefloop.pipeline.run.progress import StepProgress
 
 _BATCH_BYTES = 2 << 20
 _CHUNK = 4 * PAGE

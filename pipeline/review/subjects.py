@@ -20,7 +20,7 @@ from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS, merge_votes, pair
 from prefloop.labelers.people import is_human
 from prefloop.pipeline.config import load_config
 from prefloop.pipeline.review.errors import ReviewError
-from prefloop.pipeline.run_dir import RunDir
+from prefloop.pipeline.run.run_dir import RunDir
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,14 @@ from prefloop.labelers.statistics.diversity import distinct_n, repetitive_share,
 from prefloop.labelers.statistics.estimate import mean_estimate
 from prefloop.labelers.statistics.winrate import length_controlled_win_rate, metrics_table, win_rate
 from prefloop.pipeline.config import POLICY, PoolMember, RunConfig
-from prefloop.pipeline.models import Models
-from prefloop.pipeline.progress import StepProgress
-from prefloop.pipeline.round_jury import RoundJury, seat_jury
-from prefloop.pipeline.run_dir import EVALUATION, PolicyKey, RoundDir, RunDir, Stopwatch
+from prefloop.pipeline.run.models import Models
+from prefloop.pipeline.run.progress import StepProgress
+from prefloop.pipeline.run.round_jury import RoundJury, seat_jury
+from prefloop.pipeline.run.run_dir import EVALUATION, PolicyKey, RoundDir, RunDir, Stopwatch
+from prefloop.pipeline.run.stream import run_blocks
 from prefloop.pipeline.stages.label import OpenLabelers, build_pairs, vote
 from prefloop.pipeline.stages.sample import Draw, open_source, sample_block, sampling_of
 from prefloop.pipeline.stages.write import split_files
-from prefloop.pipeline.stream import run_blocks
 from prefloop.training.policy.heldout import MOST_PAIRS, implicit_margins
 from prefloop.training.policy.logprobs import answer_logprobs, kl_estimate
 

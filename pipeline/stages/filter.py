@@ -19,9 +19,9 @@ from prefloop.labelers.decisions.filters import (
 from prefloop.labelers.decisions.pairs import propose_pairs
 from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS
 from prefloop.pipeline.config import RunConfig
-from prefloop.pipeline.progress import StepProgress
-from prefloop.pipeline.round_jury import RoundJury, seat_jury
-from prefloop.pipeline.run_dir import RoundDir, RunDir, Stopwatch
+from prefloop.pipeline.run.progress import StepProgress
+from prefloop.pipeline.run.round_jury import RoundJury, seat_jury
+from prefloop.pipeline.run.run_dir import RoundDir, RunDir, Stopwatch
 
 _CANDIDATE_COLUMNS = ["candidate_id", "prompt_id", "text", "tokens", "finish_reason"]
 

@@ -14,9 +14,9 @@ from prefloop.data.conversation import shown
 from prefloop.labelers.base import Answer, Labeler, Pair, Vote, votes_table
 from prefloop.labelers.decisions.pairs import propose_pairs
 from prefloop.pipeline.config import RunConfig
-from prefloop.pipeline.progress import StepProgress
-from prefloop.pipeline.run_dir import RoundDir, RunDir, Stopwatch
-from prefloop.pipeline.stream import run_blocks
+from prefloop.pipeline.run.progress import StepProgress
+from prefloop.pipeline.run.run_dir import RoundDir, RunDir, Stopwatch
+from prefloop.pipeline.run.stream import run_blocks
 
 OpenLabelers = Callable[[], Awaitable[list[Labeler]]]
 

@@ -23,10 +23,10 @@ from prefloop.data.hashing import derive_seed
 from prefloop.labelers.base import Labeler
 from prefloop.labelers.decisions.candidate_scores import candidate_scores
 from prefloop.pipeline.config import RunConfig
-from prefloop.pipeline.models import Models
-from prefloop.pipeline.promotion import Lineage
-from prefloop.pipeline.round_jury import seat_jury
-from prefloop.pipeline.run_dir import TRAINING_CURVES, RoundDir, RunDir, Stopwatch
+from prefloop.pipeline.run.models import Models
+from prefloop.pipeline.run.promotion import Lineage
+from prefloop.pipeline.run.round_jury import seat_jury
+from prefloop.pipeline.run.run_dir import TRAINING_CURVES, RoundDir, RunDir, Stopwatch
 from prefloop.pipeline.stages.filter import decide_block
 from prefloop.pipeline.stages.label import OpenLabelers, label_block
 from prefloop.pipeline.stages.sample import draw_block, open_draw

@@ -9,7 +9,7 @@ from prefloop.data.hashing import derive_seed
 from prefloop.data.prompts.load import load_prompts
 from prefloop.data.shards import ShardFolder, atomic_write_json
 from prefloop.pipeline.config import RunConfig
-from prefloop.pipeline.run_dir import RoundDir, RunDir, RunError, Stopwatch
+from prefloop.pipeline.run.run_dir import RoundDir, RunDir, RunError, Stopwatch
 
 
 def read_prompts(config: RunConfig, run: RunDir) -> None:

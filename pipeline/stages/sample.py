@@ -17,10 +17,10 @@ from prefloop.data.hashing import content_id, derive_seed
 from prefloop.data.protocol import Completion, Engine, Request, RequestRejected, Sampling
 from prefloop.data.schemas import CANDIDATE, QUARANTINE
 from prefloop.pipeline.config import PoolMember, RunConfig
-from prefloop.pipeline.models import Models
-from prefloop.pipeline.progress import StepProgress
-from prefloop.pipeline.run_dir import RoundDir, RunDir, Stopwatch
-from prefloop.pipeline.stream import run_blocks
+from prefloop.pipeline.run.models import Models
+from prefloop.pipeline.run.progress import StepProgress
+from prefloop.pipeline.run.run_dir import RoundDir, RunDir, Stopwatch
+from prefloop.pipeline.run.stream import run_blocks
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from prefloop.data.hashing import derive_seed
 from prefloop.labelers.statistics.winrate import metrics_table
 from prefloop.pipeline.config import RunConfig
-from prefloop.pipeline.progress import StepProgress
-from prefloop.pipeline.promotion import Lineage
-from prefloop.pipeline.run_dir import TRAINING_CURVES, RoundDir, RunDir, RunError, Stopwatch
+from prefloop.pipeline.run.progress import StepProgress
+from prefloop.pipeline.run.promotion import Lineage
+from prefloop.pipeline.run.run_dir import TRAINING_CURVES, RoundDir, RunDir, RunError, Stopwatch
 from prefloop.pipeline.stages.write import split_files
 from prefloop.training.config import TrainConfig
 from prefloop.training.methods.offline import Job, train_offline

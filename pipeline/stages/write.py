@@ -17,7 +17,7 @@ from prefloop.data.schemas import MESSAGES, TRIPLE, UNPAIRED
 from prefloop.data.shards import atomic_write_json, write_shard
 from prefloop.labelers.decisions.candidate_scores import candidate_scores
 from prefloop.pipeline.config import RunConfig
-from prefloop.pipeline.run_dir import RoundDir, RunDir, Stopwatch
+from prefloop.pipeline.run.run_dir import RoundDir, RunDir, Stopwatch
 
 ROW_GROUP_ROWS = 1_000
 """Small enough to stream, large enough to compress."""

@@ -1,0 +1,1 @@
+"""Any preference dataset: what is wrong with it, and a clean copy."""

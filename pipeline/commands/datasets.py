@@ -1,0 +1,72 @@
+"""Preference datasets of any origin."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefloop.pipeline.commands.options import JsonOption
+
+app = typer.Typer()
+
+
+@app.command()
+def audit(
+    file: Annotated[str, typer.Argument(help="A preference dataset, or a run directory.")],
+    as_json: JsonOption = False,
+    as_html: Annotated[
+        bool, typer.Option("--html", help="Print one self-contained HTML page.")
+    ] = False,
+    fix: Annotated[
+        Path | None, typer.Option(help="Folder for the cleaned dataset and the dropped rows.")
+    ] = None,
+    near_duplicates: Annotated[
+        bool, typer.Option("--near-duplicates", help="Look for near-duplicate prompts (slower).")
+    ] = False,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="Evaluation set that prompts may not be in."),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Count tokens too: folder, hub name, embedded:policy.")
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="Names of columns: prompt=..,chosen=..,rejected=.. or a=..,b=..,label=.."
+        ),
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="What labels mean: a=1,b=2,tie=0.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 where there is an error.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the language sample.")] = 0,
+) -> None:
+    """Say what is wrong, odd or lopsided in a preference dataset, and write it cleaned."""
+    from rich.console import Console
+
+    from prefloop.pipeline.audit.audit_page import audit_page, render_audit
+    from prefloop.pipeline.audit.check import audit as look
+    from prefloop.pipeline.audit.fix import write_fixed
+    from prefloop.pipeline.audit.options import make_options
+
+    options = make_options(
+        against=against or (), near_duplicates=near_duplicates, tokenizer=tokenizer,
+        columns=columns, labels=labels, seed=seed,
+    )  # fmt: skip
+    found = look(file, options)
+    counts = write_fixed(found, file, fix, options) if fix else None
+    if as_json:
+        said = {**found.as_dict(), "fix": counts}
+        typer.echo(json.dumps(said, indent=2, ensure_ascii=False, allow_nan=False))
+    elif as_html:
+        typer.echo(audit_page(found))
+    else:
+        Console().print(render_audit(found))
+        if counts:
+            typer.echo(f"{fix}: {counts['kept']:,} rows kept, {counts['dropped']:,} dropped")
+    if strict and found.has_errors:
+        raise typer.Exit(1)

@@ -1,0 +1,170 @@
+"""Judges and people: how good, how far they agree, what they said read again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefloop.pipeline.commands.options import JsonOption, RunPath, words
+
+app = typer.Typer()
+
+
+@app.command("judge-eval")
+def judge_eval(
+    file: Annotated[str, typer.Argument(help="Pairs with gold labels.")],
+    judge: Annotated[
+        list[Path] | None, typer.Option(help="YAML of a labeler, of several, or of a run.")
+    ] = None,
+    verdicts: Annotated[
+        list[str] | None, typer.Option(help="File with the verdicts of a judge.")
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Names of columns: prompt=..,a=..,b=..,label=..")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="What labels mean: a=1,b=2,tie=0.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Read only so many rows.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="Where votes are kept, so that nothing is paid for twice.")
+    ] = Path("judge-eval"),
+    calibrate: Annotated[
+        Path | None, typer.Option(help="Folder for a calibration file of each judge.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="Of calibration: isotonic or platt.")] = "isotonic",
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    as_json: JsonOption = False,
+    as_html: Annotated[
+        bool, typer.Option("--html", help="Print one self-contained HTML page.")
+    ] = False,
+) -> None:
+    """Judge the judges: accuracy, biases and calibration on pairs with gold labels."""
+    import asyncio
+
+    from rich.console import Console
+
+    from prefloop.data.preferences import named_columns
+    from prefloop.pipeline.judging.calibrate import calibrate_judges
+    from prefloop.pipeline.judging.gold_eval import judge_eval as evaluate
+    from prefloop.pipeline.judging.judges_page import judge_page, render_judges
+
+    found = asyncio.run(
+        evaluate(
+            file, judges=judge or (), verdicts=verdicts or (),
+            columns=named_columns(columns, labels), limit=limit, out=out, seed=seed,
+        )
+    )  # fmt: skip
+    written = calibrate_judges(found, calibrate, method, seed) if calibrate else []
+    if as_json:
+        said = {**found.as_dict(), "calibrations": [one.as_dict() for one in written]}
+        typer.echo(json.dumps(said, indent=2, ensure_ascii=False, allow_nan=False))
+    elif as_html:
+        typer.echo(judge_page(found))
+    else:
+        Console().print(render_judges(found))
+        for one in written:
+            typer.echo("\n".join(one.lines()))
+
+
+@app.command()
+def agreement(
+    file: Annotated[str, typer.Argument(help="A table of labels, or a run directory.")],
+    item: Annotated[str | None, typer.Option(help="Column that says what is labelled.")] = None,
+    annotator: Annotated[str | None, typer.Option(help="Column that says who labels.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column with the label.")] = None,
+    annotators: Annotated[
+        str | None, typer.Option(help="Instead: the columns of a table with one an annotator.")
+    ] = None,
+    levels: Annotated[str | None, typer.Option(help="Labels in ascending order: low,high.")] = None,
+    bootstrap: Annotated[int, typer.Option(min=1, help="Resamples of the intervals.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how far annotators agree: kappa, alpha and the like, with intervals."""
+    from rich.console import Console
+
+    from prefloop.pipeline.judging.agreement_report import file_agreement, render, run_agreement
+    from prefloop.pipeline.run.run_dir import RunDir
+
+    if (Path(file) / "config.yaml").is_file():
+        found = run_agreement(RunDir(Path(file)), resamples=bootstrap, seed=seed)
+    else:
+        found = file_agreement(
+            file, item=item, annotator=annotator, label=label, annotators=words(annotators),
+            levels=words(levels), resamples=bootstrap, seed=seed,
+        )  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        Console().print(render(found))
+
+
+@app.command()
+def queue(
+    run_dir: RunPath,
+    out: Annotated[Path, typer.Option(help="CSV to write, for people to fill in.")],
+    n: Annotated[int, typer.Option("--n", min=1, help="Pairs to draw.")] = 100,
+    strategy: Annotated[
+        str, typer.Option(help="uncertain, disagreement, random or mixed.")
+    ] = "mixed",
+    everything: Annotated[
+        bool, typer.Option("--all", help="Draw from all decided pairs, not only the kept ones.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+) -> None:
+    """Write a table of the pairs that people should look at next."""
+    from prefloop.labelers.statistics.review_draw import STRATEGIES
+    from prefloop.pipeline.judging.queue import write_queue
+    from prefloop.pipeline.run.run_dir import RunDir
+
+    chosen = next((one for one in STRATEGIES if one == strategy), None)
+    if chosen is None:
+        raise typer.BadParameter(f"{strategy!r} is none of {', '.join(STRATEGIES)}")
+    rows = write_queue(
+        RunDir(run_dir).require(), out, n=n, strategy=chosen, seed=seed, everything=everything
+    )
+    typer.echo(f"{out}: {rows:,} pairs; fill in `verdict` (1, 2 or tie), then:")
+    typer.echo(f"prefloop calibrate {run_dir} --people {out}")
+
+
+@app.command()
+def calibrate(
+    run_dir: RunPath,
+    people: Annotated[
+        list[str], typer.Option(help="Table that `prefloop queue` wrote, filled in.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the calibrations; default: in the run.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="isotonic or platt (few labels).")] = "isotonic",
+    seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Calibrate a run's labelers to people, and estimate how much of its dataset is right."""
+    from prefloop.pipeline.judging.calibrate import calibrate_run
+    from prefloop.pipeline.run.run_dir import RunDir
+
+    run = RunDir(run_dir).require()
+    found = calibrate_run(
+        run, people, out=out or run.root / "calibration", method=method, seed=seed
+    )
+    typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else "\n".join(found.lines()))
+
+
+@app.command()
+def reparse(
+    run_dir: RunPath,
+    write: Annotated[
+        bool, typer.Option("--write", help="Change the votes, decide again, write the dataset.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Read the judges' kept answers again, with the judges as they are now: costs no request."""
+    from prefloop.pipeline.judging.reparse import reparse as read_again
+    from prefloop.pipeline.judging.reparse import summary
+    from prefloop.pipeline.run.run_dir import RunDir
+
+    found = read_again(RunDir(run_dir).require(), write=write)
+    typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else "\n".join(summary(found)))

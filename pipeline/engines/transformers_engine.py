@@ -1,0 +1,254 @@
+"""The transformers engine: the embedded default, in this process, wherever torch runs.
+
+Requests of a block are computed together in batches of similar prompt length; every (prompt,
+sample) has its own seed, so its tokens do not depend on what it is batched with, and the batches
+of a block are always the same ones, so neither do their last bits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+import torch
+from transformers import StopStringCriteria
+
+from prefloop.data.chat import render_tokens, verdict_token_ids
+from prefloop.data.protocol import Completion, EngineFailed, Request, RequestRejected, Sampling
+from prefloop.pipeline.engines.blocks import BlockQueue, Pending
+from prefloop.pipeline.engines.decoding import Drawn, decode
+from prefloop.pipeline.engines.settings import TransformersEngine
+from prefloop.pipeline.engines.weights import load_model, load_tokenizer
+
+T = TypeVar("T")
+Row = tuple[Pending, int]
+"""A request and the index of one of its seeds."""
+
+# Two engines in one process (policy and judge) take turns: each wants all cores.
+_COMPUTE = threading.Lock()
+
+
+class HfEngine:
+    """Engine over ``AutoModelForCausalLM``. Use it from one event loop."""
+
+    supports_json_schema = False
+    is_transformers = True
+    """Its weights are read as those of any comparison would be."""
+
+    def __init__(
+        self, config: TransformersEngine, model: str, *, revision: str | None = None
+    ) -> None:
+        """Load ``model`` (a folder or hub name). Raises ``EngineFailed``."""
+        self._config = config
+        self._base = model
+        self._revision = revision
+        self._device = _device(config.device)
+        self._tokenizer = load_tokenizer(
+            model, revision=revision, trust_remote_code=config.trust_remote_code
+        )
+        self._worker = ThreadPoolExecutor(1, "hf-engine", initializer=self._set_threads)
+        self._running = 0
+        self._blocks = BlockQueue(self._start, lambda: self._running == 0, config.block_wait_s)
+        self._verdicts: dict[str, tuple[int, ...]] = {}
+        self._tasks: set[asyncio.Future[None]] = set()
+        self._closed = False
+        self._load(model)
+
+    async def generate(self, request: Request) -> list[Completion]:
+        """See ``prefloop.data.protocol.Engine``. Waits until the request's block is complete."""
+        if self._closed:
+            raise EngineFailed("the engine is closed")
+        if request.json_schema is not None:
+            raise EngineFailed(
+                "the transformers engine cannot constrain an answer to a JSON schema",
+                "use a judge that reads the verdict's token (parser: token), or engine type vllm",
+            )
+        try:
+            prompt = self._prompt(request)
+        except RequestRejected:
+            self._blocks.arrive(request, None)
+            raise
+        pending = Pending(request, prompt, asyncio.get_running_loop().create_future())
+        self._blocks.arrive(request, pending)
+        return await pending.done
+
+    async def load_policy(self, path: str) -> None:
+        """See ``prefloop.data.protocol.Engine``. Batches already started end with the old
+        weights."""
+        await self._in_worker(lambda: self._load(path))
+
+    async def aclose(self) -> None:
+        """See ``prefloop.data.protocol.Engine``."""
+        if self._closed:
+            return
+        self._closed = True
+        for pending in self._blocks.close():
+            _fail(pending, EngineFailed("the engine was closed while requests waited"))
+        await asyncio.to_thread(self._worker.shutdown)
+        del self._model
+
+    def _prompt(self, request: Request) -> tuple[int, ...]:
+        prompt = tuple(render_tokens(self._tokenizer, request.messages))
+        wanted = len(prompt) + request.sampling.max_tokens
+        if self._context is not None and wanted > self._context:
+            raise RequestRejected(
+                "context_overflow",
+                f"{len(prompt)} prompt tokens + max_tokens {request.sampling.max_tokens} "
+                f"> {self._context}",
+            )
+        for choice in request.choices or ():
+            if choice not in self._verdicts:
+                self._verdicts[choice] = verdict_token_ids(self._tokenizer, choice)
+        return prompt
+
+    def _start(self, block: list[Pending]) -> None:
+        self._running += 1
+        task = asyncio.ensure_future(self._run(block))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, block: list[Pending]) -> None:
+        loop = asyncio.get_running_loop()
+
+        def answer(pending: Pending, completions: list[Completion]) -> None:
+            loop.call_soon_threadsafe(_resolve, pending, completions)
+
+        try:
+            await self._in_worker(lambda: self._compute(block, answer))
+        except Exception as error:  # noqa: BLE001  # a model's code may raise anything
+            failure = error if isinstance(error, EngineFailed) else _explained(error)
+            for pending in block:
+                _fail(pending, failure)
+        finally:
+            self._running -= 1
+
+    async def _in_worker(self, work: Callable[[], T]) -> T:
+        def alone() -> T:
+            with _COMPUTE:
+                return work()
+
+        return await asyncio.get_running_loop().run_in_executor(self._worker, alone)
+
+    def _compute(
+        self, block: list[Pending], answer: Callable[[Pending, list[Completion]], None]
+    ) -> None:
+        """In the worker thread: all batches of ``block``, answering requests as they complete."""
+        answers: dict[int, dict[int, Completion]] = defaultdict(dict)
+        for batch in _batches(block, self._config.batch_size):
+            for (pending, index), completion in zip(batch, self._decode(batch), strict=True):
+                got = answers[id(pending)]
+                got[index] = completion
+                if len(got) == len(pending.request.seeds):
+                    answer(pending, [got[i] for i in range(len(got))])
+
+    def _decode(self, batch: Sequence[Row]) -> Iterator[Completion]:
+        sampling = batch[0][0].request.sampling
+        choices = sorted({c for pending, _ in batch for c in pending.request.choices or ()})
+        watch = [token for choice in choices for token in self._verdicts[choice]]
+        drawn = decode(
+            self._model,
+            [pending.prompt for pending, _ in batch],
+            [pending.request.seeds[index] for pending, index in batch],
+            sampling,
+            end_ids=self._end_ids,
+            stops=self._stops(sampling),
+            watch_ids=watch,
+        )
+        texts = self._tokenizer.batch_decode(
+            [row.token_ids for row in drawn], skip_special_tokens=True
+        )
+        for (pending, _), row, text in zip(batch, drawn, texts, strict=True):
+            yield Completion(
+                text=cut_at_stop(text, sampling.stop),
+                token_ids=row.token_ids,
+                finish_reason="stop" if row.ended else "length",
+                logprob=row.logprob,
+                prompt_tokens=len(pending.prompt),
+                completion_tokens=len(row.token_ids),
+                choice_logprobs=self._choice_logprobs(pending.request.choices, watch, row),
+            )
+
+    def _choice_logprobs(
+        self, choices: Sequence[str] | None, watch: Sequence[int], row: Drawn
+    ) -> dict[str, float] | None:
+        if choices is None:
+            return None
+        seen = dict(zip(watch, row.first_logprobs, strict=True))
+        return {
+            choice: float(np.logaddexp.reduce([seen[token] for token in self._verdicts[choice]]))
+            for choice in choices
+        }
+
+    def _stops(self, sampling: Sampling) -> StopStringCriteria | None:
+        return StopStringCriteria(self._tokenizer, list(sampling.stop)) if sampling.stop else None
+
+    def _load(self, path: str) -> None:
+        self._model = load_model(
+            path,
+            base=self._base,
+            device=self._device,
+            dtype=_dtype(self._config.dtype, self._device),
+            revision=self._revision,
+            trust_remote_code=self._config.trust_remote_code,
+        )
+        self._context = getattr(self._model.config, "max_position_embeddings", None)
+        configured = self._model.generation_config.eos_token_id
+        ends = {self._tokenizer.eos_token_id}
+        ends |= set(configured) if isinstance(configured, list) else {configured}
+        self._end_ids = sorted(end for end in ends if end is not None)
+
+    def _set_threads(self) -> None:
+        if self._config.threads is not None:
+            torch.set_num_threads(self._config.threads)
+
+
+def _batches(block: Sequence[Pending], size: int) -> Iterator[Sequence[Row]]:
+    """Rows of ``block`` in batches of at most ``size``: one ``Sampling`` a batch, similar prompt
+    lengths together, whatever the order of arrival."""
+    groups: dict[Sampling, list[Row]] = defaultdict(list)
+    for pending in sorted(block, key=lambda p: (len(p.prompt), p.request.request_id)):
+        rows = [(pending, index) for index in range(len(pending.request.seeds))]
+        groups[pending.request.sampling] += rows
+    for sampling in sorted(groups, key=repr):
+        rows = groups[sampling]
+        parts = -(-len(rows) // size)
+        for part in range(parts):  # even parts: no small rest
+            yield rows[part * len(rows) // parts : (part + 1) * len(rows) // parts]
+
+
+def _device(name: str) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def _resolve(pending: Pending, completions: list[Completion]) -> None:
+    if not pending.done.done():  # done already: its caller was cancelled
+        pending.done.set_result(completions)
+
+
+def _fail(pending: Pending, error: EngineFailed) -> None:
+    if not pending.done.done():
+        pending.done.set_exception(error)
+
+
+def _explained(error: Exception) -> EngineFailed:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return EngineFailed("out of memory while decoding", "lower the engine's batch_size")
+    return EngineFailed(f"the transformers engine failed: {type(error).__name__}: {error}")
+
+
+def cut_at_stop(text: str, stop: Sequence[str]) -> str:
+    """``text`` up to the first of the ``stop`` strings in it."""
+    return text[: min((i for s in stop if (i := text.find(s)) >= 0), default=len(text))]

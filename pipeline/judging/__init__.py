@@ -1,0 +1,1 @@
+"""Judging the judges: gold labels, agreement, calibration, and people who look."""

@@ -1,0 +1,313 @@
+"""`prefloop agreement`: how far the annotators of a table of labels, or of a run, agree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prefloop.data.errors import InputError
+from prefloop.labelers.jury.verdict_table import (
+    VOTE_COLUMNS,
+    PositionBias,
+    merge_votes,
+    pairs_of,
+    position_bias,
+    read_votes,
+)
+from prefloop.labelers.statistics.agreement import (
+    MISSING,
+    Agreement,
+    Majority,
+    Ratings,
+    cohen_kappas,
+    fleiss_kappa,
+    krippendorff_alpha,
+    majority,
+    raw_agreement,
+    unanimous_share,
+)
+from prefloop.pipeline.judging.label_table import Labels, ratings_of, read_labels
+from prefloop.pipeline.run.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+_EXAMPLES = 3
+_MOST_PAIRS = 1_000
+"""Pairs of annotators for which a kappa is computed at most."""
+_NO_NUMBERS = "the labels are no numbers"
+
+
+@dataclass(frozen=True)
+class AgreementReport:
+    """Everything that `prefloop agreement` prints."""
+
+    source: str
+    ratings: Ratings
+    raw: Agreement
+    unanimous: Agreement
+    majority: Majority
+    cohen: Mapping[tuple[str, str], Agreement]
+    fleiss: Agreement
+    alphas: Mapping[str, Agreement]
+    """Krippendorff's alpha by level of measurement."""
+    position: Mapping[str, PositionBias]
+    """By judge; of runs only."""
+    labels: Labels
+    cohen_left_out: int = 0
+    """Pairs of annotators beyond the first _MOST_PAIRS."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready; what is undefined is null, never NaN."""
+        ratings, read = self.ratings, self.labels
+        given = ratings.counts.sum(axis=1)
+        per_item = {str(k): int(v) for k, v in enumerate(np.bincount(given)) if v}
+        return {
+            "source": self.source,
+            "items": len(ratings.codes),
+            "annotators": list(ratings.annotators),
+            "labels": list(ratings.labels),
+            "labels_by_annotator": {
+                name: _counted(ratings, ratings.codes[:, index])
+                for index, name in enumerate(ratings.annotators)
+            },
+            "items_by_number_of_labels": per_item,
+            "majority": {
+                "counts": self.majority.counts,
+                "no_majority": self.majority.none,
+                "unlabelled": self.majority.unlabelled,
+            },
+            "raw_agreement": self.raw.as_dict(),
+            "unanimous": self.unanimous.as_dict(),
+            "cohen_kappa": [
+                {"annotators": list(names), **found.as_dict()}
+                for names, found in self.cohen.items()
+            ],
+            "cohen_kappa_left_out": self.cohen_left_out,
+            "fleiss_kappa": self.fleiss.as_dict(),
+            "krippendorff_alpha": {level: one.as_dict() for level, one in self.alphas.items()},
+            "position": {
+                name: {
+                    "shown": one.shown,
+                    "first_share": one.first_share,
+                    "swapped": one.swapped,
+                    "consistency": one.consistency,
+                }
+                for name, one in self.position.items()
+            },
+            "rows": {
+                "read": read.rows,
+                "missing_labels": read.missing,
+                "repeated_labels": read.repeated,
+                "conflicting_labels": len(read.conflicts),
+                "conflicting_examples": [_conflict(*one) for one in _some(read.conflicts.items())],
+                "unreadable": dict(read.bad),
+                "unreadable_examples": read.examples,
+            },
+        }
+
+
+def file_agreement(
+    path: str,
+    *,
+    item: str | None,
+    annotator: str | None,
+    label: str | None,
+    annotators: Sequence[str] = (),
+    levels: Sequence[str] = (),
+    resamples: int = 1000,
+    seed: int = 0,
+) -> AgreementReport:
+    """Agreement in a file; see ``prefloop.pipeline.judging.label_table`` for the columns and the
+    errors."""
+    labels = read_labels(path, item=item, annotator=annotator, label=label, annotators=annotators)
+    return _report(path, labels, ratings_of(path, labels, levels), {}, resamples, seed)
+
+
+def run_agreement(run: RunDir, *, resamples: int = 1000, seed: int = 0) -> AgreementReport:
+    """Agreement of a run's labelers: items are the pairs of all rounds, labels a, b and tie.
+
+    A judge that saw both orders has one verdict, a tie where the two differ; an invalid vote is a
+    missing label. Raises ``InputError`` where the run has no votes.
+    """
+    position: dict[str, PositionBias] = {}
+    parts: list[tuple[tuple[str, ...], Any]] = []
+    missing = 0
+    for folder in run.rounds():
+        for votes in folder.votes.iter(columns=VOTE_COLUMNS):
+            pairs = pairs_of(votes)
+            read = read_votes(votes, pairs)
+            verdicts = merge_votes(read, len(pairs))
+            codes = np.where(verdicts.valid, 1 - verdicts.verdict, MISSING).astype(np.int8)
+            parts.append((read.labelers, codes))
+            missing += int((~verdicts.valid).sum())
+            for name, bias in position_bias(read, verdicts).items():
+                position[name] = position.get(name, PositionBias()) + bias
+    names = sorted({name for part, _ in parts for name in part})
+    if not names:
+        raise InputError(f"{run.root}: has no votes yet: label first (`prefloop run`)")
+    whole = np.full((sum(len(codes) for _, codes in parts), len(names)), MISSING, np.int8)
+    at = 0
+    for part, codes in parts:
+        whole[at : at + len(codes), [names.index(name) for name in part]] = codes
+        at += len(codes)
+    ratings = Ratings(
+        tuple(names), ("a", "tie", "b"), whole, values=np.array([1.0, 0.5, 0.0]), ordered=True
+    )
+    labels = Labels(rows=len(whole), missing=missing)
+    return _report(str(run.root), labels, ratings, position, resamples, seed)
+
+
+def render(report: AgreementReport) -> Group:
+    """For the terminal."""
+    from rich.console import Group
+    from rich.text import Text
+
+    found = report.as_dict()
+    lines = [
+        f"{report.source}: {found['items']:,} items, {len(found['annotators']):,} annotators, "
+        f"labels {', '.join(_count_of(report))}"
+    ]
+    lines += _about_rows(report.labels)
+    parts: list[Any] = [Text("\n".join(lines)), _statistics(report)]
+    if report.position:
+        parts.append(_positions(report.position))
+    return Group(*parts)
+
+
+def _report(
+    source: str,
+    labels: Labels,
+    ratings: Ratings,
+    position: Mapping[str, PositionBias],
+    resamples: int,
+    seed: int,
+) -> AgreementReport:
+    more = {"resamples": resamples, "seed": seed}
+    first = ratings
+    pairs = math.comb(len(ratings.annotators), 2)
+    if pairs > _MOST_PAIRS:
+        busiest = np.argsort(-(ratings.codes != MISSING).sum(axis=0), kind="stable")
+        some = np.sort(busiest[: math.isqrt(2 * _MOST_PAIRS)])
+        names = tuple(ratings.annotators[index] for index in some)
+        first = Ratings(names, ratings.labels, ratings.codes[:, some])
+    cohen = cohen_kappas(first, **more)
+    alphas = {"nominal": krippendorff_alpha(ratings, "nominal", **more)}
+    ordinal = Agreement(None, reason=f"{_NO_NUMBERS}: give their order with --levels")
+    interval = Agreement(None, reason=_NO_NUMBERS)
+    if ratings.ordered:
+        ordinal = krippendorff_alpha(ratings, "ordinal", **more)
+    if ratings.values is not None:
+        interval = krippendorff_alpha(ratings, "interval", **more)
+    return AgreementReport(
+        source=source,
+        ratings=ratings,
+        raw=raw_agreement(ratings, **more),
+        unanimous=unanimous_share(ratings, **more),
+        majority=majority(ratings),
+        cohen=cohen,
+        fleiss=fleiss_kappa(ratings, **more),
+        alphas={**alphas, "ordinal": ordinal, "interval": interval},
+        position=position,
+        labels=labels,
+        cohen_left_out=pairs - len(cohen),
+    )
+
+
+def _statistics(report: AgreementReport) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "value", "95 % interval", "items", ""):
+        table.add_column(name, justify="left" if not name else "right", overflow="fold")
+    rows = [
+        ("raw agreement (pairs of labels)", report.raw),
+        ("unanimous items", report.unanimous),
+        *(
+            (f"Cohen's kappa, {one} and {other}", found)
+            for (one, other), found in report.cohen.items()
+        ),
+        ("Fleiss' kappa", report.fleiss),
+        *((f"Krippendorff's alpha, {level}", one) for level, one in report.alphas.items()),
+    ]
+    for name, found in rows:
+        table.add_row(
+            Text(name),
+            "–" if found.value is None else f"{found.value:.3f}",
+            "–" if found.low is None else f"{found.low:.3f} to {found.high:.3f}",
+            f"{found.n:,}",
+            Text(_remark(found), style="dim"),
+        )
+    if report.cohen_left_out:
+        table.add_row(Text(f"{report.cohen_left_out:,} more pairs of annotators left out"))
+    won = report.majority
+    said = ", ".join(f"{label}: {count:,}" for label, count in won.counts.items())
+    table.add_row(Text(f"majority {said}; none: {won.none:,}"))
+    return table
+
+
+def _remark(found: Agreement) -> str:
+    if found.reason:
+        return found.reason
+    if found.undefined:
+        return f"{found.undefined:,} resamples undefined"
+    return ""
+
+
+def _positions(position: Mapping[str, PositionBias]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("judge", "first shown preferred", "votes", "same verdict when swapped", "pairs"):
+        table.add_column(name, justify="left" if name == "judge" else "right")
+    for name, one in position.items():
+        table.add_row(
+            Text(name),
+            "–" if one.first_share is None else f"{100 * one.first_share:.1f} %",
+            f"{one.shown:,}",
+            "–" if one.consistency is None else f"{100 * one.consistency:.1f} %",
+            f"{one.swapped:,}",
+        )
+    return table
+
+
+def _about_rows(labels: Labels) -> list[str]:
+    lines = []
+    if labels.bad:
+        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in labels.bad.items())
+        lines += [f"rows that cannot be read: {reasons}", *(f"  {one}" for one in labels.examples)]
+    if labels.missing or labels.repeated:
+        lines.append(
+            f"missing labels: {labels.missing:,}; given twice and counted once: {labels.repeated:,}"
+        )
+    if labels.conflicts:
+        lines.append(f"given twice and different, taken as missing: {len(labels.conflicts):,}")
+        lines += [f"  {_conflict(*one)}" for one in _some(labels.conflicts.items())]
+    return lines
+
+
+def _conflict(cell: tuple[str, str], labels: set[str]) -> str:
+    return f"item {cell[0]}, annotator {cell[1]}: {' and '.join(sorted(labels))}"
+
+
+def _some(values: Any) -> list[Any]:
+    return list(values)[:_EXAMPLES]
+
+
+def _counted(ratings: Ratings, codes: Any) -> dict[str, int]:
+    times = np.bincount(codes[codes != MISSING], minlength=len(ratings.labels))
+    return dict(zip(ratings.labels, times.tolist(), strict=True))
+
+
+def _count_of(report: AgreementReport) -> list[str]:
+    totals = report.ratings.counts.sum(axis=0).tolist()
+    return [
+        f"{label} ({total:,})" for label, total in zip(report.ratings.labels, totals, strict=True)
+    ]

@@ -1,0 +1,190 @@
+"""`prefloop judge-eval`: labelers on pairs with gold labels, side by side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+
+from prefloop.data.config import PromptSource
+from prefloop.data.errors import InputError
+from prefloop.data.hashing import json_hash
+from prefloop.data.preferences import PreferenceColumns
+from prefloop.data.preferences.gold import GoldPair, read_gold
+from prefloop.data.schemas import VOTE
+from prefloop.data.shards import ShardFolder
+from prefloop.labelers.base import Answer, Labeler, Pair
+from prefloop.labelers.config import JudgeLabeler
+from prefloop.labelers.judges.folder import judge_revision
+from prefloop.pipeline.config import ConfigError, RunConfig, validate_config
+from prefloop.pipeline.judging.judge_figures import JudgeFigures, judge_figures
+from prefloop.pipeline.judging.verdict_file import read_verdicts
+from prefloop.pipeline.loop import open_labeler
+from prefloop.pipeline.run.models import Models
+from prefloop.pipeline.run.progress import StepProgress
+from prefloop.pipeline.stages.label import vote
+
+BLOCK = 64
+"""Pairs whose votes are kept together: what an interruption costs at most."""
+
+
+@dataclass(frozen=True)
+class JudgeEval:
+    """What judging the judges found."""
+
+    source: str
+    pairs: int
+    refused: dict[str, int]
+    """Rows of the file with gold labels that hold no pair, by reason."""
+    examples: tuple[str, ...]
+    figures: tuple[JudgeFigures, ...]
+    votes: dict[str, pa.Table]
+    """Schema VOTE, by judge."""
+    verdicts_refused: dict[str, dict[str, int]]
+    """Rows of each file with verdicts that are no verdict, by reason."""
+    gold: tuple[GoldPair, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "source": self.source,
+            "pairs": self.pairs,
+            "rows_without_a_pair": self.refused,
+            "examples": list(self.examples),
+            "verdict_rows_refused": self.verdicts_refused,
+            "judges": [one.as_dict() for one in self.figures],
+        }
+
+
+async def judge_eval(
+    path: str,
+    *,
+    judges: Sequence[Path] = (),
+    verdicts: Sequence[str] = (),
+    columns: PreferenceColumns | None = None,
+    limit: int | None = None,
+    out: Path = Path("judge-eval"),
+    seed: int = 0,
+) -> JudgeEval:
+    """Let the labelers of the config files ``judges`` vote on the pairs in ``path``, read the
+    ``verdicts`` given in files, and compare all with the gold labels.
+
+    Votes are kept in ``out``, by judge and data: the same command goes on where it was
+    interrupted, and asks nothing twice. Raises subclasses of ``PrefloopError``.
+    """
+    if not judges and not verdicts:
+        raise InputError("nothing to evaluate: give --judge CONFIG or --verdicts FILE")
+    gold, refused = read_gold(PromptSource(path=path, limit=limit), columns)
+    votes: dict[str, pa.Table] = {}
+    for config_path in judges:
+        for name, table in (await _ask(config_path, gold, out, seed)).items():
+            votes[_free(name, config_path.stem, votes)] = table
+    lost: dict[str, dict[str, int]] = {}
+    for verdict_path in verdicts:
+        read = read_verdicts(verdict_path, gold, columns)
+        for name, table in read.votes.items():
+            votes[_free(name, Path(verdict_path).stem, votes)] = table
+        if read.refused:
+            lost[verdict_path] = dict(read.refused)
+    return JudgeEval(
+        source=path,
+        pairs=len(gold),
+        refused=dict(Counter(row.reason for row in refused)),
+        examples=tuple(str(row) for row in refused[:3]),
+        figures=tuple(judge_figures(name, table, gold) for name, table in votes.items()),
+        votes=votes,
+        verdicts_refused=lost,
+        gold=tuple(gold),
+    )
+
+
+def _free(name: str, file: str, taken: dict[str, pa.Table]) -> str:
+    """``name``, or one that says the file too where another judge has it."""
+    for candidate in (name, f"{name} ({file})"):
+        if candidate not in taken:
+            return candidate
+    raise InputError(f"two judges are named {name!r} in files named {file}: rename one of them")
+
+
+def load_judges(path: Path, seed: int = 0) -> RunConfig:
+    """A config of labelers: one labeler, ``labelers`` with ``engines``, or a run's config."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: must be a labeler (`type: judge`, ...) or hold `labelers`")
+    if "label" in raw:
+        return validate_config(raw, str(path))
+    # Nothing is sampled, but a config has to name an engine for it.
+    engines = {"default": {"type": "transformers"}} | (raw.pop("engines", None) or {})
+    labelers = raw.pop("labelers", None) or [raw]
+    prompts = {"train": {"path": "embedded:prompts"}}
+    label = {"labelers": labelers}
+    whole = {"seed": seed, "prompts": prompts, "label": label, "engines": engines}
+    return validate_config(whole, str(path))
+
+
+async def _ask(path: Path, gold: Sequence[GoldPair], out: Path, seed: int) -> dict[str, pa.Table]:
+    config = load_judges(path, seed)
+    models = Models(config, cache=out / "cache")
+    revisions = models.revisions()
+    found = {}
+    try:
+        for labeler in config.label.labelers:
+            about = {
+                "labeler": labeler.model_dump(mode="json", exclude={"weight", "calibration"}),
+                "models": revisions,
+                "judge": judge_revision(labeler.judge) if isinstance(labeler, JudgeLabeler) else "",
+                "pairs": [pair.pair_id for pair in gold],
+                "seed": config.seed,
+            }
+            folder = ShardFolder(out / f"{labeler.name}-{json_hash(about)[:12]}", VOTE)
+            missing = [at for at in range(-(-len(gold) // BLOCK)) if not folder.exists(at)]
+            if missing:
+                asked = await open_labeler(labeler, config, models)
+                await _vote(asked, gold, folder, missing)
+            found[labeler.name] = folder.table()
+    finally:
+        await models.release()
+    return found
+
+
+async def _vote(
+    labeler: Labeler, gold: Sequence[GoldPair], folder: ShardFolder, missing: Sequence[int]
+) -> None:
+    todo = sum(len(gold[BLOCK * at : BLOCK * (at + 1)]) for at in missing)
+    with StepProgress(labeler.name, len(gold), done=len(gold) - todo, unit="pairs") as progress:
+        for at in missing:
+            pairs = [_pair(one) for one in gold[BLOCK * at : BLOCK * (at + 1)]]
+            table = await vote(pairs, [labeler], f"judge-eval/{at}")
+            folder.write(at, table)
+            progress.advance(
+                len(pairs),
+                tokens=pc.sum(table["prompt_tokens"]).as_py() or 0,
+                cost=pc.sum(table["cost"]).as_py() or 0.0,
+            )
+
+
+def _pair(gold: GoldPair) -> Pair:
+    # The number of tokens is the policy's to know; labelers do not read it.
+    a, b = (Answer(one_id, text, 0, "sampled") for one_id, text in
+            ((gold.a_id, gold.a), (gold.b_id, gold.b)))  # fmt: skip
+    return Pair(
+        pair_id=gold.pair_id,
+        prompt_id=gold.prompt_id,
+        round=0,
+        messages=gold.messages,
+        reference=gold.reference,
+        metadata=gold.metadata,
+        a=a,
+        b=b,
+    )

@@ -1,0 +1,192 @@
+"""Labels that people give to a run's pairs through a table: the queue out, their labels in."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from prefloop.data.config import PromptSource
+from prefloop.data.errors import InputError
+from prefloop.data.hashing import derive_seed
+from prefloop.data.sources.files import read_rows
+from prefloop.data.sources.rows import BadRow
+from prefloop.labelers.statistics.review_draw import Strategy, draw
+from prefloop.pipeline.run.run_dir import RunDir
+
+QUEUE_COLUMNS = (
+    "pair_id", "prompt", "answer_1", "answer_2", "verdict", "reason", "annotator", "answer_1_id",
+    "answer_2_id", "inclusion",
+)  # fmt: skip
+"""Of the table that people fill in: ``verdict`` 1, 2 or tie."""
+
+_VERDICTS = {"1": 1.0, "2": 0.0, "tie": 0.5, "0": 0.5}
+
+
+@dataclass(frozen=True)
+class PeopleLabel:
+    """What people say about one pair, several of them by majority."""
+
+    a_id: str
+    b_id: str
+    """The pair's two candidates as they stand in the decision's votes."""
+    side_of_a: float
+    """1 where a is preferred, 0 where b is, 0.5 for a tie or no majority."""
+    inclusion: float | None
+    """Probability with which the pair was drawn for people to see; null where nobody said."""
+
+    def side_of(self, candidate_id: str) -> float:
+        """1 where ``candidate_id`` is the preferred one, 0 where the other is, 0.5 for a tie."""
+        return self.side_of_a if candidate_id == self.a_id else 1 - self.side_of_a
+
+
+def write_queue(
+    run: RunDir, path: Path, *, n: int, strategy: Strategy, seed: int, everything: bool = False
+) -> int:
+    """Write a table (CSV, QUEUE_COLUMNS) of ``n`` kept pairs for people to label; its rows.
+
+    ``everything`` draws from all decided pairs. Which answer stands first is drawn by seed, and
+    nothing in the table says what the labelers think. Raises ``InputError`` where there is no pair
+    or ``path`` exists.
+    """
+    if path.exists():
+        raise InputError(f"{path}: exists: people may have filled it in; give another --out")
+    ids, p_chosen, agreement = [], [], []
+    for folder in run.rounds():
+        columns = ["pair_id", "p_chosen", "agreement", "kept", "reason"]
+        for table in folder.decisions.iter(columns):
+            for row in table.to_pylist():
+                if row["kept"] or (everything and row["reason"] != "no_valid_vote"):
+                    ids.append(row["pair_id"])
+                    p_chosen.append(row["p_chosen"])
+                    agreement.append(row["agreement"])
+    if not ids:
+        raise InputError(f"{run.root}: has no kept pair to look at: run it first")
+    drawn = draw(ids, p_chosen, agreement, n, strategy, seed=seed)
+    order = {ids[place]: rank for rank, place in enumerate(drawn.index)}
+    rows = _texts(run, set(order), seed)
+    chances = dict(zip(order, drawn.inclusion.tolist(), strict=True))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("x", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, QUEUE_COLUMNS)
+        writer.writeheader()
+        for row in sorted(rows, key=lambda one: order[one["pair_id"]]):
+            writer.writerow({**row, "inclusion": repr(chances[row["pair_id"]])})
+    return len(rows)
+
+
+def _texts(run: RunDir, wanted: set[str], seed: int) -> list[dict[str, str]]:
+    rows = []
+    for folder in run.rounds():
+        for index in folder.decisions.indices():
+            pairs = [
+                row
+                for row in folder.decisions.read(
+                    index, ["pair_id", "prompt_id", "chosen_id", "rejected_id"]
+                ).to_pylist()
+                if row["pair_id"] in wanted
+            ]
+            if not pairs:
+                continue
+            prompts = {
+                row["prompt_id"]: row["messages"] for row in folder.prompts.read(index).to_pylist()
+            }
+            texts = {
+                row["candidate_id"]: row["text"]
+                for row in folder.candidates.read(index, ["candidate_id", "text"]).to_pylist()
+            }
+            for pair in pairs:
+                ids = sorted((pair["chosen_id"], pair["rejected_id"]))
+                if derive_seed(seed, pair["pair_id"], "queue") % 2:
+                    ids.reverse()
+                rows.append(
+                    {
+                        "pair_id": pair["pair_id"],
+                        "prompt": _shown(prompts[pair["prompt_id"]]),
+                        "answer_1": texts[ids[0]],
+                        "answer_2": texts[ids[1]],
+                        "answer_1_id": ids[0],
+                        "answer_2_id": ids[1],
+                    }
+                )
+    return rows
+
+
+def _shown(messages: Sequence[dict[str, str]]) -> str:
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"[{turn['role']}] {turn['content']}" for turn in messages)
+
+
+def read_people(paths: Sequence[str], run: RunDir) -> dict[str, PeopleLabel]:
+    """The labels in tables that ``write_queue`` wrote and people filled in, by pair.
+
+    Rows without a verdict are passed over. Of several labels on a pair the majority counts. Raises
+    ``InputError`` for rows that cannot be read, pairs that the run does not have, and where there
+    is no label at all.
+    """
+    said: dict[str, list[float]] = {}
+    inclusion: dict[str, float | None] = {}
+    pairs = _pairs(run)
+    for path in paths:
+        for row in read_rows(PromptSource(path=path)):
+            if isinstance(row, BadRow):
+                raise InputError(str(row))
+            where = f"{row.source}, row {row.row}"
+            for name in ("pair_id", "answer_1_id", "verdict"):
+                if name not in row.fields:
+                    raise InputError(f"{where}: has no {name!r}: `prefloop queue` writes the table")
+            verdict = str(row.fields["verdict"] or "").strip().lower().removesuffix(".0")
+            if not verdict:
+                continue
+            pair = str(row.fields["pair_id"])
+            if verdict not in _VERDICTS:
+                raise InputError(f"{where}, field 'verdict': {verdict!r} is none of 1, 2, tie")
+            if pair not in pairs:
+                raise InputError(f"{where}: {run.root} has no pair {pair}: is it another run's?")
+            first = str(row.fields["answer_1_id"])
+            if first not in pairs[pair]:
+                raise InputError(f"{where}: the pair has no answer {first}")
+            side = _VERDICTS[verdict]
+            said.setdefault(pair, []).append(side if first == pairs[pair][0] else 1 - side)
+            inclusion[pair] = _chance(row.fields.get("inclusion"), where)
+    if not said:
+        raise InputError(f"{', '.join(paths)}: nobody filled in a `verdict`: write 1, 2 or tie")
+    return {
+        pair: PeopleLabel(*pairs[pair], _majority(sides), inclusion[pair])
+        for pair, sides in said.items()
+    }
+
+
+def _chance(value: object, where: str) -> float | None:
+    if value in (None, ""):
+        return None
+    try:
+        chance = float(str(value))
+    except ValueError:
+        chance = -1.0
+    if not 0 < chance <= 1 + 1e-9:
+        raise InputError(
+            f"{where}, field 'inclusion': {value!r} is no probability: leave it as it was written"
+        )
+    return chance
+
+
+def _majority(sides: Sequence[float]) -> float:
+    (most, times), *others = Counter(sides).most_common()
+    return 0.5 if others and others[0][1] == times else most
+
+
+def _pairs(run: RunDir) -> dict[str, tuple[str, str]]:
+    """The candidates a and b of every pair that was voted on."""
+    found: dict[str, tuple[str, str]] = {}
+    for folder in run.rounds():
+        for votes in folder.votes.iter(columns=["pair_id", "a_id", "b_id"]):
+            _, first = np.unique(np.asarray(votes["pair_id"].to_pylist()), return_index=True)
+            for row in votes.take(first).to_pylist():
+                found.setdefault(row["pair_id"], (row["a_id"], row["b_id"]))
+    return found

@@ -1,0 +1,1 @@
+"""Policies outside of a run: trained alone, compared with one another."""

@@ -1,0 +1,87 @@
+"""The dataset card: what the hub shows, and how every column came about."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from prefloop.data.shards import atomic_write_text
+from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.run.run_dir import RunDir
+from prefloop.pipeline.stages.write import rows_written, split_files
+
+_SIZES = [
+    (1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+]  # fmt: skip
+
+
+def write_card(config: RunConfig, run: RunDir) -> None:
+    """Write ``dataset/README.md`` from the decisions and triples on disk."""
+    rounds = [_round_figures(run, index) for index in range(len(run.rounds()))]
+    rounds = [figures for figures in rounds if figures["written"]]
+    rows = Counter[str]()
+    for figures in rounds:
+        rows.update(figures["written"])
+    total = sum(rows.values())
+    # A card is Markdown with YAML, not HTML: autoescaping would garble it, and no model output
+    # goes into it.
+    environment = Environment(
+        loader=PackageLoader("prefloop.pipeline"),
+        undefined=StrictUndefined,
+        autoescape=False,  # noqa: S701
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template("card.md.jinja").render(
+        splits=[split for split in ("train", "test") if split_files(run, split)],
+        unpaired=[split for split in ("train", "test") if split_files(run, split, unpaired=True)],
+        size=next((name for limit, name in _SIZES if total < limit), "n>10M"),
+        rows=rows,
+        total=total,
+        rounds=rounds,
+        config=config,
+        labelers=[labeler.model_dump() for labeler in config.label.labelers],
+        filters=[rule.model_dump() for rule in config.filter.filters],
+        strategy=config.filter.strategy.model_dump(),
+    )
+    atomic_write_text(run.dataset / "README.md", text)
+
+
+def _round_figures(run: RunDir, index: int) -> dict[str, Any]:
+    folder = run.round(index)
+    reasons: Counter[str] = Counter()
+    margins, agreements, longer, unequal, kept = [], [], 0, 0, 0
+    columns = ["kept", "reason", "margin", "agreement", "chosen_tokens", "rejected_tokens"]
+    for shard in folder.decisions.indices():
+        decisions = folder.decisions.read(shard, columns)
+        dropped = decisions.filter(pc.invert(decisions["kept"]))
+        reasons.update(dropped["reason"].to_pylist())
+        good = decisions.filter(decisions["kept"])
+        kept += len(good)
+        margins.append(good["margin"].to_numpy())
+        agreements.append(good["agreement"].to_numpy())
+        more = good["chosen_tokens"].to_numpy() - good["rejected_tokens"].to_numpy()
+        longer += int((more > 0).sum())
+        unequal += int((more != 0).sum())
+    return {
+        "index": index,
+        "written": rows_written(folder),
+        "prompts": folder.prompts.rows(),
+        "candidates": folder.candidates.rows(),
+        "pairs": kept + sum(reasons.values()),
+        "kept": kept,
+        "dropped": sorted(reasons.items()),
+        "margin": _mean(margins),
+        "agreement": _mean(agreements),
+        "longer": longer / unequal if unequal else None,
+    }
+
+
+def _mean(parts: list[np.ndarray]) -> float | None:
+    values = np.concatenate(parts) if parts else np.empty(0)
+    return float(values.mean()) if len(values) else None

@@ -1,0 +1,55 @@
+"""What a finished run says on the terminal: dataset, win rates, report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefloop.data.shards import ShardFolder
+from prefloop.pipeline.run.promotion import promoted
+from prefloop.pipeline.run.run_dir import EVALUATION, RunDir
+from prefloop.pipeline.stages.evaluate import JURY
+from prefloop.pipeline.stages.write import rows_written
+
+
+def headline(run: RunDir) -> str:
+    """A few lines: where the dataset lies, what each round won, where the report lies."""
+    rounds = [folder for folder in run.rounds() if folder.written.exists()]
+    rows = [rows_written(folder) for folder in rounds]
+    train, test = (sum(counts[split] for counts in rows) for split in ("train", "test"))
+    lines = [f"dataset   {run.dataset}  ({train:,} train and {test:,} test triples)"]
+    for folder in rounds:
+        lines += [
+            f"win rate  round {folder.index} against {against}: {text}"
+            for against, text in _win_rates(folder.metrics)
+        ]
+        lines += [f"policy    {folder.policy}"] if folder.policy.exists() else []
+    best = promoted(run)
+    if best and best.index != rounds[-1].index:
+        lines.append(f"keep      {best.policy}  (no later round won against the one before it)")
+    lines.append(f"report    {run.report}")
+    return "\n".join(lines)
+
+
+def _win_rates(metrics: ShardFolder) -> list[tuple[str, str]]:
+    """Opponent, and the jury's win rate against it next to the length-controlled one."""
+    if not metrics.exists(EVALUATION):
+        return []
+    rows = [row for row in metrics.read(EVALUATION).to_pylist() if row["labeler"] == JURY]
+    controlled = {
+        row["against"]: _with_interval(row)
+        for row in rows
+        if row["name"] == "length_controlled_win_rate"
+    }
+    return [
+        (
+            row["against"],
+            f"{_with_interval(row)} of {row['n']}; length-controlled "
+            f"{controlled.get(row['against'], 'none: lengths differ by a constant')}",
+        )
+        for row in rows
+        if row["name"] == "win_rate"
+    ]
+
+
+def _with_interval(row: dict[str, Any]) -> str:
+    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"

@@ -1,0 +1,242 @@
+"""`prefloop review status`: how far people are, how they agree, and the labelers with them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from prefloop.labelers.base import LabelerError
+from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS, merge_votes, pairs_of, read_votes
+from prefloop.labelers.people import is_human
+from prefloop.labelers.statistics.agreement import (
+    MISSING,
+    Agreement,
+    Ratings,
+    cohen_kappas,
+    krippendorff_alpha,
+)
+from prefloop.labelers.statistics.dataset_accuracy import DatasetAccuracy, dataset_accuracy
+from prefloop.labelers.statistics.estimate import Estimate
+from prefloop.labelers.statistics.winrate import win_rate
+from prefloop.pipeline.review.folder import Review, ReviewFolder
+from prefloop.pipeline.review.pull import SUBMITTED
+from prefloop.pipeline.run.run_dir import RunDir
+
+_MOST_SHOWN = 10
+_LABELS = ("a", "tie", "b")  # both bad is a tie here
+_PLACE = {"a": 0, "tie": 1, "both_bad": 1, "b": 2}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A pair on which people see it otherwise than the decision."""
+
+    pair_id: str
+    place: str
+    p_chosen: float
+    """How sure the jury was."""
+    people: dict[str, str]
+    """What each person says: chosen, rejected, tie or both_bad."""
+
+
+@dataclass(frozen=True)
+class ReviewStatus:
+    """Where a review stands, by what was pulled last."""
+
+    review: Review
+    pushed: int
+    complete: int
+    """Pairs with as many submitted responses as the overlap asks for."""
+    people: dict[str, dict[str, int]]
+    """Responses by person and status."""
+    alpha: Agreement
+    """Krippendorff's alpha (nominal) of the people's verdicts, both bad being a tie."""
+    kappas: dict[tuple[str, str], Agreement]
+    measured: bool
+    """Whether the figures below measure the labelers: in blind mode only."""
+    labelers: dict[str, Estimate]
+    """Share of the pairs on which a labeler says what the majority of people says, a tie of either
+    counting half; pairs that it has no verdict on are left out."""
+    decision: Estimate | None
+    """The same for the decisions, with people's votes left out."""
+    dataset: DatasetAccuracy | None
+    """Estimated share of all pairs that could be drawn whose decision people share."""
+    no_dataset: str | None
+    differences: tuple[Difference, ...]
+    """The surest decisions first."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        kappas = [{"people": list(names), **one.as_dict()} for names, one in self.kappas.items()]
+        return asdict(self) | {"kappas": kappas}
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        review = self.review
+        said = [
+            f"{review.name} ({review.mode}, {review.server}): {self.complete:,} of {self.pushed:,} "
+            f"pairs complete at {review.overlap} response{'s' if review.overlap > 1 else ''} each"
+        ]
+        for name, counts in sorted(self.people.items()):
+            listed = ", ".join(f"{number:,} {status}" for status, number in counts.items())
+            said.append(f"  {name}: {listed}")
+        said.append(f"agreement of people (Krippendorff's alpha): {_figure(self.alpha)}")
+        for (one, other), kappa in self.kappas.items():
+            said.append(f"  Cohen's kappa, {one} and {other}: {_figure(kappa)}")
+        if not self.measured:
+            said.append(
+                "assisted mode: people saw the decision, so what follows says nothing about how "
+                "good the labelers are"
+            )
+        for name, share in self.labelers.items():
+            said.append(f"{name} agrees with people: {_share(share)}")
+        if self.decision:
+            said.append(f"decisions agree with people: {_share(self.decision)}")
+        if self.dataset:
+            said.append(
+                f"estimated for all {self.dataset.pairs:,} pairs: {_share(self.dataset.estimate)} "
+                "(prediction-powered)"
+            )
+        elif self.no_dataset:
+            said.append(f"no estimate for all pairs: {self.no_dataset}")
+        if self.differences:
+            said.append("where they differ most:")
+        for each in self.differences:
+            views = ", ".join(f"{name}: {view}" for name, view in each.people.items())
+            said.append(f"  {each.place}: chosen with {each.p_chosen:.2f}; {views}")
+        return said
+
+
+def review_status(folder: ReviewFolder, *, seed: int = 0) -> ReviewStatus:
+    """Where the review in ``folder`` stands, by what was pulled last."""
+    review, pushed = folder.read(), folder.pairs()
+    responses = folder.responses().to_pylist()
+    people: dict[str, Counter[str]] = defaultdict(Counter)
+    said: dict[str, dict[str, str]] = defaultdict(dict)
+    for row in responses:
+        people[row["username"]][row["status"]] += 1
+        if row["status"] == SUBMITTED and row["verdict"]:
+            said[row["pair_id"]][row["username"]] = row["verdict"]
+    ratings = _ratings(said)
+    majority = {pair: _majority(pushed[pair], views) for pair, views in said.items()}
+    decided = {}
+    for pair, liked in majority.items():
+        row = pushed[pair]
+        decided[pair] = _right(None if row["p_chosen"] == 0.5 else row["chosen_id"], liked)
+    dataset, why = None, None
+    if review.mode == "blind":
+        try:
+            dataset = _dataset(folder, decided)
+        except LabelerError as error:
+            why = str(error)
+    return ReviewStatus(
+        review=review,
+        pushed=len(pushed),
+        complete=sum(len(views) >= review.overlap for views in said.values()),
+        people={name: dict(counts) for name, counts in people.items()},
+        alpha=krippendorff_alpha(ratings, seed=seed),
+        kappas=cohen_kappas(ratings, seed=seed),
+        measured=review.mode == "blind",
+        labelers=_labelers(folder, majority) if review.is_run else {},
+        decision=win_rate(list(decided.values())) if decided else None,
+        dataset=dataset,
+        no_dataset=why,
+        differences=_differences(pushed, said, decided),
+    )
+
+
+def _ratings(said: Mapping[str, Mapping[str, str]]) -> Ratings:
+    names = sorted({name for views in said.values() for name in views})
+    codes = np.full((len(said), len(names)), MISSING, np.int8)
+    for row, views in enumerate(said.values()):
+        for name, verdict in views.items():
+            codes[row, names.index(name)] = _PLACE[verdict]
+    return Ratings(tuple(names), _LABELS, codes)
+
+
+def _majority(pair: Mapping[str, Any], views: Mapping[str, str]) -> str | None:
+    """The candidate that more people prefer than the other and than neither; null without one."""
+    counts = Counter(
+        {"a": pair["answer_a_id"], "b": pair["answer_b_id"]}.get(view) for view in views.values()
+    )
+    (first, most), *others = counts.most_common()
+    return None if others and others[0][1] == most else first
+
+
+def _right(preferred: str | None, liked: str | None) -> float:
+    if preferred is None or liked is None:
+        return 0.5
+    return float(preferred == liked)
+
+
+def _labelers(folder: ReviewFolder, majority: Mapping[str, str | None]) -> dict[str, Estimate]:
+    """By labeler, how often its verdict is that of the people's majority."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    right: dict[str, list[float]] = defaultdict(list)
+    wanted = pa.array(sorted(majority), pa.string())
+    for round_folder in RunDir(folder.root.parents[1]).rounds():
+        for votes in round_folder.votes.iter(columns=VOTE_COLUMNS):
+            mine = votes.filter(pc.is_in(votes["pair_id"], wanted))
+            if not len(mine):
+                continue
+            pairs = pairs_of(mine)
+            verdicts = merge_votes(read := read_votes(mine, pairs), len(pairs))
+            for at, pair in enumerate(pairs.to_pylist()):
+                words = {1: pair["a_id"], 0: None, -1: pair["b_id"]}
+                for place, name in enumerate(read.labelers):
+                    if verdicts.valid[at, place] and not is_human(name):
+                        preferred = words[int(verdicts.verdict[at, place])]
+                        right[name].append(_right(preferred, majority[pair["pair_id"]]))
+    return {name: win_rate(outcomes) for name, outcomes in sorted(right.items())}
+
+
+def _dataset(folder: ReviewFolder, decided: Mapping[str, float]) -> DatasetAccuracy:
+    inclusion, confidence = folder.inclusion(), folder.confidence()
+    drawn = [pair for pair in decided if pair in inclusion]
+    return dataset_accuracy(
+        [decided[pair] for pair in drawn],
+        [confidence[pair] for pair in drawn],
+        list(confidence.values()),
+        [inclusion[pair] for pair in drawn],
+    )
+
+
+def _differences(
+    pushed: Mapping[str, Any], said: Mapping[str, Mapping[str, str]], decided: Mapping[str, float]
+) -> tuple[Difference, ...]:
+    found = []
+    for pair, right in decided.items():
+        if right == 1.0:
+            continue
+        row = pushed[pair]
+        letters = {"a": row["answer_a_id"], "b": row["answer_b_id"]}
+        views = {
+            name: ("chosen" if letters[view] == row["chosen_id"] else "rejected")
+            if view in letters
+            else view
+            for name, view in said[pair].items()
+        }
+        found.append(
+            (right, -row["p_chosen"], Difference(pair, row["place"], row["p_chosen"], views))
+        )
+    found.sort(key=lambda one: (one[0], one[1], one[2].pair_id))
+    return tuple(each for *_, each in found[:_MOST_SHOWN])
+
+
+def _figure(found: Agreement) -> str:
+    if found.value is None:
+        return f"none ({found.reason})"
+    if found.low is None:
+        return f"{found.value:.3f} of {found.n:,} pairs"
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}] of {found.n:,} pairs"
+
+
+def _share(found: Estimate) -> str:
+    value, low, high = (100 * one for one in (found.value, found.low, found.high))
+    return f"{value:.1f} % [{low:.1f}, {high:.1f}] of {found.n:,}"

@@ -1,0 +1,114 @@
+"""Guards over a round's new policy, by what its evaluation measured on held-out prompts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.run.run_dir import EVALUATION, TRAINING_CURVES, RoundDir, RunError
+from prefloop.training.session.guards import PERFECT
+
+logger = logging.getLogger(__name__)
+
+_REMEDIES = {
+    "kl": "raise beta, lower learning_rate or epochs, or train against the previous policy "
+    "(train.reference)",
+    "length": "drop pairs by length (length_balance, length_ratio), look at the judge with "
+    "`prefloop judge-eval`, or use sigmoid_norm as the loss",
+    "repetitive": "raise beta, lower learning_rate or epochs, or add the sft loss (loss: [sigmoid, "
+    "sft])",
+    "overfit": "every training pair is told apart and held-out pairs are not: fewer epochs, more "
+    "or fresh data, or a look at how training and held-out prompts differ",
+    "truncated": "raise sample.max_tokens, or drop truncated answers (the filter `truncated`)",
+}
+
+
+@dataclass(frozen=True)
+class RoundTrip:
+    """A figure of a round's policy that is beyond its warning level."""
+
+    guard: str
+    value: float
+    limit: float
+    stops: bool
+    """Beyond the limit itself."""
+
+    def __str__(self) -> str:
+        verb = "is beyond its limit" if self.stops else "comes near its limit"
+        return (
+            f"guard {self.guard} of the new policy {verb}: {self.value:.4g}, limit "
+            f"{self.limit:.4g}: {_REMEDIES[self.guard]}"
+        )
+
+
+def round_trips(config: RunConfig, folder: RoundDir) -> list[RoundTrip]:
+    """The guards that the policy of a round sets off; none before it was evaluated.
+
+    ``length`` is the ratio of mean lengths of its held-out answers and the starting policy's, the
+    larger over the smaller. ``overfit`` only warns: training tells all pairs apart, and of held-out
+    pairs no more than chance (the interval of the reward's accuracy reaches down to a half).
+    """
+    if config.train is None or not folder.metrics.exists(EVALUATION):
+        return []
+    guards = config.train.guards
+    if not guards.enabled:
+        return []
+    rows = folder.metrics.read(EVALUATION).to_pylist()
+
+    def figure(name: str, against: str | None = None) -> float | None:
+        found = [r["value"] for r in rows if (r["name"], r["against"]) == (name, against)]
+        return found[0] if found else None
+
+    now, start = figure("mean_tokens"), figure("mean_tokens", "start")
+    ratio = max(now / start, start / now) if now and start else None
+    watched = [
+        ("kl", figure("kl", "start"), guards.max_kl, 0.0),
+        ("length", ratio, guards.max_length_ratio, 1.0),
+        ("truncated", figure("truncated_share"), guards.max_truncated, 0.0),
+        ("repetitive", figure("repetitive_share"), guards.max_repetitive, 0.0),
+    ]
+    trips = []
+    for name, value, limit, healthy in watched:
+        if value is None or limit is None:
+            continue
+        if value > healthy + guards.warn_share * (limit - healthy):
+            trips.append(RoundTrip(name, value, limit, stops=value > limit))
+    told_apart = _low(rows, "reward_accuracy")
+    if told_apart is not None and told_apart <= 0.5 and _perfect(folder, guards.window):
+        trips.append(RoundTrip("overfit", told_apart, 0.5, stops=False))
+    return trips
+
+
+def _low(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """Lower end of the interval of a figure that has no opponent; null where there is none."""
+    found = [row["low"] for row in rows if (row["name"], row["against"]) == (name, None)]
+    return found[0] if found else None
+
+
+def _perfect(folder: RoundDir, window: int) -> bool:
+    """Whether the last ``window`` steps of the training told every pair apart."""
+    if not folder.metrics.exists(TRAINING_CURVES):
+        return False
+    curves = folder.metrics.read(TRAINING_CURVES).to_pylist()
+    seen = [row["value"] for row in curves if row["name"] == "rewards/accuracies"]
+    return len(seen) >= window and min(seen[-window:]) >= PERFECT
+
+
+def check_round(config: RunConfig, folder: RoundDir) -> None:
+    """Say which guards the round's policy sets off.
+
+    Raises ``RunError`` where one is beyond its limit and the run is not to go on after that.
+    """
+    for trip in round_trips(config, folder):
+        assert config.train is not None
+        if trip.stops and config.train.guards.then == "stop":
+            raise RunError(
+                f"round {folder.index}: {trip}. To go on with it all the same: "
+                "--set train.guards.then=go_on"
+            )
+        gone_on = trip.stops and config.evaluate.promote == "winner"
+        then = "; the next round begins with the policy before it" if gone_on else ""
+        logger.warning("round %d: %s%s", folder.index, trip, then)

@@ -1,0 +1,70 @@
+"""The jury of a round: what was fitted to its votes, and the calibrations it applies."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from prefloop.data.shards import ShardFolder, atomic_write_json
+from prefloop.labelers.config import LabelConfig
+from prefloop.labelers.jury.calibrator import Calibrator, read_calibrator
+from prefloop.labelers.jury.fit import count_patterns, fit_jury
+from prefloop.labelers.jury.rules import FITTED_RULES, FittedJury
+from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS
+from prefloop.labelers.people import is_human, without_people
+from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.run.run_dir import RoundDir
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RoundJury:
+    """What ``prefloop.labelers.decisions.decide.decide`` needs beside the config."""
+
+    fitted: FittedJury | None = None
+    calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
+
+
+def seat_jury(config: RunConfig, folder: RoundDir) -> RoundJury:
+    """The jury of a round whose votes are all there, by what was fitted to them (``jury.json``).
+
+    A resumed run, and the evaluation of the round's policy, decide by the same figures. Raises
+    ``LabelerError`` for a calibration file that cannot be used.
+    """
+    return jury_on(config.label, folder.votes, folder.jury)
+
+
+def jury_on(label: LabelConfig, votes: ShardFolder, kept: Path) -> RoundJury:
+    """The jury on ``votes``. Where its rule needs it, the labelers' reliability is fitted to them
+    once and kept in the file ``kept``."""
+    calibrators = {name: read_calibrator(path) for name, path in label.calibrations.items()}
+    if label.jury.rule not in FITTED_RULES:
+        return RoundJury(calibrators=calibrators)
+    if not kept.exists():
+        names = [labeler.name for labeler in label.labelers]
+        parts = votes.iter(columns=VOTE_COLUMNS)
+        if label.people == "jury":
+            names += _people(votes)
+        else:
+            parts = map(without_people, parts)
+        fitted = fit_jury(count_patterns(parts, names), names, label.jury)
+        for note in fitted.notes:
+            logger.warning("%s", note)
+        atomic_write_json(kept, fitted.as_dict())
+    return RoundJury(
+        FittedJury.from_dict(json.loads(kept.read_text(encoding="utf-8"))), calibrators
+    )
+
+
+def _people(votes: ShardFolder) -> list[str]:
+    """The people who voted, by the names of their votes."""
+    names: set[str] = set()
+    for table in votes.iter(columns=["labeler"]):
+        names |= {name for name in pc.unique(table["labeler"]).to_pylist() if is_human(name)}
+    return sorted(names)
