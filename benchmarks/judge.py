@@ -35,7 +35,7 @@ import numpy as np
 
 from benchmarks.models import WORDS, make_model
 from prefloop.data.embedded import resolve_embedded
-from tests.servers import vllm_server
+from tests.helpers.servers import vllm_server
 
 WARM_UP = 8
 """Pairs that are judged before anything is timed."""

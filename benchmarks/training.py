@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.models import WORDS, make_model
 from prefloop.data.schemas import TRIPLE
-from tests.dpo_data import triple
+from tests.helpers.dpo_data import triple
 
 LEARNING_RATE, BETA = 1e-5, 0.1
 OURS = ("random", "length", "recomputed")

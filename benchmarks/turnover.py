@@ -29,7 +29,7 @@ from prefloop.data.protocol import Engine, Request, Sampling
 from prefloop.pipeline.config import RunConfig, validate_config
 from prefloop.pipeline.engines.factory import build_engine
 from prefloop.pipeline.run.models import Models
-from tests.engine_models import make_adapter
+from tests.helpers.engine_models import make_adapter
 
 PROBES = [({"role": "user", "content": f"Write one sentence about {word}."},) for word in
           ("a fox", "the sea", "a lamp", "winter")]  # fmt: skip

@@ -1,0 +1,160 @@
+"""`prefloop agreement` on tables as people have them, on public labels and on a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from prefloop.data.errors import InputError
+from prefloop.pipeline.commands.app import app
+from prefloop.pipeline.judging.agreement_report import file_agreement, run_agreement
+from tests.helpers.paths import PUBLIC
+from tests.helpers.runs import JUDGE, VERIFIER, run_small, small_config
+from tests.helpers.synthetic_run import write_run
+
+PANDALM = PUBLIC / "pandalm" / "testset-v1.json"
+LONG = {"item": "item", "annotator": "who", "label": "label"}
+
+
+def write_long(path: Path, rows: list[tuple]) -> str:
+    frame = pd.DataFrame(rows, columns=["item", "who", "label"], dtype=object)
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    elif path.suffix == ".parquet":
+        frame.astype(str).to_parquet(path)
+    else:
+        frame.to_json(path, orient="records", lines=True)
+    return str(path)
+
+
+ROWS = [(i, who, label) for i, labels in enumerate(["11", "12", "22", "11"]) for who, label in
+        zip("xy", labels, strict=True)]  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_every_format_gives_the_same(tmp_path: Path, ending: str) -> None:
+    found = file_agreement(write_long(tmp_path / f"votes{ending}", ROWS), **LONG).as_dict()
+    # Three of four agree; by chance 3/4 x 2/4 + 1/4 x 2/4 = 0.5; (0.75 - 0.5) / 0.5.
+    assert found["raw_agreement"]["value"] == 0.75
+    [kappa] = found["cohen_kappa"]
+    assert kappa["annotators"] == ["x", "y"]
+    assert kappa["value"] == pytest.approx(0.5)
+    assert found["majority"] == {
+        "counts": {"1": 2, "2": 1}, "no_majority": 1, "unlabelled": 0,
+    }  # fmt: skip
+    assert found["labels_by_annotator"] == {"x": {"1": 3, "2": 1}, "y": {"1": 2, "2": 2}}
+
+
+def test_pandalm() -> None:
+    annotators = [f"annotator{index}" for index in (1, 2, 3)]
+    found = file_agreement(
+        str(PANDALM), item=None, annotator=None, label=None, annotators=annotators
+    ).as_dict()
+    kappas = {tuple(one["annotators"]): round(one["value"], 2) for one in found["cohen_kappa"]}
+    assert kappas == {
+        ("annotator1", "annotator2"): 0.85,
+        ("annotator1", "annotator3"): 0.88,
+        ("annotator2", "annotator3"): 0.86,
+    }
+    assert found["majority"]["counts"] == {"0": 105, "1": 422, "2": 472}
+    assert found["majority"]["no_majority"] == 0
+    assert found["items"] == 999
+
+
+def test_dirty_labels_are_counted_and_named(tmp_path: Path) -> None:
+    path = tmp_path / "votes.jsonl"
+    rows = [
+        {"item": 1, "who": "x", "label": "good"},
+        {"item": 1, "who": "x", "label": "bad"},  # changed their mind
+        {"item": 1, "who": "y", "label": " good "},
+        {"item": 1.0, "who": "y", "label": "good"},  # twice the same
+        {"item": 2, "who": "x", "label": "bad"},
+        {"item": 2, "who": "y", "label": None},
+        {"item": 2, "who": "z", "label": ""},
+        {"item": 3, "who": "x", "label": ["good"]},
+        {"item": None, "who": "x", "label": "good"},
+        {"item": 3, "who": "", "label": "good"},
+        {"item": 3, "label": "good"},
+    ]
+    path.write_text("\n".join([*map(json.dumps, rows), "{broken"]))
+    found = file_agreement(str(path), **LONG).as_dict()
+    assert found["rows"]["unreadable"] == {
+        "not_a_label": 1, "no_item": 1, "no_annotator": 1, "missing_column": 1, "broken_json": 1,
+    }  # fmt: skip
+    assert "row 8, field 'label': not_a_label" in found["rows"]["unreadable_examples"][0]
+    assert found["rows"]["conflicting_examples"] == ["item 1, annotator x: bad and good"]
+    assert (found["rows"]["missing_labels"], found["rows"]["repeated_labels"]) == (2, 1)
+    assert found["cohen_kappa"][0]["reason"] == "no item has labels of both"
+    assert found["krippendorff_alpha"]["ordinal"]["reason"].startswith("the labels are no numbers")
+    json.dumps(found, allow_nan=False)
+
+
+def test_levels_give_words_an_order(tmp_path: Path) -> None:
+    labels = [("low", "mid"), ("high", "high"), ("low", "low"), ("mid", "high")]
+    rows = [(i, who, pair[at]) for i, pair in enumerate(labels) for at, who in enumerate("xy")]
+    path = write_long(tmp_path / "votes.csv", rows)
+    found = file_agreement(path, levels=["low", "mid", "high"], **LONG).as_dict()
+    numbers = {"low": 1, "mid": 2, "high": 3}
+    numeric = write_long(tmp_path / "n.csv", [(i, who, numbers[one]) for i, who, one in rows])
+    expected = file_agreement(numeric, **LONG).as_dict()
+    alphas, theirs = found["krippendorff_alpha"], expected["krippendorff_alpha"]
+    assert alphas["ordinal"] == theirs["ordinal"]
+    assert alphas["interval"]["value"] is None
+    assert theirs["interval"]["value"] is not None
+    with pytest.raises(InputError, match="the label 'mid' is not among --levels low,high"):
+        file_agreement(path, levels=["low", "high"], **LONG)
+
+
+def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    path = write_long(tmp_path / "votes.csv", ROWS)
+    with pytest.raises(InputError, match="has no column 'rater': it has item, who, label"):
+        file_agreement(path, item="item", annotator="rater", label="label")
+    with pytest.raises(InputError, match="say which columns hold what"):
+        file_agreement(path, item=None, annotator=None, label="label")
+    with pytest.raises(InputError, match="give one or the other"):
+        file_agreement(path, item=None, annotator="who", label=None, annotators=["a"])
+    empty = write_long(tmp_path / "empty.jsonl", [(1, "x", None)])
+    with pytest.raises(InputError, match="holds no label"):
+        file_agreement(empty, **LONG)
+    many = write_long(tmp_path / "many.csv", [(i, "x", f"{i}.25") for i in range(101)])
+    with pytest.raises(InputError, match="101 different labels"):
+        file_agreement(many, **LONG)
+
+
+def test_many_annotators_have_the_busiest_compared(tmp_path: Path) -> None:
+    rows = [(i % 10, f"w{i // 10}", i % 2) for i in range(600)]
+    found = file_agreement(write_long(tmp_path / "crowd.csv", rows), **LONG).as_dict()
+    assert len(found["annotators"]) == 60
+    assert len(found["cohen_kappa"]) + found["cohen_kappa_left_out"] == 60 * 59 // 2
+    assert len(found["cohen_kappa"]) <= 1000
+
+
+def test_a_run_has_judges_and_their_positions(tmp_path: Path) -> None:
+    run = run_small(tmp_path / "run", small_config(label={"labelers": [JUDGE, VERIFIER]}))
+    found = run_agreement(run).as_dict()
+    votes = run.round(0).votes.table().to_pylist()
+    assert found["items"] == len({vote["pair_id"] for vote in votes})
+    assert set(found["position"]) == {"judge"}
+    said: dict[tuple[str, str], set[str]] = {}
+    for vote in votes:
+        said.setdefault((vote["pair_id"], vote["labeler"]), set()).add(vote["preference"])
+    verdict = {key: one.pop() if len(one) == 1 else "tie" for key, one in said.items()}
+    pairs = {pair for pair, _ in verdict}
+    same = [verdict[pair, "judge"] == verdict[pair, "verifier"] for pair in pairs]
+    assert found["raw_agreement"]["value"] == pytest.approx(sum(same) / len(same))
+
+
+def test_the_command(tmp_path: Path) -> None:
+    path = write_long(tmp_path / "votes.csv", ROWS)
+    columns = ["--item", "item", "--annotator", "who", "--label", "label"]
+    done = CliRunner().invoke(app, ["agreement", path, *columns, "--json"])
+    assert json.loads(done.output)["items"] == 4
+    done = CliRunner().invoke(app, ["agreement", path, *columns, "--bootstrap", "50"])
+    assert "Cohen's kappa, x and y" in done.output
+    done = CliRunner().invoke(app, ["agreement", str(write_run(tmp_path / "run", rounds=1).root)])
+    assert done.exit_code == 0
+    assert "first shown" in done.output

@@ -1,0 +1,72 @@
+"""`prefloop evaluate`: two policies on held-out prompts, without a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from prefloop.pipeline.commands.app import app
+from prefloop.pipeline.run.run_dir import RunDir
+from tests.helpers.runs import run_small, small_config
+
+TRAIN = {"learning_rate": 1e-3, "batch_size": 4, "epochs": 2}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    return run_small(tmp_path_factory.mktemp("evaluated") / "run", small_config(train=TRAIN))
+
+
+def test_it_says_what_the_run_measured(run: RunDir, tmp_path: Path) -> None:
+    """The same policies, prompts, seeds and labelers as in the run give the same figures."""
+    command = ["evaluate", str(run.round(0).policy), "--against", "embedded:policy",
+               "--config", str(run.config), "--out", str(tmp_path / "out")]  # fmt: skip
+    done = CliRunner().invoke(app, [*command, "--json"])
+    assert done.exception is None
+    found = json.loads(done.stdout)
+    ours = {(row["name"], row["labeler"], row["against"]): row for row in found["figures"]}
+    names = ("win_rate", "length_controlled_win_rate", "kl", "mean_tokens", "truncated_share")
+    compared = 0
+    for row in run.round(0).metrics.table().to_pylist():
+        if row["name"] not in names or row["against"] == "previous":
+            continue
+        against = "other" if row["against"] == "start" else None
+        mine = ours[row["name"], row["labeler"], against]
+        for column in ("value", "low", "high", "n"):
+            assert mine[column] == pytest.approx(row[column])
+        compared += 1
+    assert compared >= 6
+    # Asked again, everything is there.
+    shards = sorted((tmp_path / "out").rglob("part-*.parquet"))
+    before = [path.stat().st_mtime_ns for path in shards]
+    again = CliRunner().invoke(app, command)
+    assert "length-controlled" in again.stdout
+    assert [path.stat().st_mtime_ns for path in shards] == before
+
+
+def test_a_policy_against_itself_is_even(run: RunDir, tmp_path: Path) -> None:
+    raw = yaml.safe_load(run.config.read_text())
+    raw["label"]["jury"]["rule"] = "reliability"  # fitted to the votes of the match
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(raw))
+    done = CliRunner().invoke(
+        app,
+        ["evaluate", "embedded:policy", "--against", "embedded:policy", "--config", str(config),
+         "--out", str(tmp_path / "out"), "--json"],
+    )  # fmt: skip
+    assert done.exception is None
+    figures = {(row["name"], row["labeler"]): row for row in json.loads(done.stdout)["figures"]}
+    assert figures["win_rate", "jury"]["value"] == 0.5
+    assert figures["kl", None]["value"] == pytest.approx(0, abs=1e-6)
+
+
+def test_mistakes_are_one_line(run: RunDir, tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        app, ["evaluate", str(tmp_path / "none"), "--against", "embedded:policy",
+              "--config", str(run.config), "--out", str(tmp_path)],
+    )  # fmt: skip
+    assert "no such folder" in str(done.exception)

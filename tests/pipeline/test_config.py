@@ -1,0 +1,145 @@
+"""The config: refused keys name the nearest valid one, overrides reach everywhere."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from prefloop.pipeline.config import ConfigError, dump_config, flatten, load_config, validate_config
+from tests.helpers.paths import ROOT
+
+MINIMAL = {
+    "prompts": {"train": {"path": "prompts.jsonl"}},
+    "label": {"labelers": [{"type": "verifier", "name": "verifier"}]},
+}
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+
+
+def written(tmp_path: Path, config: object) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "near"),
+    [
+        ({"sampel": {}}, "sampel", "sample"),
+        ({"sample": {"temprature": 1}}, "sample.temprature", "temperature"),
+        ({"engines": {"default": {"type": "vllm", "dtyp": "auto"}}}, "dtyp", "dtype"),
+        ({"train": {"learning_rat": 1e-6}}, "train.learning_rat", "learning_rate"),
+        ({"filter": {"filters": [{"type": "margin", "minn": 1}]}}, "minn", "min"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_valid_one(
+    tmp_path: Path, override: dict, key: str, near: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(written(tmp_path, MINIMAL | override))
+    assert key in str(caught.value)
+    assert f"did you mean '{near}'?" in str(caught.value)
+    assert "config.yaml" in str(caught.value)
+
+
+def test_overrides_reach_nested_keys_and_named_list_items(tmp_path: Path) -> None:
+    config = load_config(
+        written(tmp_path, MINIMAL),
+        ["sample.n=8", "label.labelers.verifier.weight=2.5", "sample.stop=['END']"],
+    )
+    assert config.sample.n == 8
+    assert config.label.labelers[0].weight == 2.5
+    assert config.sample.stop == ("END",)
+
+
+@pytest.mark.parametrize("override", ["sample.n", "=3", "label.labelers.nobody.weight=1"])
+def test_a_malformed_override_is_refused(tmp_path: Path, override: str) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        load_config(written(tmp_path, MINIMAL), [override])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rounds": 2}, "add a `train:` section"),
+        ({"sample": {"engine": "gpu"}}, "has only default"),
+        ({"engines": {"default": {"type": "openai"}}, "train": {}}, "cannot be given newly"),
+        ({"evaluate": {"labelers": ["nobody"]}}, "has only verifier"),
+    ],
+)
+def test_contradictions_are_refused_with_a_remedy(change: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        validate_config(MINIMAL | change, "test")
+
+
+def test_a_missing_or_broken_file_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file"):
+        load_config(tmp_path / "nowhere.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1,\nb: {")
+    with pytest.raises(ConfigError, match=r"broken\.yaml: not valid YAML") as caught:
+        load_config(broken)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_resolved_config_reads_back_as_itself() -> None:
+    config = validate_config(MINIMAL, "test")
+    again = validate_config(yaml.safe_load(dump_config(config)), "test")
+    assert again == config
+
+
+def test_flatten_names_list_items() -> None:
+    assert flatten({"a": [{"name": "x", "b": 1}, 2], "c": {}}) == {
+        "a.x.name": "x", "a.x.b": 1, "a.1": 2, "c": {},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_is_valid(path: Path) -> None:
+    load_config(path)
+
+
+def test_the_starter_config_is_valid(tmp_path: Path) -> None:
+    from prefloop.pipeline.starter import write_starter
+
+    written_paths = write_starter(tmp_path / "mine")
+    assert {path.name for path in written_paths} == {"prefloop.yaml", "prompts.jsonl"}
+    config = load_config(tmp_path / "mine" / "prefloop.yaml")
+    assert config.run_dir == str(tmp_path / "mine" / "run")
+    (tmp_path / "mine" / "prompts.jsonl").write_text("mine\n")
+    assert write_starter(tmp_path / "mine") == []
+    assert (tmp_path / "mine" / "prompts.jsonl").read_text() == "mine\n"
+
+
+def test_the_starter_prompts_can_be_verified(tmp_path: Path) -> None:
+    import json
+
+    from prefloop.labelers.scorers.constraints import score
+    from prefloop.pipeline.starter import write_starter
+
+    write_starter(tmp_path)
+    for line in (tmp_path / "prompts.jsonl").read_text().splitlines():
+        assert 0 <= score(json.loads(line)["constraints"], "The fox found a lantern!") <= 1
+
+
+def test_the_real_example_can_be_planned_and_its_judge_loads(tmp_path: Path) -> None:
+    """Everything about it but the weights and the hub."""
+    from prefloop.labelers.judges.folder import load_judge
+    from prefloop.pipeline.plan.planner import make_plan
+
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(f'{{"prompt": "Explain the number {i}."}}\n' for i in range(40)))
+    [path] = [path for path in EXAMPLES if path.stem == "qwen3-0.6b"]
+    local = [
+        f"run_dir={tmp_path / 'run'}",
+        *(f"prompts.{part}.path={prompts}" for part in ("train", "heldout")),
+        "prompts.heldout=null",
+        "prompts.heldout_share=0.2",
+    ]
+    config = load_config(path, local)
+    plan = make_plan(config).as_dict()
+    assert plan["prompts"]["kept"] + plan["prompts"]["heldout"] == 40
+    judged = [step for step in plan["steps"] if step["stage"] == "label"]
+    # 6 pairs of 4 candidates, both orders, for each of 3 rounds.
+    assert [step["requests"] for step in judged] == [12 * plan["prompts"]["kept"]] * 3
+    [judge] = config.label.labelers
+    assert load_judge(judge.judge).settings.max_tokens == 1

@@ -1,0 +1,208 @@
+"""The plan: hand counts, bounds, budgets, and what finished work replaces."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from prefloop.pipeline.config import RunConfig, validate_config
+from prefloop.pipeline.plan.planner import Plan, make_plan, render_plan
+from prefloop.pipeline.run.run_dir import RunDir
+from tests.helpers.synthetic_run import write_run
+
+PROMPTS = 20
+HELDOUT = 4
+PROMPT = "Describe thing number {:04d} in one sentence."  # 43 characters
+
+
+def _write(path: Path, numbers: range, text: str = PROMPT) -> str:
+    lines = [json.dumps({"prompt": text.format(number)}) for number in numbers]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return str(path)
+
+
+def _config(folder: Path, **changes: Any) -> RunConfig:
+    """Four samples a prompt, a token judge in both orders and a verifier, two rounds."""
+    judge = {"type": "judge", "engine": "api", "model": "judge-model"}
+    raw: dict[str, Any] = {
+        "run_dir": str(folder / "run"),
+        "rounds": 2,
+        "policy": "policy-model",
+        "engines": {
+            "default": {"type": "vllm"},
+            "api": {
+                "type": "openai",
+                "price_per_million_prompt_tokens": 2.0,
+                "price_per_million_completion_tokens": 10.0,
+            },
+        },
+        "prompts": {
+            "train": {"path": _write(folder / "train.jsonl", range(PROMPTS))},
+            "heldout": {"path": _write(folder / "held.jsonl", range(500, 500 + HELDOUT))},
+            "near_duplicates": {"enabled": False},
+        },
+        "sample": {"n": 4, "max_tokens": 100},
+        "label": {"labelers": [judge, {"type": "verifier"}]},
+        "write": {"test_share": 0.1},
+        "train": {"batch_size": 8},
+    }
+    for key, value in changes.items():
+        raw[key] = {**raw.get(key, {}), **value} if isinstance(value, dict) else value
+    return validate_config(raw, "test")
+
+
+def _steps(plan: Plan, stage: str, what: str) -> list[Any]:
+    return [step for step in plan.steps if (step.stage, step.what) == (stage, what)]
+
+
+def _text(plan: Plan) -> str:
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(render_plan(plan))
+    return console.export_text()
+
+
+def test_counts_by_hand(tmp_path: Path) -> None:
+    plan = make_plan(_config(tmp_path))
+    assert (plan.prompts.kept, plan.prompts.heldout) == (PROMPTS, HELDOUT)
+    assert plan.prompts_per_round == (PROMPTS, PROMPTS)
+    sample = _steps(plan, "sample", "policy")
+    assert [step.requests for step in sample] == [80, 80]
+    # 43 characters at 4 a token, and 8 tokens of template; answers are half of max_tokens.
+    assert sample[0].prompt_tokens == round(80 * (43 / 4 + 8))
+    assert sample[0].completion_tokens == 80 * 50
+    assert sample[0].max_tokens == round(80 * (43 / 4 + 8 + 100))
+    # 6 pairs of 4 candidates, in both orders, one token each.
+    judged = _steps(plan, "label", "judge")[0]
+    assert judged.requests == judged.completion_tokens == PROMPTS * 6 * 2
+    assert judged.prompt_tokens > judged.requests * (43 / 4 + 2 * 50)
+    assert judged.cost == pytest.approx(
+        2e-6 * judged.prompt_tokens + 10e-6 * judged.completion_tokens, rel=1e-4
+    )
+    assert judged.max_cost > judged.cost
+    verified = _steps(plan, "label", "verifier")[0]
+    assert (verified.requests, verified.prompt_tokens, verified.cost) == (PROMPTS * 6, 0, 0)
+    assert plan.requests == sum(step.requests for step in plan.steps if step.engine)
+    assert plan.cost == sum(step.cost for step in plan.steps) > 0
+    assert not plan.warnings
+
+
+def test_training_and_evaluation_by_hand(tmp_path: Path) -> None:
+    plan = make_plan(_config(tmp_path))
+    # best_vs_worst keeps one pair a prompt at most, a tenth of which goes to the test split.
+    assert [each.examples for each in plan.training] == [18, 18]
+    assert [each.steps for each in plan.training] == [3, 3]
+    answers = [step for step in plan.steps if step.what.startswith("policy ")]
+    assert [(step.round, step.what, step.requests) for step in answers] == [
+        (0, "policy 0", HELDOUT),
+        (0, "policy 1", HELDOUT),
+        (1, "policy 2", HELDOUT),
+    ]
+    matches = _steps(plan, "evaluate", "judge")
+    assert [step.requests for step in matches] == [HELDOUT * 2, HELDOUT * 2 * 2]
+
+
+def test_options_that_change_the_counts(tmp_path: Path) -> None:
+    plan = make_plan(
+        _config(
+            tmp_path,
+            sample={"prompts_per_round": 5},
+            label={"pairs_per_prompt": 2},
+            filter={"strategy": {"type": "all"}},
+            train={"data": "accumulated", "epochs": 2, "gradient_accumulation": 2},
+            evaluate={"enabled": False},
+        )
+    )
+    assert plan.prompts_per_round == (5, 5)
+    assert _steps(plan, "label", "verifier")[0].requests == 10
+    assert [each.examples for each in plan.training] == [9, 18]
+    assert [each.steps for each in plan.training] == [2, 4]
+    assert not [step for step in plan.steps if step.stage == "evaluate"]
+
+
+def test_pool_shares_the_samples_by_weight(tmp_path: Path) -> None:
+    pool = [
+        {"name": "one", "weight": 3.0},
+        {"name": "two", "model": "other", "engine": "api", "weight": 1.0},
+    ]
+    plan = make_plan(_config(tmp_path, sample={"pool": pool}, rounds=1))
+    assert _steps(plan, "sample", "one")[0].requests == 60
+    assert _steps(plan, "sample", "two")[0].requests == 20
+    assert _steps(plan, "sample", "two")[0].cost > 0
+
+
+def test_reference_answers_are_candidates(tmp_path: Path) -> None:
+    rows = [{"prompt": PROMPT.format(number), "reference": "A thing."} for number in range(PROMPTS)]
+    path = tmp_path / "with-references.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    train = {"path": str(path), "columns": {"reference": "reference"}}
+    labelers = [{"type": "reference"}]
+    plan = make_plan(
+        _config(tmp_path, rounds=1, prompts={"train": train}, label={"labelers": labelers})
+    )
+    assert _steps(plan, "label", "reference")[0].requests == PROMPTS * math.comb(5, 2)
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [({"max_cost": 0.001}, "will stop"), ({"max_total_tokens": 210_000}, "may stop"), ({}, "")],
+)
+def test_budget_warnings(tmp_path: Path, budget: dict[str, Any], words: str) -> None:
+    config = _config(tmp_path)
+    api = config.engines["api"].model_copy(update=budget)
+    plan = make_plan(config.model_copy(update={"engines": {**config.engines, "api": api}}))
+    asked = [step for step in plan.steps if step.engine == "api"]
+    expected = sum(step.prompt_tokens + step.completion_tokens for step in asked)
+    assert expected < 210_000 < sum(step.max_tokens for step in asked)
+    assert len(plan.warnings) == bool(words)
+    if words:
+        assert words in plan.warnings[0]
+        assert next(iter(budget)) in _text(plan)
+
+
+def test_rate_limits_bound_the_time(tmp_path: Path) -> None:
+    config = _config(tmp_path, rounds=1)
+    api = config.engines["api"].model_copy(update={"requests_per_minute": 60})
+    plan = make_plan(config.model_copy(update={"engines": {**config.engines, "api": api}}))
+    judged = _steps(plan, "label", "judge")[0]
+    assert judged.seconds == judged.requests
+
+
+def test_measured_work_replaces_assumptions(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    guessed = make_plan(config)
+    run = write_run(Path(config.run_dir), rounds=1, blocks=2)
+    measured = make_plan(config)
+    table = run.round(0).candidates.table(["tokens", "copies"]).to_pylist()
+    samples = sum(row["copies"] for row in table)
+    mean = sum(row["tokens"] * row["copies"] for row in table) / samples
+    step = _steps(measured, "sample", "policy")[0]
+    assert step.completion_tokens == round(80 * mean)
+    assert step.seconds == pytest.approx(80 * 4.0 / samples)  # 2 s for each of two blocks
+    assert measured.training[0].seconds == pytest.approx(3 * 9.0 / 40)  # 40 steps took 9 s
+    assert any("measured in the run directory" in line for line in measured.assumptions)
+    assert not any("measured in the run" in line for line in guessed.assumptions)
+    assert make_plan(config, RunDir(tmp_path / "elsewhere")) == guessed
+
+
+def test_planning_writes_nothing(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    make_plan(config)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_rendering_and_json(tmp_path: Path) -> None:
+    plan = make_plan(_config(tmp_path))
+    text = _text(plan)
+    for assumption in plan.assumptions:
+        assert assumption.split(",")[0] in " ".join(text.split())
+    assert "policy 0 (default)" in text
+    written = json.loads(json.dumps(plan.as_dict()))
+    assert written["total"]["requests"] == plan.requests
+    assert RunDir(tmp_path / "run").rounds() == []

@@ -1,0 +1,237 @@
+"""Guards over training: by hand, and on a policy that is driven into the ground."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prefloop.data.hashing import folder_revision
+from prefloop.labelers.statistics.winrate import metrics_table
+from prefloop.pipeline.run.round_guards import round_trips
+from prefloop.pipeline.run.run_dir import EVALUATION, RunDir, RunError
+from prefloop.training.config import Guards, TrainConfig
+from prefloop.training.methods import dpo
+from prefloop.training.session.guards import GuardWatch
+from tests.helpers.dpo_data import rows, write
+from tests.helpers.engine_models import make_model
+from tests.helpers.runs import run_small, small_config
+
+
+def record(step: int, margin: float = 1.0, chosen: float = 0.0, accuracy: float = 0.5) -> dict:
+    return {
+        "step": step, "rewards/margins": margin, "rewards/chosen": chosen,
+        "rewards/accuracies": accuracy,
+    }  # fmt: skip
+
+
+def test_the_mean_of_the_window_counts() -> None:
+    watch = GuardWatch(Guards(window=4, max_margin=10, warn_share=0.5), beta=0.1)
+    assert watch.see(record(1, 4)) == []
+    assert watch.healthy
+    # 4, 8: mean 6 is beyond the warning at 5, and not beyond 10.
+    [warning] = watch.see(record(2, 8))
+    assert (warning.level, warning.guard, warning.value, warning.limit) == (
+        "warning", "margin", 6, 5,
+    )  # fmt: skip
+    assert not watch.healthy
+    assert watch.see(record(3, 8)) == []  # it has been said
+    # 4, 8, 8, 16: 9. Then 8, 8, 16, 12: 11 is beyond 10.
+    assert watch.see(record(4, 16)) == []
+    [stop] = watch.see(record(5, 12))
+    assert (stop.level, stop.step, stop.value, stop.limit) == ("stop", 5, 11, 10)
+    assert watch.stopped == stop
+    assert "stopped training at step 5: 11 is beyond 10: lower learning_rate" in str(stop)
+    assert watch.see(record(6, 100)) == []
+
+
+def test_it_recovers_from_a_warning() -> None:
+    watch = GuardWatch(Guards(window=1, max_margin=10), beta=0.1)
+    watch.see(record(1, 6))
+    assert not watch.healthy
+    watch.see(record(2, 1))
+    assert watch.healthy
+
+
+def test_chosen_answers_that_become_less_likely() -> None:
+    # Reward -3 at beta 0.1 is 30 nats less than under the reference.
+    watch = GuardWatch(Guards(window=1, max_chosen_drop=40, warn_share=0.5), beta=0.1)
+    [warning] = watch.see(record(1, chosen=-3))
+    assert (warning.guard, warning.value, warning.limit) == ("chosen_drop", pytest.approx(30), 20)
+    [stop] = watch.see(record(2, chosen=-4.1))
+    assert stop.value == pytest.approx(41)
+
+
+def test_perfect_accuracy_warns_once() -> None:
+    watch = GuardWatch(Guards(max_perfect_steps=3), beta=0.1)
+    said = [watch.see(record(step, accuracy=1.0)) for step in range(1, 6)]
+    assert [len(trips) for trips in said] == [0, 0, 1, 0, 0]
+    assert said[2][0].guard == "perfect_accuracy"
+    watch = GuardWatch(Guards(max_perfect_steps=3), beta=0.1)
+    for step in range(1, 9):  # broken off before the third
+        assert watch.see(record(step, accuracy=1.0 if step % 3 else 0.75)) == []
+
+
+def test_limits_can_be_off() -> None:
+    off = GuardWatch(Guards(enabled=False, max_margin=1), beta=0.1)
+    assert off.see(record(1, 600, -600, 1.0)) == []
+    no_limits = Guards(max_margin=None, max_chosen_drop=None, max_perfect_steps=None)
+    assert GuardWatch(no_limits, beta=0.1).see(record(1, 600, -600, 1.0)) == []
+    assert GuardWatch(Guards(), beta=0.1).see({"step": 1, "loss": 0.7}) == []
+
+
+TIGHT = {"max_margin": 2.0, "window": 5, "snapshots": 40}
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(make_model(tmp_path_factory.mktemp("policy"), layers=1, width=64))
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("triples") / "part-0.parquet", rows(64))
+
+
+def train(policy: Path, shard: Path, out: Path, **settings) -> dpo.TrainResult:
+    config = TrainConfig(**{"learning_rate": 1e-2, "batch_size": 1, "epochs": 3, **settings})
+    return dpo.train_dpo(
+        policy=policy, reference=policy, triples=[shard], out=out / "policy", config=config, seed=1
+    )
+
+
+def test_batch_size_1_blows_the_margin_up_and_the_guard_catches_it(
+    policy: Path, shard: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    unguarded = train(policy, shard, tmp_path / "a", guards={"enabled": False})
+    assert unguarded.guard is None
+    assert max(log["rewards/margins"] for log in unguarded.history) > 5
+    guarded = train(policy, shard, tmp_path / "b", guards=TIGHT)
+    guard = guarded.guard
+    assert guard is not None
+    assert (guard["guard"], guard["level"]) == ("margin", "stop")
+    assert guarded.steps == guard["step"] < unguarded.steps
+    assert 0 < guard["restored_step"] < guard["step"]
+    assert "guard margin warns" in caplog.text
+    assert "guard margin stopped training" in caplog.text
+    # What is saved are the weights of the step that was put aside: those of a training that ends
+    # there by itself would have another schedule, so they are compared with the history.
+    assert folder_revision(guarded.policy_path) != folder_revision(policy)
+    at = guarded.history[guard["restored_step"] - 1]
+    assert at["rewards/margins"] < guard["limit"]
+    assert not (tmp_path / "b" / "checkpoints").exists()
+    # The same call finds what it did.
+    again = train(policy, shard, tmp_path / "b", guards=TIGHT)
+    assert again.guard == guard
+
+
+def test_without_healthy_weights_the_first_ones_are_kept(
+    policy: Path, shard: Path, tmp_path: Path
+) -> None:
+    result = train(policy, shard, tmp_path, guards={"max_margin": 1e-6, "window": 1})
+    assert result.guard is not None
+    assert result.guard["restored_step"] == 0
+    [weights] = result.policy_path.glob("*.safetensors")
+    assert weights.read_bytes() == next(policy.glob("*.safetensors")).read_bytes()
+
+
+def test_a_killed_training_remembers_what_its_guards_saw(
+    policy: Path, shard: Path, tmp_path: Path
+) -> None:
+    settings = {"guards": TIGHT, "save_steps": 5}
+    whole = train(policy, shard, tmp_path / "whole", **settings)
+    assert whole.guard is not None
+    script = f"""
+import json, os, signal
+from pathlib import Path
+from training import dpo
+from prefloop.training.config import TrainConfig
+seen = []
+def on_step(record):
+    if record["step"] == {whole.guard["step"] - 1}:
+        os.kill(os.getpid(), signal.SIGKILL)
+settings = json.loads('''{json.dumps(settings)}''')
+config = TrainConfig(learning_rate=1e-2, batch_size=1, epochs=3, **settings)
+dpo.train_dpo(policy=Path({str(policy)!r}), reference=Path({str(policy)!r}),
+              triples=[Path({str(shard)!r})], out=Path({str(tmp_path / "killed" / "policy")!r}),
+              config=config, seed=1, on_step=on_step)
+"""
+    (tmp_path / "killed").mkdir()
+    killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    resumed = train(policy, shard, tmp_path / "killed", **settings)
+    assert resumed.guard == whole.guard
+    [one], [other] = (path.policy_path.glob("*.safetensors") for path in (resumed, whole))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_run_stops_and_goes_on_as_configured(tmp_path: Path) -> None:
+    train = {"learning_rate": 1e-3, "batch_size": 4, "guards": {"max_margin": 1e-4, "window": 1}}
+    run = RunDir(tmp_path / "run")
+    with pytest.raises(RunError, match=r"guard margin stopped training at step .*=go_on"):
+        run_small(run.root, small_config(train=train))
+    with pytest.raises(RunError, match="guard margin stopped training"):  # and again
+        run_small(run.root, small_config(train=train))
+    [note] = [note for note in run.notes() if note["stage"] == "train"]
+    assert note["guard"]["restored_step"] < note["guard"]["step"]
+    train["guards"]["then"] = "go_on"
+    run_small(run.root, small_config(train=train))
+    assert run.round(0).metrics.exists(EVALUATION)
+    assert run.report.exists()
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "low", "warns"),
+    [
+        ([1.0] * 12, 0.45, True),
+        ([0.5] * 4 + [1.0] * 10, 0.5, True),
+        ([1.0] * 12, 0.55, False),  # held-out pairs are told apart too
+        ([1.0] * 11 + [0.9], 0.45, False),
+        ([1.0] * 4, 0.45, False),  # too few steps to say
+    ],
+)
+def test_training_that_knows_its_pairs_by_heart(
+    tmp_path: Path, accuracies: list[float], low: float, warns: bool
+) -> None:
+    run = RunDir(tmp_path / "run")
+    curves = [
+        {"round": 0, "name": "rewards/accuracies", "value": value, "step": step}
+        for step, value in enumerate(accuracies, start=1)
+    ]
+    run.round(0).metrics.write(0, metrics_table(curves))
+    heldout = {"round": 0, "name": "reward_accuracy", "value": 0.6, "low": low, "high": 0.9}
+    run.round(0).metrics.write(EVALUATION, metrics_table([heldout]))
+    trips = round_trips(small_config(train={}), run.round(0))
+    assert [(trip.guard, trip.stops) for trip in trips] == [("overfit", False)] * warns
+
+
+def test_a_policy_that_went_astray_is_found_in_the_evaluation(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train = {"learning_rate": 1e-3, "batch_size": 4, "guards": {"max_kl": 1e-6, "then": "go_on"}}
+    config = small_config(train=train)
+    run = run_small(tmp_path / "run", config)
+    assert "guard kl of the new policy is beyond its limit" in caplog.text
+    trips = {trip.guard: trip for trip in round_trips(config, run.round(0))}
+    assert trips["kl"].stops
+    values = {
+        (row["name"], row["against"]): row["value"]
+        for row in run.round(0).metrics.read(EVALUATION).to_pylist()
+    }
+    assert trips["kl"].value == values["kl", "start"]
+    train["guards"]["then"] = "stop"
+    with pytest.raises(RunError, match="guard kl of the new policy is beyond its limit"):
+        run_small(run.root, small_config(train=train))
+    lengths = values["mean_tokens", None] / values["mean_tokens", "start"]
+    ratio = max(lengths, 1 / lengths)
+    limits = {"max_length_ratio": 1 + (ratio - 1) / 2 if ratio > 1 else 1.0001, "max_kl": None}
+    other = small_config(train={**train, "guards": limits})
+    assert {trip.guard for trip in round_trips(other, run.round(0))} == (
+        {"length"} if ratio > 1 else set()
+    )
+    off = small_config(train={**train, "guards": {"enabled": False}})
+    assert round_trips(off, run.round(0)) == []

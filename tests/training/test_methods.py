@@ -1,0 +1,368 @@
+"""KTO, SFT, GRPO and RLOO, as the trainers compute them, against plain NumPy."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from prefloop.data import schemas
+from prefloop.data.hashing import folder_revision
+from prefloop.training.config import TrainConfig
+from prefloop.training.errors import TrainingError
+from prefloop.training.inputs.answers import read_answers
+from prefloop.training.inputs.tokens import answer_ids, end_token, prompt_ids
+from prefloop.training.methods.kto import behind_others, train_kto
+from prefloop.training.methods.reinforcement import train_reinforcement
+from prefloop.training.methods.sft import train_sft
+from prefloop.training.policy.checkpoints import load_model, load_tokenizer
+from prefloop.training.policy.logprobs import sequence_logprobs
+from prefloop.training.session.on_policy import Group, Prompts
+from tests.helpers.dpo_data import WORDS, rows, triple, write
+from tests.helpers.engine_models import make_model
+
+BETA = 0.3
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(make_model(tmp_path_factory.mktemp("policy"), layers=1, width=64))
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(make_model(tmp_path_factory.mktemp("other"), layers=1, width=64, seed=7))
+
+
+def logps(model: Path, prompts: list, answers: list) -> np.ndarray:
+    import torch
+
+    loaded = load_model(model, dtype=torch.float32, device="cpu")
+    return sequence_logprobs(loaded, prompts, answers, batch_size=4)
+
+
+def sigma(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def labelled(path: Path, answers: list[tuple[str, str, bool]]) -> Path:
+    """A shard of single answers: (prompt, answer, label)."""
+    table = [
+        {
+            "prompt": [{"role": "user", "content": prompt}],
+            "completion": [{"role": "assistant", "content": text}],
+            "label": label, "prompt_id": f"{index:032x}", "candidate_id": f"{index:032x}",
+            "score": float(label), "pairs": 1, "tokens": 1, "round": 0, "policy": "policy@0",
+        }
+        for index, (prompt, text, label) in enumerate(answers)
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(table, schema=schemas.UNPAIRED), path)
+    return path
+
+
+def some_answers(n: int) -> list[tuple[str, str, bool]]:
+    draw = np.random.default_rng(1)
+    return [
+        (f"Write. {row}", " ".join(draw.choice(WORDS, 2 + row % 5)) + str(row), row % 3 != 0)
+        for row in range(n)
+    ]
+
+
+def test_the_loss_of_kto_is_the_papers(policy: Path, reference: Path, tmp_path: Path) -> None:
+    shard = labelled(tmp_path / "a.parquet", some_answers(10))
+    config = TrainConfig(
+        method="kto", beta=BETA, batch_size=5, desirable_weight=1.5, undesirable_weight=0.5,
+        learning_rate=1e-30, order="random",
+    )  # fmt: skip
+    result = train_kto(
+        policy=policy, reference=reference, answers=[shard], out=tmp_path / "p", config=config,
+        seed=3, kept_reference=tmp_path / "logps.parquet",
+    )  # fmt: skip
+    data = read_answers([shard], load_tokenizer(policy), max_length=512, max_answers=None, seed=3)
+    ratio = logps(policy, data.prompts, data.answers) - logps(reference, data.prompts, data.answers)
+    for batch, step in enumerate(result.history):
+        part = slice(5 * batch, 5 * batch + 5)
+        answers = data.answers[part]
+        shifted = [answers[-1], *answers[:-1]]
+        kl = np.mean(
+            logps(policy, data.prompts[part], shifted)
+            - logps(reference, data.prompts[part], shifted)
+        )
+        z = max(float(kl), 0.0)
+        good = np.array(data.labels[part])
+        value = np.where(
+            good,
+            1.5 * (1 - sigma(BETA * (ratio[part] - z))),
+            0.5 * (1 - sigma(BETA * (z - ratio[part]))),
+        )
+        assert step["loss"] == pytest.approx(float(value.mean()), rel=2e-4)
+        assert step["rewards/chosen"] == pytest.approx(
+            float(BETA * ratio[part][good].mean()), rel=2e-3, abs=1e-5
+        )
+    kept = pq.read_table(tmp_path / "logps.parquet")
+    np.testing.assert_allclose(
+        kept["ref_logps"].to_numpy(), logps(reference, data.prompts, data.answers), atol=1e-4
+    )
+
+
+def test_each_answer_stands_behind_anothers_prompt() -> None:
+    shifted = behind_others([np.array([n], dtype=np.int32) for n in range(7)], 3)
+    assert [int(ids[0]) for ids in shifted] == [2, 0, 1, 5, 3, 4, 6]
+
+
+def test_triples_are_single_answers_too(policy: Path, tmp_path: Path) -> None:
+    ask = "Say something."
+    table = [
+        triple(0, "good", "bad", ask),
+        triple(0, "good", "worse", ask),
+        triple(0, "bad", "worse", ask),  # bad: once chosen, once rejected
+        triple(0, "good", "bad", "Another."),
+    ]
+    shard = write(tmp_path / "t.parquet", table)
+    tokenizer = load_tokenizer(policy)
+    data = read_answers([shard], tokenizer, max_length=512, max_answers=None, seed=0)
+    found = Counter(
+        (len(prompt), tokenizer.decode(ids[:-1]), label)
+        for prompt, ids, label in zip(data.prompts, data.answers, data.labels, strict=True)
+    )
+    one, other = (
+        len(prompt_ids(tokenizer, [{"role": "user", "content": text}]))
+        for text in (ask, "Another.")
+    )
+    assert found == Counter(
+        [(one, "good", True), (one, "worse", False), (other, "good", True), (other, "bad", False)]
+    )
+    good = read_answers(
+        [shard], tokenizer, max_length=512, max_answers=None, seed=0, good_only=True
+    )
+    assert len(good) == 2
+    assert all(good.labels)
+    short = read_answers([shard], tokenizer, max_length=512, max_answers=3, seed=0)
+    assert len(short) == 3
+    with pytest.raises(TrainingError, match="longer than 3 tokens"):
+        read_answers([shard], tokenizer, max_length=3, max_answers=None, seed=0)
+
+
+def test_kto_needs_both_labels(policy: Path, tmp_path: Path) -> None:
+    good = [one for one in some_answers(9) if one[2]]
+    with pytest.raises(TrainingError, match="all 6 answers are good ones, and KTO needs both"):
+        train_kto(
+            policy=policy, reference=policy, answers=[labelled(tmp_path / "a.parquet", good)],
+            out=tmp_path / "p", config=TrainConfig(method="kto"), seed=0,
+        )  # fmt: skip
+    with pytest.raises(ValidationError, match="kto needs batch_size 2"):
+        TrainConfig(method="kto", batch_size=1)
+
+
+def test_the_loss_of_sft_is_the_mean_over_tokens(policy: Path, tmp_path: Path) -> None:
+    shard = write(tmp_path / "t.parquet", rows(9))
+    config = TrainConfig(method="sft", batch_size=4, learning_rate=1e-30)
+    result = train_sft(policy=policy, answers=[shard], out=tmp_path / "p", config=config, seed=3)
+    data = read_answers(
+        [shard], load_tokenizer(policy), max_length=512, max_answers=None, seed=3, good_only=True
+    )
+    tokens = np.array([len(ids) for ids in data.answers])
+    per_token = -logps(policy, data.prompts, data.answers).sum() / tokens.sum()
+    # The batches are drawn by seed: together they are all answers.
+    assert result.steps == 3
+    assert result.examples == 9
+    mean = np.mean([step["loss"] for step in result.history])
+    assert mean == pytest.approx(per_token, rel=0.05)
+    whole = train_sft(
+        policy=policy, answers=[shard], out=tmp_path / "whole", seed=3,
+        config=config.model_copy(update={"batch_size": 9}),
+    )  # fmt: skip
+    assert whole.history[0]["loss"] == pytest.approx(per_token, rel=2e-4)
+
+
+class Sampler:
+    """Answers and rewards that a leg is given; remembers which weights it was offered."""
+
+    def __init__(self, prompts: int, per_leg: int, size: int) -> None:
+        draw = np.random.default_rng(5)
+        self.groups = [
+            Group(
+                texts=[
+                    " ".join(draw.choice(WORDS, 1 + int(draw.integers(5)))) for _ in range(size)
+                ],
+                complete=[bool(draw.integers(2)) for _ in range(size)],
+                rewards=draw.normal(size=size).tolist(),
+            )
+            for _ in range(prompts)
+        ]
+        self.per_leg = per_leg
+        self.legs: list[int] = []
+        self.revisions: list[str] = []
+
+    def __call__(self, leg: int, now: Any) -> list[Group]:
+        self.legs.append(leg)
+        self.revisions.append(folder_revision(now()))
+        return self.groups[leg * self.per_leg : (leg + 1) * self.per_leg]
+
+
+def asked(n: int) -> list[list[dict[str, str]]]:
+    return [[{"role": "user", "content": f"Write {n}."}] for n in range(n)]
+
+
+def reinforce(policy: Path, reference: Path, out: Path, sampler: Sampler, **settings: Any) -> Any:
+    config = TrainConfig(**{"beta": BETA, "learning_rate": 1e-3, **settings})
+    return train_reinforcement(
+        policy=policy, reference=reference, prompts=Prompts(asked(5), sampler.per_leg),
+        groups=sampler, group_size=3, temperature=1.0, max_tokens=40, out=out, config=config,
+        seed=1,
+    )  # fmt: skip
+
+
+class Sampled:
+    """Per-token log-probabilities of the first leg's answers under both policies."""
+
+    def __init__(self, policy: Path, reference: Path, groups: list[Group]) -> None:
+        import torch
+
+        tokenizer = load_tokenizer(policy)
+        end = end_token(tokenizer)
+        self.rewards = np.array([reward for group in groups for reward in group.rewards])
+        models = [load_model(one, dtype=torch.float32, device="cpu") for one in (policy, reference)]
+        self.tokens: list[list[np.ndarray]] = []
+        for index, group in enumerate(groups):
+            prompt = prompt_ids(tokenizer, asked(5)[index]).tolist()
+            ids = answer_ids(tokenizer, group.texts, end)
+            for one, complete in zip(ids, group.complete, strict=True):
+                answer = one.tolist() if complete else one.tolist()[:-1]
+                found = []
+                for model in models:
+                    with torch.no_grad():
+                        logits = model(torch.tensor([prompt + answer])).logits[0]
+                    steps = logits[len(prompt) - 1 : -1].log_softmax(-1)
+                    found.append(steps[range(len(answer)), answer].double().numpy())
+                self.tokens.append(found)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_the_loss_of_grpo_is_the_papers(
+    policy: Path, reference: Path, tmp_path: Path, scaled: bool
+) -> None:
+    sampler = Sampler(5, per_leg=2, size=3)
+    result = reinforce(
+        policy, reference, tmp_path / "p", sampler, method="grpo", batch_size=6,
+        scale_rewards=scaled, warmup_ratio=0,
+    )  # fmt: skip
+    it = Sampled(policy, reference, sampler.groups[:2])
+    groups = it.rewards.reshape(-1, 3)
+    advantages = groups - groups.mean(axis=1, keepdims=True)
+    if scaled:
+        advantages /= groups.std(axis=1, ddof=1, keepdims=True) + 1e-4
+    # The ratio to the policy that sampled is 1; the KL is Schulman's k3, per token.
+    losses = [
+        np.mean(-advantage + BETA * (np.exp(ref - own) - (ref - own) - 1))
+        for advantage, (own, ref) in zip(advantages.ravel(), it.tokens, strict=True)
+    ]
+    assert result.history[0]["loss"] == pytest.approx(float(np.mean(losses)), rel=1e-3)
+    assert result.history[0]["reward"] == pytest.approx(float(it.rewards.mean()), rel=1e-4)
+    # Five prompts fill two legs; each is asked of the policy as it then is.
+    assert (result.steps, sampler.legs) == (2, [0, 1])
+    assert sampler.revisions[0] == folder_revision(policy)
+    assert sampler.revisions[1] not in (sampler.revisions[0], folder_revision(tmp_path / "p"))
+
+
+def test_the_advantages_of_rloo_are_the_papers(
+    policy: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefloop.training.trainers.rl_trainers import LeaveOneOutTrainer
+
+    seen: list[np.ndarray] = []
+    score = LeaveOneOutTrainer._generate_and_score_completions
+
+    def spy(self: Any, inputs: Any) -> Any:
+        made = score(self, inputs)
+        seen.append(made["advantages"].numpy())
+        return made
+
+    monkeypatch.setattr(LeaveOneOutTrainer, "_generate_and_score_completions", spy)
+    sampler = Sampler(5, per_leg=2, size=3)
+    result = reinforce(
+        policy, reference, tmp_path / "p", sampler, method="rloo", batch_size=3,
+        gradient_accumulation=2,
+    )  # fmt: skip
+    it = Sampled(policy, reference, sampler.groups[:2])
+    kl = np.array([(own - ref).sum() for own, ref in it.tokens])
+    rewards = (it.rewards - BETA * kl).reshape(-1, 3)
+    others = (rewards.sum(axis=1, keepdims=True) - rewards) / 2
+    np.testing.assert_allclose(seen[0], (rewards - others).ravel(), rtol=1e-3, atol=1e-4)
+    # The loss of a first update is minus the mean advantage, which is 0; its gradient is not.
+    assert result.history[0]["loss"] == pytest.approx(0, abs=1e-5)
+    assert result.history[0]["grad_norm"] > 0
+    assert result.steps == 2
+
+
+def test_answers_without_a_reward_count_for_nothing(
+    policy: Path, reference: Path, tmp_path: Path
+) -> None:
+    """Also those that were never sampled: a prompt that the engine refused."""
+    for method in ("grpo", "rloo"):
+        sampler = Sampler(4, per_leg=2, size=3)
+        sampler.groups[0] = Group([], [], [])
+        sampler.groups[1] = Group(["a", "b", "c"], [True] * 3, [math.nan] * 3)
+        out = tmp_path / method / "p"
+        result = reinforce(
+            policy, policy, out, sampler, method=method, batch_size=6, learning_rate=1e-2,
+            warmup_ratio=0,
+        )  # fmt: skip
+        assert result.history[0]["grad_norm"] == pytest.approx(0, abs=1e-6)
+        assert math.isfinite(result.history[1]["grad_norm"])
+        assert result.history[1]["grad_norm"] > 0
+
+
+@pytest.mark.parametrize("method", ["grpo", "rloo"])
+def test_an_interrupted_reinforcement_ends_with_the_same_policy(
+    policy: Path, tmp_path: Path, method: str
+) -> None:
+    class Interrupted(Exception):
+        pass
+
+    def stop(record: dict[str, float]) -> None:
+        if record["step"] == 4:
+            raise Interrupted
+
+    def train(out: Path, **more: Any) -> tuple[Any, Sampler]:
+        sampler = Sampler(5, per_leg=1, size=3)
+        config = TrainConfig(
+            method=method, batch_size=3, learning_rate=1e-3, save_steps=2, beta=0.05
+        )
+        return train_reinforcement(
+            policy=policy, reference=policy, prompts=Prompts(asked(5), 1), groups=sampler,
+            group_size=3, temperature=1.0, max_tokens=40, out=out / "p", config=config, seed=1,
+            **more,
+        ), sampler  # fmt: skip
+
+    whole, sampler = train(tmp_path / "whole")
+    assert sampler.legs == [0, 1, 2, 3, 4]
+    with pytest.raises(Interrupted):
+        train(tmp_path / "parts", on_step=stop)
+    parts, sampler = train(tmp_path / "parts")
+    assert sampler.legs == [2, 3, 4]  # from the checkpoint of step 2
+    assert folder_revision(parts.policy_path) == folder_revision(whole.policy_path)
+    assert not (tmp_path / "parts" / "checkpoints").exists()
+
+
+def test_too_few_prompts_for_a_step(policy: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="5 prompts are fewer than the 6 of one step"):
+        reinforce(policy, policy, tmp_path / "p", Sampler(5, per_leg=6, size=3), method="grpo")
+
+
+def test_methods_that_sample_take_each_prompt_once() -> None:
+    for settings in ({"method": "grpo"}, {"online": True}):
+        for other in ({"epochs": 2}, {"data": "accumulated"}, {"max_pairs": 3}):
+            with pytest.raises(ValidationError, match=f"leave out {next(iter(other))}"):
+                TrainConfig(**settings, **other)
+    with pytest.raises(ValidationError, match="online is for method dpo"):
+        TrainConfig(method="sft", online=True)
+    with pytest.raises(ValidationError, match="sft_warmup needs answers"):
+        TrainConfig(online=True, sft_warmup={})

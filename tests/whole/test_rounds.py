@@ -1,0 +1,248 @@
+"""What a round trains on, and when a run has had enough rounds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prefloop.data.embedded import resolve_embedded
+from prefloop.data.hashing import folder_revision
+from prefloop.data.shards import ShardFolder
+from prefloop.labelers.statistics.winrate import metrics_table
+from prefloop.pipeline.config import ConfigError
+from prefloop.pipeline.plan.planner import make_plan
+from prefloop.pipeline.report.headline import headline
+from prefloop.pipeline.run.promotion import plateau, promoted, verdicts
+from prefloop.pipeline.run.run_dir import EVALUATION, RunDir
+from prefloop.pipeline.run.status import collect_status
+from prefloop.training.config import TrainConfig
+from prefloop.training.errors import TrainingError
+from prefloop.training.inputs.pairs import read_pairs
+from prefloop.training.methods import dpo
+from prefloop.training.policy.averaging import average_policies
+from prefloop.training.policy.checkpoints import load_tokenizer
+from tests.helpers.dpo_data import rows, write
+from tests.helpers.engine_models import make_model
+from tests.helpers.runs import JUDGE, VERIFIER, run_small, small_config
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(make_model(tmp_path_factory.mktemp("policy"), layers=1, width=64))
+
+
+def answers(pairs, tokenizer) -> list[str]:
+    return [tokenizer.decode(ids) for ids in pairs.chosen]
+
+
+def test_replay_draws_its_share_from_earlier_rounds(policy: Path, tmp_path: Path) -> None:
+    fresh = write(tmp_path / "fresh.parquet", rows(30, seed=1))
+    earlier = write(tmp_path / "earlier.parquet", rows(100, seed=2))
+    tokenizer = load_tokenizer(policy)
+    common = {"max_length": 512, "max_pairs": None}
+
+    def read(share: float, seed: int = 0, replay: tuple = (earlier,)):
+        return read_pairs(
+            [fresh], tokenizer, seed=seed, replay=replay, replay_share=share, **common
+        )
+
+    # 30 fresh pairs are three quarters of 40.
+    mixed = read(0.25)
+    assert len(mixed) == 40
+    alone = answers(read(0.25, replay=()), tokenizer)
+    assert answers(mixed, tokenizer)[:30] == alone
+    assert read(0.25).digest() == mixed.digest()
+    assert read(0.25, seed=1).digest() != mixed.digest()
+    assert len(read(0.9)) == 130  # as far as there are so many
+
+
+def test_a_curriculum_begins_with_the_largest_margin(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    triples = rows(12)
+    for number, row in enumerate(triples):
+        row["margin"] = ((5 * number) % 12) / 12
+    shard = write(tmp_path / "t.parquet", triples)
+    by_margin = sorted(triples, key=lambda row: -row["margin"])
+    from prefloop.training.trainers.pair_trainer import PairTrainer
+
+    seen: list[list[int]] = []
+    loss = PairTrainer._compute_loss
+
+    def spy(self, model, inputs, return_outputs):
+        mask = inputs["completion_mask"].bool()
+        half = len(mask) // 2
+        seen.extend(
+            ids[own].tolist() for ids, own in zip(inputs["input_ids"][:half], mask, strict=False)
+        )
+        return loss(self, model, inputs, return_outputs)
+
+    monkeypatch.setattr(PairTrainer, "_compute_loss", spy)
+    dpo.train_dpo(
+        policy=policy, reference=policy, triples=[shard], out=tmp_path / "policy",
+        config=TrainConfig(batch_size=4, order="margin"), seed=3,
+    )  # fmt: skip
+    tokenizer = load_tokenizer(policy)
+    texts = [tokenizer.decode(ids[:-1]) for ids in seen]
+    assert texts == [row["chosen"][0]["content"] for row in by_margin]
+
+
+def test_pairs_of_like_length_share_a_batch(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    triples = rows(64)
+    for number, row in enumerate(triples):
+        row["prompt"][0]["content"] = "word " * (1 + (17 * number) % 64)
+    shard = write(tmp_path / "t.parquet", triples)
+    from prefloop.training.trainers.pair_trainer import PairTrainer
+
+    padding: dict[str, list[float]] = {"random": [], "length": []}
+    loss = PairTrainer._compute_loss
+
+    def spy(self, model, inputs, return_outputs):
+        mask = inputs["attention_mask"].float()
+        padding[self.settings.order].append(1 - float(mask.mean()))
+        return loss(self, model, inputs, return_outputs)
+
+    monkeypatch.setattr(PairTrainer, "_compute_loss", spy)
+    for order in padding:
+        dpo.train_dpo(
+            policy=policy, reference=policy, triples=[shard], out=tmp_path / order / "policy",
+            config=TrainConfig(batch_size=4, order=order), seed=3,
+        )  # fmt: skip
+    assert len(padding["length"]) == len(padding["random"]) == 16
+    assert np.mean(padding["length"]) < 0.5 * np.mean(padding["random"])
+
+
+@pytest.mark.parametrize("order", ["random", "length", "margin"])
+def test_an_interrupted_round_ends_with_the_same_policy(
+    policy: Path, tmp_path: Path, order: str
+) -> None:
+    shard = write(tmp_path / "t.parquet", rows(24))
+
+    class Interrupted(Exception):
+        pass
+
+    def stop(record: dict) -> None:
+        if record["step"] == 9:  # in the second of two epochs
+            raise Interrupted
+
+    def train(out: Path, **more):
+        return dpo.train_dpo(
+            policy=policy, reference=policy, triples=[shard], out=out / "policy", seed=3,
+            config=TrainConfig(
+                batch_size=4, order=order, epochs=2, save_steps=4, learning_rate=1e-3
+            ), **more,
+        )  # fmt: skip
+
+    whole = train(tmp_path / "whole")
+    assert whole.steps == 12
+    with pytest.raises(Interrupted):
+        train(tmp_path / "parts", on_step=stop)
+    parts = train(tmp_path / "parts")
+    assert folder_revision(parts.policy_path) == folder_revision(whole.policy_path)
+
+
+def evaluated(run: RunDir, *rates: tuple[float, float]) -> None:
+    """Rounds with these win rates against the policy before, and their lower ends."""
+    for index, (value, low) in enumerate(rates):
+        row = {"round": index, "name": "win_rate", "value": value, "low": low, "high": 0.9, "n": 50}
+        table = metrics_table(
+            [
+                {**row, "against": "previous", "labeler": "jury"},
+                {**row, "value": 0.9, "low": 0.8, "against": "start", "labeler": "jury"},
+                {**row, "value": 0.9, "low": 0.8, "against": "previous", "labeler": "judge"},
+            ]
+        )
+        run.round(index).metrics.write(EVALUATION, table)
+
+
+@pytest.mark.parametrize(
+    ("rates", "patience", "ends", "best"),
+    [
+        ([(0.7, 0.6)], 1, False, 0),
+        ([(0.6, 0.5)], 1, True, None),  # an interval that touches a half is no win
+        ([(0.7, 0.6), (0.55, 0.45)], 1, True, 0),
+        ([(0.7, 0.6), (0.55, 0.45)], 2, False, 0),
+        ([(0.7, 0.6), (0.55, 0.45), (0.5, 0.4)], 2, True, 0),
+        ([(0.7, 0.6), (0.55, 0.45), (0.6, 0.52)], 2, False, 2),
+        ([(0.4, 0.3)], None, False, None),
+        ([], 1, False, None),
+    ],
+)
+def test_when_a_run_ends(tmp_path: Path, rates, patience, ends: bool, best: int | None) -> None:
+    run = RunDir(tmp_path)
+    evaluated(run, *rates)
+    assert len(verdicts(run)) == len(rates)
+    why = plateau(patience, run)
+    assert (why is not None) == ends
+    found = promoted(run)
+    assert (found.index if found else None) == best
+    if why:
+        assert ("is worth keeping" in why) == (best is None)
+
+
+def test_a_run_that_does_not_improve_ends(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # A learning rate that changes nothing: no policy wins against the one before it.
+    config = small_config(
+        rounds=3, train={"learning_rate": 1e-12, "batch_size": 16}, evaluate={"patience": 1}
+    )
+    run = run_small(tmp_path / "run", config)
+    assert len(run.rounds()) == 1
+    assert "did not win against the policy before it" in caplog.text
+    assert collect_status(run).state == "done: ended after round 0, which did not win"
+    before = {path: path.stat().st_mtime_ns for path in run.root.rglob("*.parquet")}
+    assert len(run_small(run.root, config).rounds()) == 1
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert "keep " not in headline(run)
+    assert isinstance(run.round(0).metrics, ShardFolder)
+
+
+def test_judges_that_only_evaluate(tmp_path: Path) -> None:
+    """The policy is not measured by what labelled its training data."""
+    config = small_config(
+        label={"labelers": [JUDGE]},
+        train={"learning_rate": 1e-3, "batch_size": 8},
+        evaluate={"judges": [VERIFIER, {**JUDGE, "name": "second", "orders": "one"}]},
+    )
+    run = run_small(tmp_path / "run", config)
+    labelled = set(run.round(0).votes.table()["labeler"].to_pylist())
+    compared = set(run.match_votes(1, 0).table()["labeler"].to_pylist())
+    assert (labelled, compared) == ({"judge"}, {"verifier", "second"})
+    rows = run.round(0).metrics.read(EVALUATION).to_pylist()
+    assert {row["labeler"] for row in rows if row["name"] == "win_rate"} == {
+        "jury", "verifier", "second",
+    }  # fmt: skip
+    planned = make_plan(config).as_dict()
+    named = json.dumps(planned)
+    assert "second" in named
+    with pytest.raises(ConfigError, match="both have a 'judge'"):
+        small_config(evaluate={"judges": [JUDGE]})
+    with pytest.raises(ConfigError, match="give one or the other"):
+        small_config(evaluate={"judges": [{**JUDGE, "name": "x"}], "labelers": ["judge"]})
+
+
+def test_the_average_of_the_policies_is_the_reference(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    train = {"learning_rate": 1e-3, "batch_size": 8, "reference": "average"}
+    config = small_config(rounds=2, train=train, evaluate={"enabled": False})
+    run = run_small(tmp_path / "run", config)
+    assert not (run.round(0).root / "reference").exists()
+    reference = run.round(1).root / "reference"
+    policies = [Path(resolve_embedded("embedded:policy")), run.round(0).policy]
+    first, second = (load_file(policy / "model.safetensors") for policy in policies)
+    mean = load_file(reference / "model.safetensors")
+    for name, value in mean.items():
+        np.testing.assert_allclose(value, (first[name] + second[name]) / 2, atol=1e-6)
+    [note] = [n for n in run.notes() if n["stage"] == "train" and n["round"] == 1]
+    assert note["reference_revision"] == folder_revision(reference)
+    with pytest.raises(ConfigError, match="average needs whole models"):
+        small_config(train={**train, "lora": {}})
+    with pytest.raises(TrainingError, match="has other weights than"):
+        average_policies(
+            [policies[0], Path(make_model(tmp_path / "other", layers=1, width=64))], tmp_path / "x"
+        )
