@@ -10,10 +10,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from prefloop.data.strict import Strict
+from prefloop.data.strict import Share, Strict
 from prefloop.labelers.people import PeopleRole, is_human
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(min_length=1)]
 JuryRule = Literal["mean", "majority", "reliability", "dawid_skene"]
 
@@ -226,7 +225,7 @@ class NearDuplicateAnswers(Strict):
     """Normalised Indel similarity of the two texts, in characters: 1 is the same text."""
 
 
-class Agreement(Strict):
+class AgreementFilter(Strict):
     """Drop pairs on which fewer than this share of the labelers share the decision."""
 
     type: Literal["agreement"] = "agreement"
@@ -280,7 +279,7 @@ PairFilter = Annotated[
     | LengthRatio
     | Length
     | NearDuplicateAnswers
-    | Agreement
+    | AgreementFilter
     | PositionConsistency
     | Margin
     | PChosen

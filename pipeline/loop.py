@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from prefloop.data.conversation import shown
+from prefloop.data.conversation import with_system_prompt
 from prefloop.labelers.base import Labeler
 from prefloop.labelers.config import JudgeLabeler, LabelerConfig, RewardModelLabeler
 from prefloop.labelers.factory import build_labeler
@@ -42,7 +42,7 @@ async def run_loop(config: RunConfig, run: RunDir) -> None:
         open_run(config, run, revisions=models.revisions())
         read_prompts(config, run)
         models.probes = [
-            shown(row["messages"], config.sample.system_prompt)
+            with_system_prompt(row["messages"], config.sample.system_prompt)
             for row in run.prompts.read(0).slice(0, PROBES).to_pylist()
         ]
         try:

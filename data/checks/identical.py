@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from prefloop.data.checks.shapes import Mask, Shapes
+from prefloop.data.arrays import Bools
+from prefloop.data.checks.shapes import Shapes
 from prefloop.data.dedup import normalise
 
 _HEAD_WORDS = 4
 
 
-def same_when_normalised(chosen: pa.Array, rejected: pa.Array, a: Shapes, b: Shapes) -> Mask:
+def same_when_normalised(chosen: pa.Array, rejected: pa.Array, a: Shapes, b: Shapes) -> Bools:
     """Rows whose two texts are equal once normalised (``prefloop.data.dedup.normalise``): bool [N].
 
     ``a`` and ``b`` are the shapes of ``chosen`` and ``rejected``.

@@ -7,22 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from prefloop.data.arrays import Bools
 from prefloop.data.checks.text_hashes import Hashes, combine
-
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Repeats:
     """What N pairs say together (bool [N] each)."""
 
-    identical: Mask
+    identical: Bools
     """Chosen and rejected are one text."""
-    duplicate: Mask
+    duplicate: Bools
     """An earlier pair has the same prompt, chosen and rejected."""
-    contradictory: Mask
+    contradictory: Bools
     """Another pair of the same prompt prefers the two answers the other way round."""
-    circular: Mask
+    circular: Bools
     """In a cycle (A over B, B over C, C over A) of its prompt that is left when contradictory
     pairs are taken out."""
     partner: npt.NDArray[np.int64]
@@ -75,7 +74,7 @@ def find_repeats(prompt: Hashes, chosen: Hashes, rejected: Hashes) -> Repeats:
     )
 
 
-def _cycles(prompt: Hashes, chosen: Hashes, rejected: Hashes, rows: Mask) -> tuple[Mask, int]:
+def _cycles(prompt: Hashes, chosen: Hashes, rejected: Hashes, rows: Bools) -> tuple[Bools, int]:
     """The pairs of ``rows`` in a strongly connected component, and how many such there are."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

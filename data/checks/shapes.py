@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-Mask = npt.NDArray[np.bool_]
+from prefloop.data.arrays import Bools
 
 _SPACE, _CONTROL, _MARKUP = 1, 2, 4
 _CLASSES = np.zeros(256, dtype=np.uint8)
@@ -26,10 +26,10 @@ class Shapes:
     """Unicode code points."""
     words: npt.NDArray[np.int32]
     """Runs of characters between ASCII white space (what ``str.split`` gives for ASCII text)."""
-    beyond_ascii: Mask
-    control: Mask
+    beyond_ascii: Bools
+    control: Bools
     """Holds an ASCII control character other than tab, line feed and carriage return."""
-    markup: Mask
+    markup: Bools
     """Holds ``<``, ``&`` or ``[``, so markup is possible."""
 
 
@@ -69,6 +69,6 @@ def raw_texts(texts: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.ui
     return offsets.astype(np.int64) - int(offsets[0]), data
 
 
-def _holding(classes: npt.NDArray[np.uint8], kind: int, offsets: npt.NDArray[np.int64]) -> Mask:
+def _holding(classes: npt.NDArray[np.uint8], kind: int, offsets: npt.NDArray[np.int64]) -> Bools:
     places = np.flatnonzero(classes & kind)
     return np.asarray(np.diff(np.searchsorted(places, offsets)) > 0)

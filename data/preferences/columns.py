@@ -15,11 +15,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from prefloop.data.arrays import Bools
 from prefloop.data.preferences.layouts import Layout
 from prefloop.data.preferences.transcripts import TRANSCRIPT_START
 from prefloop.data.schemas import MESSAGES
 
-Mask = npt.NDArray[np.bool_]
 Index = npt.NDArray[np.int64]
 
 
@@ -27,7 +27,7 @@ Index = npt.NDArray[np.int64]
 class RegularRows:
     """``regular`` [rows of the batch]: which rows were taken; the columns hold those, in order."""
 
-    regular: Mask
+    regular: Bools
     prompt: pa.Array
     """MESSAGES."""
     chosen: pa.Array
@@ -137,19 +137,19 @@ class _Turns:
         wrong = np.concatenate([[0], np.cumsum(~good)])
         valid &= wrong[self._offsets[1:]] == wrong[self._offsets[:-1]]
         self._last = np.where(valid, self._offsets[1:] - 1, 0)
-        self.prompts: Mask = valid & _at(user, self._last)
+        self.prompts: Bools = valid & _at(user, self._last)
         """A conversation that an assistant can answer."""
         asked = np.maximum(self._last - 1, 0)
-        self.answered: Mask = (
+        self.answered: Bools = (
             valid & _at(assistant, self._last) & ((self.lengths == 1) | _at(user, asked))
         )
         """A conversation that ends with one turn of the assistant's."""
 
-    def answers(self, rows: Mask) -> pa.Array:
+    def answers(self, rows: Bools) -> pa.Array:
         """The last turn's text of each of ``rows``."""
         return self.contents.take(pa.array(self._last[rows]))
 
-    def before(self, rows: Mask) -> pa.Array:
+    def before(self, rows: Bools) -> pa.Array:
         """The turns before the last of each of ``rows``: MESSAGES."""
         counts = self.lengths[rows] - 1
         turns = pa.array(_ranges(self._offsets[:-1][rows], counts))
@@ -159,12 +159,12 @@ class _Turns:
         offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
         return pa.ListArray.from_arrays(offsets, struct).cast(MESSAGES)
 
-    def starts(self, rows: Mask) -> Index:
+    def starts(self, rows: Bools) -> Index:
         """Place of the first turn of each of ``rows``."""
         return self._offsets[:-1][rows]
 
 
-def _same_before(a: _Turns, b: _Turns, rows: Mask) -> Mask:
+def _same_before(a: _Turns, b: _Turns, rows: Bools) -> Bools:
     """Of ``rows``, whose lengths are equal, those with equal turns before the last."""
     counts = a.lengths[rows] - 1
     places = [pa.array(_ranges(turns.starts(rows), counts)) for turns in (a, b)]
@@ -187,27 +187,27 @@ def _ranges(starts: Index, counts: Index) -> Index:
     return found
 
 
-def _at(mask: Mask, places: Index) -> Mask:
+def _at(mask: Bools, places: Index) -> Bools:
     return mask[places] if len(mask) else np.zeros(len(places), dtype=bool)
 
 
-def _plain_text(column: pa.Array) -> Mask:
+def _plain_text(column: pa.Array) -> Bools:
     """Text that is not blank and no transcript."""
     return _has_text(column) & ~_mask(pc.match_substring_regex(column, TRANSCRIPT_START))
 
 
-def _has_text(column: pa.Array) -> Mask:
+def _has_text(column: pa.Array) -> Bools:
     blank = pc.or_(pc.utf8_is_space(column), pc.equal(pc.binary_length(column), 0))
     return ~_mask(pc.fill_null(blank, True))
 
 
-def _mask(flags: pa.Array) -> Mask:
+def _mask(flags: pa.Array) -> Bools:
     """As numpy; null is False."""
-    found: Mask = pc.fill_null(flags, False).to_numpy(zero_copy_only=False)
+    found: Bools = pc.fill_null(flags, False).to_numpy(zero_copy_only=False)
     return found
 
 
-def _filter(column: Any, rows: Mask) -> pa.Array:
+def _filter(column: Any, rows: Bools) -> pa.Array:
     return column if rows.all() else column.filter(pa.array(rows))
 
 

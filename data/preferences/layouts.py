@@ -13,18 +13,18 @@ from typing import Literal
 
 from prefloop.data.errors import InputError
 
-Verdict = Literal["a", "b", "tie"]
+PairLabel = Literal["a", "b", "tie"]
 Kind = Literal["direct", "labelled", "completions"]
 
-LABELS: Mapping[str, Verdict] = {
+LABELS: Mapping[str, PairLabel] = {
     "1": "a", "a": "a", "model_a": "a", "first": "a",
     "2": "b", "b": "b", "model_b": "b", "second": "b",
     "0": "tie", "tie": "tie", "tie (bothbad)": "tie", "both_bad": "tie", "bothbad": "tie",
 }  # fmt: skip
 """What labels mean unless the layout or the user says otherwise."""
-_FROM_ZERO: Mapping[str, Verdict] = {"0": "a", "1": "b"}
-_ONE_IS_A: Mapping[str, Verdict] = {"1": "a", "0": "b"}
-_SIGNED: Mapping[str, Verdict] = {
+_FROM_ZERO: Mapping[str, PairLabel] = {"0": "a", "1": "b"}
+_ONE_IS_A: Mapping[str, PairLabel] = {"1": "a", "0": "b"}
+_SIGNED: Mapping[str, PairLabel] = {
     "-3": "a", "-2": "a", "-1": "a", "0": "tie", "1": "b", "2": "b", "3": "b",
 }  # fmt: skip
 
@@ -33,7 +33,7 @@ _PROMPTS = ("prompt", "instruction", "question", "query", "context", "history", 
 ``instruction`` belongs to the prompt, as in Alpaca's layout."""
 _SYSTEMS = ("system", "system_prompt")
 _DIRECT = (("chosen", "rejected"), ("response_j", "response_k"))
-_LABELLED: tuple[tuple[str, str, str, Mapping[str, Verdict]], ...] = (
+_LABELLED: tuple[tuple[str, str, str, Mapping[str, PairLabel]], ...] = (
     ("human_ref_A", "human_ref_B", "labels", _ONE_IS_A),  # SHP
     ("response_0", "response_1", "better_response_id", _FROM_ZERO),  # PKU-SafeRLHF
     ("response1", "response2", "overall_preference", _SIGNED),  # HelpSteer3
@@ -65,7 +65,7 @@ class PreferenceColumns:
     a: str | None = None
     b: str | None = None
     label: str | None = None
-    labels: Mapping[str, Verdict] = field(default_factory=dict)
+    labels: Mapping[str, PairLabel] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Layout:
     system: str | None = None
     label: tuple[str, ...] = ()
     """Several: annotators, of whom the relative majority decides."""
-    labels: Mapping[str, Verdict] = field(default_factory=dict)
+    labels: Mapping[str, PairLabel] = field(default_factory=dict)
     named: bool = False
     """Whether the meaning of the labels was named, by the user or a known dataset."""
 
@@ -133,14 +133,14 @@ def parse_columns(text: str) -> PreferenceColumns:
     )
 
 
-def parse_labels(text: str) -> dict[str, Verdict]:
+def parse_labels(text: str) -> dict[str, PairLabel]:
     """``"a=1,b=0,tie=2"`` as what each label means; ``|`` parts several labels of one meaning.
 
     Raises :class:`InputError` for an unknown key or a label with two meanings.
     """
-    meanings: dict[str, Verdict] = {}
+    meanings: dict[str, PairLabel] = {}
     given = _pairs(text, "--labels", ("a", "b", "tie"))
-    verdicts: tuple[Verdict, ...] = ("a", "b", "tie")
+    verdicts: tuple[PairLabel, ...] = ("a", "b", "tie")
     for verdict in verdicts:
         for label in given.get(verdict, "").split("|"):
             if not label:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prefloop.data.preferences.layouts import Layout, Verdict
+from prefloop.data.preferences.layouts import Layout, PairLabel
 from prefloop.data.preferences.transcripts import (
     Turn,
     check_answer,
@@ -24,7 +24,7 @@ from prefloop.data.preferences.transcripts import (
 from prefloop.data.sources.rows import BadRow, RawRow, bad
 from prefloop.data.sources.turns import Unusable
 
-Pair = dict[str, Any]
+PairRow = dict[str, Any]
 """A row of ``PREFERENCE``."""
 
 
@@ -35,11 +35,11 @@ class Comparison:
     prompt: list[Turn]
     first: str
     second: str
-    verdict: Verdict
+    verdict: PairLabel
     """``a``: the first."""
 
 
-def parse_pair(raw: RawRow, layout: Layout) -> Pair | BadRow:
+def parse_pair(raw: RawRow, layout: Layout) -> PairRow | BadRow:
     """The pair in ``raw``: a row of ``PREFERENCE``.
 
     A bad row's reason is one of ``parse_comparison``'s, or ``tie`` (readable, but nothing is
@@ -156,7 +156,7 @@ def _prompt_of(explicit: list[Turn] | None, before: list[Turn], name: str) -> li
     return before
 
 
-def _verdict(fields: Mapping[str, Any], layout: Layout) -> Verdict:
+def _verdict(fields: Mapping[str, Any], layout: Layout) -> PairLabel:
     """The label, or the relative majority of the annotators; no majority is a tie."""
     votes = Counter(_label(_field(fields, name), name, layout) for name in layout.label)
     (first, most), *others = votes.most_common(2)
@@ -172,7 +172,7 @@ def label_text(value: Any) -> str | None:
     return str(value).strip().lower()
 
 
-def _label(value: Any, name: str, layout: Layout) -> Verdict:
+def _label(value: Any, name: str, layout: Layout) -> PairLabel:
     text = label_text(value)
     if text is not None and text in layout.labels:
         return layout.labels[text]
@@ -185,7 +185,7 @@ def _label(value: Any, name: str, layout: Layout) -> Verdict:
     )  # fmt: skip
 
 
-def _best_and_worst(value: Any) -> tuple[str, str, Verdict]:
+def _best_and_worst(value: Any) -> tuple[str, str, PairLabel]:
     """The answers with the highest and the lowest mean rating; of several with one mean the first.
     A tie of the first two where all means are equal.
 

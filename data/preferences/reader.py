@@ -16,9 +16,9 @@ from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.preferences.columns import regular_rows
 from prefloop.data.preferences.layouts import Layout, PreferenceColumns, find_layout
-from prefloop.data.preferences.pair_rows import Pair, label_text, parse_pair
+from prefloop.data.preferences.pair_rows import PairRow, label_text, parse_pair
 from prefloop.data.schemas import MESSAGES, QUARANTINE
-from prefloop.data.sources.files import Row, read_rows
+from prefloop.data.sources.files import SourceRow, read_rows
 from prefloop.data.sources.rows import BadRow, RawRow, bad, escaped
 
 PREFERENCE = pa.schema(
@@ -230,7 +230,7 @@ def _parse(rows: Iterable[RawRow], layout: Layout, labels: _Labels) -> Preferenc
 
 
 def _of_rows(
-    rows: Iterator[Row],
+    rows: Iterator[SourceRow],
     name: str,
     columns: PreferenceColumns | None,
     batch_rows: int,
@@ -239,7 +239,7 @@ def _of_rows(
     layouts: dict[tuple[str, ...], Layout | None] = {}
     read, known, seen = 0, False, dict[str, None]()
     while chunk := list(islice(rows, batch_rows)):
-        found: list[Pair | BadRow] = []
+        found: list[PairRow | BadRow] = []
         for row in chunk:
             if isinstance(row, BadRow):
                 found.append(row)
@@ -279,8 +279,8 @@ def _no_layout(name: str, columns: Iterable[str]) -> InputError:
     )
 
 
-def _batch(rows: Iterable[Pair | BadRow]) -> PreferenceBatch:
-    pairs: list[Pair] = []
+def _batch(rows: Iterable[PairRow | BadRow]) -> PreferenceBatch:
+    pairs: list[PairRow] = []
     bad_rows: list[BadRow] = []
     for row in rows:
         if isinstance(row, BadRow):

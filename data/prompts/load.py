@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from prefloop.data.arrays import Bools
 from prefloop.data.config import PromptsConfig, PromptSource
 from prefloop.data.dedup import OverlapIndex, near_duplicates, normalise
 from prefloop.data.errors import InputError
@@ -27,7 +27,6 @@ _LATER_TURN_WORDS = 10
 """Shorter turns behind the first ("Go on.") say nothing about which conversation it is."""
 _DETAIL_CHARS = 500
 
-Mask = npt.NDArray[np.bool_]
 Turns = Sequence[tuple[str, str]]
 """What a user says in a prompt to keep apart, each with what names it in a detail."""
 
@@ -90,7 +89,7 @@ class _Sieve:
 
     def __init__(self, sources: Sequence[SourceRows]) -> None:
         self.table: pa.Table = pa.concat_tables([source.prompts for source in sources])
-        self.alive: Mask = np.ones(len(self.table), dtype=bool)
+        self.alive: Bools = np.ones(len(self.table), dtype=bool)
         self._why: dict[int, tuple[str, str]] = {}
         start = 0
         for source in sources:
@@ -99,7 +98,7 @@ class _Sieve:
             start += len(source.prompts)
 
     def drop(
-        self, reason: str, among: Mask, find: Callable[[pa.Table], Iterable[str | None]]
+        self, reason: str, among: Bools, find: Callable[[pa.Table], Iterable[str | None]]
     ) -> None:
         """Drop the rows of ``among`` for which ``find`` gives a detail."""
         rows = np.flatnonzero(among & self.alive)
@@ -107,7 +106,7 @@ class _Sieve:
             if detail is not None:
                 self._drop_row(row, reason, detail)
 
-    def kept(self, among: Mask) -> pa.Table:
+    def kept(self, among: Bools) -> pa.Table:
         """The rows of ``among`` that are left: schema PROMPT."""
         return self.table.filter(pa.array(among & self.alive))
 
@@ -125,7 +124,7 @@ class _Sieve:
         self._why[row] = (reason, detail)
 
 
-def _draw(sieve: _Sieve, share: float, seed: int) -> Mask:
+def _draw(sieve: _Sieve, share: float, seed: int) -> Bools:
     """Which prompts to hold out. A prompt's lot hangs on nothing but itself and the seed, except
     that of two or more prompts at least one is held out and at least one is not."""
     chosen = np.zeros(len(sieve.table), dtype=bool)
@@ -181,7 +180,7 @@ def _heldout_turns(table: pa.Table) -> Turns:
     return [
         (text, prompt_id)
         for prompt_id, messages in zip(ids, _conversations(table), strict=True)
-        for text in _telling(_user_turns(messages))
+        for text in _distinctive_turns(_user_turns(messages))
     ]
 
 
@@ -196,7 +195,7 @@ def _evaluation_turns(source: PromptSource) -> Turns:
             if isinstance(prompt, BadRow):
                 raise InputError(f"{prompt} (evaluation sets must be free of bad rows)")
             texts = _user_turns(prompt["messages"])
-        turns += [(text, text) for text in _telling(texts)]
+        turns += [(text, text) for text in _distinctive_turns(texts)]
     return turns
 
 
@@ -212,7 +211,7 @@ def _usable(item: Any) -> bool:
     return isinstance(item, str) and bool(item.strip()) and is_text(item)
 
 
-def _telling(turns: Sequence[str]) -> list[str]:
+def _distinctive_turns(turns: Sequence[str]) -> list[str]:
     """The first turn, and the later ones that say enough to know the prompt by."""
     later = [turn for turn in turns[1:] if len(turn.split()) >= _LATER_TURN_WORDS]
     return [*turns[:1], *later]

@@ -23,7 +23,7 @@ from prefloop.data.embedded import resolve_embedded
 from prefloop.data.errors import InputError
 from prefloop.data.sources.rows import BadRow, RawRow, escaped
 
-Row = RawRow | BadRow
+SourceRow = RawRow | BadRow
 
 _FORMATS: Mapping[str, FileFormat] = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "csv",
@@ -35,7 +35,7 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _LONGEST_CSV_FIELD = 2**31 - 1
 
 
-def read_rows(source: PromptSource) -> Iterator[Row]:
+def read_rows(source: PromptSource) -> Iterator[SourceRow]:
     """The rows of ``source`` in their order, at most ``source.limit``.
 
     Raises ``InputError`` (on the first row asked for, or where reading breaks off) with one line
@@ -44,7 +44,7 @@ def read_rows(source: PromptSource) -> Iterator[Row]:
     return islice(_rows(source), source.limit)
 
 
-def _rows(source: PromptSource) -> Iterator[Row]:
+def _rows(source: PromptSource) -> Iterator[SourceRow]:
     path = Path(resolve_embedded(source.path)).expanduser()
     if source.format == "datasets" or (source.format == "auto" and path.is_dir()):
         yield from _datasets_rows(source, path)
@@ -83,7 +83,7 @@ def _by_suffix(path: Path) -> FileFormat | None:
     return _FORMATS.get(path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix)
 
 
-def _file_rows(path: Path, name: str, source: PromptSource) -> Iterator[Row]:
+def _file_rows(path: Path, name: str, source: PromptSource) -> Iterator[SourceRow]:
     form = _by_suffix(path) if source.format == "auto" else source.format
     if form == "jsonl":
         return _jsonl_rows(path, name)
@@ -144,12 +144,12 @@ def _text_lines(path: Path, name: str) -> Iterator[tuple[int, str] | BadRow]:
             yield number, text
 
 
-def _text_rows(path: Path, name: str, column: str) -> Iterator[Row]:
+def _text_rows(path: Path, name: str, column: str) -> Iterator[SourceRow]:
     for line in _text_lines(path, name):
         yield line if isinstance(line, BadRow) else RawRow(name, line[0], {column: line[1]})
 
 
-def _jsonl_rows(path: Path, name: str) -> Iterator[Row]:
+def _jsonl_rows(path: Path, name: str) -> Iterator[SourceRow]:
     for line in _text_lines(path, name):
         if isinstance(line, BadRow):
             yield line
@@ -166,7 +166,7 @@ def _jsonl_rows(path: Path, name: str) -> Iterator[Row]:
         yield _object(name, number, value)
 
 
-def _object(name: str, number: int, value: Any) -> Row:
+def _object(name: str, number: int, value: Any) -> SourceRow:
     if isinstance(value, dict):
         return RawRow(name, number, value)
     return BadRow(
@@ -181,7 +181,7 @@ def _kind(value: Any) -> str:
     return kinds.get(type(value), "a number")
 
 
-def _json_rows(path: Path, name: str) -> Iterator[Row]:
+def _json_rows(path: Path, name: str) -> Iterator[SourceRow]:
     raw = b"".join(line for _, line in _lines(path))
     try:
         # A bad byte becomes a surrogate, which makes its own row a bad one and no other.
@@ -217,7 +217,7 @@ def _array_in(value: Any, path: Path) -> list[Any]:
     )
 
 
-def _csv_rows(path: Path, name: str) -> Iterator[Row]:
+def _csv_rows(path: Path, name: str) -> Iterator[SourceRow]:
     record: list[str] = []  # the lines of the record being read, for rows that cannot be parsed
 
     def lines() -> Iterator[str]:
@@ -268,7 +268,7 @@ def _csv_rows(path: Path, name: str) -> Iterator[Row]:
             yield RawRow(name, number, dict(zip(header, fields, strict=True)))
 
 
-def _parquet_rows(path: Path, name: str) -> Iterator[Row]:
+def _parquet_rows(path: Path, name: str) -> Iterator[SourceRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -283,7 +283,7 @@ def _parquet_rows(path: Path, name: str) -> Iterator[Row]:
         raise _unreadable(path, error, number) from None
 
 
-def _batch_rows(batch: Any, name: str, before: int) -> Iterator[Row]:
+def _batch_rows(batch: Any, name: str, before: int) -> Iterator[SourceRow]:
     try:
         rows = batch.to_pylist()
     except UnicodeDecodeError:
@@ -294,7 +294,7 @@ def _batch_rows(batch: Any, name: str, before: int) -> Iterator[Row]:
         yield RawRow(name, number, fields)
 
 
-def _single_row(batch: Any, name: str, number: int) -> Row:
+def _single_row(batch: Any, name: str, number: int) -> SourceRow:
     try:
         return RawRow(name, number, batch.to_pylist()[0])
     except UnicodeDecodeError as error:
@@ -312,7 +312,7 @@ def _decodes(column: Any) -> bool:
     return True
 
 
-def _datasets_rows(source: PromptSource, path: Path) -> Iterator[Row]:
+def _datasets_rows(source: PromptSource, path: Path) -> Iterator[SourceRow]:
     number = 0
     try:
         for number, fields in enumerate(_open_dataset(source, path), 1):

@@ -21,15 +21,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from prefloop.data.arrays import Bools, Floats, Ints
 from prefloop.data.schemas import DECISION
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.config import Jury
 from prefloop.labelers.jury.calibrator import Calibrator
 from prefloop.labelers.jury.rules import DECIMALS, FittedJury, jury_p_a
 from prefloop.labelers.jury.verdict_table import (
-    Bools,
-    Floats,
-    Ints,
     Verdicts,
     Votes,
     calibrated,

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from prefloop.data.schemas import DECISION
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.config import (
-    Agreement,
+    AgreementFilter,
     FilterConfig,
     Identical,
     Length,
@@ -219,8 +219,8 @@ def near_duplicate_answers(pairs: pa.Table, params: NearDuplicateAnswers) -> Dro
     return drop
 
 
-@pair_filter(Agreement)
-def agreement(pairs: pa.Table, params: Agreement) -> Drop:
+@pair_filter(AgreementFilter)
+def agreement(pairs: pa.Table, params: AgreementFilter) -> Drop:
     """Share of the labelers that share the decision."""
     drop: Drop = pairs["agreement"].to_numpy() < params.min - _ROUNDING
     return drop

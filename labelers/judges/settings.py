@@ -6,12 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 
-from prefloop.data.strict import Strict
-
-Share = Annotated[float, Field(gt=0, le=1)]
+from prefloop.data.strict import PositiveShare, Strict
 
 
-class Verdicts(Strict):
+class VerdictWords(Strict):
     """What the judge says for each outcome. ``a`` is the answer shown first."""
 
     a: str = Field(default="A", min_length=1)
@@ -20,7 +18,7 @@ class Verdicts(Strict):
     """Null: the judge cannot call a tie."""
 
     @model_validator(mode="after")
-    def _distinct(self) -> Verdicts:
+    def _distinct(self) -> VerdictWords:
         if len(set(self.words)) < len(self.words):
             raise ValueError("the verdicts must differ from each other")
         return self
@@ -49,8 +47,8 @@ class PairwiseSettings(_Judge):
     parser: Literal["token", "json", "text"]
     """``token`` reads the log-probabilities of the first token, ``json`` an object with
     ``rationale`` and ``verdict``, ``text`` the verdict in double brackets: ``[[A]]``."""
-    verdicts: Verdicts = Field(default_factory=Verdicts)
-    min_mass: Share = 0.5
+    verdicts: VerdictWords = Field(default_factory=VerdictWords)
+    min_mass: PositiveShare = 0.5
     """For ``token``: probability that the verdicts together must have. With less, something other
     than a verdict was the likelier thing to say (a preamble, a chain of thought), the ratio of what
     is left for the verdicts says little, and the vote is invalid."""
@@ -80,7 +78,7 @@ class RatingSettings(_Judge):
     """Name of each aspect, and what it means."""
     lowest: int = 1
     highest: int = 5
-    min_mass: Share = 0.5
+    min_mass: PositiveShare = 0.5
     """For ``token``: probability that the ratings together must have, or the vote is invalid."""
 
     @model_validator(mode="after")

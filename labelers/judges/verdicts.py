@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from prefloop.labelers.judges.json_answers import json_objects, without_thought
-from prefloop.labelers.judges.settings import PairwiseSettings, Verdicts
+from prefloop.labelers.judges.settings import PairwiseSettings, VerdictWords
 
 _BRACKETED = re.compile(r"\[\[([^\[\]]{1,40})\]\]")
 
@@ -29,7 +29,7 @@ class Verdict:
 
 
 def from_logprobs(
-    logprobs: Mapping[str, float] | None, verdicts: Verdicts, min_mass: float
+    logprobs: Mapping[str, float] | None, verdicts: VerdictWords, min_mass: float
 ) -> Verdict:
     """The likeliest verdict by the log-probabilities (nats) of the verdict tokens.
 
@@ -60,7 +60,7 @@ def from_logprobs(
     return Verdict("tie", p_first)
 
 
-def json_schema(verdicts: Verdicts) -> dict[str, Any]:
+def json_schema(verdicts: VerdictWords) -> dict[str, Any]:
     """The JSON schema of a reasoned verdict; the rationale comes first, so that it is thought
     before the verdict is given."""
     return {
@@ -74,7 +74,7 @@ def json_schema(verdicts: Verdicts) -> dict[str, Any]:
     }
 
 
-def from_json(text: str, verdicts: Verdicts) -> Verdict:
+def from_json(text: str, verdicts: VerdictWords) -> Verdict:
     """The verdict of a JSON object with ``verdict`` and (where the judge gave one) ``rationale``.
 
     The text has to be that object and nothing else, but for a code fence around it. Several
@@ -96,7 +96,7 @@ def from_json(text: str, verdicts: Verdicts) -> Verdict:
     return Verdict(outcome, note=rationale if isinstance(rationale, str) else None)
 
 
-def from_text(text: str, verdicts: Verdicts) -> Verdict:
+def from_text(text: str, verdicts: VerdictWords) -> Verdict:
     """The verdict in double brackets (``[[A]]``) of a free text, which is also the rationale.
 
     A chain of thought in front, between ``<think>`` tags, is not looked at. Several verdicts count
@@ -126,7 +126,7 @@ def read_verdict(
     return from_logprobs(logprobs, settings.verdicts, settings.min_mass)
 
 
-def _outcome(word: Any, verdicts: Verdicts) -> Outcome | None:
+def _outcome(word: Any, verdicts: VerdictWords) -> Outcome | None:
     words: tuple[Outcome, ...] = ("first", "second", "tie")
     return next(
         (out for out, said in zip(words, verdicts.words, strict=False) if word == said), None

@@ -15,10 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from prefloop.data.arrays import Floats
 from prefloop.labelers.base import LabelerError
 
-Floats = NDArray[np.float64]
-Method = Literal["isotonic", "platt"]
+CalibrationMethod = Literal["isotonic", "platt"]
 
 FEWEST = 20
 """People's labels that a calibration needs at least."""
@@ -29,7 +29,7 @@ _CLIP = 1e-6  # probabilities of 0 and 1 have no logit
 class Calibrator:
     """A monotone, symmetric map of P(a preferred to b), fitted to what people prefer."""
 
-    method: Method
+    method: CalibrationMethod
     n: int
     """People's labels that it was fitted to."""
     slope: float | None = None
@@ -40,7 +40,9 @@ class Calibrator:
     """``isotonic``: what they become."""
 
     @classmethod
-    def fit(cls, p_a: ArrayLike, people: ArrayLike, method: Method = "isotonic") -> Calibrator:
+    def fit(
+        cls, p_a: ArrayLike, people: ArrayLike, method: CalibrationMethod = "isotonic"
+    ) -> Calibrator:
         """Fit to P(a preferred to b) ``p_a`` [N] and people's verdicts [N]: 1 a, 0 b, 0.5 tie.
 
         ``platt`` has one parameter: sigma(slope x logit(p)) (Platt 1999, without the intercept,
@@ -59,7 +61,7 @@ class Calibrator:
         return cls._fit(p_a, people, method)
 
     @classmethod
-    def _fit(cls, p_a: ArrayLike, people: ArrayLike, method: Method) -> Calibrator:
+    def _fit(cls, p_a: ArrayLike, people: ArrayLike, method: CalibrationMethod) -> Calibrator:
         p, y, weight = _mirrored(p_a, people)
         n = len(np.asarray(p_a))
         if method == "platt":
@@ -118,7 +120,7 @@ class Calibrator:
 
 
 def cross_fitted(
-    p_a: ArrayLike, people: ArrayLike, method: Method, *, seed: int, folds: int = 10
+    p_a: ArrayLike, people: ArrayLike, method: CalibrationMethod, *, seed: int, folds: int = 10
 ) -> Floats:
     """Calibrated ``p_a`` [N], each by a calibration fitted to the other folds.
 

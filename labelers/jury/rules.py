@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from prefloop.data.arrays import Bools, Floats
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.config import Jury, JuryRule
-from prefloop.labelers.jury.verdict_table import ROUNDING, Bools, Floats, Verdicts
+from prefloop.labelers.jury.verdict_table import ROUNDING, Verdicts
 
 T = TypeVar("T")
 

@@ -14,14 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from prefloop.data.arrays import Bools, Floats, Ints
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.jury.calibrator import Calibrator
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
 
 VOTE_COLUMNS = [
     "pair_id", "prompt_id", "a_id", "b_id", "labeler", "order", "preference", "p_a", "score_a",

@@ -21,9 +21,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Level = Literal["nominal", "ordinal", "interval"]
+from prefloop.data.arrays import Floats, Ints
+
+MeasurementLevel = Literal["nominal", "ordinal", "interval"]
 
 MISSING = -1
 MOST_LABELS = 100
@@ -212,7 +212,7 @@ def fleiss_kappa(ratings: Ratings, *, resamples: int = 1000, seed: int = 0) -> A
 
 
 def krippendorff_alpha(
-    ratings: Ratings, level: Level = "nominal", *, resamples: int = 1000, seed: int = 0
+    ratings: Ratings, level: MeasurementLevel = "nominal", *, resamples: int = 1000, seed: int = 0
 ) -> Agreement:
     """Krippendorff's alpha, 1 - observed / expected disagreement; labels may be missing.
 
@@ -248,7 +248,7 @@ def krippendorff_alpha(
     return _interval(float(value), n, _draws(times, resamples, seed), alpha)
 
 
-def _alpha(patterns: Ints, times: Floats, domain: Floats, level: Level) -> float:
+def _alpha(patterns: Ints, times: Floats, domain: Floats, level: MeasurementLevel) -> float:
     """Alpha where each of ``patterns`` [U, K] occurs ``times`` [U], which the library cannot do."""
     share = times / (patterns.sum(axis=1) - 1)
     coincidences = (patterns * share[:, None]).T @ patterns - np.diag(share @ patterns)

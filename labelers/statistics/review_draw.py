@@ -14,17 +14,17 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from prefloop.data.arrays import Floats
+
 Strategy = Literal["uncertain", "disagreement", "random", "mixed"]
 STRATEGIES: tuple[Strategy, ...] = ("uncertain", "disagreement", "random", "mixed")
 
 _UNIFORM_SHARE = {"uncertain": 0.1, "disagreement": 0.1, "random": 1.0, "mixed": 0.5}
 """How much of the draw is by equal chances."""
 
-Floats = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
-class Draw:
+class ReviewDraw:
     """The drawn pairs, the most uncertain first."""
 
     index: NDArray[np.int64]
@@ -41,7 +41,7 @@ def draw(
     strategy: Strategy,
     *,
     seed: int,
-) -> Draw:
+) -> ReviewDraw:
     """Draw ``n`` of N pairs (all of them where there are no more), by seed.
 
     ``p_chosen`` and ``agreement`` [N] are the jury's probability of its decision and the share of
@@ -63,7 +63,7 @@ def draw(
     inclusion = inclusion[chosen]
     names = [pair_ids[place] for place in chosen.tolist()]
     first = np.lexsort((np.asarray(names), -score[chosen]))
-    return Draw(chosen[first], inclusion[first])
+    return ReviewDraw(chosen[first], inclusion[first])
 
 
 def chances(p_chosen: ArrayLike, agreement: ArrayLike, n: int, strategy: Strategy) -> Floats:

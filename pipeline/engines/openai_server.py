@@ -22,8 +22,8 @@ from prefloop.data.protocol import Completion, EngineFailed, Request
 from prefloop.pipeline.engines.budget import Amount, Budget
 from prefloop.pipeline.engines.openai_errors import TransientError, classify
 from prefloop.pipeline.engines.openai_wire import (
-    Answer,
     GarbledResponseError,
+    Reply,
     parse_response,
     request_body,
 )
@@ -111,7 +111,7 @@ class OpenAIServer:
         if self._cache is not None:
             self._cache.close()
 
-    async def _answer(self, body: dict[str, Any], most: Amount) -> Answer:
+    async def _answer(self, body: dict[str, Any], most: Amount) -> Reply:
         # The key holds what determines the answer, not where or how it is fetched.
         cache_key = json_hash({"api": self._config.api, "body": body})
         if self._cache is not None and (known := self._cache.get(cache_key)) is not None:
@@ -130,7 +130,7 @@ class OpenAIServer:
 
     async def _try_until_answered(
         self, body: dict[str, Any], tokens: int
-    ) -> tuple[dict[str, Any], Answer]:
+    ) -> tuple[dict[str, Any], Reply]:
         tries = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(TransientError),
             stop=tenacity.stop_after_attempt(self._config.max_retries + 1),
@@ -145,7 +145,7 @@ class OpenAIServer:
                 "check that the server is up and base_url is right; the same command resumes",
             ) from None
 
-    async def _try_once(self, body: dict[str, Any], tokens: int) -> tuple[dict[str, Any], Answer]:
+    async def _try_once(self, body: dict[str, Any], tokens: int) -> tuple[dict[str, Any], Reply]:
         if self._request_rate is not None:
             await self._request_rate.acquire()
         if self._token_rate is not None:
@@ -183,7 +183,7 @@ class OpenAIServer:
             prompt_tokens = len(prompt)
         return self._price(prompt_tokens, request.sampling.max_tokens)
 
-    def _amount(self, answer: Answer) -> Amount:
+    def _amount(self, answer: Reply) -> Amount:
         return self._price(answer.prompt_tokens, answer.completion_tokens)
 
     def _price(self, prompt_tokens: int, completion_tokens: int) -> Amount:
@@ -193,7 +193,7 @@ class OpenAIServer:
         ) / 1e6
         return Amount(prompt_tokens + completion_tokens, cost)
 
-    def _completion(self, request: Request, answer: Answer) -> Completion:
+    def _completion(self, request: Request, answer: Reply) -> Completion:
         choices = None
         if request.choices is not None:
             seen = answer.first_logprobs

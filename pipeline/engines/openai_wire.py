@@ -81,7 +81,7 @@ def _constraint(config: OpenAIEngine, request: Request) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """A parsed response. ``logprob`` in nats, None without log-probabilities."""
 
     text: str
@@ -93,7 +93,7 @@ class Answer:
     completion_tokens: int
 
 
-def parse_response(api: str, body: Any) -> Answer:
+def parse_response(api: str, body: Any) -> Reply:
     """Read a response body.
 
     Raises ``GarbledResponseError`` if it is not one, ``RequestRejected`` if the server withheld the
@@ -105,7 +105,7 @@ def parse_response(api: str, body: Any) -> Answer:
         text = (choice["message"]["content"] or "") if api == "chat" else choice["text"]
         read = _chat_logprobs if api == "chat" else _completions_logprobs
         steps, first = read(choice.get("logprobs"))
-        answer = Answer(
+        answer = Reply(
             text=str(text),
             token_ids=tuple(map(int, choice.get("token_ids") or ())),
             finish_reason=reason,

@@ -26,7 +26,7 @@ from prefloop.pipeline.engines.settings import TransformersEngine
 from prefloop.pipeline.engines.weights import load_model, load_tokenizer
 
 T = TypeVar("T")
-Row = tuple[Pending, int]
+TokenRow = tuple[Pending, int]
 """A request and the index of one of its seeds."""
 
 # Two engines in one process (policy and judge) take turns: each wants all cores.
@@ -146,7 +146,7 @@ class HfEngine:
                 if len(got) == len(pending.request.seeds):
                     answer(pending, [got[i] for i in range(len(got))])
 
-    def _decode(self, batch: Sequence[Row]) -> Iterator[Completion]:
+    def _decode(self, batch: Sequence[TokenRow]) -> Iterator[Completion]:
         sampling = batch[0][0].request.sampling
         choices = sorted({c for pending, _ in batch for c in pending.request.choices or ()})
         watch = [token for choice in choices for token in self._verdicts[choice]]
@@ -207,10 +207,10 @@ class HfEngine:
             torch.set_num_threads(self._config.threads)
 
 
-def _batches(block: Sequence[Pending], size: int) -> Iterator[Sequence[Row]]:
+def _batches(block: Sequence[Pending], size: int) -> Iterator[Sequence[TokenRow]]:
     """Rows of ``block`` in batches of at most ``size``: one ``Sampling`` a batch, similar prompt
     lengths together, whatever the order of arrival."""
-    groups: dict[Sampling, list[Row]] = defaultdict(list)
+    groups: dict[Sampling, list[TokenRow]] = defaultdict(list)
     for pending in sorted(block, key=lambda p: (len(p.prompt), p.request.request_id)):
         rows = [(pending, index) for index in range(len(pending.request.seeds))]
         groups[pending.request.sampling] += rows

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from prefloop.data.arrays import Floats
 from prefloop.data.errors import InputError
 from prefloop.data.shards import atomic_write_json
 from prefloop.labelers.base import LabelerError
-from prefloop.labelers.jury.calibrator import Calibrator, Method, cross_fitted
+from prefloop.labelers.jury.calibrator import CalibrationMethod, Calibrator, cross_fitted
 from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS, merge_votes, pairs_of, read_votes
 from prefloop.labelers.statistics.calibration_error import Calibration, calibration
 from prefloop.labelers.statistics.dataset_accuracy import DatasetAccuracy, dataset_accuracy
@@ -23,10 +23,8 @@ from prefloop.pipeline.judging.gold_eval import JudgeEval
 from prefloop.pipeline.judging.queue import PeopleLabel, read_people
 from prefloop.pipeline.run.run_dir import RunDir
 
-METHODS: tuple[Method, ...] = ("isotonic", "platt")
+METHODS: tuple[CalibrationMethod, ...] = ("isotonic", "platt")
 _SIDE = {"a": 1.0, "tie": 0.5, "b": 0.0}
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Calibrated:
 
     labeler: str
     path: str
-    method: Method
+    method: CalibrationMethod
     n: int
     """Pairs with a soft vote and a label of people."""
     before: Calibration
@@ -142,7 +140,7 @@ def calibrate_run(
             for name, (ids, p_a) in soft_votes(votes.filter(labelled)).items():
                 given, said = by_labeler.setdefault(name, ([], []))
                 given += p_a.tolist()
-                said += [labels[one].side_of_a for one in ids]
+                said += [labels[one].preference_for_a for one in ids]
     calibrated, skipped = [], {}
     for name in seen:
         given, said = by_labeler.get(name, ([], []))
@@ -206,7 +204,7 @@ def _accuracy(run: RunDir, labels: Mapping[str, PeopleLabel]) -> DatasetAccuracy
 
 
 def _calibrate(
-    name: str, p_a: Floats, people: Floats, method: Method, path: Path, seed: int
+    name: str, p_a: Floats, people: Floats, method: CalibrationMethod, path: Path, seed: int
 ) -> Calibrated:
     fitted = Calibrator.fit(p_a, people, method)
     folded = cross_fitted(p_a, people, method, seed=seed)
@@ -220,7 +218,7 @@ def _calibrate(
     return result
 
 
-def _method(name: str) -> Method:
+def _method(name: str) -> CalibrationMethod:
     found = next((method for method in METHODS if method == name), None)
     if found is None:
         raise InputError(f"--method {name}: is none of {', '.join(METHODS)}")

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from prefloop.data.arrays import Bools, Floats
 from prefloop.data.errors import InputError
 from prefloop.data.preferences.gold import GoldPair
 from prefloop.labelers.jury.verdict_table import (
@@ -28,9 +28,6 @@ from prefloop.labelers.jury.verdict_table import (
 from prefloop.labelers.statistics.calibration_error import Calibration, calibration
 from prefloop.labelers.statistics.estimate import Estimate
 from prefloop.labelers.statistics.winrate import length_controlled_win_rate, win_rate
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 GAP_EDGES = (-1.0, -0.25, 0.25, 1.0)
 """Bins of log2(length of the better answer / length of the other): half as long or less, shorter,

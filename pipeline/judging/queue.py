@@ -34,14 +34,14 @@ class PeopleLabel:
     a_id: str
     b_id: str
     """The pair's two candidates as they stand in the decision's votes."""
-    side_of_a: float
+    preference_for_a: float
     """1 where a is preferred, 0 where b is, 0.5 for a tie or no majority."""
     inclusion: float | None
     """Probability with which the pair was drawn for people to see; null where nobody said."""
 
     def side_of(self, candidate_id: str) -> float:
         """1 where ``candidate_id`` is the preferred one, 0 where the other is, 0.5 for a tie."""
-        return self.side_of_a if candidate_id == self.a_id else 1 - self.side_of_a
+        return self.preference_for_a if candidate_id == self.a_id else 1 - self.preference_for_a
 
 
 def write_queue(

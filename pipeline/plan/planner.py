@@ -21,7 +21,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from prefloop.data.conversation import shown
+from prefloop.data.conversation import with_system_prompt
 from prefloop.data.embedded import resolve_embedded
 from prefloop.data.prompts.load import load_prompts
 from prefloop.labelers.config import (
@@ -516,7 +516,7 @@ class _Planner:
     def _prompt_tokens(self, prompts: pa.Table, model: str) -> list[float]:
         """Tokens of each prompt as the policy is shown it."""
         system = self._config.sample.system_prompt
-        shown_prompts = [shown(row, system) for row in prompts["messages"].to_pylist()]
+        shown_prompts = [with_system_prompt(row, system) for row in prompts["messages"].to_pylist()]
         texts = ["".join(turn["content"] for turn in turns) for turns in shown_prompts]
         ratio = self._characters_per_token(model, texts)
         return [
@@ -537,7 +537,7 @@ class _Planner:
             strict=True,
         )
         for messages, reference, number in rows:
-            asked = judge.blank(shown(messages, system), reference)
+            asked = judge.blank(with_system_prompt(messages, system), reference)
             texts.append("".join(turn["content"] for turn in asked))
             weights.append(number)
             turns = len(asked)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefloop.data.conversation import shown
+from prefloop.data.conversation import with_system_prompt
 from prefloop.data.hashing import json_hash
 from prefloop.labelers.base import Labeler
 from prefloop.labelers.statistics.winrate import metrics_table
@@ -93,7 +93,7 @@ async def evaluate_policy(config: RunConfig, *, policy: str, against: str, out: 
         try:
             read_prompts(config, run)
             models.probes = [
-                shown(row["messages"], config.sample.system_prompt)
+                with_system_prompt(row["messages"], config.sample.system_prompt)
                 for index in run.heldout.indices()[:1]
                 for row in run.heldout.read(index).slice(0, PROBES).to_pylist()
             ]

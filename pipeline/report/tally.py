@@ -45,7 +45,7 @@ _Z95 = 1.959963984540054  # two-sided 95 % point of the normal; scipy.stats take
 
 
 @dataclass
-class Lengths:
+class LengthCounts:
     """Lengths of the chosen and the rejected answers of some pairs, in tokens."""
 
     chosen: Counts = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -80,9 +80,9 @@ class DecisionTally:
     """Distributions over decided pairs. A pair without a preference has no chosen answer and is
     counted in ``undecided`` (and in the agreement) only."""
 
-    before: Lengths = field(default_factory=Lengths)
+    before: LengthCounts = field(default_factory=LengthCounts)
     """Every pair with a preference."""
-    after: Lengths = field(default_factory=Lengths)
+    after: LengthCounts = field(default_factory=LengthCounts)
     """The pairs that the filters kept."""
     margins_before: Counts = field(
         default_factory=lambda: np.zeros(len(MARGIN_EDGES) - 1, np.int64)

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefloop.pipeline.config import RunConfig
-from prefloop.pipeline.run.round_guards import round_trips
+from prefloop.pipeline.run.round_guards import guard_alarms
 from prefloop.pipeline.run.run_dir import EVALUATION, RoundDir, RunDir
 from prefloop.pipeline.stages.evaluate import JURY
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RoundOutcome:
     """How a round's policy did against the one before."""
 
     round: int
@@ -27,7 +27,7 @@ class Verdict:
     high: float
 
 
-def verdicts(run: RunDir) -> list[Verdict]:
+def verdicts(run: RunDir) -> list[RoundOutcome]:
     """Of every round that was evaluated, by the jury on held-out prompts."""
     return [found for folder in run.rounds() if (found := _verdict(folder)) is not None]
 
@@ -55,7 +55,7 @@ def lineage(config: RunConfig, run: RunDir, round_index: int, start: str) -> Lin
     """What round ``round_index`` begins with, by how the rounds before it did.
 
     With ``evaluate.promote: winner`` a policy that did not win against the one it came from, or
-    that set off a guard of the round, is not gone on with. Without an evaluation every policy is.
+    that set off a guard of the round, is not promoted. Without an evaluation every policy is.
     """
     indices = [0]
     always = config.evaluate.promote == "always" or not config.evaluate.enabled
@@ -63,7 +63,7 @@ def lineage(config: RunConfig, run: RunDir, round_index: int, start: str) -> Lin
         folder = run.round(index)
         verdict = _verdict(folder)
         good = (verdict is None or verdict.won) and not any(
-            trip.stops for trip in round_trips(config, folder)
+            trip.stops for trip in guard_alarms(config, folder)
         )
         if always or good:
             indices.append(index + 1)
@@ -93,11 +93,11 @@ def plateau(patience: int | None, run: RunDir) -> str | None:
     )
 
 
-def _verdict(folder: RoundDir) -> Verdict | None:
+def _verdict(folder: RoundDir) -> RoundOutcome | None:
     if not folder.metrics.exists(EVALUATION):
         return None
     for row in folder.metrics.read(EVALUATION).to_pylist():
         if (row["name"], row["against"], row["labeler"]) == ("win_rate", "previous", JURY):
             low, high = row["low"], row["high"]
-            return Verdict(folder.index, low > 0.5, row["value"], low, high)
+            return RoundOutcome(folder.index, low > 0.5, row["value"], low, high)
     return None

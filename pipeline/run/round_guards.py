@@ -27,7 +27,7 @@ _REMEDIES = {
 
 
 @dataclass(frozen=True)
-class RoundTrip:
+class GuardAlarm:
     """A figure of a round's policy that is beyond its warning level."""
 
     guard: str
@@ -44,7 +44,7 @@ class RoundTrip:
         )
 
 
-def round_trips(config: RunConfig, folder: RoundDir) -> list[RoundTrip]:
+def guard_alarms(config: RunConfig, folder: RoundDir) -> list[GuardAlarm]:
     """The guards that the policy of a round sets off; none before it was evaluated.
 
     ``length`` is the ratio of mean lengths of its held-out answers and the starting policy's, the
@@ -75,10 +75,14 @@ def round_trips(config: RunConfig, folder: RoundDir) -> list[RoundTrip]:
         if value is None or limit is None:
             continue
         if value > healthy + guards.warn_share * (limit - healthy):
-            trips.append(RoundTrip(name, value, limit, stops=value > limit))
-    told_apart = _low(rows, "reward_accuracy")
-    if told_apart is not None and told_apart <= 0.5 and _perfect(folder, guards.window):
-        trips.append(RoundTrip("overfit", told_apart, 0.5, stops=False))
+            trips.append(GuardAlarm(name, value, limit, stops=value > limit))
+    heldout_accuracy_low = _low(rows, "reward_accuracy")
+    if (
+        heldout_accuracy_low is not None
+        and heldout_accuracy_low <= 0.5
+        and _perfect(folder, guards.window)
+    ):
+        trips.append(GuardAlarm("overfit", heldout_accuracy_low, 0.5, stops=False))
     return trips
 
 
@@ -102,7 +106,7 @@ def check_round(config: RunConfig, folder: RoundDir) -> None:
 
     Raises ``RunError`` where one is beyond its limit and the run is not to go on after that.
     """
-    for trip in round_trips(config, folder):
+    for trip in guard_alarms(config, folder):
         assert config.train is not None
         if trip.stops and config.train.guards.then == "stop":
             raise RunError(

@@ -31,7 +31,7 @@ class RoundJury:
     calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
 
 
-def seat_jury(config: RunConfig, folder: RoundDir) -> RoundJury:
+def load_round_jury(config: RunConfig, folder: RoundDir) -> RoundJury:
     """The jury of a round whose votes are all there, by what was fitted to them (``jury.json``).
 
     A resumed run, and the evaluation of the round's policy, decide by the same figures. Raises

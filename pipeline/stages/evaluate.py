@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.conversation import shown
+from prefloop.data.conversation import with_system_prompt
 from prefloop.data.hashing import content_id, pair_id
 from prefloop.data.protocol import Message
 from prefloop.data.schemas import MESSAGES, TRIPLE
@@ -28,7 +28,7 @@ from prefloop.labelers.statistics.winrate import length_controlled_win_rate, met
 from prefloop.pipeline.config import POLICY, PoolMember, RunConfig
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.progress import StepProgress
-from prefloop.pipeline.run.round_jury import RoundJury, seat_jury
+from prefloop.pipeline.run.round_jury import RoundJury, load_round_jury
 from prefloop.pipeline.run.run_dir import EVALUATION, PolicyKey, RoundDir, RunDir, Stopwatch
 from prefloop.pipeline.run.stream import run_blocks
 from prefloop.pipeline.stages.label import OpenLabelers, build_pairs, vote
@@ -137,7 +137,7 @@ async def evaluate_round(
         opponents[OPPONENT] = OPPONENT
     for opponent in dict.fromkeys(opponents.values()):
         await match(config, run, new, opponent, open_labelers)
-    jury = seat_jury(config, folder)
+    jury = load_round_jury(config, folder)
     for against, opponent in opponents.items():
         rows += match_figures(config, run, jury, new, opponent, against)
     rows += await asyncio.to_thread(_likelihood_figures, config, run, folder, start, reference)
@@ -185,7 +185,7 @@ def _match_pairs(
     """
     keys = ["prompt_id", "sample_index"]
     old = run.answers(opponent).read(index)
-    new = _told_apart(run.answers(policy).read(index), old)
+    new = _distinguish_answers(run.answers(policy).read(index), old)
     opposed = {tuple(row[key] for key in keys): row for row in old.to_pylist()}
     pairs = []
     for row in new.to_pylist():
@@ -210,7 +210,7 @@ def _match_pairs(
     return pa.Table.from_pylist(pairs, schema=schema), pa.concat_tables([new, old])
 
 
-def _told_apart(new: pa.Table, old: pa.Table) -> pa.Table:
+def _distinguish_answers(new: pa.Table, old: pa.Table) -> pa.Table:
     """``new`` with other ids for the answers that ``old`` has too: those of one and the same
     policy, where a round changed nothing."""
     ids, taken = new["candidate_id"].to_pylist(), set(old["candidate_id"].to_pylist())
@@ -387,7 +387,8 @@ def kl_figures(
 def _conversations(run: RunDir, config: RunConfig) -> dict[str, tuple[Message, ...]]:
     heldout = run.heldout.table(["prompt_id", "messages"]).to_pylist()
     return {
-        row["prompt_id"]: shown(row["messages"], config.sample.system_prompt) for row in heldout
+        row["prompt_id"]: with_system_prompt(row["messages"], config.sample.system_prompt)
+        for row in heldout
     }
 
 

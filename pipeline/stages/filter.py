@@ -20,7 +20,7 @@ from prefloop.labelers.decisions.pairs import propose_pairs
 from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.run.progress import StepProgress
-from prefloop.pipeline.run.round_jury import RoundJury, seat_jury
+from prefloop.pipeline.run.round_jury import RoundJury, load_round_jury
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir, Stopwatch
 
 _CANDIDATE_COLUMNS = ["candidate_id", "prompt_id", "text", "tokens", "finish_reason"]
@@ -43,7 +43,7 @@ def filter_round(config: RunConfig, run: RunDir, folder: RoundDir) -> None:
     if balance:
         first_pass = ShardFolder(folder.root / "decision-unbalanced", DECISION)
         missing = [index for index in blocks if not first_pass.exists(index)]
-    jury = seat_jury(config, folder)
+    jury = load_round_jury(config, folder)
     with StepProgress(
         f"round {folder.index} filter", len(blocks), done=len(blocks) - len(missing), unit="blocks"
     ) as progress:

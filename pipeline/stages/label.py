@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.conversation import shown
+from prefloop.data.conversation import with_system_prompt
 from prefloop.labelers.base import Answer, Labeler, Pair, Vote, votes_table
 from prefloop.labelers.decisions.pairs import propose_pairs
 from prefloop.pipeline.config import RunConfig
@@ -88,7 +88,7 @@ def build_pairs(
                 pair_id=pair["pair_id"],
                 prompt_id=pair["prompt_id"],
                 round=round_index,
-                messages=shown(prompt["messages"], system_prompt),
+                messages=with_system_prompt(prompt["messages"], system_prompt),
                 reference=prompt["reference"],
                 metadata=json.loads(prompt["metadata"]),
                 a=answers[pair["a_id"]],

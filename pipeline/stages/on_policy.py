@@ -18,19 +18,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.conversation import shown
+from prefloop.data.conversation import with_system_prompt
 from prefloop.data.hashing import derive_seed
 from prefloop.labelers.base import Labeler
 from prefloop.labelers.decisions.candidate_scores import candidate_scores
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.promotion import Lineage
-from prefloop.pipeline.run.round_jury import seat_jury
+from prefloop.pipeline.run.round_jury import load_round_jury
 from prefloop.pipeline.run.run_dir import TRAINING_CURVES, RoundDir, RunDir, Stopwatch
 from prefloop.pipeline.stages.filter import decide_block
 from prefloop.pipeline.stages.label import OpenLabelers, label_block
 from prefloop.pipeline.stages.sample import draw_block, open_draw
-from prefloop.pipeline.stages.train import reference_policy, refuse_to_go_on, run_training
+from prefloop.pipeline.stages.train import raise_if_guard_stopped, reference_policy, run_training
 from prefloop.pipeline.stages.write import triples_of_block
 from prefloop.training.config import TrainConfig
 from prefloop.training.session.fit import OnStep, TrainResult
@@ -50,7 +50,7 @@ async def train_while_sampling(
     Raises what the stages raise that it calls.
     """
     if folder.metrics.exists(TRAINING_CURVES):  # no labeler needs to be opened
-        refuse_to_go_on(config, run, folder)
+        raise_if_guard_stopped(config, run, folder)
         return
     legs = _Legs(config, run, folder, models, await open_labelers())
 
@@ -93,7 +93,7 @@ def _prompts(config: RunConfig, folder: RoundDir) -> Prompts:
     rows = folder.prompts.table(["messages"]).to_pylist()
     assert config.prompts_per_leg is not None
     return Prompts(
-        [shown(row["messages"], config.sample.system_prompt) for row in rows],
+        [with_system_prompt(row["messages"], config.sample.system_prompt) for row in rows],
         config.prompts_per_leg,
     )
 
@@ -111,7 +111,7 @@ class _Legs:
     ) -> None:
         self._config, self._run, self._folder = config, run, folder
         self._models, self._labelers = models, labelers
-        self._jury = seat_jury(config, folder)
+        self._jury = load_round_jury(config, folder)
         self._loop = asyncio.get_running_loop()
         self._stopped = threading.Event()
 

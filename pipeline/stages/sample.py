@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from prefloop.data.conversation import shown
+from prefloop.data.conversation import with_system_prompt
 from prefloop.data.hashing import content_id, derive_seed
 from prefloop.data.protocol import Completion, Engine, Request, RequestRejected, Sampling
 from prefloop.data.schemas import CANDIDATE, QUARANTINE
@@ -130,7 +130,7 @@ async def sample_block(
     ) -> list[Completion] | RequestRejected:
         request = Request(
             request_id=content_id(block, row["prompt_id"], source.name),
-            messages=shown(row["messages"], draw.system_prompt),
+            messages=with_system_prompt(row["messages"], draw.system_prompt),
             sampling=draw.sampling,
             seeds=tuple(_seed(draw, row["prompt_id"], index) for index in indices),
             block=f"{block}/{source.name}",

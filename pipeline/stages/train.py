@@ -60,14 +60,14 @@ def run_training(
     if settings is None:
         return
     if folder.metrics.exists(TRAINING_CURVES):
-        refuse_to_go_on(config, run, folder)
+        raise_if_guard_stopped(config, run, folder)
         return
     watch = Stopwatch()
     with _progress(f"round {folder.index} train") as on_step:
         result = train(settings, on_step)
     folder.metrics.write(TRAINING_CURVES, metrics_table(curves(result.history, folder.index)))
     run.note("train", folder.index, watch.lap(), **result.settings, guard=result.guard)
-    refuse_to_go_on(config, run, folder)
+    raise_if_guard_stopped(config, run, folder)
 
 
 def reference_policy(config: RunConfig, run: RunDir, folder: RoundDir, origin: Lineage) -> Path:
@@ -124,7 +124,7 @@ def _progress(title: str) -> Iterator[OnStep]:
         yield on_step
 
 
-def refuse_to_go_on(config: RunConfig, run: RunDir, folder: RoundDir) -> None:
+def raise_if_guard_stopped(config: RunConfig, run: RunDir, folder: RoundDir) -> None:
     """Raise ``RunError`` where a guard stopped the round's training and that ends the run."""
     assert config.train is not None
     if config.train.guards.then == "go_on":

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.conversation import shown
+from prefloop.data.conversation import with_system_prompt
 from prefloop.data.hashing import derive_seed
 from prefloop.data.schemas import MESSAGES, TRIPLE, UNPAIRED
 from prefloop.data.shards import atomic_write_json, write_shard
@@ -148,7 +148,9 @@ def _policy_name(candidates: pa.Table) -> pa.ChunkedArray:
 def _with_system_prompt(messages: pa.ChunkedArray, system_prompt: str | None) -> Any:
     if not system_prompt:
         return messages
-    return pa.array([list(shown(row, system_prompt)) for row in messages.to_pylist()], MESSAGES)
+    return pa.array(
+        [list(with_system_prompt(row, system_prompt)) for row in messages.to_pylist()], MESSAGES
+    )
 
 
 def _extend_dataset(config: RunConfig, run: RunDir, folder: RoundDir) -> dict[str, int]:

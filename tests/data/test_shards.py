@@ -152,7 +152,7 @@ def test_a_failed_rewrite_keeps_the_old_shard(
 def test_a_killed_writer_leaves_no_shard_and_is_cleaned_up(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path; import pyarrow as pa\n"
-        "from data import shards\n"
+        "from prefloop.data import shards\n"
         "shards.os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)\n"
         "schema = pa.schema([('name', pa.string())])\n"
         "shards.ShardFolder(Path(sys.argv[1]), schema).write(0, pa.table({'name': ['a']}))\n"

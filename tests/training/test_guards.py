@@ -12,7 +12,7 @@ import pytest
 
 from prefloop.data.hashing import folder_revision
 from prefloop.labelers.statistics.winrate import metrics_table
-from prefloop.pipeline.run.round_guards import round_trips
+from prefloop.pipeline.run.round_guards import guard_alarms
 from prefloop.pipeline.run.run_dir import EVALUATION, RunDir, RunError
 from prefloop.training.config import Guards, TrainConfig
 from prefloop.training.methods import dpo
@@ -148,7 +148,7 @@ def test_a_killed_training_remembers_what_its_guards_saw(
     script = f"""
 import json, os, signal
 from pathlib import Path
-from training import dpo
+from prefloop.training.methods import dpo
 from prefloop.training.config import TrainConfig
 seen = []
 def on_step(record):
@@ -205,7 +205,7 @@ def test_training_that_knows_its_pairs_by_heart(
     run.round(0).metrics.write(0, metrics_table(curves))
     heldout = {"round": 0, "name": "reward_accuracy", "value": 0.6, "low": low, "high": 0.9}
     run.round(0).metrics.write(EVALUATION, metrics_table([heldout]))
-    trips = round_trips(small_config(train={}), run.round(0))
+    trips = guard_alarms(small_config(train={}), run.round(0))
     assert [(trip.guard, trip.stops) for trip in trips] == [("overfit", False)] * warns
 
 
@@ -216,7 +216,7 @@ def test_a_policy_that_went_astray_is_found_in_the_evaluation(
     config = small_config(train=train)
     run = run_small(tmp_path / "run", config)
     assert "guard kl of the new policy is beyond its limit" in caplog.text
-    trips = {trip.guard: trip for trip in round_trips(config, run.round(0))}
+    trips = {trip.guard: trip for trip in guard_alarms(config, run.round(0))}
     assert trips["kl"].stops
     values = {
         (row["name"], row["against"]): row["value"]
@@ -230,8 +230,8 @@ def test_a_policy_that_went_astray_is_found_in_the_evaluation(
     ratio = max(lengths, 1 / lengths)
     limits = {"max_length_ratio": 1 + (ratio - 1) / 2 if ratio > 1 else 1.0001, "max_kl": None}
     other = small_config(train={**train, "guards": limits})
-    assert {trip.guard for trip in round_trips(other, run.round(0))} == (
+    assert {trip.guard for trip in guard_alarms(other, run.round(0))} == (
         {"length"} if ratio > 1 else set()
     )
     off = small_config(train={**train, "guards": {"enabled": False}})
-    assert round_trips(off, run.round(0)) == []
+    assert guard_alarms(off, run.round(0)) == []

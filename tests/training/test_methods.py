@@ -19,7 +19,7 @@ from prefloop.training.config import TrainConfig
 from prefloop.training.errors import TrainingError
 from prefloop.training.inputs.answers import read_answers
 from prefloop.training.inputs.tokens import answer_ids, end_token, prompt_ids
-from prefloop.training.methods.kto import behind_others, train_kto
+from prefloop.training.methods.kto import mismatched_answers, train_kto
 from prefloop.training.methods.reinforcement import train_reinforcement
 from prefloop.training.methods.sft import train_sft
 from prefloop.training.policy.checkpoints import load_model, load_tokenizer
@@ -113,7 +113,7 @@ def test_the_loss_of_kto_is_the_papers(policy: Path, reference: Path, tmp_path: 
 
 
 def test_each_answer_stands_behind_anothers_prompt() -> None:
-    shifted = behind_others([np.array([n], dtype=np.int32) for n in range(7)], 3)
+    shifted = mismatched_answers([np.array([n], dtype=np.int32) for n in range(7)], 3)
     assert [int(ids[0]) for ids in shifted] == [2, 0, 1, 5, 3, 4, 6]
 
 

@@ -130,17 +130,17 @@ def test_a_zero_head_has_loss_log_2(shard: Path, tmp_path: Path) -> None:
 def test_the_ids_are_those_that_are_scored_later(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prefloop.training.trainers.reward_trainer import ScoreTrainer
+    from prefloop.training.trainers.reward_trainer import PretokenizedRewardTrainer
 
     seen: set[tuple[int, ...]] = set()
-    loss = ScoreTrainer.compute_loss
+    loss = PretokenizedRewardTrainer.compute_loss
 
     def spy(self: Any, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
         for ids, real in zip(inputs["input_ids"], inputs["attention_mask"], strict=True):
             seen.add(tuple(ids[: real.sum()].tolist()))
         return loss(self, model, inputs, *rest, **more)
 
-    monkeypatch.setattr(ScoreTrainer, "compute_loss", spy)
+    monkeypatch.setattr(PretokenizedRewardTrainer, "compute_loss", spy)
     triples = [*rows(6), triple(90, "It is <|end|> and <s>!", "no", "Say <s><|end|>\n<|user|>")]
     result = train(base, write(tmp_path / "t.parquet", triples), tmp_path)
     labeler = SequenceScorer(str(result.model_path))

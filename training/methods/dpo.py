@@ -28,7 +28,7 @@ from prefloop.training.session.fit import (
     open_policy,
     settings_of,
 )
-from prefloop.training.session.reference import beside, kept_columns, shared_logprobs
+from prefloop.training.session.reference import append_columns, kept_columns, shared_logprobs
 from prefloop.training.session.setup import on_one_gpu, optimiser_steps, shared_arguments
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _trainer(
     live_reference = None
     table = pairs.table()
     if not config.uses_reference:
-        table = beside(table, no_reference(len(pairs)))
+        table = append_columns(table, no_reference(len(pairs)))
     elif config.precompute_reference_logprobs:
         key = {name: settings[name] for name in ("reference_revision", "ld_alpha", "precision")}
         key["quantize"] = opened.quantize
@@ -121,7 +121,7 @@ def _trainer(
             )
 
         columns = kept_columns(kept, json_hash({"pairs": pairs.token_digest(), **key}), compute)
-        table = beside(table, columns)
+        table = append_columns(table, columns)
     else:
         live_reference = load_reference(reference, opened)
 

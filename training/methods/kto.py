@@ -31,7 +31,7 @@ from prefloop.training.session.fit import (
     open_policy,
     settings_of,
 )
-from prefloop.training.session.reference import beside, kept_columns, shared_logprobs
+from prefloop.training.session.reference import append_columns, kept_columns, shared_logprobs
 from prefloop.training.session.setup import on_one_gpu, optimiser_steps, shared_arguments
 
 
@@ -106,7 +106,7 @@ def _trainer(
     from prefloop.training.trainers.answer_trainers import LabelledTrainer
 
     opened = open_policy(policy, config)
-    others = behind_others(data.answers, config.batch_size)
+    others = mismatched_answers(data.answers, config.batch_size)
 
     def compute() -> pa.Table:
         model = load_reference(reference, opened)
@@ -146,7 +146,7 @@ def _trainer(
     return LabelledTrainer(
         model=opened.model,
         args=on_one_gpu(arguments),
-        train_dataset=dataset_of(beside(table, columns), fingerprint),
+        train_dataset=dataset_of(append_columns(table, columns), fingerprint),
         processing_class=tokenizer,
         data_collator=DataCollatorForUnpairedPreference(pad_token_id=tokenizer.pad_token_id),
         peft_config=opened.peft,
@@ -154,7 +154,7 @@ def _trainer(
     )
 
 
-def behind_others(answers: Sequence[TokenIds], batch_size: int) -> list[TokenIds]:
+def mismatched_answers(answers: Sequence[TokenIds], batch_size: int) -> list[TokenIds]:
     """For each row another answer of its batch: answer i - 1, and the last one for the first."""
     order = np.arange(len(answers))
     for start in range(0, len(order), batch_size):

@@ -34,7 +34,7 @@ from prefloop.training.session.fit import (
     settings_of,
 )
 from prefloop.training.session.on_policy import Prompts, Triples, Weights
-from prefloop.training.session.reference import beside
+from prefloop.training.session.reference import append_columns
 from prefloop.training.session.setup import on_one_gpu
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def train_online(
     max_length = min(config.max_length, context_length(policy))
     settings = settings_of(policy, reference, config, seed, max_length)
     fingerprint = json_hash({"prompts": prompts.about(), **settings})
-    legs = Legs(reference, triples, tokenizer, config, max_length)
+    legs = OnlineChunks(reference, triples, tokenizer, config, max_length)
 
     def build(checkpoints: Path, callbacks: list[Any]) -> Any:
         from transformers import set_seed
@@ -112,7 +112,7 @@ def _numbers(passes: int) -> pa.Table:
     return pa.table(columns)
 
 
-class Legs:
+class OnlineChunks:
     """The forward passes of an online training: pairs of the leg that is trained on now."""
 
     opened: OpenPolicy
@@ -163,7 +163,7 @@ class Legs:
             )  # fmt: skip
         else:
             columns = no_reference(len(pairs))
-        return list(beside(pairs.table(), columns).to_pylist())
+        return list(append_columns(pairs.table(), columns).to_pylist())
 
     def _read(self, shards: Sequence[Path]) -> Pairs | None:
         if not shards:

@@ -36,11 +36,11 @@ from prefloop.training.policy.heldout import TRAINED_PROMPT, Heldout
 from prefloop.training.session.fit import dataset_of, quiet_trainer
 from prefloop.training.session.records import read_record, write_record
 from prefloop.training.session.setup import (
+    environment,
     on_one_gpu,
     optimiser_steps,
     peft_config,
     shared_arguments,
-    surroundings,
     uses_bf16,
 )
 
@@ -202,7 +202,7 @@ def _trainer(
     from transformers import set_seed
 
     from prefloop.training.session.watch import Watch
-    from prefloop.training.trainers.reward_trainer import ScoreTrainer
+    from prefloop.training.trainers.reward_trainer import PretokenizedRewardTrainer
 
     set_seed(seed)  # draws the head
     # As for policies: whole models train on float32 weights, a frozen base may be bf16.
@@ -216,7 +216,7 @@ def _trainer(
         max_length=None,  # read_reward_pairs has seen to it
         disable_dropout=not (config.lora and config.lora.dropout),
     )
-    trainer = ScoreTrainer(
+    trainer = PretokenizedRewardTrainer(
         model=model,
         args=on_one_gpu(arguments),
         train_dataset=dataset_of(pairs.table(), fingerprint),
@@ -271,7 +271,7 @@ def _settings(base: Path, config: RewardConfig, seed: int, max_length: int) -> d
     """Everything that decides the weights except the triples."""
     return (
         config.model_dump(mode="json")
-        | surroundings(config)
+        | environment(config)
         | {"max_length": max_length, "base_revision": folder_revision(base), "seed": seed}
     )
 

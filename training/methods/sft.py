@@ -58,7 +58,7 @@ def train_sft(
         from trl import SFTConfig
         from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-        from prefloop.training.trainers.answer_trainers import ImitationTrainer
+        from prefloop.training.trainers.answer_trainers import PretokenizedSFTTrainer
 
         opened = open_policy(policy, config)
         steps = optimiser_steps(len(data), config)
@@ -69,7 +69,7 @@ def train_sft(
             use_cache=opened.model.config.use_cache,
         )
         set_seed(seed)
-        trainer = ImitationTrainer(
+        trainer = PretokenizedSFTTrainer(
             model=opened.model,
             args=on_one_gpu(arguments),
             train_dataset=dataset_of(_table(data), fingerprint),

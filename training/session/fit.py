@@ -35,10 +35,10 @@ from prefloop.training.policy.checkpoints import (
 from prefloop.training.session.guards import GuardWatch
 from prefloop.training.session.records import RECORD, read_record, write_record
 from prefloop.training.session.setup import (
+    environment,
     has_gpu,
     is_sharded,
     peft_config,
-    surroundings,
     uses_bf16,
 )
 
@@ -75,7 +75,7 @@ class TrainResult:
     settings: dict[str, Any]
     history: list[dict[str, float]]
     guard: dict[str, Any] | None = None
-    """The guard that stopped the training (``prefloop.training.session.guards.Trip``) and
+    """The guard that stopped the training (``prefloop.training.session.guards.TrainingAlarm``) and
     ``restored_step``, the step whose weights were saved (0: those that training began with); null
     where none did."""
 
@@ -107,7 +107,7 @@ def fit(
     from prefloop.training.session.watch import (
         SNAPSHOTS,
         Watch,
-        last_put_aside,
+        last_snapshot,
         quiet,
         resumable,
         step_record,
@@ -142,7 +142,7 @@ def fit(
         )
         restored = None
         if guards.stopped:
-            restored = last_put_aside(checkpoints / SNAPSHOTS) or policy
+            restored = last_snapshot(checkpoints / SNAPSHOTS) or policy
             step = int(restored.name) if restored != policy else 0
             result = replace(result, guard={**guards.stopped.as_dict(), "restored_step": step})
         _save(trainer, policy, result, fingerprint, restored)
@@ -192,7 +192,7 @@ def settings_of(
     launched = config.accelerate and content_id(config.accelerate.read_text(encoding="utf-8"))
     return (
         config.model_dump(mode="json")
-        | surroundings(config)
+        | environment(config)
         | {
             "accelerate": launched,
             "max_length": max_length,

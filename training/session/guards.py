@@ -15,19 +15,19 @@ from typing import Any, Literal
 
 from prefloop.training.config import Guards
 
-Level = Literal["warning", "stop"]
+AlarmLevel = Literal["warning", "stop"]
 
 PERFECT = 1 - 1e-9
 """An accuracy from here on is perfect."""
 
 
 @dataclass(frozen=True)
-class Trip:
+class TrainingAlarm:
     """A guard that went off."""
 
     guard: str
     """``margin``, ``chosen_drop`` or ``perfect_accuracy``."""
-    level: Level
+    level: AlarmLevel
     step: int
     """Optimiser step, from 1."""
     value: float
@@ -68,14 +68,14 @@ class GuardWatch:
     def __init__(self, config: Guards, *, beta: float) -> None:
         self.config = config
         self.beta = beta
-        self.stopped: Trip | None = None
+        self.stopped: TrainingAlarm | None = None
         self.healthy = True
         """Whether no guard is beyond its warning level at the step seen last."""
         self._windows: dict[str, deque[float]] = {}
         self._warned: set[str] = set()
         self._perfect = 0
 
-    def see(self, record: Mapping[str, float]) -> list[Trip]:
+    def see(self, record: Mapping[str, float]) -> list[TrainingAlarm]:
         """The guards that go off at this step: each warns once, and the first to stop is final."""
         if not self.config.enabled or self.stopped:
             return []
@@ -87,7 +87,7 @@ class GuardWatch:
                 self.config.max_chosen_drop,
             ),
         }
-        trips: list[Trip] = []
+        trips: list[TrainingAlarm] = []
         self.healthy = True
         for name, (value, limit) in limits.items():
             if value is None or limit is None:
@@ -97,14 +97,14 @@ class GuardWatch:
             if mean > warning:
                 self.healthy = False
             if mean > limit:
-                self.stopped = Trip(name, "stop", step, mean, limit, _REMEDIES[name])
+                self.stopped = TrainingAlarm(name, "stop", step, mean, limit, _REMEDIES[name])
                 return [*trips, self.stopped]
             if mean > warning and name not in self._warned:
                 self._warned.add(name)
-                trips.append(Trip(name, "warning", step, mean, warning, _REMEDIES[name]))
+                trips.append(TrainingAlarm(name, "warning", step, mean, warning, _REMEDIES[name]))
         return trips + self._accuracy(record, step)
 
-    def _accuracy(self, record: Mapping[str, float], step: int) -> list[Trip]:
+    def _accuracy(self, record: Mapping[str, float], step: int) -> list[TrainingAlarm]:
         limit, name = self.config.max_perfect_steps, "perfect_accuracy"
         accuracy = record.get("rewards/accuracies")
         if limit is None or accuracy is None:
@@ -113,7 +113,7 @@ class GuardWatch:
         if self._perfect < limit or name in self._warned:
             return []
         self._warned.add(name)
-        return [Trip(name, "warning", step, float(self._perfect), limit, _REMEDIES[name])]
+        return [TrainingAlarm(name, "warning", step, float(self._perfect), limit, _REMEDIES[name])]
 
     def _mean(self, name: str, value: float) -> float:
         window = self._windows.setdefault(name, deque(maxlen=self.config.window))

@@ -49,7 +49,7 @@ def kept_columns(file: Path | None, key: str, compute: Callable[[], pa.Table]) -
     return table
 
 
-def beside(table: pa.Table, columns: pa.Table) -> pa.Table:
+def append_columns(table: pa.Table, columns: pa.Table) -> pa.Table:
     """``table`` with ``columns``, row for row."""
     for name in columns.column_names:
         table = table.append_column(name, columns[name])

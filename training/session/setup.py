@@ -101,7 +101,7 @@ def peft_config(lora: Lora, task: str) -> Any:
     )
 
 
-def surroundings(config: Optimisation) -> dict[str, Any]:
+def environment(config: Optimisation) -> dict[str, Any]:
     """What besides data and config decides the weights: precision, device, versions."""
     import torch
     import transformers

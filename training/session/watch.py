@@ -90,7 +90,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers' types are n
             return
         every = max(1, state.max_steps // self.guards.config.snapshots)
         if self.snapshots and state.global_step % every == 0:
-            put_aside(self.trainer, self.snapshots, state.global_step)
+            save_snapshot(self.trainer, self.snapshots, state.global_step)
 
     def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
         if self.trainer:  # every process has its part of a checkpoint
@@ -101,7 +101,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers' types are n
         (folder / MARKER).write_text(self.fingerprint, encoding="utf-8")
 
 
-def put_aside(trainer: Any, folder: Path, step: int) -> None:
+def save_snapshot(trainer: Any, folder: Path, step: int) -> None:
     """Keep the weights of ``trainer`` as ``folder``/``step``, and none of earlier steps."""
     partial, done = folder / f".{step}.partial", folder / str(step)
     main = trainer.is_world_process_zero()
@@ -128,7 +128,7 @@ def save_weights(trainer: Any, folder: Path) -> None:
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle
 
 
-def last_put_aside(folder: Path) -> Path | None:
+def last_snapshot(folder: Path) -> Path | None:
     """The weights that were put aside last, in a folder named by their step."""
     found = [path for path in folder.glob("*") if path.name.isdigit()]
     return max(found, key=lambda path: int(path.name)) if found else None

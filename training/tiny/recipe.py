@@ -35,7 +35,7 @@ from prefloop.labelers.scorers.constraints import satisfied, score
 from prefloop.training.tiny import grammar
 from prefloop.training.tiny.chat import MAX_LENGTH, ChatEncoder, train_tokenizer
 
-Progress = Callable[[str], None]
+Tell = Callable[[str], None]
 VERDICTS = ("A", "B")
 
 
@@ -84,7 +84,7 @@ class Recipe:
 
 
 def make_models(
-    out_dir: Path, *, seed: int = 0, quick: bool = False, progress: Progress = print
+    out_dir: Path, *, seed: int = 0, quick: bool = False, progress: Tell = print
 ) -> dict[str, Any]:
     """Make everything in ``data/embedded`` from scratch and write it to ``out_dir``.
 
@@ -214,7 +214,7 @@ def make_tokenizer(recipe: Recipe, seed: int) -> PreTrainedTokenizerFast:
 
 
 def train_policy(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int, progress: Progress
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int, progress: Tell
 ) -> LlamaForCausalLM:
     """Train the policy from scratch on sloppy answers of the grammar."""
     torch.manual_seed(seed)
@@ -267,7 +267,7 @@ def train_judge(
     policy: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     seed: int,
-    progress: Progress,
+    progress: Tell,
 ) -> LlamaForCausalLM:
     """Train the judge, from the policy's weights, on pairs whose verifier scores differ."""
     rng = random.Random(f"judge-{seed}")
@@ -394,7 +394,7 @@ def _train(
     steps: int,
     rate: float,
     rng: random.Random,
-    progress: Progress,
+    progress: Tell,
     name: str,
 ) -> None:
     """AdamW with warm-up and a cosine; examples are drawn as they are needed, none twice."""

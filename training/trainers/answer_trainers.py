@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from trl import KTOTrainer, SFTTrainer
 
-from prefloop.training.trainers.offline_mixin import NoHub, Prepared
+from prefloop.training.trainers.offline_mixin import OfflineMixin, Prepared
 from prefloop.training.trainers.order import Ordered
 
 
@@ -16,5 +16,5 @@ class LabelledTrainer(Prepared, KTOTrainer):  # type: ignore[misc]  # TRL has no
     reference's ``ref_logps`` and ``ref_KL_logps``."""
 
 
-class ImitationTrainer(NoHub, Ordered, SFTTrainer):  # type: ignore[misc]
+class PretokenizedSFTTrainer(OfflineMixin, Ordered, SFTTrainer):  # type: ignore[misc]
     """SFTTrainer over ``input_ids`` and ``labels``."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 
-class NoHub:
+class OfflineMixin:
     """Without a model card, and without a word to the hub."""
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
@@ -18,7 +18,7 @@ class NoHub:
         pass
 
 
-class Prepared(NoHub):
+class Prepared(OfflineMixin):
     """Over a dataset that has token ids and the reference's log-probabilities."""
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:

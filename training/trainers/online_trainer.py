@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from prefloop.training.methods.online import Legs
+from prefloop.training.methods.online import OnlineChunks
 from prefloop.training.trainers.pair_trainer import PairCollator, PairTrainer
 
 
@@ -17,7 +17,7 @@ class OnlineTrainer(PairTrainer):
     """Each row of the dataset is the number of a forward pass; its pairs are asked of ``legs`` when
     it is due, so that they come from the weights of that very step."""
 
-    legs: Legs
+    legs: OnlineChunks
     """Set by the caller before training."""
 
     def training_step(self, model: Any, inputs: Any, *rest: Any) -> Any:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from trl import RewardTrainer
 
-from prefloop.training.trainers.offline_mixin import NoHub
+from prefloop.training.trainers.offline_mixin import OfflineMixin
 
 
-class ScoreTrainer(NoHub, RewardTrainer):  # type: ignore[misc]  # TRL has no types
+class PretokenizedRewardTrainer(OfflineMixin, RewardTrainer):  # type: ignore[misc]  # TRL has no types
     """RewardTrainer over a dataset of ``chosen_ids``, ``rejected_ids`` and maybe ``margin``."""

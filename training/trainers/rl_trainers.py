@@ -13,10 +13,10 @@ from trl import GRPOTrainer, RLOOTrainer
 
 from prefloop.training.inputs.tokens import answer_ids
 from prefloop.training.session.on_policy import Group, Groups, Weights
-from prefloop.training.trainers.offline_mixin import NoHub
+from prefloop.training.trainers.offline_mixin import OfflineMixin
 
 
-class _FromGroups(NoHub):
+class _FromGroups(OfflineMixin):
     """In front of a trainer: its prompts, answers and rewards are those of ``groups``."""
 
     groups: Groups

@@ -13,13 +13,13 @@ from prefloop.data.schemas import VOTE
 from prefloop.labelers.base import Answer, LabelerError, votes_table
 from prefloop.labelers.config import LabelConfig
 from prefloop.labelers.judges.folder import conversation_text, load_judge, shipped_judges
-from prefloop.labelers.judges.settings import Verdicts
+from prefloop.labelers.judges.settings import VerdictWords
 from prefloop.labelers.judges.verdicts import from_json, from_logprobs, from_text
 from tests.helpers.judging import ScriptedEngine, completion, label, make_pair
 
-AB = Verdicts()
-ABC = Verdicts(tie="C")
-JSON = Verdicts(tie="tie")
+AB = VerdictWords()
+ABC = VerdictWords(tie="C")
+JSON = VerdictWords(tie="tie")
 
 
 def prefers(word: str, other: float = 0.1) -> Callable[[Request], Completion]:
@@ -145,7 +145,7 @@ def test_max_tokens_of_the_config_wins_over_the_folder() -> None:
     ],
 )
 def test_token_verdicts(
-    probabilities: dict[str, float], verdicts: Verdicts, preferred: str, p_first: float
+    probabilities: dict[str, float], verdicts: VerdictWords, preferred: str, p_first: float
 ) -> None:
     logprobs = completion(**probabilities).choice_logprobs
     verdict = from_logprobs(logprobs, verdicts, 0.5)

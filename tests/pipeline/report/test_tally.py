@@ -10,7 +10,13 @@ import pytest
 
 from prefloop.data.schemas import VOTE
 from prefloop.labelers.jury.verdict_table import merge_votes, pairs_of, position_bias, read_votes
-from prefloop.pipeline.report.tally import MARGIN_EDGES, AgreementTally, Lengths, tally_run, wilson
+from prefloop.pipeline.report.tally import (
+    MARGIN_EDGES,
+    AgreementTally,
+    LengthCounts,
+    tally_run,
+    wilson,
+)
 from tests.helpers.synthetic_run import JUDGE, write_run
 
 
@@ -38,14 +44,14 @@ def test_ties_have_no_chosen_answer(tmp_path: Path) -> None:
 
 
 def test_lengths_grow_and_share_leaves_equal_lengths_out() -> None:
-    lengths = Lengths()
+    lengths = LengthCounts()
     lengths.add(np.array([3, 5, 5]), np.array([2, 5, 9]))
     lengths.add(np.array([12]), np.array([1]))
     assert lengths.pairs == 4
     assert lengths.share_chosen_longer == pytest.approx(2 / 3)
     assert lengths.chosen.tolist() == [0, 0, 0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 1]
     assert lengths.rejected[9] == 1
-    assert Lengths().share_chosen_longer is None
+    assert LengthCounts().share_chosen_longer is None
 
 
 def test_kappa_by_hand() -> None:
