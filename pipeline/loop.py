@@ -10,13 +10,11 @@ import logging
 
 from prefloop.data.conversation import with_system_prompt
 from prefloop.labelers.base import Labeler
-from prefloop.labelers.config import JudgeLabeler, LabelerConfig, RewardModelLabeler
-from prefloop.labelers.factory import build_labeler
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.report.card import write_card
 from prefloop.pipeline.report.run_page import write_report
 from prefloop.pipeline.run.manifest import open_run
-from prefloop.pipeline.run.models import Models
+from prefloop.pipeline.run.models import PROBES, Models
 from prefloop.pipeline.run.promotion import lineage, plateau
 from prefloop.pipeline.run.round_guards import check_round
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir, RunError
@@ -30,9 +28,6 @@ from prefloop.pipeline.stages.train import reference_policy, train_round
 from prefloop.pipeline.stages.write import rows_written, write_round
 
 logger = logging.getLogger(__name__)
-
-PROBES = 4
-"""Conversations whose log-probabilities are compared after new weights were loaded."""
 
 
 async def run_loop(config: RunConfig, run: RunDir) -> None:
@@ -61,10 +56,10 @@ async def run_round(config: RunConfig, run: RunDir, folder: RoundDir, models: Mo
     """One round, from the last policy that won to the dataset's next part and the next policy."""
 
     async def open_labelers() -> list[Labeler]:
-        return [await open_labeler(labeler, config, models) for labeler in config.label.labelers]
+        return [await models.labeler(labeler) for labeler in config.label.labelers]
 
     async def open_evaluators() -> list[Labeler]:
-        return [await open_labeler(labeler, config, models) for labeler in config.evaluators]
+        return [await models.labeler(labeler) for labeler in config.evaluators]
 
     origin = lineage(config, run, folder.index, models.start)
     models.use_policy(str(origin.previous))
@@ -102,13 +97,3 @@ async def run_round(config: RunConfig, run: RunDir, folder: RoundDir, models: Mo
             reference=reference_policy(config, run, folder, origin),
         )  # fmt: skip
         check_round(config, folder)
-
-
-async def open_labeler(labeler: LabelerConfig, config: RunConfig, models: Models) -> Labeler:
-    """A labeler with the engine or the model it asks for."""
-    if isinstance(labeler, RewardModelLabeler):
-        return await models.reward_model(labeler)
-    engine = None
-    if isinstance(labeler, JudgeLabeler):
-        engine = await models.engine(labeler.engine, labeler.model)
-    return build_labeler(labeler, engine=engine, seed=config.seed)

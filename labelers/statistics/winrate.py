@@ -7,28 +7,23 @@ between them are allowed. Ties are half a win, and never broken.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from prefloop.data import schemas
 from prefloop.labelers.statistics.estimate import Estimate, mean_estimate
 
 __all__ = [
     "Estimate",
     "length_controlled_win_rate",
     "mean_estimate",
-    "metrics_table",
     "win_rate",
 ]
 
 Clusters = Sequence[object] | NDArray[Any]
 """Prompt id of each outcome [N], hashable."""
 
-_REQUIRED = {"round", "name", "value"}
 _PRIOR_WEIGHT = 0.25  # of each of the four pseudo-observations: one observation in all
 
 
@@ -124,30 +119,6 @@ def length_controlled_win_rate(
     return Estimate(
         float(expit(theta)), float(expit(theta - half)), float(expit(theta + half)), won.size
     )
-
-
-def metrics_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    """``rows`` as a table of ``schemas.METRIC``.
-
-    A row has the schema's columns, of which ``round``, ``name`` and ``value`` must be there; an
-    ``estimate`` stands for value, low, high and n. Unbounded interval ends become null. Raises
-    ``ValueError`` for an unknown or missing column or a value that is not finite.
-    """
-    table = []
-    for given in rows:
-        row = dict(given)
-        estimate = row.pop("estimate", None)
-        if estimate is not None:
-            row |= asdict(estimate)
-        if not _REQUIRED <= set(row) <= set(schemas.METRIC.names):
-            raise ValueError(f"a metric has {schemas.METRIC.names}, not {sorted(row)}")
-        if not np.isfinite(row["value"]):
-            raise ValueError(f"metric {row['name']} is {row['value']}")
-        for end in ("low", "high"):
-            if row.get(end) is not None and not np.isfinite(row[end]):
-                row[end] = None
-        table.append({name: row.get(name) for name in schemas.METRIC.names})
-    return pa.Table.from_pylist(table, schema=schemas.METRIC)
 
 
 def _checked(

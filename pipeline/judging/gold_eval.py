@@ -25,7 +25,6 @@ from prefloop.labelers.judges.folder import judge_revision
 from prefloop.pipeline.config import ConfigError, RunConfig, validate_config
 from prefloop.pipeline.judging.judge_figures import JudgeFigures, judge_figures
 from prefloop.pipeline.judging.verdict_file import read_verdicts
-from prefloop.pipeline.loop import open_labeler
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.stages.label import vote
@@ -150,7 +149,7 @@ async def _ask(path: Path, gold: Sequence[GoldPair], out: Path, seed: int) -> di
             folder = ShardFolder(out / f"{labeler.name}-{json_hash(about)[:12]}", VOTE)
             missing = [at for at in range(-(-len(gold) // BLOCK)) if not folder.exists(at)]
             if missing:
-                asked = await open_labeler(labeler, config, models)
+                asked = await models.labeler(labeler)
                 await _vote(asked, gold, folder, missing)
             found[labeler.name] = folder.table()
     finally:

@@ -37,9 +37,8 @@ from prefloop.labelers.judges.settings import ListwiseSettings, RatingSettings
 from prefloop.pipeline.config import POLICY, RunConfig
 from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.report.formats import count, duration, money, short_count
-from prefloop.pipeline.run.run_dir import RunDir
+from prefloop.pipeline.run.run_dir import OPPONENT, RunDir
 from prefloop.pipeline.run.status import collect_status
-from prefloop.pipeline.stages.evaluate import OPPONENT
 from prefloop.pipeline.stages.prompts import round_rows, round_size
 from prefloop.training.session.setup import optimiser_steps
 

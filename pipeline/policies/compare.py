@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 from prefloop.data.conversation import with_system_prompt
 from prefloop.data.hashing import json_hash
 from prefloop.labelers.base import Labeler
-from prefloop.labelers.statistics.winrate import metrics_table
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.engines.settings import OpenAIEngine
-from prefloop.pipeline.loop import PROBES, open_labeler
-from prefloop.pipeline.run.models import Models, checkpoint, revision
+from prefloop.pipeline.run.metrics import metrics_table
+from prefloop.pipeline.run.models import PROBES, Models, checkpoint, revision
 from prefloop.pipeline.run.round_jury import RoundJury, jury_on
-from prefloop.pipeline.run.run_dir import RunDir, RunError
+from prefloop.pipeline.run.run_dir import JURY, RunDir, RunError
 from prefloop.pipeline.stages.evaluate import (
-    JURY,
     answer_figures,
     answer_heldout,
     kl_figures,
@@ -87,7 +85,7 @@ async def evaluate_policy(config: RunConfig, *, policy: str, against: str, out: 
     models = Models(config.model_copy(update={"policy": against}), cache=run.cache)
 
     async def open_labelers() -> list[Labeler]:
-        return [await open_labeler(labeler, config, models) for labeler in config.evaluators]
+        return [await models.labeler(labeler) for labeler in config.evaluators]
 
     with run.lock():
         try:

@@ -6,8 +6,7 @@ from typing import Any
 
 from prefloop.data.shards import ShardFolder
 from prefloop.pipeline.run.promotion import promoted
-from prefloop.pipeline.run.run_dir import EVALUATION, RunDir
-from prefloop.pipeline.stages.evaluate import JURY
+from prefloop.pipeline.run.run_dir import EVALUATION, JURY, RunDir
 from prefloop.pipeline.stages.write import rows_written
 
 

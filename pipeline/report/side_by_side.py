@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prefloop.pipeline.run.run_dir import PolicyKey, RunDir
-from prefloop.pipeline.stages.evaluate import OPPONENT
+from prefloop.pipeline.run.run_dir import OPPONENT, PolicyKey, RunDir
 
 SHOWN = 6
 """Prompts; those with the lowest ids, which are hashes, so they favour none."""

@@ -12,7 +12,7 @@ from prefloop.data.embedded import resolve_embedded
 from prefloop.data.hashing import folder_revision
 from prefloop.data.protocol import Engine, EngineFailed, Message
 from prefloop.labelers.base import Labeler
-from prefloop.labelers.config import JudgeLabeler, RewardModelLabeler
+from prefloop.labelers.config import JudgeLabeler, LabelerConfig, RewardModelLabeler
 from prefloop.labelers.factory import build_labeler
 from prefloop.pipeline.config import POLICY, PoolMember, RunConfig
 from prefloop.pipeline.engines.factory import build_engine
@@ -25,6 +25,10 @@ from prefloop.training.session.setup import has_gpu
 logger = logging.getLogger(__name__)
 
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+
+
+PROBES = 4
+"""Conversations whose log-probabilities are compared after new weights were loaded."""
 
 
 def checkpoint(model: str, *, served: bool, trust_remote_code: bool = False) -> str:
@@ -126,6 +130,18 @@ class Models:
                 build_labeler, labeler, engine=None, seed=self._config.seed, checkpoint=folder
             )
         return self._reward_models[labeler]
+
+    async def labeler(self, labeler: LabelerConfig) -> Labeler:
+        """The labeler that ``labeler`` describes, with the engine or the model it asks for.
+
+        Raises ``LabelerError`` where it cannot be made.
+        """
+        if isinstance(labeler, RewardModelLabeler):
+            return await self.reward_model(labeler)
+        engine = None
+        if isinstance(labeler, JudgeLabeler):
+            engine = await self.engine(labeler.engine, labeler.model)
+        return build_labeler(labeler, engine=engine, seed=self._config.seed)
 
     def member_revision(self, member: PoolMember) -> str:
         """Revision of the policy that ``member`` of the pool samples from."""

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.run.round_guards import guard_alarms
-from prefloop.pipeline.run.run_dir import EVALUATION, RoundDir, RunDir
-from prefloop.pipeline.stages.evaluate import JURY
+from prefloop.pipeline.run.run_dir import EVALUATION, JURY, RoundDir, RunDir
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,10 @@ from prefloop.data.shards import ShardFolder, remove_leftovers
 
 TRAINING_CURVES, EVALUATION = 0, 1
 """Parts of a round's metrics."""
+OPPONENT = "opponent"
+"""The fixed policy that every round is compared with, in metrics and file names."""
+JURY = "jury"
+"""As a labeler's name in metrics: what all labelers decided together."""
 PolicyKey = int | str
 """A policy in the evaluation: 0 is the starting policy, k the one round k - 1 trained, a name one
 that is not of the run."""

@@ -28,8 +28,15 @@ from prefloop.data import schemas
 from prefloop.data.shards import ShardFolder
 from prefloop.pipeline.report.formats import count, duration, money, percent, short_count
 from prefloop.pipeline.run.promotion import plateau
-from prefloop.pipeline.run.run_dir import EVALUATION, TRAINING_CURVES, PolicyKey, RoundDir, RunDir
-from prefloop.pipeline.stages.evaluate import JURY, OPPONENT
+from prefloop.pipeline.run.run_dir import (
+    EVALUATION,
+    JURY,
+    OPPONENT,
+    TRAINING_CURVES,
+    PolicyKey,
+    RoundDir,
+    RunDir,
+)
 
 BLOCK_STAGES = ("sample", "label", "filter", "write")
 """The stages that work block by block, in order."""

@@ -24,12 +24,21 @@ from prefloop.labelers.config import Jury
 from prefloop.labelers.decisions.decide import decide
 from prefloop.labelers.statistics.diversity import distinct_n, repetitive_share, self_bleu
 from prefloop.labelers.statistics.estimate import mean_estimate
-from prefloop.labelers.statistics.winrate import length_controlled_win_rate, metrics_table, win_rate
+from prefloop.labelers.statistics.winrate import length_controlled_win_rate, win_rate
 from prefloop.pipeline.config import POLICY, PoolMember, RunConfig
+from prefloop.pipeline.run.metrics import metrics_table
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.round_jury import RoundJury, load_round_jury
-from prefloop.pipeline.run.run_dir import EVALUATION, PolicyKey, RoundDir, RunDir, Stopwatch
+from prefloop.pipeline.run.run_dir import (
+    EVALUATION,
+    JURY,
+    OPPONENT,
+    PolicyKey,
+    RoundDir,
+    RunDir,
+    Stopwatch,
+)
 from prefloop.pipeline.run.stream import run_blocks
 from prefloop.pipeline.stages.label import OpenLabelers, build_pairs, vote
 from prefloop.pipeline.stages.sample import Draw, open_source, sample_block, sampling_of
@@ -38,11 +47,6 @@ from prefloop.training.policy.heldout import MOST_PAIRS, implicit_margins
 from prefloop.training.policy.logprobs import answer_logprobs, kl_estimate
 
 logger = logging.getLogger(__name__)
-
-OPPONENT = "opponent"
-"""The fixed policy that every round is compared with, in metrics and file names."""
-JURY = "jury"
-"""As a labeler's name in metrics: what all labelers decided together."""
 
 
 async def answer_heldout(

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefloop.data.hashing import derive_seed
-from prefloop.labelers.statistics.winrate import metrics_table
 from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.run.metrics import metrics_table
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.promotion import Lineage
 from prefloop.pipeline.run.run_dir import TRAINING_CURVES, RoundDir, RunDir, RunError, Stopwatch

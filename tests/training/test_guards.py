@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from prefloop.data.hashing import folder_revision
-from prefloop.labelers.statistics.winrate import metrics_table
+from prefloop.pipeline.run.metrics import metrics_table
 from prefloop.pipeline.run.round_guards import guard_alarms
 from prefloop.pipeline.run.run_dir import EVALUATION, RunDir, RunError
 from prefloop.training.config import Guards, TrainConfig

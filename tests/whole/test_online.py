@@ -13,10 +13,10 @@ from datasets import load_dataset
 from prefloop.data.embedded import resolve_embedded
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import folder_revision
-from prefloop.labelers.statistics.winrate import metrics_table
 from prefloop.pipeline.config import ConfigError, RunConfig
 from prefloop.pipeline.plan.planner import make_plan
 from prefloop.pipeline.policies.train_alone import find_sources, summary, train_model
+from prefloop.pipeline.run.metrics import metrics_table
 from prefloop.pipeline.run.promotion import lineage
 from prefloop.pipeline.run.run_dir import EVALUATION, RunDir, RunError
 from prefloop.pipeline.run.status import collect_status

@@ -11,10 +11,10 @@ import pytest
 from prefloop.data.embedded import resolve_embedded
 from prefloop.data.hashing import folder_revision
 from prefloop.data.shards import ShardFolder
-from prefloop.labelers.statistics.winrate import metrics_table
 from prefloop.pipeline.config import ConfigError
 from prefloop.pipeline.plan.planner import make_plan
 from prefloop.pipeline.report.headline import headline
+from prefloop.pipeline.run.metrics import metrics_table
 from prefloop.pipeline.run.promotion import plateau, promoted, verdicts
 from prefloop.pipeline.run.run_dir import EVALUATION, RunDir
 from prefloop.pipeline.run.status import collect_status

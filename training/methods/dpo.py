@@ -17,11 +17,10 @@ from prefloop.data.hashing import json_hash
 from prefloop.training.config import OWN_LOSSES, TrainConfig
 from prefloop.training.inputs.pairs import Pairs, read_pairs
 from prefloop.training.inputs.tokens import TokenIds
-from prefloop.training.policy.checkpoints import load_tokenizer
+from prefloop.training.policy.checkpoints import context_length, load_tokenizer
 from prefloop.training.session.fit import (
     OnStep,
     TrainResult,
-    context_length,
     dataset_of,
     fit,
     load_reference,

@@ -20,11 +20,10 @@ from prefloop.training.config import TrainConfig
 from prefloop.training.errors import TrainingError
 from prefloop.training.inputs.answers import Answers, read_answers
 from prefloop.training.inputs.tokens import TokenIds
-from prefloop.training.policy.checkpoints import load_tokenizer
+from prefloop.training.policy.checkpoints import context_length, load_tokenizer
 from prefloop.training.session.fit import (
     OnStep,
     TrainResult,
-    context_length,
     dataset_of,
     fit,
     load_reference,

@@ -21,12 +21,11 @@ from prefloop.data.hashing import json_hash
 from prefloop.training.config import TrainConfig
 from prefloop.training.inputs.pairs import Pairs, read_pairs
 from prefloop.training.methods.dpo import dpo_arguments, no_reference, reference_logps
-from prefloop.training.policy.checkpoints import load_tokenizer
+from prefloop.training.policy.checkpoints import context_length, load_tokenizer
 from prefloop.training.session.fit import (
     OnStep,
     OpenPolicy,
     TrainResult,
-    context_length,
     dataset_of,
     fit,
     load_reference,

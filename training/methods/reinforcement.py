@@ -21,11 +21,10 @@ import pyarrow as pa
 from prefloop.data.hashing import json_hash
 from prefloop.training.config import TrainConfig
 from prefloop.training.inputs.tokens import end_token, prompt_ids
-from prefloop.training.policy.checkpoints import load_tokenizer
+from prefloop.training.policy.checkpoints import context_length, load_tokenizer
 from prefloop.training.session.fit import (
     OnStep,
     TrainResult,
-    context_length,
     dataset_of,
     fit,
     load_reference,

@@ -16,11 +16,10 @@ import pyarrow as pa
 from prefloop.data.hashing import json_hash
 from prefloop.training.config import TrainConfig
 from prefloop.training.inputs.answers import Answers, read_answers
-from prefloop.training.policy.checkpoints import load_tokenizer
+from prefloop.training.policy.checkpoints import context_length, load_tokenizer
 from prefloop.training.session.fit import (
     OnStep,
     TrainResult,
-    context_length,
     dataset_of,
     fit,
     open_policy,

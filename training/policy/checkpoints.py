@@ -134,3 +134,9 @@ def _four_bits(kind: str, dtype: torch.dtype) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
+
+
+def context_length(policy: Path) -> int:
+    """Positions the model was made for; a longer sequence would be noise to it."""
+    settings = json.loads((base_of(policy) / "config.json").read_text(encoding="utf-8"))
+    return int(settings.get("max_position_embeddings") or 2**31)

@@ -14,7 +14,6 @@ log-probabilities are computed from its own folder.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -201,12 +200,6 @@ def settings_of(
             "seed": seed,
         }
     )
-
-
-def context_length(policy: Path) -> int:
-    """Positions the model was made for; a longer sequence would be noise to it."""
-    settings = json.loads((base_of(policy) / "config.json").read_text(encoding="utf-8"))
-    return int(settings.get("max_position_embeddings") or 2**31)
 
 
 @dataclass(frozen=True)

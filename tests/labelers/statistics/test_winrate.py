@@ -7,7 +7,8 @@ import pytest
 
 from prefloop.data import schemas
 from prefloop.labelers.statistics.estimate import Estimate, mean_estimate
-from prefloop.labelers.statistics.winrate import length_controlled_win_rate, metrics_table, win_rate
+from prefloop.labelers.statistics.winrate import length_controlled_win_rate, win_rate
+from prefloop.pipeline.run.metrics import metrics_table
 
 
 def test_one_win_or_loss_per_prompt_is_wilsons_interval():
