@@ -7,6 +7,7 @@ together.
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -216,12 +217,32 @@ class RunConfig(Strict):
         return any(isinstance(labeler, ReferenceLabeler) for labeler in self.label.labelers)
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read, override and validate a config file.
+ConfigLike = str | Path | Mapping[str, Any] | RunConfig
+"""A run's config: the path of its YAML, a mapping of its keys, or the config itself."""
+Overrides = Sequence[str] | Mapping[str, Any]
+"""Keys to change: ``["sample.n=8"]``, values read as YAML, or ``{"sample.n": 8}``."""
 
-    ``overrides`` are ``a.b=value`` strings, the value read as YAML. Raises :class:`ConfigError`
-    naming the file and the key at fault.
+
+def load_config(config: ConfigLike, overrides: Overrides = ()) -> RunConfig:
+    """Read, override and validate a config.
+
+    Raises :class:`ConfigError` naming the file (or ``config``, where it is none) and the key at
+    fault.
     """
+    if isinstance(config, RunConfig):
+        if not overrides:
+            return config
+        config = config.model_dump(mode="json")
+    if isinstance(config, Mapping):
+        raw, origin = copy.deepcopy(dict(config)), "config"
+    else:
+        raw, origin = _read_yaml(Path(config)), str(config)
+    for key, value in overrides_of(overrides).items():
+        set_key(raw, key, value)
+    return validate_config(raw, origin)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -232,9 +253,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path}: not valid YAML: {_one_line(str(error))}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: must be a mapping of keys, e.g. `prompts:` and `label:`")
-    for override in overrides:
-        override_key(raw, override)
-    return validate_config(raw, str(path))
+    return raw
 
 
 def validate_config(raw: Mapping[str, Any], origin: str) -> RunConfig:
@@ -271,32 +290,49 @@ def _item_name(index: int, item: Any) -> str:
 
 def override_key(raw: dict[str, Any], override: str) -> None:
     """Set a key of ``raw`` by ``a.b=value``, the value read as YAML; ``ConfigError`` for others."""
+    key, value = parse_override(override)
+    set_key(raw, key, value)
+
+
+def parse_override(override: str) -> tuple[str, Any]:
+    """Key and value of ``a.b=value``, the value read as YAML. Raises ``ConfigError``."""
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise ConfigError(f"--set {override}: write it as key=value, e.g. --set sample.n=8")
     try:
-        value = yaml.safe_load(text)
+        return key.strip(), yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: {_one_line(str(error))}") from None
+
+
+def overrides_of(overrides: Overrides) -> dict[str, Any]:
+    """Key and value of each override, the last one of a key. Raises ``ConfigError``."""
+    if isinstance(overrides, Mapping):
+        return dict(overrides)
+    return dict(map(parse_override, overrides))
+
+
+def set_key(raw: dict[str, Any], key: str, value: Any) -> None:
+    """Set the key ``a.b`` of ``raw``. Raises ``ConfigError`` where there is no such place."""
     target: Any = raw
     *parents, last = key.strip().split(".")
     for parent in parents:
         if isinstance(target, list):
-            target = _list_item(target, parent, override)
+            target = _list_item(target, parent, key)
         else:
             if not isinstance(target.get(parent), dict | list):
                 target[parent] = {}
             target = target[parent]
     if isinstance(target, list):
-        raise ConfigError(f"--set {override}: name a key of the list's item, e.g. a.0.key=value")
+        raise ConfigError(f"--set {key}: name a key of the list's item, e.g. a.0.key=value")
     target[last] = value
 
 
-def _list_item(items: list[Any], name: str, override: str) -> Any:
+def _list_item(items: list[Any], name: str, key: str) -> Any:
     for index, item in enumerate(items):
         if name == str(index) or (isinstance(item, dict) and item.get("name") == name):
             return item
-    raise ConfigError(f"--set {override}: the list has no item {name!r}")
+    raise ConfigError(f"--set {key}: the list has no item {name!r}")
 
 
 def _explain(problem: Mapping[str, Any]) -> str:

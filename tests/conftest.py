@@ -1,8 +1,8 @@
-"""Set before anything imports torch, as the command line does: see
-``prefloop.pipeline.commands.app.main``."""
+"""Set before anything imports torch or a library of the hub."""
 
 import os
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+import prefloop  # noqa: F401  # sets what torch reads when it is imported
+
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

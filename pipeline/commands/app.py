@@ -8,11 +8,12 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
+import prefloop
 from prefloop.data.errors import PrefloopError
 from prefloop.pipeline.commands import datasets, judges, people, policies, runs
 
@@ -23,6 +24,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"prefloop {prefloop.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[  # its callback answers
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None: ...
+
+
 for group in (runs, datasets, judges, policies):
     app.add_typer(group.app)  # without a name its commands are ours
 app.add_typer(people.app)
@@ -32,10 +52,6 @@ _INTERRUPTED = 130
 
 def main() -> NoReturn:
     """Entry point: errors of the user or the machine are one line, interruptions resumable."""
-    # Read when torch is imported. Threads that spin for long while they wait are a hundred times
-    # slower as soon as anything else wants one of the cores (seen on two: 40 tokens/s; so, 2,000;
-    # undisturbed 10,000 either way).
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' bars would run through ours
     logging.basicConfig(level=logging.WARNING, format="prefloop: %(message)s", stream=sys.stderr)
     # Raised as KeyboardInterrupt wherever the main thread is, training included; asyncio leaves a

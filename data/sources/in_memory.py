@@ -1,0 +1,83 @@
+"""Tables in memory, made into the files that every reader reads: there is no second way in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prefloop.data.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from pandas import DataFrame
+
+Data: TypeAlias = "str | Path | Dataset | DataFrame | pa.Table"
+"""Where rows come from: a path, or a table in memory."""
+
+
+def to_arrow(data: Any, name: str) -> pa.Table:
+    """A ``datasets.Dataset``, a pandas frame, an Arrow table or whatever gives an Arrow stream
+    (polars, duckdb) as an Arrow table. ``name`` is what errors call it.
+
+    Raises ``InputError`` for anything else, and for columns that hold values of several types.
+    """
+    if isinstance(data, pa.Table):
+        return data
+    if isinstance(data, Mapping):  # a DatasetDict, among others
+        splits = ", ".join(map(str, data)) or "none"
+        raise InputError(f"{name}: is a mapping ({splits}): give one of its tables")
+    if hasattr(data, "with_format") and hasattr(data, "features"):
+        return data.with_format("arrow")[:]
+    try:
+        if type(data).__module__.partition(".")[0] == "pandas":
+            return pa.Table.from_pandas(data, preserve_index=False)
+        if hasattr(data, "__arrow_c_stream__"):
+            return pa.table(data)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise InputError(
+            f"{name}: {' '.join(str(error).split())}: a column must hold values of one type"
+        ) from None
+    raise InputError(
+        f"{name}: is a {type(data).__name__}: give a path, a datasets.Dataset, a pandas frame or "
+        "an Arrow table"
+    )
+
+
+def keep_as_file(data: Any, folder: Path, name: str) -> str:
+    """The path that ``data`` is, or that of a Parquet file of its rows in ``folder``.
+
+    The file is named by its rows, so the same table is the same file at a second call.
+    """
+    if isinstance(data, str | Path):
+        return str(data)
+    table = to_arrow(data, name)
+    path = folder / f"{name}-{_digest(table)}.parquet"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".tmp-parquet")
+        pq.write_table(table, partial)
+        partial.rename(path)
+    return str(path)
+
+
+@contextmanager
+def as_files(data: Sequence[Any], name: str) -> Iterator[list[str]]:
+    """Paths of all ``data``; those of tables in memory exist until the context ends."""
+    with TemporaryDirectory(prefix="prefloop-") as folder:
+        yield [keep_as_file(one, Path(folder), name) for one in data]
+
+
+def _digest(table: pa.Table) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema.remove_metadata()) as writer:
+        writer.write_table(table.replace_schema_metadata(None).combine_chunks())
+    digest.update(memoryview(sink.getvalue()))
+    return digest.hexdigest()

@@ -1,0 +1,383 @@
+"""The Python API: each command is one function of the same name.
+
+Configs are a path, a mapping or a ``RunConfig``; data are a path, a ``datasets.Dataset``, a pandas
+frame or an Arrow table. Errors of the user or the machine are ``PrefloopError``. All of it works
+inside a running event loop, as a notebook has one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefloop.data.errors import InputError
+from prefloop.data.sources.in_memory import as_files, keep_as_file
+from prefloop.pipeline.config import ConfigLike, Overrides, load_config, overrides_of
+from prefloop.pipeline.results import Result, Run
+from prefloop.pipeline.run.blocking import wait_for
+from prefloop.pipeline.run.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from prefloop.data.sources.in_memory import Data
+    from prefloop.labelers.statistics.review_draw import Strategy
+    from prefloop.pipeline.audit.check import Audit
+    from prefloop.pipeline.judging.agreement_report import AgreementReport
+    from prefloop.pipeline.judging.calibrate import RunCalibration
+    from prefloop.pipeline.judging.gold_eval import JudgeEval
+    from prefloop.pipeline.judging.reparse import Reparsed
+    from prefloop.pipeline.plan.planner import Plan
+    from prefloop.pipeline.policies.compare import Evaluation
+    from prefloop.pipeline.policies.train_alone import Trained
+    from prefloop.pipeline.run.status import RunStatus
+    from prefloop.training.config import Method
+
+RunLike = str | Path | Run
+"""A run: its directory, or what ``run`` gave."""
+
+
+def init(folder: str | Path) -> list[Path]:
+    """Write a commented config and sample prompts into ``folder``; returns the files written.
+
+    Files that exist are left as they are. Raises ``StorageError`` where it cannot be written.
+    """
+    from prefloop.pipeline.starter import write_starter
+
+    return write_starter(Path(folder))
+
+
+def plan(
+    config: ConfigLike,
+    *,
+    run_dir: str | Path | None = None,
+    prompts: Data | None = None,
+    heldout: Data | None = None,
+    overrides: Overrides = (),
+) -> Result[Plan]:
+    """Requests, tokens, time and cost of a run before anything is spent; arguments as for ``run``.
+
+    Raises ``ConfigError`` and ``InputError`` as ``run``.
+    """
+    from prefloop.pipeline.plan.planner import make_plan, render_plan
+
+    given = _given(prompts, heldout)
+    with as_files(list(given.values()), "prompts") as paths:
+        keys = _overrides(overrides, run_dir, dict(zip(given, paths, strict=True)))
+        found = make_plan(load_config(config, keys))
+    return Result(found, render_plan)
+
+
+def run(
+    config: ConfigLike,
+    *,
+    run_dir: str | Path | None = None,
+    prompts: Data | None = None,
+    heldout: Data | None = None,
+    overrides: Overrides = (),
+) -> Run:
+    """Run the loop, or resume it: the same call on the same directory does the rest.
+
+    ``run_dir`` wins over the config. ``prompts`` and ``heldout`` are the rows to sample from and to
+    evaluate on, in place of ``prompts.train.path`` and ``prompts.heldout.path``; tables in memory
+    are kept in the run directory. ``overrides`` change keys: ``{"sample.n": 8}``.
+
+    Raises ``ConfigError`` for a config that cannot be, ``InputError`` for data that cannot be read,
+    ``RunError`` for a directory that cannot be gone on with, and others of ``PrefloopError``.
+    """
+    from prefloop.pipeline.loop import run_loop
+
+    given = _given(prompts, heldout)
+    settings = load_config(config, _overrides(overrides, run_dir, dict.fromkeys(given, "-")))
+    directory = RunDir(Path(settings.run_dir))
+    if given:
+        folder = directory.root / "inputs"
+        kept = {name: keep_as_file(data, folder, f"{name}-rows") for name, data in given.items()}
+        settings = load_config(settings, _overrides((), None, kept))
+    wait_for(lambda: run_loop(settings, directory))
+    return Run(directory.root)
+
+
+def status(run: RunLike) -> Result[RunStatus]:
+    """What a run has done so far, with counts that add up. Raises ``RunError`` for no run."""
+    from prefloop.pipeline.run.status import collect_status, render_status
+
+    return Result(collect_status(_directory(run)), render_status)
+
+
+def report(run: RunLike) -> Path:
+    """Write the run's ``report.html``, one self-contained page; returns its path."""
+    from prefloop.pipeline.report.run_page import write_report
+
+    return write_report(_directory(run))
+
+
+def audit(
+    data: Data | RunLike,
+    *,
+    fix: str | Path | None = None,
+    near_duplicates: bool = False,
+    against: Mapping[str, str | Path] | None = None,
+    tokenizer: str | None = None,
+    columns: str | None = None,
+    labels: str | None = None,
+    seed: int = 0,
+) -> Result[Audit]:
+    """What is wrong, odd or lopsided in a preference dataset, or in a run's.
+
+    ``fix`` is a folder for the cleaned dataset and the dropped rows. ``against`` names evaluation
+    sets that prompts may not be in. ``columns`` is ``"prompt=..,chosen=..,rejected=.."`` or
+    ``"a=..,b=..,label=.."``, ``labels`` is ``"a=1,b=2,tie=0"``. Raises ``InputError`` for what
+    cannot be read.
+    """
+    from prefloop.pipeline.audit.audit_page import render_audit
+    from prefloop.pipeline.audit.check import audit as look
+    from prefloop.pipeline.audit.fix import write_fixed
+    from prefloop.pipeline.audit.options import make_options
+
+    options = make_options(
+        against=[f"{name}={path}" for name, path in (against or {}).items()],
+        near_duplicates=near_duplicates,
+        tokenizer=tokenizer,
+        columns=columns,
+        labels=labels,
+        seed=seed,
+    )
+    with as_files([data.path if isinstance(data, Run) else data], "table") as (path,):
+        found = look(path, options)
+        if fix is not None:
+            write_fixed(found, path, Path(fix), options)
+    return Result(found, render_audit)
+
+
+def judge_eval(
+    data: Data,
+    *,
+    judges: Sequence[str | Path] = (),
+    verdicts: Sequence[str | Path] = (),
+    columns: str | None = None,
+    labels: str | None = None,
+    limit: int | None = None,
+    out: str | Path = "judge-eval",
+    seed: int = 0,
+) -> Result[JudgeEval]:
+    """Judge the judges: accuracy, biases and calibration on pairs with gold labels.
+
+    ``judges`` are YAML files of a labeler, of several, or of a run; ``verdicts`` are files with the
+    verdicts of judges. Votes are kept in ``out``: nothing is paid for twice. ``columns`` and
+    ``labels`` as for ``audit``. Raises ``InputError`` for what cannot be read, ``LabelerError`` and
+    ``EngineFailed`` for judges that cannot work.
+    """
+    from prefloop.data.preferences import named_columns
+    from prefloop.pipeline.judging.gold_eval import judge_eval as evaluate
+    from prefloop.pipeline.judging.judges_page import render_judges
+
+    with as_files([data], "table") as (path,):
+        found = wait_for(
+            lambda: evaluate(
+                path,
+                judges=[Path(one) for one in judges],
+                verdicts=[str(one) for one in verdicts],
+                columns=named_columns(columns, labels),
+                limit=limit,
+                out=Path(out),
+                seed=seed,
+            )
+        )
+    return Result(found, render_judges)
+
+
+def agreement(
+    data: Data | RunLike,
+    *,
+    item: str | None = None,
+    annotator: str | None = None,
+    label: str | None = None,
+    annotators: Sequence[str] = (),
+    levels: Sequence[str] = (),
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> Result[AgreementReport]:
+    """How far annotators agree, in a table of labels or among a run's labelers: kappa, alpha and
+    the like, with intervals of ``bootstrap`` resamples.
+
+    ``item``, ``annotator`` and ``label`` name the columns of a table with a row a label,
+    ``annotators`` the columns of one with a column each; ``levels`` are labels in ascending order.
+    Raises ``InputError`` for a table that cannot be read so.
+    """
+    from prefloop.pipeline.judging.agreement_report import file_agreement, render, run_agreement
+
+    if isinstance(data, Run) or (
+        isinstance(data, str | Path) and RunDir(Path(data)).config.is_file()
+    ):
+        return Result(run_agreement(_directory(data), resamples=bootstrap, seed=seed), render)
+    with as_files([data], "table") as (path,):
+        found = file_agreement(
+            path,
+            item=item,
+            annotator=annotator,
+            label=label,
+            annotators=annotators,
+            levels=levels,
+            resamples=bootstrap,
+            seed=seed,
+        )
+    return Result(found, render)
+
+
+def queue(
+    run: RunLike,
+    out: str | Path,
+    *,
+    n: int = 100,
+    strategy: Strategy = "mixed",
+    everything: bool = False,
+    seed: int = 0,
+) -> int:
+    """Write a table of the ``n`` pairs that people should look at next; returns its rows.
+
+    ``everything`` draws from all decided pairs, not only the kept ones. Raises ``InputError`` for
+    an unknown strategy, where there is no pair, or where ``out`` exists.
+    """
+    from prefloop.labelers.statistics.review_draw import STRATEGIES
+    from prefloop.pipeline.judging.queue import write_queue
+
+    if strategy not in STRATEGIES:
+        raise InputError(f"strategy {strategy!r} is none of {', '.join(STRATEGIES)}")
+    return write_queue(
+        _directory(run), Path(out), n=n, strategy=strategy, seed=seed, everything=everything
+    )
+
+
+def calibrate(
+    run: RunLike,
+    people: Data | Sequence[Data],
+    *,
+    out: str | Path | None = None,
+    method: str = "isotonic",
+    seed: int = 0,
+) -> Result[RunCalibration]:
+    """Calibrate a run's labelers to the tables of ``people`` that ``queue`` wrote, filled in, and
+    estimate how much of its dataset is right.
+
+    Calibrations go to ``out``, by default in the run. Raises ``InputError`` for tables that hold no
+    label on the run's pairs.
+    """
+    from prefloop.pipeline.judging.calibrate import calibrate_run
+
+    directory = _directory(run)
+    tables = people if isinstance(people, list | tuple) else [people]
+    with as_files(tables, "people") as paths:
+        found = calibrate_run(
+            directory, paths, out=Path(out or directory.root / "calibration"), method=method,
+            seed=seed,
+        )  # fmt: skip
+    return Result(found, lambda facts: "\n".join(facts.lines()))
+
+
+def reparse(run: RunLike, *, write: bool = False) -> Result[Reparsed]:
+    """Read the judges' kept answers again, with the judges as they are now: costs no request.
+
+    ``write`` changes the votes, decides again and writes the dataset. Raises ``RunError`` where
+    there is nothing to read, or the question of a judge changed.
+    """
+    from prefloop.pipeline.judging.reparse import reparse as read_again
+    from prefloop.pipeline.judging.reparse import summary
+
+    found = read_again(_directory(run), write=write)
+    return Result(found, lambda facts: "\n".join(summary(facts)))
+
+
+def train(
+    data: Data | RunLike | Sequence[Data | RunLike],
+    *,
+    method: Method | str,
+    base: str | Path,
+    out: str | Path,
+    test: Sequence[Data] = (),
+    config: str | Path | None = None,
+    overrides: Overrides = (),
+    reference: str | Path | None = None,
+    accelerate: str | Path | None = None,
+    seed: int = 0,
+) -> Result[Trained]:
+    """Train a reward model, or a policy (``dpo``, ``kto``, ``sft``), on preference triples or
+    labelled answers.
+
+    ``data`` are run directories, dataset folders, files or tables in memory; ``test`` the held-out
+    ones (default: the test split of runs and folders). ``config`` is a YAML file with the method's
+    settings, which ``overrides`` change. Raises ``InputError``, ``ConfigError``, ``EngineFailed``
+    or ``TrainingError``.
+    """
+    from prefloop.pipeline.policies.train_alone import find_sources, summary, train_model
+    from prefloop.training.config import Method
+
+    if method not in set(Method):
+        raise InputError(f"method {method!r} is none of {', '.join(Method)}")
+    chosen = Method(method)
+    given = data if isinstance(data, list | tuple) else [data]
+    sources = [one.path if isinstance(one, Run) else one for one in given]
+    with as_files([*sources, *test], "rows") as paths:
+        files = [Path(path) for path in paths]
+        found = train_model(
+            find_sources(files[: len(sources)], files[len(sources) :], method=chosen),
+            method=chosen,
+            base=str(base),
+            out=Path(out),
+            config=None if config is None else Path(config),
+            overrides=[
+                f"{key}={json.dumps(value)}" for key, value in overrides_of(overrides).items()
+            ],
+            reference=None if reference is None else str(reference),
+            accelerate=None if accelerate is None else Path(accelerate),
+            seed=seed,
+        )
+    return Result(found, lambda facts: "\n".join(summary(facts)))
+
+
+def compare(
+    policy: str | Path,
+    against: str | Path,
+    config: ConfigLike,
+    *,
+    out: str | Path = "evaluate",
+    overrides: Overrides = (),
+) -> Result[Evaluation]:
+    """Compare two policies on the held-out prompts and by the labelers of a run's ``config``: win
+    rates with intervals, lengths, KL.
+
+    Answers and votes are kept in ``out``; nothing is done twice. Raises ``ConfigError``,
+    ``InputError``, ``LabelerError`` or ``EngineFailed``.
+    """
+    from prefloop.pipeline.policies.compare import evaluate_policy, render_evaluation
+
+    settings = load_config(config, overrides)
+    found = wait_for(
+        lambda: evaluate_policy(settings, policy=str(policy), against=str(against), out=Path(out))
+    )
+    return Result(found, render_evaluation)
+
+
+def make_models(out: str | Path, *, seed: int = 0, quick: bool = False) -> dict[str, Any]:
+    """Make the embedded policy, judge and prompts from nothing, as the shipped ones were made;
+    returns their figures. ``quick`` takes a few steps only."""
+    from prefloop.training.tiny.recipe import make_models as make
+
+    return make(Path(out), seed=seed, quick=quick)
+
+
+def _directory(run: RunLike) -> RunDir:
+    return RunDir(run.path if isinstance(run, Run) else Path(run)).require()
+
+
+def _given(prompts: Data | None, heldout: Data | None) -> dict[str, Data]:
+    both = {"train": prompts, "heldout": heldout}
+    return {name: data for name, data in both.items() if data is not None}
+
+
+def _overrides(
+    overrides: Overrides, run_dir: str | Path | None, paths: Mapping[str, str]
+) -> dict[str, Any]:
+    """All keys to set; what is an argument of its own wins."""
+    keys = overrides_of(overrides) | {f"prompts.{name}.path": path for name, path in paths.items()}
+    return keys if run_dir is None else keys | {"run_dir": str(run_dir)}

@@ -1,0 +1,137 @@
+"""What the Python API gives back: objects that print well, in a terminal and in a notebook."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import pyarrow as pa
+
+from prefloop.data.schemas import METRIC
+from prefloop.pipeline.report.headline import headline
+from prefloop.pipeline.run.promotion import promoted
+from prefloop.pipeline.run.run_dir import EVALUATION, JURY, RunDir
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+    from pandas import DataFrame
+    from rich.console import Console, RenderableType
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, finished or not. Prints what ``prefloop run`` prints at its end."""
+
+    path: Path
+
+    @property
+    def directory(self) -> RunDir:
+        """Where everything of it lies."""
+        return RunDir(self.path).require()
+
+    @property
+    def dataset_path(self) -> Path:
+        """The folder that ``datasets.load_dataset`` opens."""
+        return self.directory.dataset
+
+    @property
+    def policy(self) -> Path | None:
+        """The policy to keep: of the last round that won; null where none did."""
+        best = promoted(self.directory)
+        return best.policy if best else None
+
+    def load_dataset(self, split: str | None = None) -> Dataset | DatasetDict:
+        """The preference dataset: triples by split, or those of one split."""
+        from datasets import load_dataset
+
+        return load_dataset(str(self.dataset_path.resolve()), split=split)
+
+    def metrics(self) -> DataFrame:
+        """All evaluations, a row a figure: the columns of ``schemas.METRIC``."""
+        folders = [folder.metrics for folder in self.directory.rounds()]
+        tables = [one.read(EVALUATION) for one in folders if one.exists(EVALUATION)]
+        frame: DataFrame = pa.concat_tables([METRIC.empty_table(), *tables]).to_pandas()
+        return frame
+
+    def win_rates(self) -> DataFrame:
+        """The jury's win rates, plain and length-controlled, with their intervals, by round."""
+        found = self.metrics()
+        wanted = found["name"].isin(["win_rate", "length_controlled_win_rate"])
+        columns = ["round", "against", "name", "value", "low", "high", "n"]
+        return found[wanted & (found["labeler"] == JURY)][columns].reset_index(drop=True)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: paths and win rates."""
+        return {
+            "path": str(self.path),
+            "dataset": str(self.dataset_path),
+            "policy": str(self.policy) if self.policy else None,
+            "win_rates": self.win_rates().to_dict(orient="records"),
+        }
+
+    def __str__(self) -> str:
+        return headline(self.directory)
+
+    def __repr__(self) -> str:
+        begun = RunDir(self.path).config.is_file()
+        return f"Run({str(self.path)!r})" + (f"\n{self}" if begun else "  # not begun")
+
+    def _repr_html_(self) -> str:
+        if not RunDir(self.path).config.is_file():
+            return f"<code>{html.escape(repr(self))}</code>"
+        text = f"<p><strong>Run</strong> <code>{html.escape(str(self.path))}</code></p>"
+        rates = self.win_rates()
+        table = rates.to_html(index=False, float_format="{:.3f}".format) if len(rates) else ""
+        return f"{text}<pre>{html.escape(str(self))}</pre>{table}"
+
+
+class Facts(Protocol):
+    """What a command found out."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+
+
+F = TypeVar("F", bound=Facts)
+_WIDTH = 110
+
+
+class Result(Generic[F]):
+    """What a command found: ``facts``, printed as the command prints them.
+
+    The attributes of the facts are those of the result as well.
+    """
+
+    def __init__(self, facts: F, render: Callable[[F], RenderableType]) -> None:
+        self.facts = facts
+        self._render = render
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: what the command prints with ``--json``."""
+        return self.facts.as_dict()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.facts, name)
+
+    def __repr__(self) -> str:
+        return self._print().export_text().rstrip()
+
+    def _repr_html_(self) -> str:
+        block = '<pre style="line-height:normal;overflow-x:auto">{code}</pre>'
+        return self._print().export_html(code_format=block, inline_styles=True)
+
+    def _print(self) -> Console:
+        """A console that remembers what was printed; brackets in plain text are no markup."""
+        from rich.console import Console
+        from rich.text import Text
+
+        shown = self._render(self.facts)
+        console = Console(file=StringIO(), record=True, width=_WIDTH)
+        console.print(Text(shown) if isinstance(shown, str) else shown)
+        return console
