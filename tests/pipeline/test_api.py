@@ -1,0 +1,167 @@
+"""The Python API: what the commands do, for configs and data as people have them in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from datasets import Dataset
+
+import prefloop
+from prefloop.data.errors import InputError
+from prefloop.pipeline.config import ConfigError
+from prefloop.pipeline.run.run_dir import RunError
+
+PROMPTS = [{"prompt": f"Write one sentence with the word {word}."} for word in ("fox", "lamp")]
+PAIRS = {
+    "prompt": ["Say hello.", "Say goodbye.", "Say hello."],
+    "chosen": ["Hello there.", "Goodbye then.", "Hello there."],
+    "rejected": ["No.", "Goodbye then.", "No."],
+}
+
+
+def config(folder: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "run_dir": str(folder / "run"),
+        "prompts": {"train": {"path": "embedded:prompts", "limit": 6}, "heldout_share": 0},
+        "sample": {"n": 2, "max_tokens": 16},
+        "label": {"labelers": [{"type": "verifier", "name": "verifier"}]},
+        "filter": {"filters": []},
+        "write": {"test_share": 0},
+    } | changes
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> prefloop.Run:
+    return prefloop.run(config(tmp_path_factory.mktemp("finished")))
+
+
+def test_every_name_is_there_and_documented() -> None:
+    for name in prefloop.__all__:
+        value = getattr(prefloop, name)
+        assert name == "__version__" or value.__doc__, name
+    assert set(prefloop.__all__) <= set(dir(prefloop))
+    with pytest.raises(AttributeError, match="no attribute 'frobnicate'"):
+        prefloop.frobnicate  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_a_run_from_a_mapping_prints_well(finished: prefloop.Run) -> None:
+    assert "triples)" in str(finished)
+    assert repr(finished).startswith("Run(")
+    assert "<pre>" in finished._repr_html_()
+    rows = finished.load_dataset("train")
+    assert rows.column_names[:3] == ["prompt", "chosen", "rejected"]
+    assert finished.as_dict()["dataset"] == str(finished.dataset_path)
+    assert len(finished.win_rates()) == 0
+
+
+def test_the_same_config_as_a_file_and_as_an_object_resumes(
+    finished: prefloop.Run, tmp_path: Path
+) -> None:
+    before = (finished.path / "journal.jsonl").read_text()
+    file = tmp_path / "config.yaml"
+    raw = config(finished.path.parent)
+    file.write_text(json.dumps(raw))  # JSON is YAML
+    for form in (file, str(file), prefloop.load_config(raw)):
+        assert prefloop.run(form).path == finished.path
+    assert (finished.path / "journal.jsonl").read_text() == before
+
+
+def test_overrides_are_strings_or_a_mapping(tmp_path: Path) -> None:
+    raw = config(tmp_path)
+    for overrides in (["sample.n=5"], {"sample.n": 5}):
+        assert prefloop.load_config(raw, overrides).sample.n == 5
+    assert raw["sample"]["n"] == 2
+    assert prefloop.load_config(prefloop.load_config(raw), {"seed": 7}).seed == 7
+    with pytest.raises(ConfigError, match=r"sample.n"):
+        prefloop.load_config(raw, {"sample.n": "many"})
+
+
+@pytest.mark.parametrize(
+    "form",
+    [pd.DataFrame, Dataset.from_list, pa.Table.from_pylist],
+    ids=["pandas", "datasets", "arrow"],
+)
+def test_prompts_from_memory_are_kept_with_the_run(form: Any, tmp_path: Path) -> None:
+    raw = config(tmp_path)
+    del raw["prompts"]
+    again = [prefloop.run(raw, prompts=form(PROMPTS)) for _ in range(2)]
+    (kept,) = (again[0].path / "inputs").iterdir()
+    counts = prefloop.status(again[1]).as_dict()["prompts"]
+    assert counts["read"] == 2
+    assert str(kept) in (again[0].path / "config.yaml").read_text()
+    with pytest.raises(RunError, match="differs"):
+        prefloop.run(raw, prompts=form(PROMPTS[:1]))
+
+
+def test_what_is_no_table_is_refused_in_one_line(tmp_path: Path) -> None:
+    raw = config(tmp_path)
+    with pytest.raises(InputError, match="is a int: give a path"):
+        prefloop.run(raw, prompts=3)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"is a mapping \(train\): give one of its tables"):
+        prefloop.run(raw, prompts={"train": PROMPTS})  # type: ignore[arg-type]
+    mixed = pd.DataFrame({"prompt": ["a", 3]})
+    with pytest.raises(InputError, match="a column must hold values of one type"):
+        prefloop.run(raw, prompts=mixed)
+
+
+def test_plan_and_status_print_as_the_commands_do(finished: prefloop.Run, tmp_path: Path) -> None:
+    planned = prefloop.plan(config(tmp_path), prompts=pd.DataFrame(PROMPTS))
+    assert planned.as_dict()["prompts"]["kept"] == 2
+    assert not (tmp_path / "run").exists()
+    found = prefloop.status(str(finished.path))
+    assert found.state == "done"
+    assert "done" in repr(found)
+    assert found._repr_html_().startswith("<pre")
+    assert prefloop.report(finished) == finished.path / "report.html"
+    with pytest.raises(RunError, match="not a run directory"):
+        prefloop.status(tmp_path)
+
+
+def test_an_audit_of_a_table_in_memory(tmp_path: Path) -> None:
+    of_table = prefloop.audit(pd.DataFrame(PAIRS), fix=tmp_path / "clean")
+    file = tmp_path / "pairs.jsonl"
+    pd.DataFrame(PAIRS).to_json(file, orient="records", lines=True)
+    of_file = prefloop.audit(file)
+    counts = ("rows", "pairs")
+    assert [of_table.as_dict()[key] for key in counts] == [of_file.as_dict()[key] for key in counts]
+    names = [one["name"] for one in of_table.as_dict()["findings"]]
+    assert names == [one["name"] for one in of_file.as_dict()["findings"]]
+    assert (tmp_path / "clean" / "README.md").exists()
+
+
+def test_agreement_of_a_table_and_of_a_run(finished: prefloop.Run) -> None:
+    table = pd.DataFrame(
+        {"item": [1, 1, 2, 2], "who": ["a", "b"] * 2, "label": ["x", "x", "x", "y"]}
+    )
+    found = prefloop.agreement(table, item="item", annotator="who", label="label", bootstrap=20)
+    assert "item" in json.dumps(found.as_dict())
+    assert prefloop.agreement(finished, bootstrap=5).as_dict()
+
+
+def test_everything_works_inside_a_running_loop(tmp_path: Path) -> None:
+    async def notebook() -> prefloop.Run:
+        return prefloop.run(config(tmp_path))
+
+    assert "triples)" in str(asyncio.run(notebook()))
+
+
+def test_a_policy_is_trained_on_a_table_in_memory(finished: prefloop.Run, tmp_path: Path) -> None:
+    rows = finished.load_dataset("train")
+    assert len(rows)
+    trained = prefloop.train(
+        rows,
+        method="dpo",
+        base="embedded:policy",
+        out=tmp_path / "policy",
+        overrides={"batch_size": 2, "learning_rate": 1e-5},
+    )
+    assert (tmp_path / "policy" / "model.safetensors").exists()
+    assert trained.steps >= 1
+    with pytest.raises(InputError, match="'ppo' is none of"):
+        prefloop.train(rows, method="ppo", base="embedded:policy", out=tmp_path / "p")
