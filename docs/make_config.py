@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -37,15 +38,17 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
 
 def type_name(annotation: Any) -> str:
     """An annotation as a reader of YAML would put it."""
-    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    text = re.sub(r"Annotated\[([^,\[\]]+), [^\]]*\]", r"\1", text)
-    text = re.sub(r"\b(?:[a-z_]+\.)+([A-Za-z]\w*)", r"\1", text).replace("NoneType", "null")
-    optional = re.fullmatch(r"Optional\[(.*?)\]?", text)
-    text = f"{optional.group(1)} or null" if optional else text
-    literal = re.fullmatch(r"Literal\[(.*)\]", text)
-    if literal:
-        return " or ".join(part.strip("' ") for part in literal.group(1).split(","))
-    return text.replace("None", "null").replace("|", "or")
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return type_name(parts[0])
+    if origin in (Union, UnionType):
+        return " or ".join(type_name(part) for part in parts)
+    if origin is Literal:
+        return " or ".join(map(str, parts))
+    if origin is not None:
+        inner = ", ".join("..." if part is Ellipsis else type_name(part) for part in parts)
+        return f"{origin.__name__}[{inner}]"
+    return "null" if annotation is NoneType else str(annotation.__name__)
 
 
 def default_of(field: FieldInfo) -> str:
@@ -60,18 +63,27 @@ def default_of(field: FieldInfo) -> str:
     )
 
 
+def title_of(model: type[BaseModel]) -> str:
+    """The heading of a model's table."""
+    tag = model.model_fields.get("type")
+    return model.__name__ + (f" (`type: {tag.default}`)" if tag else "")
+
+
+def anchor_of(model: type[BaseModel]) -> str:
+    """What a link to the heading of a model's table ends in."""
+    return re.sub(r"[^a-z0-9_ -]", "", title_of(model).lower()).replace(" ", "-")
+
+
 def section(model: type[BaseModel], seen: list[type[BaseModel]]) -> str:
     """A table of the model's keys; models met on the way are added to ``seen``."""
-    tag = model.model_fields.get("type")
-    title = f"{model.__name__}" + (f" (`type: {tag.default}`)" if tag else "")
-    lines = [f"## {title}", "", (model.__doc__ or "").split("\n\n")[0].replace("\n", " "), ""]
+    lines = [f"## {title_of(model)}", "", (model.__doc__ or "").split("\n\n")[0].replace("\n", " "), ""]
     lines += ["| key | default | meaning |", "| --- | --- | --- |"]
     for name, field in model.model_fields.items():
         if name == "type":
             continue
         inner = models_in(field.annotation)
         seen += [found for found in inner if found not in seen]
-        links = ", ".join(f"[{m.__name__}](#{m.__name__.lower()})" for m in inner[:4])
+        links = ", ".join(f"[{m.__name__}](#{anchor_of(m)})" for m in inner[:4])
         text = " ".join((field.description or "").split())
         kind = "" if inner else f"*{type_name(field.annotation)}.* "
         see = f" See {links}{' and others below' if len(inner) > 4 else ''}." if inner else ""
