@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check setup setup-dev format bench clean
+.PHONY: demo test check docs setup setup-dev format clean
 
 ## demo: set-up and the main job on the embedded models: no GPU, no hub, no server
 demo: setup
@@ -18,6 +18,12 @@ check: setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+## docs: the docs as a site in site/; a broken link or anchor fails
+docs: setup-dev
+	$(BIN)/python docs/make_config.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo site/index.html
 
 ## format: let ruff rewrite the files
 format: setup-dev
@@ -44,4 +50,4 @@ setup-dev: .venv/.dev
 	@touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build site *.egg-info .mypy_cache .ruff_cache .pytest_cache

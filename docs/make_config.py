@@ -76,7 +76,12 @@ def anchor_of(model: type[BaseModel]) -> str:
 
 def section(model: type[BaseModel], seen: list[type[BaseModel]]) -> str:
     """A table of the model's keys; models met on the way are added to ``seen``."""
-    lines = [f"## {title_of(model)}", "", (model.__doc__ or "").split("\n\n")[0].replace("\n", " "), ""]
+    lines = [
+        f"## {title_of(model)}",
+        "",
+        (model.__doc__ or "").split("\n\n")[0].replace("\n", " "),
+        "",
+    ]
     lines += ["| key | default | meaning |", "| --- | --- | --- |"]
     for name, field in model.model_fields.items():
         if name == "type":

@@ -60,9 +60,12 @@ def api_page() -> str:
     """The public Python API: whatever ``prefloop.__all__`` has."""
     import prefloop
 
-    names = [name for name in getattr(prefloop, "__all__", ()) if not name.startswith("_")]
+    public = [name for name in prefloop.__all__ if not name.startswith("_")]
+    names = sorted(public, key=lambda name: (name[0].isupper(), name))  # calls before types
     rooms = "\n".join(f"- [{room}]({room}.md): {what}" for room, (what, _) in ROOMS.items())
-    shown = "\n\n".join(f"::: prefloop.{name}\n    options:\n      heading_level: 2" for name in names)
+    shown = "\n\n".join(
+        f"::: prefloop.{name}\n    options:\n      heading_level: 2" for name in names
+    )
     return (
         "# The Python API\n\n`import prefloop`: what the commands do, a call each, of the same "
         f"names.\n\n{shown}\n\n## The rooms\n\nWhat these calls are made of, room by room "
@@ -73,7 +76,9 @@ def api_page() -> str:
 def room_page(room: str) -> str:
     """The main modules of a room, from their docstrings."""
     what, modules = ROOMS[room]
-    parts = [f"::: prefloop.{room}.{name}\n    options:\n      heading_level: 2" for name in modules]
+    parts = [
+        f"::: prefloop.{room}.{name}\n    options:\n      heading_level: 2" for name in modules
+    ]
     return f"# prefloop.{room}\n\n{what}\n\n" + "\n\n".join(parts) + "\n"
 
 
