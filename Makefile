@@ -19,10 +19,11 @@ check: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Not --quiet: MkDocs would not see its own warnings, and --strict would pass.
 ## docs: the docs as a site in site/; a broken link or anchor fails
 docs: setup-dev
 	$(BIN)/python docs/make_config.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo site/index.html
 
 ## format: let ruff rewrite the files
