@@ -55,6 +55,7 @@ def ours(rows: int) -> float:
     from prefloop.data.protocol import Completion, Request
     from prefloop.labelers.base import Pair, Vote
     from prefloop.pipeline.config import validate_config
+    from prefloop.pipeline.run.context import RunContext
     from prefloop.pipeline.run.run_dir import RunDir
     from prefloop.pipeline.stages.label import label_round
     from prefloop.pipeline.stages.prompts import draw_prompts, read_prompts
@@ -113,12 +114,13 @@ def ours(rows: int) -> float:
             "benchmark",
         )
         run = RunDir(Path(folder) / "run")
-        read_prompts(config, run)
-        blocks = draw_prompts(config, run, run.round(0))
+        context = RunContext.of(config, run).round(0)
+        read_prompts(context, config.prompts, block_size=config.block_size)
+        blocks = draw_prompts(context, per_round=None, per_leg=None, block_size=config.block_size)
 
         async def both() -> None:
-            await sample_round(config, run, run.round(0), NoModels(), blocks)  # type: ignore[arg-type]
-            await label_round(config, run, run.round(0), open_labelers)  # type: ignore[arg-type]
+            await sample_round(context, config.sample, NoModels(), blocks)  # type: ignore[arg-type]
+            await label_round(context, config.label, open_labelers)  # type: ignore[arg-type]
 
         asyncio.run(both())
         assert run.round(0).votes.rows() == rows

@@ -61,6 +61,7 @@ def config_of(folder: Path, options: argparse.Namespace) -> Any:
 
 def ours(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Tokens/s of the sample stage."""
+    from prefloop.pipeline.run.context import RunContext
     from prefloop.pipeline.run.models import Models
     from prefloop.pipeline.run.run_dir import RunDir
     from prefloop.pipeline.stages.prompts import draw_prompts, read_prompts
@@ -74,16 +75,17 @@ def ours(folder: Path, options: argparse.Namespace) -> dict[str, float]:
 
     config = config_of(folder, options)
     run = RunDir(Path(config.run_dir))
-    read_prompts(config, run)
-    blocks = draw_prompts(config, run, run.round(0))
+    context = RunContext.of(config, run).round(0)
+    read_prompts(context, config.prompts, block_size=config.block_size)
+    blocks = draw_prompts(context, per_round=None, per_leg=None, block_size=config.block_size)
 
     async def measure() -> float:
         models = Models(config)
         source = await open_source(config.sample.members()[0], models)
-        warm = Draw([source], config.sample.n, sampling_of(config), None, ("warm",))
+        warm = Draw([source], config.sample.n, sampling_of(config.sample), None, ("warm",))
         await sample_block(run.prompts.read(0).slice(0, 16), warm, 0, "warm")
         began = time.perf_counter()
-        await sample_round(config, run, run.round(0), models, blocks)
+        await sample_round(context, config.sample, models, blocks)
         seconds = time.perf_counter() - began
         await models.release()
         return seconds
@@ -102,12 +104,13 @@ def raw(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     from prefloop.data.chat import render_tokens
     from prefloop.data.hashing import derive_seed
     from prefloop.pipeline.engines.vllm_engine import _engine_args
+    from prefloop.pipeline.run.context import RunContext
     from prefloop.pipeline.run.run_dir import RunDir
     from prefloop.pipeline.stages.prompts import read_prompts
 
     config = config_of(folder, options)
     run = RunDir(Path(config.run_dir))
-    read_prompts(config, run)
+    read_prompts(RunContext.of(config, run), config.prompts, block_size=config.block_size)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     llm = LLM(model=options.model, **_engine_args(config.engines["default"], options.model))
     prompts, parameters = [], []

@@ -25,6 +25,7 @@ from prefloop.data.hashing import content_id
 from prefloop.data.schemas import CANDIDATE, MESSAGES, PROMPT, VOTE
 from prefloop.labelers.decisions.pairs import propose_pairs
 from prefloop.pipeline.config import RunConfig, validate_config
+from prefloop.pipeline.run.context import RunContext
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.stages.filter import filter_round
 from prefloop.pipeline.stages.write import write_round
@@ -122,8 +123,9 @@ def measure(folder: Path) -> dict[str, float]:
     """Filter and write what ``make_up`` left in ``folder``; seconds and peak MiB of the process."""
     config, run = settings(), RunDir(folder)
     began = time.perf_counter()
-    filter_round(config, run, run.round(0))
-    write_round(config, run, run.round(0))
+    context = RunContext.of(config, run).round(0)
+    filter_round(context, config.label, config.filter)
+    write_round(context, test_share=config.write.test_share, unpaired=config.writes_unpaired)
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     kept = sum(json.loads(run.round(0).written.read_text()).values())

@@ -1,31 +1,35 @@
 """The whole loop: sample, label, filter, write, train, evaluate, and again with the new policy.
 
 Every stage looks at what exists and does the rest, so running a finished run again does nothing
-and a killed run goes on where it stopped.
+and a killed run goes on where it stopped. The config is taken apart here: a stage is handed its own
+section and a small context.
 """
 
 from __future__ import annotations
 
 import logging
+from functools import partial
 
-from prefloop.data.conversation import with_system_prompt
-from prefloop.labelers.base import Labeler
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.report.card import write_card
 from prefloop.pipeline.report.run_page import write_report
+from prefloop.pipeline.run.context import RoundContext, RunContext
 from prefloop.pipeline.run.manifest import open_run
-from prefloop.pipeline.run.models import PROBES, Models
-from prefloop.pipeline.run.promotion import lineage, plateau
+from prefloop.pipeline.run.models import Models
+from prefloop.pipeline.run.promotion import Lineage, lineage, plateau
 from prefloop.pipeline.run.round_guards import check_round
-from prefloop.pipeline.run.run_dir import RoundDir, RunDir, RunError
+from prefloop.pipeline.run.round_jury import load_round_jury
+from prefloop.pipeline.run.run_dir import RunDir, RunError
 from prefloop.pipeline.stages.evaluate import answer_heldout, answer_opponent, evaluate_round
 from prefloop.pipeline.stages.filter import filter_round
 from prefloop.pipeline.stages.label import label_round
-from prefloop.pipeline.stages.on_policy import train_while_sampling
+from prefloop.pipeline.stages.matches import MatchJury, match_jury
+from prefloop.pipeline.stages.on_policy import LegSettings, train_while_sampling
 from prefloop.pipeline.stages.prompts import draw_prompts, read_prompts
 from prefloop.pipeline.stages.sample import sample_round
-from prefloop.pipeline.stages.train import reference_policy, train_round
+from prefloop.pipeline.stages.train import train_round
 from prefloop.pipeline.stages.write import rows_written, write_round
+from prefloop.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -33,16 +37,14 @@ logger = logging.getLogger(__name__)
 async def run_loop(config: RunConfig, run: RunDir) -> None:
     """Run (or resume) all rounds into ``run``. Raises subclasses of ``PrefloopError``."""
     with run.lock():
+        context = RunContext.of(config, run)
         models = Models(config, cache=run.cache)
         open_run(config, run, revisions=models.revisions())
-        read_prompts(config, run)
-        models.probes = [
-            with_system_prompt(row["messages"], config.sample.system_prompt)
-            for row in run.prompts.read(0).slice(0, PROBES).to_pylist()
-        ]
+        read_prompts(context, config.prompts, block_size=config.block_size)
+        models.take_probes(run.prompts, config.sample.system_prompt)
         try:
             for index in range(config.rounds):
-                await run_round(config, run, run.round(index), models)
+                await run_round(config, context.round(index), models)
                 ended = plateau(config.evaluate.patience, run)
                 if ended:
                     logger.warning("%s", ended)
@@ -52,48 +54,78 @@ async def run_loop(config: RunConfig, run: RunDir) -> None:
         write_report(run)
 
 
-async def run_round(config: RunConfig, run: RunDir, folder: RoundDir, models: Models) -> None:
+async def run_round(config: RunConfig, context: RoundContext, models: Models) -> None:
     """One round, from the last policy that won to the dataset's next part and the next policy."""
-
-    async def open_labelers() -> list[Labeler]:
-        return [await models.labeler(labeler) for labeler in config.label.labelers]
-
-    async def open_evaluators() -> list[Labeler]:
-        return [await models.labeler(labeler) for labeler in config.evaluators]
-
-    origin = lineage(config, run, folder.index, models.start)
+    guards = config.train.guards if config.train else None
+    origin = lineage(context.run, context.index, models.start, config.evaluate, guards)
     models.use_policy(str(origin.previous))
-    blocks = draw_prompts(config, run, folder)
+    blocks = draw_prompts(
+        context,
+        per_round=config.sample.prompts_per_round,
+        per_leg=config.prompts_per_leg,
+        block_size=config.block_size,
+    )
     if config.train:
-        await answer_opponent(config, run, models)
-        await answer_heldout(
-            config, run, models, origin.previous_index, round_index=max(folder.index - 1, 0)
-        )
+        await answer_opponent(context, config.sample, config.evaluate, models)
+        made_in = context.round(max(context.index - 1, 0))
+        policy = origin.previous_index
+        await answer_heldout(made_in, config.sample, config.evaluate, models, policy)
     if config.train and config.train.on_policy:
-        await train_while_sampling(config, run, folder, models, open_labelers, origin)
+        await _train_while_sampling(config, config.train, context, models, origin)
     else:
-        await sample_round(config, run, folder, models, blocks)
-        await label_round(config, run, folder, open_labelers)
-        filter_round(config, run, folder)
-    write_round(config, run, folder)
-    write_card(config, run)
+        await sample_round(
+            context, config.sample, models, blocks, with_references=config.uses_references
+        )
+        await label_round(context, config.label, partial(models.labelers, config.label.labelers))
+        filter_round(context, config.label, config.filter)
+    write_round(context, test_share=config.write.test_share, unpaired=config.writes_unpaired)
+    write_card(config, context.run)
     if not config.train:
         return
     if not config.train.on_policy:
-        if not rows_written(folder)["train"]:
-            raise RunError(
-                f"round {folder.index} kept no pair to train on: `prefloop status {run.root}` "
-                "says why each was dropped; loosen those filters"
-            )
-        if not folder.policy.exists():
-            await models.make_room()
-        train_round(config, run, folder, origin)
-    models.use_policy(str(folder.policy))
+        await _train(config.train, context, models, origin)
+    models.use_policy(str(context.folder.policy))
     if config.evaluate.enabled:
-        await answer_heldout(config, run, models, folder.index + 1, round_index=folder.index)
-        await evaluate_round(
-            config, run, folder, open_evaluators, start=models.start,
-            previous=origin.previous_index,
-            reference=reference_policy(config, run, folder, origin),
-        )  # fmt: skip
-        check_round(config, folder)
+        policy = context.index + 1
+        await answer_heldout(context, config.sample, config.evaluate, models, policy)
+        await _evaluate(config, config.train, context, models, origin)
+        check_round(context.folder, config.train.guards, promote=config.evaluate.promote)
+
+
+async def _train_while_sampling(
+    config: RunConfig, train: TrainConfig, context: RoundContext, models: Models, origin: Lineage
+) -> None:
+    assert config.prompts_per_leg is not None
+    legs = LegSettings(
+        prompts=config.prompts_per_leg,
+        sample=config.sample,
+        with_references=config.uses_references,
+        label=config.label,
+        filters=config.filter,
+    )
+    open_labelers = partial(models.labelers, config.label.labelers)
+    await train_while_sampling(context, train, legs, models, open_labelers, origin)
+
+
+async def _train(
+    train: TrainConfig, context: RoundContext, models: Models, origin: Lineage
+) -> None:
+    if not rows_written(context.folder)["train"]:
+        raise RunError(
+            f"round {context.index} kept no pair to train on: "
+            f"`prefloop status {context.run.root}` says why each was dropped; loosen those filters"
+        )
+    if not context.folder.policy.exists():
+        await models.make_room()
+    train_round(context, train, origin)
+
+
+async def _evaluate(
+    config: RunConfig, train: TrainConfig, context: RoundContext, models: Models, origin: Lineage
+) -> None:
+    def jury() -> MatchJury:
+        fitted = load_round_jury(config.label, context.folder)
+        return match_jury(config.label.jury, config.evaluate, config.evaluators, fitted)
+
+    open_labelers = partial(models.labelers, config.evaluators)
+    await evaluate_round(context, config.evaluate, train, origin, open_labelers, jury)

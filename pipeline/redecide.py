@@ -14,6 +14,7 @@ from prefloop.data.shards import ShardFolder
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.report.card import write_card
 from prefloop.pipeline.report.run_page import write_report
+from prefloop.pipeline.run.context import RoundContext, RunContext
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir
 from prefloop.pipeline.stages.filter import filter_round
 from prefloop.pipeline.stages.write import split_files, write_round
@@ -56,8 +57,9 @@ def redecide(config: RunConfig, run: RunDir) -> list[Redecided]:
     Nobody is asked anything and no policy is trained. Killed in the middle, it can be called
     again, and still compares with the first state.
     """
+    context = RunContext.of(config, run)
     found = [
-        _redecide_round(config, run, folder)
+        _redecide_round(config, context.round(folder.index))
         for folder in run.rounds()
         if folder.decisions.indices() or _before(folder).indices()
     ]
@@ -67,7 +69,8 @@ def redecide(config: RunConfig, run: RunDir) -> list[Redecided]:
     return found
 
 
-def _redecide_round(config: RunConfig, run: RunDir, folder: RoundDir) -> Redecided:
+def _redecide_round(config: RunConfig, context: RoundContext) -> Redecided:
+    run, folder = context.run, context.folder
     before = _before(folder)
     if before.folder.exists():
         shutil.rmtree(folder.decisions.folder, ignore_errors=True)
@@ -80,9 +83,9 @@ def _redecide_round(config: RunConfig, run: RunDir, folder: RoundDir) -> Redecid
     for split, unpaired in product(("train", "test"), (False, True)):
         for file in split_files(run, split, folder.index, unpaired=unpaired):
             file.unlink()
-    filter_round(config, run, folder)
+    filter_round(context, config.label, config.filter)
     if was_written or folder.decisions.indices() == folder.votes.indices():
-        write_round(config, run, folder)
+        write_round(context, test_share=config.write.test_share, unpaired=config.writes_unpaired)
     change = _compare(folder, before, folder.decisions.indices())
     shutil.rmtree(before.folder)
     return change

@@ -67,7 +67,8 @@ def evaluate(
     from rich.console import Console
 
     from prefloop.pipeline.config import load_config
-    from prefloop.pipeline.policies.compare import evaluate_policy, render_evaluation
+    from prefloop.pipeline.policies.compare import evaluate_policy
+    from prefloop.pipeline.policies.comparison_text import render_evaluation
 
     settings = load_config(config, override or [])
     found = asyncio.run(evaluate_policy(settings, policy=policy, against=against, out=out))

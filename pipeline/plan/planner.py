@@ -251,7 +251,11 @@ class _Planner:
         """Sampling, labelling, training and evaluation of round ``index``."""
         config = self._config
         prompts = self._prompts
-        wanted = round_size(config, len(prompts))
+        wanted = round_size(
+            len(prompts),
+            per_round=config.sample.prompts_per_round,
+            per_leg=config.prompts_per_leg,
+        )
         if wanted is not None:
             rows = round_rows(len(prompts), wanted, index, config.seed)
             prompts = prompts.take(pa.array(rows))

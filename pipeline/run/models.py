@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
+from prefloop.data.conversation import with_system_prompt
 from prefloop.data.embedded import resolve_embedded
 from prefloop.data.hashing import folder_revision
 from prefloop.data.protocol import Engine, EngineFailed, Message
+from prefloop.data.shards import ShardFolder
 from prefloop.labelers.base import Labeler
 from prefloop.labelers.config import JudgeLabeler, LabelerConfig, RewardModelLabeler
 from prefloop.labelers.factory import build_labeler
@@ -25,8 +27,6 @@ from prefloop.training.session.setup import has_gpu
 logger = logging.getLogger(__name__)
 
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
-
-
 PROBES = 4
 """Conversations whose log-probabilities are compared after new weights were loaded."""
 
@@ -98,6 +98,14 @@ class Models:
         """The checkpoint that ``policy`` means now."""
         return self._policy
 
+    def take_probes(self, prompts: ShardFolder, system_prompt: str | None) -> None:
+        """Take the first of ``prompts`` as probes; none where there are none."""
+        self.probes = [
+            with_system_prompt(row["messages"], system_prompt)
+            for index in prompts.indices()[:1]
+            for row in prompts.read(index).slice(0, PROBES).to_pylist()
+        ]
+
     def use_policy(self, path: str) -> None:
         """Let ``policy`` mean the checkpoint (or LoRA adapter) at ``path`` from now on."""
         self._policy = path
@@ -142,6 +150,10 @@ class Models:
         if isinstance(labeler, JudgeLabeler):
             engine = await self.engine(labeler.engine, labeler.model)
         return build_labeler(labeler, engine=engine, seed=self._config.seed)
+
+    async def labelers(self, labelers: Iterable[LabelerConfig]) -> list[Labeler]:
+        """Those that ``labelers`` describe, in their order. Raises as ``labeler`` does."""
+        return [await self.labeler(labeler) for labeler in labelers]
 
     def member_revision(self, member: PoolMember) -> str:
         """Revision of the policy that ``member`` of the pool samples from."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.run.round_guards import guard_alarms
 from prefloop.pipeline.run.run_dir import EVALUATION, JURY, RoundDir, RunDir
+from prefloop.training.config import EvaluateConfig, Guards
 
 
 @dataclass(frozen=True)
@@ -50,19 +50,21 @@ class Lineage:
     """All that rounds were begun with so far, without repeats; the last one is ``previous``."""
 
 
-def lineage(config: RunConfig, run: RunDir, round_index: int, start: str) -> Lineage:
+def lineage(
+    run: RunDir, round_index: int, start: str, evaluate: EvaluateConfig, guards: Guards | None
+) -> Lineage:
     """What round ``round_index`` begins with, by how the rounds before it did.
 
     With ``evaluate.promote: winner`` a policy that did not win against the one it came from, or
     that set off a guard of the round, is not promoted. Without an evaluation every policy is.
     """
     indices = [0]
-    always = config.evaluate.promote == "always" or not config.evaluate.enabled
+    always = evaluate.promote == "always" or not evaluate.enabled
     for index in range(round_index):
         folder = run.round(index)
         verdict = _verdict(folder)
         good = (verdict is None or verdict.won) and not any(
-            trip.stops for trip in guard_alarms(config, folder)
+            alarm.stops for alarm in guard_alarms(folder, guards)
         )
         if always or good:
             indices.append(index + 1)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.run.run_dir import EVALUATION, TRAINING_CURVES, RoundDir, RunError
+from prefloop.training.config import Guards
 from prefloop.training.session.guards import PERFECT
 
 logger = logging.getLogger(__name__)
@@ -44,17 +44,15 @@ class GuardAlarm:
         )
 
 
-def guard_alarms(config: RunConfig, folder: RoundDir) -> list[GuardAlarm]:
-    """The guards that the policy of a round sets off; none before it was evaluated.
+def guard_alarms(folder: RoundDir, guards: Guards | None) -> list[GuardAlarm]:
+    """The guards that the policy of a round sets off; none before it was evaluated, and none
+    without training (no ``guards``).
 
     ``length`` is the ratio of mean lengths of its held-out answers and the starting policy's, the
     larger over the smaller. ``overfit`` only warns: training tells all pairs apart, and of held-out
     pairs no more than chance (the interval of the reward's accuracy reaches down to a half).
     """
-    if config.train is None or not folder.metrics.exists(EVALUATION):
-        return []
-    guards = config.train.guards
-    if not guards.enabled:
+    if guards is None or not guards.enabled or not folder.metrics.exists(EVALUATION):
         return []
     rows = folder.metrics.read(EVALUATION).to_pylist()
 
@@ -70,20 +68,20 @@ def guard_alarms(config: RunConfig, folder: RoundDir) -> list[GuardAlarm]:
         ("truncated", figure("truncated_share"), guards.max_truncated, 0.0),
         ("repetitive", figure("repetitive_share"), guards.max_repetitive, 0.0),
     ]
-    trips = []
+    alarms = []
     for name, value, limit, healthy in watched:
         if value is None or limit is None:
             continue
         if value > healthy + guards.warn_share * (limit - healthy):
-            trips.append(GuardAlarm(name, value, limit, stops=value > limit))
+            alarms.append(GuardAlarm(name, value, limit, stops=value > limit))
     heldout_accuracy_low = _low(rows, "reward_accuracy")
     if (
         heldout_accuracy_low is not None
         and heldout_accuracy_low <= 0.5
         and _perfect(folder, guards.window)
     ):
-        trips.append(GuardAlarm("overfit", heldout_accuracy_low, 0.5, stops=False))
-    return trips
+        alarms.append(GuardAlarm("overfit", heldout_accuracy_low, 0.5, stops=False))
+    return alarms
 
 
 def _low(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
@@ -101,18 +99,17 @@ def _perfect(folder: RoundDir, window: int) -> bool:
     return len(seen) >= window and min(seen[-window:]) >= PERFECT
 
 
-def check_round(config: RunConfig, folder: RoundDir) -> None:
+def check_round(folder: RoundDir, guards: Guards, *, promote: Literal["winner", "always"]) -> None:
     """Say which guards the round's policy sets off.
 
     Raises ``RunError`` where one is beyond its limit and the run is not to go on after that.
     """
-    for trip in guard_alarms(config, folder):
-        assert config.train is not None
-        if trip.stops and config.train.guards.then == "stop":
+    for alarm in guard_alarms(folder, guards):
+        if alarm.stops and guards.then == "stop":
             raise RunError(
-                f"round {folder.index}: {trip}. To go on with it all the same: "
+                f"round {folder.index}: {alarm}. To go on with it all the same: "
                 "--set train.guards.then=go_on"
             )
-        gone_on = trip.stops and config.evaluate.promote == "winner"
-        then = "; the next round begins with the policy before it" if gone_on else ""
-        logger.warning("round %d: %s%s", folder.index, trip, then)
+        not_promoted = alarm.stops and promote == "winner"
+        then = "; the next round begins with the policy before it" if not_promoted else ""
+        logger.warning("round %d: %s%s", folder.index, alarm, then)

@@ -17,7 +17,6 @@ from prefloop.labelers.jury.fit import count_patterns, fit_jury
 from prefloop.labelers.jury.rules import FITTED_RULES, FittedJury
 from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS
 from prefloop.labelers.people import is_human, without_people
-from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.run.run_dir import RoundDir
 
 logger = logging.getLogger(__name__)
@@ -31,13 +30,13 @@ class RoundJury:
     calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
 
 
-def load_round_jury(config: RunConfig, folder: RoundDir) -> RoundJury:
+def load_round_jury(label: LabelConfig, folder: RoundDir) -> RoundJury:
     """The jury of a round whose votes are all there, by what was fitted to them (``jury.json``).
 
     A resumed run, and the evaluation of the round's policy, decide by the same figures. Raises
     ``LabelerError`` for a calibration file that cannot be used.
     """
-    return jury_on(config.label, folder.votes, folder.jury)
+    return jury_on(label, folder.votes, folder.jury)
 
 
 def jury_on(label: LabelConfig, votes: ShardFolder, kept: Path) -> RoundJury:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from prefloop.data.schemas import DECISION
 from prefloop.data.shards import ShardFolder
-from prefloop.labelers.config import LengthBalance
+from prefloop.labelers.config import FilterConfig, LabelConfig, LengthBalance
 from prefloop.labelers.decisions.decide import decide
 from prefloop.labelers.decisions.filters import (
     BalanceRows,
@@ -18,60 +18,64 @@ from prefloop.labelers.decisions.filters import (
 )
 from prefloop.labelers.decisions.pairs import propose_pairs
 from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS
-from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.round_jury import RoundJury, load_round_jury
-from prefloop.pipeline.run.run_dir import RoundDir, RunDir, Stopwatch
+from prefloop.pipeline.run.run_dir import Stopwatch
 
 _CANDIDATE_COLUMNS = ["candidate_id", "prompt_id", "text", "tokens", "finish_reason"]
 
 
-def filter_round(config: RunConfig, run: RunDir, folder: RoundDir) -> None:
+def filter_round(context: RoundContext, label: LabelConfig, filters: FilterConfig) -> None:
     """Write the decision shards of a round.
 
     Everything but the length balance looks at one block at a time. The balance needs the whole
     round, so a first pass writes decisions without it and remembers 17 bytes a kept pair, and a
     second pass applies the cut-off found in them.
     """
+    folder = context.folder
     blocks = folder.votes.indices()
     missing = [index for index in blocks if not folder.decisions.exists(index)]
     if not missing:
         return
     watch = Stopwatch()
-    balance = next((f for f in config.filter.filters if isinstance(f, LengthBalance)), None)
+    balance = next((f for f in filters.filters if isinstance(f, LengthBalance)), None)
     first_pass = folder.decisions
     if balance:
         first_pass = ShardFolder(folder.root / "decision-unbalanced", DECISION)
         missing = [index for index in blocks if not first_pass.exists(index)]
-    jury = load_round_jury(config, folder)
+    jury = load_round_jury(label, folder)
     with StepProgress(
         f"round {folder.index} filter", len(blocks), done=len(blocks) - len(missing), unit="blocks"
     ) as progress:
         for index in missing:
-            first_pass.write(index, decide_block(config, folder, index, jury))
+            first_pass.write(index, decide_block(context, index, label, filters, jury))
             progress.advance(1)
     if balance:
         _balance(balance, first_pass, folder.decisions)
         shutil.rmtree(first_pass.folder)
-    run.note("filter", folder.index, watch.lap())
+    context.note("filter", watch.lap())
 
 
-def decide_block(config: RunConfig, folder: RoundDir, index: int, jury: RoundJury) -> pa.Table:
+def decide_block(
+    context: RoundContext, index: int, label: LabelConfig, filters: FilterConfig, jury: RoundJury
+) -> pa.Table:
     """Decisions (schema DECISION) on every pair of block ``index``, but for the balance."""
+    folder = context.folder
     candidates = folder.candidates.read(index, _CANDIDATE_COLUMNS)
-    pairs = propose_pairs(candidates, per_prompt=config.label.pairs_per_prompt, seed=config.seed)
+    pairs = propose_pairs(candidates, per_prompt=label.pairs_per_prompt, seed=context.seed)
     decisions = decide(
         folder.votes.read(index, VOTE_COLUMNS),
         pairs,
         candidates,
-        jury=config.label.jury,
-        weights=config.label.weights,
+        jury=label.jury,
+        weights=label.weights,
         fitted=jury.fitted,
         calibrators=jury.calibrators,
-        people=config.label.people,
-        round_index=folder.index,
+        people=label.people,
+        round_index=context.index,
     )
-    return apply_filters(decisions, candidates, config.filter, seed=config.seed)
+    return apply_filters(decisions, candidates, filters, seed=context.seed)
 
 
 def _balance(rule: LengthBalance, unbalanced: ShardFolder, decisions: ShardFolder) -> None:

@@ -12,22 +12,24 @@ import pyarrow.compute as pc
 
 from prefloop.data.conversation import with_system_prompt
 from prefloop.labelers.base import Answer, Labeler, Pair, Vote, votes_table
+from prefloop.labelers.config import LabelConfig
 from prefloop.labelers.decisions.pairs import propose_pairs
-from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.progress import StepProgress
-from prefloop.pipeline.run.run_dir import RoundDir, RunDir, Stopwatch
+from prefloop.pipeline.run.run_dir import Stopwatch
 from prefloop.pipeline.run.stream import run_blocks
 
 OpenLabelers = Callable[[], Awaitable[list[Labeler]]]
 
 
 async def label_round(
-    config: RunConfig, run: RunDir, folder: RoundDir, open_labelers: OpenLabelers
+    context: RoundContext, settings: LabelConfig, open_labelers: OpenLabelers
 ) -> None:
     """Write the vote shards of a round that do not exist yet.
 
     ``open_labelers`` is only called if there are any: it may load models.
     """
+    folder = context.folder
     missing = [index for index in folder.candidates.indices() if not folder.votes.exists(index)]
     if not missing:
         return
@@ -39,24 +41,25 @@ async def label_round(
     with StepProgress(title, total, done=total - todo) as progress:
 
         async def work(index: int) -> None:
-            votes = await label_block(config, folder, index, labelers)
-            run.note("label", folder.index, watch.lap(), block=index)
+            votes = await label_block(context, settings, index, labelers)
+            context.note("label", watch.lap(), block=index)
             progress.advance(
                 folder.prompts.rows([index]),
                 tokens=pc.sum(votes["prompt_tokens"]).as_py() or 0,
                 cost=pc.sum(votes["cost"]).as_py() or 0.0,
             )
 
-        await run_blocks(missing, work, in_flight=config.blocks_in_flight)
+        await run_blocks(missing, work, in_flight=context.blocks_in_flight)
 
 
 async def label_block(
-    config: RunConfig, folder: RoundDir, index: int, labelers: Sequence[Labeler]
+    context: RoundContext, settings: LabelConfig, index: int, labelers: Sequence[Labeler]
 ) -> pa.Table:
     """Write and return the votes (schema VOTE) on block ``index``."""
+    folder = context.folder
     prompts, candidates = folder.prompts.read(index), folder.candidates.read(index)
-    pairs = propose_pairs(candidates, per_prompt=config.label.pairs_per_prompt, seed=config.seed)
-    built = build_pairs(pairs, prompts, candidates, folder.index, config.sample.system_prompt)
+    pairs = propose_pairs(candidates, per_prompt=settings.pairs_per_prompt, seed=context.seed)
+    built = build_pairs(pairs, prompts, candidates, context.index, context.system_prompt)
     votes = await vote(built, labelers, f"{folder.index}/label/{index}")
     await asyncio.to_thread(folder.votes.write, index, votes)
     return votes

@@ -12,6 +12,7 @@ import math
 import threading
 from collections import defaultdict
 from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ import pyarrow.compute as pc
 from prefloop.data.conversation import with_system_prompt
 from prefloop.data.hashing import derive_seed
 from prefloop.labelers.base import Labeler
+from prefloop.labelers.config import FilterConfig, LabelConfig
 from prefloop.labelers.decisions.candidate_scores import candidate_scores
-from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.config import SampleConfig
+from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.promotion import Lineage
 from prefloop.pipeline.run.round_jury import load_round_jury
-from prefloop.pipeline.run.run_dir import TRAINING_CURVES, RoundDir, RunDir, Stopwatch
+from prefloop.pipeline.run.run_dir import TRAINING_CURVES, Stopwatch
 from prefloop.pipeline.stages.filter import decide_block
 from prefloop.pipeline.stages.label import OpenLabelers, label_block
 from prefloop.pipeline.stages.sample import draw_block, open_draw
@@ -37,10 +40,24 @@ from prefloop.training.session.fit import OnStep, TrainResult
 from prefloop.training.session.on_policy import Group, Prompts, WeightsNow
 
 
+@dataclass(frozen=True)
+class LegSettings:
+    """How a leg gets from its prompts to votes and pairs: what the stages before training are set
+    to in any other round."""
+
+    prompts: int
+    """In each leg."""
+    sample: SampleConfig
+    with_references: bool
+    """Reference answers are candidates too."""
+    label: LabelConfig
+    filters: FilterConfig
+
+
 async def train_while_sampling(
-    config: RunConfig,
-    run: RunDir,
-    folder: RoundDir,
+    context: RoundContext,
+    training: TrainConfig,
+    settings: LegSettings,
     models: Models,
     open_labelers: OpenLabelers,
     origin: Lineage,
@@ -49,26 +66,26 @@ async def train_while_sampling(
 
     Raises what the stages raise that it calls.
     """
-    if folder.metrics.exists(TRAINING_CURVES):  # no labeler needs to be opened
-        raise_if_guard_stopped(config, run, folder)
+    if context.folder.metrics.exists(TRAINING_CURVES):  # no labeler needs to be opened
+        raise_if_guard_stopped(context, training.guards)
         return
-    legs = _Legs(config, run, folder, models, await open_labelers())
+    legs = _Legs(context, training, settings, models, await open_labelers())
 
-    def train(settings: TrainConfig, on_step: OnStep) -> TrainResult:
+    def train(on_step: OnStep) -> TrainResult:
         def step(record: dict[str, float]) -> None:
             legs.check()
             on_step(record)
 
         common: dict[str, Any] = {
             "policy": origin.previous,
-            "reference": reference_policy(config, run, folder, origin),
-            "prompts": _prompts(config, folder),
-            "out": folder.policy,
-            "config": settings,
-            "seed": derive_seed(config.seed, "train", folder.index),
+            "reference": reference_policy(context, training, origin),
+            "prompts": _prompts(context, settings.prompts),
+            "out": context.folder.policy,
+            "config": training,
+            "seed": derive_seed(context.seed, "train", context.index),
             "on_step": step,
         }
-        if settings.online:
+        if training.online:
             from prefloop.training.methods.online import train_online
 
             return train_online(triples=legs.triples, **common)
@@ -76,25 +93,23 @@ async def train_while_sampling(
 
         return train_reinforcement(
             groups=legs.groups,
-            group_size=config.sample.n,
-            temperature=config.sample.temperature,
-            max_tokens=config.sample.max_tokens,
+            group_size=settings.sample.n,
+            temperature=settings.sample.temperature,
+            max_tokens=settings.sample.max_tokens,
             **common,
         )
 
     # The training has a thread of its own; engines and labelers stay in this event loop.
     try:
-        await asyncio.to_thread(run_training, config, run, folder, train)
+        await asyncio.to_thread(run_training, context, training.guards, train)
     finally:
         legs.stop()
 
 
-def _prompts(config: RunConfig, folder: RoundDir) -> Prompts:
-    rows = folder.prompts.table(["messages"]).to_pylist()
-    assert config.prompts_per_leg is not None
+def _prompts(context: RoundContext, per_leg: int) -> Prompts:
+    rows = context.folder.prompts.table(["messages"]).to_pylist()
     return Prompts(
-        [with_system_prompt(row["messages"], config.sample.system_prompt) for row in rows],
-        config.prompts_per_leg,
+        [with_system_prompt(row["messages"], context.system_prompt) for row in rows], per_leg
     )
 
 
@@ -103,15 +118,16 @@ class _Legs:
 
     def __init__(
         self,
-        config: RunConfig,
-        run: RunDir,
-        folder: RoundDir,
+        context: RoundContext,
+        training: TrainConfig,
+        settings: LegSettings,
         models: Models,
         labelers: Sequence[Labeler],
     ) -> None:
-        self._config, self._run, self._folder = config, run, folder
+        self._context, self._folder = context, context.folder
+        self._reward, self._settings = training.reward, settings
         self._models, self._labelers = models, labelers
-        self._jury = load_round_jury(config, folder)
+        self._jury = load_round_jury(settings.label, context.folder)
         self._loop = asyncio.get_running_loop()
         self._stopped = threading.Event()
 
@@ -159,20 +175,27 @@ class _Legs:
         if not folder.votes.exists(leg):
             self._wait(self._label(leg))
         if not folder.decisions.exists(leg):
-            folder.decisions.write(leg, decide_block(self._config, folder, leg, self._jury))
+            label, filters = self._settings.label, self._settings.filters
+            decisions = decide_block(self._context, leg, label, filters, self._jury)
+            folder.decisions.write(leg, decisions)
         if not folder.triples.exists(leg):
-            folder.triples.write(leg, triples_of_block(self._config, folder, leg))
+            folder.triples.write(leg, triples_of_block(self._context, leg))
 
     async def _sample(self, leg: int) -> None:
         watch = Stopwatch()
-        draw = await open_draw(self._config, self._folder, self._models)
+        draw = await open_draw(
+            self._context,
+            self._settings.sample,
+            self._models,
+            with_references=self._settings.with_references,
+        )
         await draw_block(self._folder, leg, draw)
-        self._run.note("sample", self._folder.index, watch.lap(), block=leg)
+        self._context.note("sample", watch.lap(), block=leg)
 
     async def _label(self, leg: int) -> None:
         watch = Stopwatch()
-        await label_block(self._config, self._folder, leg, self._labelers)
-        self._run.note("label", self._folder.index, watch.lap(), block=leg)
+        await label_block(self._context, self._settings.label, leg, self._labelers)
+        self._context.note("label", watch.lap(), block=leg)
 
     def _wait(self, work: Coroutine[Any, Any, None]) -> None:
         self.check()
@@ -180,8 +203,7 @@ class _Legs:
 
     def _rewards(self, leg: int) -> dict[str, float]:
         """The reward of each candidate that has one."""
-        assert self._config.train is not None
-        if self._config.train.reward == "wins":
+        if self._reward == "wins":
             columns = ["chosen_id", "rejected_id", "p_chosen", "reason"]
             scores = candidate_scores(self._folder.decisions.read(leg, columns))
             return dict(

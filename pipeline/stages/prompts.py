@@ -5,22 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from prefloop.data.config import PromptsConfig
 from prefloop.data.hashing import derive_seed
 from prefloop.data.prompts.load import load_prompts
 from prefloop.data.shards import ShardFolder, atomic_write_json
-from prefloop.pipeline.config import RunConfig
-from prefloop.pipeline.run.run_dir import RoundDir, RunDir, RunError, Stopwatch
+from prefloop.pipeline.run.context import RoundContext, RunContext
+from prefloop.pipeline.run.run_dir import RunError, Stopwatch
 
 
-def read_prompts(config: RunConfig, run: RunDir) -> None:
+def read_prompts(context: RunContext, prompts: PromptsConfig, *, block_size: int) -> None:
     """Read, quarantine and deduplicate the prompts into the run directory; once for a run.
 
     Raises ``InputError`` for unusable input and :class:`RunError` if no prompt is left.
     """
+    run = context.run
     if run.prompt_counts.exists():
         return
     watch = Stopwatch()
-    tables = load_prompts(config.prompts, seed=config.seed)
+    tables = load_prompts(prompts, seed=context.seed)
     write_blocks(run.quarantine, tables.quarantine, max(len(tables.quarantine), 1))
     write_blocks(run.dropped, tables.dropped, max(len(tables.dropped), 1))
     if not len(tables.train):
@@ -29,8 +31,8 @@ def read_prompts(config: RunConfig, run: RunDir) -> None:
             f"(reasons in {run.quarantine.folder}), {len(tables.dropped)} dropped, "
             f"{len(tables.heldout)} held out"
         )
-    write_blocks(run.heldout, tables.heldout, config.block_size)
-    write_blocks(run.prompts, tables.train, config.block_size)
+    write_blocks(run.heldout, tables.heldout, block_size)
+    write_blocks(run.prompts, tables.train, block_size)
     atomic_write_json(
         run.prompt_counts,
         {
@@ -44,14 +46,17 @@ def read_prompts(config: RunConfig, run: RunDir) -> None:
     run.note("prompts", 0, watch.lap(), prompts=tables.read)
 
 
-def draw_prompts(config: RunConfig, run: RunDir, folder: RoundDir) -> int:
+def draw_prompts(
+    context: RoundContext, *, per_round: int | None, per_leg: int | None, block_size: int
+) -> int:
     """Write the prompts of a round in blocks of ``block_size``; returns the number of blocks.
 
-    Where answers are sampled while training, a block is what one leg of it samples, and prompts
-    that fill none are left out. Raises ``RunError`` where there are not enough for one.
+    Where answers are sampled while training, a block is what one leg of it samples (``per_leg``),
+    and prompts that fill none are left out. Raises ``RunError`` where there are not enough for one.
     """
-    total, size = run.prompts.rows(), config.prompts_per_leg or config.block_size
-    count = round_size(config, total)
+    run, folder = context.run, context.folder
+    total, size = run.prompts.rows(), per_leg or block_size
+    count = round_size(total, per_round=per_round, per_leg=per_leg)
     if count is None:
         blocks = run.prompts.indices()
         for index in blocks:
@@ -64,20 +69,19 @@ def draw_prompts(config: RunConfig, run: RunDir, folder: RoundDir) -> int:
             "in sample.prompts_per_round): lower train.batch_size, gradient_accumulation or "
             "online_steps"
         )
-    rows = round_rows(total, count, folder.index, config.seed)
+    rows = round_rows(total, count, context.index, context.seed)
     starts = range(0, len(rows), size)
     if not all(folder.prompts.exists(index) for index in range(len(starts))):
         write_blocks(folder.prompts, run.prompts.table().take(pa.array(rows)), size)
     return len(starts)
 
 
-def round_size(config: RunConfig, total: int) -> int | None:
+def round_size(total: int, *, per_round: int | None, per_leg: int | None) -> int | None:
     """How many of ``total`` prompts a round draws; null: all of them, in their order."""
-    wanted, leg = config.sample.prompts_per_round, config.prompts_per_leg
-    if wanted is None and leg is None:
+    if per_round is None and per_leg is None:
         return None
-    count = min(wanted or total, total)
-    return count - count % leg if leg else count
+    count = min(per_round or total, total)
+    return count - count % per_leg if per_leg else count
 
 
 def round_rows(total: int, count: int, round_index: int, seed: int) -> np.ndarray:

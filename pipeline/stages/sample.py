@@ -16,10 +16,11 @@ from prefloop.data.conversation import with_system_prompt
 from prefloop.data.hashing import content_id, derive_seed
 from prefloop.data.protocol import Completion, Engine, Request, RequestRejected, Sampling
 from prefloop.data.schemas import CANDIDATE, QUARANTINE
-from prefloop.pipeline.config import PoolMember, RunConfig
+from prefloop.pipeline.config import PoolMember, SampleConfig
+from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.progress import StepProgress
-from prefloop.pipeline.run.run_dir import RoundDir, RunDir, Stopwatch
+from prefloop.pipeline.run.run_dir import RoundDir, Stopwatch
 from prefloop.pipeline.run.stream import run_blocks
 
 
@@ -48,13 +49,19 @@ class Draw:
 
 
 async def sample_round(
-    config: RunConfig, run: RunDir, folder: RoundDir, models: Models, blocks: int
+    context: RoundContext,
+    settings: SampleConfig,
+    models: Models,
+    blocks: int,
+    *,
+    with_references: bool = False,
 ) -> None:
-    """Write the candidate shards of a round that do not exist yet."""
+    """Write the candidate shards of a round that do not exist yet, of its first ``blocks``."""
+    folder = context.folder
     missing = [index for index in range(blocks) if not folder.candidates.exists(index)]
     if not missing:
         return
-    draw = await open_draw(config, folder, models)
+    draw = await open_draw(context, settings, models, with_references=with_references)
     watch = Stopwatch()
     total = folder.prompts.rows()
     todo = folder.prompts.rows(missing)
@@ -63,25 +70,30 @@ async def sample_round(
 
         async def work(index: int) -> None:
             candidates = await draw_block(folder, index, draw)
-            run.note("sample", folder.index, watch.lap(), block=index)
+            context.note("sample", watch.lap(), block=index)
             progress.advance(
                 folder.prompts.rows([index]),
                 tokens=int(np.dot(candidates["tokens"], candidates["copies"])),
                 cost=float(np.sum(candidates["cost"].to_numpy())),
             )
 
-        await run_blocks(missing, work, in_flight=config.blocks_in_flight)
+        await run_blocks(missing, work, in_flight=context.blocks_in_flight)
 
 
-async def open_draw(config: RunConfig, folder: RoundDir, models: Models) -> Draw:
-    """How the candidates of a round are drawn, from the policies as they are now."""
+async def open_draw(
+    context: RoundContext, settings: SampleConfig, models: Models, *, with_references: bool
+) -> Draw:
+    """How the candidates of a round are drawn, from the policies as they are now.
+
+    ``with_references``: reference answers become candidates too.
+    """
     return Draw(
-        sources=[await open_source(member, models) for member in config.sample.members()],
-        n=config.sample.n,
-        sampling=sampling_of(config),
-        system_prompt=config.sample.system_prompt,
-        seed_parts=(config.seed, "sample", folder.index),
-        count_reference_tokens=models.token_counter() if config.uses_references else None,
+        sources=[await open_source(member, models) for member in settings.members()],
+        n=settings.n,
+        sampling=sampling_of(settings),
+        system_prompt=context.system_prompt,
+        seed_parts=(context.seed, "sample", context.index),
+        count_reference_tokens=models.token_counter() if with_references else None,
     )
 
 
@@ -103,10 +115,11 @@ async def open_source(member: PoolMember, models: Models) -> Source:
     return Source(member.name, models.member_revision(member), member.weight, engine)
 
 
-def sampling_of(config: RunConfig) -> Sampling:
-    """The sampling parameters of the config."""
-    sample = config.sample
-    return Sampling(sample.temperature, sample.top_p, sample.top_k, sample.max_tokens, sample.stop)
+def sampling_of(settings: SampleConfig) -> Sampling:
+    """The part of ``settings`` that an engine is asked with."""
+    return Sampling(
+        settings.temperature, settings.top_p, settings.top_k, settings.max_tokens, settings.stop
+    )
 
 
 async def sample_block(

@@ -8,32 +8,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefloop.data.hashing import derive_seed
-from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.metrics import metrics_table
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.promotion import Lineage
-from prefloop.pipeline.run.run_dir import TRAINING_CURVES, RoundDir, RunDir, RunError, Stopwatch
+from prefloop.pipeline.run.run_dir import TRAINING_CURVES, RunDir, RunError, Stopwatch
 from prefloop.pipeline.stages.write import split_files
-from prefloop.training.config import TrainConfig
+from prefloop.training.config import Guards, TrainConfig
 from prefloop.training.methods.offline import Job, train_offline
 
 if TYPE_CHECKING:
     from prefloop.training.session.fit import OnStep, TrainResult
 
 
-def train_round(config: RunConfig, run: RunDir, folder: RoundDir, origin: Lineage) -> None:
+def train_round(context: RoundContext, settings: TrainConfig, origin: Lineage) -> None:
     """Train policy k + 1 from the policy that the round began with, and keep the training curves.
 
     Raises ``TrainingError`` where there is nothing to train on or the loss is not finite, and
     ``RunError`` where a guard stopped the training and the run is not to go on after that.
     """
+    run, folder, index = context.run, context.folder, context.index
 
-    def train(settings: TrainConfig, on_step: OnStep) -> TrainResult:
-        seed = derive_seed(config.seed, "train", folder.index)
-        begin = warmed_up(config, run, folder, origin, seed)
-        reference = reference_policy(config, run, folder, origin)
-        rounds = range(folder.index + 1) if settings.data == "accumulated" else [folder.index]
-        earlier = range(folder.index) if settings.data == "replay" else []
+    def train(on_step: OnStep) -> TrainResult:
+        seed = derive_seed(context.seed, "train", index)
+        begin = warmed_up(context, settings, origin, seed)
+        reference = reference_policy(context, settings, origin)
+        rounds = range(index + 1) if settings.data == "accumulated" else [index]
+        earlier = range(index) if settings.data == "replay" else []
         job = Job(
             policy=begin,
             reference=reference,
@@ -46,63 +47,61 @@ def train_round(config: RunConfig, run: RunDir, folder: RoundDir, origin: Lineag
         )
         return train_offline(job, on_step=on_step)
 
-    run_training(config, run, folder, train)
+    run_training(context, settings.guards, train)
 
 
 def run_training(
-    config: RunConfig,
-    run: RunDir,
-    folder: RoundDir,
-    train: Callable[[TrainConfig, OnStep], TrainResult],
+    context: RoundContext, guards: Guards, train: Callable[[OnStep], TrainResult]
 ) -> None:
-    """Call ``train`` unless the round is trained, and keep its curves and record."""
-    settings = config.train
-    if settings is None:
-        return
-    if folder.metrics.exists(TRAINING_CURVES):
-        raise_if_guard_stopped(config, run, folder)
+    """Call ``train`` unless the round is trained, and keep its curves and record.
+
+    Raises ``RunError`` where a guard stopped the training and that ends the run.
+    """
+    metrics = context.folder.metrics
+    if metrics.exists(TRAINING_CURVES):
+        raise_if_guard_stopped(context, guards)
         return
     watch = Stopwatch()
-    with _progress(f"round {folder.index} train") as on_step:
-        result = train(settings, on_step)
-    folder.metrics.write(TRAINING_CURVES, metrics_table(curves(result.history, folder.index)))
-    run.note("train", folder.index, watch.lap(), **result.settings, guard=result.guard)
-    raise_if_guard_stopped(config, run, folder)
+    with _progress(f"round {context.index} train") as on_step:
+        result = train(on_step)
+    metrics.write(TRAINING_CURVES, metrics_table(curves(result.history, context.index)))
+    context.note("train", watch.lap(), **result.settings, guard=result.guard)
+    raise_if_guard_stopped(context, guards)
 
 
-def reference_policy(config: RunConfig, run: RunDir, folder: RoundDir, origin: Lineage) -> Path:
+def reference_policy(context: RoundContext, settings: TrainConfig, origin: Lineage) -> Path:
     """The reference policy of a round's training, made where it is an average."""
-    assert config.train is not None
-    warm = run.round(0).warm_up
+    warm = context.run.round(0).warm_up
     start = warm if warm.exists() else origin.start
-    if config.train.reference == "start" or origin.previous_index == 0:
+    if settings.reference == "start" or origin.previous_index == 0:
         return start
-    if config.train.reference == "previous":
+    if settings.reference == "previous":
         return origin.previous
     from prefloop.training.policy.averaging import average_policies
 
-    return average_policies([start, *origin.before[1:]], folder.root / "reference")
+    return average_policies([start, *origin.before[1:]], context.folder.root / "reference")
 
 
-def warmed_up(config: RunConfig, run: RunDir, folder: RoundDir, origin: Lineage, seed: int) -> Path:
+def warmed_up(context: RoundContext, settings: TrainConfig, origin: Lineage, seed: int) -> Path:
     """The policy that a round trains: after supervised training on the chosen answers of round 0,
     where that is asked for."""
-    settings = config.train
-    if settings is None or settings.sft_warmup is None or origin.previous_index:
+    if settings.sft_warmup is None or origin.previous_index:
         return origin.previous
-    warm = run.round(0).warm_up
-    if warm.exists() or folder.index:
+    warm = context.run.round(0).warm_up
+    if warm.exists() or context.index:
         return warm
     asked = settings.sft_warmup
     own = settings.model_copy(
         update={
-            "method": "sft", "learning_rate": asked.learning_rate, "epochs": asked.epochs,
+            "method": "sft",
+            "learning_rate": asked.learning_rate,
+            "epochs": asked.epochs,
             "sft_warmup": None,
         }
-    )  # fmt: skip
+    )
     warm.parent.mkdir(parents=True, exist_ok=True)
-    with _progress(f"round {folder.index} warm-up") as on_step:
-        files = _files(run, [folder.index])
+    with _progress(f"round {context.index} warm-up") as on_step:
+        files = _files(context.run, [context.index])
         job = Job(origin.previous, origin.previous, files, warm, own, seed)
         train_offline(job, on_step=on_step)
     return warm
@@ -124,16 +123,15 @@ def _progress(title: str) -> Iterator[OnStep]:
         yield on_step
 
 
-def raise_if_guard_stopped(config: RunConfig, run: RunDir, folder: RoundDir) -> None:
+def raise_if_guard_stopped(context: RoundContext, guards: Guards) -> None:
     """Raise ``RunError`` where a guard stopped the round's training and that ends the run."""
-    assert config.train is not None
-    if config.train.guards.then == "go_on":
+    if guards.then == "go_on":
         return
-    for note in run.notes():
-        if note["stage"] == "train" and note["round"] == folder.index and note.get("guard"):
+    for note in context.run.notes():
+        if note["stage"] == "train" and note["round"] == context.index and note.get("guard"):
             guard = note["guard"]
             raise RunError(
-                f"round {folder.index}: guard {guard['guard']} stopped training at step "
+                f"round {context.index}: guard {guard['guard']} stopped training at step "
                 f"{guard['step']} ({guard['value']:.4g}, limit {guard['limit']:.4g}); its policy "
                 f"has the weights of step {guard['restored_step']}. {guard['remedy']}. To go on "
                 "from that policy: --set train.guards.then=go_on"

@@ -16,7 +16,7 @@ from prefloop.data.hashing import derive_seed
 from prefloop.data.schemas import MESSAGES, TRIPLE, UNPAIRED
 from prefloop.data.shards import atomic_write_json, write_shard
 from prefloop.labelers.decisions.candidate_scores import candidate_scores
-from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir, Stopwatch
 
 ROW_GROUP_ROWS = 1_000
@@ -32,19 +32,23 @@ _DECISION_COLUMNS = [
 _CANDIDATE_COLUMNS = ["candidate_id", "text", "policy", "policy_revision"]
 
 
-def write_round(config: RunConfig, run: RunDir, folder: RoundDir) -> None:
-    """Write the triple shards of a round and add them to the dataset, once."""
+def write_round(context: RoundContext, *, test_share: float, unpaired: bool) -> None:
+    """Write the triple shards of a round and add them to the dataset, once.
+
+    ``unpaired``: single answers with labels are added too.
+    """
+    folder = context.folder
     if folder.written.exists():
         return
     watch = Stopwatch()
     for index in folder.decisions.indices():
         if not folder.triples.exists(index):
-            folder.triples.write(index, triples_of_block(config, folder, index))
-    if config.writes_unpaired:
-        _add_unpaired(config, run, folder)
-    rows = _extend_dataset(config, run, folder)
+            folder.triples.write(index, triples_of_block(context, index))
+    if unpaired:
+        _add_unpaired(context, test_share)
+    rows = _extend_dataset(context, test_share)
     atomic_write_json(folder.written, rows)
-    run.note("write", folder.index, watch.lap())
+    context.note("write", watch.lap())
 
 
 def split_of(prompt_id: str, *, seed: int, test_share: float) -> str:
@@ -69,8 +73,9 @@ def rows_written(folder: RoundDir) -> Mapping[str, int]:
     return counts
 
 
-def triples_of_block(config: RunConfig, folder: RoundDir, index: int) -> pa.Table:
+def triples_of_block(context: RoundContext, index: int) -> pa.Table:
     """The kept decisions of block ``index`` with their texts: schema TRIPLE."""
+    folder = context.folder
     decisions = folder.decisions.read(index, _DECISION_COLUMNS)
     kept = decisions.filter(decisions["kept"])
     candidates = folder.candidates.read(index, _CANDIDATE_COLUMNS)
@@ -82,7 +87,7 @@ def triples_of_block(config: RunConfig, folder: RoundDir, index: int) -> pa.Tabl
         name: kept[name] for name in TRIPLE.names if name in kept.column_names
     }
     columns |= {
-        "prompt": _with_system_prompt(prompt["messages"], config.sample.system_prompt),
+        "prompt": _with_system_prompt(prompt["messages"], context.system_prompt),
         "chosen": _assistant_turn(chosen["text"]),
         "rejected": _assistant_turn(rejected["text"]),
         "policy": _policy_name(chosen),
@@ -91,11 +96,12 @@ def triples_of_block(config: RunConfig, folder: RoundDir, index: int) -> pa.Tabl
     return pa.table([columns[name] for name in TRIPLE.names], schema=TRIPLE)
 
 
-def unpaired_of_block(config: RunConfig, folder: RoundDir, index: int) -> pa.Table:
+def unpaired_of_block(context: RoundContext, index: int) -> pa.Table:
     """The candidates of block ``index`` that win more, or less, often than not: UNPAIRED.
 
     One that wins half of the time has no label and is left out.
     """
+    folder = context.folder
     columns = ["chosen_id", "rejected_id", "p_chosen", "reason"]
     scores = candidate_scores(folder.decisions.read(index, columns))
     scores = scores.filter(pc.not_equal(scores["score"], 0.5))
@@ -107,7 +113,7 @@ def unpaired_of_block(config: RunConfig, folder: RoundDir, index: int) -> pa.Tab
     columns_of: dict[str, Any] = {name: found[name] for name in ("prompt_id", "tokens", "round")}
     columns_of |= {name: scores[name] for name in ("candidate_id", "score", "pairs")}
     columns_of |= {
-        "prompt": _with_system_prompt(prompt["messages"], config.sample.system_prompt),
+        "prompt": _with_system_prompt(prompt["messages"], context.system_prompt),
         "completion": _assistant_turn(found["text"]),
         "label": pc.greater(scores["score"], 0.5),
         "policy": _policy_name(found),
@@ -115,19 +121,18 @@ def unpaired_of_block(config: RunConfig, folder: RoundDir, index: int) -> pa.Tab
     return pa.table([columns_of[name] for name in UNPAIRED.names], schema=UNPAIRED)
 
 
-def _add_unpaired(config: RunConfig, run: RunDir, folder: RoundDir) -> None:
+def _add_unpaired(context: RoundContext, test_share: float) -> None:
     """Write the round's single answers into files by split."""
-    tables = [unpaired_of_block(config, folder, index) for index in folder.decisions.indices()]
+    blocks = context.folder.decisions.indices()
+    tables = [unpaired_of_block(context, index) for index in blocks]
     table = pa.concat_tables([UNPAIRED.empty_table(), *tables])
-    splits = _splits(table["prompt_id"], config)
+    splits = _splits(table["prompt_id"], context.seed, test_share)
     for split in ("train", "test"):
         rows = table.filter(pa.array(splits == split))
         for number, start in enumerate(range(0, len(rows), FILE_ROWS)):
-            name = f"{split}-round-{folder.index:03d}-{number:05d}.parquet"
-            write_shard(
-                rows.slice(start, FILE_ROWS), run.dataset / UNPAIRED_FOLDER / name, UNPAIRED,
-                row_group_size=ROW_GROUP_ROWS,
-            )  # fmt: skip
+            part = rows.slice(start, FILE_ROWS)
+            path = _file(context, UNPAIRED_FOLDER, split, number)
+            write_shard(part, path, UNPAIRED, row_group_size=ROW_GROUP_ROWS)
 
 
 def _rows_of(ids: pa.ChunkedArray, keys: pa.ChunkedArray, table: pa.Table) -> pa.Table:
@@ -153,7 +158,12 @@ def _with_system_prompt(messages: pa.ChunkedArray, system_prompt: str | None) ->
     )
 
 
-def _extend_dataset(config: RunConfig, run: RunDir, folder: RoundDir) -> dict[str, int]:
+def _file(context: RoundContext, folder: str, split: str, number: int) -> Path:
+    name = f"{split}-round-{context.index:03d}-{number:05d}.parquet"
+    return context.run.dataset / folder / name
+
+
+def _extend_dataset(context: RoundContext, test_share: float) -> dict[str, int]:
     """Copy the round's triples into files by split; returns the rows of each split."""
     gathered: dict[str, list[pa.Table]] = {"train": [], "test": []}
     written = {"train": 0, "test": 0}
@@ -161,16 +171,13 @@ def _extend_dataset(config: RunConfig, run: RunDir, folder: RoundDir) -> dict[st
     def flush(split: str) -> None:
         table = pa.concat_tables(gathered[split])
         number = written[split] // FILE_ROWS
-        name = f"{split}-round-{folder.index:03d}-{number:05d}.parquet"
-        write_shard(
-            table, run.dataset / TRIPLES_FOLDER / name, TRIPLE, row_group_size=ROW_GROUP_ROWS
-        )
+        path = _file(context, TRIPLES_FOLDER, split, number)
+        write_shard(table, path, TRIPLE, row_group_size=ROW_GROUP_ROWS)
         gathered[split] = []
         written[split] += len(table)
 
-    for index in folder.triples.indices():
-        block = folder.triples.read(index)
-        splits = _splits(block["prompt_id"], config)
+    for block in context.folder.triples.iter():
+        splits = _splits(block["prompt_id"], context.seed, test_share)
         for split, parts in gathered.items():
             rows = block.filter(pa.array(splits == split))
             while len(rows):
@@ -186,10 +193,10 @@ def _extend_dataset(config: RunConfig, run: RunDir, folder: RoundDir) -> dict[st
     return written
 
 
-def _splits(prompt_ids: pa.ChunkedArray, config: RunConfig) -> np.ndarray:
+def _splits(prompt_ids: pa.ChunkedArray, seed: int, test_share: float) -> np.ndarray:
     return np.array(
         [
-            split_of(prompt_id, seed=config.seed, test_share=config.write.test_share)
+            split_of(prompt_id, seed=seed, test_share=test_share)
             for prompt_id in prompt_ids.to_pylist()
         ],
         dtype="U5",

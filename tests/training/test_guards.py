@@ -69,7 +69,7 @@ def test_chosen_answers_that_become_less_likely() -> None:
 def test_perfect_accuracy_warns_once() -> None:
     watch = GuardWatch(Guards(max_perfect_steps=3), beta=0.1)
     said = [watch.see(record(step, accuracy=1.0)) for step in range(1, 6)]
-    assert [len(trips) for trips in said] == [0, 0, 1, 0, 0]
+    assert [len(alarms) for alarms in said] == [0, 0, 1, 0, 0]
     assert said[2][0].guard == "perfect_accuracy"
     watch = GuardWatch(Guards(max_perfect_steps=3), beta=0.1)
     for step in range(1, 9):  # broken off before the third
@@ -205,8 +205,8 @@ def test_training_that_knows_its_pairs_by_heart(
     run.round(0).metrics.write(0, metrics_table(curves))
     heldout = {"round": 0, "name": "reward_accuracy", "value": 0.6, "low": low, "high": 0.9}
     run.round(0).metrics.write(EVALUATION, metrics_table([heldout]))
-    trips = guard_alarms(small_config(train={}), run.round(0))
-    assert [(trip.guard, trip.stops) for trip in trips] == [("overfit", False)] * warns
+    alarms = guard_alarms(run.round(0), Guards())
+    assert [(alarm.guard, alarm.stops) for alarm in alarms] == [("overfit", False)] * warns
 
 
 def test_a_policy_that_went_astray_is_found_in_the_evaluation(
@@ -216,22 +216,23 @@ def test_a_policy_that_went_astray_is_found_in_the_evaluation(
     config = small_config(train=train)
     run = run_small(tmp_path / "run", config)
     assert "guard kl of the new policy is beyond its limit" in caplog.text
-    trips = {trip.guard: trip for trip in guard_alarms(config, run.round(0))}
-    assert trips["kl"].stops
+    assert config.train is not None
+    alarms = {alarm.guard: alarm for alarm in guard_alarms(run.round(0), config.train.guards)}
+    assert alarms["kl"].stops
     values = {
         (row["name"], row["against"]): row["value"]
         for row in run.round(0).metrics.read(EVALUATION).to_pylist()
     }
-    assert trips["kl"].value == values["kl", "start"]
+    assert alarms["kl"].value == values["kl", "start"]
     train["guards"]["then"] = "stop"
     with pytest.raises(RunError, match="guard kl of the new policy is beyond its limit"):
         run_small(run.root, small_config(train=train))
     lengths = values["mean_tokens", None] / values["mean_tokens", "start"]
     ratio = max(lengths, 1 / lengths)
     limits = {"max_length_ratio": 1 + (ratio - 1) / 2 if ratio > 1 else 1.0001, "max_kl": None}
-    other = small_config(train={**train, "guards": limits})
-    assert {trip.guard for trip in guard_alarms(other, run.round(0))} == (
+    other = Guards.model_validate(limits)
+    assert {alarm.guard for alarm in guard_alarms(run.round(0), other)} == (
         {"length"} if ratio > 1 else set()
     )
-    off = small_config(train={**train, "guards": {"enabled": False}})
-    assert guard_alarms(off, run.round(0)) == []
+    assert guard_alarms(run.round(0), Guards(enabled=False)) == []
+    assert guard_alarms(run.round(0), None) == []

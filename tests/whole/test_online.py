@@ -17,7 +17,7 @@ from prefloop.pipeline.config import ConfigError, RunConfig
 from prefloop.pipeline.plan.planner import make_plan
 from prefloop.pipeline.policies.train_alone import find_sources, summary, train_model
 from prefloop.pipeline.run.metrics import metrics_table
-from prefloop.pipeline.run.promotion import lineage
+from prefloop.pipeline.run.promotion import Lineage, lineage
 from prefloop.pipeline.run.run_dir import EVALUATION, RunDir, RunError
 from prefloop.pipeline.run.status import collect_status
 from prefloop.training.config import Method, TrainConfig
@@ -50,6 +50,11 @@ def online_run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(make_model(tmp_path_factory.mktemp("policy"), layers=1, width=64))
+
+
+def begun_with(config: RunConfig, run: RunDir, index: int) -> Lineage:
+    assert config.train is not None
+    return lineage(run, index, "start", config.evaluate, config.train.guards)
 
 
 def losses(run: RunDir, index: int) -> list[float]:
@@ -99,11 +104,11 @@ def test_a_killed_round_goes_on_from_what_it_has(
     labelled: list[int] = []
     label = on_policy.label_block
 
-    async def once(config: Any, folder: Any, index: int, labelers: Any) -> Any:
+    async def once(context: Any, settings: Any, index: int, labelers: Any) -> Any:
         labelled.append(index)
         if len(labelled) == 2:
             raise RunError("power cut")
-        return await label(config, folder, index, labelers)
+        return await label(context, settings, index, labelers)
 
     monkeypatch.setattr(on_policy, "label_block", once)
     with pytest.raises(RunError, match="power cut"):
@@ -282,7 +287,7 @@ def test_a_round_goes_on_from_the_policy_that_won(
     run = RunDir(tmp_path)
     evaluated(run, *rates)
     config = online_config(evaluate={"promote": promote})
-    found = [lineage(config, run, index, "start") for index in range(3)]
+    found = [begun_with(config, run, index) for index in range(3)]
     assert [one.previous_index for one in found] == begins
     paths = [Path("start"), run.round(0).policy, run.round(1).policy]
     assert [one.previous for one in found] == [paths[index] for index in begins]
@@ -290,7 +295,7 @@ def test_a_round_goes_on_from_the_policy_that_won(
     assert len(set(found[-1].before)) == len(found[-1].before)
 
 
-def test_a_policy_that_set_off_a_guard_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_policy_that_set_off_a_guard_is_not_promoted(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     won = {"round": 0, "name": "win_rate", "value": 0.9, "low": 0.8, "high": 1.0, "n": 50}
     rows = [{**won, "against": "previous", "labeler": "jury"}]
@@ -298,12 +303,11 @@ def test_a_policy_that_set_off_a_guard_is_not_gone_on_with(tmp_path: Path) -> No
     run.round(0).metrics.write(EVALUATION, metrics_table(rows))
     for limit, begins in ((100.0, 1), (50.0, 0)):
         train = {**ONLINE, "guards": {"max_kl": limit, "then": "go_on"}}
-        assert (
-            lineage(online_config(train=train, evaluate={}), run, 1, "s").previous_index == begins
-        )
+        config = online_config(train=train, evaluate={})
+        assert begun_with(config, run, 1).previous_index == begins
 
 
-def test_a_policy_that_did_not_win_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_policy_that_did_not_win_is_not_promoted(tmp_path: Path) -> None:
     train = {"learning_rate": 1e-12, "batch_size": 8}
     run = run_small(tmp_path / "run", online_config(rounds=2, train=train, evaluate={}))
     notes = [note for note in run.notes() if note["stage"] == "train"]

@@ -1,0 +1,47 @@
+"""What a stage is handed beside its own section of the config: where it works, and what holds for
+the whole run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.run.run_dir import RoundDir, RunDir
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What all stages of all rounds share."""
+
+    run: RunDir
+    seed: int
+    system_prompt: str | None
+    """Put before conversations that have no system message of their own."""
+    blocks_in_flight: int
+
+    @staticmethod
+    def of(config: RunConfig, run: RunDir) -> RunContext:
+        """That of a run with ``config`` in ``run``."""
+        return RunContext(run, config.seed, config.sample.system_prompt, config.blocks_in_flight)
+
+    def round(self, index: int) -> RoundContext:
+        """The same for the stages of round ``index``."""
+        folder = self.run.round(index)
+        return RoundContext(self.run, self.seed, self.system_prompt, self.blocks_in_flight, folder)
+
+
+@dataclass(frozen=True)
+class RoundContext(RunContext):
+    """What all stages of one round share."""
+
+    folder: RoundDir
+
+    @property
+    def index(self) -> int:
+        """The round's number, from 0."""
+        return self.folder.index
+
+    def note(self, stage: str, seconds: float, **facts: Any) -> None:
+        """Append a finished piece of the round's work to the journal."""
+        self.run.note(stage, self.index, seconds, **facts)

@@ -1,0 +1,229 @@
+"""Matches between two policies: pairs of their held-out answers, votes on them, and win rates."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from prefloop.data.hashing import content_id, pair_id
+from prefloop.labelers.config import Jury, LabelerConfig
+from prefloop.labelers.decisions.decide import decide
+from prefloop.labelers.statistics.estimate import mean_estimate
+from prefloop.labelers.statistics.winrate import length_controlled_win_rate, win_rate
+from prefloop.pipeline.run.context import RunContext
+from prefloop.pipeline.run.progress import StepProgress
+from prefloop.pipeline.run.round_jury import RoundJury
+from prefloop.pipeline.run.run_dir import JURY, PolicyKey, RunDir
+from prefloop.pipeline.run.stream import run_blocks
+from prefloop.pipeline.stages.label import OpenLabelers, build_pairs, vote
+from prefloop.training.config import EvaluateConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MatchJury:
+    """How the votes on a match add up, and how sure its win rates are to be."""
+
+    together: Jury
+    """How all labelers decide together."""
+    weights: Mapping[str, float]
+    """Of each labeler, by name."""
+    fitted: RoundJury
+    confidence: float
+    """Coverage of the intervals."""
+
+
+def match_jury(
+    jury: Jury, evaluate: EvaluateConfig, evaluators: Sequence[LabelerConfig], fitted: RoundJury
+) -> MatchJury:
+    """The jury of ``evaluators``: that of the labelling, or the mean of judges that only
+    evaluate."""
+    together = _mean_of(jury) if evaluate.judges else jury
+    weights = {labeler.name: labeler.weight for labeler in evaluators}
+    return MatchJury(together, weights, fitted, evaluate.confidence)
+
+
+def _mean_of(jury: Jury) -> Jury:
+    return Jury(rule="mean", tie_band=jury.tie_band)
+
+
+async def match(
+    context: RunContext, policy: int, opponent: PolicyKey, open_labelers: OpenLabelers
+) -> None:
+    """Let the labelers vote on the held-out answers of two policies to the same prompts."""
+    run = context.run
+    votes = run.match_votes(policy, opponent)
+    missing = [index for index in run.heldout.indices() if not votes.exists(index)]
+    if not missing:
+        return
+    labelers = await open_labelers()
+    title = f"policy {policy} against {opponent}"
+    with StepProgress(title, len(missing), unit="blocks") as progress:
+
+        async def work(index: int) -> None:
+            pairs, answers = _match_pairs(run, policy, opponent, index)
+            prompts = run.heldout.read(index)
+            built = build_pairs(pairs, prompts, answers, policy - 1, context.system_prompt)
+            table = await vote(built, labelers, f"evaluate/{policy}-{opponent}/{index}")
+            await asyncio.to_thread(votes.write, index, table)
+            progress.advance(1)
+
+        await run_blocks(missing, work, in_flight=context.blocks_in_flight)
+
+
+def _match_pairs(
+    run: RunDir, policy: PolicyKey, opponent: PolicyKey, index: int
+) -> tuple[pa.Table, pa.Table]:
+    """Pairs of answers with the same prompt and sample index, and all answers of both policies.
+
+    Columns of the pairs: those of ``prefloop.labelers.decisions.pairs.propose_pairs``, then
+    ``new_id`` (the policy's answer) and ``same_text``. Which answer is a and which is b follows the
+    hash order of their ids, not who wrote them.
+    """
+    keys = ["prompt_id", "sample_index"]
+    old = run.answers(opponent).read(index)
+    new = _distinguish_answers(run.answers(policy).read(index), old)
+    opposed = {tuple(row[key] for key in keys): row for row in old.to_pylist()}
+    pairs = []
+    for row in new.to_pylist():
+        other = opposed.get(tuple(row[key] for key in keys))
+        if other is None:  # the prompt failed for one of the two
+            continue
+        first, second = sorted((row["candidate_id"], other["candidate_id"]))
+        pairs.append(
+            {
+                "pair_id": pair_id(row["prompt_id"], first, second),
+                "prompt_id": row["prompt_id"],
+                "a_id": first,
+                "b_id": second,
+                "new_id": row["candidate_id"],
+                "same_text": row["text"].strip() == other["text"].strip(),
+            }
+        )
+    schema = pa.schema(
+        [(name, pa.string()) for name in ("pair_id", "prompt_id", "a_id", "b_id", "new_id")]
+        + [("same_text", pa.bool_())]
+    )
+    return pa.Table.from_pylist(pairs, schema=schema), pa.concat_tables([new, old])
+
+
+def _distinguish_answers(new: pa.Table, old: pa.Table) -> pa.Table:
+    """``new`` with other ids for the answers that ``old`` has too: those of one and the same
+    policy, where a round changed nothing."""
+    ids, taken = new["candidate_id"].to_pylist(), set(old["candidate_id"].to_pylist())
+    column = [content_id(one, "new") if one in taken else one for one in ids]
+    return new.set_column(
+        new.column_names.index("candidate_id"),
+        new.schema.field("candidate_id"),
+        pa.array(column, pa.string()),
+    )
+
+
+def match_figures(
+    run: RunDir, jury: MatchJury, policy: PolicyKey, opponent: PolicyKey, against: str
+) -> list[dict[str, Any]]:
+    """Win rates of a match, for the jury and for each labeler alone.
+
+    A labeler alone decides by its own probabilities, whatever the rule of the jury.
+    """
+    alone = _mean_of(jury.together)
+    blocks = [_match_pairs(run, policy, opponent, index) for index in run.heldout.indices()]
+    pairs = pa.concat_tables([block_pairs for block_pairs, _ in blocks])
+    answers = pa.concat_tables([block_answers for _, block_answers in blocks])
+    votes = run.match_votes(policy, opponent).table()
+    rows: list[dict[str, Any]] = []
+    if against == "start":
+        rows += _mean_scores(votes, pairs, None, of_new=True)
+        rows += _mean_scores(votes, pairs, "start", of_new=False)
+    present = sorted(set(votes["labeler"].to_pylist()))
+    for labeler in [JURY, *present]:
+        counted = votes if labeler == JURY else votes.filter(pc.equal(votes["labeler"], labeler))
+        outcomes, prompts, longer = _outcomes(
+            decide(
+                counted,
+                pairs.select(["pair_id", "prompt_id", "a_id", "b_id"]),
+                answers,
+                jury=jury.together if labeler == JURY else alone,
+                weights=jury.weights,
+                fitted=jury.fitted.fitted,
+                calibrators=jury.fitted.calibrators,
+            ),
+            pairs,
+            answers,
+        )
+        if not len(outcomes):
+            logger.warning("no win rate against %s by %s: no vote could be read", against, labeler)
+            continue
+        estimate = win_rate(outcomes, prompts, confidence=jury.confidence)
+        common = {"against": against, "labeler": labeler}
+        rows.append({"name": "win_rate", "estimate": estimate, **common})
+        try:
+            controlled = length_controlled_win_rate(
+                outcomes, longer, prompts, confidence=jury.confidence
+            )
+        except ValueError as error:
+            logger.warning(
+                "no length-controlled win rate of policy %d against %s by %s: %s",
+                policy,
+                against,
+                labeler,
+                error,
+            )
+            continue
+        rows.append({"name": "length_controlled_win_rate", "estimate": controlled, **common})
+    return rows
+
+
+def _outcomes(
+    decisions: pa.Table, pairs: pa.Table, answers: pa.Table
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """1, 0.5 or 0 for each decided pair (float64), its prompt id, and new minus old tokens.
+
+    Answers that read the same are a tie. Pairs on which nobody gave a valid vote do not count.
+    """
+    tokens = dict(
+        zip(answers["candidate_id"].to_pylist(), answers["tokens"].to_pylist(), strict=True)
+    )
+    outcomes, prompts, longer = [], [], []
+    for pair, decision in zip(pairs.to_pylist(), decisions.to_pylist(), strict=True):
+        if pair["same_text"] or decision["reason"] == "tie":
+            outcome = 0.5
+        elif decision["reason"] is not None:
+            continue
+        else:
+            outcome = float(decision["chosen_id"] == pair["new_id"])
+        old_id = pair["b_id"] if pair["a_id"] == pair["new_id"] else pair["a_id"]
+        outcomes.append(outcome)
+        prompts.append(pair["prompt_id"])
+        longer.append(tokens[pair["new_id"]] - tokens[old_id])
+    return np.array(outcomes), np.array(prompts), np.array(longer, dtype=np.float64)
+
+
+def _mean_scores(
+    votes: pa.Table, pairs: pa.Table, against: str | None, *, of_new: bool
+) -> list[dict[str, Any]]:
+    """Mean absolute score of one side's answers, for each labeler that gives such scores."""
+    new = dict(zip(pairs["pair_id"].to_pylist(), pairs["new_id"].to_pylist(), strict=True))
+    scores: dict[str, list[float]] = {}
+    for row in votes.select(["pair_id", "a_id", "labeler", "score_a", "score_b"]).to_pylist():
+        a_is_new = row["a_id"] == new[row["pair_id"]]
+        score = row["score_a"] if a_is_new == of_new else row["score_b"]
+        if score is not None:
+            scores.setdefault(row["labeler"], []).append(score)
+    return [
+        {
+            "name": "mean_score",
+            "labeler": labeler,
+            "against": against,
+            "estimate": mean_estimate(values),
+        }
+        for labeler, values in scores.items()
+    ]

@@ -1,0 +1,98 @@
+"""What is measured on a policy by itself: its held-out answers, and how likely it finds texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from prefloop.data.conversation import with_system_prompt
+from prefloop.data.protocol import Message
+from prefloop.data.schemas import MESSAGES, TRIPLE
+from prefloop.data.shards import read_shard
+from prefloop.labelers.statistics.diversity import distinct_n, repetitive_share, self_bleu
+from prefloop.labelers.statistics.estimate import mean_estimate
+from prefloop.labelers.statistics.winrate import win_rate
+from prefloop.pipeline.run.context import RoundContext, RunContext
+from prefloop.pipeline.run.run_dir import PolicyKey, RunDir
+from prefloop.pipeline.stages.write import split_files
+from prefloop.training.policy.heldout import MOST_PAIRS, implicit_margins
+from prefloop.training.policy.logprobs import answer_logprobs, kl_estimate
+
+
+def answer_figures(run: RunDir, policy: PolicyKey, *, against: str | None) -> list[dict[str, Any]]:
+    """What a policy's held-out answers are like, without anyone's judgement."""
+    answers = run.answers(policy).table(["text", "tokens", "finish_reason"])
+    if not len(answers):
+        return []
+    texts = answers["text"].to_pylist()
+    figures = {
+        "mean_tokens": float(np.mean(answers["tokens"].to_numpy())),
+        "truncated_share": float(np.mean(pc.equal(answers["finish_reason"], "length").to_numpy())),
+        "repetitive_share": repetitive_share(texts),
+        "distinct_1": distinct_n(texts, 1),
+        "distinct_2": distinct_n(texts, 2),
+        "self_bleu": self_bleu(texts),
+    }
+    return [
+        {"name": name, "value": value, "n": len(texts), "against": against}
+        for name, value in figures.items()
+        if value is not None
+    ]
+
+
+def likelihood_figures(
+    context: RoundContext, start: Path, reference: Path, *, beta: float, confidence: float
+) -> list[dict[str, Any]]:
+    """KL to the starting policy on the new policy's answers, and rewards on held-out triples.
+
+    ``reference`` is the reference policy of the round's training, and ``beta`` its weight.
+    """
+    new = context.folder.policy
+    rows = kl_figures(
+        context, context.index + 1, new, start, against="start", confidence=confidence
+    )
+    triples = _heldout_triples(context.run, context.index)
+    if len(triples):
+        margins = implicit_margins(new, reference, triples, beta)
+        rows.append({"name": "reward_margin", "estimate": mean_estimate(margins, confidence)})
+        right = np.sign(margins) / 2 + 0.5
+        rows.append({"name": "reward_accuracy", "estimate": win_rate(right, confidence=confidence)})
+    return rows
+
+
+def kl_figures(
+    context: RunContext, policy: int, new: Path, other: Path, *, against: str, confidence: float
+) -> list[dict[str, Any]]:
+    """KL from ``new``, whose held-out answers are those of ``policy``, to ``other``."""
+    conversations = _conversations(context)
+    answers = context.run.answers(policy).table(["prompt_id", "text", "finish_reason"])
+    shown_prompts = [conversations[prompt] for prompt in answers["prompt_id"].to_pylist()]
+    texts = answers["text"].to_pylist()
+    if not texts:
+        return []
+    complete = pc.equal(answers["finish_reason"], "stop").to_pylist()
+    of_new = answer_logprobs(new, shown_prompts, texts, complete=complete)
+    of_other = answer_logprobs(other, shown_prompts, texts, complete=complete)
+    divergence = kl_estimate(of_new, of_other, confidence)
+    return [{"name": "kl", "against": against, "estimate": divergence}]
+
+
+def _conversations(context: RunContext) -> dict[str, tuple[Message, ...]]:
+    heldout = context.run.heldout.table(["prompt_id", "messages"]).to_pylist()
+    return {
+        row["prompt_id"]: with_system_prompt(row["messages"], context.system_prompt)
+        for row in heldout
+    }
+
+
+def _heldout_triples(run: RunDir, round_index: int) -> pa.Table:
+    """The first triples that the round put in the test split; empty if there are none."""
+    files = split_files(run, "test", round_index)
+    columns = ["prompt", "chosen", "rejected"]
+    if not files:
+        return pa.table({name: pa.array([], MESSAGES) for name in columns})
+    return read_shard(files[0], TRIPLE, columns).slice(0, MOST_PAIRS)
