@@ -349,7 +349,8 @@ def compare(
     Answers and votes are kept in ``out``; nothing is done twice. Raises ``ConfigError``,
     ``InputError``, ``LabelerError`` or ``EngineFailed``.
     """
-    from prefloop.pipeline.policies.compare import evaluate_policy, render_evaluation
+    from prefloop.pipeline.policies.compare import evaluate_policy
+    from prefloop.pipeline.policies.comparison_text import render_evaluation
 
     settings = load_config(config, overrides)
     found = wait_for(
