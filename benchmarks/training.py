@@ -51,7 +51,9 @@ def make_triples(path: Path, pairs: int) -> None:
 def ours(folder: Path, options: dict[str, Any], side: str) -> tuple[float, list[float]]:
     """prefloop's training: ``random``, ``length`` or ``recomputed``."""
     from prefloop.training.config import TrainConfig
-    from prefloop.training.methods.dpo import train_dpo
+    from prefloop.training.methods.dpo import Dpo
+    from prefloop.training.session.fit import fit
+    from prefloop.training.session.job import Job
 
     config = TrainConfig(
         learning_rate=LEARNING_RATE, beta=BETA, batch_size=options["batch"],
@@ -59,10 +61,8 @@ def ours(folder: Path, options: dict[str, Any], side: str) -> tuple[float, list[
         gradient_checkpointing=side == "recomputed",
     )  # fmt: skip
     began = time.perf_counter()
-    result = train_dpo(
-        policy=folder / "model", reference=folder / "model", triples=[folder / "t.parquet"],
-        out=folder / side / "policy", config=config, seed=0,
-    )  # fmt: skip
+    model, out = folder / "model", folder / side / "policy"
+    result = fit(Job(model, model, (folder / "t.parquet",), out, config, seed=0), Dpo())
     return time.perf_counter() - began, [log["loss"] for log in result.history]
 
 

@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 
 from prefloop.training.errors import TrainingError
-from prefloop.training.methods.offline import PROBLEM, STEP, Job, train_here
+from prefloop.training.methods.offline import PROBLEM, STEP, offline_method
+from prefloop.training.session.fit import fit
+from prefloop.training.session.job import Job
 from prefloop.training.session.setup import has_gpu
 
 
@@ -28,7 +30,7 @@ def main() -> None:
         print(STEP + json.dumps(record), flush=True)
 
     try:
-        train_here(job, on_step=on_step)
+        fit(job, offline_method(job.config), on_step=on_step)
     except TrainingError as problem:
         print(PROBLEM + " ".join(str(problem).split()), flush=True)
         sys.exit(1)

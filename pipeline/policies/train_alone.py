@@ -197,11 +197,10 @@ def _counted(dropped: dict[str, int]) -> str:
 def _train_reward(
     sources: Sources, base: Path, out: Path, config: RewardConfig, seed: int, on_step: Any
 ) -> Trained:
-    from prefloop.training.methods.reward import heldout_accuracy, train_reward
+    from prefloop.training.methods.reward import RewardJob, heldout_accuracy, train_reward
 
-    result = train_reward(
-        base=base, triples=sources.train, out=out, config=config, seed=seed, on_step=on_step
-    )
+    job = RewardJob(base, tuple(sources.train), out, config, seed)
+    result = train_reward(job, on_step=on_step)
     heldout, dropped = None, {}
     if sources.test:
         found = heldout_accuracy(out, sources.test, trained_on=sources.train)
@@ -227,8 +226,9 @@ def _train_policy(
     seed: int,
     on_step: Any,
 ) -> Trained:
-    from prefloop.training.methods.offline import Job, train_offline
+    from prefloop.training.methods.offline import train_offline
     from prefloop.training.policy.heldout import Heldout, heldout_pairs
+    from prefloop.training.session.job import Job
 
     with ExitStack() as stack:
         files = _with_prompt_ids(sources.train, stack)

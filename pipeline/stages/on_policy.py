@@ -36,7 +36,10 @@ from prefloop.pipeline.stages.sample import draw_block, open_draw
 from prefloop.pipeline.stages.train import raise_if_guard_stopped, reference_policy, run_training
 from prefloop.pipeline.stages.write import triples_of_block
 from prefloop.training.config import TrainConfig
-from prefloop.training.session.fit import OnStep, TrainResult
+from prefloop.training.methods.online import OnlineDpo
+from prefloop.training.methods.reinforcement import Reinforcement
+from prefloop.training.session.fit import OnStep, TrainResult, fit
+from prefloop.training.session.job import Job
 from prefloop.training.session.on_policy import Group, Prompts, WeightsNow
 
 
@@ -76,28 +79,25 @@ async def train_while_sampling(
             legs.check()
             on_step(record)
 
-        common: dict[str, Any] = {
-            "policy": origin.previous,
-            "reference": reference_policy(context, training, origin),
-            "prompts": _prompts(context, settings.prompts),
-            "out": context.folder.policy,
-            "config": training,
-            "seed": derive_seed(context.seed, "train", context.index),
-            "on_step": step,
-        }
+        job = Job(
+            policy=origin.previous,
+            reference=reference_policy(context, training, origin),
+            files=(),
+            out=context.folder.policy,
+            config=training,
+            seed=derive_seed(context.seed, "train", context.index),
+        )
+        prompts = _prompts(context, settings.prompts)
         if training.online:
-            from prefloop.training.methods.online import train_online
-
-            return train_online(triples=legs.triples, **common)
-        from prefloop.training.methods.reinforcement import train_reinforcement
-
-        return train_reinforcement(
-            groups=legs.groups,
+            return fit(job, OnlineDpo(prompts, legs.triples), on_step=step)
+        method = Reinforcement(
+            prompts,
+            legs.groups,
             group_size=settings.sample.n,
             temperature=settings.sample.temperature,
             max_tokens=settings.sample.max_tokens,
-            **common,
         )
+        return fit(job, method, on_step=step)
 
     # The training has a thread of its own; engines and labelers stay in this event loop.
     try:

@@ -15,7 +15,8 @@ from prefloop.pipeline.run.promotion import Lineage
 from prefloop.pipeline.run.run_dir import TRAINING_CURVES, RunDir, RunError, Stopwatch
 from prefloop.pipeline.stages.write import split_files
 from prefloop.training.config import Guards, TrainConfig
-from prefloop.training.methods.offline import Job, train_offline
+from prefloop.training.methods.offline import train_offline
+from prefloop.training.session.job import Job
 
 if TYPE_CHECKING:
     from prefloop.training.session.fit import OnStep, TrainResult

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 
 from prefloop.training.config import TrainConfig
 from prefloop.training.errors import TrainingError
-from prefloop.training.methods.offline import Job, train_offline
+from prefloop.training.methods.offline import train_offline
+from prefloop.training.session.job import Job
 from tests.helpers.dpo_data import rows, write
 from tests.helpers.engine_models import make_model
 
@@ -81,7 +82,8 @@ def test_two_processes_train_as_one_does_also_after_a_kill(job: Job, tmp_path: P
     # kill -9, once there is a checkpoint in the middle of the round.
     script = (
         "import sys; from pathlib import Path; "
-        "from prefloop.training.methods.offline import Job, train_offline; "
+        "from prefloop.training.methods.offline import train_offline; "
+        "from prefloop.training.session.job import Job; "
         "train_offline(Job.load(Path(sys.argv[1]).read_text()))"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(spec)])

@@ -15,9 +15,12 @@ from prefloop.data.chat import render_tokens
 from prefloop.data.hashing import folder_revision
 from prefloop.training.config import Lora, TrainConfig
 from prefloop.training.errors import TrainingError
-from prefloop.training.methods import dpo
+from prefloop.training.methods.dpo import Dpo
 from prefloop.training.policy.checkpoints import is_adapter
 from prefloop.training.policy.logprobs import answer_logprobs
+from prefloop.training.session import reference as reference_module
+from prefloop.training.session.fit import fit
+from prefloop.training.session.job import Job
 from tests.helpers.dpo_data import rows, triple, write
 from tests.helpers.engine_models import make_model
 
@@ -41,16 +44,16 @@ def train(
     policy, shards, out, *, reference=None, seed=1, on_step=None, kept_reference=None, **settings
 ):
     config = TrainConfig(**{"learning_rate": 1e-3, "batch_size": 4, **settings})
-    return dpo.train_dpo(
+    job = Job(
         policy=policy,
         reference=reference or policy,
-        triples=shards if isinstance(shards, list) else [shards],
+        files=tuple(shards) if isinstance(shards, list) else (shards,),
         out=out / "policy",
         config=config,
         seed=seed,
-        on_step=on_step,
         kept_reference=kept_reference,
     )
+    return fit(job, Dpo(), on_step=on_step)
 
 
 def weights(folder):
@@ -73,13 +76,13 @@ def test_policy_equal_to_its_reference_has_loss_log_2(policy, shard, tmp_path, p
 def test_worked_example_through_the_trainer(policy, shard, tmp_path, monkeypatch):
     # log(policy / reference) is +1.8 for chosen and -1.3 for rejected: the rewards are 0.18 and
     # -0.13, the margin 0.31, sigma(0.31) = 0.576885 and the loss -ln of that, 0.550112.
-    true_logprobs = dpo.shared_logprobs
+    true_logprobs = reference_module.shared_logprobs
 
     def shifted(*args, **kwargs):
         chosen, rejected = np.split(true_logprobs(*args, **kwargs), 2)
         return np.concatenate([chosen - 1.8, rejected + 1.3])
 
-    monkeypatch.setattr(dpo, "shared_logprobs", shifted)
+    monkeypatch.setattr(reference_module, "shared_logprobs", shifted)
     first = train(policy, shard, tmp_path, max_pairs=4).history[0]
     assert first["rewards/chosen"] == pytest.approx(0.18, abs=1e-4)
     assert first["rewards/rejected"] == pytest.approx(-0.13, abs=1e-4)
@@ -185,15 +188,16 @@ def test_the_models_context_bounds_the_length(policy, tmp_path):
 def test_pairs_at_the_limit_stay(policy, tmp_path):
     from transformers import AutoTokenizer
 
-    from prefloop.training.inputs.pairs import read_pairs
+    from prefloop.training.inputs.pairs import read_triples, token_pairs
 
     shard = write(tmp_path / "t.parquet", [triple(1, "fox fox fox", "dog")])
     tokenizer = AutoTokenizer.from_pretrained(policy)
-    pairs = read_pairs([shard], tokenizer, max_length=1000, max_pairs=None, seed=0)
+    triples = read_triples([shard])
+    pairs = token_pairs(triples, tokenizer, max_length=1000)
     length = len(pairs.prompts[0]) + len(pairs.chosen[0])
-    read_pairs([shard], tokenizer, max_length=length, max_pairs=None, seed=0)
+    token_pairs(triples, tokenizer, max_length=length)
     with pytest.raises(TrainingError, match=f"longer than {length - 1} tokens"):
-        read_pairs([shard], tokenizer, max_length=length - 1, max_pairs=None, seed=0)
+        token_pairs(triples, tokenizer, max_length=length - 1)
 
 
 def test_several_shards_and_a_seeded_share_of_them(policy, tmp_path):
@@ -486,7 +490,7 @@ def test_reference_logprobs_are_computed_once_for_all_losses(
     def never(*_, **__):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(dpo, "shared_logprobs", never)
+    monkeypatch.setattr(reference_module, "shared_logprobs", never)
     again = train(policy, shard, tmp_path / "1", kept_reference=kept, loss="ipo", epochs=2)
     assert again.steps == 2 * first.steps
     # Other pairs, another reference or another weight of long answers are no longer the same.

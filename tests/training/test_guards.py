@@ -15,8 +15,10 @@ from prefloop.pipeline.run.metrics import metrics_table
 from prefloop.pipeline.run.round_guards import guard_alarms
 from prefloop.pipeline.run.run_dir import EVALUATION, RunDir, RunError
 from prefloop.training.config import Guards, TrainConfig
-from prefloop.training.methods import dpo
+from prefloop.training.methods.dpo import Dpo
+from prefloop.training.session.fit import TrainResult, fit
 from prefloop.training.session.guards import GuardWatch
+from prefloop.training.session.job import Job
 from tests.helpers.dpo_data import rows, write
 from tests.helpers.engine_models import make_model
 from tests.helpers.runs import run_small, small_config
@@ -97,11 +99,9 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("triples") / "part-0.parquet", rows(64))
 
 
-def train(policy: Path, shard: Path, out: Path, **settings) -> dpo.TrainResult:
+def train(policy: Path, shard: Path, out: Path, **settings) -> TrainResult:
     config = TrainConfig(**{"learning_rate": 1e-2, "batch_size": 1, "epochs": 3, **settings})
-    return dpo.train_dpo(
-        policy=policy, reference=policy, triples=[shard], out=out / "policy", config=config, seed=1
-    )
+    return fit(Job(policy, policy, (shard,), out / "policy", config, seed=1), Dpo())
 
 
 def test_batch_size_1_blows_the_margin_up_and_the_guard_catches_it(
@@ -148,17 +148,19 @@ def test_a_killed_training_remembers_what_its_guards_saw(
     script = f"""
 import json, os, signal
 from pathlib import Path
-from prefloop.training.methods import dpo
+from prefloop.training.methods.dpo import Dpo
 from prefloop.training.config import TrainConfig
+from prefloop.training.session.fit import fit
+from prefloop.training.session.job import Job
 seen = []
 def on_step(record):
     if record["step"] == {whole.guard["step"] - 1}:
         os.kill(os.getpid(), signal.SIGKILL)
 settings = json.loads('''{json.dumps(settings)}''')
 config = TrainConfig(learning_rate=1e-2, batch_size=1, epochs=3, **settings)
-dpo.train_dpo(policy=Path({str(policy)!r}), reference=Path({str(policy)!r}),
-              triples=[Path({str(shard)!r})], out=Path({str(tmp_path / "killed" / "policy")!r}),
-              config=config, seed=1, on_step=on_step)
+job = Job(Path({str(policy)!r}), Path({str(policy)!r}), (Path({str(shard)!r}),),
+          Path({str(tmp_path / "killed" / "policy")!r}), config, seed=1)
+fit(job, Dpo(), on_step=on_step)
 """
     (tmp_path / "killed").mkdir()
     killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True)

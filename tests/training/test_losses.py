@@ -11,10 +11,13 @@ import pytest
 from pydantic import ValidationError
 
 from prefloop.training.config import WITHOUT_REFERENCE, Divergence, Loss, TrainConfig
-from prefloop.training.inputs.pairs import read_pairs
-from prefloop.training.methods import dpo
+from prefloop.training.inputs.pairs import read_triples, token_pairs
+from prefloop.training.methods.dpo import Dpo
 from prefloop.training.policy.checkpoints import load_model, load_tokenizer
 from prefloop.training.policy.logprobs import sequence_logprobs
+from prefloop.training.session import reference as reference_module
+from prefloop.training.session.fit import fit
+from prefloop.training.session.job import Job
 from tests.helpers.dpo_data import rows, write
 from tests.helpers.engine_models import make_model
 
@@ -45,7 +48,7 @@ class Logps:
 
     def __init__(self, policy: Path, reference: Path, shard: Path) -> None:
         tokenizer = load_tokenizer(policy)
-        pairs = read_pairs([shard], tokenizer, max_length=512, max_pairs=None, seed=0)
+        pairs = token_pairs(read_triples([shard]), tokenizer, max_length=512)
         self.chosen_tokens = np.array([len(ids) for ids in pairs.chosen])
         self.rejected_tokens = np.array([len(ids) for ids in pairs.rejected])
         self.p = np.array(pairs.p_chosen)
@@ -78,11 +81,8 @@ def logps(policy: Path, reference: Path, shard: Path) -> Logps:
 def first_step(policy: Path, reference: Path, shard: Path, out: Path, **settings) -> dict:
     """What the trainer logs for one batch of all pairs, before it changed anything."""
     config = TrainConfig(**{"beta": BETA, "batch_size": PAIRS, "max_pairs": PAIRS, **settings})
-    result = dpo.train_dpo(
-        policy=policy, reference=reference, triples=[shard], out=out / "policy", config=config,
-        seed=1,
-    )  # fmt: skip
-    return result.history[0]
+    job = Job(policy, reference, (shard,), out / "policy", config, seed=1)
+    return fit(job, Dpo()).history[0]
 
 
 def log_sigma(x: np.ndarray) -> np.ndarray:
@@ -209,7 +209,7 @@ def test_losses_without_a_reference_load_none(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the reference was asked")
 
-    monkeypatch.setattr(dpo, "shared_logprobs", never)
+    monkeypatch.setattr(reference_module, "shared_logprobs", never)
     step = first_step(policy, policy, shard, tmp_path, loss=loss)
     if loss != "sft":  # the rewards of SimPO: beta times the log-probability per token
         mean = BETA * (logps.chosen / logps.chosen_tokens)

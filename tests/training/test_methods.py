@@ -19,11 +19,13 @@ from prefloop.training.config import TrainConfig
 from prefloop.training.errors import TrainingError
 from prefloop.training.inputs.answers import read_answers
 from prefloop.training.inputs.tokens import answer_ids, end_token, prompt_ids
-from prefloop.training.methods.kto import mismatched_answers, train_kto
-from prefloop.training.methods.reinforcement import train_reinforcement
-from prefloop.training.methods.sft import train_sft
+from prefloop.training.methods.kto import Kto, mismatched_answers
+from prefloop.training.methods.reinforcement import Reinforcement
+from prefloop.training.methods.sft import Sft
 from prefloop.training.policy.checkpoints import load_model, load_tokenizer
 from prefloop.training.policy.logprobs import sequence_logprobs
+from prefloop.training.session.fit import fit
+from prefloop.training.session.job import Job
 from prefloop.training.session.on_policy import Group, Prompts
 from tests.helpers.dpo_data import WORDS, rows, triple, write
 from tests.helpers.engine_models import make_model
@@ -81,10 +83,11 @@ def test_the_loss_of_kto_is_the_papers(policy: Path, reference: Path, tmp_path: 
         method="kto", beta=BETA, batch_size=5, desirable_weight=1.5, undesirable_weight=0.5,
         learning_rate=1e-30, order="random",
     )  # fmt: skip
-    result = train_kto(
-        policy=policy, reference=reference, answers=[shard], out=tmp_path / "p", config=config,
-        seed=3, kept_reference=tmp_path / "logps.parquet",
+    job = Job(
+        policy, reference, (shard,), tmp_path / "p", config, seed=3,
+        kept_reference=tmp_path / "logps.parquet",
     )  # fmt: skip
+    result = fit(job, Kto())
     data = read_answers([shard], load_tokenizer(policy), max_length=512, max_answers=None, seed=3)
     ratio = logps(policy, data.prompts, data.answers) - logps(reference, data.prompts, data.answers)
     for batch, step in enumerate(result.history):
@@ -152,11 +155,10 @@ def test_triples_are_single_answers_too(policy: Path, tmp_path: Path) -> None:
 
 def test_kto_needs_both_labels(policy: Path, tmp_path: Path) -> None:
     good = [one for one in some_answers(9) if one[2]]
+    shard = labelled(tmp_path / "a.parquet", good)
+    job = Job(policy, policy, (shard,), tmp_path / "p", TrainConfig(method="kto"), seed=0)
     with pytest.raises(TrainingError, match="all 6 answers are good ones, and KTO needs both"):
-        train_kto(
-            policy=policy, reference=policy, answers=[labelled(tmp_path / "a.parquet", good)],
-            out=tmp_path / "p", config=TrainConfig(method="kto"), seed=0,
-        )  # fmt: skip
+        fit(job, Kto())
     with pytest.raises(ValidationError, match="kto needs batch_size 2"):
         TrainConfig(method="kto", batch_size=1)
 
@@ -164,7 +166,7 @@ def test_kto_needs_both_labels(policy: Path, tmp_path: Path) -> None:
 def test_the_loss_of_sft_is_the_mean_over_tokens(policy: Path, tmp_path: Path) -> None:
     shard = write(tmp_path / "t.parquet", rows(9))
     config = TrainConfig(method="sft", batch_size=4, learning_rate=1e-30)
-    result = train_sft(policy=policy, answers=[shard], out=tmp_path / "p", config=config, seed=3)
+    result = fit(Job(policy, policy, (shard,), tmp_path / "p", config, seed=3), Sft())
     data = read_answers(
         [shard], load_tokenizer(policy), max_length=512, max_answers=None, seed=3, good_only=True
     )
@@ -175,10 +177,8 @@ def test_the_loss_of_sft_is_the_mean_over_tokens(policy: Path, tmp_path: Path) -
     assert result.examples == 9
     mean = np.mean([step["loss"] for step in result.history])
     assert mean == pytest.approx(per_token, rel=0.05)
-    whole = train_sft(
-        policy=policy, answers=[shard], out=tmp_path / "whole", seed=3,
-        config=config.model_copy(update={"batch_size": 9}),
-    )  # fmt: skip
+    at_once = config.model_copy(update={"batch_size": 9})
+    whole = fit(Job(policy, policy, (shard,), tmp_path / "whole", at_once, seed=3), Sft())
     assert whole.history[0]["loss"] == pytest.approx(per_token, rel=2e-4)
 
 
@@ -211,13 +211,14 @@ def asked(n: int) -> list[list[dict[str, str]]]:
     return [[{"role": "user", "content": f"Write {n}."}] for n in range(n)]
 
 
+def of(sampler: Sampler) -> Reinforcement:
+    prompts = Prompts(asked(5), sampler.per_leg)
+    return Reinforcement(prompts, sampler, group_size=3, temperature=1.0, max_tokens=40)
+
+
 def reinforce(policy: Path, reference: Path, out: Path, sampler: Sampler, **settings: Any) -> Any:
     config = TrainConfig(**{"beta": BETA, "learning_rate": 1e-3, **settings})
-    return train_reinforcement(
-        policy=policy, reference=reference, prompts=Prompts(asked(5), sampler.per_leg),
-        groups=sampler, group_size=3, temperature=1.0, max_tokens=40, out=out, config=config,
-        seed=1,
-    )  # fmt: skip
+    return fit(Job(policy, reference, (), out, config, seed=1), of(sampler))
 
 
 class Sampled:
@@ -336,11 +337,8 @@ def test_an_interrupted_reinforcement_ends_with_the_same_policy(
         config = TrainConfig(
             method=method, batch_size=3, learning_rate=1e-3, save_steps=2, beta=0.05
         )
-        return train_reinforcement(
-            policy=policy, reference=policy, prompts=Prompts(asked(5), 1), groups=sampler,
-            group_size=3, temperature=1.0, max_tokens=40, out=out / "p", config=config, seed=1,
-            **more,
-        ), sampler  # fmt: skip
+        job = Job(policy, policy, (), out / "p", config, seed=1)
+        return fit(job, of(sampler), **more), sampler
 
     whole, sampler = train(tmp_path / "whole")
     assert sampler.legs == [0, 1, 2, 3, 4]

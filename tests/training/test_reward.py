@@ -26,7 +26,12 @@ from prefloop.pipeline.config import ConfigError
 from prefloop.pipeline.policies.train_alone import find_sources, load_settings, summary, train_model
 from prefloop.training.config import Lora, Method, RewardConfig, TrainConfig
 from prefloop.training.errors import TrainingError
-from prefloop.training.methods.reward import RewardResult, heldout_accuracy, train_reward
+from prefloop.training.methods.reward import (
+    RewardJob,
+    RewardResult,
+    heldout_accuracy,
+    train_reward,
+)
 from prefloop.training.policy.heldout import implicit_margins
 from tests.helpers.dpo_data import rows, triple, write
 from tests.helpers.engine_models import make_adapter, make_model
@@ -59,14 +64,8 @@ def train(
     **settings: Any,
 ) -> RewardResult:  # fmt: skip
     config = RewardConfig(**{"learning_rate": 1e-3, "batch_size": 4, **settings})
-    return train_reward(
-        base=base,
-        triples=shards if isinstance(shards, list) else [shards],
-        out=out / "rm",
-        config=config,
-        seed=seed,
-        on_step=on_step,
-    )
+    files = tuple(shards) if isinstance(shards, list) else (shards,)
+    return train_reward(RewardJob(base, files, out / "rm", config, seed), on_step=on_step)
 
 
 def weights(folder: Path) -> bytes:

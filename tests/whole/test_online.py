@@ -21,8 +21,10 @@ from prefloop.pipeline.run.promotion import Lineage, lineage
 from prefloop.pipeline.run.run_dir import EVALUATION, RunDir, RunError
 from prefloop.pipeline.run.status import collect_status
 from prefloop.training.config import Method, TrainConfig
-from prefloop.training.methods.dpo import train_dpo
-from prefloop.training.methods.online import train_online
+from prefloop.training.methods.dpo import Dpo
+from prefloop.training.methods.online import OnlineDpo
+from prefloop.training.session.fit import fit
+from prefloop.training.session.job import Job
 from prefloop.training.session.on_policy import Prompts
 from tests.helpers.dpo_data import rows, write
 from tests.helpers.engine_models import make_model
@@ -127,15 +129,11 @@ def test_one_leg_is_plain_dpo(policy: Path, tmp_path: Path) -> None:
     shard = write(tmp_path / "t.parquet", rows(6))
     reference = Path(make_model(tmp_path / "other", layers=1, width=64, seed=7))
     config = TrainConfig(batch_size=6, learning_rate=1e-3, warmup_ratio=0, lr_scheduler="constant")
-    offline = train_dpo(
-        policy=policy, reference=reference, triples=[shard], out=tmp_path / "offline",
-        config=config, seed=1,
-    )  # fmt: skip
+    offline = fit(Job(policy, reference, (shard,), tmp_path / "offline", config, seed=1), Dpo())
     asked = Prompts([[{"role": "user", "content": str(n)}] for n in range(6)], 6)
-    online = train_online(
-        policy=policy, reference=reference, prompts=asked, triples=lambda leg, now: [shard],
-        out=tmp_path / "online", config=config.model_copy(update={"online": True}), seed=1,
-    )  # fmt: skip
+    config = config.model_copy(update={"online": True})
+    job = Job(policy, reference, (), tmp_path / "online", config, seed=1)
+    online = fit(job, OnlineDpo(asked, lambda leg, now: [shard]))
     assert online.history[0]["loss"] == pytest.approx(offline.history[0]["loss"], rel=1e-5)
     assert online.history[0]["grad_norm"] == pytest.approx(
         offline.history[0]["grad_norm"], rel=1e-3
@@ -155,10 +153,7 @@ def test_legs_with_few_pairs_and_with_none(policy: Path, tmp_path: Path) -> None
         weights.append(folder_revision(now()))
         return [two] if leg == 0 else []
 
-    result = train_online(
-        policy=policy, reference=policy, prompts=asked, triples=triples, out=tmp_path / "p",
-        config=config, seed=1,
-    )  # fmt: skip
+    result = fit(Job(policy, policy, (), tmp_path / "p", config, seed=1), OnlineDpo(asked, triples))
     assert result.steps == 12
     assert "rewards/margins" in result.history[3]
     # A leg without a pair leaves the weights as they are.

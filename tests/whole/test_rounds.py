@@ -20,10 +20,12 @@ from prefloop.pipeline.run.run_dir import EVALUATION, RunDir
 from prefloop.pipeline.run.status import collect_status
 from prefloop.training.config import TrainConfig
 from prefloop.training.errors import TrainingError
-from prefloop.training.inputs.pairs import read_pairs
-from prefloop.training.methods import dpo
+from prefloop.training.inputs.pairs import add_replay, read_triples, token_pairs
+from prefloop.training.methods.dpo import Dpo
 from prefloop.training.policy.averaging import average_policies
 from prefloop.training.policy.checkpoints import load_tokenizer
+from prefloop.training.session.fit import fit
+from prefloop.training.session.job import Job
 from tests.helpers.dpo_data import rows, write
 from tests.helpers.engine_models import make_model
 from tests.helpers.runs import JUDGE, VERIFIER, run_small, small_config
@@ -42,17 +44,15 @@ def test_replay_draws_its_share_from_earlier_rounds(policy: Path, tmp_path: Path
     fresh = write(tmp_path / "fresh.parquet", rows(30, seed=1))
     earlier = write(tmp_path / "earlier.parquet", rows(100, seed=2))
     tokenizer = load_tokenizer(policy)
-    common = {"max_length": 512, "max_pairs": None}
 
-    def read(share: float, seed: int = 0, replay: tuple = (earlier,)):
-        return read_pairs(
-            [fresh], tokenizer, seed=seed, replay=replay, replay_share=share, **common
-        )
+    def read(share: float, seed: int = 0):
+        mixed = add_replay(read_triples([fresh]), [earlier], share=share, seed=seed)
+        return token_pairs(mixed, tokenizer, max_length=512)
 
     # 30 fresh pairs are three quarters of 40.
     mixed = read(0.25)
     assert len(mixed) == 40
-    alone = answers(read(0.25, replay=()), tokenizer)
+    alone = answers(token_pairs(read_triples([fresh]), tokenizer, max_length=512), tokenizer)
     assert answers(mixed, tokenizer)[:30] == alone
     assert read(0.25).digest() == mixed.digest()
     assert read(0.25, seed=1).digest() != mixed.digest()
@@ -81,10 +81,8 @@ def test_a_curriculum_begins_with_the_largest_margin(
         return loss(self, model, inputs, return_outputs)
 
     monkeypatch.setattr(PairTrainer, "_compute_loss", spy)
-    dpo.train_dpo(
-        policy=policy, reference=policy, triples=[shard], out=tmp_path / "policy",
-        config=TrainConfig(batch_size=4, order="margin"), seed=3,
-    )  # fmt: skip
+    config = TrainConfig(batch_size=4, order="margin")
+    fit(Job(policy, policy, (shard,), tmp_path / "policy", config, seed=3), Dpo())
     tokenizer = load_tokenizer(policy)
     texts = [tokenizer.decode(ids[:-1]) for ids in seen]
     assert texts == [row["chosen"][0]["content"] for row in by_margin]
@@ -109,10 +107,8 @@ def test_pairs_of_like_length_share_a_batch(
 
     monkeypatch.setattr(PairTrainer, "_compute_loss", spy)
     for order in padding:
-        dpo.train_dpo(
-            policy=policy, reference=policy, triples=[shard], out=tmp_path / order / "policy",
-            config=TrainConfig(batch_size=4, order=order), seed=3,
-        )  # fmt: skip
+        config = TrainConfig(batch_size=4, order=order)
+        fit(Job(policy, policy, (shard,), tmp_path / order / "policy", config, seed=3), Dpo())
     assert len(padding["length"]) == len(padding["random"]) == 16
     assert np.mean(padding["length"]) < 0.5 * np.mean(padding["random"])
 
@@ -131,12 +127,8 @@ def test_an_interrupted_round_ends_with_the_same_policy(
             raise Interrupted
 
     def train(out: Path, **more):
-        return dpo.train_dpo(
-            policy=policy, reference=policy, triples=[shard], out=out / "policy", seed=3,
-            config=TrainConfig(
-                batch_size=4, order=order, epochs=2, save_steps=4, learning_rate=1e-3
-            ), **more,
-        )  # fmt: skip
+        config = TrainConfig(batch_size=4, order=order, epochs=2, save_steps=4, learning_rate=1e-3)
+        return fit(Job(policy, policy, (shard,), out / "policy", config, seed=3), Dpo(), **more)
 
     whole = train(tmp_path / "whole")
     assert whole.steps == 12

@@ -66,27 +66,10 @@ class Pairs:
         )
 
 
-def read_pairs(
-    shards: Sequence[Path],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_length: int,
-    max_pairs: int | None,
-    seed: int,
-    replay: Sequence[Path] = (),
-    replay_share: float = 0.0,
-    by_margin: bool = False,
-) -> Pairs:
-    """The pairs of ``shards`` (Parquet of ``schemas.TRIPLE``) in their order.
+def read_triples(shards: Sequence[Path]) -> pa.Table:
+    """The triples of ``shards`` (Parquet of ``schemas.TRIPLE``) in their order.
 
-    ``max_pairs`` draws a random subset (by ``seed``, keeping the order). Triples of ``replay`` are
-    drawn among them (by ``seed``) until they are ``replay_share`` of all, or used up. With
-    ``by_margin`` the pairs are put in order, the largest margin first. A pair is dropped and
-    counted if prompt and answer, end token included, exceed ``max_length`` tokens for either of
-    its answers: cutting them would train on answers without an end, or on none at all.
-
-    Raises ``TrainingError`` where there are no triples, none is short enough, or a row's chosen
-    or rejected is not one assistant message or both are the same answer.
+    Raises ``TrainingError`` where there are none.
     """
     tables = [_read(shard) for shard in shards]
     table = pa.concat_tables(tables) if tables else pa.table({})
@@ -95,25 +78,45 @@ def read_pairs(
             "there are no triples to train on: loosen the filters that dropped all pairs "
             "(prefloop status shows which), or sample more candidates per prompt"
         )
-    if replay:
-        earlier = pa.concat_tables([_read(shard) for shard in replay])
-        wanted = round(table.num_rows * replay_share / (1 - replay_share))
-        drawn = np.random.default_rng(seed).permutation(earlier.num_rows)[:wanted]
-        table = pa.concat_tables([table, earlier.take(np.sort(drawn))])
-    if max_pairs is not None and max_pairs < table.num_rows:
-        drawn = np.random.default_rng(seed).permutation(table.num_rows)[:max_pairs]
-        table = table.take(np.sort(drawn))
+    return table
 
-    if by_margin:
-        largest_first = np.argsort(-table["margin"].to_numpy(), kind="stable")
-        table = table.take(largest_first)
+
+def add_replay(triples: pa.Table, shards: Sequence[Path], *, share: float, seed: int) -> pa.Table:
+    """``triples`` and behind them some of ``shards``, drawn by ``seed``, until these are ``share``
+    of all, or used up."""
+    earlier = pa.concat_tables([_read(shard) for shard in shards])
+    wanted = round(triples.num_rows * share / (1 - share))
+    return pa.concat_tables([triples, draw_triples(earlier, wanted, seed)])
+
+
+def draw_triples(triples: pa.Table, most: int, seed: int) -> pa.Table:
+    """At most ``most`` of the rows, drawn by ``seed``, in their order."""
+    drawn = np.random.default_rng(seed).permutation(triples.num_rows)[:most]
+    return triples.take(np.sort(drawn))
+
+
+def largest_margin_first(triples: pa.Table) -> pa.Table:
+    """The rows in the order of their margins."""
+    return triples.take(np.argsort(-triples["margin"].to_numpy(), kind="stable"))
+
+
+def token_pairs(triples: pa.Table, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> Pairs:
+    """``triples`` as token ids, in their order.
+
+    A pair is dropped and counted if prompt and answer, end token included, exceed ``max_length``
+    tokens for either of its answers: cutting them would train on answers without an end, or on
+    none at all.
+
+    Raises ``TrainingError`` where none is short enough, or a row's chosen or rejected is not one
+    assistant message or both are the same answer.
+    """
     end = end_token(tokenizer)
     seen: dict[str, TokenIds] = {}  # many pairs share a prompt
     prompts: list[TokenIds] = []
     chosen: list[TokenIds] = []
     rejected: list[TokenIds] = []
     sure: list[float] = []
-    for batch in table.to_batches(max_chunksize=1024):
+    for batch in triples.to_batches(max_chunksize=1024):
         rows = batch.to_pylist()
         good = answer_ids(tokenizer, (answer_of(row, "chosen") for row in rows), end)
         bad = answer_ids(tokenizer, (answer_of(row, "rejected") for row in rows), end)
@@ -133,10 +136,10 @@ def read_pairs(
                 sure.append(row["p_chosen"])
     if not prompts:
         raise TrainingError(
-            f"each of the {table.num_rows} pairs is longer than {max_length} tokens: raise "
+            f"each of the {triples.num_rows} pairs is longer than {max_length} tokens: raise "
             "train.max_length (within the model's context) or lower sample.max_tokens"
         )
-    return Pairs(prompts, chosen, rejected, sure, table.num_rows - len(prompts))
+    return Pairs(prompts, chosen, rejected, sure, triples.num_rows - len(prompts))
 
 
 def _read(shard: Path) -> pa.Table:

@@ -9,148 +9,109 @@ order once, by seed, for all epochs, so that a batch mixes prompts. For what els
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from prefloop.data.hashing import json_hash
-from prefloop.training.config import TrainConfig
 from prefloop.training.errors import TrainingError
 from prefloop.training.inputs.answers import Answers, read_answers
 from prefloop.training.inputs.tokens import TokenIds
-from prefloop.training.policy.checkpoints import context_length, load_tokenizer
-from prefloop.training.session.fit import (
-    OnStep,
-    TrainResult,
-    dataset_of,
-    fit,
-    load_reference,
-    open_policy,
-    settings_of,
-)
+from prefloop.training.session.job import Job
+from prefloop.training.session.method import Session, TrainingData
+from prefloop.training.session.open_policy import load_reference
 from prefloop.training.session.reference import append_columns, kept_columns, shared_logprobs
-from prefloop.training.session.setup import on_one_gpu, optimiser_steps, shared_arguments
+from prefloop.training.session.setup import disables_dropout, optimiser_steps
 
 
-def train_kto(
-    *,
-    policy: Path,
-    reference: Path,
-    answers: Sequence[Path],
-    out: Path,
-    config: TrainConfig,
-    seed: int,
-    kept_reference: Path | None = None,
-    on_step: OnStep | None = None,
-    verbose: bool = False,
-) -> TrainResult:
-    """Train the policy in ``policy`` on labelled ``answers`` and save the new one as ``out``.
+class Kto:
+    """Kahneman-Tversky optimisation on labelled answers: shards of ``schemas.UNPAIRED`` or of
+    triples (see ``prefloop.training.inputs.answers.read_answers``)."""
 
-    ``answers`` are Parquet shards of ``schemas.UNPAIRED`` or of triples (see
-    ``prefloop.training.inputs.answers.read_answers``). ``kept_reference`` is a file for the
-    reference's log-probabilities. As ``prefloop.training.methods.dpo.train_dpo`` otherwise.
+    takes_reference: ClassVar[bool] = True
 
-    Raises ``TrainingError`` if there is nothing to train on, or only answers of one label.
-    """
-    tokenizer = load_tokenizer(policy)
-    max_length = min(config.max_length, context_length(policy))
-    data = read_answers(
-        answers, tokenizer, max_length=max_length, max_answers=config.max_pairs, seed=seed
-    )
-    if len(set(data.labels)) < 2:
-        word = "good" if data.labels[0] else "bad"
-        raise TrainingError(
-            f"all {len(data)} answers are {word} ones, and KTO needs both: sample more candidates "
-            "per prompt, or let another labeler judge"
+    def read(self, job: Job, tokenizer: Any, max_length: int) -> TrainingData[Answers]:
+        """The answers of the job's files. Raises ``TrainingError`` for answers of one label."""
+        config = job.config
+        data = read_answers(
+            job.files,
+            tokenizer,
+            max_length=max_length,
+            max_answers=config.max_pairs,
+            seed=job.seed,
         )
-    if config.order == "length":
-        from prefloop.training.trainers.order import LikeLengths
+        if len(set(data.labels)) < 2:
+            word = "good" if data.labels[0] else "bad"
+            raise TrainingError(
+                f"all {len(data)} answers are {word} ones, and KTO needs both: sample more "
+                "candidates per prompt, or let another labeler judge"
+            )
+        if config.order == "length":
+            from prefloop.training.trainers.order import LikeLengths
 
-        data = data.take(list(LikeLengths(data.lengths(), config.batch_size, seed)))
-    settings = settings_of(policy, reference, config, seed, max_length)
-    fingerprint = json_hash({"answers": data.digest(), **settings})
+            data = data.take(list(LikeLengths(data.lengths(), config.batch_size, job.seed)))
+        return TrainingData(data, {"answers": data.digest()}, len(data), data.dropped_overlong)
 
-    def build(checkpoints: Path, callbacks: list[Any]) -> Any:
-        return _trainer(
-            policy, reference, data, tokenizer, config, seed, checkpoints, fingerprint, callbacks,
-            kept_reference, settings,
-        )  # fmt: skip
+    def trainer(self, session: Session, rows: Answers) -> Any:
+        """TRL's trainer, with the reference's log-probabilities in the data."""
+        from trl import KTOConfig
+        from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 
-    return fit(
-        policy=policy, out=out, config=config, settings=settings, fingerprint=fingerprint,
-        examples=len(data), dropped_overlong=data.dropped_overlong, build=build,
-        on_step=on_step, verbose=verbose,
-    )  # fmt: skip
+        from prefloop.training.trainers.answer_trainers import LabelledTrainer
+
+        config = session.job.config
+        others = mismatched_answers(rows.answers, config.batch_size)
+        ids = pa.large_list(pa.int32())
+        table = pa.table(
+            {
+                "prompt_ids": pa.array(rows.prompts, ids),
+                "completion_ids": pa.array(rows.answers, ids),
+                "KL_completion_ids": pa.array(others, ids),
+                "label": rows.labels,
+            }
+        )
+        arguments = KTOConfig(
+            **session.arguments(optimiser_steps(len(rows), config)),
+            beta=config.beta,
+            desirable_weight=config.desirable_weight,
+            undesirable_weight=config.undesirable_weight,
+            max_length=None,  # read_answers has seen to it
+            precompute_ref_log_probs=True,
+            disable_dropout=disables_dropout(config),
+        )
+        return session.trainer(
+            LabelledTrainer,
+            arguments,
+            append_columns(table, _reference_columns(session, rows, others)),
+            data_collator=DataCollatorForUnpairedPreference(
+                pad_token_id=session.tokenizer.pad_token_id
+            ),
+        )
 
 
-def _trainer(
-    policy: Path,
-    reference: Path,
-    data: Answers,
-    tokenizer: Any,
-    config: TrainConfig,
-    seed: int,
-    checkpoints: Path,
-    fingerprint: str,
-    callbacks: list[Any],
-    kept: Path | None,
-    settings: dict[str, Any],
-) -> Any:
-    from transformers import set_seed
-    from trl import KTOConfig
-    from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
-
-    from prefloop.training.trainers.answer_trainers import LabelledTrainer
-
-    opened = open_policy(policy, config)
-    others = mismatched_answers(data.answers, config.batch_size)
+def _reference_columns(session: Session, data: Answers, others: list[TokenIds]) -> pa.Table:
+    """The reference's log-probabilities of the answers and of ``others`` behind the same prompts,
+    in columns of the names that TRL's collator reads."""
+    job, opened, settings = session.job, session.opened, session.settings
 
     def compute() -> pa.Table:
-        model = load_reference(reference, opened)
+        model = load_reference(job.reference, opened)
         own, other = (
             shared_logprobs(
-                model, data.prompts, answers,
-                batch_size=config.batch_size, autocast=opened.autocast,
+                model,
+                data.prompts,
+                answers,
+                batch_size=job.config.batch_size,
+                autocast=opened.autocast,
             )
             for answers in (data.answers, others)
-        )  # fmt: skip
+        )
         return pa.table({"ref_logps": own, "ref_KL_logps": other})
 
     key = {name: settings[name] for name in ("reference_revision", "precision", "batch_size")}
-    key["quantize"] = opened.quantize
-    columns = kept_columns(kept, json_hash({"answers": data.digest(), **key}), compute)
-    ids = pa.large_list(pa.int32())
-    table = pa.table(
-        {
-            "prompt_ids": pa.array(data.prompts, ids),
-            "completion_ids": pa.array(data.answers, ids),
-            "KL_completion_ids": pa.array(others, ids),
-            "label": data.labels,
-        }
-    )
-    steps = optimiser_steps(len(data), config)
-    arguments = KTOConfig(
-        **shared_arguments(config, checkpoints=checkpoints, steps=steps, seed=seed),
-        beta=config.beta,
-        desirable_weight=config.desirable_weight,
-        undesirable_weight=config.undesirable_weight,
-        max_length=None,  # read_answers has seen to it
-        precompute_ref_log_probs=True,
-        disable_dropout=not (config.lora and config.lora.dropout),
-        use_cache=opened.model.config.use_cache,
-    )
-    set_seed(seed)
-    return LabelledTrainer(
-        model=opened.model,
-        args=on_one_gpu(arguments),
-        train_dataset=dataset_of(append_columns(table, columns), fingerprint),
-        processing_class=tokenizer,
-        data_collator=DataCollatorForUnpairedPreference(pad_token_id=tokenizer.pad_token_id),
-        peft_config=opened.peft,
-        callbacks=callbacks,
-    )
+    key |= {"answers": data.digest(), "quantize": opened.quantize}
+    return kept_columns(job.kept_reference, json_hash(key), compute)
 
 
 def mismatched_answers(answers: Sequence[TokenIds], batch_size: int) -> list[TokenIds]:

@@ -11,99 +11,35 @@ import json
 import subprocess
 import sys
 from collections import deque
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from prefloop.training.config import TrainConfig
 from prefloop.training.errors import TrainingError
-from prefloop.training.session.fit import OnStep, TrainResult
+from prefloop.training.methods.dpo import Dpo
+from prefloop.training.methods.kto import Kto
+from prefloop.training.methods.sft import Sft
+from prefloop.training.session.fit import OnStep, TrainResult, fit
+from prefloop.training.session.job import Job
+from prefloop.training.session.method import TrainingMethod
 
 STEP, PROBLEM = "@prefloop-step ", "@prefloop-problem "
 """What the lines begin with by which a launched training reports."""
 _LAST_LINES = 20
 
 
-@dataclass(frozen=True)
-class Job:
-    """One training on Parquet shards."""
-
-    policy: Path
-    """Checkpoint or adapter folder, as is ``reference``."""
-    reference: Path
-    files: tuple[Path, ...]
-    """Triples, or labelled answers for ``kto``."""
-    out: Path
-    config: TrainConfig
-    seed: int
-    replay: tuple[Path, ...] = ()
-    kept_reference: Path | None = None
-
-    def dump(self) -> str:
-        """As JSON, for another process."""
-        kept = self.kept_reference
-        return json.dumps(
-            {
-                "policy": _full(self.policy),
-                "reference": _full(self.reference),
-                "files": [_full(path) for path in self.files],
-                "replay": [_full(path) for path in self.replay],
-                "out": _full(self.out),
-                "kept_reference": _full(kept) if kept else None,
-                "config": self.config.model_dump(mode="json"),
-                "seed": self.seed,
-            }
-        )
-
-    @staticmethod
-    def load(text: str) -> Job:
-        """What ``dump`` wrote."""
-        raw = json.loads(text)
-        kept = raw["kept_reference"]
-        return Job(
-            policy=Path(raw["policy"]),
-            reference=Path(raw["reference"]),
-            files=tuple(map(Path, raw["files"])),
-            out=Path(raw["out"]),
-            config=TrainConfig.model_validate(raw["config"]),
-            seed=raw["seed"],
-            replay=tuple(map(Path, raw["replay"])),
-            kept_reference=Path(kept) if kept else None,
-        )
-
-
-def _full(path: Path) -> str:
-    """For a process that may stand elsewhere."""
-    return str(path.resolve())
-
-
 def train_offline(job: Job, *, on_step: OnStep | None = None, verbose: bool = False) -> TrainResult:
-    """Do ``job``; see ``prefloop.training.methods.dpo.train_dpo``,
-    ``prefloop.training.methods.kto.train_kto`` and ``prefloop.training.methods.sft.train_sft``.
-    Raises ``TrainingError``."""
+    """``prefloop.training.session.fit.fit`` by the method that the job's config names, in the
+    processes that its ``accelerate`` describes where there is one."""
     if job.config.accelerate and not job.out.exists():
         _launch(job, job.config.accelerate, on_step)
-    return train_here(job, on_step=on_step, verbose=verbose)
+    return fit(job, offline_method(job.config), on_step=on_step, verbose=verbose)
 
 
-def train_here(job: Job, *, on_step: OnStep | None = None, verbose: bool = False) -> TrainResult:
-    """Do ``job`` in this process, which may be one of several."""
-    common: dict[str, Any] = {
-        "policy": job.policy, "out": job.out, "config": job.config, "seed": job.seed,
-        "on_step": on_step, "verbose": verbose,
-    }  # fmt: skip
-    if job.config.method == "sft":
-        from prefloop.training.methods.sft import train_sft
-
-        return train_sft(answers=job.files, **common)
-    common |= {"reference": job.reference, "kept_reference": job.kept_reference}
-    if job.config.method == "kto":
-        from prefloop.training.methods.kto import train_kto
-
-        return train_kto(answers=job.files, **common)
-    from prefloop.training.methods.dpo import train_dpo
-
-    return train_dpo(triples=job.files, replay=job.replay, **common)
+def offline_method(config: TrainConfig) -> TrainingMethod[Any]:
+    """The method that ``config`` names, of those that train on what lies on disk."""
+    methods: dict[str, TrainingMethod[Any]] = {"dpo": Dpo(), "kto": Kto(), "sft": Sft()}
+    return methods[config.method]
 
 
 def _launch(job: Job, config_file: Path, on_step: OnStep | None) -> None:

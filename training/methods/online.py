@@ -9,95 +9,55 @@ forward passes, so that a leg is always as many steps long, however many pairs w
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from prefloop.data.hashing import json_hash
-from prefloop.training.config import TrainConfig
-from prefloop.training.inputs.pairs import Pairs, read_pairs
-from prefloop.training.methods.dpo import dpo_arguments, no_reference, reference_logps
-from prefloop.training.policy.checkpoints import context_length, load_tokenizer
-from prefloop.training.session.fit import (
-    OnStep,
-    OpenPolicy,
-    TrainResult,
-    dataset_of,
-    fit,
-    load_reference,
-    open_policy,
-    settings_of,
-)
-from prefloop.training.session.on_policy import Prompts, Triples, Weights
-from prefloop.training.session.reference import append_columns
-from prefloop.training.session.setup import on_one_gpu
-
-logger = logging.getLogger(__name__)
+from prefloop.training.methods.dpo import dpo_arguments
+from prefloop.training.session.chunks import OnlineChunks
+from prefloop.training.session.job import Job
+from prefloop.training.session.method import Session, TrainingData
+from prefloop.training.session.on_policy import Prompts, Triples
 
 
-def train_online(
-    *,
-    policy: Path,
-    reference: Path,
-    prompts: Prompts,
-    triples: Triples,
-    out: Path,
-    config: TrainConfig,
-    seed: int,
-    on_step: OnStep | None = None,
-    verbose: bool = False,
-) -> TrainResult:
-    """Train the policy in ``policy`` on what it answers to ``prompts`` meanwhile.
+@dataclass(frozen=True)
+class OnlineDpo:
+    """Direct preference optimisation on what the policy answers to ``prompts`` meanwhile."""
 
-    ``triples`` is called once for each leg, in their order (again for legs that a killed attempt
-    had begun; it must then give the same). Else as ``prefloop.training.methods.dpo.train_dpo``.
-    """
-    prompts.require_leg(
-        "one leg of online training (online_steps x batch_size x gradient_accumulation)"
-    )
-    tokenizer = load_tokenizer(policy)
-    max_length = min(config.max_length, context_length(policy))
-    settings = settings_of(policy, reference, config, seed, max_length)
-    fingerprint = json_hash({"prompts": prompts.about(), **settings})
-    legs = OnlineChunks(reference, triples, tokenizer, config, max_length)
+    takes_reference: ClassVar[bool] = True
 
-    def build(checkpoints: Path, callbacks: list[Any]) -> Any:
-        from transformers import set_seed
+    prompts: Prompts
+    triples: Triples
+    """Called once for each leg, in their order (again for legs that a killed attempt had begun; it
+    must then give the same)."""
 
+    def read(self, _job: Job, _tokenizer: Any, _max_length: int) -> TrainingData[Prompts]:
+        """The prompts. Raises ``TrainingError`` where there are too few for a leg."""
+        prompts = self.prompts
+        prompts.require_leg(
+            "one leg of online training (online_steps x batch_size x gradient_accumulation)"
+        )
+        return TrainingData(prompts, {"prompts": prompts.about()}, len(prompts.messages))
+
+    def trainer(self, session: Session, rows: Prompts) -> Any:
+        """TRL's trainer over the numbers of its forward passes."""
         from prefloop.training.trainers.online_trainer import OnlineTrainer, one_number
 
-        passes = prompts.legs * legs.passes
-        opened = open_policy(policy, config)
-        legs.opened = opened
-        legs.weights = Weights(policy, checkpoints / "weights")
-        arguments = dpo_arguments(config, passes * config.batch_size, checkpoints, seed, opened)
+        config = session.job.config
+        legs = OnlineChunks(session, self.triples)
+        passes = rows.legs * legs.passes
+        arguments = dpo_arguments(session, passes * config.batch_size)
         arguments.per_device_train_batch_size = 1  # the number of a forward pass
         arguments.train_sampling_strategy = "sequential"
-        set_seed(seed)
-        trainer = OnlineTrainer(
-            model=opened.model,
-            ref_model=None,
-            args=on_one_gpu(arguments),
-            train_dataset=dataset_of(_numbers(passes), fingerprint),
-            processing_class=tokenizer,
-            data_collator=one_number,
-            peft_config=opened.peft,
-            callbacks=callbacks,
+        trainer = session.trainer(
+            OnlineTrainer, arguments, _numbers(passes), ref_model=None, data_collator=one_number
         )
         trainer.settings = config
         trainer.legs = legs
         legs.weights.trainer = trainer
         return trainer
-
-    return fit(
-        policy=policy, out=out, config=config, settings=settings, fingerprint=fingerprint,
-        examples=len(prompts.messages), dropped_overlong=0, build=build, on_step=on_step,
-        verbose=verbose,
-    )  # fmt: skip
 
 
 def _numbers(passes: int) -> pa.Table:
@@ -109,69 +69,3 @@ def _numbers(passes: int) -> pa.Table:
     for name in ("ref_chosen_logps", "ref_rejected_logps"):
         columns[name] = np.zeros(passes)
     return pa.table(columns)
-
-
-class OnlineChunks:
-    """The forward passes of an online training: pairs of the leg that is trained on now."""
-
-    opened: OpenPolicy
-    weights: Weights
-
-    def __init__(
-        self,
-        reference: Path,
-        triples: Triples,
-        tokenizer: Any,
-        config: TrainConfig,
-        max_length: int,
-    ) -> None:
-        self.passes = config.online_steps * config.gradient_accumulation
-        """Forward passes a leg."""
-        self._reference = reference
-        self._triples, self._tokenizer = triples, tokenizer
-        self._config, self._max_length = config, max_length
-        self._live: Any = None
-        self._leg = -1
-        self._rows: list[dict[str, Any]] = []
-
-    def rows(self, number: int) -> list[dict[str, Any]]:
-        """The pairs of forward pass ``number``, as the collator of pairs takes them; none where the
-        leg kept none."""
-        leg, part = divmod(number, self.passes)
-        if leg != self._leg:
-            self._rows, self._leg = self._make(leg), leg
-        if not self._rows:
-            return []
-        shares = np.array_split(np.arange(len(self._rows)), self.passes)
-        own = shares[part]
-        # Fewer pairs than passes: a pair is then trained on more than once.
-        picked = own if len(own) else [part % len(self._rows)]
-        return [self._rows[row] for row in picked]
-
-    def _make(self, leg: int) -> list[dict[str, Any]]:
-        pairs = self._read(self._triples(leg, self.weights.now))
-        if pairs is None:
-            logger.warning("leg %d of the online training kept no pair to train on", leg)
-            return []
-        if pairs.dropped_overlong:
-            logger.warning("leg %d: %d pairs are too long", leg, pairs.dropped_overlong)
-        if self._config.uses_reference:
-            columns = reference_logps(
-                pairs, self._reference_model(), batch_size=2 * self._config.batch_size,
-                autocast=self.opened.autocast, ld_alpha=self._config.ld_alpha,
-            )  # fmt: skip
-        else:
-            columns = no_reference(len(pairs))
-        return list(append_columns(pairs.table(), columns).to_pylist())
-
-    def _read(self, shards: Sequence[Path]) -> Pairs | None:
-        if not shards:
-            return None
-        return read_pairs(
-            shards, self._tokenizer, max_length=self._max_length, max_pairs=None, seed=0
-        )
-
-    def _reference_model(self) -> Any:
-        if self._live is None:
-            self._live = load_reference(self._reference, self.opened)
-        return self._live

@@ -12,112 +12,93 @@ holds, see ``prefloop.training.session.fit``.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from prefloop.data.hashing import json_hash
-from prefloop.training.config import TrainConfig
 from prefloop.training.inputs.tokens import end_token, prompt_ids
-from prefloop.training.policy.checkpoints import context_length, load_tokenizer
-from prefloop.training.session.fit import (
-    OnStep,
-    TrainResult,
-    dataset_of,
-    fit,
-    load_reference,
-    open_policy,
-    settings_of,
-)
+from prefloop.training.session.job import Job
+from prefloop.training.session.method import Session, TrainingData
 from prefloop.training.session.on_policy import Groups, Prompts, Weights
-from prefloop.training.session.setup import on_one_gpu, shared_arguments
+from prefloop.training.session.open_policy import load_reference
+from prefloop.training.session.setup import disables_dropout
 
 
-def train_reinforcement(
-    *,
-    policy: Path,
-    reference: Path,
-    prompts: Prompts,
-    groups: Groups,
-    group_size: int,
-    temperature: float,
-    max_tokens: int,
-    out: Path,
-    config: TrainConfig,
-    seed: int,
-    on_step: OnStep | None = None,
-    verbose: bool = False,
-) -> TrainResult:
-    """Train the policy in ``policy`` by ``config.method`` (``grpo`` or ``rloo``).
+@dataclass(frozen=True)
+class Reinforcement:
+    """GRPO or RLOO, as the config's ``method`` says, on ``groups`` of answers to ``prompts``."""
 
-    ``groups`` is called once for each leg, in their order (again for legs that a killed attempt
-    had begun; it must then give the same), and gives ``group_size`` answers to each of its prompts,
-    sampled at ``temperature``. Else as ``prefloop.training.methods.dpo.train_dpo``. Raises
-    ``TrainingError`` where there are too few prompts for a step.
-    """
-    prompts.require_leg("one step (batch_size x gradient_accumulation / sample.n)")
-    tokenizer = load_tokenizer(policy)
-    max_length = min(config.max_length, context_length(policy))
-    settings = settings_of(policy, reference, config, seed, max_length)
-    sampled = {"group_size": group_size, "temperature": temperature}
-    fingerprint = json_hash({"prompts": prompts.about(), **sampled, **settings})
+    takes_reference: ClassVar[bool] = True
 
-    def build(checkpoints: Path, callbacks: list[Any]) -> Any:
-        from transformers import set_seed
-        from trl import GRPOConfig, RLOOConfig
+    prompts: Prompts
+    groups: Groups
+    """Called once for each leg, in their order (again for legs that a killed attempt had begun; it
+    must then give the same)."""
+    group_size: int
+    """Answers to each prompt."""
+    temperature: float
+    """That they are sampled at."""
+    max_tokens: int
+
+    def read(self, _job: Job, _tokenizer: Any, _max_length: int) -> TrainingData[Prompts]:
+        """The prompts. Raises ``TrainingError`` where there are too few for a step."""
+        prompts = self.prompts
+        prompts.require_leg("one step (batch_size x gradient_accumulation / sample.n)")
+        decides = {
+            "prompts": prompts.about(),
+            "group_size": self.group_size,
+            "temperature": self.temperature,
+        }
+        return TrainingData(prompts, decides, prompts.legs * prompts.per_leg)
+
+    def trainer(self, session: Session, rows: Prompts) -> Any:
+        """TRL's trainer, its answers and rewards taken from ``groups``."""
         from trl.trainer.utils import add_fused_lm_head
 
         from prefloop.training.trainers.rl_trainers import TRAINERS
 
-        opened = open_policy(policy, config)
-        shared = shared_arguments(config, checkpoints=checkpoints, steps=prompts.legs, seed=seed)
-        shared |= {
-            "num_generations": group_size,
-            "max_completion_length": max_tokens,
-            "temperature": temperature,
-            "epsilon": config.clip,
-            "beta": 0.0,  # else TRL loads a reference of its own; ours is set below
-            "shuffle_dataset": False,  # the legs have an order
-            "remove_unused_columns": False,
-            "disable_dropout": not (config.lora and config.lora.dropout),
-            "use_cache": opened.model.config.use_cache,
-        }
-        if config.method == "grpo":
-            scale = "group" if config.scale_rewards else "none"
-            arguments = GRPOConfig(**shared, loss_type="grpo", scale_rewards=scale)
-        else:
-            arguments = RLOOConfig(**shared)
-        set_seed(seed)
-        trainer = TRAINERS[config.method](
-            model=opened.model,
+        job, tokenizer = session.job, session.tokenizer
+        trainer = session.trainer(
+            TRAINERS[job.config.method],
+            self._arguments(session),
+            _table(rows),
             reward_funcs=[_never_called],
-            args=on_one_gpu(arguments),
-            train_dataset=dataset_of(_table(prompts), fingerprint),
-            processing_class=tokenizer,
-            peft_config=opened.peft,
-            callbacks=callbacks,
         )
-        frozen = load_reference(reference, opened)
-        add_fused_lm_head(frozen, temperature=temperature)
+        frozen = load_reference(job.reference, session.opened)
+        add_fused_lm_head(frozen, temperature=self.temperature)
         trainer.ref_model = trainer.accelerator.prepare_model(
             frozen.requires_grad_(False), evaluation_mode=True
         )
-        trainer.beta = config.beta
-        trainer.groups = groups
-        trainer.per_leg = prompts.per_leg
+        trainer.beta = job.config.beta
+        trainer.groups = self.groups
+        trainer.per_leg = rows.per_leg
         trainer.end = end_token(tokenizer)
-        trainer.prompts = [prompt_ids(tokenizer, one).tolist() for one in prompts.messages]
-        trainer.weights = Weights(policy, checkpoints / "weights")
+        trainer.prompts = [prompt_ids(tokenizer, one).tolist() for one in rows.messages]
+        trainer.weights = Weights(job.policy, session.checkpoints / "weights")
         trainer.weights.trainer = trainer
         return trainer
 
-    return fit(
-        policy=policy, out=out, config=config, settings=settings, fingerprint=fingerprint,
-        examples=prompts.legs * prompts.per_leg, dropped_overlong=0, build=build,
-        on_step=on_step, verbose=verbose,
-    )  # fmt: skip
+    def _arguments(self, session: Session) -> Any:
+        from trl import GRPOConfig, RLOOConfig
+
+        config = session.job.config
+        shared = {
+            **session.arguments(self.prompts.legs),
+            "num_generations": self.group_size,
+            "max_completion_length": self.max_tokens,
+            "temperature": self.temperature,
+            "epsilon": config.clip,
+            "beta": 0.0,  # else TRL loads a reference of its own; ours is set later
+            "shuffle_dataset": False,  # the legs have an order
+            "remove_unused_columns": False,
+            "disable_dropout": disables_dropout(config),
+        }
+        if config.method == "grpo":
+            scale = "group" if config.scale_rewards else "none"
+            return GRPOConfig(**shared, loss_type="grpo", scale_rewards=scale)
+        return RLOOConfig(**shared)
 
 
 def _never_called(**_: Any) -> list[float]:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,19 +33,44 @@ from prefloop.training.errors import TrainingError
 from prefloop.training.inputs.reward_pairs import RewardPairs, prompts_in, read_reward_pairs
 from prefloop.training.policy.checkpoints import base_of, copy_tokenizer, is_adapter, load_tokenizer
 from prefloop.training.policy.heldout import TRAINED_PROMPT, Heldout
-from prefloop.training.session.fit import dataset_of, quiet_trainer
 from prefloop.training.session.records import read_record, write_record
 from prefloop.training.session.setup import (
+    dataset_of,
+    disables_dropout,
     environment,
     on_one_gpu,
     optimiser_steps,
     peft_config,
+    quiet_trainer,
     shared_arguments,
     uses_bf16,
 )
+from prefloop.training.session.steps import take_steps
+
+if TYPE_CHECKING:
+    from prefloop.training.session.watch import Watch
 
 NOT_FINITE = "not_finite"
 """Why a held-out pair was left out: a score is no finite number."""
+
+
+@dataclass(frozen=True)
+class RewardJob:
+    """One training of a reward model."""
+
+    base: Path
+    """Folder of a causal language model, which gets a head of one output drawn by ``seed``, or of a
+    reward model, which keeps its own."""
+    files: tuple[Path, ...]
+    """Parquet of triples (see ``prefloop.training.inputs.reward_pairs``)."""
+    out: Path
+    config: RewardConfig
+    seed: int
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where an interrupted training goes on from."""
+        return self.out.with_name(f".{self.out.name}.checkpoints")
 
 
 @dataclass(frozen=True)
@@ -70,29 +95,23 @@ class RewardResult:
 
 
 def train_reward(
+    job: RewardJob,
     *,
-    base: Path,
-    triples: Sequence[Path],
-    out: Path,
-    config: RewardConfig,
-    seed: int,
     on_step: Callable[[dict[str, float]], None] | None = None,
     verbose: bool = False,
 ) -> RewardResult:
-    """Train the model in ``base`` to score the chosen answers of ``triples`` higher; save it.
+    """Train the model in ``job.base`` to score the chosen answers of the files higher; save it.
 
-    ``base`` is the folder of a causal language model, which gets a head of one output drawn by
-    ``seed``, or of a reward model, which keeps its own. ``triples`` are Parquet files (see
-    ``prefloop.training.inputs.reward_pairs``). ``on_step`` gets each step's record; an exception it
-    raises stops the training and passes through, and nothing is saved. Checkpoints are kept beside
-    ``out`` while training runs, and an interrupted call with the same arguments goes on from the
-    last one. An ``out`` that these arguments made already is not made again: its recorded result is
-    returned.
+    ``on_step`` gets each step's record; an exception it raises stops the training and passes
+    through, and nothing is saved. Checkpoints are kept beside ``job.out`` while training runs, and
+    an interrupted call with the same arguments goes on from the last one. An ``out`` that these
+    arguments made already is not made again: its recorded result is returned.
 
     Raises ``TrainingError`` if there is nothing to train on, the base is unusable, the loss
     becomes NaN, or ``out`` holds something else.
     """
     started = time.monotonic()
+    base, config = job.base, job.config
     if config.lora and config.lora.quantize:
         raise TrainingError(
             "lora.quantize is for policies: a reward model's adapter is merged when it is saved, "
@@ -106,34 +125,30 @@ def train_reward(
     tokenizer = load_tokenizer(base)
     max_length = min(config.max_length, _context(base, tokenizer))
     tokenizer.model_max_length = 10**9  # read_reward_pairs counts what is too long; it would warn
-    pairs = _training_pairs(triples, tokenizer, config, max_length, seed)
-    settings = _settings(base, config, seed, max_length)
+    pairs = _training_pairs(job, tokenizer, max_length)
+    settings = _settings(job, max_length)
     fingerprint = json_hash({"pairs": pairs.digest(), **settings})
-    if out.exists():
-        return _recorded(out, fingerprint)
+    if job.out.exists():
+        return _recorded(job.out, fingerprint)
 
-    from prefloop.training.session.watch import quiet, resumable, step_record
+    from prefloop.training.session.watch import Watch, quiet
 
-    checkpoints = out.with_name(f".{out.name}.checkpoints")
     with quiet(verbose):
-        trainer = _trainer(base, pairs, tokenizer, config, seed, checkpoints, fingerprint, on_step)
-        stepping = time.monotonic()
-        trainer.train(resume_from_checkpoint=resumable(checkpoints, fingerprint))
-        state = trainer.state
+        watch = Watch(fingerprint, on_step, model="reward model")
+        trainer = _trainer(job, pairs, tokenizer, fingerprint, watch)
+        steps = take_steps(trainer, job.checkpoints, fingerprint)
         result = RewardResult(
-            model_path=out,
-            steps=state.global_step,
+            model_path=job.out,
+            steps=steps.number,
             examples=len(pairs),
             dropped=pairs.dropped,
             seconds=time.monotonic() - started,
-            step_seconds=time.monotonic() - stepping,
+            step_seconds=steps.seconds,
             settings=settings,
-            history=[
-                step_record(log, state.max_steps) for log in state.log_history if "loss" in log
-            ],
+            history=steps.history,
         )
         _save(trainer.model, base, result, fingerprint)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    shutil.rmtree(job.checkpoints, ignore_errors=True)
     return result
 
 
@@ -167,11 +182,10 @@ def heldout_accuracy(
     return Heldout(win_rate(right, clusters=prompts), dropped)
 
 
-def _training_pairs(
-    triples: Sequence[Path], tokenizer: Any, config: RewardConfig, max_length: int, seed: int
-) -> RewardPairs:
+def _training_pairs(job: RewardJob, tokenizer: Any, max_length: int) -> RewardPairs:
+    config = job.config
     pairs = read_reward_pairs(
-        triples, tokenizer, max_length=max_length, with_margin=config.use_margin
+        job.files, tokenizer, max_length=max_length, with_margin=config.use_margin
     )
     if not len(pairs):
         reasons = ", ".join(f"{number} {reason}" for reason, number in pairs.dropped.items())
@@ -181,40 +195,33 @@ def _training_pairs(
             f"{max_length} tokens (max_length)"
         )
     if config.max_pairs is not None and config.max_pairs < len(pairs):
-        drawn = np.random.default_rng(seed).permutation(len(pairs))[: config.max_pairs]
+        drawn = np.random.default_rng(job.seed).permutation(len(pairs))[: config.max_pairs]
         pairs = pairs.take(np.sort(drawn))
     return pairs
 
 
 def _trainer(
-    base: Path,
-    pairs: RewardPairs,
-    tokenizer: Any,
-    config: RewardConfig,
-    seed: int,
-    checkpoints: Path,
-    fingerprint: str,
-    on_step: Callable[[dict[str, float]], None] | None,
+    job: RewardJob, pairs: RewardPairs, tokenizer: Any, fingerprint: str, watch: Watch
 ) -> Any:
     """The trainer, ready to run."""
     import torch
     import trl
     from transformers import set_seed
 
-    from prefloop.training.session.watch import Watch
     from prefloop.training.trainers.reward_trainer import PretokenizedRewardTrainer
 
-    set_seed(seed)  # draws the head
+    config = job.config
+    set_seed(job.seed)  # draws the head
     # As for policies: whole models train on float32 weights, a frozen base may be bf16.
     bf16 = uses_bf16(config) and config.lora
-    model = _load_base(base, torch.bfloat16 if bf16 else torch.float32)
+    model = _load_base(job.base, torch.bfloat16 if bf16 else torch.float32)
     steps = optimiser_steps(len(pairs), config)
     arguments = trl.RewardConfig(
-        **shared_arguments(config, checkpoints=checkpoints, steps=steps, seed=seed),
+        **shared_arguments(config, checkpoints=job.checkpoints, steps=steps, seed=job.seed),
         center_rewards_coefficient=config.center_rewards_coefficient or None,
         pad_token=tokenizer.convert_ids_to_tokens(padding_token(tokenizer)),
         max_length=None,  # read_reward_pairs has seen to it
-        disable_dropout=not (config.lora and config.lora.dropout),
+        disable_dropout=disables_dropout(config),
     )
     trainer = PretokenizedRewardTrainer(
         model=model,
@@ -223,7 +230,7 @@ def _trainer(
         processing_class=tokenizer,
         # Trains the head too.
         peft_config=peft_config(config.lora, "SEQ_CLS") if config.lora else None,
-        callbacks=[Watch(fingerprint, on_step, model="reward model")],
+        callbacks=[watch],
     )
     return quiet_trainer(trainer)
 
@@ -267,12 +274,12 @@ def _context(base: Path, tokenizer: Any) -> int:
     return context_length(config.get_text_config(), tokenizer)
 
 
-def _settings(base: Path, config: RewardConfig, seed: int, max_length: int) -> dict[str, Any]:
+def _settings(job: RewardJob, max_length: int) -> dict[str, Any]:
     """Everything that decides the weights except the triples."""
     return (
-        config.model_dump(mode="json")
-        | environment(config)
-        | {"max_length": max_length, "base_revision": folder_revision(base), "seed": seed}
+        job.config.model_dump(mode="json")
+        | environment(job.config)
+        | {"max_length": max_length, "base_revision": folder_revision(job.base), "seed": job.seed}
     )
 
 

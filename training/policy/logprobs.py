@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,15 +29,13 @@ def answer_logprobs(
     *,
     complete: Sequence[bool] | None = None,
     batch_size: int = 16,
-    device: str = "cpu",
-    dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> NDArray[np.float64]:
     """log p(answer | prompt) in nats [N] under the policy (or adapter) in ``checkpoint``.
 
-    Teacher-forced: each answer is encoded anew and ends with the end token. ``complete`` [N] is
-    False for an answer that was cut off at its token limit (finish reason ``length``): it has no
-    end token, so none is scored. Raises ``ValueError`` where the lengths differ and
-    ``TrainingError`` where ``checkpoint`` holds no model.
+    In float32 on the CPU. Teacher-forced: each answer is encoded anew and ends with the end token.
+    ``complete`` [N] is False for an answer that was cut off at its token limit (finish reason
+    ``length``): it has no end token, so none is scored. Raises ``ValueError`` where the lengths
+    differ and ``TrainingError`` where ``checkpoint`` holds no model.
     """
     import torch
 
@@ -49,7 +47,7 @@ def answer_logprobs(
     ids = answer_ids(tokenizer, answers, end_token(tokenizer))
     if complete is not None:
         ids = [one if whole else one[:-1] for one, whole in zip(ids, complete, strict=True)]
-    model = load_model(checkpoint, dtype=getattr(torch, dtype), device=device)
+    model = load_model(checkpoint, dtype=torch.float32)
     return sequence_logprobs(
         model, [prompt_ids(tokenizer, prompt) for prompt in prompts], ids, batch_size=batch_size
     )

@@ -6,10 +6,8 @@ Invariants:
 * Same data, policy, reference, config and seed give the same weights (bit for bit on a CPU with
   the same number of threads), whether or not the training was interrupted and resumed.
 
-With LoRA, the adapter of the previous round is trained on, and its base stays the policy that
-the first round started from: an adapter never stacks on an adapter, an engine that serves the
-base takes each round's adapter as it is, and the reference may be any policy, because its
-log-probabilities are computed from its own folder.
+A method (``prefloop.training.methods``) says what it reads and which trainer it makes of it; see
+``prefloop.training.session.method.TrainingMethod``.
 """
 
 from __future__ import annotations
@@ -19,35 +17,25 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from prefloop.data.hashing import content_id, folder_revision
-from prefloop.training.config import Lora, TrainConfig
-from prefloop.training.errors import TrainingError
+from prefloop.data.hashing import json_hash
 from prefloop.training.policy.checkpoints import (
-    adapter_settings,
     base_of,
+    context_length,
     copy_tokenizer,
-    is_adapter,
-    load_model,
+    load_tokenizer,
 )
 from prefloop.training.session.guards import GuardWatch
+from prefloop.training.session.job import Job, settings_of
+from prefloop.training.session.method import Rows, Session, TrainingMethod
+from prefloop.training.session.open_policy import open_policy
 from prefloop.training.session.records import RECORD, read_record, write_record
-from prefloop.training.session.setup import (
-    environment,
-    has_gpu,
-    is_sharded,
-    peft_config,
-    uses_bf16,
-)
-
-if TYPE_CHECKING:
-    import torch
+from prefloop.training.session.setup import quiet_trainer
+from prefloop.training.session.steps import take_steps
 
 OnStep = Callable[[dict[str, float]], None]
 """Gets the record of each optimiser step; what it raises stops the training."""
-Build = Callable[[Path, list[Any]], Any]
-"""Makes the trainer, given the folder of its checkpoints and the callbacks it must have."""
 
 
 @dataclass(frozen=True)
@@ -80,71 +68,68 @@ class TrainResult:
 
 
 def fit(
+    job: Job,
+    method: TrainingMethod[Rows],
     *,
-    policy: Path,
-    out: Path,
-    config: TrainConfig,
-    settings: dict[str, Any],
-    fingerprint: str,
-    examples: int,
-    dropped_overlong: int,
-    build: Build,
-    on_step: OnStep | None,
-    verbose: bool,
+    on_step: OnStep | None = None,
+    verbose: bool = False,
 ) -> TrainResult:
-    """Train what ``build`` makes, from its last checkpoint if there is one, and save it as ``out``.
+    """Train ``job.policy`` by ``method`` and save the new policy as ``job.out``.
 
-    ``fingerprint`` is a hash of everything that decides the new weights. An ``out`` that was made
-    from the same is not made again: its recorded result is returned. Checkpoints are kept in
-    ``out.parent/"checkpoints"`` while training runs. Where a guard of ``config`` goes off, training
-    stops, and what is saved are the last weights that were put aside while all was well.
+    ``on_step`` gets each step's record; an exception it raises stops the training and passes
+    through, and nothing is saved. Checkpoints are kept in ``job.out.parent/"checkpoints"`` while
+    training runs: an interrupted call with the same arguments goes on from the last one, and an
+    ``out`` that these arguments made already is not made again: its recorded result is returned.
+    Where a guard of the config goes off, training stops, and what is saved are the last weights
+    that were put aside while all was well.
 
-    Raises ``TrainingError`` where the loss becomes NaN or ``out`` holds something else.
+    Raises ``TrainingError`` if there is nothing to train on, a model folder is unusable, the
+    loss becomes NaN, or ``out`` holds something else.
     """
+    started = time.monotonic()
+    config, out = job.config, job.out
+    tokenizer = load_tokenizer(job.policy)
+    max_length = min(config.max_length, context_length(job.policy))
+    data = method.read(job, tokenizer, max_length)
+    settings = settings_of(job, max_length, takes_reference=method.takes_reference)
+    fingerprint = json_hash({**data.decides, **settings})
     if out.exists():
         return recorded(out, fingerprint)
-    from prefloop.training.session.watch import (
-        SNAPSHOTS,
-        Watch,
-        last_snapshot,
-        quiet,
-        resumable,
-        step_record,
-    )
+    from prefloop.training.session.watch import SNAPSHOTS, Watch, last_snapshot, quiet
 
-    started = time.monotonic()
     checkpoints = out.parent / "checkpoints"
     guards = GuardWatch(config.guards, beta=config.beta)
     watch = Watch(fingerprint, on_step, guards=guards, snapshots=checkpoints / SNAPSHOTS)
     with quiet(verbose):
-        trainer = quiet_trainer(build(checkpoints, [watch]))
-        watch.trainer = trainer
-        stepping = time.monotonic()
-        trainer.train(
-            resume_from_checkpoint=resumable(
-                checkpoints, fingerprint, tidy=trainer.is_world_process_zero()
-            )
+        session = Session(
+            job=job,
+            tokenizer=tokenizer,
+            max_length=max_length,
+            settings=settings,
+            fingerprint=fingerprint,
+            checkpoints=checkpoints,
+            opened=open_policy(job.policy, config),
+            callbacks=[watch],
         )
-        state = trainer.state
+        trainer = watch.trainer = quiet_trainer(method.trainer(session, data.rows))
+        steps = take_steps(trainer, checkpoints, fingerprint)
         result = TrainResult(
             policy_path=out,
-            base=base_of(policy).resolve() if config.lora else None,
-            steps=state.global_step,
-            examples=examples,
-            dropped_overlong=dropped_overlong,
+            base=base_of(job.policy).resolve() if config.lora else None,
+            steps=steps.number,
+            examples=data.examples,
+            dropped_overlong=data.dropped_overlong,
             seconds=time.monotonic() - started,
-            step_seconds=time.monotonic() - stepping,
+            step_seconds=steps.seconds,
             settings=settings,
-            history=[
-                step_record(log, state.max_steps) for log in state.log_history if "loss" in log
-            ],
+            history=steps.history,
         )
         restored = None
         if guards.stopped:
-            restored = last_snapshot(checkpoints / SNAPSHOTS) or policy
-            step = int(restored.name) if restored != policy else 0
+            restored = last_snapshot(checkpoints / SNAPSHOTS) or job.policy
+            step = int(restored.name) if restored != job.policy else 0
             result = replace(result, guard={**guards.stopped.as_dict(), "restored_step": step})
-        _save(trainer, policy, result, fingerprint, restored)
+        _save(trainer, job.policy, result, fingerprint, restored)
     if trainer.is_world_process_zero():
         shutil.rmtree(checkpoints, ignore_errors=True)
     return result
@@ -182,92 +167,3 @@ def recorded(out: Path, fingerprint: str) -> TrainResult:
     record, history = read_record(out, fingerprint)
     base = Path(record["base"]) if record["base"] else None
     return TrainResult(**record | {"policy_path": out, "base": base, "history": history})
-
-
-def settings_of(
-    policy: Path, reference: Path | None, config: TrainConfig, seed: int, max_length: int
-) -> dict[str, Any]:
-    """Everything that decides the new weights except the data: the round's record."""
-    launched = config.accelerate and content_id(config.accelerate.read_text(encoding="utf-8"))
-    return (
-        config.model_dump(mode="json")
-        | environment(config)
-        | {
-            "accelerate": launched,
-            "max_length": max_length,
-            "policy_revision": folder_revision(policy),
-            "reference_revision": folder_revision(reference) if reference else None,
-            "seed": seed,
-        }
-    )
-
-
-@dataclass(frozen=True)
-class OpenPolicy:
-    """A policy loaded for training."""
-
-    model: Any
-    peft: Any | None
-    """The adapter to begin; null for whole weights and where an adapter is trained on."""
-    dtype: torch.dtype
-    autocast: torch.dtype | None
-    device: str
-    quantize: str | None
-    """How the base is quantised."""
-    whole: bool
-    """Whether its weights are all here and as they are on disk."""
-
-
-def open_policy(policy: Path, config: TrainConfig) -> OpenPolicy:
-    """Load ``policy`` as ``config`` trains it. Raises ``TrainingError`` where that cannot be."""
-    import torch
-
-    device = "cuda" if has_gpu() else "cpu"
-    bf16 = uses_bf16(config)
-    # Whole models train on float32 weights, also under bf16 autocast: an update at a DPO learning
-    # rate is below bf16's resolution. Under an adapter the frozen base may be bf16.
-    dtype = torch.bfloat16 if bf16 and config.lora else torch.float32
-    continued = bool(config.lora) and is_adapter(policy)
-    if config.lora and continued:
-        _check_same_adapter(policy, config.lora)
-    quantize = config.lora.quantize if config.lora else None
-    model = load_model(
-        policy, dtype=dtype, device="cpu" if is_sharded() else device,
-        trainable_adapter=continued, quantize=quantize,
-    )  # fmt: skip
-    begun = peft_config(config.lora, "CAUSAL_LM") if config.lora and not continued else None
-    autocast = torch.bfloat16 if bf16 else None
-    return OpenPolicy(model, begun, dtype, autocast, device, quantize, whole=not is_sharded())
-
-
-def load_reference(reference: Path, opened: OpenPolicy) -> Any:
-    """The reference policy, rounded as the policy that is compared with it."""
-    return load_model(reference, dtype=opened.dtype, device=opened.device, quantize=opened.quantize)
-
-
-def _check_same_adapter(policy: Path, lora: Lora) -> None:
-    has = adapter_settings(policy)
-    if (has["r"], has["lora_alpha"]) != (lora.r, lora.alpha):
-        raise TrainingError(
-            f"the adapter {policy} has r={has['r']}, alpha={has['lora_alpha']}, the config "
-            f"r={lora.r}, alpha={lora.alpha}: set train.lora to the adapter's values"
-        )
-
-
-def quiet_trainer(trainer: Any) -> Any:
-    """``trainer`` without the callback that prints every log, and without TRL's copy of an adapter
-    that is trained on: the reference's log-probabilities come from its own folder."""
-    from transformers import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)
-    if "ref" in getattr(trainer.model, "peft_config", {}):
-        trainer.model.delete_adapter("ref")
-    return trainer
-
-
-def dataset_of(table: Any, fingerprint: str) -> Any:
-    """An Arrow table as a ``datasets.Dataset``, without a copy on disk."""
-    from datasets import Dataset
-    from datasets.table import InMemoryTable
-
-    return Dataset(InMemoryTable(table), fingerprint=fingerprint)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefloop.data.shards import write_shard
+from prefloop.training.inputs.pairs import Pairs
 from prefloop.training.inputs.tokens import TokenIds
 from prefloop.training.policy.logprobs import sequence_logprobs
 from prefloop.training.session.setup import processes
@@ -91,3 +92,38 @@ def shared_logprobs(
     for part, values in gather_object([(list(rows), mine.tolist())]):
         found[part] = values
     return found
+
+
+def no_reference(pairs: int) -> pa.Table:
+    """In place of ``reference_logps``, for losses that no reference goes into."""
+    nothing = np.zeros(pairs)
+    return pa.table({"ref_chosen_logps": nothing, "ref_rejected_logps": nothing})
+
+
+def reference_logps(
+    pairs: Pairs,
+    model: Any,
+    *,
+    batch_size: int,
+    autocast: torch.dtype | None,
+    ld_alpha: float | None,
+) -> pa.Table:
+    """Log-probabilities (float64, nats) of both answers of each pair under ``model``, in columns of
+    the names that TRL's collator reads.
+
+    With ``ld_alpha`` the tokens of an answer beyond the length of the other one count so much.
+    """
+
+    def logps_of(answers: list[TokenIds]) -> np.ndarray:
+        return shared_logprobs(
+            model, pairs.prompts * 2, answers, batch_size=batch_size, autocast=autocast
+        )
+
+    logps = logps_of(pairs.chosen + pairs.rejected)
+    if ld_alpha is not None:
+        shared = [min(map(len, both)) for both in zip(pairs.chosen, pairs.rejected, strict=True)]
+        answers = zip(pairs.chosen + pairs.rejected, shared * 2, strict=True)
+        common = logps_of([answer[:length] for answer, length in answers])
+        logps = common + ld_alpha * (logps - common)
+    chosen, rejected = np.split(logps, 2)
+    return pa.table({"ref_chosen_logps": chosen, "ref_rejected_logps": rejected})

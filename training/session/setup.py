@@ -87,6 +87,11 @@ def on_one_gpu(arguments: Any) -> Any:
     return arguments
 
 
+def disables_dropout(config: Optimisation) -> bool:
+    """Whether TRL may switch off every dropout: not an adapter's own, where it was asked for."""
+    return not (config.lora and config.lora.dropout)
+
+
 def peft_config(lora: Lora, task: str) -> Any:
     """``lora`` as peft's config; ``task`` is peft's name of the task."""
     from peft import LoraConfig
@@ -116,3 +121,22 @@ def environment(config: Optimisation) -> dict[str, Any]:
             "trl": trl.__version__,
         },
     }
+
+
+def quiet_trainer(trainer: Any) -> Any:
+    """``trainer`` without the callback that prints every log, and without TRL's copy of an adapter
+    that is trained on: the reference's log-probabilities come from its own folder."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    if "ref" in getattr(trainer.model, "peft_config", {}):
+        trainer.model.delete_adapter("ref")
+    return trainer
+
+
+def dataset_of(table: Any, fingerprint: str) -> Any:
+    """An Arrow table as a ``datasets.Dataset``, without a copy on disk."""
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+
+    return Dataset(InMemoryTable(table), fingerprint=fingerprint)

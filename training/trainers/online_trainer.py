@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from prefloop.training.methods.online import OnlineChunks
+from prefloop.training.session.chunks import OnlineChunks
 from prefloop.training.trainers.pair_trainer import PairCollator, PairTrainer
 
 

@@ -1,0 +1,78 @@
+"""The pairs of an online training, leg by leg, as its forward passes ask for them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prefloop.training.inputs.pairs import Pairs, read_triples, token_pairs
+from prefloop.training.session.method import Session
+from prefloop.training.session.on_policy import Triples, Weights
+from prefloop.training.session.open_policy import load_reference
+from prefloop.training.session.reference import append_columns, no_reference, reference_logps
+
+logger = logging.getLogger(__name__)
+
+
+class OnlineChunks:
+    """The forward passes of an online training: pairs of the leg that is trained on now."""
+
+    def __init__(self, session: Session, triples: Triples) -> None:
+        config = session.job.config
+        self.passes = config.online_steps * config.gradient_accumulation
+        """Forward passes a leg."""
+        self.weights = Weights(session.job.policy, session.checkpoints / "weights")
+        self._session, self._triples = session, triples
+        self._live: Any = None
+        self._leg = -1
+        self._rows: list[dict[str, Any]] = []
+
+    def rows(self, number: int) -> list[dict[str, Any]]:
+        """The pairs of forward pass ``number``, as the collator of pairs takes them; none where the
+        leg kept none."""
+        leg, part = divmod(number, self.passes)
+        if leg != self._leg:
+            self._rows, self._leg = self._make(leg), leg
+        if not self._rows:
+            return []
+        shares = np.array_split(np.arange(len(self._rows)), self.passes)
+        own = shares[part]
+        # Fewer pairs than passes: a pair is then trained on more than once.
+        picked = own if len(own) else [part % len(self._rows)]
+        return [self._rows[row] for row in picked]
+
+    def _make(self, leg: int) -> list[dict[str, Any]]:
+        pairs = self._read(self._triples(leg, self.weights.now))
+        if pairs is None:
+            logger.warning("leg %d of the online training kept no pair to train on", leg)
+            return []
+        if pairs.dropped_overlong:
+            logger.warning("leg %d: %d pairs are too long", leg, pairs.dropped_overlong)
+        config = self._session.job.config
+        if config.uses_reference:
+            columns = reference_logps(
+                pairs,
+                self._reference_model(),
+                batch_size=2 * config.batch_size,
+                autocast=self._session.opened.autocast,
+                ld_alpha=config.ld_alpha,
+            )
+        else:
+            columns = no_reference(len(pairs))
+        return list(append_columns(pairs.table(), columns).to_pylist())
+
+    def _read(self, shards: Sequence[Path]) -> Pairs | None:
+        if not shards:
+            return None
+        return token_pairs(
+            read_triples(shards), self._session.tokenizer, max_length=self._session.max_length
+        )
+
+    def _reference_model(self) -> Any:
+        if self._live is None:
+            self._live = load_reference(self._session.job.reference, self._session.opened)
+        return self._live
