@@ -43,7 +43,8 @@ def plan(
     from rich.console import Console
 
     from prefloop.pipeline.config import load_config
-    from prefloop.pipeline.plan.planner import make_plan, render_plan
+    from prefloop.pipeline.plan.plan import make_plan
+    from prefloop.pipeline.plan.plan_text import render_plan
 
     found = make_plan(load_config(config, overrides(run_dir, override)))
     if as_json:

@@ -124,7 +124,7 @@ def test_the_starter_prompts_can_be_verified(tmp_path: Path) -> None:
 def test_the_real_example_can_be_planned_and_its_judge_loads(tmp_path: Path) -> None:
     """Everything about it but the weights and the hub."""
     from prefloop.labelers.judges.folder import load_judge
-    from prefloop.pipeline.plan.planner import make_plan
+    from prefloop.pipeline.plan.plan import make_plan
 
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(f'{{"prompt": "Explain the number {i}."}}\n' for i in range(40)))

@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from prefloop.pipeline.config import RunConfig, validate_config
-from prefloop.pipeline.plan.planner import Plan, make_plan, render_plan
+from prefloop.pipeline.plan.plan import Plan, make_plan
+from prefloop.pipeline.plan.plan_text import render_plan
 from prefloop.pipeline.run.run_dir import RunDir
 from tests.helpers.synthetic_run import write_run
 

@@ -14,7 +14,7 @@ from prefloop.data.embedded import resolve_embedded
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import folder_revision
 from prefloop.pipeline.config import ConfigError, RunConfig
-from prefloop.pipeline.plan.planner import make_plan
+from prefloop.pipeline.plan.plan import make_plan
 from prefloop.pipeline.policies.train_alone import find_sources, summary, train_model
 from prefloop.pipeline.run.metrics import metrics_table
 from prefloop.pipeline.run.promotion import Lineage, lineage

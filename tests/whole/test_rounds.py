@@ -12,7 +12,7 @@ from prefloop.data.embedded import resolve_embedded
 from prefloop.data.hashing import folder_revision
 from prefloop.data.shards import ShardFolder
 from prefloop.pipeline.config import ConfigError
-from prefloop.pipeline.plan.planner import make_plan
+from prefloop.pipeline.plan.plan import make_plan
 from prefloop.pipeline.report.headline import headline
 from prefloop.pipeline.run.metrics import metrics_table
 from prefloop.pipeline.run.promotion import plateau, promoted, verdicts

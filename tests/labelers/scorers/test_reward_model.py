@@ -27,7 +27,7 @@ from prefloop.labelers.scorers.sequence_scores import (
     padding_token,
 )
 from prefloop.pipeline.config import validate_config
-from prefloop.pipeline.plan.planner import make_plan
+from prefloop.pipeline.plan.plan import make_plan
 from prefloop.pipeline.run.models import Models
 from tests.helpers.engine_models import TEMPLATE, make_model
 from tests.helpers.reward_models import make_bert_reward, make_llama_reward

@@ -1,0 +1,67 @@
+"""What a plan takes for granted, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+
+from prefloop.pipeline.plan.speeds import (
+    ANSWER_SHARE,
+    DECODED_PER_CONNECTION,
+    DECODED_PER_SECOND,
+    LATENCY_S,
+    PREFILLED_PER_SECOND,
+    RATIONALE_SHARE,
+    SCORED_PER_SECOND,
+    TRAINED_PER_SECOND,
+    Measured,
+)
+from prefloop.pipeline.plan.token_counts import CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS
+
+
+def token_assumptions(measured: Measured, ratios: Mapping[str, float]) -> Iterable[str]:
+    """About lengths and numbers; ``ratios`` are the measured characters per token by model."""
+    for model, ratio in ratios.items():
+        yield f"{model}: {ratio:.1f} characters per token, measured with its tokenizer"
+    yield (
+        f"prompts of models without a local tokenizer: {CHARACTERS_PER_TOKEN:g} characters per "
+        f"token; {TEMPLATE_TOKENS} tokens of chat template per message"
+    )
+    if measured.answer_tokens:
+        yield f"answers: {measured.answer_tokens:.0f} tokens, as measured in the run directory"
+    else:
+        yield f"answers: {ANSWER_SHARE:.0%} of sample.max_tokens (upper bound: all of them)"
+    yield (
+        f"judges: one token for a token verdict, {RATIONALE_SHARE:.0%} of max_tokens for a "
+        "rationale"
+    )
+    yield (
+        "pairs: no two candidates of a prompt are the same, and every pair passes the filters "
+        "(upper bounds); prompts count once for each completion"
+    )
+
+
+def time_assumptions(
+    measured: Measured, *, engines: Set[str], scores: bool, trains: bool
+) -> Iterable[str]:
+    """About speeds; ``engines`` are the types of engines whose speed is guessed."""
+    for stage, seconds in measured.seconds_per_request.items():
+        yield f"time of {stage}: {seconds:.3g} s a request, as measured in the run directory"
+    for kind in sorted(engines & DECODED_PER_SECOND.keys()):
+        yield (
+            f"time of {kind} engines: {PREFILLED_PER_SECOND[kind]:,.0f} prompt and "
+            f"{DECODED_PER_SECOND[kind]:,.0f} generated tokens a second (a guess: it depends "
+            "on model and machine; after one block the run directory knows better)"
+        )
+    if "openai" in engines:
+        yield (
+            f"time of openai engines: {LATENCY_S:g} s and {DECODED_PER_CONNECTION:g} tokens a "
+            "second for each of max_concurrency connections, or its rate limits if slower"
+        )
+    if scores:
+        yield f"time of reward models: {SCORED_PER_SECOND:,.0f} tokens a second (a guess)"
+    if trains:
+        yield (
+            f"time of training: {measured.seconds_per_step:.3g} s a step, as measured"
+            if measured.seconds_per_step
+            else f"time of training: {TRAINED_PER_SECOND:,.0f} tokens a second (a guess)"
+        )

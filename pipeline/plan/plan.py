@@ -1,0 +1,144 @@
+"""What a run will ask of its engines and what that costs, before anything is spent.
+
+The prompts are really read and deduplicated. What cannot be known yet is bounded or assumed:
+every step has an expected figure and an upper bound, and every assumption is part of the plan.
+Where the run directory has finished work, its measured lengths and rates replace assumptions.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from prefloop.data.prompts.load import load_prompts
+from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.engines.settings import OpenAIEngine
+from prefloop.pipeline.plan.planner import Planner
+from prefloop.pipeline.plan.speeds import Measured
+from prefloop.pipeline.plan.steps import Step, Training
+from prefloop.pipeline.report.formats import money, short_count
+from prefloop.pipeline.run.run_dir import RunDir
+
+
+@dataclass(frozen=True)
+class PlannedPrompts:
+    """What reading the prompts gave."""
+
+    read: int
+    kept: int
+    heldout: int
+    dropped: int
+    quarantined: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before it is run."""
+
+    prompts: PlannedPrompts
+    prompts_per_round: tuple[int, ...]
+    steps: tuple[Step, ...]
+    training: tuple[Training, ...]
+    assumptions: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def requests(self) -> int:
+        """Completions asked of engines in all."""
+        return sum(step.requests for step in self.steps if step.engine)
+
+    @property
+    def tokens(self) -> int:
+        """Expected tokens, prompts included."""
+        return sum(step.prompt_tokens + step.completion_tokens for step in self.steps)
+
+    @property
+    def max_tokens(self) -> int:
+        """Upper bound of the tokens, prompts included."""
+        return sum(step.max_tokens for step in self.steps)
+
+    @property
+    def cost(self) -> float:
+        """Expected cost."""
+        return sum(step.cost for step in self.steps)
+
+    @property
+    def max_cost(self) -> float:
+        """Upper bound of the cost."""
+        return sum(step.max_cost for step in self.steps)
+
+    @property
+    def seconds(self) -> float:
+        """Expected time."""
+        asking = sum(step.seconds for step in self.steps)
+        return asking + sum(each.seconds for each in self.training)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, totals included, as values that ``json`` can write."""
+        totals = {
+            name: getattr(self, name)
+            for name in ("requests", "tokens", "max_tokens", "cost", "max_cost", "seconds")
+        }
+        return asdict(self) | {"total": totals}
+
+
+def make_plan(config: RunConfig, run: RunDir | None = None) -> Plan:
+    """Read the prompts and work out every round; nothing is written.
+
+    ``run`` is where finished work is looked for, the config's run directory by default. Raises
+    ``InputError`` for unusable prompts.
+    """
+    tables = load_prompts(config.prompts, seed=config.seed)
+    measured = Measured.of(config, run or RunDir(Path(config.run_dir)))
+    planner = Planner(config, tables.train, tables.heldout, measured)
+    for index in range(config.rounds):
+        planner.add_round(index)
+    return Plan(
+        prompts=PlannedPrompts(
+            read=tables.read,
+            kept=len(tables.train),
+            heldout=len(tables.heldout),
+            dropped=len(tables.dropped),
+            quarantined=len(tables.quarantine),
+        ),
+        prompts_per_round=tuple(planner.prompts_per_round),
+        steps=tuple(planner.steps),
+        training=tuple(planner.training),
+        assumptions=tuple(planner.assumptions()),
+        warnings=tuple(_over_budget(config, planner.steps)),
+    )
+
+
+def _over_budget(config: RunConfig, steps: Iterable[Step]) -> Iterable[str]:
+    by_engine: dict[str, list[Step]] = defaultdict(list)
+    for step in steps:
+        if step.engine:
+            by_engine[step.engine].append(step)
+    for name, mine in by_engine.items():
+        settings = config.engines[name]
+        if not isinstance(settings, OpenAIEngine):
+            continue
+        tokens = sum(step.prompt_tokens + step.completion_tokens for step in mine)
+        most = sum(step.max_tokens for step in mine)
+        if settings.max_total_tokens:
+            yield from _warning(name, "max_total_tokens", settings.max_total_tokens, tokens, most)
+        if settings.max_cost:
+            cost, most_cost = sum(s.cost for s in mine), sum(s.max_cost for s in mine)
+            yield from _warning(name, "max_cost", settings.max_cost, cost, most_cost)
+
+
+def _warning(engine: str, key: str, budget: float, expected: float, most: float) -> Iterable[str]:
+    form = money if key == "max_cost" else short_count
+    if expected > budget:
+        yield (
+            f"engines.{engine}.{key} is {form(budget)}, and the plan expects {form(expected)}: the "
+            "run will stop there (it can be resumed with a larger budget)"
+        )
+    elif most > budget:
+        yield (
+            f"engines.{engine}.{key} is {form(budget)}, and the upper bound is {form(most)}: the "
+            "run may stop there (it can be resumed with a larger budget)"
+        )

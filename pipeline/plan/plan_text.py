@@ -1,0 +1,71 @@
+"""A plan as people read it in a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from prefloop.pipeline.plan.plan import Plan
+from prefloop.pipeline.report.formats import count, duration, money, short_count
+
+
+def render_plan(plan: Plan) -> RenderableType:
+    """The plan as text and tables for a terminal."""
+    prompts = plan.prompts
+    sizes = ", ".join(count(number) for number in plan.prompts_per_round)
+    facts = {
+        "prompts": f"{count(prompts.read)} read = {count(prompts.kept)} kept + "
+        f"{count(prompts.heldout)} held out + {count(prompts.dropped)} dropped + "
+        f"{count(prompts.quarantined)} quarantined",
+        "rounds": f"{len(plan.prompts_per_round)}, with {sizes} prompts",
+        "requests": f"{count(plan.requests)} at most",
+        "tokens": f"{short_count(plan.tokens)} expected, {short_count(plan.max_tokens)} at most",
+        "cost": f"{money(plan.cost)} expected, {money(plan.max_cost)} at most",
+        "time": f"about {duration(plan.seconds)}",
+    }
+    parts: list[RenderableType] = [
+        Text.assemble((f"{name:<10}", "dim"), words) for name, words in facts.items()
+    ]
+    parts.append(Padding(_step_table(plan), (1, 0)))
+    if plan.training:
+        parts.append(Padding(_training_table(plan), (0, 0, 1, 0)))
+    for warning in plan.warnings:
+        parts.append(Text(f"Warning: {warning}", style="bold yellow"))
+    parts.append(Text("Assumed:", style="dim"))
+    parts += [Text(f"  - {assumption}", style="dim") for assumption in plan.assumptions]
+    return Group(*parts)
+
+
+def _step_table(plan: Plan) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), title="Requests", title_justify="left")
+    for column in ("round", "stage", "who"):
+        table.add_column(column)
+    for column in ("requests", "tokens in", "out", "all, at most", "cost", "time"):
+        table.add_column(column, justify="right")
+    for step in plan.steps:
+        who = step.what + (f" ({step.engine})" if step.engine else "")
+        table.add_row(
+            str(step.round),
+            step.stage,
+            Text(who),
+            count(step.requests),
+            short_count(step.prompt_tokens),
+            short_count(step.completion_tokens),
+            short_count(step.max_tokens),
+            money(step.cost),
+            duration(step.seconds),
+        )
+    return table
+
+
+def _training_table(plan: Plan) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), title="Training", title_justify="left")
+    for column in ("round", "examples, at most", "steps", "time"):
+        table.add_column(column, justify="right")
+    for each in plan.training:
+        table.add_row(
+            str(each.round), count(each.examples), count(each.steps), duration(each.seconds)
+        )
+    return table

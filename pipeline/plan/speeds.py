@@ -1,0 +1,86 @@
+"""The speeds and shares that a plan reckons with: guesses, and what finished work tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from prefloop.labelers.config import JudgeLabeler
+from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.engines.settings import EngineConfig, OpenAIEngine
+from prefloop.pipeline.run.run_dir import RunDir
+from prefloop.pipeline.run.status import collect_status
+
+ANSWER_SHARE = 0.5
+"""Expected length of a sampled answer, as a share of ``max_tokens``."""
+RATIONALE_SHARE = 0.25
+"""Expected length of a judge's rationale, as a share of its ``max_tokens``."""
+DECODED_PER_SECOND = {"transformers": 2_000.0, "vllm": 5_000.0}
+"""Generated tokens per second of an engine in this process."""
+PREFILLED_PER_SECOND = {"transformers": 10_000.0, "vllm": 40_000.0}
+"""Prompt tokens per second of an engine in this process."""
+DECODED_PER_CONNECTION = 40.0
+"""Generated tokens per second of one connection to an HTTP server."""
+LATENCY_S = 0.5
+"""Seconds before the first token of an HTTP answer."""
+SCORED_PER_SECOND = 20_000.0
+"""Tokens per second that a reward model reads."""
+TRAINED_PER_SECOND = 4_000.0
+"""Tokens of pairs per second of training, the reference's pass included."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What finished work of this run directory tells; null or empty where there is none."""
+
+    answer_tokens: float | None = None
+    seconds_per_request: Mapping[str, float] = field(default_factory=dict)
+    """By stage."""
+    seconds_per_step: float | None = None
+
+    @classmethod
+    def of(cls, config: RunConfig, run: RunDir) -> Measured:
+        """What ``run`` tells about the lengths and speeds of ``config``."""
+        if not run.journal.exists():
+            return cls()
+        status = collect_status(run)
+        samples = sum(each.samples for each in status.rounds)
+        tokens = sum(each.usage["sample"].completion_tokens for each in status.rounds)
+        asked = {one.name for one in config.label.labelers if isinstance(one, JudgeLabeler)}
+        judged = sum(each.votes.get(name, 0) for each in status.rounds for name in asked)
+        requests = {"sample": samples, "label": judged}
+        rates = {
+            stage: status.seconds[stage] / number
+            for stage, number in requests.items()
+            if number and status.seconds.get(stage)
+        }
+        steps = sum(_trained_steps(run))
+        trained = status.seconds.get("train", 0.0)
+        return cls(
+            answer_tokens=tokens / samples if samples else None,
+            seconds_per_request=rates,
+            seconds_per_step=trained / steps if steps and trained else None,
+        )
+
+
+def engine_seconds(
+    settings: EngineConfig, requests: int, prompt_tokens: float, answer_tokens: float
+) -> float:
+    """How long an engine is thought to take for requests of so many tokens each."""
+    if not isinstance(settings, OpenAIEngine):
+        prefill = prompt_tokens / PREFILLED_PER_SECOND[settings.type]
+        return requests * (prefill + answer_tokens / DECODED_PER_SECOND[settings.type])
+    answering = LATENCY_S + answer_tokens / DECODED_PER_CONNECTION
+    bounds = [requests * answering / settings.max_concurrency]
+    if settings.requests_per_minute:
+        bounds.append(60 * requests / settings.requests_per_minute)
+    if settings.tokens_per_minute:
+        bounds.append(60 * requests * (prompt_tokens + answer_tokens) / settings.tokens_per_minute)
+    return max(bounds)
+
+
+def _trained_steps(run: RunDir) -> Iterable[int]:
+    for folder in run.rounds():
+        if folder.metrics.exists(0):
+            steps = folder.metrics.read(0, ["step"])["step"].to_pylist()
+            yield max((step for step in steps if step is not None), default=0)

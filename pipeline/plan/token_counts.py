@@ -1,0 +1,86 @@
+"""How many tokens prompts and judges' questions have, before any of them is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from prefloop.data.conversation import with_system_prompt
+from prefloop.data.embedded import resolve_embedded
+from prefloop.labelers.judges.folder import Judge
+
+CHARACTERS_PER_TOKEN = 4.0
+"""Where no tokenizer is at hand."""
+TEMPLATE_TOKENS = 8
+"""Tokens that a chat template adds to each message."""
+
+_TOKENIZED = 200  # texts from which a tokenizer's characters per token are measured
+
+
+class TokenCounter:
+    """Estimates tokens by a model's characters per token, measured where its tokenizer is here."""
+
+    def __init__(self, system_prompt: str | None) -> None:
+        self._system_prompt = system_prompt
+        self.ratios: dict[str, float] = {}
+        """Characters per token by model, of those that were measured."""
+
+    def of_prompts(self, prompts: pa.Table, model: str) -> list[float]:
+        """Tokens of each prompt as the policy is shown it."""
+        shown = [
+            with_system_prompt(row, self._system_prompt) for row in prompts["messages"].to_pylist()
+        ]
+        texts = ["".join(turn["content"] for turn in turns) for turns in shown]
+        ratio = self._characters_per_token(model, texts)
+        return [
+            len(text) / ratio + TEMPLATE_TOKENS * len(turns)
+            for text, turns in zip(texts, shown, strict=True)
+        ]
+
+    def of_questions(
+        self, judge: Judge, prompts: pa.Table, questions: Sequence[int], model: str
+    ) -> float:
+        """Mean tokens of a judge's question without the answers, over all ``questions``."""
+        texts, weights, turns = [], [], 0
+        rows = zip(
+            prompts["messages"].to_pylist(),
+            prompts["reference"].to_pylist(),
+            questions,
+            strict=True,
+        )
+        for messages, reference, number in rows:
+            asked = judge.blank(with_system_prompt(messages, self._system_prompt), reference)
+            texts.append("".join(turn["content"] for turn in asked))
+            weights.append(number)
+            turns = len(asked)
+        if not sum(weights):
+            return 0.0
+        ratio = self._characters_per_token(model, texts)
+        characters = sum(len(text) * weight for text, weight in zip(texts, weights, strict=True))
+        return characters / sum(weights) / ratio + TEMPLATE_TOKENS * turns
+
+    def _characters_per_token(self, model: str, texts: Sequence[str]) -> float:
+        tokenizer = _local_tokenizer(model)
+        if tokenizer is None:
+            return CHARACTERS_PER_TOKEN
+        if model not in self.ratios:
+            sample = [text for text in texts[:_TOKENIZED] if text]
+            encoded = tokenizer.encode_batch(sample, add_special_tokens=False)
+            tokens = sum(len(one.ids) for one in encoded)
+            self.ratios[model] = sum(map(len, sample)) / tokens if tokens else CHARACTERS_PER_TOKEN
+        return self.ratios[model]
+
+
+@cache
+def _local_tokenizer(model: str) -> Any:
+    """The tokenizer of a checkpoint folder, or null where there is none on this machine."""
+    file = Path(resolve_embedded(model)) / "tokenizer.json"
+    if not file.is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(file))
