@@ -74,8 +74,9 @@ def status(run_dir: RunPath, as_json: JsonOption = False) -> None:
     """Say what a run has done so far, with counts that add up."""
     from rich.console import Console
 
+    from prefloop.pipeline.report.status_text import render_status
     from prefloop.pipeline.run.run_dir import RunDir
-    from prefloop.pipeline.run.status import collect_status, render_status
+    from prefloop.pipeline.run.status import collect_status
 
     found = collect_status(RunDir(run_dir).require())
     if as_json:

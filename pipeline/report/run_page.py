@@ -35,7 +35,8 @@ from prefloop.pipeline.report.redact import hide_environment_secrets, redact
 from prefloop.pipeline.report.side_by_side import read_side_by_side
 from prefloop.pipeline.report.tally import AGREEMENT_EDGES, MARGIN_EDGES, RunTally, tally_run
 from prefloop.pipeline.run.run_dir import JURY, OPPONENT, RunDir
-from prefloop.pipeline.run.status import RoundStatus, RunStatus, WinRate, collect_status
+from prefloop.pipeline.run.shard_counts import WinRate
+from prefloop.pipeline.run.status import RoundStatus, RunStatus, collect_status
 from prefloop.training.config import Guards
 
 LONGEST_TEXT = 3_000

@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from prefloop.data import schemas
+from prefloop.pipeline.report.status_text import render_status
 from prefloop.pipeline.run.run_dir import RunDir
-from prefloop.pipeline.run.status import NOT_BEGUN, RunStatus, collect_status, render_status
+from prefloop.pipeline.run.status import NOT_BEGUN, RunStatus, collect_status
 from tests.helpers.synthetic_run import (
     BLOCK,
     JUDGE,
