@@ -7,7 +7,6 @@ every finding says how many rows it has, which, how bad that is and what to do.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -19,26 +18,21 @@ from prefloop.data.checks.against import EvaluationSet
 from prefloop.data.checks.facts import Facts, Tokens
 from prefloop.data.checks.language import Languages, Sample, find_languages
 from prefloop.data.checks.lengths import QUANTILES, LengthBias, length_bias
-from prefloop.data.checks.oddities import ODDITIES, Severity
 from prefloop.data.checks.repeats import Repeats, find_repeats
 from prefloop.data.config import NearDuplicates, PromptSource
 from prefloop.data.dedup import near_duplicates
 from prefloop.data.preferences import PreferenceBatch, PreferenceColumns, read_preferences
 from prefloop.data.sources.rows import escaped
+from prefloop.pipeline.audit.findings import (
+    BadRows,
+    Finding,
+    Places,
+    findings_of,
+    language_findings,
+    odd_suspects,
+    pair_suspects,
+)
 from prefloop.pipeline.run.progress import StepProgress
-
-_EXAMPLES = 5
-_EXAMPLE_CHARS = 160
-_APART = {
-    "prompts_differ": (
-        "the conversations of chosen and rejected do not share their prompt",
-        "two answers to different prompts cannot be compared: delete the rows",
-    ),
-    "empty_answer": ("an answer holds no text", "delete the rows"),
-    "tie": ("neither answer is preferred", "nothing to learn from: leave the rows out"),
-}
-"""Reasons of rows without a pair that are findings of their own; all others are unreadable."""
-_OF_UNREADABLE = "no pair can be read from the row"
 
 
 @dataclass(frozen=True)
@@ -53,23 +47,6 @@ class AuditOptions:
     languages: int = 2_000
     """Pairs whose languages are told; 0 for none."""
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing found."""
-
-    name: str
-    count: int
-    share: float
-    """Of all rows."""
-    severity: Severity
-    """``error``: the rows teach something wrong or nothing; ``warning``: look at them; ``info``."""
-    what: str
-    remedy: str
-    examples: tuple[str, ...]
-    """``source:row``, with what is to be said about it."""
-    dropped_by_fix: bool
 
 
 @dataclass
@@ -138,15 +115,14 @@ def audit(path: str, options: AuditOptions | None = None) -> Audit:
     """
     options = options or AuditOptions()
     facts = Facts(options.against, options.tokens)
-    bad: Counter[str] = Counter()
-    bad_examples: dict[str, list[str]] = {}
+    bad = BadRows()
     sample = Sample(options.languages, options.seed) if options.languages else None
     texts: list[str] = []
     read = 0
     with StepProgress("audit", None, unit="rows") as progress:
         for batch in batches(path, options):
             read += batch.rows
-            _count_bad(batch, bad, bad_examples)
+            bad.add(batch)
             facts.add(batch.pairs)
             if sample and len(batch.pairs):
                 sample.offer(batch.pairs)
@@ -159,12 +135,13 @@ def audit(path: str, options: AuditOptions | None = None) -> Audit:
     drops, reasons = _drops(found, repeats, near, options)
     picked = sample.rows() if sample else None
     languages = find_languages(picked) if picked is not None else None
-    where = _Where(facts.sources, found["source"], found["row"])
+    where = Places(facts.sources, found["source"], found["row"])
+    suspects = pair_suspects(found, repeats, near, options.against)
     findings = [
-        *_bad_findings(bad, bad_examples, read),
-        *_pair_findings(found, repeats, near, options, rows=read, where=where),
-        *_odd_findings(found, rows=read, where=where),
-        *_language_finding(languages, read),
+        *bad.findings(read),
+        *findings_of(suspects, where, repeats.partner, rows=read),
+        *findings_of(odd_suspects(found["oddities"]), where, repeats.partner, rows=read),
+        *language_findings(languages, read),
     ]
     order = {"error": 0, "warning": 1, "info": 2}
     units = ["chars", "words", *(["tokens"] if options.tokens else [])]
@@ -176,7 +153,7 @@ def audit(path: str, options: AuditOptions | None = None) -> Audit:
         source=escaped(path),
         rows=read,
         pairs=len(drops),
-        bad=bad,
+        bad=bad.reasons,
         findings=tuple(sorted(findings, key=lambda one: order[one.severity])),
         prompts=repeats.prompts,
         prompts_with_several=repeats.prompts_with_several,
@@ -209,47 +186,6 @@ def prompt_texts(batch: PreferenceBatch) -> list[str]:
 
 
 _UNITS = {"chars": "characters", "words": "words", "tokens": "tokens"}
-
-
-class _Where(Sequence[str]):
-    """``source:row`` of each pair."""
-
-    def __init__(
-        self, sources: Sequence[str], source: npt.NDArray[Any], row: npt.NDArray[Any]
-    ) -> None:
-        self._sources, self._source, self._row = sources, source, row
-
-    def __getitem__(self, index: Any) -> Any:
-        return f"{self._sources[self._source[index]]}:{self._row[index]}"
-
-    def __len__(self) -> int:
-        return len(self._row)
-
-
-def _count_bad(batch: PreferenceBatch, bad: Counter[str], examples: dict[str, list[str]]) -> None:
-    if not len(batch.bad):
-        return
-    bad.update(batch.bad["reason"].to_pylist())
-    for row in batch.bad.slice(0, 10 * _EXAMPLES).to_pylist():
-        of_reason = examples.setdefault(row["reason"], [])
-        if len(of_reason) < _EXAMPLES:
-            field_name = f", field {row['field']!r}" if row["field"] else ""
-            of_reason.append(
-                f"{row['source']}:{row['row']}{field_name}: {row['detail'][:_EXAMPLE_CHARS]}"
-            )
-
-
-def _bad_findings(
-    bad: Counter[str], examples: Mapping[str, list[str]], rows: int
-) -> Iterator[Finding]:
-    for reason, count in bad.most_common():
-        what, remedy = _APART.get(reason, (_OF_UNREADABLE, "mend the rows, or delete them"))
-        name = reason if reason in _APART else f"unreadable:{reason}"
-        severity: Severity = "info" if reason == "tie" else "error"
-        yield Finding(
-            name, count, count / rows, severity, what, remedy,
-            tuple(examples.get(reason, ())), dropped_by_fix=True,
-        )  # fmt: skip
 
 
 def _near(
@@ -292,88 +228,6 @@ def _drops(
     for place, mask in reversed(list(enumerate(masks.values(), 1))):
         drops[mask] = place
     return drops, ("", *masks)
-
-
-def _pair_findings(
-    found: Mapping[str, npt.NDArray[Any]],
-    repeats: Repeats,
-    near: npt.NDArray[np.bool_],
-    options: AuditOptions,
-    *,
-    rows: int,
-    where: _Where,
-) -> Iterator[Finding]:
-    def finding(
-        name: str, mask: npt.NDArray[np.bool_], severity: Severity, what: str, remedy: str,
-        *, fixed: bool = True, says: str = "",
-    ) -> Iterator[Finding]:  # fmt: skip
-        places = np.flatnonzero(mask)
-        if len(places):
-            examples = [
-                where[place] + (f" {says} {where[repeats.partner[place]]}" if says else "")
-                for place in places[:_EXAMPLES]
-            ]
-            share = len(places) / rows
-            yield Finding(name, len(places), share, severity, what, remedy, tuple(examples), fixed)
-
-    yield from finding(
-        "identical", repeats.identical, "error", "chosen and rejected are the same text",
-        "delete the rows: their gradient is noise",
-    )  # fmt: skip
-    yield from finding(
-        "identical_but_for_form", found["same"] & ~repeats.identical, "warning",
-        "chosen and rejected differ in letter case, white space or Unicode form only",
-        "keep them only where the form is what is asked for", fixed=False,
-    )  # fmt: skip
-    yield from finding(
-        "contradictory", repeats.contradictory, "error",
-        f"{repeats.contradictions:,} pairs of answers are preferred both ways",
-        "ask more annotators, or drop both: nobody knows which is right", says="contradicts",
-    )  # fmt: skip
-    yield from finding(
-        "circular", repeats.circular, "error",
-        f"{repeats.cycles:,} cycle{'s' if repeats.cycles > 1 else ''} of preferences (A over B, B "
-        "over C, C over A)",
-        "look for the wrong label among them, or drop all",
-    )  # fmt: skip
-    yield from finding(
-        "duplicate", repeats.duplicate, "warning", "an earlier row has the same pair",
-        "delete the later rows: they count twice in training", says="repeats",
-    )  # fmt: skip
-    for number, one in enumerate(options.against):
-        yield from finding(
-            f"overlap:{one.name}", found["overlap"] == number, "error",
-            f"the prompt is in the evaluation set {one.name}",
-            "delete the rows, or results on that set mean nothing",
-        )  # fmt: skip
-    yield from finding(
-        "near_duplicate_prompt", near, "warning", "the prompt nearly repeats an earlier one",
-        "keep one of each, unless the repetition is meant",
-    )  # fmt: skip
-
-
-def _odd_findings(
-    found: Mapping[str, npt.NDArray[Any]], *, rows: int, where: _Where
-) -> Iterator[Finding]:
-    for bit, oddity in enumerate(ODDITIES):
-        places = np.flatnonzero(found["oddities"] & np.uint16(1 << bit))
-        if len(places):
-            yield Finding(
-                oddity.name, len(places), len(places) / rows, oddity.severity, oddity.what,
-                oddity.remedy, tuple(where[place] for place in places[:_EXAMPLES]), False,
-            )  # fmt: skip
-
-
-def _language_finding(languages: Languages | None, rows: int) -> Iterator[Finding]:
-    if languages and languages.either_differs:
-        share = languages.either_differs / languages.judged
-        yield Finding(
-            "other_language", languages.either_differs, languages.either_differs / rows, "info",
-            f"in a sample of {languages.sample:,} pairs ({languages.judged:,} of them long and "
-            f"clear enough), {100 * share:.1f} % have an answer in another language than the "
-            f"prompt: chosen {languages.chosen_differs:,}, rejected {languages.rejected_differs:,}",
-            "look at them, unless translation is asked for", tuple(languages.examples), False,
-        )  # fmt: skip
 
 
 def _histogram(

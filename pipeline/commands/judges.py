@@ -48,7 +48,8 @@ def judge_eval(
     from prefloop.data.preferences import named_columns
     from prefloop.pipeline.judging.calibrate import calibrate_judges
     from prefloop.pipeline.judging.gold_eval import judge_eval as evaluate
-    from prefloop.pipeline.judging.judges_page import judge_page, render_judges
+    from prefloop.pipeline.judging.judges_page import judge_page
+    from prefloop.pipeline.judging.judges_text import render_judges
 
     found = asyncio.run(
         evaluate(

@@ -1,20 +1,14 @@
-"""Judges side by side: in the terminal and as one HTML page with a picture."""
+"""Judges side by side as one HTML page with pictures."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
 
 from prefloop.labelers.statistics.estimate import Estimate
 from prefloop.pipeline.judging.gold_eval import JudgeEval
 from prefloop.pipeline.judging.judge_figures import GAP_NAMES, side_by_side
-from prefloop.pipeline.report.formats import figure, percent
+from prefloop.pipeline.judging.judges_text import cell, summary
 from prefloop.pipeline.report.pages import render_page
-from prefloop.pipeline.report.plots import Figure, Series, lines
+from prefloop.pipeline.report.plots import Figure, Series, Words, lines
 
-if TYPE_CHECKING:
-    from rich.console import Group
-
-_COUNTS = {"pairs with a verdict", "invalid votes", "tie votes", "tokens per 1,000 pairs"}
 _SUBSETS = (
     ("all", "accuracy"),
     ("both", "both_right"),
@@ -22,57 +16,6 @@ _SUBSETS = (
     ("shorter", "accuracy_shorter"),
     ("equal", "length_controlled_accuracy"),
 )
-
-
-def render_judges(found: JudgeEval) -> Group:
-    """For the terminal."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("shares in %, with 95 % interval", no_wrap=True)
-    for one in found.figures:
-        table.add_column(Text(one.judge, overflow="fold"), justify="right")
-    for name, values in side_by_side(found.figures):
-        table.add_row(name, *(Text(_brief(name, value)) for value in values))
-    for at, name in enumerate(GAP_NAMES):
-        cells = [_brief("accuracy", one.by_gap[at]) for one in found.figures]
-        table.add_row(f"accuracy, better is {name}", *map(Text, cells))
-    return Group(Text("\n".join(summary(found))), table)
-
-
-def _brief(name: str, value: Any) -> str:
-    if isinstance(value, Estimate):
-        share, low, high = (100 * one for one in (value.value, value.low, value.high))
-        return f"{share:.1f} [{low:.0f}, {high:.0f}]"
-    return cell(name, value)
-
-
-def summary(found: JudgeEval) -> list[str]:
-    """What was compared, and what could not be read."""
-    lines_ = [f"{found.source}: {found.pairs:,} pairs with gold labels"]
-    if found.refused:
-        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in found.refused.items())
-        lines_ += [f"rows without such a pair: {reasons}", *(f"  {one}" for one in found.examples)]
-    for path, refused in found.verdicts_refused.items():
-        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in refused.items())
-        lines_.append(f"{path}: rows left out: {reasons}")
-    ties = found.figures[0].gold_ties if found.figures else 0
-    if ties:
-        lines_.append(f"gold ties, which only kappa counts: {ties:,}")
-    return lines_
-
-
-def cell(name: str, value: Any) -> str:
-    """A figure with its interval, as people read it."""
-    if value is None:
-        return "–"
-    if isinstance(value, Estimate):
-        return f"{percent(value.value)} [{percent(value.low)}, {percent(value.high)}]"
-    if name in _COUNTS:
-        return f"{value:,.0f}"
-    return figure(value)
 
 
 def judge_page(found: JudgeEval) -> str:
@@ -100,19 +43,31 @@ def _figures(found: JudgeEval) -> list[Figure]:
     gaps = [_series(one.judge, list(one.by_gap)) for one in found.figures]
     drawn = [
         lines(
-            "accuracy", "Accuracy", subsets, x_names=[name for name, _ in _SUBSETS],
-            reference=0.5, as_percent=True,
-            caption="Share of right verdicts, a tie counting half, of all pairs; both: right in "
-            "both orders; longer and shorter: where the better answer is; equal: had both been "
-            "equally long, by the length-controlled model. Lines are 95 % intervals.",
+            Words(
+                "accuracy",
+                "Accuracy",
+                "Share of right verdicts, a tie counting half, of all pairs; both: right in both "
+                "orders; longer and shorter: where the better answer is; equal: had both been "
+                "equally long, by the length-controlled model. Lines are 95 % intervals.",
+            ),
+            subsets,
+            x_names=[name for name, _ in _SUBSETS],
+            reference=0.5,
+            as_percent=True,
         ),
         lines(
-            "gaps", "Accuracy by length of the better answer", gaps, x_names=GAP_NAMES,
-            reference=0.5, as_percent=True,
-            caption="The better answer's length compared with the other's. A judge that just likes "
-            "longer answers rises from left to right.",
+            Words(
+                "gaps",
+                "Accuracy by length of the better answer",
+                "The better answer's length compared with the other's. A judge that just likes "
+                "longer answers rises from left to right.",
+            ),
+            gaps,
+            x_names=GAP_NAMES,
+            reference=0.5,
+            as_percent=True,
         ),
-    ]  # fmt: skip
+    ]
     soft = [
         Series(
             one.judge,
@@ -126,14 +81,14 @@ def _figures(found: JudgeEval) -> list[Figure]:
     ]
     if soft:
         ideal = Series("as sure as right", [0.5, 1.0], [0.5, 1.0])
-        drawn.append(
-            lines(
-                "reliability", "Reliability", [*soft, ideal], x_label="probability of its verdict",
-                as_percent=True,
-                caption="Accuracy of verdicts by the probability that the judge gave them, in bins "
-                "of equal mass. Below the straight line it is too sure of itself.",
-            )
-        )  # fmt: skip
+        words = Words(
+            "reliability",
+            "Reliability",
+            "Accuracy of verdicts by the probability that the judge gave them, in bins of equal "
+            "mass. Below the straight line it is too sure of itself.",
+            x="probability of its verdict",
+        )
+        drawn.append(lines(words, [*soft, ideal], as_percent=True))
     return drawn
 
 

@@ -66,6 +66,17 @@ _STYLE: Any = {
 
 
 @dataclass(frozen=True)
+class Words:
+    """What is written on a plot and beside it; ``name`` is its id in the page."""
+
+    name: str
+    title: str
+    caption: str = ""
+    x: str = ""
+    """Of the x axis."""
+
+
+@dataclass(frozen=True)
 class Series:
     """One line: points in order of ``x``, with an interval at each point or none at all."""
 
@@ -108,12 +119,9 @@ class Figure:
 
 
 def lines(
-    name: str,
-    title: str,
+    words: Words,
     series: Sequence[Series],
     *,
-    caption: str = "",
-    x_label: str = "",
     x_names: Sequence[str] | None = None,
     reference: float | None = None,
     as_percent: bool = False,
@@ -135,31 +143,15 @@ def lines(
             _draw_line(axes, each, index, shift, discrete=markers or x_names is not None)
         if x_names is not None:
             _name_places(axes, x_names)
-        axes.set_xlabel(x_label)
+        axes.set_xlabel(words.x)
         if as_percent:
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
 
-    columns, rows = _line_table(series, x_names, x_label or "policy of", form)
-    return Figure(
-        title=title,
-        caption=caption,
-        svg=_svg(name, title, draw),
-        legend=_legend([each.label for each in series]),
-        columns=columns,
-        rows=rows,
-    )
+    columns, rows = _line_table(series, x_names, words.x or "policy of", form)
+    return _figure(words, draw, [each.label for each in series], columns, rows)
 
 
-def histogram(
-    name: str,
-    title: str,
-    edges: NDArray[np.float64],
-    bars: Sequence[Bars],
-    *,
-    caption: str = "",
-    x_label: str = "",
-    as_percent: bool = False,
-) -> Figure:
+def histogram(words: Words, edges: NDArray[np.float64], bars: Sequence[Bars]) -> Figure:
     """Histograms over common bins; empty bins at both ends are left out."""
     heights = [np.asarray(each.counts) for each in bars]
     occupied = np.flatnonzero(np.sum(heights, axis=0))
@@ -172,27 +164,17 @@ def histogram(
             colour = _SERIES[index]
             axes.stairs(each, edges, fill=True, color=colour, alpha=0.22, linewidth=0)
             axes.stairs(each, edges, color=colour, linewidth=1.6, linestyle=_DASHES[index % 4])
-        axes.set_xlabel(x_label)
+        axes.set_xlabel(words.x)
         axes.set_ylim(bottom=0)
         axes.grid(visible=False, axis="x")
         axes.yaxis.set_major_formatter(lambda value, _: count(value) if value % 1 == 0 else "")
-        if as_percent:
-            axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
 
-    form = percent if as_percent else figure
-    bins = list(pairwise(edges))
+    labels = [each.label for each in bars]
     rows = tuple(
-        (f"{form(low)} – {form(high)}", *(count(each[index]) for each in heights))
-        for index, (low, high) in enumerate(bins)
+        (f"{figure(low)} – {figure(high)}", *(count(each[index]) for each in heights))
+        for index, (low, high) in enumerate(pairwise(edges))
     )
-    return Figure(
-        title=title,
-        caption=caption,
-        svg=_svg(name, title, draw),
-        legend=_legend([each.label for each in bars]),
-        columns=(x_label or "bin", *(each.label for each in bars)),
-        rows=rows,
-    )
+    return _figure(words, draw, labels, (words.x or "bin", *labels), rows)
 
 
 def length_bins(counts: Sequence[ArrayLike], most: int = 24) -> NDArray[np.float64]:
@@ -278,6 +260,17 @@ def _cell(series: Series, place: float, form: Callable[[float], str]) -> str:
         if low is not None and high is not None:
             text += f" [{form(low)}, {form(high)}]"
     return text
+
+
+def _figure(
+    words: Words,
+    draw: Callable[[Axes], None],
+    labels: Sequence[str],
+    columns: tuple[str, ...],
+    rows: tuple[tuple[str, ...], ...],
+) -> Figure:
+    svg = _svg(words.name, words.title, draw)
+    return Figure(words.title, words.caption, svg, _legend(labels), columns, rows)
 
 
 def _svg(name: str, title: str, draw: Callable[[Axes], None]) -> Markup:

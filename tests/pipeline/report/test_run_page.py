@@ -14,7 +14,7 @@ import pytest
 
 from prefloop.data.schemas import CANDIDATE, VOTE
 from prefloop.pipeline.report.excerpts import read_excerpts
-from prefloop.pipeline.report.plots import Bars, Series, histogram, length_bins, lines, rebin
+from prefloop.pipeline.report.plots import Bars, Series, Words, histogram, length_bins, lines, rebin
 from prefloop.pipeline.report.redact import HIDDEN, hide_environment_secrets, redact
 from prefloop.pipeline.report.run_page import LONGEST_TEXT, render_report, write_report
 from prefloop.pipeline.report.side_by_side import read_side_by_side
@@ -233,10 +233,10 @@ def test_length_bins_are_few_and_round() -> None:
 
 
 def test_plots_of_nothing_and_of_much() -> None:
-    empty = histogram("empty", "Empty", np.linspace(0, 1, 5), [Bars("a", np.zeros(4))])
+    empty = histogram(Words("empty", "Empty"), np.linspace(0, 1, 5), [Bars("a", np.zeros(4))])
     assert len(empty.rows) == 4
     steps = list(range(5_000))
-    curve = lines("long", "Long", [Series("a", steps, [float(step) for step in steps])])
+    curve = lines(Words("long", "Long"), [Series("a", steps, [float(step) for step in steps])])
     assert len(curve.rows) <= 12
     assert curve.rows[-1] == ("4,999", "4,999")
     assert len(curve.svg) < 60_000

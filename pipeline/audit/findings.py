@@ -1,0 +1,230 @@
+"""What an audit finds: rows without a pair, suspect pairs, odd answers, other languages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from prefloop.data.checks.against import EvaluationSet
+from prefloop.data.checks.language import Languages
+from prefloop.data.checks.oddities import ODDITIES, Severity
+from prefloop.data.checks.repeats import Repeats
+from prefloop.data.preferences import PreferenceBatch
+
+_EXAMPLES = 5
+_EXAMPLE_CHARS = 160
+_APART = {
+    "prompts_differ": (
+        "the conversations of chosen and rejected do not share their prompt",
+        "two answers to different prompts cannot be compared: delete the rows",
+    ),
+    "empty_answer": ("an answer holds no text", "delete the rows"),
+    "tie": ("neither answer is preferred", "nothing to learn from: leave the rows out"),
+}
+"""Reasons of rows without a pair that are findings of their own; all others are unreadable."""
+_OF_UNREADABLE = "no pair can be read from the row"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found."""
+
+    name: str
+    count: int
+    share: float
+    """Of all rows."""
+    severity: Severity
+    """``error``: the rows teach something wrong or nothing; ``warning``: look at them; ``info``."""
+    what: str
+    remedy: str
+    examples: tuple[str, ...]
+    """``source:row``, with what is to be said about it."""
+    dropped_by_fix: bool
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """Pairs that one check holds against the dataset."""
+
+    name: str
+    mask: npt.NDArray[np.bool_]
+    """Of all pairs."""
+    severity: Severity
+    what: str
+    remedy: str
+    dropped_by_fix: bool = True
+    to_partner: str = ""
+    """What an example says of the pair that it repeats or contradicts, if it names it."""
+
+
+@dataclass
+class BadRows:
+    """Rows without a pair, counted as they are read."""
+
+    reasons: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    """By reason, the first few."""
+
+    def add(self, batch: PreferenceBatch) -> None:
+        """Count the rows of ``batch`` that hold no pair."""
+        if not len(batch.bad):
+            return
+        self.reasons.update(batch.bad["reason"].to_pylist())
+        for row in batch.bad.slice(0, 10 * _EXAMPLES).to_pylist():
+            of_reason = self.examples.setdefault(row["reason"], [])
+            if len(of_reason) < _EXAMPLES:
+                field_name = f", field {row['field']!r}" if row["field"] else ""
+                of_reason.append(
+                    f"{row['source']}:{row['row']}{field_name}: {row['detail'][:_EXAMPLE_CHARS]}"
+                )
+
+    def findings(self, rows: int) -> Iterator[Finding]:
+        """A finding for each reason; ``rows`` are all that were read."""
+        for reason, count in self.reasons.most_common():
+            what, remedy = _APART.get(reason, (_OF_UNREADABLE, "mend the rows, or delete them"))
+            yield Finding(
+                name=reason if reason in _APART else f"unreadable:{reason}",
+                count=count,
+                share=count / rows,
+                severity="info" if reason == "tie" else "error",
+                what=what,
+                remedy=remedy,
+                examples=tuple(self.examples.get(reason, ())),
+                dropped_by_fix=True,
+            )
+
+
+class Places(Sequence[str]):
+    """``source:row`` of each pair."""
+
+    def __init__(
+        self, sources: Sequence[str], source: npt.NDArray[Any], row: npt.NDArray[Any]
+    ) -> None:
+        self._sources, self._source, self._row = sources, source, row
+
+    def __getitem__(self, index: Any) -> Any:
+        return f"{self._sources[self._source[index]]}:{self._row[index]}"
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+
+def pair_suspects(
+    found: Mapping[str, npt.NDArray[Any]],
+    repeats: Repeats,
+    near: npt.NDArray[np.bool_],
+    against: Sequence[EvaluationSet],
+) -> Iterator[Suspect]:
+    """What is wrong with pairs by themselves, with one another, and with evaluation sets.
+
+    ``near`` are the pairs whose prompt nearly repeats an earlier one.
+    """
+    yield Suspect(
+        "identical",
+        repeats.identical,
+        "error",
+        "chosen and rejected are the same text",
+        "delete the rows: their gradient is noise",
+    )
+    yield Suspect(
+        "identical_but_for_form",
+        found["same"] & ~repeats.identical,
+        "warning",
+        "chosen and rejected differ in letter case, white space or Unicode form only",
+        "keep them only where the form is what is asked for",
+        dropped_by_fix=False,
+    )
+    yield Suspect(
+        "contradictory",
+        repeats.contradictory,
+        "error",
+        f"{repeats.contradictions:,} pairs of answers are preferred both ways",
+        "ask more annotators, or drop both: nobody knows which is right",
+        to_partner="contradicts",
+    )
+    yield Suspect(
+        "circular",
+        repeats.circular,
+        "error",
+        f"{repeats.cycles:,} cycle{'s' if repeats.cycles > 1 else ''} of preferences (A over B, B "
+        "over C, C over A)",
+        "look for the wrong label among them, or drop all",
+    )
+    yield Suspect(
+        "duplicate",
+        repeats.duplicate,
+        "warning",
+        "an earlier row has the same pair",
+        "delete the later rows: they count twice in training",
+        to_partner="repeats",
+    )
+    for number, one in enumerate(against):
+        yield Suspect(
+            f"overlap:{one.name}",
+            found["overlap"] == number,
+            "error",
+            f"the prompt is in the evaluation set {one.name}",
+            "delete the rows, or results on that set mean nothing",
+        )
+    yield Suspect(
+        "near_duplicate_prompt",
+        near,
+        "warning",
+        "the prompt nearly repeats an earlier one",
+        "keep one of each, unless the repetition is meant",
+    )
+
+
+def odd_suspects(oddities: npt.NDArray[np.uint16]) -> Iterator[Suspect]:
+    """Pairs with odd answers; ``oddities`` has a bit for each of ODDITIES."""
+    for bit, odd in enumerate(ODDITIES):
+        mask = (oddities & np.uint16(1 << bit)) != 0
+        yield Suspect(odd.name, mask, odd.severity, odd.what, odd.remedy, dropped_by_fix=False)
+
+
+def findings_of(
+    suspects: Iterable[Suspect], where: Places, partners: npt.NDArray[np.int64], *, rows: int
+) -> Iterator[Finding]:
+    """A finding for each suspicion that holds of any pair; ``rows`` are all that were read."""
+    for one in suspects:
+        places = np.flatnonzero(one.mask)
+        if not len(places):
+            continue
+        yield Finding(
+            name=one.name,
+            count=len(places),
+            share=len(places) / rows,
+            severity=one.severity,
+            what=one.what,
+            remedy=one.remedy,
+            examples=tuple(
+                f"{where[place]} {one.to_partner} {where[partners[place]]}"
+                if one.to_partner
+                else where[place]
+                for place in places[:_EXAMPLES]
+            ),
+            dropped_by_fix=one.dropped_by_fix,
+        )
+
+
+def language_findings(languages: Languages | None, rows: int) -> Iterator[Finding]:
+    """Answers in another language than their prompt, by the sample that was looked at."""
+    if languages and languages.either_differs:
+        share = languages.either_differs / languages.judged
+        yield Finding(
+            name="other_language",
+            count=languages.either_differs,
+            share=languages.either_differs / rows,
+            severity="info",
+            what=f"in a sample of {languages.sample:,} pairs ({languages.judged:,} of them long "
+            f"and clear enough), {100 * share:.1f} % have an answer in another language than the "
+            f"prompt: chosen {languages.chosen_differs:,}, rejected {languages.rejected_differs:,}",
+            remedy="look at them, unless translation is asked for",
+            examples=tuple(languages.examples),
+            dropped_by_fix=False,
+        )
