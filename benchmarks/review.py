@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.audit import texts
 from prefloop.pipeline.review.account import Account
-from prefloop.pipeline.review.api import ArgillaApi
+from prefloop.pipeline.review.argilla_api import ArgillaApi
 from prefloop.pipeline.review.folder import ReviewFolder
 from prefloop.pipeline.review.server.home import Home
 from prefloop.pipeline.review.server.up import running_server

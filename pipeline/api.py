@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from prefloop.pipeline.judging.calibrate import RunCalibration
     from prefloop.pipeline.judging.gold_eval import JudgeEval
     from prefloop.pipeline.judging.reparse import Reparsed
-    from prefloop.pipeline.plan.planner import Plan
+    from prefloop.pipeline.plan.plan import Plan
     from prefloop.pipeline.policies.compare import Evaluation
     from prefloop.pipeline.policies.train_alone import Trained
     from prefloop.pipeline.run.status import RunStatus
@@ -59,7 +59,8 @@ def plan(
 
     Raises ``ConfigError`` and ``InputError`` as ``run``.
     """
-    from prefloop.pipeline.plan.planner import make_plan, render_plan
+    from prefloop.pipeline.plan.plan import make_plan
+    from prefloop.pipeline.plan.plan_text import render_plan
 
     given = _given(prompts, heldout)
     with as_files(list(given.values()), "prompts") as paths:
@@ -100,7 +101,8 @@ def run(
 
 def status(run: RunLike) -> Result[RunStatus]:
     """What a run has done so far, with counts that add up. Raises ``RunError`` for no run."""
-    from prefloop.pipeline.run.status import collect_status, render_status
+    from prefloop.pipeline.report.status_text import render_status
+    from prefloop.pipeline.run.status import collect_status
 
     return Result(collect_status(_directory(run)), render_status)
 
@@ -130,10 +132,10 @@ def audit(
     ``"a=..,b=..,label=.."``, ``labels`` is ``"a=1,b=2,tie=0"``. Raises ``InputError`` for what
     cannot be read.
     """
-    from prefloop.pipeline.audit.audit_page import render_audit
+    from prefloop.pipeline.audit.audit_options import make_options
+    from prefloop.pipeline.audit.audit_text import render_audit
     from prefloop.pipeline.audit.check import audit as look
     from prefloop.pipeline.audit.fix import write_fixed
-    from prefloop.pipeline.audit.options import make_options
 
     options = make_options(
         against=[f"{name}={path}" for name, path in (against or {}).items()],
@@ -169,21 +171,20 @@ def judge_eval(
     ``EngineFailed`` for judges that cannot work.
     """
     from prefloop.data.preferences import named_columns
+    from prefloop.pipeline.judging.gold_eval import JudgeEvalOptions
     from prefloop.pipeline.judging.gold_eval import judge_eval as evaluate
-    from prefloop.pipeline.judging.judges_page import render_judges
+    from prefloop.pipeline.judging.judges_text import render_judges
 
+    options = JudgeEvalOptions(
+        judges=[Path(one) for one in judges],
+        verdicts=[str(one) for one in verdicts],
+        columns=named_columns(columns, labels),
+        limit=limit,
+        out=Path(out),
+        seed=seed,
+    )
     with as_files([data], "table") as (path,):
-        found = wait_for(
-            lambda: evaluate(
-                path,
-                judges=[Path(one) for one in judges],
-                verdicts=[str(one) for one in verdicts],
-                columns=named_columns(columns, labels),
-                limit=limit,
-                out=Path(out),
-                seed=seed,
-            )
-        )
+        found = wait_for(lambda: evaluate(path, options))
     return Result(found, render_judges)
 
 
@@ -205,24 +206,19 @@ def agreement(
     ``annotators`` the columns of one with a column each; ``levels`` are labels in ascending order.
     Raises ``InputError`` for a table that cannot be read so.
     """
-    from prefloop.pipeline.judging.agreement_report import file_agreement, render, run_agreement
+    from prefloop.pipeline.judging.agreement_report import file_agreement, run_agreement
+    from prefloop.pipeline.judging.agreement_text import render_agreement
+    from prefloop.pipeline.judging.label_table import LabelColumns
 
     if isinstance(data, Run) or (
         isinstance(data, str | Path) and RunDir(Path(data)).config.is_file()
     ):
-        return Result(run_agreement(_directory(data), resamples=bootstrap, seed=seed), render)
+        of_run = run_agreement(_directory(data), resamples=bootstrap, seed=seed)
+        return Result(of_run, render_agreement)
+    columns = LabelColumns(item, annotator, label, annotators)
     with as_files([data], "table") as (path,):
-        found = file_agreement(
-            path,
-            item=item,
-            annotator=annotator,
-            label=label,
-            annotators=annotators,
-            levels=levels,
-            resamples=bootstrap,
-            seed=seed,
-        )
-    return Result(found, render)
+        found = file_agreement(path, columns, levels=levels, resamples=bootstrap, seed=seed)
+    return Result(found, render_agreement)
 
 
 def queue(
@@ -264,6 +260,7 @@ def calibrate(
     label on the run's pairs.
     """
     from prefloop.pipeline.judging.calibrate import calibrate_run
+    from prefloop.pipeline.judging.calibrate_text import render_run_calibration
 
     directory = _directory(run)
     tables = people if isinstance(people, list | tuple) else [people]
@@ -272,7 +269,7 @@ def calibrate(
             directory, paths, out=Path(out or directory.root / "calibration"), method=method,
             seed=seed,
         )  # fmt: skip
-    return Result(found, lambda facts: "\n".join(facts.lines()))
+    return Result(found, render_run_calibration)
 
 
 def reparse(run: RunLike, *, write: bool = False) -> Result[Reparsed]:
@@ -282,10 +279,9 @@ def reparse(run: RunLike, *, write: bool = False) -> Result[Reparsed]:
     there is nothing to read, or the question of a judge changed.
     """
     from prefloop.pipeline.judging.reparse import reparse as read_again
-    from prefloop.pipeline.judging.reparse import summary
+    from prefloop.pipeline.judging.reparse_text import render_reparsed
 
-    found = read_again(_directory(run), write=write)
-    return Result(found, lambda facts: "\n".join(summary(facts)))
+    return Result(read_again(_directory(run), write=write), render_reparsed)
 
 
 def train(
@@ -309,7 +305,8 @@ def train(
     settings, which ``overrides`` change. Raises ``InputError``, ``ConfigError``, ``EngineFailed``
     or ``TrainingError``.
     """
-    from prefloop.pipeline.policies.train_alone import find_sources, summary, train_model
+    from prefloop.pipeline.policies.train_alone import TrainOptions, find_sources, train_model
+    from prefloop.pipeline.policies.train_text import render_training
     from prefloop.training.config import Method
 
     if method not in set(Method):
@@ -317,22 +314,22 @@ def train(
     chosen = Method(method)
     given = data if isinstance(data, list | tuple) else [data]
     sources = [one.path if isinstance(one, Run) else one for one in given]
+    options = TrainOptions(
+        method=chosen,
+        base=str(base),
+        out=Path(out),
+        config=None if config is None else Path(config),
+        overrides=[f"{key}={json.dumps(value)}" for key, value in overrides_of(overrides).items()],
+        reference=None if reference is None else str(reference),
+        accelerate=None if accelerate is None else Path(accelerate),
+        seed=seed,
+    )
     with as_files([*sources, *test], "rows") as paths:
         files = [Path(path) for path in paths]
         found = train_model(
-            find_sources(files[: len(sources)], files[len(sources) :], method=chosen),
-            method=chosen,
-            base=str(base),
-            out=Path(out),
-            config=None if config is None else Path(config),
-            overrides=[
-                f"{key}={json.dumps(value)}" for key, value in overrides_of(overrides).items()
-            ],
-            reference=None if reference is None else str(reference),
-            accelerate=None if accelerate is None else Path(accelerate),
-            seed=seed,
+            find_sources(files[: len(sources)], files[len(sources) :], method=chosen), options
         )
-    return Result(found, lambda facts: "\n".join(summary(facts)))
+    return Result(found, render_training)
 
 
 def compare(

@@ -89,14 +89,14 @@ class Run:
         return f"{text}<pre>{html.escape(str(self))}</pre>{table}"
 
 
-class Facts(Protocol):
+class CommandFacts(Protocol):
     """What a command found out."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
 
 
-F = TypeVar("F", bound=Facts)
+F = TypeVar("F", bound=CommandFacts)
 _WIDTH = 110
 
 

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prefloop.data.checks.against import EvaluationSet
-from prefloop.data.checks.facts import Facts, Tokens
+from prefloop.data.checks.facts import Facts
 from prefloop.data.checks.language import Languages, Sample, find_languages
 from prefloop.data.checks.lengths import QUANTILES, LengthBias, length_bias
 from prefloop.data.checks.repeats import Repeats, find_repeats
-from prefloop.data.config import NearDuplicates, PromptSource
+from prefloop.data.config import PromptSource
 from prefloop.data.dedup import near_duplicates
-from prefloop.data.preferences import PreferenceBatch, PreferenceColumns, read_preferences
+from prefloop.data.preferences import PreferenceBatch, read_preferences
 from prefloop.data.sources.rows import escaped
+from prefloop.pipeline.audit.audit_options import AuditOptions
 from prefloop.pipeline.audit.findings import (
     BadRows,
     Finding,
@@ -33,20 +33,6 @@ from prefloop.pipeline.audit.findings import (
     pair_suspects,
 )
 from prefloop.pipeline.run.progress import StepProgress
-
-
-@dataclass(frozen=True)
-class AuditOptions:
-    """What to look for beyond the defaults."""
-
-    columns: PreferenceColumns | None = None
-    against: tuple[EvaluationSet, ...] = ()
-    near_duplicates: NearDuplicates | None = None
-    """Null: near-duplicate prompts are not looked for, which needs all prompts in memory."""
-    tokens: Tokens | None = None
-    languages: int = 2_000
-    """Pairs whose languages are told; 0 for none."""
-    seed: int = 0
 
 
 @dataclass

@@ -17,7 +17,8 @@ from prefloop.data.checks.text_hashes import text_hashes
 from prefloop.data.errors import InputError
 from prefloop.data.schemas import MESSAGES
 from prefloop.data.shards import atomic_write_json, atomic_write_text
-from prefloop.pipeline.audit.check import Audit, AuditOptions, batches
+from prefloop.pipeline.audit.audit_options import AuditOptions
+from prefloop.pipeline.audit.check import Audit, batches
 
 FIXED = pa.schema(
     [

@@ -48,11 +48,11 @@ def audit(
     """Say what is wrong, odd or lopsided in a preference dataset, and write it cleaned."""
     from rich.console import Console
 
+    from prefloop.pipeline.audit.audit_options import make_options
     from prefloop.pipeline.audit.audit_page import audit_page
     from prefloop.pipeline.audit.audit_text import render_audit
     from prefloop.pipeline.audit.check import audit as look
     from prefloop.pipeline.audit.fix import write_fixed
-    from prefloop.pipeline.audit.options import make_options
 
     options = make_options(
         against=against or (), near_duplicates=near_duplicates, tokenizer=tokenizer,

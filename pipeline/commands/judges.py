@@ -47,16 +47,21 @@ def judge_eval(
 
     from prefloop.data.preferences import named_columns
     from prefloop.pipeline.judging.calibrate import calibrate_judges
+    from prefloop.pipeline.judging.calibrate_text import render_calibrated
+    from prefloop.pipeline.judging.gold_eval import JudgeEvalOptions
     from prefloop.pipeline.judging.gold_eval import judge_eval as evaluate
     from prefloop.pipeline.judging.judges_page import judge_page
     from prefloop.pipeline.judging.judges_text import render_judges
 
-    found = asyncio.run(
-        evaluate(
-            file, judges=judge or (), verdicts=verdicts or (),
-            columns=named_columns(columns, labels), limit=limit, out=out, seed=seed,
-        )
-    )  # fmt: skip
+    options = JudgeEvalOptions(
+        judges=judge or (),
+        verdicts=verdicts or (),
+        columns=named_columns(columns, labels),
+        limit=limit,
+        out=out,
+        seed=seed,
+    )
+    found = asyncio.run(evaluate(file, options))
     written = calibrate_judges(found, calibrate, method, seed) if calibrate else []
     if as_json:
         said = {**found.as_dict(), "calibrations": [one.as_dict() for one in written]}
@@ -66,7 +71,7 @@ def judge_eval(
     else:
         Console().print(render_judges(found))
         for one in written:
-            typer.echo("\n".join(one.lines()))
+            typer.echo(render_calibrated(one))
 
 
 @app.command()
@@ -86,20 +91,20 @@ def agreement(
     """Say how far annotators agree: kappa, alpha and the like, with intervals."""
     from rich.console import Console
 
-    from prefloop.pipeline.judging.agreement_report import file_agreement, render, run_agreement
+    from prefloop.pipeline.judging.agreement_report import file_agreement, run_agreement
+    from prefloop.pipeline.judging.agreement_text import render_agreement
+    from prefloop.pipeline.judging.label_table import LabelColumns
     from prefloop.pipeline.run.run_dir import RunDir
 
     if (Path(file) / "config.yaml").is_file():
         found = run_agreement(RunDir(Path(file)), resamples=bootstrap, seed=seed)
     else:
-        found = file_agreement(
-            file, item=item, annotator=annotator, label=label, annotators=words(annotators),
-            levels=words(levels), resamples=bootstrap, seed=seed,
-        )  # fmt: skip
+        table = LabelColumns(item, annotator, label, words(annotators))
+        found = file_agreement(file, table, levels=words(levels), resamples=bootstrap, seed=seed)
     if as_json:
         typer.echo(json.dumps(found.as_dict(), indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        Console().print(render(found))
+        Console().print(render_agreement(found))
 
 
 @app.command()
@@ -145,13 +150,14 @@ def calibrate(
 ) -> None:
     """Calibrate a run's labelers to people, and estimate how much of its dataset is right."""
     from prefloop.pipeline.judging.calibrate import calibrate_run
+    from prefloop.pipeline.judging.calibrate_text import render_run_calibration
     from prefloop.pipeline.run.run_dir import RunDir
 
     run = RunDir(run_dir).require()
     found = calibrate_run(
         run, people, out=out or run.root / "calibration", method=method, seed=seed
     )
-    typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else "\n".join(found.lines()))
+    typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else render_run_calibration(found))
 
 
 @app.command()
@@ -164,8 +170,8 @@ def reparse(
 ) -> None:
     """Read the judges' kept answers again, with the judges as they are now: costs no request."""
     from prefloop.pipeline.judging.reparse import reparse as read_again
-    from prefloop.pipeline.judging.reparse import summary
+    from prefloop.pipeline.judging.reparse_text import render_reparsed
     from prefloop.pipeline.run.run_dir import RunDir
 
     found = read_again(RunDir(run_dir).require(), write=write)
-    typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else "\n".join(summary(found)))
+    typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else render_reparsed(found))

@@ -12,7 +12,7 @@ import typer
 from prefloop.pipeline.commands.options import JsonOption
 
 if TYPE_CHECKING:
-    from prefloop.pipeline.review.api import ArgillaApi
+    from prefloop.pipeline.review.argilla_api import ArgillaApi
     from prefloop.pipeline.review.folder import ReviewFolder
 
 app = typer.Typer(
@@ -160,9 +160,10 @@ def pull(
 ) -> None:
     """Fetch every response as a vote, and decide and write a run's dataset again."""
     from prefloop.pipeline.review.pull import pull as fetch
+    from prefloop.pipeline.review.review_text import render_pulled
 
     found = fetch(_api(server, home), _folder(where, name))
-    typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else "\n".join(found.lines()))
+    typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else render_pulled(found))
 
 
 @app.command()
@@ -177,17 +178,18 @@ def status(
     """Progress, agreement of people, and how far the labelers agree with them."""
     from prefloop.pipeline.review.pull import pull as get
     from prefloop.pipeline.review.review_status import review_status
+    from prefloop.pipeline.review.review_text import render_review_status
 
     folder = _folder(where, name)
     if fetch:
         get(_api(server, home), folder)
     found = review_status(folder)
-    typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else "\n".join(found.lines()))
+    typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else render_review_status(found))
 
 
 def _api(server: str | None, home: Path | None) -> ArgillaApi:
     from prefloop.pipeline.review.account import find_account
-    from prefloop.pipeline.review.api import ArgillaApi
+    from prefloop.pipeline.review.argilla_api import ArgillaApi
 
     return ArgillaApi(find_account(server, home))
 

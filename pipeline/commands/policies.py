@@ -40,14 +40,21 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a reward model, or a policy, on preference triples or labelled answers."""
-    from prefloop.pipeline.policies.train_alone import find_sources, summary, train_model
+    from prefloop.pipeline.policies.train_alone import TrainOptions, find_sources, train_model
+    from prefloop.pipeline.policies.train_text import render_training
 
-    trained = train_model(
-        find_sources(sources, test or (), method=method), method=method, base=base, out=out,
-        config=config, overrides=override or (), reference=reference, accelerate=accelerate,
+    options = TrainOptions(
+        method=method,
+        base=base,
+        out=out,
+        config=config,
+        overrides=override or (),
+        reference=reference,
+        accelerate=accelerate,
         seed=seed,
-    )  # fmt: skip
-    typer.echo(json.dumps(trained.as_dict(), indent=2) if as_json else "\n".join(summary(trained)))
+    )
+    trained = train_model(find_sources(sources, test or (), method=method), options)
+    typer.echo(json.dumps(trained.as_dict(), indent=2) if as_json else render_training(trained))
 
 
 @app.command()

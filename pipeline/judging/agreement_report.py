@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -30,14 +30,9 @@ from prefloop.labelers.statistics.agreement import (
     raw_agreement,
     unanimous_share,
 )
-from prefloop.pipeline.judging.label_table import Labels, ratings_of, read_labels
+from prefloop.pipeline.judging.label_table import LabelColumns, Labels, ratings_of, read_labels
 from prefloop.pipeline.run.run_dir import RunDir
 
-if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.table import Table
-
-_EXAMPLES = 3
 _MOST_PAIRS = 1_000
 """Pairs of annotators for which a kappa is computed at most."""
 _NO_NUMBERS = "the labels are no numbers"
@@ -105,7 +100,7 @@ class AgreementReport:
                 "missing_labels": read.missing,
                 "repeated_labels": read.repeated,
                 "conflicting_labels": len(read.conflicts),
-                "conflicting_examples": [_conflict(*one) for one in _some(read.conflicts.items())],
+                "conflicting_examples": read.conflict_lines,
                 "unreadable": dict(read.bad),
                 "unreadable_examples": read.examples,
             },
@@ -114,18 +109,15 @@ class AgreementReport:
 
 def file_agreement(
     path: str,
+    columns: LabelColumns,
     *,
-    item: str | None,
-    annotator: str | None,
-    label: str | None,
-    annotators: Sequence[str] = (),
     levels: Sequence[str] = (),
     resamples: int = 1000,
     seed: int = 0,
 ) -> AgreementReport:
     """Agreement in a file; see ``prefloop.pipeline.judging.label_table`` for the columns and the
-    errors."""
-    labels = read_labels(path, item=item, annotator=annotator, label=label, annotators=annotators)
+    errors. ``levels`` are the labels in ascending order."""
+    labels = read_labels(path, columns)
     return _report(path, labels, ratings_of(path, labels, levels), {}, resamples, seed)
 
 
@@ -161,23 +153,6 @@ def run_agreement(run: RunDir, *, resamples: int = 1000, seed: int = 0) -> Agree
     )
     labels = Labels(rows=len(whole), missing=missing)
     return _report(str(run.root), labels, ratings, position, resamples, seed)
-
-
-def render(report: AgreementReport) -> Group:
-    """For the terminal."""
-    from rich.console import Group
-    from rich.text import Text
-
-    found = report.as_dict()
-    lines = [
-        f"{report.source}: {found['items']:,} items, {len(found['annotators']):,} annotators, "
-        f"labels {', '.join(_count_of(report))}"
-    ]
-    lines += _about_rows(report.labels)
-    parts: list[Any] = [Text("\n".join(lines)), _statistics(report)]
-    if report.position:
-        parts.append(_positions(report.position))
-    return Group(*parts)
 
 
 def _report(
@@ -219,95 +194,6 @@ def _report(
     )
 
 
-def _statistics(report: AgreementReport) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False)
-    for name in ("", "value", "95 % interval", "items", ""):
-        table.add_column(name, justify="left" if not name else "right", overflow="fold")
-    rows = [
-        ("raw agreement (pairs of labels)", report.raw),
-        ("unanimous items", report.unanimous),
-        *(
-            (f"Cohen's kappa, {one} and {other}", found)
-            for (one, other), found in report.cohen.items()
-        ),
-        ("Fleiss' kappa", report.fleiss),
-        *((f"Krippendorff's alpha, {level}", one) for level, one in report.alphas.items()),
-    ]
-    for name, found in rows:
-        table.add_row(
-            Text(name),
-            "–" if found.value is None else f"{found.value:.3f}",
-            "–" if found.low is None else f"{found.low:.3f} to {found.high:.3f}",
-            f"{found.n:,}",
-            Text(_remark(found), style="dim"),
-        )
-    if report.cohen_left_out:
-        table.add_row(Text(f"{report.cohen_left_out:,} more pairs of annotators left out"))
-    won = report.majority
-    said = ", ".join(f"{label}: {count:,}" for label, count in won.counts.items())
-    table.add_row(Text(f"majority {said}; none: {won.none:,}"))
-    return table
-
-
-def _remark(found: Agreement) -> str:
-    if found.reason:
-        return found.reason
-    if found.undefined:
-        return f"{found.undefined:,} resamples undefined"
-    return ""
-
-
-def _positions(position: Mapping[str, PositionBias]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False)
-    for name in ("judge", "first shown preferred", "votes", "same verdict when swapped", "pairs"):
-        table.add_column(name, justify="left" if name == "judge" else "right")
-    for name, one in position.items():
-        table.add_row(
-            Text(name),
-            "–" if one.first_share is None else f"{100 * one.first_share:.1f} %",
-            f"{one.shown:,}",
-            "–" if one.consistency is None else f"{100 * one.consistency:.1f} %",
-            f"{one.swapped:,}",
-        )
-    return table
-
-
-def _about_rows(labels: Labels) -> list[str]:
-    lines = []
-    if labels.bad:
-        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in labels.bad.items())
-        lines += [f"rows that cannot be read: {reasons}", *(f"  {one}" for one in labels.examples)]
-    if labels.missing or labels.repeated:
-        lines.append(
-            f"missing labels: {labels.missing:,}; given twice and counted once: {labels.repeated:,}"
-        )
-    if labels.conflicts:
-        lines.append(f"given twice and different, taken as missing: {len(labels.conflicts):,}")
-        lines += [f"  {_conflict(*one)}" for one in _some(labels.conflicts.items())]
-    return lines
-
-
-def _conflict(cell: tuple[str, str], labels: set[str]) -> str:
-    return f"item {cell[0]}, annotator {cell[1]}: {' and '.join(sorted(labels))}"
-
-
-def _some(values: Any) -> list[Any]:
-    return list(values)[:_EXAMPLES]
-
-
 def _counted(ratings: Ratings, codes: Any) -> dict[str, int]:
     times = np.bincount(codes[codes != MISSING], minlength=len(ratings.labels))
     return dict(zip(ratings.labels, times.tolist(), strict=True))
-
-
-def _count_of(report: AgreementReport) -> list[str]:
-    totals = report.ratings.counts.sum(axis=0).tolist()
-    return [
-        f"{label} ({total:,})" for label, total in zip(report.ratings.labels, totals, strict=True)
-    ]

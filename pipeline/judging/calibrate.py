@@ -45,18 +45,6 @@ class Calibrated:
         """JSON-ready."""
         return asdict(self)
 
-    def lines(self) -> list[str]:
-        """For the terminal."""
-        return [
-            f"{self.labeler}: {self.method} on {self.n:,} pairs -> {self.path}",
-            f"  calibration error {self.before.ece:.3f} -> {self.after.ece:.3f}, Brier score "
-            f"{self.before.brier:.3f} -> {self.after.brier:.3f}, log loss "
-            f"{self.before.log_loss:.3f} -> {self.after.log_loss:.3f} (after: cross-fitted)",
-            f"  use it:  calibration: {self.path}   (beside the labeler's `name`)"
-            if self.after.log_loss < self.before.log_loss
-            else "  no better than what the labeler says by itself: leave it out",
-        ]
-
 
 @dataclass(frozen=True)
 class RunCalibration:
@@ -76,28 +64,6 @@ class RunCalibration:
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return asdict(self)
-
-    def lines(self) -> list[str]:
-        """For the terminal."""
-        said = [f"{self.labels:,} pairs with labels of people"]
-        for one in self.calibrated:
-            said += one.lines()
-        said += [f"{name}: not calibrated: {why}" for name, why in self.skipped.items()]
-        if self.accuracy is None:
-            return [*said, f"accuracy of the dataset: unknown: {self.no_accuracy}"]
-        whole, alone = self.accuracy.estimate, self.accuracy.by_people_alone
-        said.append(
-            f"accuracy of the {self.accuracy.pairs:,} kept pairs: {100 * whole.value:.1f} % "
-            f"[{100 * whole.low:.1f}, {100 * whole.high:.1f}] (prediction-powered, {whole.n:,} "
-            f"labels of people; by these alone {100 * alone.value:.1f} % "
-            f"[{100 * alone.low:.1f}, {100 * alone.high:.1f}])"
-        )
-        if self.uniform:
-            said.append(
-                "  this holds if the labelled pairs were drawn at random: `prefloop queue` draws "
-                "them so that it holds"
-            )
-        return said
 
 
 def calibrate_judges(found: JudgeEval, folder: Path, method: str, seed: int) -> list[Calibrated]:

@@ -34,6 +34,22 @@ BLOCK = 64
 
 
 @dataclass(frozen=True)
+class JudgeEvalOptions:
+    """Which judges to compare, on which of the pairs."""
+
+    judges: Sequence[Path] = ()
+    """YAML files of a labeler, of several, or of a run."""
+    verdicts: Sequence[str] = ()
+    """Files with the verdicts of judges."""
+    columns: PreferenceColumns | None = None
+    limit: int | None = None
+    """Read only so many rows."""
+    out: Path = Path("judge-eval")
+    """Where votes are kept, by judge and data."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class JudgeEval:
     """What judging the judges found."""
 
@@ -61,32 +77,23 @@ class JudgeEval:
         }
 
 
-async def judge_eval(
-    path: str,
-    *,
-    judges: Sequence[Path] = (),
-    verdicts: Sequence[str] = (),
-    columns: PreferenceColumns | None = None,
-    limit: int | None = None,
-    out: Path = Path("judge-eval"),
-    seed: int = 0,
-) -> JudgeEval:
-    """Let the labelers of the config files ``judges`` vote on the pairs in ``path``, read the
-    ``verdicts`` given in files, and compare all with the gold labels.
+async def judge_eval(path: str, options: JudgeEvalOptions) -> JudgeEval:
+    """Let the judges vote on the pairs in ``path``, read the verdicts given in files, and compare
+    all with the gold labels.
 
-    Votes are kept in ``out``, by judge and data: the same command goes on where it was
-    interrupted, and asks nothing twice. Raises subclasses of ``PrefloopError``.
+    The same call goes on where it was interrupted, and asks nothing twice. Raises subclasses of
+    ``PrefloopError``.
     """
-    if not judges and not verdicts:
+    if not options.judges and not options.verdicts:
         raise InputError("nothing to evaluate: give --judge CONFIG or --verdicts FILE")
-    gold, refused = read_gold(PromptSource(path=path, limit=limit), columns)
+    gold, refused = read_gold(PromptSource(path=path, limit=options.limit), options.columns)
     votes: dict[str, pa.Table] = {}
-    for config_path in judges:
-        for name, table in (await _ask(config_path, gold, out, seed)).items():
+    for config_path in options.judges:
+        for name, table in (await _ask(config_path, gold, options)).items():
             votes[_free(name, config_path.stem, votes)] = table
     lost: dict[str, dict[str, int]] = {}
-    for verdict_path in verdicts:
-        read = read_verdicts(verdict_path, gold, columns)
+    for verdict_path in options.verdicts:
+        read = read_verdicts(verdict_path, gold, options.columns)
         for name, table in read.votes.items():
             votes[_free(name, Path(verdict_path).stem, votes)] = table
         if read.refused:
@@ -132,9 +139,11 @@ def load_judges(path: Path, seed: int = 0) -> RunConfig:
     return validate_config(whole, str(path))
 
 
-async def _ask(path: Path, gold: Sequence[GoldPair], out: Path, seed: int) -> dict[str, pa.Table]:
-    config = load_judges(path, seed)
-    models = Models(config, cache=out / "cache")
+async def _ask(
+    path: Path, gold: Sequence[GoldPair], options: JudgeEvalOptions
+) -> dict[str, pa.Table]:
+    config = load_judges(path, options.seed)
+    models = Models(config, cache=options.out / "cache")
     revisions = models.revisions()
     found = {}
     try:
@@ -146,7 +155,7 @@ async def _ask(path: Path, gold: Sequence[GoldPair], out: Path, seed: int) -> di
                 "pairs": [pair.pair_id for pair in gold],
                 "seed": config.seed,
             }
-            folder = ShardFolder(out / f"{labeler.name}-{json_hash(about)[:12]}", VOTE)
+            folder = ShardFolder(options.out / f"{labeler.name}-{json_hash(about)[:12]}", VOTE)
             missing = [at for at in range(-(-len(gold) // BLOCK)) if not folder.exists(at)]
             if missing:
                 asked = await models.labeler(labeler)
@@ -175,8 +184,6 @@ async def _vote(
 
 def _pair(gold: GoldPair) -> Pair:
     # The number of tokens is the policy's to know; labelers do not read it.
-    a, b = (Answer(one_id, text, 0, "sampled") for one_id, text in
-            ((gold.a_id, gold.a), (gold.b_id, gold.b)))  # fmt: skip
     return Pair(
         pair_id=gold.pair_id,
         prompt_id=gold.prompt_id,
@@ -184,6 +191,6 @@ def _pair(gold: GoldPair) -> Pair:
         messages=gold.messages,
         reference=gold.reference,
         metadata=gold.metadata,
-        a=a,
-        b=b,
+        a=Answer(gold.a_id, gold.a, 0, "sampled"),
+        b=Answer(gold.b_id, gold.b, 0, "sampled"),
     )

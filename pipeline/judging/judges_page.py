@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefloop.labelers.statistics.estimate import Estimate
 from prefloop.pipeline.judging.gold_eval import JudgeEval
 from prefloop.pipeline.judging.judge_figures import GAP_NAMES, side_by_side
-from prefloop.pipeline.judging.judges_text import cell, summary
+from prefloop.pipeline.judging.judges_text import cell, read_lines
 from prefloop.pipeline.report.pages import render_page
 from prefloop.pipeline.report.plots import Figure, Series, Words, lines
 
@@ -27,7 +27,7 @@ def judge_page(found: JudgeEval) -> str:
     return render_page(
         "judge_eval.html.jinja",
         source=found.source,
-        lines=summary(found)[1:],
+        lines=read_lines(found)[1:],
         pairs=found.pairs,
         judges=[one.judge for one in found.figures],
         table=table,

@@ -27,7 +27,7 @@ def render_judges(found: JudgeEval) -> Group:
     for at, name in enumerate(GAP_NAMES):
         cells = [_brief("accuracy", one.by_gap[at]) for one in found.figures]
         table.add_row(f"accuracy, better is {name}", *map(Text, cells))
-    return Group(Text("\n".join(summary(found))), table)
+    return Group(Text("\n".join(read_lines(found))), table)
 
 
 def _brief(name: str, value: Any) -> str:
@@ -37,7 +37,7 @@ def _brief(name: str, value: Any) -> str:
     return cell(name, value)
 
 
-def summary(found: JudgeEval) -> list[str]:
+def read_lines(found: JudgeEval) -> list[str]:
     """What was compared, and what could not be read."""
     lines = [f"{found.source}: {found.pairs:,} pairs with gold labels"]
     if found.refused:

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,14 @@ class Labels:
     examples: list[str] = field(default_factory=list)
     """The first of those, as one line each."""
 
+    @property
+    def conflict_lines(self) -> list[str]:
+        """The first conflicts, as one line each."""
+        return [
+            f"item {item}, annotator {annotator}: {' and '.join(sorted(labels))}"
+            for (item, annotator), labels in islice(self.conflicts.items(), _EXAMPLES)
+        ]
+
     def add(self, item: str, annotator: str, label: str | None) -> None:
         """One cell of the table; a null label is a missing one."""
         self.annotators.setdefault(annotator)
@@ -61,39 +70,49 @@ class Labels:
             self.examples.append(str(row))
 
 
-def read_labels(
-    path: str,
-    *,
-    item: str | None,
-    annotator: str | None,
-    label: str | None,
-    annotators: Sequence[str] = (),
-) -> Labels:
+@dataclass(frozen=True)
+class LabelColumns:
+    """What the columns of a table of labels hold.
+
+    A long table has a row for each label: ``item``, ``annotator``, ``label``. A wide one has a row
+    for each item and the columns ``annotators``; ``item`` may be null, and the row is the item.
+    """
+
+    item: str | None = None
+    annotator: str | None = None
+    label: str | None = None
+    annotators: Sequence[str] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """All columns that the table must have."""
+        names = list(self.annotators) or [one for one in (self.annotator, self.label) if one]
+        return [*names, self.item] if self.item else names
+
+
+def read_labels(path: str, columns: LabelColumns) -> Labels:
     """The labels in a file (any that prompts are read from).
 
-    A long table has a row for each label: columns ``item``, ``annotator``, ``label``. A wide one
-    has a row for each item and the columns ``annotators``; ``item`` may be null, and the row is the
-    item. Raises ``InputError`` for columns that are not there, and for a file without labels.
+    Raises ``InputError`` for columns that are not there, and for a file without labels.
     """
-    if annotators and (annotator or label):
+    wide = bool(columns.annotators)
+    if wide and (columns.annotator or columns.label):
         raise InputError(
             "--annotators is for a column an annotator, --annotator and --label for a row a label: "
             "give one or the other"
         )
-    if not annotators and not (item and annotator and label):
+    if not wide and not (columns.item and columns.annotator and columns.label):
         raise InputError(
             f"{path}: say which columns hold what: --item, --annotator and --label for a row a "
             "label, or --annotators with the names of the columns for one column an annotator"
         )
     labels = Labels()
-    wanted = list(annotators) or [one for one in (annotator, label) if one]
-    wanted += [item] if item else []
     for row in read_rows(PromptSource(path=path)):
         labels.rows += 1
         if isinstance(row, BadRow):
             labels.refuse(row)
             continue
-        absent = [name for name in wanted if name not in row.fields]
+        absent = [name for name in columns.names if name not in row.fields]
         if absent and labels.rows == 1:
             raise InputError(
                 f"{path}: has no column {absent[0]!r}: it has {', '.join(map(str, row.fields))}"
@@ -102,7 +121,7 @@ def read_labels(
             labels.refuse(bad(row, absent[0], "missing_column", "add it, with null for no label"))
             continue
         try:
-            for cell in _cells(row, item, annotator, label, annotators):
+            for cell in _cells(row, columns):
                 labels.add(*cell)
         except _NotALabel as error:
             labels.refuse(bad(row, error.field, error.reason, error.detail))
@@ -117,22 +136,17 @@ class _NotALabel(Exception):
         self.field, self.reason, self.detail = field, reason, detail
 
 
-def _cells(
-    row: RawRow,
-    item: str | None,
-    annotator: str | None,
-    label: str | None,
-    annotators: Sequence[str],
-) -> Iterator[tuple[str, str, str | None]]:
+def _cells(row: RawRow, columns: LabelColumns) -> Iterator[tuple[str, str, str | None]]:
     """The labels in one row: item, annotator, label. Null for a missing label."""
+    item, annotator, label = columns.item, columns.annotator, columns.label
     if item is None:
         of_item: str | None = f"{row.source}:{row.row}"
     else:
         of_item = _word(row.fields[item], item)
     if of_item is None:
         raise _NotALabel(str(item), "no_item", "is empty: every label is about an item")
-    if annotators:
-        cells = [(name, _word(row.fields[name], name)) for name in annotators]
+    if columns.annotators:
+        cells = [(name, _word(row.fields[name], name)) for name in columns.annotators]
     else:
         assert annotator is not None
         assert label is not None

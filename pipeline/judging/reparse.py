@@ -75,22 +75,6 @@ def reparse(run: RunDir, *, write: bool) -> Reparsed:
     return Reparsed(found.votes, found.changes, rounds)
 
 
-def summary(found: Reparsed) -> list[str]:
-    """Lines for the terminal."""
-    lines = []
-    for name, votes in found.votes.items():
-        changed = found.changes[name]
-        lines.append(f"{name}: {votes:,} votes read again, {changed.total():,} changed")
-        lines += [
-            f"  {before} -> {now}: {number:,}" for (before, now), number in changed.most_common()
-        ]
-    for each in found.rounds:
-        lines += each.lines()
-    if not found.rounds and any(found.changes.values()):
-        lines.append("nothing was written; --write changes votes and dataset")
-    return lines
-
-
 def _read(
     run: RunDir, config: RunConfig, judges: dict[str, tuple[str, Judge]], *, write: bool
 ) -> Reparsed:

@@ -9,7 +9,7 @@ import difflib
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,7 +20,6 @@ from pydantic import ValidationError
 from prefloop.data.errors import InputError
 from prefloop.data.strict import Strict
 from prefloop.pipeline.config import ConfigError, override_key
-from prefloop.pipeline.report.formats import count, duration, figure
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.stages.write import TRIPLES_FOLDER, UNPAIRED_FOLDER
 from prefloop.training.config import Method, RewardConfig, TrainConfig
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from prefloop.labelers.statistics.estimate import Estimate
+    from prefloop.training.session.job import Job
 
 Settings = TypeVar("Settings", bound=Strict)
 
@@ -39,6 +39,26 @@ class Sources:
 
     train: tuple[Path, ...]
     test: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What to train, and how."""
+
+    method: Method
+    base: str
+    """Folder, hub name or ``embedded:policy``: the model to start from."""
+    out: Path
+    config: Path | None = None
+    """A YAML file with the method's settings."""
+    overrides: Sequence[str] = ()
+    """``key=value``, which win over the file."""
+    reference: str | None = None
+    """The reference policy of ``dpo`` and ``kto``; null: ``base``."""
+    accelerate: Path | None = None
+    """A file that ``accelerate config`` wrote: a policy is trained in the processes it
+    describes."""
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,43 +101,22 @@ def find_sources(
     return Sources(tuple(dict.fromkeys(train)), tuple(dict.fromkeys(held)))
 
 
-def train_model(
-    sources: Sources,
-    *,
-    method: Method,
-    base: str,
-    out: Path,
-    config: Path | None = None,
-    overrides: Sequence[str] = (),
-    reference: str | None = None,
-    accelerate: Path | None = None,
-    seed: int = 0,
-) -> Trained:
-    """Train ``base`` (folder, hub name or ``embedded:policy``) by ``method`` into ``out``.
+def train_model(sources: Sources, options: TrainOptions) -> Trained:
+    """Train a model on ``sources``.
 
-    ``config`` is a YAML file with the method's settings, ``overrides`` are ``key=value`` strings
-    that win over it. ``reference`` is the reference policy of ``dpo`` and ``kto``, ``base`` by
-    default. ``accelerate`` is a file that ``accelerate config`` wrote: a policy is then trained in
-    the processes it describes.
     Raises ``ConfigError``, ``InputError``, ``EngineFailed`` or ``TrainingError``.
     """
     from prefloop.pipeline.run.models import checkpoint
 
-    if reference is not None and method not in (Method.dpo, Method.kto):
+    method, out = options.method, options.out
+    if options.reference is not None and method not in (Method.dpo, Method.kto):
         raise InputError("--reference is for --method dpo and kto: nothing else compares with one")
-    if accelerate is not None and method is Method.reward:
+    if options.accelerate is not None and method is Method.reward:
         raise InputError("--accelerate is for policies: train the reward model without it")
-    settings: RewardConfig | TrainConfig
-    if method is Method.reward:
-        settings = load_settings(RewardConfig, config, overrides)
-    else:
-        named = [f"method={method}"]
-        if accelerate:
-            named.append(f"accelerate={json.dumps(str(accelerate))}")
-        settings = load_settings(TrainConfig, config, [*overrides, *named])
-    folder = Path(checkpoint(base, served=False))
+    settings = _settings(options)
+    base = Path(checkpoint(options.base, served=False))
     out.parent.mkdir(parents=True, exist_ok=True)
-    start = Path(checkpoint(reference, served=False)) if reference else folder
+    reference = Path(checkpoint(options.reference, served=False)) if options.reference else base
     # What is there already is not made again, and has no progress to show.
     progress = nullcontext() if out.exists() else StepProgress(f"train {method}", 0, unit="steps")
     with progress as bar:
@@ -127,8 +126,20 @@ def train_model(
                 bar.update(int(log["step"]), int(log["total_steps"]))
 
         if isinstance(settings, RewardConfig):
-            return _train_reward(sources, folder, out, settings, seed, on_step)
-        return _train_policy(sources, folder, start, out, settings, seed, on_step)
+            return _train_reward(sources, base, out, settings, options.seed, on_step)
+        from prefloop.training.session.job import Job
+
+        job = Job(base, reference, sources.train, out, settings, options.seed)
+        return _train_policy(job, sources.test, on_step)
+
+
+def _settings(options: TrainOptions) -> RewardConfig | TrainConfig:
+    if options.method is Method.reward:
+        return load_settings(RewardConfig, options.config, options.overrides)
+    named = [f"method={options.method}"]
+    if options.accelerate:
+        named.append(f"accelerate={json.dumps(str(options.accelerate))}")
+    return load_settings(TrainConfig, options.config, [*options.overrides, *named])
 
 
 def load_settings(
@@ -160,40 +171,6 @@ def load_settings(
         raise ConfigError(f"{config or '--set'}: " + "; ".join(problems)) from None
 
 
-def summary(trained: Trained) -> list[str]:
-    """What a person wants to know, line by line."""
-    kind = "reward model" if trained.method is Method.reward else "policy"
-    examples = "answers" if trained.method in (Method.kto, Method.sft) else "pairs"
-    lines = [
-        f"{kind:<13} {trained.model}",
-        f"trained       {count(trained.steps)} steps on {count(trained.examples)} {examples} in "
-        f"{duration(trained.seconds)}" + _counted(trained.dropped),
-    ]
-    if trained.method not in (Method.reward, Method.dpo):
-        return lines
-    if trained.heldout is None:
-        lines.append("accuracy      not measured: no held-out pairs (--test PATH names some)")
-    else:
-        found = trained.heldout
-        lines.append(
-            f"accuracy      {figure(found.value)} [{found.low:.3f}, {found.high:.3f}] of "
-            f"{count(found.n)} held-out pairs" + _counted(trained.heldout_dropped)
-        )
-    if trained.method is not Method.reward:
-        return lines
-    path = json.dumps(str(trained.model))
-    lines += ["use it        label:", "                labelers:"]
-    lines.append(f"                  - {{type: reward_model, name: reward_model, model: {path}}}")
-    return lines
-
-
-def _counted(dropped: dict[str, int]) -> str:
-    if not dropped:
-        return ""
-    reasons = ", ".join(f"{count(number)} {reason}" for reason, number in dropped.items())
-    return f" (dropped: {reasons})"
-
-
 def _train_reward(
     sources: Sources, base: Path, out: Path, config: RewardConfig, seed: int, on_step: Any
 ) -> Trained:
@@ -217,34 +194,26 @@ def _train_reward(
     )
 
 
-def _train_policy(
-    sources: Sources,
-    policy: Path,
-    reference: Path,
-    out: Path,
-    config: TrainConfig,
-    seed: int,
-    on_step: Any,
-) -> Trained:
+def _train_policy(job: Job, test: Sequence[Path], on_step: Any) -> Trained:
+    """Train by ``job``, whose files need not have prompt ids, and measure on ``test``."""
     from prefloop.training.methods.offline import train_offline
     from prefloop.training.policy.heldout import Heldout, heldout_pairs
-    from prefloop.training.session.job import Job
 
+    config = job.config
     with ExitStack() as stack:
-        files = _with_prompt_ids(sources.train, stack)
-        job = Job(policy, reference, tuple(files), out, config, seed)
-        result = train_offline(job, on_step=on_step)
+        files = tuple(_with_prompt_ids(job.files, stack))
+        result = train_offline(replace(job, files=files), on_step=on_step)
     heldout = Heldout(None, {})
-    if config.method == "dpo" and sources.test:
-        for file in sources.test:
+    if config.method == "dpo" and test:
+        for file in test:
             _triples_without_ids(file)  # says what is wrong with it
         heldout = heldout_pairs(
-            out, reference, sources.test, beta=config.beta, trained_on=sources.train
+            job.out, job.reference, test, beta=config.beta, trained_on=job.files
         )
     overlong = result.dropped_overlong
     return Trained(
         method=Method(config.method),
-        model=out,
+        model=job.out,
         steps=result.steps,
         examples=result.examples,
         seconds=result.seconds,

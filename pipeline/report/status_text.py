@@ -26,7 +26,7 @@ _ROUNDS_BESIDE_EACH_OTHER = 5
 
 def render_status(status: RunStatus) -> RenderableType:
     """The status as text and tables for a terminal."""
-    facts = {
+    facts: dict[str, str | Text] = {
         "run": status.run_dir,
         "state": Text(status.state, style="bold"),
         "rounds": f"{len(status.rounds)} begun of {status.rounds_planned}",

@@ -17,7 +17,7 @@ from prefloop.labelers.base import Order, Preference
 from prefloop.labelers.people import HUMAN
 from prefloop.pipeline.config import load_config
 from prefloop.pipeline.redecide import Redecided, redecide
-from prefloop.pipeline.review.api import ArgillaApi
+from prefloop.pipeline.review.argilla_api import ArgillaApi
 from prefloop.pipeline.review.definition import REASON, VERDICT, VERDICTS
 from prefloop.pipeline.review.folder import RESPONSE, ReviewFolder
 from prefloop.pipeline.review.push import require_dataset
@@ -50,29 +50,6 @@ class Pulled:
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return asdict(self)
-
-    def lines(self) -> list[str]:
-        """For the terminal."""
-        counts = ", ".join(f"{count:,} {status}" for status, count in self.statuses.items())
-        said = [f"responses: {counts or 'none yet'}; {self.new:,} new or changed"]
-        said += [f"  {name}: {count:,} submitted" for name, count in sorted(self.people.items())]
-        if self.removed_people:
-            said.append(
-                f"{self.removed_people:,} responses are of people who were removed from the "
-                "server: they are kept and counted, under the name known before"
-            )
-        if self.statuses.get(GONE):
-            said.append(
-                f"{self.statuses[GONE]:,} responses were pulled before and are no longer on the "
-                "server, their records having been removed: they are kept and not counted"
-            )
-        if self.unreadable:
-            said.append(f"{self.unreadable:,} submitted responses have no verdict: left out")
-        if self.foreign:
-            said.append(f"{self.foreign:,} records were not pushed from here: left out")
-        for each in self.rounds:
-            said += each.lines()
-        return said
 
 
 def pull(api: ArgillaApi, folder: ReviewFolder) -> Pulled:

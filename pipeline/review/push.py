@@ -14,7 +14,7 @@ import pyarrow as pa
 from prefloop.data.hashing import derive_seed
 from prefloop.labelers.people import is_human
 from prefloop.labelers.statistics.review_draw import Strategy, chances, draw
-from prefloop.pipeline.review.api import PAGE, ArgillaApi, Missing
+from prefloop.pipeline.review.argilla_api import PAGE, ArgillaApi, Missing
 from prefloop.pipeline.review.definition import (
     ANSWER_A,
     ANSWER_B,

@@ -74,42 +74,6 @@ class ReviewStatus:
         kappas = [{"people": list(names), **one.as_dict()} for names, one in self.kappas.items()]
         return asdict(self) | {"kappas": kappas}
 
-    def lines(self) -> list[str]:
-        """For the terminal."""
-        review = self.review
-        said = [
-            f"{review.name} ({review.mode}, {review.server}): {self.complete:,} of {self.pushed:,} "
-            f"pairs complete at {review.overlap} response{'s' if review.overlap > 1 else ''} each"
-        ]
-        for name, counts in sorted(self.people.items()):
-            listed = ", ".join(f"{number:,} {status}" for status, number in counts.items())
-            said.append(f"  {name}: {listed}")
-        said.append(f"agreement of people (Krippendorff's alpha): {_figure(self.alpha)}")
-        for (one, other), kappa in self.kappas.items():
-            said.append(f"  Cohen's kappa, {one} and {other}: {_figure(kappa)}")
-        if not self.measured:
-            said.append(
-                "assisted mode: people saw the decision, so what follows says nothing about how "
-                "good the labelers are"
-            )
-        for name, share in self.labelers.items():
-            said.append(f"{name} agrees with people: {_share(share)}")
-        if self.decision:
-            said.append(f"decisions agree with people: {_share(self.decision)}")
-        if self.dataset:
-            said.append(
-                f"estimated for all {self.dataset.pairs:,} pairs: {_share(self.dataset.estimate)} "
-                "(prediction-powered)"
-            )
-        elif self.no_dataset:
-            said.append(f"no estimate for all pairs: {self.no_dataset}")
-        if self.differences:
-            said.append("where they differ most:")
-        for each in self.differences:
-            views = ", ".join(f"{name}: {view}" for name, view in each.people.items())
-            said.append(f"  {each.place}: chosen with {each.p_chosen:.2f}; {views}")
-        return said
-
 
 def review_status(folder: ReviewFolder, *, seed: int = 0) -> ReviewStatus:
     """Where the review in ``folder`` stands, by what was pulled last."""
@@ -227,16 +191,3 @@ def _differences(
         )
     found.sort(key=lambda one: (one[0], one[1], one[2].pair_id))
     return tuple(each for *_, each in found[:_MOST_SHOWN])
-
-
-def _figure(found: Agreement) -> str:
-    if found.value is None:
-        return f"none ({found.reason})"
-    if found.low is None:
-        return f"{found.value:.3f} of {found.n:,} pairs"
-    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}] of {found.n:,} pairs"
-
-
-def _share(found: Estimate) -> str:
-    value, low, high = (100 * one for one in (found.value, found.low, found.high))
-    return f"{value:.1f} % [{low:.1f}, {high:.1f}] of {found.n:,}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
-from prefloop.pipeline.review.api import ArgillaApi
+from prefloop.pipeline.review.argilla_api import ArgillaApi
 from prefloop.pipeline.review.errors import ReviewError
 from prefloop.pipeline.review.server.home import write_secret
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from prefloop.pipeline.review.account import Account
-from prefloop.pipeline.review.api import ArgillaApi
+from prefloop.pipeline.review.argilla_api import ArgillaApi
 from prefloop.pipeline.review.errors import ReviewError
 from prefloop.pipeline.review.server.home import Home
 from prefloop.pipeline.review.server.up import running_server

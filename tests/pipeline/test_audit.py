@@ -22,10 +22,10 @@ from prefloop.data.checks.shapes import shapes
 from prefloop.data.checks.text_hashes import conversation_hashes, text_hashes
 from prefloop.data.errors import InputError
 from prefloop.data.schemas import MESSAGES
+from prefloop.pipeline.audit.audit_options import make_options
 from prefloop.pipeline.audit.audit_page import audit_page
 from prefloop.pipeline.audit.check import Audit, audit
 from prefloop.pipeline.audit.fix import DROPPED_ROW, FIXED, write_fixed
-from prefloop.pipeline.audit.options import make_options
 from prefloop.pipeline.commands.app import app
 
 LONG = "The quick brown fox jumps over the lazy dog near the old stone bridge, twice."

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,13 @@ from prefloop.data.schemas import MESSAGES
 from prefloop.labelers.scorers.sequence_scores import SequenceScorer, conversation_tokens
 from prefloop.pipeline.commands.app import app
 from prefloop.pipeline.config import ConfigError
-from prefloop.pipeline.policies.train_alone import find_sources, load_settings, summary, train_model
+from prefloop.pipeline.policies.train_alone import (
+    TrainOptions,
+    find_sources,
+    load_settings,
+    train_model,
+)
+from prefloop.pipeline.policies.train_text import render_training
 from prefloop.training.config import Lora, Method, RewardConfig, TrainConfig
 from prefloop.training.errors import TrainingError
 from prefloop.training.methods.reward import (
@@ -430,25 +437,29 @@ def test_dpo_on_the_same_sources(base: Path, tmp_path: Path) -> None:
     sources = find_sources([plain_triples(tmp_path / "mine.parquet", 8)])
     with pytest.raises(InputError, match="--reference is for --method dpo"):
         train_model(
-            sources, method=Method.reward, base=str(base), out=tmp_path / "x", reference="y"
+            sources, TrainOptions(Method.reward, str(base), out=tmp_path / "x", reference="y")
         )
-    trained = train_model(
-        sources, method=Method.dpo, base=str(base), out=tmp_path / "policy",
+    options = TrainOptions(
+        Method.dpo,
+        str(base),
+        out=tmp_path / "policy",
         overrides=["learning_rate=1e-4", "batch_size=4"],
-    )  # fmt: skip
+    )
+    trained = train_model(sources, options)
     assert (trained.steps, trained.examples, trained.heldout) == (2, 8, None)
-    assert summary(trained)[0] == f"policy        {tmp_path / 'policy'}"
+    assert render_training(trained).splitlines()[0] == f"policy        {tmp_path / 'policy'}"
     assert weights(tmp_path / "policy") != weights(base)
-    assert "not measured: no held-out pairs" in summary(trained)[2]
+    assert "not measured: no held-out pairs" in render_training(trained).splitlines()[2]
 
     held = plain_triples(tmp_path / "held.parquet", 12, seed=3)
     measured = train_model(
-        find_sources([tmp_path / "mine.parquet"], [held]), method=Method.dpo, base=str(base),
-        out=tmp_path / "measured", overrides=["learning_rate=1e-4", "batch_size=4"],
-    )  # fmt: skip
+        find_sources([tmp_path / "mine.parquet"], [held]),
+        replace(options, out=tmp_path / "measured"),
+    )
     assert measured.heldout is not None
     assert measured.heldout.n == 4
-    assert "of 4 held-out pairs (dropped: 8 trained_prompt)" in summary(measured)[2]
+    said = render_training(measured).splitlines()
+    assert "of 4 held-out pairs (dropped: 8 trained_prompt)" in said[2]
     triples = pq.read_table(held).slice(8)
     margins = implicit_margins(tmp_path / "measured", base, triples, beta=0.1)
     assert measured.heldout.value == np.mean(margins > 0)
@@ -502,10 +513,12 @@ def test_a_reward_model_labels_filters_and_ranks_the_next_run(tmp_path: Path) ->
     first = run_small(tmp_path / "first", config)
     trained = train_model(
         find_sources([first.root]),
-        method=Method.reward,
-        base="embedded:policy",
-        out=tmp_path / "rm",
-        overrides=["learning_rate=3e-4", "batch_size=4"],
+        TrainOptions(
+            Method.reward,
+            base="embedded:policy",
+            out=tmp_path / "rm",
+            overrides=["learning_rate=3e-4", "batch_size=4"],
+        ),
     )
     assert trained.examples == sum(
         len(found) for name, found in dataset_rows(first).items() if name.startswith("train")

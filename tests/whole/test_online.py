@@ -15,7 +15,8 @@ from prefloop.data.errors import InputError
 from prefloop.data.hashing import folder_revision
 from prefloop.pipeline.config import ConfigError, RunConfig
 from prefloop.pipeline.plan.plan import make_plan
-from prefloop.pipeline.policies.train_alone import find_sources, summary, train_model
+from prefloop.pipeline.policies.train_alone import TrainOptions, find_sources, train_model
+from prefloop.pipeline.policies.train_text import render_training
 from prefloop.pipeline.run.metrics import metrics_table
 from prefloop.pipeline.run.promotion import Lineage, lineage
 from prefloop.pipeline.run.run_dir import EVALUATION, RunDir, RunError
@@ -241,16 +242,16 @@ def test_kto_trains_on_every_candidate_that_was_judged(tmp_path: Path) -> None:
     for method, files in ((Method.kto, "unpaired"), (Method.sft, "data")):
         sources = find_sources([run.root], method=method)
         assert {path.parent.name for path in sources.train} == {files}
-        made = train_model(
-            sources, method=method, base="embedded:policy", out=tmp_path / method,
-            overrides=["batch_size=8"],
-        )  # fmt: skip
-        assert f"{made.examples} answers" in "\n".join(summary(made))
+        options = TrainOptions(
+            method, base="embedded:policy", out=tmp_path / method, overrides=["batch_size=8"]
+        )
+        made = train_model(sources, options)
+        assert f"{made.examples} answers" in render_training(made)
         assert (tmp_path / method / "model.safetensors").exists()
         if method is Method.kto:
             assert made.examples == len(data["train"])
     with pytest.raises(InputError, match="nothing else compares"):
-        train_model(sources, method=Method.sft, base="x", out=tmp_path / "y", reference="z")
+        train_model(sources, TrainOptions(Method.sft, base="x", out=tmp_path / "y", reference="z"))
 
 
 def test_a_warm_up_begins_the_first_round(tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ from typer.testing import CliRunner
 from prefloop.data.errors import InputError
 from prefloop.pipeline.commands.app import app
 from prefloop.pipeline.judging.agreement_report import file_agreement, run_agreement
+from prefloop.pipeline.judging.label_table import LabelColumns
 from tests.helpers.paths import PUBLIC
 from tests.helpers.runs import JUDGE, VERIFIER, run_small, small_config
 from tests.helpers.synthetic_run import write_run
 
 PANDALM = PUBLIC / "pandalm" / "testset-v1.json"
-LONG = {"item": "item", "annotator": "who", "label": "label"}
+LONG = LabelColumns(item="item", annotator="who", label="label")
 
 
 def write_long(path: Path, rows: list[tuple]) -> str:
@@ -37,7 +38,7 @@ ROWS = [(i, who, label) for i, labels in enumerate(["11", "12", "22", "11"]) for
 
 @pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
 def test_every_format_gives_the_same(tmp_path: Path, ending: str) -> None:
-    found = file_agreement(write_long(tmp_path / f"votes{ending}", ROWS), **LONG).as_dict()
+    found = file_agreement(write_long(tmp_path / f"votes{ending}", ROWS), LONG).as_dict()
     # Three of four agree; by chance 3/4 x 2/4 + 1/4 x 2/4 = 0.5; (0.75 - 0.5) / 0.5.
     assert found["raw_agreement"]["value"] == 0.75
     [kappa] = found["cohen_kappa"]
@@ -51,9 +52,7 @@ def test_every_format_gives_the_same(tmp_path: Path, ending: str) -> None:
 
 def test_pandalm() -> None:
     annotators = [f"annotator{index}" for index in (1, 2, 3)]
-    found = file_agreement(
-        str(PANDALM), item=None, annotator=None, label=None, annotators=annotators
-    ).as_dict()
+    found = file_agreement(str(PANDALM), LabelColumns(annotators=annotators)).as_dict()
     kappas = {tuple(one["annotators"]): round(one["value"], 2) for one in found["cohen_kappa"]}
     assert kappas == {
         ("annotator1", "annotator2"): 0.85,
@@ -81,7 +80,7 @@ def test_dirty_labels_are_counted_and_named(tmp_path: Path) -> None:
         {"item": 3, "label": "good"},
     ]
     path.write_text("\n".join([*map(json.dumps, rows), "{broken"]))
-    found = file_agreement(str(path), **LONG).as_dict()
+    found = file_agreement(str(path), LONG).as_dict()
     assert found["rows"]["unreadable"] == {
         "not_a_label": 1, "no_item": 1, "no_annotator": 1, "missing_column": 1, "broken_json": 1,
     }  # fmt: skip
@@ -97,37 +96,37 @@ def test_levels_give_words_an_order(tmp_path: Path) -> None:
     labels = [("low", "mid"), ("high", "high"), ("low", "low"), ("mid", "high")]
     rows = [(i, who, pair[at]) for i, pair in enumerate(labels) for at, who in enumerate("xy")]
     path = write_long(tmp_path / "votes.csv", rows)
-    found = file_agreement(path, levels=["low", "mid", "high"], **LONG).as_dict()
+    found = file_agreement(path, LONG, levels=["low", "mid", "high"]).as_dict()
     numbers = {"low": 1, "mid": 2, "high": 3}
     numeric = write_long(tmp_path / "n.csv", [(i, who, numbers[one]) for i, who, one in rows])
-    expected = file_agreement(numeric, **LONG).as_dict()
+    expected = file_agreement(numeric, LONG).as_dict()
     alphas, theirs = found["krippendorff_alpha"], expected["krippendorff_alpha"]
     assert alphas["ordinal"] == theirs["ordinal"]
     assert alphas["interval"]["value"] is None
     assert theirs["interval"]["value"] is not None
     with pytest.raises(InputError, match="the label 'mid' is not among --levels low,high"):
-        file_agreement(path, levels=["low", "high"], **LONG)
+        file_agreement(path, LONG, levels=["low", "high"])
 
 
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
     path = write_long(tmp_path / "votes.csv", ROWS)
     with pytest.raises(InputError, match="has no column 'rater': it has item, who, label"):
-        file_agreement(path, item="item", annotator="rater", label="label")
+        file_agreement(path, LabelColumns(item="item", annotator="rater", label="label"))
     with pytest.raises(InputError, match="say which columns hold what"):
-        file_agreement(path, item=None, annotator=None, label="label")
+        file_agreement(path, LabelColumns(label="label"))
     with pytest.raises(InputError, match="give one or the other"):
-        file_agreement(path, item=None, annotator="who", label=None, annotators=["a"])
+        file_agreement(path, LabelColumns(annotator="who", annotators=["a"]))
     empty = write_long(tmp_path / "empty.jsonl", [(1, "x", None)])
     with pytest.raises(InputError, match="holds no label"):
-        file_agreement(empty, **LONG)
+        file_agreement(empty, LONG)
     many = write_long(tmp_path / "many.csv", [(i, "x", f"{i}.25") for i in range(101)])
     with pytest.raises(InputError, match="101 different labels"):
-        file_agreement(many, **LONG)
+        file_agreement(many, LONG)
 
 
 def test_many_annotators_have_the_busiest_compared(tmp_path: Path) -> None:
     rows = [(i % 10, f"w{i // 10}", i % 2) for i in range(600)]
-    found = file_agreement(write_long(tmp_path / "crowd.csv", rows), **LONG).as_dict()
+    found = file_agreement(write_long(tmp_path / "crowd.csv", rows), LONG).as_dict()
     assert len(found["annotators"]) == 60
     assert len(found["cohen_kappa"]) + found["cohen_kappa_left_out"] == 60 * 59 // 2
     assert len(found["cohen_kappa"]) <= 1000

@@ -13,6 +13,7 @@ from prefloop.data.errors import InputError
 from prefloop.labelers.jury.calibrator import read_calibrator
 from prefloop.pipeline.commands.app import app
 from prefloop.pipeline.judging.calibrate import calibrate_run
+from prefloop.pipeline.judging.calibrate_text import render_run_calibration
 from prefloop.pipeline.judging.queue import QUEUE_COLUMNS, read_people, write_queue
 from prefloop.pipeline.run.run_dir import RunDir
 from tests.helpers.runs import JUDGE, VERIFIER, run_small, small_config
@@ -135,7 +136,7 @@ def test_too_few_labels_say_so(run: RunDir, tmp_path: Path) -> None:
     assert "too few" in found.skipped["judge"]
     assert found.accuracy is None
     assert "needs at least 20" in (found.no_accuracy or "")
-    assert "unknown" in "\n".join(found.lines())
+    assert "unknown" in render_run_calibration(found)
 
 
 def test_the_commands(run: RunDir, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from prefloop.data.preferences.gold import read_gold
 from prefloop.labelers.jury.calibrator import read_calibrator
 from prefloop.pipeline.commands.app import app
 from prefloop.pipeline.config import ConfigError
-from prefloop.pipeline.judging.gold_eval import JudgeEval, judge_eval, load_judges
+from prefloop.pipeline.judging.gold_eval import JudgeEval, JudgeEvalOptions, judge_eval, load_judges
 from prefloop.pipeline.judging.judges_page import judge_page
 from prefloop.pipeline.judging.verdict_file import read_verdicts
 from tests.helpers.paths import PUBLIC, ROOT
@@ -37,7 +37,7 @@ def config(path: Path, **what: Any) -> Path:
 
 
 def evaluate(path: str, tmp_path: Path, **more: Any) -> JudgeEval:
-    return asyncio.run(judge_eval(path, out=tmp_path / "out", **more))
+    return asyncio.run(judge_eval(path, JudgeEvalOptions(out=tmp_path / "out", **more)))
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,14 @@ from prefloop.pipeline.commands.app import app
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.judging.agreement_report import run_agreement
 from prefloop.pipeline.review.account import Account
-from prefloop.pipeline.review.api import ArgillaApi
+from prefloop.pipeline.review.argilla_api import ArgillaApi
 from prefloop.pipeline.review.errors import ReviewError
 from prefloop.pipeline.review.folder import ReviewFolder
 from prefloop.pipeline.review.guidelines import judge_rubric
 from prefloop.pipeline.review.pull import pull
 from prefloop.pipeline.review.push import PushOptions, push
 from prefloop.pipeline.review.review_status import review_status
+from prefloop.pipeline.review.review_text import render_pulled, render_review_status
 from prefloop.pipeline.review.subjects import DatasetSubjects, RunSubjects
 from prefloop.pipeline.review.users import add_person
 from prefloop.pipeline.run.run_dir import RunDir, RunError
@@ -105,7 +106,7 @@ def test_the_whole_way(argilla: Server, people: dict, run: RunDir) -> None:  # n
                  "--home", str(home)]  # fmt: skip
     wrapper = (
         "import os, time, prefloop.pipeline.review.push as p; p._BATCH_BYTES = 20_000; "
-        "from prefloop.pipeline.review.api import ArgillaApi as A; send = A.upsert; "
+        "from prefloop.pipeline.review.argilla_api import ArgillaApi as A; send = A.upsert; "
         "A.upsert = lambda *a: (send(*a), print('sent', flush=True), time.sleep(0.2)); "
         "from prefloop.pipeline.commands.app import main; main()"
     )
@@ -300,7 +301,7 @@ def test_assisted_mode(argilla: Server, people: dict, run: RunDir) -> None:  # n
     status = review_status(folder)
     assert not status.measured
     assert status.dataset is None
-    assert "says nothing about how good" in "\n".join(status.lines())
+    assert "says nothing about how good" in render_review_status(status)
 
 
 def test_blind_mode_hides_what_the_labelers_think(
@@ -404,14 +405,14 @@ def test_what_can_go_wrong_is_one_line_and_loses_nothing(
     found = pull(argilla.api, folder)
     assert found.people == {"ann": 2, f"carl-{tmp_path.name}": 1}
     assert found.removed_people == 1
-    assert "removed from the" in "\n".join(found.lines())
+    assert "removed from the" in render_pulled(found)
 
     # A record removed: its responses are known, and not counted.
     argilla.api.request("DELETE", f"datasets/{dataset}/records", params={"ids": records[1]})
     found = pull(argilla.api, folder)
     assert found.statuses == {"submitted": 2, "gone": 1}
     assert found.people == {"ann": 1, f"carl-{tmp_path.name}": 1}
-    assert "no longer on the server" in "\n".join(found.lines())
+    assert "no longer on the server" in render_pulled(found)
     kept = folder.responses()
 
     # The dataset deleted by hand: said, and what was pulled is still there.

@@ -1,16 +1,30 @@
-"""What a person asks of an audit on the command line."""
+"""What an audit looks for, and how people say it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from prefloop.data.checks.against import parse_against
+from prefloop.data.checks.against import EvaluationSet, parse_against
 from prefloop.data.checks.facts import Tokens
 from prefloop.data.config import NearDuplicates
 from prefloop.data.embedded import resolve_embedded
 from prefloop.data.errors import InputError
-from prefloop.data.preferences import named_columns
-from prefloop.pipeline.audit.check import AuditOptions
+from prefloop.data.preferences import PreferenceColumns, named_columns
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """What to look for beyond the defaults."""
+
+    columns: PreferenceColumns | None = None
+    against: tuple[EvaluationSet, ...] = ()
+    near_duplicates: NearDuplicates | None = None
+    """Null: near-duplicate prompts are not looked for, which needs all prompts in memory."""
+    tokens: Tokens | None = None
+    languages: int = 2_000
+    """Pairs whose languages are told; 0 for none."""
+    seed: int = 0
 
 
 def make_options(
