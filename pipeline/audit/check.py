@@ -35,7 +35,7 @@ from prefloop.pipeline.audit.findings import (
 from prefloop.pipeline.run.progress import StepProgress
 
 
-@dataclass
+@dataclass(frozen=True)
 class Audit:
     """What an audit found. ``drops`` [pairs] is 0 for pairs that ``--fix`` keeps, else a place
     in ``reasons``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
@@ -10,15 +11,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
+from rich.console import Console
 
 from prefloop.data.schemas import CANDIDATE, VOTE
+from prefloop.labelers.decisions.filters import PAIR_STRATEGY
 from prefloop.pipeline.report.excerpts import read_excerpts
 from prefloop.pipeline.report.plots import Bars, Series, Words, histogram, length_bins, lines, rebin
 from prefloop.pipeline.report.redact import HIDDEN, hide_environment_secrets, redact
 from prefloop.pipeline.report.run_page import LONGEST_TEXT, render_report, write_report
 from prefloop.pipeline.report.side_by_side import read_side_by_side
+from prefloop.pipeline.report.status_text import render_status
 from prefloop.pipeline.run.run_dir import RunDir
+from prefloop.pipeline.run.status import collect_status
 from tests.helpers.synthetic_run import (
     HOSTILE,
     JUDGE,
@@ -181,6 +187,27 @@ def test_samples_come_from_all_thirds_and_every_filter(run: RunDir) -> None:
     assert sample.votes[0].p_chosen == pytest.approx(0.9)
     assert sample.chosen.text.startswith("The fox carried")
     assert read_excerpts(run) == (kept, dropped)
+
+
+def test_pairs_that_the_strategy_left_are_not_called_dropped(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", rounds=1, trained=False)
+    decisions = run.round(0).decisions
+    for index in decisions.indices():
+        table = decisions.read(index)
+        place = table.schema.get_field_index("reason")
+        reasons = pc.replace_substring(table["reason"], "length_ratio", PAIR_STRATEGY)
+        decisions.write(index, table.set_column(place, table.schema.field(place), reasons))
+    status = collect_status(run)
+    assert status.as_dict()["rounds"][0]["dropped"][PAIR_STRATEGY] == 24
+    page = " ".join(_Page(render_report(run)).text.split())
+    assert "72 pairs = 24 kept + 24 not chosen by the pair strategy + 24 tie ✓ adds up" in page
+    assert "24 pairs were dropped." in page
+    assert "Not chosen by the pair strategy: 3 to read" in page
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(render_status(status))
+    terminal = " ".join(console.export_text().split())
+    assert "= kept 24 + not chosen by the pair strategy 24 + dropped 24 tie 24" in terminal
+    assert PAIR_STRATEGY not in page + terminal
 
 
 def test_a_vote_for_b_is_told_about_chosen_and_rejected(run: RunDir) -> None:
