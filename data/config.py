@@ -67,7 +67,9 @@ class OverlapSet(Strict):
     name: str
     """Named in the reason of a dropped prompt: ``overlap:NAME``."""
     source: PromptSource
-    """Its prompts. Its prompt column may also hold a list of strings, the turns of a user."""
+    """Its prompts. A prompt may also be a list of strings, the turns of a user. Where ``columns``
+    names no other column than the usual ones, well-known ones (``turns``, ``instruction``,
+    ``question``, ``text`` and the like) are looked for as well."""
 
 
 class PromptsConfig(Strict):
@@ -89,4 +91,5 @@ class PromptsConfig(Strict):
     """Evaluation sets; the held-out prompts always are one."""
     overlap_threshold: float = Field(default=0.8, gt=0, le=1)
     """A prompt overlaps with an evaluation prompt where they have at least this Jaccard
-    similarity, or where it contains this share of the evaluation prompt."""
+    similarity, or where it contains this share of the evaluation prompt. The same words from a
+    user in all turns are an overlap whatever is set here."""

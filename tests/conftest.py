@@ -2,7 +2,13 @@
 
 import os
 
+from hypothesis import settings
+
 import prefloop  # noqa: F401  # sets what torch reads when it is imported
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# A failing property test prints the line that repeats it.
+settings.register_profile("prefloop", print_blob=True)
+settings.load_profile("prefloop")

@@ -15,6 +15,7 @@ from prefloop.data.checks.identical import same_when_normalised
 from prefloop.data.checks.oddities import find_oddities
 from prefloop.data.checks.shapes import shapes
 from prefloop.data.checks.text_hashes import conversation_hashes, text_hashes
+from prefloop.data.prompts.evaluation_sets import user_turns
 
 Tokens = Callable[[list[str]], list[int]]
 """Number of tokens of each text."""
@@ -110,7 +111,7 @@ class Facts:
         if not self.against:
             return found
         for row, turns in enumerate(prompts.to_pylist()):
-            said = "\n\n".join(turn["content"] for turn in turns if turn["role"] == "user")
+            said = user_turns(turns)
             for number, one in enumerate(self.against):
                 if one.find(said) is not None:
                     found[row] = number

@@ -7,28 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
 from prefloop.data.arrays import Bools
-from prefloop.data.config import PromptsConfig, PromptSource
-from prefloop.data.dedup import OverlapIndex, near_duplicates, normalise
-from prefloop.data.errors import InputError
+from prefloop.data.config import PromptsConfig
+from prefloop.data.dedup import near_duplicates, normalise
 from prefloop.data.hashing import content_id, derive_seed
-from prefloop.data.prompts.prompt_rows import parse_row
+from prefloop.data.prompts.evaluation_sets import (
+    KnownPrompt,
+    KnownPrompts,
+    read_evaluation_set,
+    user_turns,
+)
 from prefloop.data.prompts.source_table import SourceRows, read_source
 from prefloop.data.schemas import DROPPED
-from prefloop.data.sources.files import read_rows
-from prefloop.data.sources.rows import BadRow, RawRow, is_text
 
-_LATER_TURN_WORDS = 10
-"""Shorter turns behind the first ("Go on.") say nothing about which conversation it is."""
 _DETAIL_CHARS = 500
-
-Turns = Sequence[tuple[str, str]]
-"""What a user says in a prompt to keep apart, each with what names it in a detail."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +45,21 @@ def load_prompts(config: PromptsConfig, *, seed: int) -> PromptTables:
 
     A prompt is dropped for the first of these reasons: ``exact_duplicate`` (of an earlier row;
     white space at the ends of turns does not count), ``overlap:heldout`` and ``overlap:NAME``
-    (train prompts only; the user's turns are compared), ``near_duplicate`` (of an earlier row with
-    the same turns before its last one). Exact duplicates are dropped always: they have one id.
+    (train prompts only; the user's turns are compared, see :class:`KnownPrompts`),
+    ``near_duplicate`` (of an earlier row with the same turns before its last one). Exact duplicates
+    are dropped always: they have one id.
 
     Raises ``InputError`` for sources that cannot be read, for configured columns that no row has,
     and with ``on_bad_row: fail`` for the first bad row. A bad row of an evaluation set always
     raises it, because a prompt that overlaps with that row would go unnoticed.
     """
-    evaluation_sets = [(each.name, _evaluation_turns(each.source)) for each in
-                       config.exclude_overlap]  # fmt: skip
+    known_prompts = partial(
+        KnownPrompts, threshold=config.overlap_threshold, ngram=config.near_duplicates.ngram
+    )
+    evaluation_sets = [
+        (each.name, known_prompts(read_evaluation_set(each.source)))
+        for each in config.exclude_overlap
+    ]
     sources = [read_source(config, config.train, "prompts.train")]
     if config.heldout is not None:
         sources.insert(0, read_source(config, config.heldout, "prompts.heldout"))
@@ -71,8 +74,10 @@ def load_prompts(config: PromptsConfig, *, seed: int) -> PromptTables:
 
     if config.near_duplicates.enabled:
         sieve.drop("near_duplicate", heldout, near)
-    for name, turns in (("heldout", _heldout_turns(sieve.kept(heldout))), *evaluation_sets):
-        sieve.drop(f"overlap:{name}", ~heldout, _overlap_finder(turns, config))
+    named = _known(sieve.table.filter(pa.array(heldout)))
+    kept = known_prompts(_known(sieve.kept(heldout)), same_only=named)
+    for name, known in (("heldout", kept), *evaluation_sets):
+        sieve.drop(f"overlap:{name}", ~heldout, _repeats_of(known))
     if config.near_duplicates.enabled:
         sieve.drop("near_duplicate", ~heldout, near)
     return PromptTables(
@@ -158,67 +163,16 @@ def _context(messages: list[dict[str, str]]) -> str | None:
     return content_id(*parts) if parts else None
 
 
-def _overlap_finder(
-    turns: Turns, config: PromptsConfig
-) -> Callable[[pa.Table], Iterable[str | None]]:
-    index = OverlapIndex(
-        [text for text, _ in turns],
-        threshold=config.overlap_threshold,
-        ngram=config.near_duplicates.ngram,
-    )
-
-    def find(table: pa.Table) -> Iterator[str | None]:
-        for messages in _conversations(table):
-            hit = index.find("\n".join(_user_turns(messages)))
-            yield None if hit is None else turns[hit][1]
-
-    return find
+def _repeats_of(known: KnownPrompts) -> Callable[[pa.Table], Iterable[str | None]]:
+    return lambda table: (known.find(user_turns(each)) for each in _conversations(table))
 
 
-def _heldout_turns(table: pa.Table) -> Turns:
+def _known(table: pa.Table) -> list[KnownPrompt]:
     ids = table["prompt_id"].to_pylist()
     return [
-        (text, prompt_id)
+        KnownPrompt(user_turns(messages), prompt_id)
         for prompt_id, messages in zip(ids, _conversations(table), strict=True)
-        for text in _distinctive_turns(_user_turns(messages))
     ]
-
-
-def _evaluation_turns(source: PromptSource) -> Turns:
-    """What users say in an evaluation set. Raises ``InputError`` for its first bad row."""
-    columns = source.columns.model_copy(update={"id": None, "reference": None, "metadata": ()})
-    turns = []
-    for row in read_rows(source):
-        texts = _list_of_texts(row, columns.prompt)
-        if not texts:
-            prompt = parse_row(row, columns) if isinstance(row, RawRow) else row
-            if isinstance(prompt, BadRow):
-                raise InputError(f"{prompt} (evaluation sets must be free of bad rows)")
-            texts = _user_turns(prompt["messages"])
-        turns += [(text, text) for text in _distinctive_turns(texts)]
-    return turns
-
-
-def _list_of_texts(row: RawRow | BadRow, column: str) -> list[str]:
-    """The turns of an evaluation prompt that is a list of strings, as MT-Bench has them."""
-    value = row.fields.get(column) if isinstance(row, RawRow) else None
-    if isinstance(value, list) and all(_usable(item) for item in value):
-        return value
-    return []
-
-
-def _usable(item: Any) -> bool:
-    return isinstance(item, str) and bool(item.strip()) and is_text(item)
-
-
-def _distinctive_turns(turns: Sequence[str]) -> list[str]:
-    """The first turn, and the later ones that say enough to know the prompt by."""
-    later = [turn for turn in turns[1:] if len(turn.split()) >= _LATER_TURN_WORDS]
-    return [*turns[:1], *later]
-
-
-def _user_turns(messages: Iterable[dict[str, Any]]) -> list[str]:
-    return [message["content"] for message in messages if message["role"] == "user"]
 
 
 def _conversations(table: pa.Table) -> Iterator[list[dict[str, str]]]:

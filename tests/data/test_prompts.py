@@ -3,15 +3,17 @@
 import gzip
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from prefloop.data.checks.against import parse_against
 from prefloop.data.config import Columns, NearDuplicates, OverlapSet, PromptsConfig, PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import prompt_id
@@ -467,6 +469,75 @@ def test_heldout_prompts_win_over_train_prompts(tmp_path: Path) -> None:
     assert tables.read == 8
 
 
+def talk(*turns: str) -> dict[str, Any]:
+    """A conversation out of ``"role: content"``."""
+    parts = [turn.partition(": ") for turn in turns]
+    return {"messages": [{"role": role, "content": content} for role, _, content in parts]}
+
+
+SHORT_TURNS = ("user: fox fox", "system: rain", "user: bridge fox fox bridge fox")
+
+
+@pytest.mark.parametrize(
+    ("train", "dropped"),
+    [
+        (SHORT_TURNS, True),
+        ([f"{turn}\n" for turn in SHORT_TURNS], True),
+        ((SHORT_TURNS[0].replace("fox fox", "Fox  FOX"), *SHORT_TURNS[1:]), True),
+        ((SHORT_TURNS[0], "system: old", SHORT_TURNS[2]), True),
+        ((SHORT_TURNS[0], "assistant: rain", SHORT_TURNS[2]), True),
+        (("system: rain", SHORT_TURNS[0], SHORT_TURNS[2]), True),
+        ((*SHORT_TURNS[:2], "user: bridge fox fox bridge fox fox"), True),
+        (("user: fox fox", "system: rain", "user: old old rain"), False),
+        (("user: old rain", "system: rain", SHORT_TURNS[2]), False),
+    ],
+)
+@pytest.mark.parametrize("near", [True, False])
+def test_a_conversation_is_in_one_split_whatever_its_turns(
+    tmp_path: Path, train: Sequence[str], dropped: bool, near: bool
+) -> None:
+    heldout = write_jsonl(tmp_path, [talk(*SHORT_TURNS)], "heldout.jsonl")
+    tables = load(
+        write_jsonl(tmp_path, [{"prompt": "an anchor"}, talk(*train)]),
+        heldout=PromptSource(path=str(heldout)),
+        near_duplicates=NearDuplicates(enabled=near),
+    )
+    assert reasons(tables) == ([(2, "overlap:heldout")] if dropped else [])
+    if dropped:
+        held = tables.heldout["prompt_id"].to_pylist()
+        assert tables.dropped["detail"].to_pylist() == held
+
+
+def test_what_is_named_as_held_out_is_not_trained_on_though_it_was_a_repeat_there(
+    tmp_path: Path,
+) -> None:
+    heldout = [{"prompt": LONG + " now"}, {"prompt": LONG + " then"}]
+    tables = load(
+        write_jsonl(tmp_path, [{"prompt": LONG + " then"}, {"prompt": LONG + " again"}]),
+        heldout=PromptSource(path=str(write_jsonl(tmp_path, heldout, "heldout.jsonl"))),
+        overlap_threshold=1.0,
+        near_duplicates=NearDuplicates(threshold=0.8),
+    )
+    assert len(tables.heldout) == 1
+    assert asked(tables) == [LONG + " again"]
+    assert reasons(tables) == [(2, "near_duplicate"), (1, "overlap:heldout")]
+
+
+@pytest.mark.parametrize(
+    "row", [talk(*SHORT_TURNS), {"turns": ["fox fox", "bridge fox fox bridge fox"]}]
+)
+def test_a_conversation_of_an_evaluation_set_is_not_trained_on_whatever_its_turns(
+    tmp_path: Path, row: dict[str, Any]
+) -> None:
+    path = write_jsonl(tmp_path, [row], "eval.jsonl")
+    columns = Columns(prompt="turns") if "turns" in row else Columns()
+    known = OverlapSet(name="known", source=PromptSource(path=str(path), columns=columns))
+    train = write_jsonl(tmp_path, [talk(*SHORT_TURNS), {"prompt": "an anchor"}])
+    tables = load(train, exclude_overlap=(known,))
+    assert reasons(tables) == [(1, "overlap:known")]
+    assert tables.dropped["detail"].to_pylist() == ["fox fox\nbridge fox fox bridge fox"]
+
+
 def test_evaluation_sets_are_kept_out_by_name(tmp_path: Path) -> None:
     train = write_jsonl(tmp_path, [{"prompt": "keep me"}, {"prompt": LONG}, {"prompt": "1+1 = ?"}])
     turns = write_jsonl(
@@ -490,6 +561,49 @@ def test_an_evaluation_set_with_a_bad_row_is_refused(tmp_path: Path) -> None:
     known = OverlapSet(name="eval", source=PromptSource(path=str(path)))
     with pytest.raises(InputError, match=r"eval.jsonl, row 2, field 'prompt': missing_column"):
         load(train, exclude_overlap=(known,))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"turns": [LONG, "Go on."]},
+        {"turns": [{"role": "user", "content": LONG}]},
+        {"turns": 2, "prompt": LONG},
+        {"prompt": LONG, "messages": None},
+        {"prompt": [LONG]},
+        {"messages": [{"role": "user", "content": LONG}], "prompt": "Something else entirely."},
+        {"instruction": LONG, "input": "", "output": "One night"},
+        {"question": LONG, "answer": "One night"},
+    ],
+)
+def test_evaluation_sets_are_read_alike_by_prompts_and_by_an_audit(
+    tmp_path: Path, row: dict[str, Any]
+) -> None:
+    path = write_jsonl(tmp_path, [row], "eval.jsonl")
+    train = write_jsonl(tmp_path, [{"prompt": LONG}, {"prompt": "keep me"}])
+    known = OverlapSet(name="eval", source=PromptSource(path=str(path)))
+    assert reasons(load(train, exclude_overlap=(known,))) == [(1, "overlap:eval")]
+    against = parse_against(f"eval={path}")
+    assert against.find([LONG]) is not None
+    assert against.find(["keep me"]) is None
+
+
+def test_named_columns_of_an_evaluation_set_are_used_and_no_others(tmp_path: Path) -> None:
+    rows = [{"text": LONG, "prompt": "keep me"}, {"prompt": "Something else entirely."}]
+    path = write_jsonl(tmp_path, rows, "eval.jsonl")
+    train = write_jsonl(tmp_path, [{"prompt": LONG}, {"prompt": "keep me"}])
+    source = PromptSource(path=str(path), columns=Columns(prompt="text"), limit=1)
+    known = OverlapSet(name="eval", source=source)
+    assert asked(load(train, exclude_overlap=(known,))) == ["keep me"]
+    known = OverlapSet(name="eval", source=source.model_copy(update={"limit": None}))
+    with pytest.raises(InputError, match=r"eval.jsonl, row 2, field 'text': missing_column"):
+        load(train, exclude_overlap=(known,))
+
+
+def test_an_evaluation_set_without_a_known_column_says_which_there_are(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path, [{"task": "a"}], "eval.jsonl")
+    with pytest.raises(InputError, match=r"eval.jsonl, row 1: has none of the columns .* task"):
+        parse_against(f"eval={path}")
 
 
 def test_the_heldout_share_is_drawn_by_prompt_and_seed(tmp_path: Path) -> None:
@@ -534,6 +648,8 @@ rows_of_any_kind = st.lists(
 
 @settings(max_examples=80, deadline=None)
 @given(rows_of_any_kind, rows_of_any_kind | st.none(), st.sampled_from([0.0, 0.3]))
+# Stood in both files, word for word, and its turns were too short to tell.
+@example([talk(*SHORT_TURNS)], [talk(*SHORT_TURNS)], 0.0)
 def test_every_row_is_in_one_table_and_in_order(
     tmp_path_factory: pytest.TempPathFactory,
     rows: list[Any],
@@ -563,6 +679,39 @@ def test_every_row_is_in_one_table_and_in_order(
         assert row["messages"][-1]["role"] == "user"
         assert isinstance(json.loads(row["metadata"]), dict)
     assert load(path, **config) == tables
+
+
+short_turns = st.tuples(st.sampled_from(["system", "user", "assistant"]), texts).map(": ".join)
+talks = st.builds(lambda first, last: talk(*first, last),
+                  st.lists(short_turns, max_size=4), texts.map("user: {}".format))  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(talks, max_size=6), st.lists(talks, max_size=4), st.booleans(), st.booleans())
+@example([talk(*SHORT_TURNS)], [talk(*SHORT_TURNS)], True, True)
+def test_no_conversation_is_in_two_splits(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: list[Any],
+    repeated: list[Any],
+    near: bool,
+    named: bool,
+) -> None:
+    folder = tmp_path_factory.mktemp("splits")
+    known = write_jsonl(folder, [{"prompt": "another"}, *repeated], "known.jsonl")
+    source = PromptSource(path=str(known))
+    train = write_jsonl(folder, [{"prompt": "an anchor"}, *rows, *repeated])
+    config: dict[str, Any] = {"near_duplicates": NearDuplicates(enabled=near)}
+    config |= {"heldout": source} if named else {
+        "exclude_overlap": (OverlapSet(name="known", source=source),), "heldout_share": 0.4,
+    }  # fmt: skip
+    tables = load(train, overlap_threshold=1.0, **config)
+
+    def said(rows: list[Any]) -> set[tuple[str, ...]]:
+        return {tuple(turn["content"] for turn in row if turn["role"] == "user") for row in rows}
+
+    trained_on = said(tables.train["messages"].to_pylist())
+    assert not trained_on & said(tables.heldout["messages"].to_pylist())
+    assert not trained_on & said([row["messages"] for row in repeated])
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,0 +1,148 @@
+"""Prompts that training must not see: evaluation sets as they are read, and what repeats them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+from prefloop.data.config import Columns, PromptSource
+from prefloop.data.dedup import OverlapIndex, normalise
+from prefloop.data.errors import InputError
+from prefloop.data.hashing import content_id
+from prefloop.data.prompts.prompt_rows import parse_row
+from prefloop.data.sources.files import read_rows
+from prefloop.data.sources.rows import BadRow, RawRow, is_text
+
+_COLUMNS = ("turns", "prompt", "messages", "instruction", "question", "query", "input", "text")
+"""Where a prompt may stand unless the config says it. ``turns`` are a user's (MT-Bench)."""
+_LATER_TURN_WORDS = 10
+"""Shorter turns behind the first ("Go on.") say nothing about which conversation it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPrompt:
+    """A prompt that no training prompt may repeat."""
+
+    turns: Sequence[str]
+    """What its user says."""
+    name: str | None = None
+    """What to call it in the detail of a dropped prompt; null: by its text."""
+
+
+class KnownPrompts:
+    """Finds the known prompt that a prompt repeats.
+
+    It does where users say the same in all turns, letter case and white space apart, however short
+    the turns and whatever others say between them; and where all that the user says *overlaps*
+    (:class:`prefloop.data.dedup.OverlapIndex`) with the first turn, a longer later turn or all
+    turns together of a known prompt.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[KnownPrompt],
+        *,
+        threshold: float,
+        ngram: int,
+        same_only: Sequence[KnownPrompt] = (),
+    ) -> None:
+        """``same_only``: prompts that may be overlapped with, but not be said again."""
+        self._same: dict[str, str] = {}
+        for prompt in (*prompts, *same_only):
+            self._same.setdefault(_said(prompt.turns), prompt.name or "\n".join(prompt.turns))
+        texts = [(text, prompt.name) for prompt in prompts for text in _distinctive(prompt.turns)]
+        self._details = [text if name is None else name for text, name in texts]
+        self._index = OverlapIndex([text for text, _ in texts], threshold=threshold, ngram=ngram)
+
+    def find(self, turns: Sequence[str]) -> str | None:
+        """The name or the text of the known prompt that a prompt with these turns of its user's
+        repeats, or None."""
+        same = self._same.get(_said(turns))
+        if same is not None:
+            return same
+        hit = self._index.find("\n".join(turns))
+        return None if hit is None else self._details[hit]
+
+
+def read_evaluation_set(source: PromptSource) -> list[KnownPrompt]:
+    """The prompts of an evaluation set.
+
+    They stand in the columns that ``source`` names; where it names none, in the first known column
+    of each file's first row. A prompt may also be a list of strings, the turns of a user.
+
+    Raises ``InputError`` for a set that cannot be read and for its first bad row, because a prompt
+    that repeats that row would go unnoticed.
+    """
+    named = source.columns.model_copy(update={"id": None, "reference": None, "metadata": ()})
+    found: dict[str, Columns] = {}
+    prompts = []
+    for row in read_rows(source):
+        if isinstance(row, BadRow):
+            raise _refused(row)
+        if row.source not in found:
+            found[row.source] = _known_columns(row) if _names_none(named) else named
+        prompts.append(KnownPrompt(_turns(row, found[row.source])))
+    return prompts
+
+
+def user_turns(messages: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What the user says in a conversation."""
+    return [message["content"] for message in messages if message["role"] == "user"]
+
+
+def _said(turns: Sequence[str]) -> str:
+    return content_id(*map(normalise, turns))
+
+
+def _distinctive(turns: Sequence[str]) -> Iterator[str]:
+    """The texts to know a prompt by."""
+    yield turns[0]
+    yield from (turn for turn in turns[1:] if len(turn.split()) >= _LATER_TURN_WORDS)
+    if len(turns) > 1:
+        yield "\n".join(turns)
+
+
+def _turns(row: RawRow, columns: Columns) -> list[str]:
+    texts = row.fields.get(columns.prompt)
+    if _are_texts(texts):
+        return texts
+    prompt = parse_row(row, columns)
+    if isinstance(prompt, BadRow):
+        raise _refused(prompt)
+    return user_turns(prompt["messages"])
+
+
+def _are_texts(value: Any) -> TypeGuard[list[str]]:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, str) and item.strip() and is_text(item) for item in value)
+    )
+
+
+def _names_none(columns: Columns) -> bool:
+    usual = Columns()
+    return (columns.prompt, columns.messages) == (usual.prompt, usual.messages)
+
+
+def _known_columns(row: RawRow) -> Columns:
+    there = [name for name in _COLUMNS if name in row.fields]
+    if not there:
+        raise InputError(
+            f"{row.source}, row {row.row}: has none of the columns {', '.join(_COLUMNS)}, only "
+            f"{', '.join(map(str, row.fields)) or 'nothing'}: rename the prompt's column, or name "
+            "it in the `columns` of the config"
+        )
+    name = next((name for name in there if _may_hold_prompts(name, row.fields[name])), there[0])
+    usual = Columns(metadata=())
+    return usual if name == usual.messages else usual.model_copy(update={"prompt": name})
+
+
+def _may_hold_prompts(name: str, value: Any) -> bool:
+    """Many datasets have a number of turns beside the prompt."""
+    return _are_texts(value) if name == "turns" else value is not None
+
+
+def _refused(row: BadRow) -> InputError:
+    return InputError(f"{row} (evaluation sets must be free of bad rows)")
