@@ -12,8 +12,10 @@ from prefloop.data.hashing import content_id, derive_seed, pair_id, prompt_id
 from prefloop.data.preferences.layouts import Layout, PreferenceColumns, find_layout
 from prefloop.data.preferences.pair_rows import parse_comparison
 from prefloop.data.protocol import Message
+from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.files import read_rows
-from prefloop.data.sources.rows import BadRow, RawRow, bad, escaped
+from prefloop.data.sources.rows import RawRow, bad
+from prefloop.data.utf8 import escaped
 
 Gold = Literal["a", "b", "tie"]
 

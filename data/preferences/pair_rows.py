@@ -21,7 +21,8 @@ from prefloop.data.preferences.transcripts import (
     split_answer,
     turns_of,
 )
-from prefloop.data.sources.rows import BadRow, RawRow, bad
+from prefloop.data.quarantine import BadRow
+from prefloop.data.sources.rows import RawRow, bad
 from prefloop.data.sources.turns import Unusable
 
 PairRow = dict[str, Any]

@@ -17,9 +17,11 @@ from prefloop.data.errors import InputError
 from prefloop.data.preferences.columns import regular_rows
 from prefloop.data.preferences.layouts import Layout, PreferenceColumns, find_layout
 from prefloop.data.preferences.pair_rows import PairRow, label_text, parse_pair
+from prefloop.data.quarantine import BadRow, quarantine_table
 from prefloop.data.schemas import MESSAGES, QUARANTINE
 from prefloop.data.sources.files import SourceRow, read_rows
-from prefloop.data.sources.rows import BadRow, RawRow, bad, escaped
+from prefloop.data.sources.rows import RawRow, bad
+from prefloop.data.utf8 import escaped
 
 PREFERENCE = pa.schema(
     [
@@ -287,14 +289,6 @@ def _batch(rows: Iterable[PairRow | BadRow]) -> PreferenceBatch:
             bad_rows.append(row)
         else:
             pairs.append(row)
-    quarantine = [
-        {
-            "stage": "audit", "round": 0, "source": row.source, "row": row.row,
-            "field": None if row.field is None else escaped(row.field), "reason": row.reason,
-            "detail": escaped(row.detail), "content": row.content,
-        }
-        for row in bad_rows
-    ]  # fmt: skip
     return PreferenceBatch(
-        pa.Table.from_pylist(pairs, PREFERENCE), pa.Table.from_pylist(quarantine, QUARANTINE)
+        pa.Table.from_pylist(pairs, PREFERENCE), quarantine_table("audit", bad_rows)
     )

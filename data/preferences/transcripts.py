@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from prefloop.data.sources.rows import is_text
 from prefloop.data.sources.turns import Unusable, read_turn
+from prefloop.data.utf8 import is_text
 
 Turn = dict[str, str]
 """``{"role": ..., "content": ...}``."""

@@ -11,8 +11,10 @@ from prefloop.data.dedup import OverlapIndex, normalise
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import content_id
 from prefloop.data.prompts.prompt_rows import parse_row
+from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.files import read_rows
-from prefloop.data.sources.rows import BadRow, RawRow, is_text
+from prefloop.data.sources.rows import RawRow
+from prefloop.data.utf8 import is_text
 
 _COLUMNS = ("turns", "prompt", "messages", "instruction", "question", "query", "input", "text")
 """Where a prompt may stand unless the config says it. ``turns`` are a user's (MT-Bench)."""

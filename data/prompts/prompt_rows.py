@@ -9,8 +9,10 @@ from typing import Any
 
 from prefloop.data.config import Columns
 from prefloop.data.hashing import prompt_id
-from prefloop.data.sources.rows import BadRow, RawRow, bad, is_text
+from prefloop.data.quarantine import BadRow
+from prefloop.data.sources.rows import RawRow, bad
 from prefloop.data.sources.turns import Unusable, read_turn
+from prefloop.data.utf8 import is_text
 
 Prompt = dict[str, Any]
 """A row of ``schemas.PROMPT``."""

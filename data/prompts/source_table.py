@@ -10,9 +10,11 @@ from prefloop.data.config import Columns, PromptsConfig, PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import prompt_id
 from prefloop.data.prompts.prompt_rows import Prompt, parse_row, row_id
-from prefloop.data.schemas import PROMPT, QUARANTINE
+from prefloop.data.quarantine import BadRow, quarantine_table
+from prefloop.data.schemas import PROMPT
 from prefloop.data.sources.files import read_rows
-from prefloop.data.sources.rows import BadRow, RawRow, bad, escaped
+from prefloop.data.sources.rows import RawRow, bad
+from prefloop.data.utf8 import escaped
 
 _CHUNK = 10_000
 """Rows gathered as Python objects before they become Arrow, which is much smaller."""
@@ -74,7 +76,9 @@ def read_source(config: PromptsConfig, source: PromptSource, key: str) -> Source
             pending.clear()
     found.end()
     tables.append(pa.Table.from_pylist(pending, PROMPT))
-    return SourceRows(pa.concat_tables(tables), _quarantine(bad_rows), repeats, read)
+    return SourceRows(
+        pa.concat_tables(tables), quarantine_table("prompts", bad_rows), repeats, read
+    )
 
 
 def _content(prompt: Prompt) -> str:
@@ -82,23 +86,6 @@ def _content(prompt: Prompt) -> str:
     turns = prompt["messages"]
     stripped = [{**turn, "content": turn["content"].strip()} for turn in turns]
     return str(prompt["prompt_id"]) if stripped == turns else prompt_id(stripped)
-
-
-def _quarantine(rows: list[BadRow]) -> pa.Table:
-    columns = [
-        {
-            "stage": "prompts",
-            "round": 0,
-            "source": row.source,
-            "row": row.row,
-            "field": None if row.field is None else escaped(row.field),
-            "reason": row.reason,
-            "detail": escaped(row.detail),
-            "content": row.content,
-        }
-        for row in rows
-    ]
-    return pa.Table.from_pylist(columns, QUARANTINE)
 
 
 class _Ids:

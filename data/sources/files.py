@@ -21,7 +21,9 @@ from typing import Any
 from prefloop.data.config import FileFormat, PromptSource
 from prefloop.data.embedded import resolve_embedded
 from prefloop.data.errors import InputError
-from prefloop.data.sources.rows import BadRow, RawRow, escaped
+from prefloop.data.quarantine import BadRow
+from prefloop.data.sources.rows import RawRow
+from prefloop.data.utf8 import escaped
 
 SourceRow = RawRow | BadRow
 
@@ -172,7 +174,7 @@ def _object(name: str, number: int, value: Any) -> SourceRow:
     return BadRow(
         name, number, None, "not_an_object",
         f"is {_kind(value)} where a JSON object is needed: write {{\"prompt\": ...}}",
-        escaped(json.dumps(value, ensure_ascii=False)),
+        json.dumps(value, ensure_ascii=False),
     )  # fmt: skip
 
 
@@ -245,7 +247,7 @@ def _csv_rows(path: Path, name: str) -> Iterator[SourceRow]:
             yield BadRow(
                 name, number, None, "broken_csv",
                 f"{error}: lines {number} to {reader.line_num} are no CSV record, check the quotes",
-                escaped("".join(record)),
+                "".join(record),
             )  # fmt: skip
             continue
         if not fields:
@@ -262,7 +264,7 @@ def _csv_rows(path: Path, name: str) -> Iterator[SourceRow]:
                 name, number, None, "wrong_field_count",
                 f"has {len(fields)} fields where the header has {len(header)}: quote fields with "
                 "commas or line breaks",
-                escaped("".join(record)),
+                "".join(record),
             )  # fmt: skip
         else:
             yield RawRow(name, number, dict(zip(header, fields, strict=True)))

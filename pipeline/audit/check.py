@@ -21,7 +21,7 @@ from prefloop.data.checks.repeats import Repeats, find_repeats
 from prefloop.data.config import PromptSource
 from prefloop.data.dedup import near_duplicates
 from prefloop.data.preferences import PreferenceBatch, read_preferences
-from prefloop.data.sources.rows import escaped
+from prefloop.data.utf8 import escaped
 from prefloop.pipeline.audit.audit_options import AuditOptions
 from prefloop.pipeline.audit.findings import (
     BadRows,

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from prefloop.data.checks.text_hashes import text_hashes
 from prefloop.data.errors import InputError
+from prefloop.data.quarantine import BadRow, quarantine_table
 from prefloop.data.schemas import MESSAGES
 from prefloop.data.shards import atomic_write_json, atomic_write_text
 from prefloop.pipeline.audit.audit_options import AuditOptions
@@ -98,7 +99,7 @@ def _split(found: Audit, path: str, options: AuditOptions) -> Iterator[tuple[pa.
         keep = pairs.filter(pa.array(codes == 0))
         lost = pairs.filter(pa.array(codes != 0))
         places = at + np.flatnonzero(codes)
-        yield _fixed(keep), pa.concat_tables([_bad(batch.bad), _lost(lost, places, found)])
+        yield _fixed(keep), pa.concat_tables([_dropped(batch.bad), _lost(lost, places, found)])
         at += size
 
 
@@ -115,7 +116,7 @@ def _as_turn(texts: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, turns).cast(MESSAGES)
 
 
-def _bad(rows: pa.Table) -> pa.Table:
+def _dropped(rows: pa.Table) -> pa.Table:
     return rows.select(DROPPED_ROW.names).cast(DROPPED_ROW)
 
 
@@ -127,13 +128,9 @@ def _lost(pairs: pa.Table, places: Any, found: Audit) -> pa.Table:
         if reason in ("duplicate", "contradictory"):
             detail += f" {found.where[found.partners[place]]}"
         content = {name: pair[name] for name in ("prompt", "chosen", "rejected")}
-        rows.append(
-            {
-                "source": pair["source"], "row": pair["row"], "field": None, "reason": reason,
-                "detail": detail, "content": json.dumps(content, ensure_ascii=False),
-            }
-        )  # fmt: skip
-    return pa.Table.from_pylist(rows, DROPPED_ROW)
+        text = json.dumps(content, ensure_ascii=False)
+        rows.append(BadRow(pair["source"], pair["row"], None, reason, detail, text))
+    return _dropped(quarantine_table("audit", rows))
 
 
 class _Writer:

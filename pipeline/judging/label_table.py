@@ -14,8 +14,9 @@ import numpy as np
 
 from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
+from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.files import read_rows
-from prefloop.data.sources.rows import BadRow, RawRow, bad
+from prefloop.data.sources.rows import RawRow, bad
 from prefloop.labelers.statistics.agreement import MISSING, MOST_LABELS, Ratings
 
 _EXAMPLES = 3

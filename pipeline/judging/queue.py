@@ -13,8 +13,8 @@ import numpy as np
 from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import derive_seed
+from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.files import read_rows
-from prefloop.data.sources.rows import BadRow
 from prefloop.labelers.statistics.review_draw import Strategy, draw
 from prefloop.pipeline.run.run_dir import RunDir
 

@@ -33,8 +33,9 @@ from prefloop.data.preferences.layouts import (
     find_layout,
 )
 from prefloop.data.preferences.pair_rows import label_text, parse_comparison
+from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.files import read_rows
-from prefloop.data.sources.rows import BadRow, RawRow, bad
+from prefloop.data.sources.rows import RawRow, bad
 from prefloop.labelers.base import Order, Preference, Vote, votes_table
 
 _SWAPS = {"swap = False": False, "swap = True": True}

@@ -15,7 +15,8 @@ import pyarrow as pa
 from prefloop.data.conversation import with_system_prompt
 from prefloop.data.hashing import content_id, derive_seed
 from prefloop.data.protocol import Completion, Engine, Request, RequestRejected, Sampling
-from prefloop.data.schemas import CANDIDATE, QUARANTINE
+from prefloop.data.quarantine import BadRow, quarantine_table
+from prefloop.data.schemas import CANDIDATE
 from prefloop.pipeline.config import PoolMember, SampleConfig
 from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.models import Models
@@ -156,11 +157,11 @@ async def sample_block(
 
     answers = await asyncio.gather(*(ask(*question) for question in asked))
     candidates: list[dict[str, Any]] = []
-    failed: list[dict[str, Any]] = []
+    failed: list[BadRow] = []
     by_id: dict[str, dict[str, Any]] = {}
     for (row, source, indices), answer in zip(asked, answers, strict=True):
         if isinstance(answer, RequestRejected):
-            failed.append(_quarantined(row, answer, round_index))
+            failed.append(_quarantined(row, answer))
             continue
         for index, completion in zip(indices, answer, strict=True):
             candidate = _candidate(row, source, completion, index, draw, round_index)
@@ -179,7 +180,7 @@ async def sample_block(
         ]
     return (
         pa.Table.from_pylist(candidates, schema=CANDIDATE),
-        pa.Table.from_pylist(failed, schema=QUARANTINE),
+        quarantine_table("sample", failed, round_index=round_index),
     )
 
 
@@ -252,16 +253,6 @@ def _reference(
     }
 
 
-def _quarantined(
-    row: Mapping[str, Any], rejected: RequestRejected, round_index: int
-) -> dict[str, Any]:
-    return {
-        "stage": "sample",
-        "round": round_index,
-        "source": row["source"],
-        "row": row["row"],
-        "field": "prompt",
-        "reason": rejected.reason,
-        "detail": rejected.detail,
-        "content": json.dumps(row, ensure_ascii=False),
-    }
+def _quarantined(row: Mapping[str, Any], rejected: RequestRejected) -> BadRow:
+    content = json.dumps(row, ensure_ascii=False)
+    return BadRow(row["source"], row["row"], "prompt", rejected.reason, rejected.detail, content)

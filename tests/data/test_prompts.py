@@ -18,9 +18,10 @@ from prefloop.data.config import Columns, NearDuplicates, OverlapSet, PromptsCon
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import prompt_id
 from prefloop.data.prompts.load import PromptTables, load_prompts
+from prefloop.data.quarantine import BadRow
 from prefloop.data.schemas import DROPPED, PROMPT, QUARANTINE
 from prefloop.data.sources.files import read_rows
-from prefloop.data.sources.rows import BadRow, RawRow
+from prefloop.data.sources.rows import RawRow
 from tests.helpers.paths import PUBLIC
 
 EXACT_ONLY = NearDuplicates(enabled=False)
