@@ -31,8 +31,10 @@ def _same(one: str, other: str) -> bool:
     if one == other:
         return True
     # Normalising never joins what white space parts, so equal texts have equal beginnings.
-    heads = [normalise(" ".join(text.split(None, _HEAD_WORDS)[:_HEAD_WORDS])).split()
-             for text in (one, other)]  # fmt: skip
+    heads = [
+        normalise(" ".join(text.split(None, _HEAD_WORDS)[:_HEAD_WORDS])).split()
+        for text in (one, other)
+    ]
     if any(x != y for x, y in zip(*heads, strict=False)):
         return False
     return normalise(one) == normalise(other)

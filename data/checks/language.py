@@ -47,9 +47,9 @@ class Sample:
     def offer(self, rows: pa.Table) -> None:
         """Draw a lot for each of ``rows`` and keep the lowest so far."""
         lots = np.concatenate([self._lots, self._random.random(len(rows))])
-        kept = np.sort(np.argpartition(lots, self._size)[: self._size]) if (
-            len(lots) > self._size
-        ) else np.arange(len(lots))  # fmt: skip
+        kept = np.arange(len(lots))
+        if len(lots) > self._size:
+            kept = np.sort(np.argpartition(lots, self._size)[: self._size])
         new = kept[kept >= len(self._lots)] - len(self._lots)
         old = kept[kept < len(self._lots)]
         if len(new) or self._rows is None:

@@ -54,11 +54,9 @@ def find_repeats(prompt: Hashes, chosen: Hashes, rejected: Hashes) -> Repeats:
     partner = np.where(duplicate, first[of_directed], -1)
     opposite = np.searchsorted(directed, (of_group * 2 + 1 - direction)[contradictory])
     partner[contradictory] = first[opposite]
-    circular, cycles = _cycles(
-        prompt, chosen, rejected,
-        # A cycle has three pairs at least.
-        ~identical & ~contradictory & ~duplicate & (pairs_of_prompt[of_prompt] >= 3),
-    )  # fmt: skip
+    # A cycle has three pairs at least.
+    possible = ~identical & ~contradictory & ~duplicate & (pairs_of_prompt[of_prompt] >= 3)
+    circular, cycles = _cycles(prompt, chosen, rejected, possible)
     # Repetitions of a pair in a cycle are in it too.
     circular = circular[first][of_directed] if len(prompt) else circular
     return Repeats(

@@ -131,9 +131,9 @@ class _Turns:
         user, assistant, system = (
             _mask(pc.equal(self.roles, role)) for role in ("user", "assistant", "system")
         )
-        good = (user | assistant | system) & _has_text(self.contents) & _mask(
-            pc.is_valid(self._turns)
-        )  # fmt: skip
+        good = (
+            (user | assistant | system) & _has_text(self.contents) & _mask(pc.is_valid(self._turns))
+        )
         wrong = np.concatenate([[0], np.cumsum(~good)])
         valid &= wrong[self._offsets[1:]] == wrong[self._offsets[:-1]]
         self._last = np.where(valid, self._offsets[1:] - 1, 0)

@@ -178,10 +178,10 @@ def _own_layout(present: list[str], own: PreferenceColumns) -> Layout | None:
     if own.chosen and own.rejected:
         layout = Layout("direct", prompt, own.chosen, own.rejected)
     elif own.a and own.b and own.label:
+        labels = own.labels or LABELS
         layout = Layout(
-            "labelled", prompt, own.a, own.b, None, (own.label,), own.labels or LABELS,
-            bool(own.labels),
-        )  # fmt: skip
+            "labelled", prompt, own.a, own.b, None, (own.label,), labels, bool(own.labels)
+        )
     else:
         return None
     return layout if set(layout.columns) <= set(present) else None

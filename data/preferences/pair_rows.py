@@ -50,15 +50,22 @@ def parse_pair(raw: RawRow, layout: Layout) -> PairRow | BadRow:
     if isinstance(found, BadRow):
         return found
     if found.verdict == "tie":
-        return bad(raw, (layout.label or (layout.a,))[0], "tie",
-                   "neither answer is preferred: no pair to learn from")  # fmt: skip
+        return bad(
+            raw,
+            (layout.label or (layout.a,))[0],
+            "tie",
+            "neither answer is preferred: no pair to learn from",
+        )
     chosen, rejected = found.first, found.second
     if found.verdict == "b":
         chosen, rejected = rejected, chosen
     return {
-        "row": raw.row, "source": raw.source, "prompt": found.prompt,
-        "chosen": chosen, "rejected": rejected,
-    }  # fmt: skip
+        "row": raw.row,
+        "source": raw.source,
+        "prompt": found.prompt,
+        "chosen": chosen,
+        "rejected": rejected,
+    }
 
 
 def parse_comparison(raw: RawRow, layout: Layout) -> Comparison | BadRow:
@@ -86,20 +93,22 @@ def _comparison(fields: Mapping[str, Any], layout: Layout) -> Comparison:
     prompt = _prompt_of(explicit, before_a, layout.a)
     if prompt != _prompt_of(explicit, before_b, layout.b):
         raise Unusable(
-            layout.b, "prompts_differ",
+            layout.b,
+            "prompts_differ",
             f"the turns before the answer differ from those in {layout.a!r}: the two answers "
             "cannot be compared; delete the row",
-        )  # fmt: skip
+        )
     return Comparison(prompt, a, b, "a" if layout.kind == "direct" else _verdict(fields, layout))
 
 
 def _field(fields: Mapping[str, Any], name: str) -> Any:
     if name not in fields:
         raise Unusable(
-            name, "missing_column",
+            name,
+            "missing_column",
             f"the row has no {name!r}, only {', '.join(map(str, fields)) or 'nothing'}: add it, "
             "or name the columns with --columns",
-        )  # fmt: skip
+        )
     if fields[name] is None:
         raise Unusable(name, "null", "write the text, or delete the row")
     return fields[name]
@@ -128,8 +137,11 @@ def _explicit_prompt(fields: Mapping[str, Any], layout: Layout) -> list[Turn]:
     value = _field(fields, name)
     if len(layout.prompt) > 1:
         parts = [fields.get(column) for column in layout.prompt]
-        texts = [_text(part, column) for part, column in zip(parts, layout.prompt, strict=True)
-                 if part is not None]  # fmt: skip
+        texts = [
+            _text(part, column)
+            for part, column in zip(parts, layout.prompt, strict=True)
+            if part is not None
+        ]
         value = "\n\n".join(text for text in texts if text.strip())
     if is_conversation(value):
         turns = turns_of(value, name)
@@ -150,10 +162,11 @@ def _prompt_of(explicit: list[Turn] | None, before: list[Turn], name: str) -> li
         return explicit
     if not before:
         raise Unusable(
-            name, "missing_column",
+            name,
+            "missing_column",
             "there is no prompt, neither in a column of its own nor before the answer: name its "
             "column with --columns prompt=NAME,chosen=NAME,rejected=NAME",
-        )  # fmt: skip
+        )
     return before
 
 
@@ -181,9 +194,10 @@ def _label(value: Any, name: str, layout: Layout) -> PairLabel:
         return "a" if text == layout.a.lower() else "b"
     known = ", ".join(layout.labels)
     raise Unusable(
-        name, "bad_label",
+        name,
+        "bad_label",
         f"the label {str(value)[:80]!r} is none of {known}: say what it means with --labels",
-    )  # fmt: skip
+    )
 
 
 def _best_and_worst(value: Any) -> tuple[str, str, PairLabel]:
@@ -201,9 +215,10 @@ def _best_and_worst(value: Any) -> tuple[str, str, PairLabel]:
             rated.append((mean, item.get("response", item.get("text"))))
     if len(rated) < 2:
         raise Unusable(
-            "completions", "missing_rating",
+            "completions",
+            "missing_rating",
             f"{len(rated)} of {len(value)} completions have ratings, and a pair needs two",
-        )  # fmt: skip
+        )
     means = [mean for mean, _ in rated]
     if max(means) == min(means):
         return _completion(rated[0][1]), _completion(rated[1][1]), "tie"

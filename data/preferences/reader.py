@@ -202,11 +202,14 @@ def _read_batch(
         return _parse(_raw_rows(batch, numbers, source), layout, labels)
     pairs = pa.table(
         [
-            pa.array(numbers[fast.regular]), pa.repeat(source, len(fast.chosen)),
-            fast.prompt, fast.chosen, fast.rejected,
+            pa.array(numbers[fast.regular]),
+            pa.repeat(source, len(fast.chosen)),
+            fast.prompt,
+            fast.chosen,
+            fast.rejected,
         ],
         schema=PREFERENCE,
-    )  # fmt: skip
+    )
     if fast.regular.all():
         return PreferenceBatch(pairs, QUARANTINE.empty_table())
     others = np.flatnonzero(~fast.regular)
@@ -267,10 +270,12 @@ def _of_rows(
 
 def _without_layout(row: RawRow) -> BadRow:
     return bad(
-        row, None, "missing_column",
+        row,
+        None,
+        "missing_column",
         f"the row has only {', '.join(map(str, row.fields)) or 'nothing'}: add chosen and "
         "rejected, or name the columns with --columns",
-    )  # fmt: skip
+    )
 
 
 def _no_layout(name: str, columns: Iterable[str]) -> InputError:

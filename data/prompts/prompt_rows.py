@@ -75,10 +75,11 @@ def _conversation(fields: Mapping[str, Any], columns: Columns) -> tuple[str, lis
         if columns.messages in fields:
             raise Unusable(columns.messages, "null", "write a list of {role, content}")
         raise Unusable(
-            field, "missing_column",
+            field,
+            "missing_column",
             f"the row has neither {field!r} nor {columns.messages!r}, only "
             f"{', '.join(map(str, fields)) or 'nothing'}: set columns.prompt or columns.messages",
-        )  # fmt: skip
+        )
     value = fields[field]
     if value is None:
         raise Unusable(field, "null", "write the prompt as a string, or delete the row")
@@ -86,21 +87,26 @@ def _conversation(fields: Mapping[str, Any], columns: Columns) -> tuple[str, lis
         return field, _messages(value, field)
     if not isinstance(value, str):
         raise Unusable(
-            field, "wrong_type",
+            field,
+            "wrong_type",
             f"is of type {type(value).__name__} where a string is needed"
-            + (": write turns as a list of {role, content}" if isinstance(value, list) else
-               ": quote it, or set columns.prompt to another column"),
-        )  # fmt: skip
+            + (
+                ": write turns as a list of {role, content}"
+                if isinstance(value, list)
+                else ": quote it, or set columns.prompt to another column"
+            ),
+        )
     return field, [{"role": "user", "content": _text(value, field)}]
 
 
 def _messages(value: Any, field: str) -> list[dict[str, str]]:
     if not isinstance(value, list):
         raise Unusable(
-            field, "wrong_type",
+            field,
+            "wrong_type",
             f"is of type {type(value).__name__} where a list of {{role, content}} is needed: "
             "set columns.messages to another column",
-        )  # fmt: skip
+        )
     if not value:
         raise Unusable(field, "empty", "the conversation has no turn: delete the row")
     return [_message(item, field, number) for number, item in enumerate(value, 1)]
@@ -125,10 +131,11 @@ def _reference(fields: Mapping[str, Any], column: str) -> str | None:
     value = fields[column]
     if not isinstance(value, str):
         raise Unusable(
-            column, "wrong_type",
+            column,
+            "wrong_type",
             f"is of type {type(value).__name__} where a string is needed: quote it, or set "
             "columns.reference to another column",
-        )  # fmt: skip
+        )
     # An empty cell is how CSV says that there is none.
     return _text(value, column) if value.strip() else None
 
@@ -141,9 +148,10 @@ def _id(fields: Mapping[str, Any], column: str) -> str:
         raise Unusable(column, "null", "the row has no id: add one, or unset columns.id")
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise Unusable(
-            column, "wrong_type",
+            column,
+            "wrong_type",
             f"is of type {type(value).__name__} where a string or whole number is needed",
-        )  # fmt: skip
+        )
     return _text(value, column) if isinstance(value, str) else str(value)
 
 
@@ -167,10 +175,11 @@ def _metadata(fields: Mapping[str, Any], columns: Columns) -> str:
     if not is_text(text):
         field = next(name for name in kept if not is_text(_dump({name: kept[name]})))
         raise Unusable(
-            field, "not_utf8",
+            field,
+            "not_utf8",
             "holds bytes or escapes that are no Unicode text: mend it, or leave it out of "
             "columns.metadata",
-        )  # fmt: skip
+        )
     return text
 
 

@@ -137,10 +137,13 @@ def _text_lines(path: Path, name: str) -> Iterator[tuple[int, str] | BadRow]:
             text = line.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             yield BadRow(
-                name, number, None, "not_utf8",
+                name,
+                number,
+                None,
+                "not_utf8",
                 f"byte {error.start + 1} of the line is no UTF-8: save the file as UTF-8",
                 line.rstrip(b"\r\n").decode("utf-8", "backslashreplace"),
-            )  # fmt: skip
+            )
             continue
         if text.strip():
             yield number, text
@@ -161,9 +164,13 @@ def _jsonl_rows(path: Path, name: str) -> Iterator[SourceRow]:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
             yield BadRow(
-                name, number, None, "broken_json",
-                f"{error}: each line must be one JSON object", text,
-            )  # fmt: skip
+                name,
+                number,
+                None,
+                "broken_json",
+                f"{error}: each line must be one JSON object",
+                text,
+            )
             continue
         yield _object(name, number, value)
 
@@ -172,10 +179,13 @@ def _object(name: str, number: int, value: Any) -> SourceRow:
     if isinstance(value, dict):
         return RawRow(name, number, value)
     return BadRow(
-        name, number, None, "not_an_object",
-        f"is {_kind(value)} where a JSON object is needed: write {{\"prompt\": ...}}",
+        name,
+        number,
+        None,
+        "not_an_object",
+        f'is {_kind(value)} where a JSON object is needed: write {{"prompt": ...}}',
         json.dumps(value, ensure_ascii=False),
-    )  # fmt: skip
+    )
 
 
 def _kind(value: Any) -> str:
@@ -245,10 +255,13 @@ def _csv_rows(path: Path, name: str) -> Iterator[SourceRow]:
             if header is None:
                 raise InputError(f"{path}, row {number}: no CSV header: {error}") from None
             yield BadRow(
-                name, number, None, "broken_csv",
+                name,
+                number,
+                None,
+                "broken_csv",
                 f"{error}: lines {number} to {reader.line_num} are no CSV record, check the quotes",
                 "".join(record),
-            )  # fmt: skip
+            )
             continue
         if not fields:
             continue
@@ -261,11 +274,14 @@ def _csv_rows(path: Path, name: str) -> Iterator[SourceRow]:
                 )
         elif len(fields) != len(header):
             yield BadRow(
-                name, number, None, "wrong_field_count",
+                name,
+                number,
+                None,
+                "wrong_field_count",
                 f"has {len(fields)} fields where the header has {len(header)}: quote fields with "
                 "commas or line breaks",
                 "".join(record),
-            )  # fmt: skip
+            )
         else:
             yield RawRow(name, number, dict(zip(header, fields, strict=True)))
 

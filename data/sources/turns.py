@@ -34,13 +34,15 @@ def read_turn(turn: Any, field: str, number: int) -> tuple[str, str]:
     role = ROLES.get(said.lower()) if isinstance(said, str) else None
     if role is None:
         raise Unusable(
-            field, "bad_messages",
+            field,
+            "bad_messages",
             f"turn {number} has the role {said!r}: use system, user or assistant",
-        )  # fmt: skip
+        )
     content = turn.get("content", turn.get("value"))
     if not isinstance(content, str):
         raise Unusable(
-            field, "bad_messages",
+            field,
+            "bad_messages",
             f"turn {number} has content of type {type(content).__name__}: write one string",
-        )  # fmt: skip
+        )
     return role, content
