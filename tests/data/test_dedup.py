@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prefloop.data.config import NearDuplicates
@@ -67,6 +67,8 @@ def test_normalise(text: str, normal: str) -> None:
 
 
 @given(st.text())
+@example("\u00a8")  # in its normal form a space and a mark
+@example("\u037a")  # the same, and folds to a letter
 def test_normalise_has_no_outer_or_double_space_and_ignores_case(text: str) -> None:
     normal = normalise(text)
     assert normal == " ".join(normal.split())
@@ -104,6 +106,8 @@ def test_a_chain_is_compared_with_what_was_kept() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(texts, st.sampled_from([0.3, 0.5, 0.8, 1.0]), st.integers(0, 3))
+# A text that equals a duplicate is a duplicate of what that one repeats.
+@example(["a fox ran over", "a fox ran over the", "a fox ran over the"], 0.3, 0)
 def test_near_duplicates_are_real_and_what_is_kept_has_none(
     found: list[str], threshold: float, seed: int
 ) -> None:
@@ -166,6 +170,10 @@ def test_a_long_reference_inside_a_longer_text_overlaps_and_a_short_one_does_not
 
 @settings(max_examples=60, deadline=None)
 @given(texts, texts, st.sampled_from([0.3, 0.8, 1.0]))
+# The text lacks the rarest of the reference's shingles.
+@example(["fox ran over the old"], ["a fox ran over the old"], 0.8)
+# The shortest reference that counts where a text contains it.
+@example(["a a fox fox a over a"], ["a a the a ran ran a fox a"], 0.3)
 def test_overlaps_are_those_that_comparing_all_pairs_finds(
     found: list[str], references: list[str], threshold: float
 ) -> None:

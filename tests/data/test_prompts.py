@@ -717,6 +717,13 @@ def test_no_conversation_is_in_two_splits(
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200), st.sampled_from(["jsonl", "json", "csv", "txt"]))
+@example(b'{"prompt": "\\ud800", "x": "\\udc80"}', "jsonl")
+@example(b"[" * 100_000, "json")
+@example(b'[{"prompt": "a", "\xff": 1}]', "json")
+@example(b"\xff,prompt\n1\n2,a\n", "csv")
+@example(b'prompt\n"open\n', "csv")
+@example(b"prompt\ra\r\0", "csv")
+@example(b"\xff\xfea\0", "txt")
 def test_no_file_makes_the_reader_fall_over(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, ending: str
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prefloop.data import shards
@@ -53,6 +53,9 @@ def test_round_trip_keeps_rows_order_and_schema(tmp_path: Path) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.text(), st.none() | st.integers(-(2**63), 2**63 - 1)), max_size=30))
+@example([])
+@example([("", None), ("\0", -(2**63)), ("\ud800", 0)])
+@example([("", None), ("\0", -(2**63)), ("\U0010ffff", 2**63 - 1)])
 def test_any_rows_survive(tmp_path_factory: pytest.TempPathFactory, rows: list) -> None:
     path = tmp_path_factory.mktemp("shards") / "part-00000.parquet"
     try:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from typer.testing import CliRunner
@@ -212,6 +212,8 @@ TEXTS = st.lists(st.text(max_size=12), min_size=1, max_size=20)
 
 @settings(max_examples=100, deadline=None)
 @given(texts=TEXTS)
+@example(texts=["a", "b", ""])  # words of two texts side by side, and none at the end
+@example(texts=["\x1c\x85a\x0bb "])  # white space to ``str.split``, some of it beyond ASCII
 def test_shapes_count_characters_and_words(texts: list[str]) -> None:
     clean = [text.encode("utf-8", "ignore").decode() for text in texts]
     found = shapes(pa.array(clean, pa.string()))
@@ -247,6 +249,8 @@ def test_hashes_tell_conversations_apart() -> None:
         st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=12
     )
 )
+@example(rows=[(0, 0, 1), (0, 1, 2), (0, 2, 0), (0, 0, 1)])  # a pair of a cycle, repeated
+@example(rows=[(0, 0, 1), (0, 1, 2), (0, 2, 0), (0, 1, 0)])  # a cycle but for a contradiction
 def test_repeats_equal_a_search_of_all_rows(rows: list[tuple[int, int, int]]) -> None:
     import networkx as nx
 
