@@ -106,16 +106,7 @@ def raw_agreement(ratings: Ratings, *, resamples: int = 1000, seed: int = 0) -> 
     patterns, times = _patterns(ratings.counts)
     pairs = _choose_2(patterns.sum(axis=1))
     same = _choose_2(patterns).sum(axis=1)
-    n = int(times[pairs > 0].sum())
-    if not n:
-        return Agreement(None, reason=NO_PAIRS)
-
-    def share(weights: Floats) -> Floats:
-        return _ratio(weights @ same, weights @ pairs)
-
-    return _interval(
-        float(share(times[None].astype(float))[0]), n, _draws(times, resamples, seed), share
-    )
+    return _share(same, pairs, times, resamples, seed)
 
 
 def unanimous_share(ratings: Ratings, *, resamples: int = 1000, seed: int = 0) -> Agreement:
@@ -124,12 +115,17 @@ def unanimous_share(ratings: Ratings, *, resamples: int = 1000, seed: int = 0) -
     given = patterns.sum(axis=1)
     several = (given >= 2).astype(float)
     same = several * (patterns.max(axis=1, initial=0) == given)
-    n = int(times[given >= 2].sum())
+    return _share(same, several, times, resamples, seed)
+
+
+def _share(same: Floats, counted: Floats, times: Ints, resamples: int, seed: int) -> Agreement:
+    """Sum of ``same`` over sum of ``counted``, of patterns [U] that each occur ``times`` [U]."""
+    n = int(times[counted > 0].sum())
     if not n:
         return Agreement(None, reason=NO_PAIRS)
 
     def share(weights: Floats) -> Floats:
-        return _ratio(weights @ same, weights @ several)
+        return _ratio(weights @ same, weights @ counted)
 
     return _interval(
         float(share(times[None].astype(float))[0]), n, _draws(times, resamples, seed), share
@@ -143,15 +139,14 @@ def cohen_kappa(
 
     Cohen 1960, Educational and Psychological Measurement 20, eq. 1.
     """
-    from sklearn.metrics import cohen_kappa_score
-
     one, other = ratings.codes[:, first], ratings.codes[:, second]
     both = (one != MISSING) & (other != MISSING)
     one, other = one[both], other[both]
     n = len(one)
     if not n:
         return Agreement(None, reason=NO_COMMON_ITEM)
-    if len(np.unique([one, other])) == 1:
+    value = kappa_of_labels(one, other)
+    if value is None:
         return Agreement(None, n=n, reason=ONE_LABEL)
     size = len(ratings.labels)
     times = np.bincount(one * size + other, minlength=size * size)
@@ -159,7 +154,17 @@ def cohen_kappa(
     def kappa(weights: Floats) -> Floats:
         return kappa_of_tables(weights.reshape(-1, size, size))
 
-    return _interval(float(cohen_kappa_score(one, other)), n, _draws(times, resamples, seed), kappa)
+    return _interval(value, n, _draws(times, resamples, seed), kappa)
+
+
+def kappa_of_labels(one: Ints, other: Ints) -> float | None:
+    """Cohen's kappa of two annotators' labels [N] of the same items; null where only one label was
+    ever used."""
+    from sklearn.metrics import cohen_kappa_score
+
+    if len(np.unique([one, other])) < 2:
+        return None
+    return float(cohen_kappa_score(one, other))
 
 
 def kappa_of_tables(tables: Floats) -> Floats:

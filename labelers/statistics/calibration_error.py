@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from prefloop.labelers.statistics.estimate import Estimate
+from prefloop.labelers.statistics.estimate import Estimate, proportion_estimate
 
 _MOST_BINS = 10
 _FEWEST_IN_A_BIN = 10
@@ -49,7 +49,6 @@ def calibration(p_a: ArrayLike, a_is_better: ArrayLike) -> Calibration:
     probability.
     """
     from sklearn.metrics import brier_score_loss, log_loss
-    from statsmodels.stats.proportion import proportion_confint
 
     p, truth = np.asarray(p_a, np.float64), np.asarray(a_is_better, np.bool_)
     if p.ndim != 1 or not p.size or p.shape != truth.shape:
@@ -62,10 +61,10 @@ def calibration(p_a: ArrayLike, a_is_better: ArrayLike) -> Calibration:
     number = max(1, min(_MOST_BINS, p.size // _FEWEST_IN_A_BIN))
     bins, gaps = [], 0.0
     for rows in np.array_split(order, number):
-        mean, hits, n = float(confidence[rows].mean()), float(right[rows].sum()), len(rows)
-        low, high = proportion_confint(hits, n, method="wilson")
-        bins.append(Bin(mean, Estimate(hits / n, float(low), float(high), n)))
-        gaps += n * abs(hits / n - mean)
+        mean = float(confidence[rows].mean())
+        accuracy = proportion_estimate(float(right[rows].sum()), len(rows))
+        bins.append(Bin(mean, accuracy))
+        gaps += len(rows) * abs(accuracy.value - mean)
     held = np.clip(p, _CLIP, 1 - _CLIP)
     return Calibration(
         n=p.size,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prefloop.labelers.base import LabelerError
-from prefloop.labelers.statistics.estimate import Estimate
+from prefloop.labelers.statistics.estimate import Estimate, proportion_estimate
 
 FEWEST = 20
 """People's labels that an estimate needs at least."""
@@ -48,7 +48,6 @@ def dataset_accuracy(
     Raises ``LabelerError`` for fewer than 20 labels.
     """
     from ppi_py import classical_mean_ci, ppi_mean_ci, ppi_mean_pointestimate
-    from statsmodels.stats.proportion import proportion_confint
 
     y, f, every = (np.asarray(one, np.float64) for one in (right, confidence, all_confidence))
     if y.ndim != 1 or y.shape != f.shape or every.ndim != 1:
@@ -65,8 +64,7 @@ def dataset_accuracy(
     weights = np.ones(n) if inclusion is None else 1 / np.asarray(inclusion, np.float64)
     weights = weights / weights.mean()
     if np.ptp(y) == 0:
-        low, high = proportion_confint(float(y.sum()), n, method="wilson")
-        alone = Estimate(float(y[0]), float(low), float(high), n)
+        alone = proportion_estimate(float(y.sum()), n)
         return DatasetAccuracy(alone, alone, len(every))
     value = float(np.squeeze(ppi_mean_pointestimate(y, f, every, w=weights)))
     low, high = (float(np.squeeze(end)) for end in ppi_mean_ci(y, f, every, alpha=0.05, w=weights))

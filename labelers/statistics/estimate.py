@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,35 @@ class Estimate:
     low: float
     high: float
     n: int
+
+
+def wilson(share: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share that was seen in ``n`` observations; (0, 1) for none.
+
+    Wilson 1927, Journal of the American Statistical Association 22. Unlike the normal interval it
+    stays within 0 and 1, and has width where all observations are alike. ``n`` need not be whole:
+    observations that tend to be alike count for fewer. Written out, since statsmodels, which has
+    it too, takes a second to import.
+    """
+    from scipy.special import ndtri
+
+    if n == 0:
+        return 0.0, 1.0
+    z = float(ndtri((1 + confidence) / 2))
+    scale = 1 + z**2 / n
+    centre = (share + z**2 / (2 * n)) / scale
+    half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / scale
+    # At 0 and 1 a bound equals the share; min and max only undo the rounding there.
+    return max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))
+
+
+def proportion_estimate(successes: float, n: int, confidence: float = 0.95) -> Estimate:
+    """Share of ``successes`` in ``n`` observations, at least one, with Wilson's interval.
+
+    Half a success is a tie.
+    """
+    share = successes / n
+    return Estimate(share, *wilson(share, n, confidence), n)
 
 
 def mean_estimate(values: ArrayLike, confidence: float = 0.95) -> Estimate:

@@ -12,14 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from prefloop.labelers.statistics.estimate import Estimate, mean_estimate
-
-__all__ = [
-    "Estimate",
-    "length_controlled_win_rate",
-    "mean_estimate",
-    "win_rate",
-]
+from prefloop.labelers.statistics.estimate import Estimate, wilson
 
 Clusters = Sequence[object] | NDArray[Any]
 """Prompt id of each outcome [N], hashable."""
@@ -42,8 +35,6 @@ def win_rate(
 
     Raises ``ValueError`` for empty input, lengths that differ, or values outside [0, 1].
     """
-    from scipy.stats import norm
-
     won, group = _checked(outcomes, clusters)
     n, rate = won.size, float(won.mean())
     variance = _cluster_variance_of_mean(won - rate, group)
@@ -51,15 +42,7 @@ def win_rate(
         effective = min(max(rate * (1 - rate) / variance, 1.0), float(n))
     else:
         effective = float(group.max() + 1)
-    z = float(norm.ppf((1 + confidence) / 2))
-    centre = (rate + z**2 / (2 * effective)) / (1 + z**2 / effective)
-    half = (
-        z
-        * np.sqrt(rate * (1 - rate) / effective + z**2 / (4 * effective**2))
-        / (1 + z**2 / effective)
-    )
-    # At 0 and 1 Wilson's bound equals the rate; min and max only undo the rounding there.
-    return Estimate(rate, float(min(centre - half, rate)), float(max(centre + half, rate)), n)
+    return Estimate(rate, *wilson(rate, effective, confidence), n)
 
 
 def length_controlled_win_rate(

@@ -25,6 +25,7 @@ from prefloop.labelers.jury.verdict_table import (
     position_bias,
     read_votes,
 )
+from prefloop.labelers.statistics.agreement import kappa_of_labels
 from prefloop.labelers.statistics.calibration_error import Calibration, calibration
 from prefloop.labelers.statistics.estimate import Estimate
 from prefloop.labelers.statistics.winrate import length_controlled_win_rate, win_rate
@@ -124,7 +125,7 @@ def judge_figures(judge: str, votes: pa.Table, gold: Sequence[GoldPair]) -> Judg
         tie_votes=_count(votes, "tie"),
         accuracy=_share(right[rows]),
         **_of_orders(counted, verdicts, truth),
-        kappa=_kappa(verdict[valid], truth[valid]),
+        kappa=kappa_of_labels(verdict[valid], truth[valid]),
         accuracy_longer=_share(right[rows & (longer == truth)]),
         accuracy_shorter=_share(right[rows & (longer == -truth)]),
         prefers_longer=_share((verdict == longer)[decided]),
@@ -175,14 +176,6 @@ def _of_orders(votes: Votes, verdicts: Verdicts, truth: Any) -> dict[str, Estima
         "swap_agreement": _share(same[swapped]),
         "first_share": _share(first),
     }
-
-
-def _kappa(verdict: Any, truth: Any) -> float | None:
-    from sklearn.metrics import cohen_kappa_score
-
-    if len(np.unique(np.concatenate([verdict, truth]))) < 2:
-        return None
-    return float(cohen_kappa_score(verdict, truth))
 
 
 def _controlled(right: Floats, difference: Any) -> Estimate | None:

@@ -26,6 +26,7 @@ from prefloop.labelers.jury.verdict_table import (
     read_votes,
 )
 from prefloop.labelers.statistics.agreement import kappa_of_tables
+from prefloop.labelers.statistics.estimate import wilson
 from prefloop.pipeline.run.run_dir import RunDir
 
 Counts = NDArray[np.int64]
@@ -41,7 +42,6 @@ _DECISION_COLUMNS = [
 _VOTE_COLUMNS = [
     *VOTE_COLUMNS, "prompt_tokens", "completion_tokens", "cost",
 ]  # fmt: skip
-_Z95 = 1.959963984540054  # two-sided 95 % point of the normal; scipy.stats takes seconds to import
 
 
 @dataclass
@@ -125,7 +125,7 @@ class LabelerTally:
     @property
     def first_interval(self) -> tuple[float, float]:
         """95 % interval of the share of votes for the answer shown first."""
-        return wilson(self.position.first, self.position.shown)
+        return wilson(self.position.first_share or 0.0, self.position.shown)
 
 
 @dataclass
@@ -208,18 +208,6 @@ def tally_run(run: RunDir) -> RunTally:
         for table in folder.votes.iter(columns=_VOTE_COLUMNS):
             tally.votes.add(table)
     return tally
-
-
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share; (0, 1) without observations."""
-    if n == 0:
-        return 0.0, 1.0
-    share = successes / n
-    scale = 1 + _Z95**2 / n
-    centre = (share + _Z95**2 / (2 * n)) / scale
-    half = _Z95 * math.sqrt(share * (1 - share) / n + _Z95**2 / (4 * n**2)) / scale
-    # At 0 and 1 a bound equals the share; min and max only undo the rounding there.
-    return max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))
 
 
 def _histogram(values: NDArray[np.float64], edges: NDArray[np.float64]) -> Counts:

@@ -15,7 +15,6 @@ from prefloop.pipeline.report.tally import (
     AgreementTally,
     LengthCounts,
     tally_run,
-    wilson,
 )
 from tests.helpers.synthetic_run import JUDGE, write_run
 
@@ -84,13 +83,6 @@ def test_votes_may_name_a_and_b_the_other_way_round(tmp_path: Path) -> None:
     assert after.agreements.keys() == before.agreements.keys()
     for key, agreement in after.agreements.items():
         assert agreement.kappa == pytest.approx(before.agreements[key].kappa)
-
-
-def test_wilson() -> None:
-    assert wilson(0, 0) == (0.0, 1.0)
-    assert wilson(8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
-    assert wilson(10, 10)[1] == 1.0
-    assert wilson(0, 10)[0] == 0.0
 
 
 def test_margin_bins_hold_their_lower_edge() -> None:

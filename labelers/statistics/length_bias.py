@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from prefloop.labelers.statistics.estimate import wilson
+
 Lengths = npt.NDArray[np.integer[Any]]
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -36,7 +38,7 @@ class LengthBias:
     share: float | None
     """Share of chosen-is-longer among the pairs of unequal length; null where there is none."""
     low: float | None
-    """Wilson's 95 % interval of ``share``."""
+    """Ends of the 95% interval of ``share`` (Wilson's)."""
     high: float | None
     rank_correlation: float | None
     """Spearman's rho, over all 2N answers, of length and being chosen (1 or 0); from -1 to 1,
@@ -61,7 +63,7 @@ class LengthBias:
 
 def length_bias(unit: str, chosen: Lengths, rejected: Lengths) -> LengthBias | None:
     """Compare the lengths [N] of chosen and rejected answers; None for no pairs."""
-    from scipy.stats import binomtest, rankdata, spearmanr
+    from scipy.stats import rankdata, spearmanr
 
     if not len(chosen):
         return None
@@ -70,8 +72,7 @@ def length_bias(unit: str, chosen: Lengths, rejected: Lengths) -> LengthBias | N
     share = low = high = biserial = correlation = None
     if longer + shorter:
         share = longer / (longer + shorter)
-        interval = binomtest(longer, longer + shorter).proportion_ci(method="wilson")
-        low, high = float(interval.low), float(interval.high)
+        low, high = wilson(share, longer + shorter)
         unequal = more[more != 0]
         ranks = rankdata(np.abs(unequal))
         biserial = float(ranks @ np.sign(unequal) / ranks.sum())
