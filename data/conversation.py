@@ -1,4 +1,4 @@
-"""The conversation a policy is shown for a prompt: the one place that adds the system prompt."""
+"""A conversation as a policy is shown it (with the system prompt), and as one text to read."""
 
 from __future__ import annotations
 
@@ -14,3 +14,10 @@ def with_system_prompt(
     if system_prompt and messages[0]["role"] != "system":
         return ({"role": "system", "content": system_prompt}, *messages)
     return tuple(messages)
+
+
+def conversation_text(messages: Sequence[Message]) -> str:
+    """A conversation as one text: a single user turn as it is, more turns under role labels."""
+    if len(messages) == 1 and messages[0]["role"] == "user":
+        return messages[0]["content"]
+    return "\n\n".join(f"[{turn['role']}]\n{turn['content']}" for turn in messages)

@@ -12,9 +12,9 @@ from prefloop.labelers.config import (
     VerifierLabeler,
 )
 from prefloop.labelers.judges.folder import load_judge
-from prefloop.labelers.judges.listwise import ListwiseJudge
-from prefloop.labelers.judges.pairwise import PairwiseJudge
-from prefloop.labelers.judges.rating import RatingJudge
+from prefloop.labelers.judges.listwise_judge import ListwiseJudge
+from prefloop.labelers.judges.pairwise_judge import PairwiseJudge
+from prefloop.labelers.judges.rating_judge import RatingJudge
 from prefloop.labelers.judges.settings import ListwiseSettings, RatingSettings
 from prefloop.labelers.scorers.reference import ReferencePreferred
 from prefloop.labelers.scorers.reward_model import RewardModel

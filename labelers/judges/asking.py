@@ -26,7 +26,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class JudgeReply:
     """What came of a question: a completion, or in ``failure`` why there is none."""
 
     completion: Completion | None
@@ -59,7 +59,7 @@ class Asker:
     seed: int
     choices: tuple[str, ...] | None
 
-    async def ask(self, questions: Sequence[Question], *, block: str) -> list[Reply]:
+    async def ask(self, questions: Sequence[Question], *, block: str) -> list[JudgeReply]:
         """The replies in the order of the questions, which are one block of the engine.
 
         A request that the engine refuses is a reply with its reason. ``EngineFailed`` passes.
@@ -67,9 +67,9 @@ class Asker:
         size = sum(question.failure is None for question in questions)
         return list(await asyncio.gather(*(self._one(each, block, size) for each in questions)))
 
-    async def _one(self, question: Question, block: str, block_size: int) -> Reply:
+    async def _one(self, question: Question, block: str, block_size: int) -> JudgeReply:
         if question.failure is not None:
-            return Reply(None, question.failure, None)
+            return JudgeReply(None, question.failure, None)
         prompt_hash = json_hash(question.messages)
         request = Request(
             request_id=content_id(block, self.name, *question.key),
@@ -84,5 +84,5 @@ class Asker:
         try:
             [completion] = await self.engine.generate(request)
         except RequestRejected as rejected:
-            return Reply(None, str(rejected), prompt_hash)
-        return Reply(completion, None, prompt_hash)
+            return JudgeReply(None, str(rejected), prompt_hash)
+        return JudgeReply(completion, None, prompt_hash)

@@ -22,6 +22,7 @@ from jinja2 import meta
 from jinja2.sandbox import SandboxedEnvironment
 from pydantic import TypeAdapter, ValidationError
 
+from prefloop.data.conversation import conversation_text
 from prefloop.data.hashing import derive_seed, json_hash
 from prefloop.data.protocol import Message
 from prefloop.labelers.base import LabelerError
@@ -201,13 +202,6 @@ def question_revision(name: str) -> str:
 def shipped_judges() -> list[str]:
     """Names of the judges that ship with prefloop."""
     return sorted(path.parent.name for path in SHIPPED.glob("*/judge.yaml"))
-
-
-def conversation_text(messages: Sequence[Message]) -> str:
-    """A conversation as one text: a single user turn as it is, more turns under role labels."""
-    if len(messages) == 1 and messages[0]["role"] == "user":
-        return messages[0]["content"]
-    return "\n\n".join(f"[{turn['role']}]\n{turn['content']}" for turn in messages)
 
 
 def _variables(settings: JudgeSettings) -> tuple[set[str], set[str]]:

@@ -10,12 +10,12 @@ import pyarrow as pa
 from prefloop.data.schemas import VOTE
 from prefloop.labelers.base import Preference
 from prefloop.labelers.judges.folder import Judge
-from prefloop.labelers.judges.listwise import ranked
-from prefloop.labelers.judges.logprobs_json import restore
-from prefloop.labelers.judges.pairwise import about_a_and_b
+from prefloop.labelers.judges.listwise_judge import ranked
+from prefloop.labelers.judges.pairwise_judge import about_a_and_b
 from prefloop.labelers.judges.rankings import listings, read_ranking
-from prefloop.labelers.judges.rating import rating_vote
+from prefloop.labelers.judges.rating_judge import rating_vote
 from prefloop.labelers.judges.settings import ListwiseSettings, PairwiseSettings, RatingSettings
+from prefloop.labelers.judges.stored_logprobs import restore_logprobs
 from prefloop.labelers.judges.verdicts import read_verdict
 
 _READ: dict[str, Any] = {"p_a": None, "score_a": None, "score_b": None, "rationale": None}
@@ -52,7 +52,7 @@ def has_answer(vote: dict[str, Any]) -> bool:
 
 def _pairwise(row: dict[str, Any], settings: PairwiseSettings) -> dict[str, Any]:
     kept = row["choice_logprobs"]
-    logprobs = None if kept is None else restore(json.loads(kept))
+    logprobs = None if kept is None else restore_logprobs(json.loads(kept))
     verdict = read_verdict(row["completion"], logprobs, settings)
     preference, p_a = about_a_and_b(verdict, row["order"])
     return {"preference": preference, "p_a": p_a, "rationale": verdict.note}

@@ -12,7 +12,7 @@ from prefloop.data.protocol import Completion, EngineFailed, Request, RequestRej
 from prefloop.data.schemas import VOTE
 from prefloop.labelers.base import Answer, LabelerError, votes_table
 from prefloop.labelers.config import LabelConfig
-from prefloop.labelers.judges.folder import conversation_text, load_judge, shipped_judges
+from prefloop.labelers.judges.folder import load_judge, shipped_judges
 from prefloop.labelers.judges.settings import VerdictWords
 from prefloop.labelers.judges.verdicts import from_json, from_logprobs, from_text
 from tests.helpers.judging import ScriptedEngine, completion, label, make_pair
@@ -321,14 +321,6 @@ def test_the_short_judge_reads_exactly_as_it_was_trained() -> None:
             "Answer A: Hi\nAnswer B: Hello",
         },
     )
-
-
-def test_conversations_are_laid_out_under_role_labels() -> None:
-    turns = (
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Hi"},
-    )
-    assert conversation_text(turns) == "[system]\nBe brief.\n\n[user]\nHi"
 
 
 def test_the_reference_is_shown_unless_it_is_on_trial() -> None:

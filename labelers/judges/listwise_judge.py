@@ -11,7 +11,7 @@ from prefloop.data.hashing import content_id
 from prefloop.data.protocol import Engine, Sampling
 from prefloop.labelers.base import Pair, Preference, Vote, vote_on
 from prefloop.labelers.config import JudgeLabeler
-from prefloop.labelers.judges.asking import Asker, Question, Reply
+from prefloop.labelers.judges.asking import Asker, JudgeReply, Question
 from prefloop.labelers.judges.folder import Judge
 from prefloop.labelers.judges.prompt_groups import PromptGroup, by_prompt
 from prefloop.labelers.judges.rankings import listings, ranking_schema, read_ranking
@@ -23,7 +23,7 @@ class _Listing:
     """One order in which the answers of a prompt were shown, and what came of it."""
 
     ids: tuple[str, ...]
-    reply: Reply
+    reply: JudgeReply
     places: list[int] | None
     note: str | None
     charged: bool = False
@@ -114,7 +114,7 @@ def ranked(place_a: int, place_b: int) -> Preference:
     return "a" if place_a < place_b else "b" if place_b < place_a else "tie"
 
 
-def _read(ids: tuple[str, ...], reply: Reply) -> _Listing:
+def _read(ids: tuple[str, ...], reply: JudgeReply) -> _Listing:
     if reply.completion is None:
         return _Listing(ids, reply, None, None)
     try:

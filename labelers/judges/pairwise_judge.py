@@ -12,10 +12,10 @@ from prefloop.data.hashing import derive_seed
 from prefloop.data.protocol import Engine, Sampling
 from prefloop.labelers.base import Pair, Preference, Vote, vote_on
 from prefloop.labelers.config import JudgeLabeler
-from prefloop.labelers.judges.asking import Asker, Question, Reply
+from prefloop.labelers.judges.asking import Asker, JudgeReply, Question
 from prefloop.labelers.judges.folder import Judge
-from prefloop.labelers.judges.logprobs_json import keep
 from prefloop.labelers.judges.settings import PairwiseSettings
+from prefloop.labelers.judges.stored_logprobs import store_logprobs
 from prefloop.labelers.judges.verdicts import Verdict, json_schema, read_verdict
 
 ShownOrder = Literal["ab", "ba"]
@@ -84,7 +84,7 @@ class PairwiseJudge:
             return Question(key, failure=f"unrenderable_prompt: {error}")
         return Question(key, messages, self._schema)
 
-    def _vote(self, pair: Pair, order: ShownOrder, reply: Reply) -> Vote:
+    def _vote(self, pair: Pair, order: ShownOrder, reply: JudgeReply) -> Vote:
         completion = reply.completion
         if completion is None:
             return vote_on(
@@ -96,7 +96,7 @@ class PairwiseJudge:
                 prompt_hash=reply.prompt_hash,
             )
         verdict = read_verdict(completion.text, completion.choice_logprobs, self._settings)
-        kept = keep(completion.choice_logprobs)
+        kept = store_logprobs(completion.choice_logprobs)
         preference, p_a = about_a_and_b(verdict, order)
         return vote_on(
             pair,

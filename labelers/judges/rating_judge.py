@@ -11,9 +11,8 @@ import jinja2
 from prefloop.data.protocol import Engine, Sampling
 from prefloop.labelers.base import Answer, Pair, Vote, vote_on
 from prefloop.labelers.config import JudgeLabeler
-from prefloop.labelers.judges.asking import Asker, Question, Reply
+from prefloop.labelers.judges.asking import Asker, JudgeReply, Question
 from prefloop.labelers.judges.folder import Judge
-from prefloop.labelers.judges.logprobs_json import Kept, keep, restore
 from prefloop.labelers.judges.prompt_groups import PromptGroup, by_prompt
 from prefloop.labelers.judges.ratings import (
     Rating,
@@ -23,6 +22,11 @@ from prefloop.labelers.judges.ratings import (
     ratings_schema,
 )
 from prefloop.labelers.judges.settings import RatingSettings
+from prefloop.labelers.judges.stored_logprobs import (
+    StoredLogprobs,
+    restore_logprobs,
+    store_logprobs,
+)
 
 
 class RatingJudge:
@@ -62,7 +66,7 @@ class RatingJudge:
             for aspect in self._aspects
         ]
         replies = await self._asker.ask([self._write(*each) for each in shown], block=block)
-        rated: dict[tuple[str, str], list[Reply]] = {}
+        rated: dict[tuple[str, str], list[JudgeReply]] = {}
         for (group, answer, _), reply in zip(shown, replies, strict=True):
             rated.setdefault((group.prompt_id, answer.candidate_id), []).append(reply)
         uncharged = set(rated)
@@ -84,7 +88,9 @@ class RatingJudge:
             return Question(key, failure=f"unrenderable_prompt: {error}")
         return Question(key, messages, self._schema)
 
-    def _vote(self, pair: Pair, of_a: list[Reply], of_b: list[Reply], charged: list[Reply]) -> Vote:
+    def _vote(
+        self, pair: Pair, of_a: list[JudgeReply], of_b: list[JudgeReply], charged: list[JudgeReply]
+    ) -> Vote:
         details: dict[str, Any] = {
             "prompt_tokens": sum(reply.tokens.get("prompt_tokens", 0) for reply in charged),
             "completion_tokens": sum(reply.tokens.get("completion_tokens", 0) for reply in charged),
@@ -104,7 +110,7 @@ class RatingJudge:
 
 def rating_vote(
     said: Mapping[str, Sequence[str]],
-    kept: Mapping[str, Sequence[Kept | None]],
+    kept: Mapping[str, Sequence[StoredLogprobs | None]],
     settings: RatingSettings,
 ) -> dict[str, Any]:
     """Preference, soft vote, scores and rationale of a vote, by the names of their fields.
@@ -119,7 +125,7 @@ def rating_vote(
             if settings.parser == "json":
                 ratings[name] = from_ratings_json(said[name][0], settings)
             else:
-                logprobs = [restore(each) for each in kept[name]]
+                logprobs = [restore_logprobs(each) for each in kept[name]]
                 ratings[name] = from_ratings_logprobs(logprobs, settings)
         except ValueError as error:
             notes.append(f"{name}: {error}")
@@ -135,11 +141,13 @@ def rating_vote(
     return {"preference": preference, "p_a": soft, "rationale": rationale, **scores}
 
 
-def _said(replies: Sequence[Reply]) -> list[str]:
+def _said(replies: Sequence[JudgeReply]) -> list[str]:
     return [reply.completion.text for reply in replies if reply.completion is not None]
 
 
-def _kept(replies: Sequence[Reply]) -> list[Kept | None]:
+def _kept(replies: Sequence[JudgeReply]) -> list[StoredLogprobs | None]:
     return [
-        keep(reply.completion.choice_logprobs) for reply in replies if reply.completion is not None
+        store_logprobs(reply.completion.choice_logprobs)
+        for reply in replies
+        if reply.completion is not None
     ]
