@@ -15,8 +15,6 @@ Sums are rounded to 12 decimals, so that the order of the rows decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,8 +23,8 @@ from prefloop.data.arrays import Bools, Floats, Ints
 from prefloop.data.schemas import DECISION
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.config import Jury
-from prefloop.labelers.jury.calibrator import Calibrator
-from prefloop.labelers.jury.rules import DECIMALS, FittedJury, jury_p_a
+from prefloop.labelers.jury.round_jury import RoundJury
+from prefloop.labelers.jury.rules import DECIMALS, jury_p_a
 from prefloop.labelers.jury.verdict_table import (
     Verdicts,
     Votes,
@@ -37,7 +35,7 @@ from prefloop.labelers.jury.verdict_table import (
     read_votes,
     rows_in,
 )
-from prefloop.labelers.people import PeopleRole, is_human, without_people
+from prefloop.labelers.people import is_human, without_people
 
 TIE = "tie"
 NO_VALID_VOTE = "no_valid_vote"
@@ -49,42 +47,35 @@ def decide(
     votes: pa.Table,
     pairs: pa.Table | None,
     candidates: pa.Table,
+    jury: RoundJury,
     *,
-    jury: Jury,
-    weights: Mapping[str, float] | None = None,
-    fitted: FittedJury | None = None,
-    calibrators: Mapping[str, Calibrator] | None = None,
-    people: PeopleRole = "override",
     round_index: int = 0,
 ) -> pa.Table:
     """One decision (schema DECISION) for each row of ``pairs``, in their order.
 
     ``votes`` needs ``pair_id, prompt_id, a_id, b_id, labeler, order, preference, p_a, score_a,
     score_b``; ``pairs`` is what ``propose_pairs`` gives, or null for the pairs that the votes are
-    about; ``candidates`` needs ``candidate_id`` and ``tokens``. Labelers not in ``weights`` have
-    weight 1. ``fitted`` is what the rules ``reliability`` and ``dawid_skene`` decide by
-    (``prefloop.labelers.jury.fit.fit_jury``), and ``calibrators`` maps labelers to the calibration
-    of their probabilities. ``people`` says what votes of people do (``prefloop.labelers.people``).
-    ``round_index`` goes into the column ``round``. Undecided pairs are not kept, with the reason
-    ``tie`` or ``no_valid_vote``, and have a as chosen and p_chosen exactly 0.5.
+    about; ``candidates`` needs ``candidate_id`` and ``tokens``. ``round_index`` goes into the
+    column ``round``. Undecided pairs are not kept, with the reason ``tie`` or ``no_valid_vote``,
+    and have a as chosen and p_chosen exactly 0.5.
 
     Raises ``LabelerError`` for votes on pairs that were not proposed, unknown candidates,
-    preferences, orders or probabilities that do not exist or contradict each other, and where
-    ``fitted`` is needed and missing, or knows nothing of a labeler.
+    preferences, orders or probabilities that do not exist or contradict each other, and where what
+    was fitted for the jury is needed and missing, or knows nothing of a labeler.
     """
     if pairs is None:
         pairs = pairs_of(votes)
     _check_pairs(pairs)
-    if people == "calibration":
+    if jury.people == "calibration":
         votes = without_people(votes)
     counted = read_votes(votes, pairs)
-    verdicts = calibrated(merge_votes(counted, len(pairs)), counted.labelers, calibrators or {})
-    weight = np.array([(weights or {}).get(name, 1.0) for name in counted.labelers])
+    verdicts = calibrated(merge_votes(counted, len(pairs)), counted.labelers, jury.calibrators)
+    weight = np.array([jury.weights.get(name, 1.0) for name in counted.labelers])
     # NaN where nobody who counts gave a valid vote.
-    if people == "override":
-        p_a = _overridden(verdicts, counted.labelers, weight, jury, fitted)
+    if jury.people == "override":
+        p_a = _overridden(verdicts, counted.labelers, weight, jury)
     else:
-        p_a = jury_p_a(verdicts, counted.labelers, weight, jury, fitted)
+        p_a = jury_p_a(verdicts, counted.labelers, weight, jury.config, jury.fitted)
 
     undecided = np.isnan(p_a)
     p_a = np.where(undecided, 0.5, p_a)
@@ -120,23 +111,19 @@ def decide(
 
 
 def _overridden(
-    verdicts: Verdicts,
-    labelers: tuple[str, ...],
-    weight: Floats,
-    jury: Jury,
-    fitted: FittedJury | None,
+    verdicts: Verdicts, labelers: tuple[str, ...], weight: Floats, jury: RoundJury
 ) -> Floats:
     """The jury's P(a preferred to b) [P], and where people voted, that of their majority."""
     human = np.array([is_human(name) for name in labelers], np.bool_)
 
     def of(members: Bools, rule: Jury) -> Floats:
         names = tuple(name for name, member in zip(labelers, members, strict=True) if member)
-        return jury_p_a(only(verdicts, members), names, weight[members], rule, fitted)
+        return jury_p_a(only(verdicts, members), names, weight[members], rule, jury.fitted)
 
-    p_a = of(~human, jury)
+    p_a = of(~human, jury.config)
     if not human.any():
         return p_a
-    by_people = of(human, Jury(rule="majority", tie_band=jury.tie_band))
+    by_people = of(human, Jury(rule="majority", tie_band=jury.config.tie_band))
     found: Floats = np.where(np.isnan(by_people), p_a, by_people)
     return found
 

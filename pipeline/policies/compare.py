@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from prefloop.data.hashing import json_hash
+from prefloop.labelers.jury.round_jury import RoundJury
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.run.context import RunContext
 from prefloop.pipeline.run.metrics import metrics_table
 from prefloop.pipeline.run.models import Models, checkpoint, revision
-from prefloop.pipeline.run.round_jury import RoundJury, jury_on
+from prefloop.pipeline.run.round_jury import jury_on
 from prefloop.pipeline.run.run_dir import RunDir, RunError
 from prefloop.pipeline.stages.evaluate import answer_heldout
 from prefloop.pipeline.stages.matches import match, match_figures, match_jury

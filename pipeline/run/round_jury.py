@@ -1,33 +1,25 @@
-"""The jury of a round: what was fitted to its votes, and the calibrations it applies."""
+"""The jury of a round: its config, with what was fitted to the round's votes."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.compute as pc
 
 from prefloop.data.shards import ShardFolder, atomic_write_json
 from prefloop.labelers.config import LabelConfig
-from prefloop.labelers.jury.calibrator import Calibrator, read_calibrator
+from prefloop.labelers.jury.calibrator import read_calibrator
 from prefloop.labelers.jury.fit import count_patterns, fit_jury
+from prefloop.labelers.jury.round_jury import RoundJury
 from prefloop.labelers.jury.rules import FITTED_RULES, FittedJury
 from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS
 from prefloop.labelers.people import is_human, without_people
 from prefloop.pipeline.run.run_dir import RoundDir
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RoundJury:
-    """What ``prefloop.labelers.decisions.decide.decide`` needs beside the config."""
-
-    fitted: FittedJury | None = None
-    calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
 
 
 def load_round_jury(label: LabelConfig, folder: RoundDir) -> RoundJury:
@@ -42,9 +34,14 @@ def load_round_jury(label: LabelConfig, folder: RoundDir) -> RoundJury:
 def jury_on(label: LabelConfig, votes: ShardFolder, kept: Path) -> RoundJury:
     """The jury on ``votes``. Where its rule needs it, the labelers' reliability is fitted to them
     once and kept in the file ``kept``."""
-    calibrators = {name: read_calibrator(path) for name, path in label.calibrations.items()}
+    jury = RoundJury(
+        config=label.jury,
+        weights=label.weights,
+        calibrators={name: read_calibrator(path) for name, path in label.calibrations.items()},
+        people=label.people,
+    )
     if label.jury.rule not in FITTED_RULES:
-        return RoundJury(calibrators=calibrators)
+        return jury
     if not kept.exists():
         names = [labeler.name for labeler in label.labelers]
         parts = votes.iter(columns=VOTE_COLUMNS)
@@ -56,9 +53,8 @@ def jury_on(label: LabelConfig, votes: ShardFolder, kept: Path) -> RoundJury:
         for note in fitted.notes:
             logger.warning("%s", note)
         atomic_write_json(kept, fitted.as_dict())
-    return RoundJury(
-        FittedJury.from_dict(json.loads(kept.read_text(encoding="utf-8"))), calibrators
-    )
+    fitted = FittedJury.from_dict(json.loads(kept.read_text(encoding="utf-8")))
+    return replace(jury, fitted=fitted)
 
 
 def _people(votes: ShardFolder) -> list[str]:

@@ -17,10 +17,11 @@ from prefloop.labelers.decisions.filters import (
     balance_cutoff,
 )
 from prefloop.labelers.decisions.pairs import propose_pairs
+from prefloop.labelers.jury.round_jury import RoundJury
 from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS
 from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.progress import StepProgress
-from prefloop.pipeline.run.round_jury import RoundJury, load_round_jury
+from prefloop.pipeline.run.round_jury import load_round_jury
 from prefloop.pipeline.run.run_dir import Stopwatch
 
 _CANDIDATE_COLUMNS = ["candidate_id", "prompt_id", "text", "tokens", "finish_reason"]
@@ -68,11 +69,7 @@ def decide_block(
         folder.votes.read(index, VOTE_COLUMNS),
         pairs,
         candidates,
-        jury=label.jury,
-        weights=label.weights,
-        fitted=jury.fitted,
-        calibrators=jury.calibrators,
-        people=label.people,
+        jury,
         round_index=context.index,
     )
     return apply_filters(decisions, candidates, filters, seed=context.seed)

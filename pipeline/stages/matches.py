@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 from prefloop.data.hashing import content_id, pair_id
 from prefloop.labelers.config import Jury, LabelerConfig
 from prefloop.labelers.decisions.decide import decide
+from prefloop.labelers.jury.round_jury import RoundJury
 from prefloop.labelers.statistics.estimate import mean_estimate
 from prefloop.labelers.statistics.winrate import length_controlled_win_rate, win_rate
 from prefloop.pipeline.run.context import RunContext
 from prefloop.pipeline.run.progress import StepProgress
-from prefloop.pipeline.run.round_jury import RoundJury
 from prefloop.pipeline.run.run_dir import JURY, PolicyKey, RunDir
 from prefloop.pipeline.run.stream import run_blocks
 from prefloop.pipeline.stages.label import OpenLabelers, build_pairs, vote
@@ -32,11 +32,8 @@ logger = logging.getLogger(__name__)
 class MatchJury:
     """How the votes on a match add up, and how sure its win rates are to be."""
 
-    together: Jury
-    """How all labelers decide together."""
-    weights: Mapping[str, float]
-    """Of each labeler, by name."""
-    fitted: RoundJury
+    together: RoundJury
+    """By what all labelers decide together."""
     confidence: float
     """Coverage of the intervals."""
 
@@ -48,7 +45,7 @@ def match_jury(
     evaluate."""
     together = _mean_of(jury) if evaluate.judges else jury
     weights = {labeler.name: labeler.weight for labeler in evaluators}
-    return MatchJury(together, weights, fitted, evaluate.confidence)
+    return MatchJury(replace(fitted, config=together, weights=weights), evaluate.confidence)
 
 
 def _mean_of(jury: Jury) -> Jury:
@@ -134,7 +131,7 @@ def match_figures(
 
     A labeler alone decides by its own probabilities, whatever the rule of the jury.
     """
-    alone = _mean_of(jury.together)
+    alone = replace(jury.together, config=_mean_of(jury.together.config))
     blocks = [_match_pairs(run, policy, opponent, index) for index in run.heldout.indices()]
     pairs = pa.concat_tables([block_pairs for block_pairs, _ in blocks])
     answers = pa.concat_tables([block_answers for _, block_answers in blocks])
@@ -151,10 +148,7 @@ def match_figures(
                 counted,
                 pairs.select(["pair_id", "prompt_id", "a_id", "b_id"]),
                 answers,
-                jury=jury.together if labeler == JURY else alone,
-                weights=jury.weights,
-                fitted=jury.fitted.fitted,
-                calibrators=jury.fitted.calibrators,
+                jury.together if labeler == JURY else alone,
             ),
             pairs,
             answers,

@@ -10,6 +10,7 @@ from prefloop.labelers.base import LabelerError, Vote, votes_table
 from prefloop.labelers.config import Jury
 from prefloop.labelers.decisions.decide import decide
 from prefloop.labelers.decisions.pairs import propose_pairs
+from prefloop.labelers.jury.round_jury import RoundJury
 from prefloop.labelers.jury.verdict_table import (
     PositionBias,
     merge_votes,
@@ -41,7 +42,7 @@ def decide_one(*votes: tuple, jury: Jury | None = None, weights: dict | None = N
         make_vote(pair, labeler, preference, order, p_a=p_a)
         for labeler, preference, order, p_a in votes
     ]
-    table = decide(votes_table(rows), pairs, candidates, jury=jury or Jury(), weights=weights)
+    table = decide(votes_table(rows), pairs, candidates, RoundJury(jury or Jury(), weights or {}))
     assert table.schema == DECISION
     [decision] = table.to_pylist()
     assert {decision["chosen_id"], decision["rejected_id"]} == {pair["a_id"], pair["b_id"]}
@@ -143,7 +144,7 @@ def test_scores_are_mean_win_probabilities_and_ties_count_half() -> None:
     for pair in pairs.to_pylist():
         preference, p_a = said[pair["a_id"], pair["b_id"]]
         votes.append(make_vote(pair, "j", preference, p_a=p_a))
-    decisions = decide(votes_table(votes), pairs, candidates, jury=Jury()).to_pylist()
+    decisions = decide(votes_table(votes), pairs, candidates, RoundJury()).to_pylist()
     score = {}
     for row in decisions:
         score[row["chosen_id"]], score[row["rejected_id"]] = (
@@ -164,19 +165,19 @@ def test_quality_is_the_mean_absolute_score_of_the_chosen_answer() -> None:
         make_vote(pair, "j", "b"),
         make_vote(pair, "broken", "invalid", score_b=0.0),
     ]
-    [decision] = decide(votes_table(votes), pairs, candidates, jury=Jury()).to_pylist()
+    [decision] = decide(votes_table(votes), pairs, candidates, RoundJury()).to_pylist()
     assert decision["quality_chosen"] == pytest.approx(0.7)
-    [unscored] = decide(votes_table(votes[2:3]), pairs, candidates, jury=Jury()).to_pylist()
+    [unscored] = decide(votes_table(votes[2:3]), pairs, candidates, RoundJury()).to_pylist()
     assert unscored["quality_chosen"] is None
 
 
 def test_round_and_pairs_without_votes() -> None:
     candidates = make_candidates(prompts=2)
     pairs = propose_pairs(candidates, per_prompt=None, seed=0)
-    table = decide(votes_table([]), pairs, candidates, jury=Jury(), round_index=4)
+    table = decide(votes_table([]), pairs, candidates, RoundJury(), round_index=4)
     assert table["reason"].to_pylist() == ["no_valid_vote"] * 2
     assert table["round"].to_pylist() == [4, 4]
-    empty = decide(votes_table([]), pairs.slice(0, 0), candidates, jury=Jury())
+    empty = decide(votes_table([]), pairs.slice(0, 0), candidates, RoundJury())
     assert empty.schema == DECISION
     assert len(empty) == 0
 
@@ -205,7 +206,7 @@ def test_the_label_set_and_frame_are_asserted(change: dict, problem: str) -> Non
     vote = {"labeler": "v", "order": "none", "preference": "a", "p_a": 1.0, "round": 0}
     votes = votes_table([Vote(**{**pair, **vote, **change})])
     with pytest.raises(LabelerError, match=problem):
-        decide(votes, pairs, candidates, jury=Jury())
+        decide(votes, pairs, candidates, RoundJury())
 
 
 def test_pairs_are_distinct_and_of_two_known_candidates() -> None:
@@ -213,12 +214,12 @@ def test_pairs_are_distinct_and_of_two_known_candidates() -> None:
     candidates = make_candidates()
     pairs = propose_pairs(candidates, per_prompt=None, seed=0)
     with pytest.raises(LabelerError, match="proposed twice"):
-        decide(votes_table([]), pa.concat_tables([pairs, pairs]), candidates, jury=Jury())
+        decide(votes_table([]), pa.concat_tables([pairs, pairs]), candidates, RoundJury())
     same = pairs.set_column(3, "b_id", pairs["a_id"])
     with pytest.raises(LabelerError, match="with itself"):
-        decide(votes_table([]), same, candidates, jury=Jury())
+        decide(votes_table([]), same, candidates, RoundJury())
     with pytest.raises(LabelerError, match="not there"):
-        decide(votes_table([]), pairs, candidates.slice(0, 1), jury=Jury())
+        decide(votes_table([]), pairs, candidates.slice(0, 1), RoundJury())
 
 
 # Properties
@@ -260,7 +261,7 @@ juries = st.builds(
 def test_every_pair_gets_one_decision_whatever_the_order_of_rows(drawn, jury, random) -> None:
     """ANCHORS 5 and 8: joined by id, and rows in are rows out."""
     candidates, pairs, votes = drawn
-    plain = decide(votes_table(votes), pairs, candidates, jury=jury)
+    plain = decide(votes_table(votes), pairs, candidates, RoundJury(jury))
     assert plain["pair_id"].equals(pairs["pair_id"])
     rows = plain.to_pylist()
     assert sum(row["kept"] for row in rows) + sum(row["reason"] is not None for row in rows) == len(
@@ -273,10 +274,10 @@ def test_every_pair_gets_one_decision_whatever_the_order_of_rows(drawn, jury, ra
     random.shuffle(votes)
     order = list(range(len(candidates)))
     random.shuffle(order)
-    shuffled = decide(votes_table(votes), pairs, candidates.take(order), jury=jury)
+    shuffled = decide(votes_table(votes), pairs, candidates.take(order), RoundJury(jury))
     assert shuffled.equals(plain)
     reverse = pairs.take(list(range(len(pairs)))[::-1])
-    backwards = decide(votes_table(votes), reverse, candidates, jury=jury).to_pylist()[::-1]
+    backwards = decide(votes_table(votes), reverse, candidates, RoundJury(jury)).to_pylist()[::-1]
     assert backwards == rows
 
 
@@ -292,8 +293,10 @@ def swapped(vote: Vote) -> Vote:
 def test_swapping_a_and_b_changes_no_decision(drawn, jury) -> None:
     """ANCHORS 1: the same view of the pair, said the other way round."""
     candidates, pairs, votes = drawn
-    plain = decide(votes_table(votes), pairs, candidates, jury=jury)
-    other = decide(votes_table([swapped(vote) for vote in votes]), pairs, candidates, jury=jury)
+    plain = decide(votes_table(votes), pairs, candidates, RoundJury(jury))
+    other = decide(
+        votes_table([swapped(vote) for vote in votes]), pairs, candidates, RoundJury(jury)
+    )
     numbers = [name for name in DECISION.names if pa.types.is_floating(DECISION.field(name).type)]
     rest = [name for name in DECISION.names if name not in numbers]
     assert other.select(rest).equals(plain.select(rest))
@@ -312,8 +315,8 @@ def test_flipping_every_verdict_flips_every_decision(drawn, jury) -> None:
         values["preference"] = FLIP[vote.preference]
         values["p_a"] = None if vote.p_a is None else 1 - vote.p_a
         flipped.append(Vote(**values))
-    plain = decide(votes_table(votes), pairs, candidates, jury=jury).to_pylist()
-    other = decide(votes_table(flipped), pairs, candidates, jury=jury).to_pylist()
+    plain = decide(votes_table(votes), pairs, candidates, RoundJury(jury)).to_pylist()
+    other = decide(votes_table(flipped), pairs, candidates, RoundJury(jury)).to_pylist()
     for one, two in zip(plain, other, strict=True):
         assert one["reason"] == two["reason"]
         same_way = one["chosen_id"] == two["chosen_id"]
@@ -324,7 +327,7 @@ def test_pairs_can_be_taken_from_the_votes() -> None:
     candidates = make_candidates(prompts=3)
     pairs = propose_pairs(candidates, per_prompt=None, seed=0)
     votes = [make_vote(pair, "v", "b") for pair in reversed(pairs.to_pylist())]
-    table = decide(votes_table(votes), None, candidates, jury=Jury())
+    table = decide(votes_table(votes), None, candidates, RoundJury())
     assert table["pair_id"].to_pylist() == pairs["pair_id"].to_pylist()[::-1]
 
 

@@ -17,6 +17,7 @@ from prefloop.labelers.decisions.decide import decide
 from prefloop.labelers.decisions.pairs import propose_pairs
 from prefloop.labelers.jury.calibrator import Calibrator
 from prefloop.labelers.jury.fit import count_patterns, fit_jury
+from prefloop.labelers.jury.round_jury import RoundJury
 from prefloop.labelers.jury.rules import FittedJury, log_odds
 
 RELIABILITY, DAWID_SKENE = Jury(rule="reliability"), Jury(rule="dawid_skene")
@@ -49,7 +50,7 @@ def p_of_a(jury: Jury, fitted: FittedJury | None = None, weights=None, **said: s
     candidates, pairs = world(1)
     votes = votes_of(pairs, {name: [verdict] for name, verdict in said.items()})
     [row] = decide(
-        votes, pa.Table.from_pylist(pairs), candidates, jury=jury, fitted=fitted, weights=weights
+        votes, pa.Table.from_pylist(pairs), candidates, RoundJury(jury, weights or {}, fitted)
     ).to_pylist()
     if row["reason"] == "no_valid_vote":
         return None
@@ -77,7 +78,10 @@ def fit(said: dict[str, list[str]], jury: Jury) -> FittedJury:
 def share_right(said: dict, truth: list[str], jury: Jury, fitted: FittedJury | None) -> float:
     candidates, pairs = world(len(truth))
     table = decide(
-        votes_of(pairs, said), pa.Table.from_pylist(pairs), candidates, jury=jury, fitted=fitted
+        votes_of(pairs, said),
+        pa.Table.from_pylist(pairs),
+        candidates,
+        RoundJury(jury, fitted=fitted),
     )
     right = [
         row["kept"] and row["chosen_id"] == pair["a_id" if one == "a" else "b_id"]
@@ -320,7 +324,7 @@ def test_soft_votes_are_calibrated_before_the_jury_sees_them() -> None:
     )
     halved = Calibrator("platt", n=1000, slope=0.5)
     table = decide(
-        votes, pa.Table.from_pylist(pairs), candidates, jury=Jury(), calibrators={"j": halved}
+        votes, pa.Table.from_pylist(pairs), candidates, RoundJury(calibrators={"j": halved})
     )
     # logit(0.9) = log 9; half of it is log 3, and sigma(log 3) = 0.75. Hard votes stay hard, and
     # other labelers as they are.

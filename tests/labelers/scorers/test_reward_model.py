@@ -19,6 +19,7 @@ from prefloop.labelers.base import Answer, LabelerError, Pair, Vote, votes_table
 from prefloop.labelers.config import Jury, RewardModelLabeler
 from prefloop.labelers.decisions.decide import decide
 from prefloop.labelers.factory import build_labeler
+from prefloop.labelers.jury.round_jury import RoundJury
 from prefloop.labelers.scorers.reward_model import RewardModel, bradley_terry
 from prefloop.labelers.scorers.sequence_scores import (
     SequenceScorer,
@@ -302,7 +303,9 @@ def test_votes_become_decisions_that_filter_by_absolute_score(llama: str) -> Non
         for text in texts
     ]
     candidates = pa.Table.from_pylist(rows).select(["candidate_id", "tokens"])
-    decisions = decide(votes_table(votes), None, candidates, jury=Jury(tie_band=0)).to_pylist()
+    decisions = decide(
+        votes_table(votes), None, candidates, RoundJury(Jury(tie_band=0))
+    ).to_pylist()
     scores = {vote.a_id: vote.score_a for vote in votes} | {v.b_id: v.score_b for v in votes}
     for row in decisions:
         assert row["quality_chosen"] == pytest.approx(scores[row["chosen_id"]])
