@@ -30,7 +30,7 @@ from prefloop.labelers.jury.verdict_table import (
     Votes,
     calibrated,
     merge_votes,
-    only,
+    of_labelers,
     pairs_of,
     read_votes,
     rows_in,
@@ -118,7 +118,7 @@ def _overridden(
 
     def of(members: Bools, rule: Jury) -> Floats:
         names = tuple(name for name, member in zip(labelers, members, strict=True) if member)
-        return jury_p_a(only(verdicts, members), names, weight[members], rule, jury.fitted)
+        return jury_p_a(of_labelers(verdicts, members), names, weight[members], rule, jury.fitted)
 
     p_a = of(~human, jury.config)
     if not human.any():

@@ -157,7 +157,7 @@ def text_codes(pairs: pa.Table) -> tuple[pa.Array, NDArray[np.int64], NDArray[np
 
 @pair_filter(Identical)
 def identical(pairs: pa.Table, params: Identical) -> Drop:  # noqa: ARG001
-    """The answers are equal but for case (Unicode case folding) and white space."""
+    """Drop where the answers are equal but for case (Unicode case folding) and white space."""
     texts, chosen, rejected = text_codes(pairs)
     used = np.zeros(len(texts), np.bool_)
     used[chosen] = used[rejected] = True
@@ -174,7 +174,7 @@ def identical(pairs: pa.Table, params: Identical) -> Drop:  # noqa: ARG001
 
 @pair_filter(Truncated)
 def truncated(pairs: pa.Table, params: Truncated) -> Drop:
-    """An answer (or the chosen one) ended at the token limit."""
+    """Drop where an answer (or the chosen one) ended at the token limit."""
     drop: Drop = pc.equal(pairs["chosen_finish_reason"], "length").to_numpy()
     if params.which == "either":
         drop = drop | pc.equal(pairs["rejected_finish_reason"], "length").to_numpy()
@@ -183,7 +183,7 @@ def truncated(pairs: pa.Table, params: Truncated) -> Drop:
 
 @pair_filter(LengthRatio)
 def length_ratio(pairs: pa.Table, params: LengthRatio) -> Drop:
-    """Tokens of the longer over tokens of the shorter answer."""
+    """Drop where the longer answer has too many times the tokens of the shorter."""
     chosen, rejected = pairs["chosen_tokens"].to_numpy(), pairs["rejected_tokens"].to_numpy()
     shorter = np.maximum(np.minimum(chosen, rejected), 1)
     drop: Drop = np.maximum(chosen, rejected) / shorter > params.max + _ROUNDING
@@ -192,7 +192,7 @@ def length_ratio(pairs: pa.Table, params: LengthRatio) -> Drop:
 
 @pair_filter(Length)
 def length(pairs: pa.Table, params: Length) -> Drop:
-    """Tokens of each answer."""
+    """Drop where an answer has too few or too many tokens."""
     chosen, rejected = pairs["chosen_tokens"].to_numpy(), pairs["rejected_tokens"].to_numpy()
     drop: Drop = np.minimum(chosen, rejected) < params.min_tokens
     if params.max_tokens is not None:
@@ -202,7 +202,8 @@ def length(pairs: pa.Table, params: Length) -> Drop:
 
 @pair_filter(NearDuplicateAnswers)
 def near_duplicate_answers(pairs: pa.Table, params: NearDuplicateAnswers) -> Drop:
-    """Normalised Indel similarity: 2 LCS(x, y) / (len x + len y), in characters."""
+    """Drop where the answers are too similar, by the normalised Indel similarity in characters:
+    2 LCS(x, y) / (len x + len y), LCS being the length of the longest common subsequence."""
     from rapidfuzz import fuzz, process
 
     texts, chosen, rejected = text_codes(pairs)
@@ -221,35 +222,37 @@ def near_duplicate_answers(pairs: pa.Table, params: NearDuplicateAnswers) -> Dro
 
 @pair_filter(AgreementFilter)
 def agreement(pairs: pa.Table, params: AgreementFilter) -> Drop:
-    """Share of the labelers that share the decision."""
+    """Drop where too few of the labelers share the decision."""
     drop: Drop = pairs["agreement"].to_numpy() < params.min - _ROUNDING
     return drop
 
 
 @pair_filter(PositionConsistency)
 def position_consistency(pairs: pa.Table, params: PositionConsistency) -> Drop:  # noqa: ARG001
-    """A labeler that saw both orders changed its verdict. Where nobody saw both, the pair stays."""
+    """Drop where a labeler that saw both orders changed its verdict; keep where nobody saw both."""
     drop: Drop = pc.fill_null(pc.invert(pairs["position_consistent"]), False).to_numpy()
     return drop
 
 
 @pair_filter(Margin)
 def margin(pairs: pa.Table, params: Margin) -> Drop:
-    """Mean win probability of the chosen answer minus that of the rejected one."""
+    """Drop where the chosen answer's mean win probability is not far enough above the
+    rejected one's."""
     drop: Drop = pairs["margin"].to_numpy() < params.min - _ROUNDING
     return drop
 
 
 @pair_filter(PChosen)
 def p_chosen(pairs: pa.Table, params: PChosen) -> Drop:
-    """The jury's probability of its own decision."""
+    """Drop where the jury is not sure enough of its own decision."""
     drop: Drop = pairs["p_chosen"].to_numpy() < params.min - _ROUNDING
     return drop
 
 
 @pair_filter(MinQuality)
 def min_quality(pairs: pa.Table, params: MinQuality) -> Drop:
-    """Mean absolute score of the chosen answer; one without a score is not known to be good."""
+    """Drop where the chosen answer's mean absolute score is too low, or where it has none and so is
+    not known to be good."""
     quality = pc.fill_null(pairs["quality_chosen"], -math.inf).to_numpy()
     drop: Drop = quality < params.min - _ROUNDING
     return drop
@@ -279,8 +282,8 @@ class BalanceRows:
 
 @dataclass(frozen=True, slots=True)
 class Cutoff:
-    """Kept pairs whose chosen answer is longer are dropped up to and including this one, in the
-    order of (margin, pair); ``pair`` is the first 64 bits of its id."""
+    """The last pair that the balance drops: of the kept pairs whose chosen answer is longer, all up
+    to it go, in the order of (margin, pair). ``pair`` is the first 64 bits of its id."""
 
     margin: float
     pair: int
@@ -308,7 +311,7 @@ def balance_cutoff(shards: Sequence[BalanceRows], rule: LengthBalance) -> Cutoff
 
 
 def apply_balance(decisions: pa.Table, cutoff: Cutoff | None) -> pa.Table:
-    """Drop the kept decisions that the cut-off says, with the reason ``length_balance``."""
+    """Drop the kept decisions up to the cut-off, with the reason ``length_balance``."""
     if cutoff is None:
         return decisions
     value, key = decisions["margin"].to_numpy(), id_keys(decisions["pair_id"])

@@ -1,4 +1,4 @@
-"""Asking an engine the questions of a judge: one announced block, with refusals told apart."""
+"""Putting a judge's questions to an engine, all at once; what the engine refuses is a reply too."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ class JudgeReply:
 
 @dataclass(frozen=True)
 class Asker:
-    """Puts questions to an engine. ``choices`` are those of ``Request``.
+    """Puts questions to an engine. ``choices``: words whose log-probabilities are wanted, as in
+    ``prefloop.data.protocol.Request``.
 
     The id and the seed of a request come from the run's ``seed``, the judge's ``name`` and the
     question's key, so they are the same in a resumed run.
@@ -60,9 +61,11 @@ class Asker:
     choices: tuple[str, ...] | None
 
     async def ask(self, questions: Sequence[Question], *, block: str) -> list[JudgeReply]:
-        """The replies in the order of the questions, which are one block of the engine.
+        """The replies in the order of the questions. Together these are one ``block`` (see
+        ``prefloop.data.protocol.Request``).
 
-        A request that the engine refuses is a reply with its reason. ``EngineFailed`` passes.
+        A request that the engine refuses is a reply with its reason. ``EngineFailed`` is left to
+        the caller.
         """
         size = sum(question.failure is None for question in questions)
         return list(await asyncio.gather(*(self._one(each, block, size) for each in questions)))

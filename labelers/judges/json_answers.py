@@ -1,4 +1,4 @@
-"""The JSON objects in a judge's answer, with everything that could make them ambiguous kept."""
+"""The JSON objects in a judge's answer, repeated keys and all: which one counts is not guessed."""
 
 from __future__ import annotations
 

@@ -38,8 +38,9 @@ class _Listing:
 class ListwiseJudge:
     """Asks an engine to rank the answers to a prompt, in an order drawn by seed and in its reverse.
 
-    Each listing gives a vote on each pair of the prompt. What it cost is on the first of them. A
-    request that the engine or the template refuses makes invalid votes. ``EngineFailed`` passes.
+    Each listing gives a vote on each pair of the prompt, and what it cost is written to the first
+    of them. A request that the engine or the template refuses makes invalid votes.
+    ``EngineFailed`` is left to the caller.
     """
 
     def __init__(self, config: JudgeLabeler, judge: Judge, engine: Engine, *, seed: int) -> None:

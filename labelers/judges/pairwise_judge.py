@@ -29,7 +29,8 @@ _PREFERENCE: dict[ShownOrder, dict[str, Preference]] = {
 class PairwiseJudge:
     """Asks an engine which of two answers is better, in both orders unless told otherwise.
 
-    A request that the engine or the template refuses is an invalid vote. ``EngineFailed`` passes.
+    A request that the engine or the template refuses is an invalid vote. ``EngineFailed`` is left
+    to the caller.
     """
 
     def __init__(self, config: JudgeLabeler, judge: Judge, engine: Engine, *, seed: int) -> None:
@@ -121,5 +122,6 @@ def about_a_and_b(verdict: Verdict, order: ShownOrder) -> tuple[Preference, floa
 
 
 def _shown_reference(pair: Pair) -> str | None:
-    """The reference answer, unless it is on trial: showing it as good would give it away."""
+    """The reference answer that the judge is shown as known to be good: none where it is itself one
+    of the two answers, as that would give it away."""
     return None if "reference" in (pair.a.origin, pair.b.origin) else pair.reference

@@ -32,8 +32,9 @@ from prefloop.labelers.judges.stored_logprobs import (
 class RatingJudge:
     """Asks an engine to rate each answer, once however many pairs it is in.
 
-    What an answer's ratings cost is on the first vote on it. A request that the engine or the
-    template refuses makes the votes on that answer invalid. ``EngineFailed`` passes.
+    What an answer's ratings cost is written to the first vote on it. A request that the engine or
+    the template refuses makes the votes on that answer invalid. ``EngineFailed`` is left to the
+    caller.
     """
 
     def __init__(self, config: JudgeLabeler, judge: Judge, engine: Engine, *, seed: int) -> None:

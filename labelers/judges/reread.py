@@ -1,4 +1,4 @@
-"""Reading a judge's kept answers again: a better parser or another threshold costs no request."""
+"""Reading a judge's stored answers again: a better parser or threshold costs no request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _READ: dict[str, Any] = {"p_a": None, "score_a": None, "score_b": None, "rationa
 def reread(votes: pa.Table, judge: Judge, *, seed: int) -> pa.Table:
     """``votes`` (schema VOTE, all of one labeler and one call) as ``judge`` reads them now.
 
-    ``seed`` is the run's: by it, answers are told apart that a listwise judge was shown as a list.
+    ``seed`` is the run's: a listwise judge drew by it in which order it listed the answers.
     Votes for which there was no answer stay as they are. Rows keep their order.
     """
     rows = votes.to_pylist()

@@ -1,9 +1,9 @@
 """How reliable the labelers of a round are, fitted to its votes or given in the config.
 
-Only patterns of verdicts matter (which labeler said what), so a round of any size is a table of at
-most 4^L counts, and neither the order of the pairs nor that of the blocks can change the fit. Which
-answer of a pair is called a is arbitrary: every pattern counts as much as its mirror image, so that
-a labeler that always says a gains nothing by it.
+Only patterns of verdicts matter (which labeler said what). With four things that each of L labelers
+can do (say a, b or tie, or nothing), a round of any size is a table of at most 4^L counts, and the
+order of its pairs cannot change the fit. Which answer of a pair is called a is arbitrary: every
+pattern counts as much as its mirror image, so a labeler that always says a gains nothing by it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MOST_PAIRS = 10_000
 to half a point, and the library takes seconds."""
 _FEWEST_LABELERS = 3
 _FLOOR = 1e-3
-"""No verdict is taken to be impossible because it never happened in a finite round."""
+"""Smallest share in a labeler's confusions: what never happened in a round is not impossible."""
 
 Patterns = Counter[tuple[int, ...]]
 """How many pairs got which verdicts: 0 for a, 1 for b, 2 for a tie, 3 for none, by labeler."""

@@ -69,11 +69,11 @@ class PositionBias:
 @dataclass(frozen=True)
 class Votes:
     """V votes on P pairs by L labelers, as numbers; ``preference``, ``p_a`` and ``order`` are about
-    the pair's a and b, also where the vote itself has the two the other way round."""
+    the pair's a and b, also where the vote itself has the two the other way round (``flipped``)."""
 
     labelers: tuple[str, ...]
     pair: Ints  # [V]
-    cell: Ints  # [V], pair * L + labeler
+    cell: Ints  # [V], number of the pair and labeler: pair * L + labeler
     preference: Ints  # [V]
     p_a: Floats  # [V], 0.5 for ties and invalid votes without one
     soft: Bools  # [V], whether the labeler gave a probability
@@ -90,7 +90,7 @@ class Verdicts:
     p_a: Floats
     soft: Bools  # every vote came with a probability
     swapped: Bools  # valid votes in both orders
-    unanimous: Bools
+    unanimous: Bools  # all its votes say the same
 
 
 def rows_in(values: pa.ChunkedArray, known: pa.Array, problem: str) -> Ints:
@@ -175,7 +175,7 @@ def merge_votes(votes: Votes, pairs: int) -> Verdicts:
     )
 
 
-def only(verdicts: Verdicts, labelers: Bools) -> Verdicts:
+def of_labelers(verdicts: Verdicts, labelers: Bools) -> Verdicts:
     """The verdicts of some labelers (bool [L])."""
     columns = {name: value[:, labelers] for name, value in vars(verdicts).items()}
     return Verdicts(**columns)

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 REPEATED = 3
-"""An answer is repetitive where a run of four words occurs so often."""
+"""An answer is repetitive where a run of four words occurs at least this often."""
 COMPARED = 64
-"""Answers that self-BLEU is of; its price grows with their square."""
+"""Answers that self-BLEU compares at most: its time grows with the square of their number."""
 _RUN = 4
 
 

@@ -20,7 +20,7 @@ Strategy = Literal["uncertain", "disagreement", "random", "mixed"]
 STRATEGIES: tuple[Strategy, ...] = ("uncertain", "disagreement", "random", "mixed")
 
 _UNIFORM_SHARE = {"uncertain": 0.1, "disagreement": 0.1, "random": 1.0, "mixed": 0.5}
-"""How much of the draw is by equal chances."""
+"""Share of the draw in which every pair has the same chance."""
 
 
 @dataclass(frozen=True)
