@@ -1,22 +1,18 @@
-"""A real Argilla server for tests, its environment made once and kept beside the repository's."""
+"""What tests say to a real Argilla server, and where its environment is kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import httpx
-import pytest
 
 from prefloop.pipeline.review.account import Account
 from prefloop.pipeline.review.argilla_api import ArgillaApi
-from prefloop.pipeline.review.errors import ReviewError
 from prefloop.pipeline.review.server.home import Home
-from prefloop.pipeline.review.server.up import running_server
-from prefloop.pipeline.review.server.venv import ensure_venv
 from tests.helpers.paths import ROOT
 
 VENV = ROOT / ".venv-argilla"
+"""Made once, and kept beside the repository's."""
 
 
 @dataclass
@@ -36,21 +32,3 @@ class Server:
         token = httpx.post(f"{self.url}/api/v1/token", data=form).raise_for_status().json()
         headers = {"Authorization": f"Bearer {token['access_token']}"}
         return httpx.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=60)
-
-
-@pytest.fixture(scope="session")
-def argilla_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A home without data; the tests that need one are skipped where pip cannot install it."""
-    home = Home(tmp_path_factory.mktemp("argilla"), venv=VENV)
-    try:
-        ensure_venv(home)
-    except ReviewError as error:
-        pytest.skip(f"no Argilla server here: {error}")
-    return home
-
-
-@pytest.fixture(scope="session")
-def argilla(argilla_home: Home) -> Iterator[Server]:
-    """A running server, the same for all tests."""
-    with running_server(argilla_home) as running:
-        yield Server(argilla_home, running.url)

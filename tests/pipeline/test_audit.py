@@ -88,9 +88,10 @@ def test_findings(tmp_path: Path, ending: str) -> None:
 
 def test_fix_adds_up_and_trl_takes_it(tmp_path: Path) -> None:
     import datasets
-    from trl import DPOConfig  # noqa: F401 (the trainer's module has to be there)
+    import trl
     from trl.data_utils import is_conversational
 
+    assert trl.DPOConfig  # the trainer's module has to be there
     path = write(tmp_path / "data.jsonl", [*DIRTY, {"prompt": "p7", "chosen": True}])
     options = make_options()
     found, out = audit(path, options), tmp_path / "out"

@@ -19,7 +19,7 @@ from prefloop.pipeline.review.errors import ReviewError
 from prefloop.pipeline.review.server.home import Home, find_home, write_secret
 from prefloop.pipeline.review.server.up import running_server
 from prefloop.pipeline.review.users import add_person
-from tests.helpers.argilla_server import VENV, Server, argilla, argilla_home  # noqa: F401 (fixtures)
+from tests.helpers.argilla_server import VENV, Server
 
 SEARCHED = [
     ("good", 0.9, 3, "The quick brown fox"), ("bad", 0.1, 1, "a lazy dog"),
@@ -28,7 +28,7 @@ SEARCHED = [
 
 
 @pytest.fixture(scope="module")
-def dataset(argilla: Server) -> str:  # noqa: F811
+def dataset(argilla: Server) -> str:
     """Four records with metadata, suggestions and texts of different kinds."""
     import argilla as rg
 
@@ -76,7 +76,7 @@ def terms(entity: str, values: list[str], **scope: str) -> dict:
     return {"type": "terms", "scope": {"entity": entity, **scope}, "values": values}
 
 
-def test_text(argilla: Server, dataset: str) -> None:  # noqa: F811
+def test_text(argilla: Server, dataset: str) -> None:
     def texts(q: str, **more: str) -> list[str]:
         return search(argilla, dataset, query={"text": {"q": q, **more}})
 
@@ -90,7 +90,7 @@ def test_text(argilla: Server, dataset: str) -> None:  # noqa: F811
     assert texts("") == []
 
 
-def test_filters_and_order(argilla: Server, dataset: str) -> None:  # noqa: F811
+def test_filters_and_order(argilla: Server, dataset: str) -> None:
     def filtered(*filters: dict, sort: list | None = None) -> list[str]:
         query: dict = {"filters": {"type": "and", "and": list(filters)}} if filters else {}
         return search(argilla, dataset, **query, **({"sort": sort} if sort else {}))
@@ -116,7 +116,7 @@ def test_filters_and_order(argilla: Server, dataset: str) -> None:  # noqa: F811
     assert set(filtered(sort=by_time)) == {"r0", "r1", "r2", "r3"}
 
 
-def test_metrics_and_pages(argilla: Server, dataset: str) -> None:  # noqa: F811
+def test_metrics_and_pages(argilla: Server, dataset: str) -> None:
     api = argilla.api
     kinds = {one["name"]: one["id"] for one in api.request(
         "GET", f"me/datasets/{dataset}/metadata-properties")["items"]}  # fmt: skip
@@ -136,7 +136,7 @@ def test_metrics_and_pages(argilla: Server, dataset: str) -> None:  # noqa: F811
     assert {page["total"] for page in pages} == {4}
 
 
-def test_two_annotators(argilla: Server, dataset: str, tmp_path: Path) -> None:  # noqa: F811
+def test_two_annotators(argilla: Server, dataset: str, tmp_path: Path) -> None:
     people = {}
     for name in ("search-ann", "search-bob"):
         path = add_person(argilla.api, name, "search", tmp_path / f"{name}.json")
@@ -178,7 +178,7 @@ def test_two_annotators(argilla: Server, dataset: str, tmp_path: Path) -> None: 
         time.sleep(0.2)
 
 
-def test_nothing_of_it_is_open_to_others(argilla: Server) -> None:  # noqa: F811
+def test_nothing_of_it_is_open_to_others(argilla: Server) -> None:
     for key in ("argilla.apikey", "owner.apikey", ""):
         me = httpx.get(f"{argilla.url}/api/v1/me", headers={"X-Argilla-Api-Key": key})
         assert me.status_code == 401
@@ -197,15 +197,19 @@ def test_nothing_of_it_is_open_to_others(argilla: Server) -> None:  # noqa: F811
     assert owner.api_key not in log
 
 
-def test_a_second_start_says_where_the_first_is(argilla: Server) -> None:  # noqa: F811
-    with pytest.raises(ReviewError, match=f"runs already, at {argilla.url}"):  # noqa: SIM117
-        with running_server(argilla.home):
-            pass
+def test_a_second_start_says_where_the_first_is(argilla: Server) -> None:
+    with (
+        pytest.raises(ReviewError, match=f"runs already, at {argilla.url}"),
+        running_server(argilla.home),
+    ):
+        pass
     port = int(argilla.url.rsplit(":", 1)[1])
     other = Home(argilla.home.root / "other", venv=VENV)
-    with pytest.raises(ReviewError, match=f"port {port} of 127.0.0.1 cannot be used"):  # noqa: SIM117
-        with running_server(other, port=port):
-            pass
+    with (
+        pytest.raises(ReviewError, match=f"port {port} of 127.0.0.1 cannot be used"),
+        running_server(other, port=port),
+    ):
+        pass
 
 
 def processes_in(folder: Path) -> list[int]:
@@ -223,7 +227,7 @@ def processes_in(folder: Path) -> list[int]:
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_data_stays_and_no_process_does(
-    argilla_home: Home,  # noqa: F811
+    argilla_home: Home,
     tmp_path: Path,
     how: signal.Signals,
 ) -> None:

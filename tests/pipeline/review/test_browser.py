@@ -14,7 +14,7 @@ from prefloop.pipeline.review.pull import pull
 from prefloop.pipeline.review.push import PushOptions, push
 from prefloop.pipeline.review.subjects import DatasetSubjects
 from prefloop.pipeline.review.users import add_person
-from tests.helpers.argilla_server import Server, argilla, argilla_home  # noqa: F401 (fixtures)
+from tests.helpers.argilla_server import Server
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
@@ -27,7 +27,7 @@ PICTURES = os.environ.get("PREFLOOP_PICTURES")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 
 
-def test_a_person_answers_by_keyboard(argilla: Server, tmp_path: Path) -> None:  # noqa: F811
+def test_a_person_answers_by_keyboard(argilla: Server, tmp_path: Path) -> None:
     from playwright.sync_api import expect, sync_playwright
 
     breaks = "document.title='broken'"

@@ -28,7 +28,7 @@ from prefloop.pipeline.review.review_text import render_pulled, render_review_st
 from prefloop.pipeline.review.subjects import DatasetSubjects, RunSubjects
 from prefloop.pipeline.review.users import add_person
 from prefloop.pipeline.run.run_dir import RunDir, RunError
-from tests.helpers.argilla_server import Server, argilla, argilla_home  # noqa: F401 (fixtures)
+from tests.helpers.argilla_server import Server
 from tests.helpers.runs import JUDGE, dataset_rows, run_small, small_config
 
 
@@ -58,7 +58,7 @@ def run(finished: Path, tmp_path: Path) -> RunDir:
 
 
 @pytest.fixture(scope="module")
-def people(argilla: Server, tmp_path_factory: pytest.TempPathFactory) -> dict:  # noqa: F811
+def people(argilla: Server, tmp_path_factory: pytest.TempPathFactory) -> dict:
     """Two annotators, signed in."""
     folder, found = tmp_path_factory.mktemp("people"), {}
     for name in ("ann", "bob"):
@@ -67,7 +67,7 @@ def people(argilla: Server, tmp_path_factory: pytest.TempPathFactory) -> dict:  
     return found
 
 
-def start(argilla: Server, run: RunDir, name: str, **options: Any) -> tuple[ReviewFolder, str]:  # noqa: F811
+def start(argilla: Server, run: RunDir, name: str, **options: Any) -> tuple[ReviewFolder, str]:
     folder = ReviewFolder(run.root / "review" / name)
     review = push(
         argilla.api, RunSubjects(run), folder,
@@ -97,7 +97,7 @@ def the_chosen(pushed: dict[str, Any]) -> str:
 OTHER = {"a": "b", "b": "a"}
 
 
-def test_the_whole_way(argilla: Server, people: dict, run: RunDir) -> None:  # noqa: F811
+def test_the_whole_way(argilla: Server, people: dict, run: RunDir) -> None:
     """200 pairs, a push killed in the middle, two people who disagree in a known way."""
     home = argilla.home.root
     (home / "venv").exists() or (home / "venv").symlink_to(argilla.home.venv)
@@ -241,7 +241,7 @@ def test_the_whole_way(argilla: Server, people: dict, run: RunDir) -> None:  # n
     json.dumps(status.as_dict(), allow_nan=False)
 
 
-def test_roles_of_people(argilla: Server, people: dict, run: RunDir) -> None:  # noqa: F811
+def test_roles_of_people(argilla: Server, people: dict, run: RunDir) -> None:
     """Calibration changes nothing; as members of the jury people are outvoted or not."""
     folder, dataset = start(argilla, run, "roles", n=10, strategy="random", overlap=1)
     pushed = folder.pairs()
@@ -278,7 +278,7 @@ def test_roles_of_people(argilla: Server, people: dict, run: RunDir) -> None:  #
             assert by_jury[pair]["p_chosen"] == pytest.approx(expected)
 
 
-def test_assisted_mode(argilla: Server, people: dict, run: RunDir) -> None:  # noqa: F811
+def test_assisted_mode(argilla: Server, people: dict, run: RunDir) -> None:
     folder, dataset = start(argilla, run, "assisted", n=30, strategy="uncertain", mode="assisted",
                             overlap=1)  # fmt: skip
     pushed = folder.pairs()
@@ -305,7 +305,7 @@ def test_assisted_mode(argilla: Server, people: dict, run: RunDir) -> None:  # n
 
 
 def test_blind_mode_hides_what_the_labelers_think(
-    argilla: Server,  # noqa: F811
+    argilla: Server,
     people: dict,
     run: RunDir,
 ) -> None:
@@ -330,7 +330,7 @@ def test_blind_mode_hides_what_the_labelers_think(
         start(argilla, run, "hidden", n=20, mode="assisted")
 
 
-def test_more_pairs_join_the_same_review(argilla: Server, run: RunDir) -> None:  # noqa: F811
+def test_more_pairs_join_the_same_review(argilla: Server, run: RunDir) -> None:
     folder, dataset = start(argilla, run, "more", n=20, strategy="random")
     first = folder.pairs()
     start(argilla, run, "more", n=20, strategy="random")
@@ -347,7 +347,7 @@ def test_more_pairs_join_the_same_review(argilla: Server, run: RunDir) -> None: 
     assert list(folder.inclusion().values()) == pytest.approx([expected] * population)
 
 
-def test_a_dataset_of_somebody_else(argilla: Server, people: dict, tmp_path: Path) -> None:  # noqa: F811
+def test_a_dataset_of_somebody_else(argilla: Server, people: dict, tmp_path: Path) -> None:
     rows = [{"prompt": f"q{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(30)]
     file = tmp_path / "theirs.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
@@ -374,7 +374,7 @@ def test_a_dataset_of_somebody_else(argilla: Server, people: dict, tmp_path: Pat
 
 
 def test_what_can_go_wrong_is_one_line_and_loses_nothing(
-    argilla: Server,  # noqa: F811
+    argilla: Server,
     people: dict,
     run: RunDir,
     tmp_path: Path,
