@@ -127,6 +127,11 @@ def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built(checkout, tmp_path_factory.mktemp("wheel"), "--wheel")[0]
 
 
+def trap(package: str) -> str:
+    """A package of the user's that nothing of ours may import."""
+    return f"raise ImportError('{package} of the user was imported')\n"
+
+
 def built(source: Path, out: Path, *what: str) -> list[Path]:
     """What ``python -m build`` makes of ``source``, with the tools of this environment."""
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), *what]
@@ -139,8 +144,7 @@ def project(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
     folder, environment = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("fresh")
     for room in ROOMS:
         (folder / room).mkdir()
-        trap = f"raise ImportError('{room} of the user is not to be imported')\n"
-        (folder / room / "__init__.py").write_text("" if room == "data" else trap)
+        (folder / room / "__init__.py").write_text("" if room == "data" else trap(room))
     (folder / "data" / "rules.py").write_text(RULE)
     (folder / "config.yaml").write_text(CONFIG)
     (folder / "accelerate.yaml").write_text(ACCELERATE)
@@ -165,10 +169,15 @@ def project(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.fixture(scope="module")
-def finished(project: Project) -> RunDir:
-    """One round, with a verifier of the user's and a launched training."""
-    project.call("prefloop", "run", "config.yaml")
-    return RunDir(project.folder / "runs" / "small")
+def finished(project: Project, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """One round, with a verifier of the user's and a launched training, where the user also has a
+    package named like a library that we use."""
+    folder = tmp_path_factory.mktemp("runs") / "project"
+    shutil.copytree(project.folder, folder)
+    (folder / "datasets").mkdir()
+    (folder / "datasets" / "__init__.py").write_text(trap("datasets"))
+    Project(folder, project.environment).call("prefloop", "run", "config.yaml")
+    return RunDir(folder / "runs" / "small")
 
 
 def files_in(package: Path) -> Iterator[str]:

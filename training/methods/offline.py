@@ -8,6 +8,7 @@ waits for it.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections import deque
@@ -55,9 +56,13 @@ def _launch(job: Job, config_file: Path, on_step: OnStep | None) -> None:
         sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config_file),
         "-m", "prefloop.training.worker", str(spec),
     ]  # fmt: skip
+    # `-m` would put the working directory before everything that is installed, and a user's own
+    # package `datasets` in place of the library.
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     with subprocess.Popen(  # noqa: S603  # this interpreter, accelerate, the user's own file
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as process:
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+        env=environment,
+    ) as process:  # fmt: skip
         assert process.stdout is not None
         try:
             problem, last = _follow(process.stdout, on_step)
