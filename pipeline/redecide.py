@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from prefloop.data.schemas import DECISION
 from prefloop.data.shards import ShardFolder
 from prefloop.pipeline.config import RunConfig
-from prefloop.pipeline.report.card import write_card
+from prefloop.pipeline.report.card import CARD, write_card
 from prefloop.pipeline.report.run_page import write_report
 from prefloop.pipeline.run.context import RoundContext, RunContext
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir
@@ -58,6 +58,8 @@ def redecide(config: RunConfig, run: RunDir) -> list[Redecided]:
     again, and still compares with the first state.
     """
     context = RunContext.of(config, run)
+    # The card says what the files hold: where this ends in the middle, it must not say the old.
+    (run.dataset / CARD).unlink(missing_ok=True)
     found = [
         _redecide_round(config, context.round(folder.index))
         for folder in run.rounds()

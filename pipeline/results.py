@@ -114,6 +114,13 @@ class Result(Generic[F]):
         """For JSON: what the command prints with ``--json``."""
         return self.facts.as_dict()
 
+    def renderable(self) -> RenderableType:
+        """What a rich console prints; brackets in plain text are no markup."""
+        from rich.text import Text
+
+        shown = self._render(self.facts)
+        return Text(shown) if isinstance(shown, str) else shown
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
@@ -127,11 +134,9 @@ class Result(Generic[F]):
         return self._print().export_html(code_format=block, inline_styles=True)
 
     def _print(self) -> Console:
-        """A console that remembers what was printed; brackets in plain text are no markup."""
+        """A console that remembers what was printed."""
         from rich.console import Console
-        from rich.text import Text
 
-        shown = self._render(self.facts)
         console = Console(file=StringIO(), record=True, width=_WIDTH)
-        console.print(Text(shown) if isinstance(shown, str) else shown)
+        console.print(self.renderable())
         return console

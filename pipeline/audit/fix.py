@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prefloop.data.checks.text_hashes import text_hashes
+from prefloop.data.dataset_folder import configs_yaml
 from prefloop.data.errors import InputError
 from prefloop.data.quarantine import BadRow, quarantine_table
 from prefloop.data.schemas import MESSAGES
@@ -76,7 +77,8 @@ def write_fixed(found: Audit, path: str, out: Path, options: AuditOptions) -> di
             raise InputError(f"{path}: changed while it was read: audit it again")
         counts = {"rows": found.rows, "kept": kept.rows, "dropped": dropped.rows}
         atomic_write_json(partial / "audit.json", {**found.as_dict(), "fix": counts})
-        atomic_write_text(partial / "README.md", _card(found, counts))
+        configs = configs_yaml(partial, {"default": {"train": "data/train-*.parquet"}})
+        atomic_write_text(partial / "README.md", _card(found, counts, configs))
         if out.exists():
             out.rmdir()
         partial.rename(out)
@@ -169,7 +171,7 @@ class _Writer:
         self._in_file = 0
 
 
-def _card(found: Audit, counts: dict[str, int]) -> str:
+def _card(found: Audit, counts: dict[str, int], configs: str) -> str:
     by_reason = pc.value_counts(pa.array(found.drops)).to_pylist() if found.pairs else []
     lines = [f"| {reason} | {count:,} |" for reason, count in found.bad.items()]
     lines += [
@@ -183,11 +185,7 @@ tags:
 - preference
 - dpo
 - prefloop
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: data/train-*.parquet
+{configs}
 ---
 
 # Preference pairs, audited

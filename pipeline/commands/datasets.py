@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from prefloop.pipeline.commands.options import JsonOption
+from prefloop.pipeline.commands.options import JsonOption, say_json
 
 app = typer.Typer()
 
@@ -62,7 +61,7 @@ def audit(
     counts = write_fixed(found, file, fix, options) if fix else None
     if as_json:
         said = {**found.as_dict(), "fix": counts}
-        typer.echo(json.dumps(said, indent=2, ensure_ascii=False, allow_nan=False))
+        say_json(said)
     elif as_html:
         typer.echo(audit_page(found))
     else:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from prefloop.pipeline.commands.options import JsonOption, RunPath, words
+import prefloop
+from prefloop.pipeline.commands.options import JsonOption, RunPath, say, say_json, words
 
 app = typer.Typer()
 
@@ -65,7 +65,7 @@ def judge_eval(
     written = calibrate_judges(found, calibrate, method, seed) if calibrate else []
     if as_json:
         said = {**found.as_dict(), "calibrations": [one.as_dict() for one in written]}
-        typer.echo(json.dumps(said, indent=2, ensure_ascii=False, allow_nan=False))
+        say_json(said)
     elif as_html:
         typer.echo(judge_page(found))
     else:
@@ -89,22 +89,17 @@ def agreement(
     as_json: JsonOption = False,
 ) -> None:
     """Say how far annotators agree: kappa, alpha and the like, with intervals."""
-    from rich.console import Console
-
-    from prefloop.pipeline.judging.agreement_report import file_agreement, run_agreement
-    from prefloop.pipeline.judging.agreement_text import render_agreement
-    from prefloop.pipeline.judging.label_table import LabelColumns
-    from prefloop.pipeline.run.run_dir import RunDir
-
-    if (Path(file) / "config.yaml").is_file():
-        found = run_agreement(RunDir(Path(file)), resamples=bootstrap, seed=seed)
-    else:
-        table = LabelColumns(item, annotator, label, words(annotators))
-        found = file_agreement(file, table, levels=words(levels), resamples=bootstrap, seed=seed)
-    if as_json:
-        typer.echo(json.dumps(found.as_dict(), indent=2, ensure_ascii=False, allow_nan=False))
-    else:
-        Console().print(render_agreement(found))
+    found = prefloop.agreement(
+        file,
+        item=item,
+        annotator=annotator,
+        label=label,
+        annotators=words(annotators),
+        levels=words(levels),
+        bootstrap=bootstrap,
+        seed=seed,
+    )
+    say(found, as_json)
 
 
 @app.command()
@@ -122,15 +117,11 @@ def queue(
 ) -> None:
     """Write a table of the pairs that people should look at next."""
     from prefloop.labelers.statistics.review_draw import STRATEGIES
-    from prefloop.pipeline.judging.queue import write_queue
-    from prefloop.pipeline.run.run_dir import RunDir
 
     chosen = next((one for one in STRATEGIES if one == strategy), None)
     if chosen is None:
         raise typer.BadParameter(f"{strategy!r} is none of {', '.join(STRATEGIES)}")
-    rows = write_queue(
-        RunDir(run_dir).require(), out, n=n, strategy=chosen, seed=seed, everything=everything
-    )
+    rows = prefloop.queue(run_dir, out, n=n, strategy=chosen, everything=everything, seed=seed)
     typer.echo(f"{out}: {rows:,} pairs; fill in `verdict` (1, 2 or tie), then:")
     typer.echo(f"prefloop calibrate {run_dir} --people {out}")
 
@@ -149,15 +140,8 @@ def calibrate(
     as_json: JsonOption = False,
 ) -> None:
     """Calibrate a run's labelers to people, and estimate how much of its dataset is right."""
-    from prefloop.pipeline.judging.calibrate import calibrate_run
-    from prefloop.pipeline.judging.calibrate_text import render_run_calibration
-    from prefloop.pipeline.run.run_dir import RunDir
-
-    run = RunDir(run_dir).require()
-    found = calibrate_run(
-        run, people, out=out or run.root / "calibration", method=method, seed=seed
-    )
-    typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else render_run_calibration(found))
+    found = prefloop.calibrate(run_dir, people, out=out, method=method, seed=seed)
+    say(found, as_json)
 
 
 @app.command()
@@ -169,9 +153,4 @@ def reparse(
     as_json: JsonOption = False,
 ) -> None:
     """Read the judges' kept answers again, with the judges as they are now: costs no request."""
-    from prefloop.pipeline.judging.reparse import reparse as read_again
-    from prefloop.pipeline.judging.reparse_text import render_reparsed
-    from prefloop.pipeline.run.run_dir import RunDir
-
-    found = read_again(RunDir(run_dir).require(), write=write)
-    typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else render_reparsed(found))
+    say(prefloop.reparse(run_dir, write=write), as_json)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from prefloop.pipeline.results import Result
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML config (`prefloop init` writes one).")]
 RunPath = Annotated[Path, typer.Argument(help="A run directory.")]
@@ -20,12 +23,21 @@ SetOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
 
 
-def overrides(run_dir: Path | None, override: list[str] | None) -> list[str]:
-    """All that the command line sets in the config, ``--run-dir`` last."""
-    own = override or []
-    return own if run_dir is None else [*own, f"run_dir={json.dumps(str(run_dir))}"]
-
-
 def words(listed: str | None) -> list[str]:
     """``"a, b"`` as its words."""
     return [word.strip() for word in (listed or "").split(",") if word.strip()]
+
+
+def say(result: Result[Any], as_json: bool) -> None:
+    """Print what a command found."""
+    from rich.console import Console
+
+    if as_json:
+        say_json(result.as_dict())
+    else:
+        Console().print(result.renderable())
+
+
+def say_json(value: Any) -> None:
+    """Print ``value`` for other programs."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))

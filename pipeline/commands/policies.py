@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from prefloop.pipeline.commands.options import JsonOption, SetOption
+import prefloop
+from prefloop.pipeline.commands.options import JsonOption, SetOption, say, say_json
 from prefloop.training.config import Method
 
 app = typer.Typer()
@@ -40,25 +41,23 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a reward model, or a policy, on preference triples or labelled answers."""
-    from prefloop.pipeline.policies.train_alone import TrainOptions, find_sources, train_model
-    from prefloop.pipeline.policies.train_text import render_training
-
-    options = TrainOptions(
+    trained = prefloop.train(
+        sources,
         method=method,
         base=base,
         out=out,
+        test=test or (),
         config=config,
         overrides=override or (),
         reference=reference,
         accelerate=accelerate,
         seed=seed,
     )
-    trained = train_model(find_sources(sources, test or (), method=method), options)
-    typer.echo(json.dumps(trained.as_dict(), indent=2) if as_json else render_training(trained))
+    say(trained, as_json)
 
 
 @app.command()
-def evaluate(
+def compare(
     policy: Annotated[str, typer.Argument(help="Checkpoint folder, hub name, embedded:policy.")],
     against: Annotated[str, typer.Option(help="The policy to compare with.")],
     config: Annotated[Path, typer.Option(help="A run's YAML: held-out prompts and labelers.")],
@@ -69,20 +68,16 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Compare two policies on held-out prompts: win rates with intervals, lengths, KL."""
-    import asyncio
+    say(prefloop.compare(policy, against, config, out=out, overrides=override or ()), as_json)
 
-    from rich.console import Console
 
-    from prefloop.pipeline.config import load_config
-    from prefloop.pipeline.policies.compare import evaluate_policy
-    from prefloop.pipeline.policies.comparison_text import render_evaluation
+@wraps(compare)
+def _evaluate(**options: Any) -> None:
+    typer.echo("prefloop evaluate is called prefloop compare now", err=True)
+    compare(**options)
 
-    settings = load_config(config, override or [])
-    found = asyncio.run(evaluate_policy(settings, policy=policy, against=against, out=out))
-    if as_json:
-        typer.echo(json.dumps(found.as_dict(), indent=2))
-    else:
-        Console().print(render_evaluation(found))
+
+app.command("evaluate", hidden=True)(_evaluate)
 
 
 @app.command()
@@ -95,4 +90,4 @@ def make_models(
     from prefloop.training.tiny.recipe import make_models as make
 
     figures = make(out, seed=seed, quick=quick, progress=lambda line: typer.echo(line, err=True))
-    typer.echo(json.dumps(figures, indent=2))
+    say_json(figures)

@@ -9,11 +9,18 @@ import numpy as np
 import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from prefloop.data.dataset_folder import configs_yaml
 from prefloop.data.shards import atomic_write_text
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.run.run_dir import RunDir
-from prefloop.pipeline.stages.write import rows_written, split_files
+from prefloop.pipeline.stages.write import (
+    TRIPLES_FOLDER,
+    UNPAIRED_FOLDER,
+    rows_written,
+    split_files,
+)
 
+CARD = "README.md"
 _SIZES = [
     (1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
     (10_000_000, "1M<n<10M"),
@@ -37,9 +44,14 @@ def write_card(config: RunConfig, run: RunDir) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    configs = {
+        "default": _globs(run, TRIPLES_FOLDER),
+        "unpaired": _globs(run, UNPAIRED_FOLDER),
+    }
     text = environment.get_template("card.md.jinja").render(
-        splits=[split for split in ("train", "test") if split_files(run, split)],
-        unpaired=[split for split in ("train", "test") if split_files(run, split, unpaired=True)],
+        configs=configs_yaml(run.dataset, configs),
+        splits=list(configs["default"]),
+        unpaired=list(configs["unpaired"]),
         size=next((name for limit, name in _SIZES if total < limit), "n>10M"),
         rows=rows,
         total=total,
@@ -49,7 +61,14 @@ def write_card(config: RunConfig, run: RunDir) -> None:
         filters=[rule.model_dump() for rule in config.filter.filters],
         strategy=config.filter.strategy.model_dump(),
     )
-    atomic_write_text(run.dataset / "README.md", text)
+    atomic_write_text(run.dataset / CARD, text)
+
+
+def _globs(run: RunDir, folder: str) -> dict[str, str]:
+    """The splits that have files in ``folder`` of the dataset, and what these are called."""
+    unpaired = folder == UNPAIRED_FOLDER
+    splits = [s for s in ("train", "test") if split_files(run, s, unpaired=unpaired)]
+    return {split: f"{folder}/{split}-*.parquet" for split in splits}
 
 
 def _round_figures(run: RunDir, index: int) -> dict[str, Any]:
