@@ -238,7 +238,7 @@ def test_no_folder_is_too_large_to_look_through(room: str) -> None:
 
 def test_prefloop_holds_the_front_door_and_the_links_only() -> None:
     found = {path.name for path in (ROOT / "prefloop").iterdir()} - {"__pycache__"}
-    assert found == {"__init__.py", "py.typed", *ROOMS}
+    assert found == {"__init__.py", "__main__.py", "py.typed", *ROOMS}
     assert {str((ROOT / "prefloop" / room).readlink()) for room in ROOMS} == {
         f"../{room}" for room in ROOMS
     }
