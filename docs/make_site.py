@@ -41,8 +41,8 @@ ROOMS = {
     "training": (
         "A round of training on what the labelers preferred.",
         ("config", "methods.offline", "methods.online", "methods.reinforcement", "methods.reward",
-         "session.fit", "session.guards", "policy.checkpoints", "policy.logprobs",
-         "trainers.losses"),
+         "session.job", "session.fit", "session.method", "session.guards", "policy.checkpoints",
+         "policy.logprobs", "trainers.losses"),
     ),
     "pipeline": (
         "The loop: engines, stages, the run directory, the report.",
