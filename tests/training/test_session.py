@@ -1,8 +1,7 @@
-"""What a training is known by, which old run directories hold, and what the room stands on."""
+"""What a training is known by, and what is written for other processes: old runs hold both."""
 
 from __future__ import annotations
 
-import ast
 import json
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from prefloop.training.session.job import Job
 from prefloop.training.session.on_policy import Prompts
 from tests.helpers.dpo_data import rows, write
 from tests.helpers.engine_models import make_model
-from tests.helpers.paths import ROOT
 
 
 def never(*_: Any) -> Any:
@@ -93,29 +91,3 @@ def test_a_job_is_the_same_in_another_process(tmp_path: Path) -> None:
     assert set(json.loads(job.dump())) == {
         "policy", "reference", "files", "replay", "out", "kept_reference", "config", "seed",
     }  # fmt: skip
-
-
-ORDER = ("errors config", "inputs", "policy", "session", "trainers", "methods", "worker")
-"""The parts of the room, each on those before it."""
-
-
-def parts_imported(path: Path) -> set[str]:
-    """Of the room, in whatever way a module imports them."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("prefloop.training"):
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-            found |= {name.split(".")[2] for name in names}
-    return found
-
-
-def test_no_import_runs_back_within_the_room() -> None:
-    room = ROOT / "training"
-    level = {part: place for place, parts in enumerate(ORDER) for part in parts.split()}
-    assert "inputs" in parts_imported(room / "methods" / "dpo.py")
-    for path in room.rglob("*.py"):
-        part = path.relative_to(room).parts[0].removesuffix(".py")
-        if part in ("__init__", "tiny"):
-            continue
-        above = {one for one in parts_imported(path) if level[one] > level[part]}
-        assert not above, path
