@@ -112,11 +112,14 @@ def make_up(run: RunDir, rows: int) -> None:
             "a_id": a, "b_id": b, "labeler": ["verifier"] * n, "order": ["none"] * n,
             "preference": np.where(score_a > score_b, "a", "b"),
             "p_a": (score_a > score_b).astype(float), "score_a": score_a, "score_b": score_b,
-            "rationale": pa.nulls(n, pa.string()), "completion": pa.nulls(n, pa.string()),
-            "prompt_hash": pa.nulls(n, pa.string()), "prompt_tokens": [0] * n,
-            "completion_tokens": [0] * n, "cost": [0.0] * n,
+            "prompt_tokens": [0] * n, "completion_tokens": [0] * n, "cost": [0.0] * n,
         }  # fmt: skip
-        folder.votes.write(index, pa.table([votes[name] for name in VOTE.names], schema=VOTE))
+        empty = pa.nulls(n)  # what a verifier does not say
+        table = pa.table(
+            {field.name: pa.array(votes.get(field.name, empty), field.type) for field in VOTE},
+            schema=VOTE,
+        )
+        folder.votes.write(index, table)
 
 
 def measure(folder: Path) -> dict[str, float]:

@@ -136,7 +136,9 @@ class Result(Generic[F]):
     def _print(self) -> Console:
         """A console that remembers what was printed."""
         from rich.console import Console
+        from rich.text import Text
 
+        shown = self.renderable()
         console = Console(file=StringIO(), record=True, width=_WIDTH)
-        console.print(self.renderable())
+        console.print(shown, soft_wrap=isinstance(shown, Text))
         return console

@@ -29,13 +29,18 @@ def words(listed: str | None) -> list[str]:
 
 
 def say(result: Result[Any], as_json: bool) -> None:
-    """Print what a command found."""
+    """Print what a command found. Plain text is never wrapped: its lines are there to be copied."""
     from rich.console import Console
+    from rich.text import Text
 
     if as_json:
         say_json(result.as_dict())
+        return
+    shown = result.renderable()
+    if isinstance(shown, Text):
+        typer.echo(shown.plain)
     else:
-        Console().print(result.renderable())
+        Console().print(shown)
 
 
 def say_json(value: Any) -> None:

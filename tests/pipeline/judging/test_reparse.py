@@ -66,7 +66,7 @@ def test_killed_while_deciding_again_it_compares_with_the_first_state(
     whole = shutil.copytree(run.root, tmp_path / "other")
     judge_folder(tmp_path / "judge", 0.5)
 
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
