@@ -7,10 +7,15 @@ shards of one noun can always be read together. Ids are 32 hexadecimal character
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pyarrow as pa
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 """A conversation: list of ``{role, content}``."""
+
+ADDED: Mapping[str, str] = {"added": "after 0.1.0"}
+"""Of a nullable column that shards of earlier versions do not have: it is null there."""
 
 PROMPT = pa.schema(
     [
@@ -59,6 +64,8 @@ VOTE = pa.schema(
         pa.field("score_b", pa.float64()),
         pa.field("rationale", pa.string()),
         pa.field("completion", pa.string()),  # the judge's raw answer (or why there is none)
+        # stop | length; JSON of the answers' shape where there are several; null if unknown
+        pa.field("finish_reason", pa.string(), metadata=ADDED),
         # JSON object: log-probability (nats) of each verdict or rating as the first token
         pa.field("choice_logprobs", pa.string()),
         pa.field("prompt_hash", pa.string()),  # hash of what the judge was shown

@@ -41,15 +41,20 @@ def write_shard(
 
 
 def read_shard(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
-    """The shard at ``path``, or ``columns`` of it in that order.
+    """The shard at ``path``, or ``columns`` of it in that order; columns that were added to the
+    schema since it was written are null.
 
     Raises :class:`StorageError` for a file that is damaged or of another schema.
     """
     names = schema.names if columns is None else list(columns)
     try:
         with pq.ParquetFile(path) as file:
-            table = file.read(columns=names)
+            older = [name for name in _added(schema) if name not in file.schema_arrow.names]
+            table = file.read(columns=[name for name in names if name not in older])
+            rows = file.metadata.num_rows
         wanted = pa.schema([schema.field(name) for name in names])
+        for name in older:
+            table = table.append_column(name, pa.nulls(rows))
         return table.select(names).cast(wanted)
     except FileNotFoundError:
         raise StorageError(f"{path}: no such shard: run the same command again") from None
@@ -130,6 +135,9 @@ class ShardFolder:
 
 
 def _fit(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
+    for name in _added(schema):
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table)))
     missing = [name for name in schema.names if name not in table.column_names]
     extra = [name for name in table.column_names if name not in schema.names]
     if missing or extra:
@@ -149,6 +157,10 @@ def _fit(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
         return table.select(schema.names).cast(schema)
     except (pa.ArrowException, ValueError) as error:
         raise StorageError(f"{path}: does not fit its schema: {_first_line(error)}") from None
+
+
+def _added(schema: pa.Schema) -> list[str]:
+    return [field.name for field in schema if field.metadata and b"added" in field.metadata]
 
 
 def _is_text(kind: pa.DataType) -> bool:

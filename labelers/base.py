@@ -62,10 +62,10 @@ class Vote:
     """One labeler's view of one ordered pair: a row of ``prefloop.data.schemas.VOTE``.
 
     ``p_a`` is the probability that a is preferred to b, ``None`` for hard and invalid votes.
-    ``completion`` is the judge's answer as it came, and ``choice_logprobs`` what the engine gave
-    for its first token, as JSON: together, all that the vote was read from. An answer that cannot
-    be read makes an ``"invalid"`` vote, and ``rationale`` says why. Where there was no answer,
-    ``rationale`` is null and ``completion`` says why.
+    ``completion`` is the judge's answer as it came, ``finish_reason`` how it ended, and
+    ``choice_logprobs`` what the engine gave for its first token, as JSON: together, all that the
+    vote was read from. An answer that cannot be read makes an ``"invalid"`` vote, and ``rationale``
+    says why. Where there was no answer, ``rationale`` is null and ``completion`` says why.
     """
 
     pair_id: str
@@ -81,6 +81,7 @@ class Vote:
     score_b: float | None = None
     rationale: str | None = None
     completion: str | None = None
+    finish_reason: str | None = None
     choice_logprobs: str | None = None
     prompt_hash: str | None = None
     prompt_tokens: int = 0

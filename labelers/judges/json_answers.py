@@ -6,31 +6,42 @@ import json
 import re
 from typing import Any
 
-_FENCED = re.compile(r"\A```(?:json)?\s*\n(.*)\n\s*```\Z", re.DOTALL)
+from prefloop.labelers.judges.thoughts import without_thought
 
-_THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
+CUT_OFF = "the answer was cut off at its token limit"
+"""Why there is no verdict where the finish reason is ``length``."""
+
+_FENCED = re.compile(
+    r"\A(?P<fence>```|~~~)[ \t]*(?:json[c5]?\b)?(?P<inside>.*)\Z", re.DOTALL | re.I
+)
 
 JsonObject = list[tuple[str, Any]]
 """The (key, value) pairs of an object, repeated keys and all."""
 
 
-def without_thought(text: str) -> str:
-    """``text`` without a chain of thought in front of it, between ``<think>`` tags."""
-    return _THOUGHT.sub("", text).strip()
-
-
-def json_objects(text: str) -> list[JsonObject]:
+def json_objects(text: str, *, cut: bool = False) -> list[JsonObject]:
     """The JSON objects that ``text`` consists of, a chain of thought in front of them and a code
-    fence around them taken off.
+    fence around them taken off. ``cut``: whether the answer was cut off at its token limit.
 
-    Raises ``ValueError`` for anything but white space between and around them.
+    Raises ``ValueError`` for anything but white space between and around them, so also for an
+    object that the cut left open.
     """
-    text = without_thought(text)
-    fenced = _FENCED.match(text)
+    try:
+        # A mark of a thought within a string of the object is a word about thoughts.
+        return _objects(text.strip(), cut)
+    except ValueError:
+        said = without_thought(text)
+    try:
+        return _objects(said, cut)
+    except ValueError as error:
+        raise ValueError(f"{error}; {CUT_OFF}") if cut else error from None
+
+
+def _objects(text: str, cut: bool) -> list[JsonObject]:
     # A nested object becomes a list of pairs too, which is no string and so never a verdict.
     decoder = json.JSONDecoder(object_pairs_hook=list)
     objects: list[JsonObject] = []
-    rest = fenced[1].strip() if fenced else text
+    rest = _within_fence(text, cut)
     while rest:
         if not rest.startswith("{"):
             raise ValueError("expected a JSON object and nothing else")
@@ -40,7 +51,20 @@ def json_objects(text: str) -> list[JsonObject]:
             raise ValueError("nested too deeply") from None
         objects.append(found)
         rest = rest[end:].lstrip()
+    if cut and not objects:
+        raise ValueError("there is no JSON object")
     return objects
+
+
+def _within_fence(text: str, cut: bool) -> str:
+    fenced = _FENCED.match(text)
+    if not fenced:
+        return text
+    inside = fenced["inside"].strip()
+    if inside.endswith(fenced["fence"]):
+        return inside.removesuffix(fenced["fence"]).strip()
+    # Cut off behind the object, but before the fence was closed: the object is whole.
+    return inside.rstrip("`~").rstrip() if cut else text
 
 
 def single_values(objects: list[JsonObject]) -> dict[str, Any]:
@@ -50,7 +74,10 @@ def single_values(objects: list[JsonObject]) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     for key, value in (pair for pairs in objects for pair in pairs):
-        if key != "rationale" and values.setdefault(key, value) != value:
-            raise ValueError(f"conflicting values of {key!r}: {values[key]!r} and {value!r}")
-        values.setdefault(key, value)
+        first = values.setdefault(key, value)
+        # True == 1 in Python, and not in JSON.
+        if key != "rationale" and (
+            first != value or isinstance(first, bool) != isinstance(value, bool)
+        ):
+            raise ValueError(f"conflicting values of {key!r}: {first!r} and {value!r}")
     return values

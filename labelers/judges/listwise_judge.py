@@ -105,6 +105,7 @@ class ListwiseJudge:
             preference=preference,
             rationale=listing.note,
             completion=reply.failure if reply.completion is None else reply.completion.text,
+            finish_reason=reply.completion and reply.completion.finish_reason,
             prompt_hash=reply.prompt_hash,
             **listing.charge(),
         )
@@ -119,7 +120,9 @@ def _read(ids: tuple[str, ...], reply: JudgeReply) -> _Listing:
     if reply.completion is None:
         return _Listing(ids, reply, None, None)
     try:
-        places, rationale = read_ranking(reply.completion.text, len(ids))
+        places, rationale = read_ranking(
+            reply.completion.text, len(ids), reply.completion.finish_reason
+        )
     except ValueError as error:
         return _Listing(ids, reply, None, f"unparsable: {error}")
     return _Listing(ids, reply, places, rationale)

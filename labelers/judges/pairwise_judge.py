@@ -96,7 +96,9 @@ class PairwiseJudge:
                 completion=reply.failure,
                 prompt_hash=reply.prompt_hash,
             )
-        verdict = read_verdict(completion.text, completion.choice_logprobs, self._settings)
+        verdict = read_verdict(
+            completion.text, completion.choice_logprobs, self._settings, completion.finish_reason
+        )
         kept = store_logprobs(completion.choice_logprobs)
         preference, p_a = about_a_and_b(verdict, order)
         return vote_on(
@@ -107,6 +109,7 @@ class PairwiseJudge:
             p_a=p_a,
             rationale=verdict.note,
             completion=completion.text,
+            finish_reason=completion.finish_reason,
             choice_logprobs=None if kept is None else json.dumps(kept, ensure_ascii=False),
             prompt_hash=reply.prompt_hash,
             **reply.tokens,

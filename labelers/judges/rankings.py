@@ -36,7 +36,9 @@ def ranking_schema(size: int) -> dict[str, Any]:
     }
 
 
-def read_ranking(text: str, size: int) -> tuple[list[int], str | None]:
+def read_ranking(
+    text: str, size: int, finish_reason: str | None = None
+) -> tuple[list[int], str | None]:
     """The place of each of ``size`` listed answers (0 is the best; equal places are a tie), and
     the judge's rationale.
 
@@ -44,7 +46,7 @@ def read_ranking(text: str, size: int) -> tuple[list[int], str | None]:
     itself is a group of one. Each label has to occur exactly once. Raises ``ValueError``, saying
     why, for anything else.
     """
-    said = single_values(json_objects(text))
+    said = single_values(json_objects(text, cut=finish_reason == "length"))
     ranking = said.get("ranking")
     if not isinstance(ranking, list):
         raise ValueError("there is no ranking")

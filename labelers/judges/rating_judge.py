@@ -103,7 +103,9 @@ class RatingJudge:
         else:
             said = {"a": _said(of_a), "b": _said(of_b)}
             kept = {"a": _kept(of_a), "b": _kept(of_b)}
-            details |= rating_vote(said, kept, self._settings)
+            ended = {"a": _ended(of_a), "b": _ended(of_b)}
+            details |= rating_vote(said, kept, self._settings, ended)
+            details["finish_reason"] = json.dumps(ended)
             details["completion"] = json.dumps(said, ensure_ascii=False)
             details["choice_logprobs"] = json.dumps(kept, ensure_ascii=False)
         return vote_on(pair, self.name, order="none", **details)
@@ -113,21 +115,25 @@ def rating_vote(
     said: Mapping[str, Sequence[str]],
     kept: Mapping[str, Sequence[StoredLogprobs | None]],
     settings: RatingSettings,
+    ended: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """Preference, soft vote, scores and rationale of a vote, by the names of their fields.
 
-    ``said`` and ``kept`` hold, for ``a`` and for ``b``, the judge's answers and their
-    log-probabilities: one for each aspect, or one in all where the judge answers in JSON.
+    ``said``, ``kept`` and ``ended`` hold, for ``a`` and for ``b``, the judge's answers, their
+    log-probabilities and their finish reasons (null where not known): one for each aspect, or one
+    in all where the judge answers in JSON.
     """
     ratings: dict[str, Rating] = {}
     notes: list[str] = []
     for name in ("a", "b"):
         try:
             if settings.parser == "json":
-                ratings[name] = from_ratings_json(said[name][0], settings)
+                ratings[name] = from_ratings_json(
+                    said[name][0], settings, ended[name][0] if ended else None
+                )
             else:
                 logprobs = [restore_logprobs(each) for each in kept[name]]
-                ratings[name] = from_ratings_logprobs(logprobs, settings)
+                ratings[name] = from_ratings_logprobs(logprobs, settings, said[name])
         except ValueError as error:
             notes.append(f"{name}: {error}")
         else:
@@ -144,6 +150,10 @@ def rating_vote(
 
 def _said(replies: Sequence[JudgeReply]) -> list[str]:
     return [reply.completion.text for reply in replies if reply.completion is not None]
+
+
+def _ended(replies: Sequence[JudgeReply]) -> list[str]:
+    return [reply.completion.finish_reason for reply in replies if reply.completion is not None]
 
 
 def _kept(replies: Sequence[JudgeReply]) -> list[StoredLogprobs | None]:

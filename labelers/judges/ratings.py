@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 from prefloop.labelers.base import Preference
 from prefloop.labelers.judges.json_answers import json_objects, single_values
 from prefloop.labelers.judges.settings import RatingSettings
+from prefloop.labelers.judges.stored_logprobs import HIGHEST_LOGPROB, unknown_logprobs
+
+_WHOLE = re.compile(r"(?:0|[1-9][0-9]?)(?:\.0{1,15})?")
 
 
 @dataclass(frozen=True)
@@ -26,23 +30,26 @@ class Rating:
     rationale: str | None = None
 
 
-def from_ratings_json(text: str, settings: RatingSettings) -> Rating:
-    """The ratings in a JSON object with one integer for each aspect.
+def from_ratings_json(
+    text: str, settings: RatingSettings, finish_reason: str | None = None
+) -> Rating:
+    """The ratings in a JSON object with one whole number for each aspect: 5, 5.0 or "5".
 
     Raises ``ValueError``, saying why, where an aspect is missing, is rated twice and differently,
     or is rated off the scale.
     """
-    said = single_values(json_objects(text))
+    said = single_values(json_objects(text, cut=finish_reason == "length"))
     steps = []
     for aspect in settings.aspects:
         if aspect not in said:
             raise ValueError(f"there is no rating of {aspect}")
-        if str(said[aspect]) not in settings.words:
+        rating = _whole(said[aspect])
+        if rating is None or not settings.lowest <= rating <= settings.highest:
             raise ValueError(
                 f"{aspect}: {said[aspect]!r} is not a rating from {settings.lowest} to "
                 f"{settings.highest}"
             )
-        steps.append(int(said[aspect]) - settings.lowest)
+        steps.append(rating - settings.lowest)
     totals = np.zeros(len(steps) * (settings.highest - settings.lowest) + 1)
     totals[sum(steps)] = 1.0
     rationale = said.get("rationale")
@@ -54,18 +61,22 @@ def from_ratings_json(text: str, settings: RatingSettings) -> Rating:
 
 
 def from_ratings_logprobs(
-    logprobs: Sequence[Mapping[str, float] | None], settings: RatingSettings
+    logprobs: Sequence[Mapping[str, float] | None],
+    settings: RatingSettings,
+    texts: Sequence[str] | None = None,
 ) -> Rating:
     """Ratings from the log-probabilities (nats) of the rating words as first token, one mapping
-    for each aspect.
+    for each aspect; ``texts`` are the answers.
 
     The expected rating, sum of p(s) * s over the scale, is G-Eval's (Liu et al. 2023, arXiv
     2303.16634, equation 1), with p normalised over the scale. Aspects count as independent. Raises
     ``ValueError`` where the ratings of an aspect have less probability in all than ``min_mass``.
     """
     shares = [
-        _share(aspect, found, settings)
-        for aspect, found in zip(settings.aspects, logprobs, strict=True)
+        _share(aspect, found, text, settings)
+        for aspect, found, text in zip(
+            settings.aspects, logprobs, texts or [""] * len(logprobs), strict=True
+        )
     ]
     totals: NDArray[np.floating[Any]] = shares[0]
     for share in shares[1:]:
@@ -97,11 +108,22 @@ def ratings_schema(settings: RatingSettings) -> dict[str, Any]:
     }
 
 
+def _whole(value: Any) -> int | None:
+    """A whole number as JSON or a judge may write it: 5, 5.0, "5"; null for anything else."""
+    if isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if math.isfinite(value) and value == int(value) else None
+
+
 def _share(
-    aspect: str, logprobs: Mapping[str, float] | None, settings: RatingSettings
+    aspect: str, logprobs: Mapping[str, float] | None, text: str, settings: RatingSettings
 ) -> NDArray[np.float64]:
-    if logprobs is None:
+    if logprobs is None or unknown_logprobs(logprobs, text, settings.words):
         raise ValueError(f"{aspect}: the engine gave no log-probabilities for the ratings")
+    if any(logprobs.get(word, 0.0) > HIGHEST_LOGPROB for word in settings.words):
+        raise ValueError(f"{aspect}: a rating's log-probability is above 0")
     shares = np.exp([logprobs.get(word, -math.inf) for word in settings.words])
     mass = float(shares.sum())
     if not mass >= settings.min_mass:  # also where it is not a number

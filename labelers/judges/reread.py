@@ -38,7 +38,8 @@ def reread(votes: pa.Table, judge: Judge, *, seed: int) -> pa.Table:
             found = _pairwise(row, settings)
         elif isinstance(settings, RatingSettings):
             said = json.loads(row["completion"])
-            found = rating_vote(said, json.loads(row["choice_logprobs"]), settings)
+            ended = row["finish_reason"] and json.loads(row["finish_reason"])
+            found = rating_vote(said, json.loads(row["choice_logprobs"]), settings, ended)
         else:
             found = _listwise(row, orders[row["prompt_id"]])
         row.update(_READ | found)
@@ -53,7 +54,7 @@ def has_answer(vote: dict[str, Any]) -> bool:
 def _pairwise(row: dict[str, Any], settings: PairwiseSettings) -> dict[str, Any]:
     kept = row["choice_logprobs"]
     logprobs = None if kept is None else restore_logprobs(json.loads(kept))
-    verdict = read_verdict(row["completion"], logprobs, settings)
+    verdict = read_verdict(row["completion"], logprobs, settings, row["finish_reason"])
     preference, p_a = about_a_and_b(verdict, row["order"])
     return {"preference": preference, "p_a": p_a, "rationale": verdict.note}
 
@@ -66,7 +67,7 @@ def _listwise(row: dict[str, Any], orders: tuple[tuple[str, ...], ...]) -> dict[
     )
     preference: Preference = "invalid"
     try:
-        places, rationale = read_ranking(row["completion"], len(ids))
+        places, rationale = read_ranking(row["completion"], len(ids), row["finish_reason"])
     except ValueError as error:
         rationale = f"unparsable: {error}"
     else:

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 StoredLogprobs = dict[str, float | None]
 """Nats of each word as the first token; null is minus infinity: the engine did not see it."""
+
+
+HIGHEST_LOGPROB = 1e-3
+"""What a log-probability may be, for rounding; above it is none."""
+
+
+def unknown_logprobs(logprobs: Mapping[str, float], text: str, words: Iterable[str]) -> bool:
+    """Whether the engine gave no log-probabilities at all for the answer ``text``: it saw none of
+    ``words``, although the answer begins with one."""
+    if any(value != -math.inf for value in logprobs.values()):
+        return False
+    said = text.strip()
+    return not logprobs or any(
+        said.startswith(word) and not said[len(word) : len(word) + 1].isalnum() for word in words
+    )
 
 
 def store_logprobs(logprobs: Mapping[str, float] | None) -> StoredLogprobs | None:

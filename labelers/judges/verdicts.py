@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from prefloop.labelers.judges.json_answers import json_objects, without_thought
+from prefloop.labelers.judges.json_answers import CUT_OFF, json_objects
 from prefloop.labelers.judges.settings import PairwiseSettings, VerdictWords
+from prefloop.labelers.judges.stored_logprobs import HIGHEST_LOGPROB, unknown_logprobs
+from prefloop.labelers.judges.thoughts import UnfinishedThought, without_thought
 
 _BRACKETED = re.compile(r"\[\[([^\[\]]{1,40})\]\]")
 
@@ -29,19 +31,25 @@ class Verdict:
 
 
 def from_logprobs(
-    logprobs: Mapping[str, float] | None, verdicts: VerdictWords, min_mass: float
+    logprobs: Mapping[str, float] | None,
+    verdicts: VerdictWords,
+    min_mass: float,
+    text: str = "",
 ) -> Verdict:
     """The likeliest verdict by the log-probabilities (nats) of the verdict tokens.
 
     ``p_first`` = (p(a) + p(tie) / 2) / (p(a) + p(b) + p(tie)): a softmax over the verdicts, with
     the tie shared out evenly. Equally likely verdicts are a tie. Invalid where the verdicts
-    together have less probability than ``min_mass``.
+    together have less probability than ``min_mass``, and where the engine saw none of them although
+    ``text``, the answer, begins with one.
     """
-    if logprobs is None:
+    if logprobs is None or unknown_logprobs(logprobs, text, verdicts.words):
         return Verdict("invalid", note="the engine gave no log-probabilities for the verdicts")
     found = [logprobs.get(word, -math.inf) for word in verdicts.words]
     if any(math.isnan(value) for value in found):
         return Verdict("invalid", note="a verdict's log-probability is not a number")
+    if any(value > HIGHEST_LOGPROB for value in found):
+        return Verdict("invalid", note=f"a verdict's log-probability is {max(found):.3g}, above 0")
     shares = [math.exp(value) for value in found]
     mass = math.fsum(shares)
     if mass < min_mass:
@@ -74,14 +82,15 @@ def json_schema(verdicts: VerdictWords) -> dict[str, Any]:
     }
 
 
-def from_json(text: str, verdicts: VerdictWords) -> Verdict:
+def from_json(text: str, verdicts: VerdictWords, *, cut: bool = False) -> Verdict:
     """The verdict of a JSON object with ``verdict`` and (where the judge gave one) ``rationale``.
 
     The text has to be that object and nothing else, but for a code fence around it. Several
-    objects, or several ``verdict`` keys in one, count only if they all say the same.
+    objects, or several ``verdict`` keys in one, count only if they all say the same. Of an answer
+    that was ``cut`` off, they count if all are whole.
     """
     try:
-        objects = json_objects(text)
+        objects = json_objects(text, cut=cut)
     except ValueError as error:
         return Verdict("invalid", note=f"unparsable: {error}")
     said = [value for pairs in objects for key, value in pairs if key == "verdict"]
@@ -96,14 +105,21 @@ def from_json(text: str, verdicts: VerdictWords) -> Verdict:
     return Verdict(outcome, note=rationale if isinstance(rationale, str) else None)
 
 
-def from_text(text: str, verdicts: VerdictWords) -> Verdict:
+def from_text(text: str, verdicts: VerdictWords, *, cut: bool = False) -> Verdict:
     """The verdict in double brackets (``[[A]]``) of a free text, which is also the rationale.
 
-    A chain of thought in front, between ``<think>`` tags, is not looked at. Several verdicts count
-    only if they all say the same: which of two a judge meant is not for us to guess, and the other
-    may be an answer's, quoted.
+    A chain of thought is not looked at. Several verdicts count only if they all say the same: which
+    of two a judge meant is not for us to guess, and the other may be an answer's, quoted. An answer
+    that was ``cut`` off has no verdict, unless the verdict is all that it says: what the judge was
+    going to say is not known.
     """
-    said = [word.strip() for word in _BRACKETED.findall(without_thought(text))]
+    try:
+        spoken = without_thought(text)
+    except UnfinishedThought as error:
+        return Verdict("invalid", note=f"{error}; {CUT_OFF}" if cut else str(error))
+    if cut and not _BRACKETED.fullmatch(spoken):
+        return Verdict("invalid", note=f"there is no certain verdict: {CUT_OFF}")
+    said = [word.strip() for word in _BRACKETED.findall(spoken)]
     if not said:
         return Verdict("invalid", note="there is no verdict in double brackets")
     if any(word != said[0] for word in said):
@@ -115,15 +131,20 @@ def from_text(text: str, verdicts: VerdictWords) -> Verdict:
 
 
 def read_verdict(
-    text: str, logprobs: Mapping[str, float] | None, settings: PairwiseSettings
+    text: str,
+    logprobs: Mapping[str, float] | None,
+    settings: PairwiseSettings,
+    finish_reason: str | None,
 ) -> Verdict:
     """The verdict of an answer of the judge with these settings; ``logprobs`` (nats) are those of
-    the verdict words as the first token, where the engine gave them."""
+    the verdict words as the first token, where the engine gave them. An answer whose finish reason
+    is not known counts as whole."""
+    cut = finish_reason == "length"
     if settings.parser == "json":
-        return from_json(text, settings.verdicts)
+        return from_json(text, settings.verdicts, cut=cut)
     if settings.parser == "text":
-        return from_text(text, settings.verdicts)
-    return from_logprobs(logprobs, settings.verdicts, settings.min_mass)
+        return from_text(text, settings.verdicts, cut=cut)
+    return from_logprobs(logprobs, settings.verdicts, settings.min_mass, text)
 
 
 def _outcome(word: Any, verdicts: VerdictWords) -> Outcome | None:

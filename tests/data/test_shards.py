@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from prefloop.data import shards
 from prefloop.data.errors import StorageError
-from prefloop.data.schemas import MESSAGES
+from prefloop.data.schemas import MESSAGES, VOTE
 from prefloop.data.shards import (
     ShardFolder,
     atomic_write_json,
@@ -232,3 +232,19 @@ def test_text_and_json_are_written_atomically(
         atomic_write_text(path, "new")
     assert "null" in path.read_text(encoding="utf-8")
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_shards_without_a_column_that_was_added_later_read_with_nulls(tmp_path: Path) -> None:
+    older = VOTE.remove(VOTE.get_field_index("finish_reason"))
+    row = {field.name: "a" if field.type == pa.string() else 1 for field in older}
+    pq.write_table(pa.Table.from_pylist([row, row], older), tmp_path / "part-00000.parquet")
+    folder = ShardFolder(tmp_path, VOTE)
+    assert folder.table().schema.names == VOTE.names
+    assert folder.table()["finish_reason"].to_pylist() == [None, None]
+    assert folder.read(0, ["labeler", "finish_reason"]).num_rows == 2
+    assert folder.read(0, ["labeler"]).column_names == ["labeler"]
+    folder.write(1, pa.Table.from_pylist([row], older))
+    assert folder.read(1)["finish_reason"].to_pylist() == [None]
+    pq.write_table(folder.read(1).drop(["rationale"]), tmp_path / "part-00002.parquet")
+    with pytest.raises(StorageError):
+        folder.read(2)

@@ -33,6 +33,11 @@ class ScriptedEngine:
         pass
 
 
+def cut_off(text: str, made: Callable[..., Completion] | None = None) -> Completion:
+    """An answer that ran into its token limit, else as ``made`` makes it."""
+    return replace((made or completion)(text), finish_reason="length")
+
+
 def completion(text: str = "", **choice_probabilities: float) -> Completion:
     logprobs = {key: math.log(p) if p else -math.inf for key, p in choice_probabilities.items()}
     return Completion(text, (1,), "stop", -0.1, 20, 1, logprobs or None, cost=0.5)

@@ -127,6 +127,7 @@ def test_a_ranking_that_cannot_be_read_is_invalid_and_kept(text: str) -> None:
 )
 def test_rankings(text: str, places: list[int]) -> None:
     assert read_ranking(text, 3)[0] == places
+    assert read_ranking(text, 3, "length")[0] == places  # the object is closed
 
 
 @given(ids=st.sets(st.text("0123456789abcdef", min_size=4, max_size=8), min_size=2, max_size=9))

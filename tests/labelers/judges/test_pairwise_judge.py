@@ -171,6 +171,26 @@ def test_token_verdicts_are_never_guessed(logprobs: dict[str, float] | None) -> 
     assert verdict.note
 
 
+@pytest.mark.parametrize(
+    ("logprobs", "text", "note"),
+    [
+        (None, "A", "gave no log-probabilities"),
+        ({}, "Well", "gave no log-probabilities"),
+        ({"A": -math.inf, "B": -math.inf}, "A", "gave no log-probabilities"),
+        ({"A": -math.inf, "B": -math.inf}, " B.", "gave no log-probabilities"),
+        ({"A": -math.inf, "B": -math.inf}, "About", "probability 0 in all"),
+        ({"A": 0.5, "B": -2.0}, "A", "above 0"),
+        ({"A": math.inf, "B": 1000.0}, "A", "above 0"),
+    ],
+)
+def test_why_a_token_verdict_is_none(
+    logprobs: dict[str, float] | None, text: str, note: str
+) -> None:
+    verdict = from_logprobs(logprobs, AB, 0.5, text)
+    assert (verdict.preferred, verdict.p_first) == ("invalid", None)
+    assert note in (verdict.note or "")
+
+
 # The JSON parser
 
 

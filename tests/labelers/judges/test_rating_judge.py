@@ -66,16 +66,40 @@ def test_ratings_are_never_guessed(found: dict[str, float] | None) -> None:
         from_ratings_logprobs([shares(1.0), found], TWO)
 
 
+def test_an_engine_without_log_probabilities_is_named() -> None:
+    unseen = dict.fromkeys(ONE.words, -math.inf)
+    for found, said in ((None, "4"), ({}, "Well"), (unseen, "4"), (unseen, " 4.")):
+        with pytest.raises(ValueError, match="x: the engine gave no log-probabilities"):
+            from_ratings_logprobs([found], ONE, [said])
+    with pytest.raises(ValueError, match="probability 0 in all"):
+        from_ratings_logprobs([unseen], ONE, ["Well"])
+    with pytest.raises(ValueError, match="above 0"):
+        from_ratings_logprobs([{**unseen, "4": 800.0}], ONE, ["4"])
+
+
 def test_one_rating_from_json() -> None:
     rating = from_ratings_json('{"rationale": "fair", "x": 4}', ONE)
     assert (rating.score, rating.rationale) == (4.0, "fair")
     assert rating.totals.tolist() == [0, 0, 0, 1, 0]
-    assert from_ratings_json('{"x": "4"}', ONE).score == 4.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"x": "4"}', '{"x": 4.0}', '{"x": " 4 "}', '{"x": "4.0"}', '{"x": 4e0}', '{"x": 40e-1}',
+     '{"x": 4, "x": 4.0}', '```json\n{"x": 4}\n```', '``` JSON\n{"x": 4.0}```',
+     '~~~\n{"x": "4"}\n~~~',
+     '```json\n{"rationale": "```{}```", "x": 4}\n```'],
+)  # fmt: skip
+def test_every_way_to_write_a_whole_number_is_a_rating(text: str) -> None:
+    assert from_ratings_json(text, ONE).score == 4.0
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "4", '{"y": 4}', '{"x": 0}', '{"x": 6}', '{"x": 4.5}', '{"x": true}', '{"x": null}',
+     '{"x": 1, "x": true}', '{"x": {"x": 4}}', '{"x": 4.0000001}', '{"x": "4.5"}', '{"x": 1e999}',
+     '{"x": NaN}', '{"x": "+4"}', '{"x": ""}', '{"x": "4/5"}', '{"x": "٤"}',
+     '{"x": 1' + "0" * 9999 + "}",
      '{"x": [4]}', '{"x": 4, "x": 5}', '{"x": 4} {"x": 5}', '{"x": "four"}'],
 )  # fmt: skip
 def test_ratings_that_cannot_be_read_are_invalid(text: str) -> None:
