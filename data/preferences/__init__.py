@@ -1,11 +1,7 @@
 """Preference datasets in, whatever their layout: one schema out, bad rows apart."""
 
-from prefloop.data.preferences.layouts import (
-    PreferenceColumns,
-    named_columns,
-    parse_columns,
-    parse_labels,
-)
+from prefloop.data.preferences.labels import parse_labels
+from prefloop.data.preferences.layouts import PreferenceColumns, named_columns, parse_columns
 from prefloop.data.preferences.reader import PREFERENCE, PreferenceBatch, read_preferences
 
 __all__ = [

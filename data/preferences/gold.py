@@ -9,12 +9,13 @@ from typing import Any, Literal
 from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import content_id, derive_seed, pair_id, prompt_id
+from prefloop.data.preferences.labels import SeenLabels
 from prefloop.data.preferences.layouts import Layout, PreferenceColumns, find_layout
 from prefloop.data.preferences.pair_rows import parse_comparison
 from prefloop.data.protocol import Message
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.files import read_rows
-from prefloop.data.sources.rows import RawRow, bad
+from prefloop.data.sources.rows import RawRow, bad, counted
 from prefloop.data.utf8 import escaped
 
 Gold = Literal["a", "b", "tie"]
@@ -26,7 +27,7 @@ class GoldPair:
 
     source: str
     row: int
-    """1-based row (line) in its source."""
+    """1-based row of its source (blank lines and a header are no rows)."""
     messages: tuple[Message, ...]
     a: str
     b: str
@@ -70,14 +71,19 @@ def read_gold(
     with equal answers (``identical``) and pairs that an earlier row has (``duplicate``) are bad
     rows.
 
-    Raises ``InputError`` for a source that cannot be read, has no known layout or no usable row.
+    Raises ``InputError`` for a source that cannot be read, has no known layout or no usable row,
+    or whose labels may mean one thing or another.
     """
     found, refused = [], []
+    labels = SeenLabels()
     seen: dict[str, int] = {}
     for raw, layout in _with_layout(source, columns):
         if isinstance(raw, BadRow):
             refused.append(raw)
             continue
+        if not layout.named:
+            for name in layout.label:
+                labels.look(raw.fields.get(name), name)
         pair = _pair(raw, layout)
         if isinstance(pair, BadRow):
             refused.append(pair)
@@ -88,17 +94,24 @@ def read_gold(
         else:
             seen[pair.pair_id] = raw.row
             found.append(pair)
+    labels.check(source.path)
     if not found:
         first = f": {refused[0]}" if refused else ""
         raise InputError(f"{source.path}: holds no pair with a gold label{first}")
     return found, refused
 
 
+def gold_layout(source: PromptSource, columns: PreferenceColumns | None = None) -> Layout | None:
+    """The layout that ``read_gold`` reads ``source`` by."""
+    rows = _with_layout(source, columns)
+    return next((layout for row, layout in rows if isinstance(row, RawRow)), None)
+
+
 def _with_layout(
     source: PromptSource, columns: PreferenceColumns | None
 ) -> Iterable[tuple[RawRow | BadRow, Layout]]:
     layout: Layout | None = None
-    for row in read_rows(source):
+    for row in counted(read_rows(source)):
         if isinstance(row, RawRow) and layout is None:
             layout = find_layout(row.fields, columns)
             if layout is None:

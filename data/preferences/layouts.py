@@ -12,16 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from prefloop.data.errors import InputError
+from prefloop.data.preferences.labels import LABELS, PairLabel, key_values, parse_labels
 
-PairLabel = Literal["a", "b", "tie"]
 Kind = Literal["direct", "labelled", "completions"]
 
-LABELS: Mapping[str, PairLabel] = {
-    "1": "a", "a": "a", "model_a": "a", "first": "a",
-    "2": "b", "b": "b", "model_b": "b", "second": "b",
-    "0": "tie", "tie": "tie", "tie (bothbad)": "tie", "both_bad": "tie", "bothbad": "tie",
-}  # fmt: skip
-"""What labels mean unless the layout or the user says otherwise."""
 _FROM_ZERO: Mapping[str, PairLabel] = {"0": "a", "1": "b"}
 _ONE_IS_A: Mapping[str, PairLabel] = {"1": "a", "0": "b"}
 _SIGNED: Mapping[str, PairLabel] = {
@@ -56,7 +50,7 @@ class PreferenceColumns:
     """A user's own names. Either ``chosen`` and ``rejected``, or ``a``, ``b`` and ``label``.
 
     ``prompt`` may name several columns, whose texts are joined by a blank line. ``labels`` maps
-    the label's text (lower case) to what it says; empty: :data:`LABELS`.
+    the label's text (``label_text``) to what it says; empty: ``LABELS``.
     """
 
     prompt: tuple[str, ...] = ()
@@ -112,7 +106,7 @@ def parse_columns(text: str) -> PreferenceColumns:
 
     Raises :class:`InputError` for an unknown key or an incomplete set.
     """
-    given = _pairs(text, "--columns", ("prompt", "chosen", "rejected", "a", "b", "label"))
+    given = key_values(text, "--columns", ("prompt", "chosen", "rejected", "a", "b", "label"))
     prompt = tuple(name for name in given.pop("prompt", "").split("+") if name)
     for together in (("chosen", "rejected"), ("a", "b", "label")):
         missing = [key for key in together if key not in given]
@@ -133,44 +127,12 @@ def parse_columns(text: str) -> PreferenceColumns:
     )
 
 
-def parse_labels(text: str) -> dict[str, PairLabel]:
-    """``"a=1,b=0,tie=2"`` as what each label means; ``|`` parts several labels of one meaning.
-
-    Raises :class:`InputError` for an unknown key or a label with two meanings.
-    """
-    meanings: dict[str, PairLabel] = {}
-    given = _pairs(text, "--labels", ("a", "b", "tie"))
-    verdicts: tuple[PairLabel, ...] = ("a", "b", "tie")
-    for verdict in verdicts:
-        for label in given.get(verdict, "").split("|"):
-            if not label:
-                continue
-            if meanings.setdefault(label.lower(), verdict) != verdict:
-                raise InputError(f"--labels {text}: {label!r} is given two meanings")
-    if not {"a", "b"} <= set(meanings.values()):
-        raise InputError(f"--labels {text}: say which label prefers a and which b: a=1,b=2,tie=0")
-    return meanings
-
-
 def named_columns(columns: str | None, labels: str | None) -> PreferenceColumns | None:
     """``--columns`` and ``--labels``. Raises ``InputError`` for what cannot be read."""
     own = parse_columns(columns) if columns else None
     if labels:
         own = replace(own or PreferenceColumns(), labels=parse_labels(labels))
     return own
-
-
-def _pairs(text: str, option: str, keys: tuple[str, ...]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for part in text.split(","):
-        key, equals, value = (piece.strip() for piece in part.partition("="))
-        if key not in keys or not equals or not value or key in found:
-            raise InputError(
-                f"{option} {text}: cannot read {part!r}: write KEY=VALUE, each of "
-                f"{', '.join(keys)} at most once"
-            )
-        found[key] = value
-    return found
 
 
 def _own_layout(present: list[str], own: PreferenceColumns) -> Layout | None:

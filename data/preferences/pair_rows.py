@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prefloop.data.preferences.layouts import Layout, PairLabel
+from prefloop.data.preferences.labels import PairLabel, known_labels, read_label
+from prefloop.data.preferences.layouts import Layout
 from prefloop.data.preferences.transcripts import (
     Turn,
     check_answer,
@@ -177,26 +178,15 @@ def _verdict(fields: Mapping[str, Any], layout: Layout) -> PairLabel:
     return "tie" if others and others[0][1] == most else first
 
 
-def label_text(value: Any) -> str | None:
-    """A label as the text to look up, or None for what is no label."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    if isinstance(value, float):
-        return str(int(value)) if math.isfinite(value) and value == int(value) else None
-    return str(value).strip().lower()
-
-
 def _label(value: Any, name: str, layout: Layout) -> PairLabel:
-    text = label_text(value)
-    if text is not None and text in layout.labels:
-        return layout.labels[text]
-    if text in (layout.a.lower(), layout.b.lower()):
-        return "a" if text == layout.a.lower() else "b"
-    known = ", ".join(layout.labels)
+    said = read_label(value, layout.labels, layout.a, layout.b)
+    if said is not None:
+        return said
     raise Unusable(
         name,
         "bad_label",
-        f"the label {str(value)[:80]!r} is none of {known}: say what it means with --labels",
+        f"the label {str(value)[:80]!r} is none of {known_labels(layout.labels)}: say what it "
+        "means with --labels",
     )
 
 

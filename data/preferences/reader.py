@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ import pyarrow as pa
 from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.preferences.columns import regular_rows
+from prefloop.data.preferences.labels import SeenLabels
 from prefloop.data.preferences.layouts import Layout, PreferenceColumns, find_layout
-from prefloop.data.preferences.pair_rows import PairRow, label_text, parse_pair
+from prefloop.data.preferences.pair_rows import PairRow, parse_pair
 from prefloop.data.quarantine import BadRow, quarantine_table
 from prefloop.data.schemas import MESSAGES, QUARANTINE
 from prefloop.data.sources.files import SourceRow, read_rows
@@ -41,7 +42,6 @@ _ROWS_TO_JUDGE_COLUMNS = 10_000
 """So many rows without a known layout, and the mapping is taken to be wrong."""
 _PARQUET = (".parquet", ".pq")
 _SAVED = ("dataset_dict.json", "state.json")
-_LABELS_TO_JUDGE = {"0", "1"}
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def read_preferences(
     layout, or whose labels are 0 and 1 only (which may mean first and second, or tie and first).
     """
     files = _parquet_files(source)
-    labels = _Labels()
+    labels = SeenLabels()
     if files:
         batches = _of_files(files, source.limit, columns, batch_rows, labels)
     else:
@@ -86,29 +86,10 @@ def read_preferences(
     labels.check(source.path)
 
 
-@dataclass
-class _Labels:
-    """The labels seen where nobody said what they mean."""
-
-    seen: set[str] = field(default_factory=set)
-    name: str = ""
-
-    def look(self, raw: RawRow, layout: Layout) -> None:
-        if layout.named or layout.kind != "labelled":
-            return
-        for self.name in layout.label:
-            text = label_text(raw.fields.get(self.name))
-            if text is not None:
-                self.seen.add(text)
-
-    def check(self, path: str) -> None:
-        """Raise ``InputError`` for labels that can be understood in two ways."""
-        if self.seen == _LABELS_TO_JUDGE:
-            raise InputError(
-                f"{path}: field {self.name!r} is 0 or 1 in all rows, which may mean second and "
-                "first, first and second, or tie and first: say which with --labels a=1,b=0 (or "
-                "a=0,b=1, or a=1,b=2,tie=0)"
-            )
+def _look(labels: SeenLabels, raw: RawRow, layout: Layout) -> None:
+    if not layout.named and layout.kind == "labelled":
+        for name in layout.label:
+            labels.look(raw.fields.get(name), name)
 
 
 def _parquet_files(source: PromptSource) -> list[Path]:
@@ -141,7 +122,7 @@ def _of_files(
     limit: int | None,
     columns: PreferenceColumns | None,
     batch_rows: int,
-    labels: _Labels,
+    labels: SeenLabels,
 ) -> Iterator[PreferenceBatch]:
     for file in files:
         for batch in _of_file(file, limit, columns, batch_rows, labels):
@@ -157,7 +138,7 @@ def _of_file(
     limit: int | None,
     columns: PreferenceColumns | None,
     batch_rows: int,
-    labels: _Labels,
+    labels: SeenLabels,
 ) -> Iterator[PreferenceBatch]:
     """A Parquet file column by column, and row by row from where that is impossible."""
     import pyarrow.parquet as pq
@@ -193,7 +174,7 @@ def _rows_at_once(metadata: Any, most: int) -> int:
 
 
 def _read_batch(
-    batch: pa.RecordBatch, source: str, before: int, layout: Layout, labels: _Labels
+    batch: pa.RecordBatch, source: str, before: int, layout: Layout, labels: SeenLabels
 ) -> PreferenceBatch:
     """``batch`` begins behind row ``before`` of ``source``."""
     numbers = np.arange(before + 1, before + 1 + batch.num_rows)
@@ -226,10 +207,10 @@ def _raw_rows(batch: pa.RecordBatch, numbers: Any, source: str) -> Iterator[RawR
         yield RawRow(source, number, fields)
 
 
-def _parse(rows: Iterable[RawRow], layout: Layout, labels: _Labels) -> PreferenceBatch:
+def _parse(rows: Iterable[RawRow], layout: Layout, labels: SeenLabels) -> PreferenceBatch:
     found = []
     for raw in rows:
-        labels.look(raw, layout)
+        _look(labels, raw, layout)
         found.append(parse_pair(raw, layout))
     return _batch(found)
 
@@ -239,7 +220,7 @@ def _of_rows(
     name: str,
     columns: PreferenceColumns | None,
     batch_rows: int,
-    labels: _Labels,
+    labels: SeenLabels,
 ) -> Iterator[PreferenceBatch]:
     layouts: dict[tuple[str, ...], Layout | None] = {}
     read, known, seen = 0, False, dict[str, None]()
@@ -259,7 +240,7 @@ def _of_rows(
                 found.append(_without_layout(row))
                 continue
             known = True
-            labels.look(row, layout)
+            _look(labels, row, layout)
             found.append(parse_pair(row, layout))
         if not known and read >= _ROWS_TO_JUDGE_COLUMNS:
             break

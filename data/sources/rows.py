@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prefloop.data.quarantine import BadRow
@@ -26,3 +27,12 @@ def bad(raw: RawRow, field: str | None, reason: str, detail: str) -> BadRow:
     except RecursionError:
         content = f"nested too deeply to show; fields: {', '.join(raw.fields)}"
     return BadRow(raw.source, raw.row, field, reason, detail, content)
+
+
+def counted(rows: Iterable[RawRow | BadRow]) -> Iterator[RawRow | BadRow]:
+    """``rows`` with the number that each has among the rows of its source, bad ones included: blank
+    lines, a header and line breaks in quotes are no rows."""
+    numbers: Counter[str] = Counter()
+    for row in rows:
+        numbers[row.source] += 1
+        yield replace(row, row=numbers[row.source])

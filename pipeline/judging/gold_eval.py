@@ -16,7 +16,7 @@ from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import json_hash
 from prefloop.data.preferences import PreferenceColumns
-from prefloop.data.preferences.gold import GoldPair, read_gold
+from prefloop.data.preferences.gold import GoldPair, gold_layout, read_gold
 from prefloop.data.schemas import VOTE
 from prefloop.data.shards import ShardFolder
 from prefloop.labelers.base import Answer, Labeler, Pair
@@ -86,14 +86,16 @@ async def judge_eval(path: str, options: JudgeEvalOptions) -> JudgeEval:
     """
     if not options.judges and not options.verdicts:
         raise InputError("nothing to evaluate: give --judge CONFIG or --verdicts FILE")
-    gold, refused = read_gold(PromptSource(path=path, limit=options.limit), options.columns)
+    source = PromptSource(path=path, limit=options.limit)
+    gold, refused = read_gold(source, options.columns)
+    layout = gold_layout(source, options.columns)
     votes: dict[str, pa.Table] = {}
     for config_path in options.judges:
         for name, table in (await _ask(config_path, gold, options)).items():
             votes[_free(name, config_path.stem, votes)] = table
     lost: dict[str, dict[str, int]] = {}
     for verdict_path in options.verdicts:
-        read = read_verdicts(verdict_path, gold, options.columns)
+        read = read_verdicts(verdict_path, gold, options.columns, layout)
         for name, table in read.votes.items():
             votes[_free(name, Path(verdict_path).stem, votes)] = table
         if read.refused:

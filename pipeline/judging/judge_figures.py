@@ -61,7 +61,8 @@ class JudgeFigures:
     first_share: Estimate | None
     """Share of votes for the answer shown first; 0.5 is unbiased."""
     kappa: float | None
-    """Cohen's kappa of verdict and gold label (a, b, tie); null where both are always the same."""
+    """Cohen's kappa of verdict and gold label (a, b, tie), each pair counted both ways round, as
+    which answer is a means nothing; null where both are always a tie."""
     accuracy_longer: Estimate | None
     """Accuracy on pairs whose better answer is the longer one, in characters."""
     accuracy_shorter: Estimate | None
@@ -125,7 +126,7 @@ def judge_figures(judge: str, votes: pa.Table, gold: Sequence[GoldPair]) -> Judg
         tie_votes=_count(votes, "tie"),
         accuracy=_share(right[rows]),
         **_of_orders(counted, verdicts, truth),
-        kappa=kappa_of_labels(verdict[valid], truth[valid]),
+        kappa=_kappa(verdict[valid], truth[valid]),
         accuracy_longer=_share(right[rows & (longer == truth)]),
         accuracy_shorter=_share(right[rows & (longer == -truth)]),
         prefers_longer=_share((verdict == longer)[decided]),
@@ -143,6 +144,11 @@ def judge_figures(judge: str, votes: pa.Table, gold: Sequence[GoldPair]) -> Judg
 def _pairs(gold: Sequence[GoldPair]) -> pa.Table:
     names = ["pair_id", "prompt_id", "a_id", "b_id"]
     return pa.table({name: [getattr(pair, name) for pair in gold] for name in names})
+
+
+def _kappa(verdict: Any, truth: Any) -> float | None:
+    both_ways = (np.concatenate([said, -said]) for said in (verdict, truth))
+    return kappa_of_labels(*both_ways)
 
 
 def _rightness(verdict: Any, truth: Any) -> Floats:

@@ -14,10 +14,12 @@ import numpy as np
 
 from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
+from prefloop.data.preferences.labels import label_text
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.files import read_rows
-from prefloop.data.sources.rows import RawRow, bad
+from prefloop.data.sources.rows import RawRow, bad, counted
 from prefloop.labelers.statistics.agreement import MISSING, MOST_LABELS, Ratings
+from prefloop.pipeline.judging.delimiter import delimiter_hint
 
 _EXAMPLES = 3
 _PLAIN_NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d{1,15})?")  # and so no id such as 007
@@ -42,6 +44,10 @@ class Labels:
     """Rows that cannot be read, by reason."""
     examples: list[str] = field(default_factory=list)
     """The first of those, as one line each."""
+    contents: list[str] = field(default_factory=list)
+    """The same, as they were read."""
+    spellings: dict[str, str] = field(default_factory=dict)
+    """How a label was first written."""
 
     @property
     def conflict_lines(self) -> list[str]:
@@ -69,6 +75,7 @@ class Labels:
         self.bad[row.reason] += 1
         if len(self.examples) < _EXAMPLES:
             self.examples.append(str(row))
+            self.contents.append(row.content)
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,7 @@ def read_labels(path: str, columns: LabelColumns) -> Labels:
             "label, or --annotators with the names of the columns for one column an annotator"
         )
     labels = Labels()
-    for row in read_rows(PromptSource(path=path)):
+    for row in counted(read_rows(PromptSource(path=path))):
         labels.rows += 1
         if isinstance(row, BadRow):
             labels.refuse(row)
@@ -117,17 +124,25 @@ def read_labels(path: str, columns: LabelColumns) -> Labels:
         if absent and labels.rows == 1:
             raise InputError(
                 f"{path}: has no column {absent[0]!r}: it has {', '.join(map(str, row.fields))}"
+                + delimiter_hint(row.fields)
             )
         if absent:
             labels.refuse(bad(row, absent[0], "missing_column", "add it, with null for no label"))
             continue
         try:
-            for cell in _cells(row, columns):
-                labels.add(*cell)
+            for item, annotator, label in _cells(row, columns):
+                word = label_text(label)
+                if word is not None:
+                    labels.spellings.setdefault(word, _spelled(label, word))
+                labels.add(item, annotator, word)
         except _NotALabel as error:
             labels.refuse(bad(row, error.field, error.reason, error.detail))
     if not any(labels.given.values()):
-        raise InputError(f"{path}: holds no label: check the columns ({labels.rows} rows read)")
+        why = f", e.g. {labels.examples[0]}" if labels.examples else ""
+        raise InputError(
+            f"{path}: holds no label: check the columns ({labels.rows} rows read{why})"
+            + delimiter_hint(labels.contents)
+        )
     return labels
 
 
@@ -137,8 +152,8 @@ class _NotALabel(Exception):
         self.field, self.reason, self.detail = field, reason, detail
 
 
-def _cells(row: RawRow, columns: LabelColumns) -> Iterator[tuple[str, str, str | None]]:
-    """The labels in one row: item, annotator, label. Null for a missing label."""
+def _cells(row: RawRow, columns: LabelColumns) -> Iterator[tuple[str, str, Any]]:
+    """The labels in one row: item, annotator, label as it stands there."""
     item, annotator, label = columns.item, columns.annotator, columns.label
     if item is None:
         of_item: str | None = f"{row.source}:{row.row}"
@@ -147,20 +162,31 @@ def _cells(row: RawRow, columns: LabelColumns) -> Iterator[tuple[str, str, str |
     if of_item is None:
         raise _NotALabel(str(item), "no_item", "is empty: every label is about an item")
     if columns.annotators:
-        cells = [(name, _word(row.fields[name], name)) for name in columns.annotators]
+        cells = [(name, row.fields[name]) for name in columns.annotators]
     else:
         assert annotator is not None
         assert label is not None
         who = _word(row.fields[annotator], annotator)
         if who is None:
             raise _NotALabel(annotator, "no_annotator", "is empty: every label is somebody's")
-        cells = [(who, _word(row.fields[label], label))]
+        cells = [(who, row.fields[label])]
     for name, value in cells:
+        if isinstance(value, list | dict):
+            column = name if columns.annotators else str(label)
+            raise _NotALabel(
+                column, "not_a_label", "is a list or an object: a label is text or a number"
+            )
         yield of_item, name, value
 
 
+def _spelled(label: Any, word: str) -> str:
+    """``label`` as a table shows it: text as it was written, unless it stands for more."""
+    text = label.strip() if isinstance(label, str) else word
+    return text if text.casefold() == word else word
+
+
 def _word(value: Any, column: str) -> str | None:
-    """A label, item or annotator as text: 1, 1.0 and "1" are the same one; null where missing."""
+    """An item or annotator as text: 1, 1.0 and "1" are the same one; null where missing."""
     if value is None:
         return None
     if isinstance(value, bool):
@@ -173,7 +199,7 @@ def _word(value: Any, column: str) -> str | None:
     if isinstance(value, str):
         text = value.strip()
         return _numeral(text) if text else None
-    raise _NotALabel(column, "not_a_label", "is a list or an object: a label is text or a number")
+    raise _NotALabel(column, "not_a_label", "is a list or an object: write text or a number")
 
 
 def _numeral(text: str) -> str:
@@ -195,8 +221,9 @@ def ratings_of(source: str, labels: Labels, levels: Sequence[str] = ()) -> Ratin
             f"{source}: {len(used):,} different labels ({', '.join(used[:5])}, ...): agreement is "
             f"about at most {MOST_LABELS} categories: check the label column, or round its numbers"
         )
-    names, values, ordered = _in_order(source, used, levels)
-    place = {name: index for index, name in enumerate(names)}
+    words, values, ordered = _in_order(source, used, levels)
+    names = [labels.spellings.get(word, word) for word in words]
+    place = {name: index for index, name in enumerate(words)}
     annotators = list(labels.annotators)
     column = {name: index for index, name in enumerate(annotators)}
     codes = np.full((len(labels.given), len(annotators)), MISSING, np.int8)
@@ -219,7 +246,7 @@ def _in_order(source: str, used: list[str], levels: Sequence[str]) -> tuple[list
         numbers[label] = value
     numeric = len(numbers) == len(used)
     if levels:
-        order = [_numeral(level.strip()) for level in levels]
+        order = [label_text(level) or level for level in levels]
         unknown = [label for label in used if label not in order]
         if unknown:
             raise InputError(

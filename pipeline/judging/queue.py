@@ -13,9 +13,12 @@ import numpy as np
 from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import derive_seed
+from prefloop.data.preferences.labels import LABELS, PairLabel, SeenLabels, read_label
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.files import read_rows
+from prefloop.data.sources.rows import counted
 from prefloop.labelers.statistics.review_draw import Strategy, draw
+from prefloop.pipeline.judging.delimiter import delimiter_hint
 from prefloop.pipeline.run.run_dir import RunDir
 
 QUEUE_COLUMNS = (
@@ -24,7 +27,7 @@ QUEUE_COLUMNS = (
 )  # fmt: skip
 """Of the table that people fill in: ``verdict`` 1, 2 or tie."""
 
-_VERDICTS = {"1": 1.0, "2": 0.0, "tie": 0.5, "0": 0.5}
+_SIDES: dict[PairLabel, float] = {"a": 1.0, "b": 0.0, "tie": 0.5}
 
 
 @dataclass(frozen=True)
@@ -133,33 +136,45 @@ def read_people(paths: Sequence[str], run: RunDir) -> dict[str, PeopleLabel]:
     inclusion: dict[str, float | None] = {}
     pairs = _pairs(run)
     for path in paths:
-        for row in read_rows(PromptSource(path=path)):
+        seen = SeenLabels()
+        for row in counted(read_rows(PromptSource(path=path))):
             if isinstance(row, BadRow):
-                raise InputError(str(row))
+                raise InputError(str(row) + delimiter_hint([row.content]))
             where = f"{row.source}, row {row.row}"
             for name in ("pair_id", "answer_1_id", "verdict"):
                 if name not in row.fields:
-                    raise InputError(f"{where}: has no {name!r}: `prefloop queue` writes the table")
-            verdict = str(row.fields["verdict"] or "").strip().lower().removesuffix(".0")
-            if not verdict:
+                    raise InputError(
+                        f"{where}: has no {name!r}: `prefloop queue` writes the table"
+                        + delimiter_hint(row.fields)
+                    )
+            given = row.fields["verdict"]
+            if _blank(given):
                 continue
+            seen.look(given, "verdict")
+            verdict = read_label(given, LABELS, "answer_1", "answer_2")
             pair = str(row.fields["pair_id"])
-            if verdict not in _VERDICTS:
-                raise InputError(f"{where}, field 'verdict': {verdict!r} is none of 1, 2, tie")
+            if verdict is None:
+                shown = str(given).strip().lower()[:80]
+                raise InputError(f"{where}, field 'verdict': {shown!r} is none of 1, 2, tie")
             if pair not in pairs:
                 raise InputError(f"{where}: {run.root} has no pair {pair}: is it another run's?")
             first = str(row.fields["answer_1_id"])
             if first not in pairs[pair]:
                 raise InputError(f"{where}: the pair has no answer {first}")
-            side = _VERDICTS[verdict]
+            side = _SIDES[verdict]
             said.setdefault(pair, []).append(side if first == pairs[pair][0] else 1 - side)
             inclusion[pair] = _chance(row.fields.get("inclusion"), where)
+        seen.check(path, "write 1, 2 or tie")
     if not said:
         raise InputError(f"{', '.join(paths)}: nobody filled in a `verdict`: write 1, 2 or tie")
     return {
         pair: PeopleLabel(*pairs[pair], _majority(sides), inclusion[pair])
         for pair, sides in said.items()
     }
+
+
+def _blank(value: object) -> bool:
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
 def _chance(value: object, where: str) -> float | None:

@@ -3,12 +3,14 @@
 Three kinds of tables are read, and every verdict finds its pair by what it is about, never by its
 place in the file:
 
-* LLMBar's evaluator files: the pair's own columns and ``results`` with a winner for each order;
+* LLMBar's evaluator files: the pair's own columns and ``results``, the last of which has a winner
+  for each order;
 * votes of prefloop (``pair_id``, ``a_id``, ``b_id``, ``preference``);
-* any other: the pair's own columns, or ``row`` (1-based, of the file with gold labels), and
-  ``verdict`` (1 or 2 for the answer that the row has first or second, or tie; a and b and others as
-  in ``prefloop.data.preferences``). Optional: ``p_first`` (probability that the first is better),
-  ``swapped`` (whether the second was shown first) and ``judge`` (name, of several in a file).
+* any other: the pair's own columns, or ``row`` (1-based, among the rows of the file with gold
+  labels), and ``verdict`` (1 or 2 for the answer that the row has first or second, or tie; a and b
+  and others as in ``prefloop.data.preferences``). Optional: ``p_first`` (probability that the first
+  is better), ``swapped`` (whether the second was shown first) and ``judge`` (name, of several in a
+  file).
 """
 
 from __future__ import annotations
@@ -25,21 +27,30 @@ from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import prompt_id
 from prefloop.data.preferences.gold import GoldPair
+from prefloop.data.preferences.labels import (
+    PairLabel,
+    SeenLabels,
+    known_labels,
+    label_text,
+    labels_of_verdicts,
+    read_label,
+)
 from prefloop.data.preferences.layouts import (
     LABEL_COLUMNS,
-    LABELS,
     Layout,
     PreferenceColumns,
     find_layout,
 )
-from prefloop.data.preferences.pair_rows import label_text, parse_comparison
+from prefloop.data.preferences.pair_rows import parse_comparison
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.files import read_rows
-from prefloop.data.sources.rows import RawRow, bad
+from prefloop.data.sources.rows import RawRow, bad, counted
 from prefloop.labelers.base import Order, Preference, Vote, votes_table
+from prefloop.pipeline.judging.delimiter import delimiter_hint
 
 _SWAPS = {"swap = False": False, "swap = True": True}
 _VOTE_KEYS = ("pair_id", "a_id", "b_id", "preference")
+_FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _EXAMPLES = 3
 
 
@@ -55,15 +66,21 @@ class VerdictFile:
 
 
 def read_verdicts(
-    path: str, gold: Sequence[GoldPair], columns: PreferenceColumns | None = None
+    path: str,
+    gold: Sequence[GoldPair],
+    columns: PreferenceColumns | None = None,
+    layout: Layout | None = None,
 ) -> VerdictFile:
     """The verdicts in ``path`` on the pairs of ``gold``; the judge is named after the file.
 
-    Raises ``InputError`` where the file cannot be read, its columns hold no verdicts, or none is
-    about a pair of ``gold``.
+    ``layout`` is that of the file with gold labels. Verdicts mean what the labels of ``columns``
+    say, or else the usual. Raises ``InputError`` where the file cannot be read, its columns hold no
+    verdicts, none is about a pair of ``gold``, or they may mean one thing or another.
     """
-    reader = _Reader(Path(path).name.split(".")[0], gold, columns)
-    for row in read_rows(PromptSource(path=path)):
+    rows = list(counted(read_rows(PromptSource(path=path))))
+    labels = _labels(path, rows, columns, layout)
+    reader = _Reader(Path(path).name.split(".")[0], gold, columns, layout, labels)
+    for row in rows:
         reader.read(row)
     if not reader.votes:
         first = f", e.g. {reader.found.examples[0]}" if reader.found.examples else ""
@@ -75,16 +92,66 @@ def read_verdicts(
     return reader.found
 
 
+def _labels(
+    path: str,
+    rows: Sequence[RawRow | BadRow],
+    columns: PreferenceColumns | None,
+    layout: Layout | None,
+) -> Mapping[str, PairLabel]:
+    """What the verdicts of a file mean, which all of them together tell."""
+    own = columns.labels if columns else {}
+    seen = SeenLabels()
+    for row in rows:
+        if isinstance(row, RawRow) and not _is_vote(row.fields):
+            for name, verdict in _given(row.fields):
+                seen.look(verdict, name)
+    if not own:
+        seen.check(path)
+    of_gold = layout.labels if layout and layout.named else {}
+    return labels_of_verdicts(seen.words, own, of_gold, path)
+
+
+def _is_vote(fields: Mapping[str, Any]) -> bool:
+    return all(name in fields for name in _VOTE_KEYS)
+
+
+def _given(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The verdicts in a row that is no vote of prefloop, and the fields that they are in."""
+    if "results" in fields:
+        yield from (("results", result.get("winner")) for _, result in _winners(fields["results"]))
+    elif "verdict" in fields:
+        yield "verdict", fields["verdict"]
+
+
+def _winners(results: Any) -> list[tuple[bool, Mapping[str, Any]]]:
+    """Whether the answers were swapped, and what came of it. The steps of an evaluator (metrics, a
+    reference, first verdicts) stand before its verdict, which is the last."""
+    last = results[-1] if isinstance(results, list) and results else None
+    if not isinstance(last, Mapping):
+        return []
+    found = [(swapped, last.get(key)) for key, swapped in _SWAPS.items()]
+    return [(swapped, one) for swapped, one in found if isinstance(one, Mapping)]
+
+
 class _Reader:
     def __init__(
-        self, name: str, gold: Sequence[GoldPair], columns: PreferenceColumns | None
+        self,
+        name: str,
+        gold: Sequence[GoldPair],
+        columns: PreferenceColumns | None,
+        layout: Layout | None,
+        labels: Mapping[str, PairLabel],
     ) -> None:
         self._name = name
         self._by_id = {pair.pair_id: pair for pair in gold}
         self._by_row = {pair.row: pair for pair in gold}
+        self._files = len({pair.source for pair in gold})
         self._by_texts = {(pair.prompt_id, *sorted((pair.a, pair.b))): pair for pair in gold}
         self._columns = columns
-        self._labels = [*LABEL_COLUMNS, *([columns.label] if columns and columns.label else [])]
+        self._layout = layout
+        self._labels = labels
+        own = [columns.label] if columns and columns.label else []
+        self._label_columns = [*LABEL_COLUMNS, *own]
         self.found = VerdictFile({})
         self.votes: dict[str, list[Vote]] = {}
 
@@ -98,6 +165,7 @@ class _Reader:
             raise InputError(
                 f"{row.source}, row {row.row}: has no `results`, no `preference` and no `verdict`, "
                 f"only {', '.join(map(str, row.fields))}: see `prefloop judge-eval --help`"
+                + delimiter_hint(row.fields)
             )
         for vote in kind(row):
             if isinstance(vote, BadRow):
@@ -108,7 +176,7 @@ class _Reader:
     def _kind(
         self, fields: Mapping[str, Any]
     ) -> Callable[[RawRow], Iterator[Vote | BadRow]] | None:
-        if all(name in fields for name in _VOTE_KEYS):
+        if _is_vote(fields):
             return self._of_vote
         if "results" in fields:
             return self._of_llmbar
@@ -124,22 +192,31 @@ class _Reader:
         if pair is None:
             yield bad(row, "pair_id", "other_pair", "no pair with a gold label has this id")
             return
+        if row.fields["a_id"] not in (pair.a_id, pair.b_id):
+            yield bad(row, "a_id", "other_pair", "the pair has no answer with this id")
+            return
         said, flipped = row.fields["preference"], row.fields["a_id"] == pair.b_id
         if said not in ("a", "b", "tie", "invalid"):
             yield bad(row, "preference", "bad_verdict", "is none of a, b, tie, invalid")
             return
-        preference: Preference = _other(said) if flipped else said
         order: Any = row.fields.get("order") or "none"
-        p_a = row.fields.get("p_a")
+        if order not in ("ab", "ba", "none"):
+            yield bad(row, "order", "bad_verdict", "is none of ab, ba, none")
+            return
+        p_a = _number(row.fields.get("p_a"))
+        if p_a is not None and not 0 <= p_a <= 1:
+            yield bad(row, "p_a", "bad_verdict", "is no probability")
+            return
+        preference: Preference = _other(said) if flipped else said
         yield Vote(
             **_ids(pair),
             labeler=str(row.fields.get("labeler") or self._name),
             order={"ab": "ba", "ba": "ab"}.get(order, order) if flipped else order,
             preference=preference,
             p_a=1 - p_a if flipped and p_a is not None else p_a,
-            prompt_tokens=int(row.fields.get("prompt_tokens") or 0),
-            completion_tokens=int(row.fields.get("completion_tokens") or 0),
-            cost=float(row.fields.get("cost") or 0.0),
+            prompt_tokens=int(_amount(row.fields.get("prompt_tokens"))),
+            completion_tokens=int(_amount(row.fields.get("completion_tokens"))),
+            cost=_amount(row.fields.get("cost")),
         )
 
     def _of_llmbar(self, row: RawRow) -> Iterator[Vote | BadRow]:
@@ -147,40 +224,61 @@ class _Reader:
         if isinstance(place, BadRow):
             yield place
             return
-        results = row.fields["results"]
-        if not isinstance(results, list) or not all(isinstance(one, Mapping) for one in results):
-            yield bad(row, "results", "bad_verdict", "is no list of results")
-            return
-        for result in results:
-            for key, swapped in _SWAPS.items():
-                if isinstance(result.get(key), Mapping):
-                    # The winner is about the row's own order, however the two were shown.
-                    verdict = _verdict(result[key].get("winner"))
-                    yield self._vote(row, place, verdict, swapped=swapped)
+        found = _winners(row.fields["results"])
+        if not found:
+            yield bad(row, "results", "bad_verdict", "does not end with a verdict")
+        for swapped, result in found:
+            # The winner is about the row's own order, however the two were shown.
+            verdict = self._verdict(row, "results", result.get("winner"))
+            if isinstance(verdict, BadRow):
+                yield verdict
+            else:
+                yield self._vote(row, place, verdict, swapped=swapped)
 
     def _of_plain(self, row: RawRow) -> Iterator[Vote | BadRow]:
         place = self._place(row)
         if isinstance(place, BadRow):
             yield place
             return
-        given, p_first = row.fields["verdict"], _number(row.fields.get("p_first"))
-        verdict = _verdict(given)
-        if verdict == "invalid" and given is not None and str(given).strip().lower() != "invalid":
-            known = ", ".join(LABELS)
-            yield bad(row, "verdict", "bad_verdict", f"{str(given)[:80]!r} is none of {known}")
+        verdict = self._verdict(row, "verdict", row.fields["verdict"])
+        if isinstance(verdict, BadRow):
+            yield verdict
             return
-        swapped = row.fields.get("swapped")
-        if isinstance(swapped, str):
-            swapped = {"true": True, "1": True, "false": False, "0": False}.get(swapped.lower())
+        flag = label_text(row.fields.get("swapped"))
+        if flag is not None and flag not in _FLAGS:
+            yield bad(row, "swapped", "bad_verdict", "is neither true nor false")
+            return
+        swapped, p_first = _FLAGS[flag] if flag else None, _number(row.fields.get("p_first"))
         yield self._vote(row, place, verdict, swapped=swapped, p_first=p_first)
+
+    def _verdict(self, row: RawRow, name: str, value: Any) -> Preference | BadRow:
+        """What a verdict says about the row's answers; one that was not given is invalid."""
+        text = label_text(value)
+        if text in (None, "invalid", "none", "null") and not isinstance(value, list | dict):
+            return "invalid"
+        layout = find_layout([*row.fields, *self._label_columns], self._columns) or self._layout
+        columns = (layout.a, layout.b) if layout else ("a", "b")
+        said = read_label(value, self._labels, *columns)
+        if said is None:
+            return bad(
+                row, name, "bad_verdict",
+                f"{str(value)[:80]!r} is none of {known_labels(self._labels)}: say what it means "
+                "with --labels (a=1|x names two labels)",
+            )  # fmt: skip
+        return said
 
     def _place(self, row: RawRow) -> tuple[GoldPair, bool] | BadRow:
         """The pair that a row is about, and whether the row's first answer is its a."""
         # The label is not asked for: a file with verdicts may well leave it out.
-        layout = find_layout([*row.fields, *self._labels], self._columns)
+        layout = find_layout([*row.fields, *self._label_columns], self._columns)
         if layout is None and "row" in row.fields:
-            number = row.fields["row"]
-            pair = self._by_row.get(int(number)) if str(number).isdigit() else None
+            if self._files > 1:
+                return bad(
+                    row, "row", "other_pair",
+                    "the gold labels are in several files: give the pair's own columns",
+                )  # fmt: skip
+            number = label_text(row.fields["row"]) or ""
+            pair = self._by_row.get(int(number)) if number.isdecimal() else None
             if pair is None:
                 return bad(row, "row", "other_pair", "no pair with a gold label has this row")
             return pair, pair.listed_first == "a"
@@ -241,9 +339,10 @@ def _ids(pair: GoldPair) -> dict[str, Any]:
     return {**ids, "round": 0}
 
 
-def _verdict(value: Any) -> Preference:
-    text = label_text(value)
-    return LABELS[text] if text is not None and text in LABELS else "invalid"
+def _amount(value: Any) -> float:
+    """What a vote was charged; nothing where the file does not say."""
+    number = _number(value) or 0.0
+    return number if 0 < number < 1e9 else 0.0
 
 
 def _other(said: Preference) -> Preference:
