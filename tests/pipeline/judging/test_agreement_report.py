@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from prefloop.data.errors import InputError
 from prefloop.pipeline.commands.app import app
 from prefloop.pipeline.judging.agreement_report import file_agreement, run_agreement
-from prefloop.pipeline.judging.label_table import LabelColumns
+from prefloop.pipeline.judging.label_table import LabelColumns, ratings_of, read_labels
 from tests.helpers.paths import PUBLIC
 from tests.helpers.runs import JUDGE, VERIFIER, run_small, small_config
 from tests.helpers.synthetic_run import write_run
@@ -157,3 +157,42 @@ def test_the_command(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["agreement", str(write_run(tmp_path / "run", rounds=1).root)])
     assert done.exit_code == 0
     assert "first shown" in done.output
+
+
+def test_one_label_in_several_spellings_is_one_category(tmp_path: Path) -> None:
+    rows = [
+        {"item": 1, "x": True, "y": "True"}, {"item": 2, "x": "false", "y": False},
+        {"item": 3, "x": " TRUE ", "y": '"true"'}, {"item": 4, "x": None, "y": "false"},
+    ]  # fmt: skip
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n\n".join(map(json.dumps, rows)))
+    labels = read_labels(str(path), LabelColumns(item="item", annotators=("x", "y")))
+    ratings = ratings_of("t", labels)
+    assert sorted(ratings.labels) == ["false", "true"]
+    assert labels.missing == 1
+    assert (ratings.codes[:3, 0] == ratings.codes[:3, 1]).all()
+    words = [{"x": "Good", "y": "good"}, {"x": "BAD ", "y": "[[Bad]]"}]
+    path.write_text("\n".join(map(json.dumps, words)))
+    table = ratings_of(
+        "t", read_labels(str(path), LabelColumns(annotators=("x", "y"))), ["bad", "GOOD"]
+    )
+    assert table.labels == ("BAD", "Good")
+    assert table.codes.tolist() == [[1, 1], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    "text", ["item;ann;bob\n0;1,0;1,0\n1;1,0;2,0\n", "item;ann;bob\n0;1;1\n1;1;2\n"]
+)
+def test_semicolons_are_read_or_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(text)
+    said, given = "", []
+    try:
+        labels = read_labels(str(path), LabelColumns(item="item", annotators=("ann", "bob")))
+    except InputError as error:
+        said = str(error)
+    else:
+        given = [list(each.values()) for each in labels.given.values()]
+    assert [one == other for one, other in given] == [True, False] or (
+        "is the delimiter ';'?" in said and "\n" not in said
+    )

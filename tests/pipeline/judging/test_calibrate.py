@@ -128,6 +128,46 @@ def test_mistakes_in_a_table_are_one_line(run: RunDir, tmp_path: Path) -> None:
         calibrate_run(run, [str(table)], out=tmp_path, method="magic")
 
 
+def test_people_write_verdicts_in_many_ways(run: RunDir, tmp_path: Path) -> None:
+    spellings = {
+        "1": ["1", "1.0", " A ", "first", "[[a]]", "answer_1"],
+        "2": ["2", "2.0", "b", "Second", "answer_2", "model_b"],
+        "tie": ["tie", "Both", "0", "1.5", "equal", "0.5"],
+    }
+    for said, (way, text) in enumerate(
+        (way, text) for way, texts in spellings.items() for text in texts
+    ):
+        table = tmp_path / f"{said}.csv"
+        write_queue(run, table, n=3, strategy="random", seed=0)
+        fill_in(table, lambda row, text=text: text)
+        first = {row["pair_id"]: row["answer_1_id"] for row in rows_of(table)}
+        for pair, label in read_people([str(table)], run).items():
+            assert label.side_of(first[pair]) == {"1": 1.0, "2": 0.0, "tie": 0.5}[way], text
+    places = iter("01" * 20)
+    table = tmp_path / "zero.csv"
+    write_queue(run, table, n=4, strategy="random", seed=0)
+    fill_in(table, lambda row: next(places))
+    with pytest.raises(InputError, match=r"'verdict' is 0 or 1 in all rows.*: write 1, 2 or tie"):
+        read_people([str(table)], run)
+
+
+def test_a_table_with_semicolons_is_read_or_says_so(run: RunDir, tmp_path: Path) -> None:
+    table = tmp_path / "q.csv"
+    write_queue(run, table, n=3, strategy="random", seed=0)
+    fill_in(table, lambda row: "2")
+    rows = rows_of(table)
+    with table.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]), delimiter=";")
+        writer.writeheader()
+        writer.writerows(rows)
+    said = ""
+    try:
+        found = len(read_people([str(table)], run))
+    except InputError as error:
+        found, said = 0, str(error)
+    assert found == 3 or "is the delimiter ';'?" in said
+
+
 def test_too_few_labels_say_so(run: RunDir, tmp_path: Path) -> None:
     table = tmp_path / "queue.csv"
     write_queue(run, table, n=10, strategy="random", seed=0)
