@@ -195,7 +195,7 @@ class OpenAIServer:
 
     def _completion(self, request: Request, answer: Reply) -> Completion:
         choices = None
-        if request.choices is not None and answer.first_logprobs:
+        if request.choices is not None:
             seen = answer.first_logprobs
             choices = {c: seen.get(c.strip(), float("-inf")) for c in request.choices}
         return Completion(

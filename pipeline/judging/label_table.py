@@ -22,6 +22,7 @@ from prefloop.labelers.statistics.agreement import MISSING, MOST_LABELS, Ratings
 from prefloop.pipeline.judging.delimiter import delimiter_hint
 
 _EXAMPLES = 3
+_DECIMAL_COMMA = re.compile(r"-?[0-9]{1,15},[0-9]{1,15}")
 _PLAIN_NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d{1,15})?")  # and so no id such as 007
 
 
@@ -236,9 +237,11 @@ def ratings_of(source: str, labels: Labels, levels: Sequence[str] = ()) -> Ratin
 def _in_order(source: str, used: list[str], levels: Sequence[str]) -> tuple[list[str], Any, bool]:
     """The labels in ascending order where they have one, and the numbers behind them."""
     numbers: dict[str, float] = {}
+    # Decimal commas, where all have one; among whole numbers "1,2" may be two labels.
+    commas = bool(used) and all(_DECIMAL_COMMA.fullmatch(label) for label in used)
     for label in used:
         try:
-            value = float(label)
+            value = float(label.replace(",", ".") if commas else label)
         except ValueError:
             break
         if not math.isfinite(value):

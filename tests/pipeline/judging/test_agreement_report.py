@@ -196,3 +196,13 @@ def test_semicolons_are_read_or_named(tmp_path: Path, text: str) -> None:
     assert [one == other for one, other in given] == [True, False] or (
         "is the delimiter ';'?" in said and "\n" not in said
     )
+
+
+def test_decimal_commas_are_numbers_where_all_labels_have_one(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    for cells, values in ((["2,5", "10,0"], [2.5, 10.0]), (["1,2", "3"], None), (["3", "x"], None)):
+        rows = [{"x": cell, "y": cell} for cell in cells]
+        path.write_text("\n".join(map(json.dumps, rows)))
+        found = ratings_of("t", read_labels(str(path), LabelColumns(annotators=("x", "y"))))
+        assert found.ordered == (values is not None)
+        assert (None if found.values is None else found.values.tolist()) == values
