@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from prefloop.data.preferences.labels import PairLabel, known_labels, read_label
-from prefloop.data.preferences.layouts import Layout
-from prefloop.data.preferences.transcripts import (
-    Turn,
-    check_answer,
-    check_prompt,
-    is_conversation,
-    split_answer,
-    turns_of,
+from prefloop.data.preferences.layouts import (
+    PROMPT_KEYS,
+    TIE_STATUS,
+    WHOLE_CONVERSATIONS,
+    Layout,
 )
+from prefloop.data.preferences.ratings import best_and_worst, by_scores
+from prefloop.data.preferences.transcripts import check_answer, check_prompt, split_answer
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.rows import RawRow, bad
-from prefloop.data.sources.turns import Unusable
+from prefloop.data.sources.turns import Turn, Unusable, conversation_in, turns_of
+from prefloop.data.utf8 import is_blank, listed, shown
+
+_TO_FOLLOW = {"role": "assistant", "content": ""}
+"""How a transcript ends whose answer stands elsewhere."""
 
 PairRow = dict[str, Any]
 """A row of ``PREFERENCE``."""
@@ -79,7 +82,7 @@ def parse_comparison(raw: RawRow, layout: Layout) -> Comparison | BadRow:
     try:
         if layout.kind == "completions":
             prompt = _explicit_prompt(raw.fields, layout)
-            return Comparison(prompt, *_best_and_worst(_field(raw.fields, layout.a)))
+            return Comparison(prompt, *best_and_worst(_field(raw.fields, layout.a), layout.a))
         return _comparison(raw.fields, layout)
     except Unusable as problem:
         return bad(raw, problem.field, problem.reason, problem.detail)
@@ -88,18 +91,29 @@ def parse_comparison(raw: RawRow, layout: Layout) -> Comparison | BadRow:
 
 
 def _comparison(fields: Mapping[str, Any], layout: Layout) -> Comparison:
-    explicit = _explicit_prompt(fields, layout) if layout.prompt else None
+    # A row whose prompt is null reads as in a file without that column.
+    given = any(not _is_null(fields.get(name)) for name in layout.prompt)
+    may_hold_answers = layout.prompt in WHOLE_CONVERSATIONS
+    explicit = _explicit_prompt(fields, layout) if given and not may_hold_answers else None
     before_a, a = _answer(fields, layout.a)
     before_b, b = _answer(fields, layout.b)
-    prompt = _prompt_of(explicit, before_a, layout.a)
-    if prompt != _prompt_of(explicit, before_b, layout.b):
+    if given and may_hold_answers and not (before_a and before_b):
+        explicit = _explicit_prompt(fields, layout)
+    null = layout.prompt[0] if layout.prompt else None
+    prompt = _prompt_of(explicit, before_a, layout.a, null)
+    if prompt != _prompt_of(explicit, before_b, layout.b, null):
         raise Unusable(
             layout.b,
             "prompts_differ",
             f"the turns before the answer differ from those in {layout.a!r}: the two answers "
             "cannot be compared; delete the row",
         )
-    return Comparison(prompt, a, b, "a" if layout.kind == "direct" else _verdict(fields, layout))
+    if layout.kind == "scored":
+        scores = (_field(fields, name) for name in layout.label)
+        return Comparison(prompt, a, b, by_scores(*scores, layout.label))
+    tied = layout.status is not None and fields.get(layout.status) == TIE_STATUS
+    verdict = "a" if layout.kind == "direct" else _verdict(fields, layout)
+    return Comparison(prompt, a, b, "tie" if tied else verdict)
 
 
 def _field(fields: Mapping[str, Any], name: str) -> Any:
@@ -107,19 +121,27 @@ def _field(fields: Mapping[str, Any], name: str) -> Any:
         raise Unusable(
             name,
             "missing_column",
-            f"the row has no {name!r}, only {', '.join(map(str, fields)) or 'nothing'}: add it, "
+            f"the row has no {name!r}, only {listed(fields) or 'nothing'}: add it, "
             "or name the columns with --columns",
         )
-    if fields[name] is None:
+    if _is_null(fields[name]):
         raise Unusable(name, "null", "write the text, or delete the row")
     return fields[name]
+
+
+def _is_null(value: Any) -> bool:
+    """Null, or what pandas writes for it: NaN in JSON, in columns of numbers."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _answer(fields: Mapping[str, Any], name: str) -> tuple[list[Turn], str]:
     """The turns before an answer (none where the column holds the answer alone), and it."""
     value = _field(fields, name)
-    if is_conversation(value):
-        return split_answer(turns_of(value, name), name)
+    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+        value = value[0]  # of several good or bad answers, any may be compared
+    turns = conversation_in(value, name)
+    if turns is not None:
+        return split_answer(turns_of(turns, name), name)
     return [], check_answer(_text(value, name), name)
 
 
@@ -135,32 +157,41 @@ def _text(value: Any, name: str) -> str:
 def _explicit_prompt(fields: Mapping[str, Any], layout: Layout) -> list[Turn]:
     """The prompt of its own columns. Several columns are joined, blank ones left out."""
     name = layout.prompt[0]
-    value = _field(fields, name)
-    if len(layout.prompt) > 1:
+    if len(layout.prompt) == 1:
+        value = _field(fields, name)
+    else:
         parts = [fields.get(column) for column in layout.prompt]
         texts = [
             _text(part, column)
             for part, column in zip(parts, layout.prompt, strict=True)
-            if part is not None
+            if not _is_null(part)
         ]
-        value = "\n\n".join(text for text in texts if text.strip())
-    if is_conversation(value):
-        turns = turns_of(value, name)
-        if isinstance(value, str) and turns and not turns[-1]["content"]:
-            turns.pop()  # a transcript that ends with "Assistant:", for the answer to follow
+        value = "\n\n".join(text for text in texts if not is_blank(text))
+    if isinstance(value, Mapping):
+        value = next((value[key] for key in PROMPT_KEYS if value.get(key) is not None), value)
+    found = conversation_in(value, name)
+    if found is not None:
+        turns = turns_of(found, name)
+        if isinstance(value, str) and turns and turns[-1] == _TO_FOLLOW:
+            turns.pop()
     else:
         turns = [{"role": "user", "content": _text(value, name)}]
     system = fields.get(layout.system) if layout.system else None
-    if isinstance(system, str) and system.strip() and turns and turns[0]["role"] != "system":
+    if isinstance(system, str) and not is_blank(system) and turns and turns[0]["role"] != "system":
         turns.insert(0, {"role": "system", "content": system})
     return check_prompt(turns, name)
 
 
-def _prompt_of(explicit: list[Turn] | None, before: list[Turn], name: str) -> list[Turn]:
+def _prompt_of(
+    explicit: list[Turn] | None, before: list[Turn], name: str, null: str | None
+) -> list[Turn]:
     """What an answer replies to: the turns before it in its own column, unless the prompt's
-    column ends with these very turns and so says the same or more (a system turn)."""
+    column ends with these very turns and so says the same or more (a system turn). ``null`` is the
+    prompt's column where it holds none."""
     if explicit is not None and explicit[len(explicit) - len(before) :] == before:
         return explicit
+    if not before and null is not None:
+        raise Unusable(null, "null", "write the prompt, or delete the row")
     if not before:
         raise Unusable(
             name,
@@ -185,62 +216,6 @@ def _label(value: Any, name: str, layout: Layout) -> PairLabel:
     raise Unusable(
         name,
         "bad_label",
-        f"the label {str(value)[:80]!r} is none of {known_labels(layout.labels)}: say what it "
-        "means with --labels",
+        f"the label {shown(repr(value)[:80])} is none of {known_labels(layout.labels)}: say what "
+        "it means with --labels",
     )
-
-
-def _best_and_worst(value: Any) -> tuple[str, str, PairLabel]:
-    """The answers with the highest and the lowest mean rating; of several with one mean the first.
-    A tie of the first two where all means are equal.
-
-    A completion without a readable rating takes no part. Raises :class:`Unusable`.
-    """
-    if not isinstance(value, list):
-        raise Unusable("completions", "wrong_type", "is no list of rated completions")
-    rated = []
-    for item in value:
-        mean = _mean_rating(item) if isinstance(item, dict) else None
-        if mean is not None:
-            rated.append((mean, item.get("response", item.get("text"))))
-    if len(rated) < 2:
-        raise Unusable(
-            "completions",
-            "missing_rating",
-            f"{len(rated)} of {len(value)} completions have ratings, and a pair needs two",
-        )
-    means = [mean for mean, _ in rated]
-    if max(means) == min(means):
-        return _completion(rated[0][1]), _completion(rated[1][1]), "tie"
-    best, worst = (rated[means.index(end(means))][1] for end in (max, min))
-    return _completion(best), _completion(worst), "a"
-
-
-def _completion(value: Any) -> str:
-    if value is None:
-        raise Unusable("completions", "null", "a completion has no response: write its text")
-    return check_answer(_text(value, "completions"), "completions")
-
-
-def _mean_rating(completion: Mapping[str, Any]) -> float | None:
-    """Mean of the ratings of a completion's aspects; aspects without a number are left out."""
-    aspects = completion.get("annotations")
-    if not isinstance(aspects, Mapping):
-        return None
-    ratings = [rating for each in aspects.values() for rating in _ratings(each)]
-    # The mean of equal ratings in another order must be the same number.
-    return math.fsum(ratings) / len(ratings) if ratings else None
-
-
-def _ratings(aspect: Any) -> Sequence[float]:
-    """An aspect's rating: none or one. It may come as a list of one or as text."""
-    if isinstance(aspect, list):
-        return [rating for each in aspect for rating in _ratings(each)]
-    value = aspect.get("Rating", aspect.get("rating")) if isinstance(aspect, Mapping) else None
-    if isinstance(value, bool):
-        return []
-    try:
-        rating = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return []
-    return [rating] if math.isfinite(rating) else []
