@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 
 from prefloop.data.arrays import Bools
 from prefloop.data.preferences.layouts import Layout
-from prefloop.data.preferences.transcripts import TRANSCRIPT_START
 from prefloop.data.schemas import MESSAGES
+from prefloop.data.sources.turns import CONVERSATION_START
+from prefloop.data.utf8 import BLANK
 
 Index = npt.NDArray[np.int64]
 
@@ -192,13 +193,12 @@ def _at(mask: Bools, places: Index) -> Bools:
 
 
 def _plain_text(column: pa.Array) -> Bools:
-    """Text that is not blank and no transcript."""
-    return _has_text(column) & ~_mask(pc.match_substring_regex(column, TRANSCRIPT_START))
+    """Text that is not blank and cannot be a conversation."""
+    return _has_text(column) & ~_mask(pc.match_substring_regex(column, CONVERSATION_START))
 
 
 def _has_text(column: pa.Array) -> Bools:
-    blank = pc.or_(pc.utf8_is_space(column), pc.equal(pc.binary_length(column), 0))
-    return ~_mask(pc.fill_null(blank, True))
+    return ~_mask(pc.fill_null(pc.match_substring_regex(column, BLANK), True))
 
 
 def _mask(flags: pa.Array) -> Bools:

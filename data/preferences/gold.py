@@ -15,7 +15,7 @@ from prefloop.data.protocol import Message
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.files import read_rows
 from prefloop.data.sources.rows import RawRow, bad
-from prefloop.data.utf8 import escaped
+from prefloop.data.utf8 import listed
 
 Gold = Literal["a", "b", "tie"]
 
@@ -104,7 +104,7 @@ def _with_layout(
             if layout is None:
                 raise InputError(
                     f"{row.source}, row {row.row}: no known layout; columns found: "
-                    f"{', '.join(map(escaped, row.fields)) or 'none'}: name them with --columns "
+                    f"{listed(row.fields) or 'none'}: name them with --columns "
                     "prompt=NAME,a=NAME,b=NAME,label=NAME (or chosen=NAME,rejected=NAME)"
                 )
         # Bad rows may come before the first that shows the layout, and need none.

@@ -13,17 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefloop.data.preferences.layouts import Layout, PairLabel
-from prefloop.data.preferences.transcripts import (
-    Turn,
-    check_answer,
-    check_prompt,
-    is_conversation,
-    split_answer,
-    turns_of,
-)
+from prefloop.data.preferences.transcripts import check_answer, check_prompt, split_answer
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.rows import RawRow, bad
-from prefloop.data.sources.turns import Unusable
+from prefloop.data.sources.turns import Turn, Unusable, conversation_in, turns_of
+from prefloop.data.utf8 import is_blank, listed, shown
+
+_TO_FOLLOW = {"role": "assistant", "content": ""}
+"""How a transcript ends whose answer stands elsewhere."""
 
 PairRow = dict[str, Any]
 """A row of ``PREFERENCE``."""
@@ -87,11 +84,14 @@ def parse_comparison(raw: RawRow, layout: Layout) -> Comparison | BadRow:
 
 
 def _comparison(fields: Mapping[str, Any], layout: Layout) -> Comparison:
-    explicit = _explicit_prompt(fields, layout) if layout.prompt else None
+    # A row whose prompt is null reads as in a file without that column.
+    given = layout.prompt and any(not _is_null(fields.get(name)) for name in layout.prompt)
+    explicit = _explicit_prompt(fields, layout) if given else None
     before_a, a = _answer(fields, layout.a)
     before_b, b = _answer(fields, layout.b)
-    prompt = _prompt_of(explicit, before_a, layout.a)
-    if prompt != _prompt_of(explicit, before_b, layout.b):
+    null = layout.prompt[0] if layout.prompt else None
+    prompt = _prompt_of(explicit, before_a, layout.a, null)
+    if prompt != _prompt_of(explicit, before_b, layout.b, null):
         raise Unusable(
             layout.b,
             "prompts_differ",
@@ -106,19 +106,25 @@ def _field(fields: Mapping[str, Any], name: str) -> Any:
         raise Unusable(
             name,
             "missing_column",
-            f"the row has no {name!r}, only {', '.join(map(str, fields)) or 'nothing'}: add it, "
+            f"the row has no {name!r}, only {listed(fields) or 'nothing'}: add it, "
             "or name the columns with --columns",
         )
-    if fields[name] is None:
+    if _is_null(fields[name]):
         raise Unusable(name, "null", "write the text, or delete the row")
     return fields[name]
+
+
+def _is_null(value: Any) -> bool:
+    """Null, or what pandas writes for it: NaN in JSON, in columns of numbers."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _answer(fields: Mapping[str, Any], name: str) -> tuple[list[Turn], str]:
     """The turns before an answer (none where the column holds the answer alone), and it."""
     value = _field(fields, name)
-    if is_conversation(value):
-        return split_answer(turns_of(value, name), name)
+    turns = conversation_in(value, name)
+    if turns is not None:
+        return split_answer(turns_of(turns, name), name)
     return [], check_answer(_text(value, name), name)
 
 
@@ -134,32 +140,39 @@ def _text(value: Any, name: str) -> str:
 def _explicit_prompt(fields: Mapping[str, Any], layout: Layout) -> list[Turn]:
     """The prompt of its own columns. Several columns are joined, blank ones left out."""
     name = layout.prompt[0]
-    value = _field(fields, name)
-    if len(layout.prompt) > 1:
+    if len(layout.prompt) == 1:
+        value = _field(fields, name)
+    else:
         parts = [fields.get(column) for column in layout.prompt]
         texts = [
             _text(part, column)
             for part, column in zip(parts, layout.prompt, strict=True)
-            if part is not None
+            if not _is_null(part)
         ]
-        value = "\n\n".join(text for text in texts if text.strip())
-    if is_conversation(value):
-        turns = turns_of(value, name)
-        if isinstance(value, str) and turns and not turns[-1]["content"]:
-            turns.pop()  # a transcript that ends with "Assistant:", for the answer to follow
+        value = "\n\n".join(text for text in texts if not is_blank(text))
+    found = conversation_in(value, name)
+    if found is not None:
+        turns = turns_of(found, name)
+        if isinstance(value, str) and turns and turns[-1] == _TO_FOLLOW:
+            turns.pop()
     else:
         turns = [{"role": "user", "content": _text(value, name)}]
     system = fields.get(layout.system) if layout.system else None
-    if isinstance(system, str) and system.strip() and turns and turns[0]["role"] != "system":
+    if isinstance(system, str) and not is_blank(system) and turns and turns[0]["role"] != "system":
         turns.insert(0, {"role": "system", "content": system})
     return check_prompt(turns, name)
 
 
-def _prompt_of(explicit: list[Turn] | None, before: list[Turn], name: str) -> list[Turn]:
+def _prompt_of(
+    explicit: list[Turn] | None, before: list[Turn], name: str, null: str | None
+) -> list[Turn]:
     """What an answer replies to: the turns before it in its own column, unless the prompt's
-    column ends with these very turns and so says the same or more (a system turn)."""
+    column ends with these very turns and so says the same or more (a system turn). ``null`` is the
+    prompt's column where it holds none."""
     if explicit is not None and explicit[len(explicit) - len(before) :] == before:
         return explicit
+    if not before and null is not None:
+        raise Unusable(null, "null", "write the prompt, or delete the row")
     if not before:
         raise Unusable(
             name,
@@ -196,7 +209,7 @@ def _label(value: Any, name: str, layout: Layout) -> PairLabel:
     raise Unusable(
         name,
         "bad_label",
-        f"the label {str(value)[:80]!r} is none of {known}: say what it means with --labels",
+        f"the label {shown(repr(value)[:80])} is none of {known}: say what it means with --labels",
     )
 
 

@@ -19,9 +19,9 @@ from prefloop.data.preferences.layouts import Layout, PreferenceColumns, find_la
 from prefloop.data.preferences.pair_rows import PairRow, label_text, parse_pair
 from prefloop.data.quarantine import BadRow, quarantine_table
 from prefloop.data.schemas import MESSAGES, QUARANTINE
-from prefloop.data.sources.files import SourceRow, read_rows
+from prefloop.data.sources.files import SourceRow, check_names, read_rows
 from prefloop.data.sources.rows import RawRow, bad
-from prefloop.data.utf8 import escaped
+from prefloop.data.utf8 import escaped, listed
 
 PREFERENCE = pa.schema(
     [
@@ -166,6 +166,7 @@ def _of_file(
     name = escaped(str(file))
     try:
         with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as handle:
+            check_names(handle.schema_arrow, name)
             layout = find_layout(handle.schema_arrow.names, columns)
             if layout is None:
                 raise _no_layout(name, handle.schema_arrow.names)
@@ -273,7 +274,7 @@ def _without_layout(row: RawRow) -> BadRow:
         row,
         None,
         "missing_column",
-        f"the row has only {', '.join(map(str, row.fields)) or 'nothing'}: add chosen and "
+        f"the row has only {listed(row.fields) or 'nothing'}: add chosen and "
         "rejected, or name the columns with --columns",
     )
 
@@ -281,7 +282,7 @@ def _without_layout(row: RawRow) -> BadRow:
 def _no_layout(name: str, columns: Iterable[str]) -> InputError:
     return InputError(
         f"{name}: no row has a known layout; columns found: "
-        f"{', '.join(map(escaped, columns)) or 'none'}: name them, e.g. --columns "
+        f"{listed(columns) or 'none'}: name them, e.g. --columns "
         "prompt=NAME,chosen=NAME,rejected=NAME or --columns prompt=NAME,a=NAME,b=NAME,label=NAME"
     )
 

@@ -14,7 +14,7 @@ from prefloop.data.prompts.prompt_rows import parse_row
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.files import read_rows
 from prefloop.data.sources.rows import RawRow
-from prefloop.data.utf8 import is_text
+from prefloop.data.utf8 import is_text, listed
 
 _COLUMNS = ("turns", "prompt", "messages", "instruction", "question", "query", "input", "text")
 """Where a prompt may stand unless the config says it. ``turns`` are a user's (MT-Bench)."""
@@ -133,7 +133,7 @@ def _known_columns(row: RawRow) -> Columns:
     if not there:
         raise InputError(
             f"{row.source}, row {row.row}: has none of the columns {', '.join(_COLUMNS)}, only "
-            f"{', '.join(map(str, row.fields)) or 'nothing'}: rename the prompt's column, or name "
+            f"{listed(row.fields) or 'nothing'}: rename the prompt's column, or name "
             "it in the `columns` of the config"
         )
     name = next((name for name in there if _may_hold_prompts(name, row.fields[name])), there[0])

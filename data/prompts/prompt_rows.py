@@ -11,8 +11,11 @@ from prefloop.data.config import Columns
 from prefloop.data.hashing import prompt_id
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.rows import RawRow, bad
-from prefloop.data.sources.turns import Unusable, read_turn
-from prefloop.data.utf8 import is_text
+from prefloop.data.sources.turns import Unusable, conversation_in, numbered_turns
+from prefloop.data.utf8 import is_blank, is_text, listed
+
+_TO_FOLLOW = {"role": "assistant", "content": ""}
+"""How a transcript ends that is a prompt."""
 
 Prompt = dict[str, Any]
 """A row of ``schemas.PROMPT``."""
@@ -68,6 +71,8 @@ def _parse(raw: RawRow, columns: Columns, max_chars: int | None) -> Prompt:
 def _conversation(fields: Mapping[str, Any], columns: Columns) -> tuple[str, list[dict[str, str]]]:
     """The column that holds the conversation, and the conversation with all its turns."""
     value = fields.get(columns.messages)
+    if isinstance(value, str) and is_blank(value) and columns.prompt in fields:
+        value = None  # an empty cell is how CSV says that there is none
     if value is not None:
         return columns.messages, _messages(value, columns.messages)
     field = columns.prompt
@@ -78,12 +83,14 @@ def _conversation(fields: Mapping[str, Any], columns: Columns) -> tuple[str, lis
             field,
             "missing_column",
             f"the row has neither {field!r} nor {columns.messages!r}, only "
-            f"{', '.join(map(str, fields)) or 'nothing'}: set columns.prompt or columns.messages",
+            f"{listed(fields) or 'nothing'}: set columns.prompt or columns.messages",
         )
     value = fields[field]
     if value is None:
         raise Unusable(field, "null", "write the prompt as a string, or delete the row")
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        return field, _messages(value, field)
+    if isinstance(value, str) and conversation_in(value, field) is not None:
         return field, _messages(value, field)
     if not isinstance(value, str):
         raise Unusable(
@@ -100,25 +107,30 @@ def _conversation(fields: Mapping[str, Any], columns: Columns) -> tuple[str, lis
 
 
 def _messages(value: Any, field: str) -> list[dict[str, str]]:
-    if not isinstance(value, list):
+    """The turns of a list, or of a text that is a transcript or a list written out."""
+    found = conversation_in(value, field)
+    if isinstance(value, str) and isinstance(found, dict):
+        found = [found]
+    if not isinstance(found, list):
         raise Unusable(
             field,
             "wrong_type",
             f"is of type {type(value).__name__} where a list of {{role, content}} is needed: "
             "set columns.messages to another column",
         )
-    if not value:
-        raise Unusable(field, "empty", "the conversation has no turn: delete the row")
-    return [_message(item, field, number) for number, item in enumerate(value, 1)]
-
-
-def _message(item: Any, field: str, number: int) -> dict[str, str]:
-    role, content = read_turn(item, field, number)
-    return {"role": role, "content": _text(content, field, f"turn {number} ")}
+    turns = list(numbered_turns(found, field))
+    if isinstance(value, str) and turns and turns[-1][1] == _TO_FOLLOW:
+        turns.pop()
+    if not turns:
+        raise Unusable(field, "empty", "the conversation has no turn with text: delete the row")
+    return [
+        {"role": turn["role"], "content": _text(turn["content"], field, f"turn {number} ")}
+        for number, turn in turns
+    ]
 
 
 def _text(value: str, field: str, which: str = "") -> str:
-    if not value.strip():
+    if is_blank(value):
         raise Unusable(field, "empty", f"{which}holds no text: fill it in, or delete the row")
     if not is_text(value):
         raise Unusable(
@@ -137,7 +149,7 @@ def _reference(fields: Mapping[str, Any], column: str) -> str | None:
             "columns.reference to another column",
         )
     # An empty cell is how CSV says that there is none.
-    return _text(value, column) if value.strip() else None
+    return _text(value, column) if not is_blank(value) else None
 
 
 def _id(fields: Mapping[str, Any], column: str) -> str:

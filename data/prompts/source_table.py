@@ -14,7 +14,7 @@ from prefloop.data.quarantine import BadRow, quarantine_table
 from prefloop.data.schemas import PROMPT
 from prefloop.data.sources.files import read_rows
 from prefloop.data.sources.rows import RawRow, bad
-from prefloop.data.utf8 import escaped
+from prefloop.data.utf8 import listed
 
 _CHUNK = 10_000
 """Rows gathered as Python objects before they become Arrow, which is much smaller."""
@@ -139,7 +139,7 @@ class _FoundColumns:
         """Raise ``InputError`` for a configured column that no row had."""
         if not self._rows:
             return
-        found = f"columns found: {', '.join(map(escaped, self._names)) or 'none'}"
+        found = f"columns found: {listed(self._names) or 'none'}"
         columns = f"{self._key}.columns"
         if self._prompt_missing:
             raise InputError(

@@ -12,7 +12,8 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from io import BufferedReader
 from itertools import islice
 from pathlib import Path
@@ -23,7 +24,7 @@ from prefloop.data.embedded import resolve_embedded
 from prefloop.data.errors import InputError
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.rows import RawRow
-from prefloop.data.utf8 import escaped
+from prefloop.data.utf8 import escaped, listed, shown
 
 SourceRow = RawRow | BadRow
 
@@ -267,10 +268,11 @@ def _csv_rows(path: Path, name: str) -> Iterator[SourceRow]:
             continue
         if header is None:
             header = fields
-            if len(set(header)) < len(header):
+            twice = [each for each, count in Counter(header).items() if count > 1]
+            if twice:
                 raise InputError(
-                    f"{path}, row {number}: the header names a column twice: rename one "
-                    f"({', '.join(header)})"
+                    f"{path}, row {number}: the header names a column twice ({listed(twice)}): "
+                    "rename or delete one"
                 )
         elif len(fields) != len(header):
             yield BadRow(
@@ -293,12 +295,35 @@ def _parquet_rows(path: Path, name: str) -> Iterator[SourceRow]:
     number = 0
     try:
         with pq.ParquetFile(path) as file:
+            check_names(file.schema_arrow, name)
             for batch in file.iter_batches(batch_size=1_000):
                 for row in _batch_rows(batch, name, number):
                     number += 1
                     yield row
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error, number) from None
+
+
+def check_names(schema: Any, name: str) -> None:
+    """Raise ``InputError`` where an Arrow schema has two columns, or two fields of one column, of
+    the same name: which is meant cannot be told. ``name`` is what the error calls the table."""
+    import pyarrow as pa
+
+    def look(fields: Iterable[Any], of: str) -> None:
+        fields = list(fields)
+        twice = [each for each, count in Counter(one.name for one in fields).items() if count > 1]
+        if twice:
+            raise InputError(
+                f"{name}: {of} names a column twice ({listed(twice)}): rename or delete one"
+            )
+        for one in fields:
+            kind = one.type
+            while pa.types.is_list(kind) or pa.types.is_large_list(kind):
+                kind = kind.value_type
+            if pa.types.is_struct(kind):
+                look(kind.fields, f"the column {shown(one.name)}")
+
+    look(schema, "the table")
 
 
 def _batch_rows(batch: Any, name: str, before: int) -> Iterator[SourceRow]:

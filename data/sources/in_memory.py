@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefloop.data.errors import InputError
+from prefloop.data.utf8 import listed
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,7 +32,7 @@ def to_arrow(data: Any, name: str) -> pa.Table:
     if isinstance(data, pa.Table):
         return data
     if isinstance(data, Mapping):  # a DatasetDict, among others
-        splits = ", ".join(map(str, data)) or "none"
+        splits = listed(data) or "none"
         raise InputError(f"{name}: is a mapping ({splits}): give one of its tables")
     if hasattr(data, "with_format") and hasattr(data, "features"):
         return data.with_format("arrow")[:]
@@ -40,9 +41,10 @@ def to_arrow(data: Any, name: str) -> pa.Table:
             return pa.Table.from_pandas(data, preserve_index=False)
         if hasattr(data, "__arrow_c_stream__"):
             return pa.table(data)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (ValueError, pa.ArrowException) as error:  # ValueError: two columns of one name
         raise InputError(
-            f"{name}: {' '.join(str(error).split())}: a column must hold values of one type"
+            f"{name}: {' '.join(str(error).split())}: a column must hold values of one "
+            "type and have a name of its own"
         ) from None
     raise InputError(
         f"{name}: is a {type(data).__name__}: give a path, a datasets.Dataset, a pandas frame or "

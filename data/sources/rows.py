@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefloop.data.quarantine import BadRow
+from prefloop.data.utf8 import listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,5 +25,5 @@ def bad(raw: RawRow, field: str | None, reason: str, detail: str) -> BadRow:
     try:
         content = json.dumps(raw.fields, ensure_ascii=False, default=str)
     except RecursionError:
-        content = f"nested too deeply to show; fields: {', '.join(raw.fields)}"
+        content = f"nested too deeply to show; fields: {listed(raw.fields)}"
     return BadRow(raw.source, raw.row, field, reason, detail, content)

@@ -1,8 +1,17 @@
-"""One turn of a conversation as it is found: who speaks, what is said, and what can be wrong."""
+"""Turns of a conversation as they are found: who speaks, what is said, and what can be wrong.
+
+A conversation is a list of turns, one turn, a transcript, or either of the first two written out
+as text, as CSV files hold them. Prompts and preferences read them alike.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Any
+
+from prefloop.data.sources.written import could_be_written, written_turns
+from prefloop.data.utf8 import is_blank, shown
 
 ROLES = {
     "system": "system", "developer": "system",
@@ -11,6 +20,16 @@ ROLES = {
     "model": "assistant",
 }  # fmt: skip
 """What the world calls them, in lower case, and what we call them."""
+
+Turn = dict[str, str]
+"""``{"role": ..., "content": ...}``."""
+
+_SPACE = " \t\r\n\f\v"
+CONVERSATION_START = rf"^[{_SPACE}]*(?:Human:|\[|\{{|array\()"
+"""How a text begins that may be a conversation, for Python's ``re`` and for RE2: white space is
+ASCII's, because ``\\s`` means other characters in the one than in the other."""
+_TRANSCRIPT = re.compile(rf"[{_SPACE}]*Human:")
+_SPEAKER = re.compile("(Human|Assistant):")
 
 
 class Unusable(Exception):
@@ -21,24 +40,65 @@ class Unusable(Exception):
         self.field, self.reason, self.detail = field, reason, detail
 
 
-def read_turn(turn: Any, field: str, number: int) -> tuple[str, str]:
+def conversation_in(value: Any, field: str) -> Any | None:
+    """``value`` as turns still to be read (for :func:`turns_of`), or None where it is one text or
+    none at all.
+
+    Raises :class:`Unusable` for text that is a list of turns written out, but cannot be read.
+    """
+    if isinstance(value, list | dict):
+        return value
+    if not isinstance(value, str):
+        return None
+    if _TRANSCRIPT.match(value):
+        return _transcript(value)
+    if not could_be_written(value):
+        return None
+    try:
+        return written_turns(value)
+    except ValueError as error:
+        raise Unusable(field, "written_turns", str(error)) from None
+
+
+def turns_of(value: Any, field: str) -> list[Turn]:
+    """The turns of what :func:`conversation_in` gives, its answer included, with roles as user,
+    system and assistant. Raises :class:`Unusable`."""
+    return [turn for _, turn in numbered_turns(value, field)]
+
+
+def numbered_turns(value: Any, field: str) -> Iterator[tuple[int, Turn]]:
+    """As :func:`turns_of`, each with its number in the row: a system turn without text is left
+    out."""
+    turns = [value] if isinstance(value, dict) else value
+    if not turns:
+        raise Unusable(field, "empty", "the conversation has no turn: delete the row")
+    for number, turn in enumerate(turns, 1):
+        role, content = _read_turn(turn, field, number)
+        if role != "system" or not is_blank(content):
+            yield number, {"role": role, "content": content}
+
+
+def _read_turn(turn: Any, field: str, number: int) -> tuple[str, str]:
     """Role and content of ``turn``, the ``number``-th of the column ``field``.
 
-    It is ``{role, content}`` or ``{from, value}``. Raises :class:`Unusable`.
+    It is ``{role, content}`` or ``{from, value}``; a table of both kinds has null for the keys of
+    the other one.
     """
     if not isinstance(turn, dict):
         raise Unusable(
             field, "bad_messages", f"turn {number} is no object: write {{role, content}}"
         )
-    said = turn.get("role", turn.get("from"))
-    role = ROLES.get(said.lower()) if isinstance(said, str) else None
+    said = _either(turn, ("role", "from"), field, number)
+    role = ROLES.get(said.strip().lower()) if isinstance(said, str) else None
     if role is None:
         raise Unusable(
             field,
             "bad_messages",
-            f"turn {number} has the role {said!r}: use system, user or assistant",
+            f"turn {number} has the role {shown(repr(said)[:80])}: use system, user or assistant",
         )
-    content = turn.get("content", turn.get("value"))
+    content = _either(turn, ("content", "value"), field, number)
+    if content is None and role == "system":
+        return role, ""
     if not isinstance(content, str):
         raise Unusable(
             field,
@@ -46,3 +106,40 @@ def read_turn(turn: Any, field: str, number: int) -> tuple[str, str]:
             f"turn {number} has content of type {type(content).__name__}: write one string",
         )
     return role, content
+
+
+def _either(turn: dict[str, Any], keys: tuple[str, str], field: str, number: int) -> Any:
+    """The value of the key that is not null. Two that differ could both be meant."""
+    one, other = (turn.get(key) for key in keys)
+    if one is None or other is None or one == other:
+        return other if one is None else one
+    both = [ROLES.get(each.strip().lower()) for each in (one, other) if isinstance(each, str)]
+    if keys[0] == "role" and len(both) == 2 and both[0] is not None and both[0] == both[1]:
+        return one
+    raise Unusable(
+        field,
+        "bad_messages",
+        f"turn {number} has both {keys[0]!r} and {keys[1]!r}, and they differ: delete one",
+    )
+
+
+def _transcript(text: str) -> list[Turn]:
+    """The turns of ``\\n\\nHuman: ...\\n\\nAssistant: ...``, each without white space around it.
+
+    A turn begins where a speaker's name begins the text or follows an empty line.
+    """
+    turns: list[Turn] = []
+    start = 0
+    for match in _SPEAKER.finditer(text):
+        gap = match.start()
+        while gap and text[gap - 1] in _SPACE:
+            gap -= 1
+        if gap and "\n\n" not in text[gap : match.start()]:
+            continue
+        if turns:
+            turns[-1]["content"] = text[start:gap].strip()
+        role = "user" if match.group(1) == "Human" else "assistant"
+        turns.append({"role": role, "content": ""})
+        start = match.end()
+    turns[-1]["content"] = text[start:].strip()
+    return turns
