@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from prefloop.data.schemas import QUARANTINE
-from prefloop.data.utf8 import escaped
+from prefloop.data.utf8 import escaped, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,24 +24,26 @@ class BadRow:
     content: str
 
     def __str__(self) -> str:
-        field = f", field {self.field!r}" if self.field else ""
-        return f"{self.source}, row {self.row}{field}: {self.reason}: {self.detail}"
+        field = f", field {shown(self.field)!r}" if self.field else ""
+        said = f"{shown(self.source)}, row {self.row}{field}: {self.reason}"
+        return f"{said}: {shown(self.detail)}"
 
 
 def quarantine_table(stage: str, rows: Iterable[BadRow], *, round_index: int = 0) -> pa.Table:
     """``rows`` that failed in ``stage``, in their order: schema QUARANTINE.
 
-    Whatever is no Unicode text in them is backslash-escaped, so that every row can be kept.
+    Whatever is no Unicode text in them is backslash-escaped, so that every row can be kept; so are
+    control characters in what is said of a row, so that it can be shown.
     """
     found = [
         {
             "stage": stage,
             "round": round_index,
-            "source": escaped(row.source),
+            "source": shown(row.source),
             "row": row.row,
-            "field": None if row.field is None else escaped(row.field),
+            "field": None if row.field is None else shown(row.field),
             "reason": row.reason,
-            "detail": escaped(row.detail),
+            "detail": shown(row.detail),
             "content": escaped(row.content),
         }
         for row in rows

@@ -21,7 +21,7 @@ from prefloop.data.quarantine import BadRow, quarantine_table
 from prefloop.data.schemas import MESSAGES, QUARANTINE
 from prefloop.data.sources.files import SourceRow, check_names, read_rows
 from prefloop.data.sources.rows import RawRow, bad
-from prefloop.data.utf8 import escaped, listed
+from prefloop.data.utf8 import listed, shown
 
 PREFERENCE = pa.schema(
     [
@@ -163,7 +163,7 @@ def _of_file(
     import pyarrow.parquet as pq
 
     done = 0
-    name = escaped(str(file))
+    name = shown(str(file))
     try:
         with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as handle:
             check_names(handle.schema_arrow, name)

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import csv
 import glob
-import gzip
 import json
+import logging
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from io import BufferedReader
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +21,17 @@ from prefloop.data.config import FileFormat, PromptSource
 from prefloop.data.embedded import resolve_embedded
 from prefloop.data.errors import InputError
 from prefloop.data.quarantine import BadRow
+from prefloop.data.sources.opening import (
+    LONGEST_LINE,
+    holds_lines,
+    read_document,
+    read_lines,
+    unreadable,
+)
 from prefloop.data.sources.rows import RawRow
-from prefloop.data.utf8 import escaped, listed, shown
+from prefloop.data.utf8 import listed, shown
+
+logger = logging.getLogger(__name__)
 
 SourceRow = RawRow | BadRow
 
@@ -32,10 +39,8 @@ _FORMATS: Mapping[str, FileFormat] = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "csv",
     ".parquet": "parquet", ".pq": "parquet", ".txt": "text", ".text": "text",
 }  # fmt: skip
-_BOM = b"\xef\xbb\xbf"
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_LONGEST_CSV_FIELD = 2**31 - 1
+_DELIMITERS = (",", ";", "\t", "|")
 
 
 def read_rows(source: PromptSource) -> Iterator[SourceRow]:
@@ -57,7 +62,7 @@ def _rows(source: PromptSource) -> Iterator[SourceRow]:
         yield from _datasets_rows(source, path)
     for file in files:
         # An embedded file keeps its short name: its path differs from machine to machine.
-        name = source.path if source.path.startswith("embedded:") else escaped(str(file))
+        name = source.path if source.path.startswith("embedded:") else shown(str(file))
         yield from _file_rows(file, name, source)
 
 
@@ -103,37 +108,19 @@ def _file_rows(path: Path, name: str, source: PromptSource) -> Iterator[SourceRo
     )
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines without a byte order mark."""
-    number = 0
-    try:
-        with _open(path) as handle:
-            for number, line in enumerate(handle, 1):
-                if number == 1 and line.startswith(_UTF16):
-                    raise InputError(
-                        f"{path}: is UTF-16: convert it, e.g. iconv -f UTF-16 -t UTF-8"
-                    )
-                yield number, line.removeprefix(_BOM) if number == 1 else line
-    except (OSError, EOFError, zlib.error) as error:
-        raise _unreadable(path, error, number) from None
-
-
-def _open(path: Path) -> gzip.GzipFile | BufferedReader:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-
-
-def _unreadable(path: Path, error: Exception, rows: int) -> InputError:
-    where = f" behind row {rows}" if rows else ""
-    why = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "")
-    return InputError(
-        f"{path}: cannot be read{where}: {why or type(error).__name__}: "
-        "check its permissions and that it is complete"
-    )
-
-
 def _text_lines(path: Path, name: str) -> Iterator[tuple[int, str] | BadRow]:
     """Lines that hold something, as text."""
-    for number, line in _lines(path):
+    for number, line, cut in read_lines(path):
+        if cut:
+            yield BadRow(
+                name,
+                number,
+                None,
+                "too_long",
+                f"the line is longer than {LONGEST_LINE >> 20} MiB: break it up, or delete it",
+                line.decode("utf-8", "backslashreplace"),
+            )
+            continue
         try:
             text = line.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
@@ -156,13 +143,15 @@ def _text_rows(path: Path, name: str, column: str) -> Iterator[SourceRow]:
 
 
 def _jsonl_rows(path: Path, name: str) -> Iterator[SourceRow]:
+    decoder, twice = _json_decoder()
     for line in _text_lines(path, name):
         if isinstance(line, BadRow):
             yield line
             continue
         number, text = line
+        twice.clear()
         try:
-            value = json.loads(text)
+            value = decoder.decode(text)
         except (ValueError, RecursionError) as error:
             yield BadRow(
                 name,
@@ -173,7 +162,44 @@ def _jsonl_rows(path: Path, name: str) -> Iterator[SourceRow]:
                 text,
             )
             continue
-        yield _object(name, number, value)
+        yield _key_twice(name, number, twice[0], text) if twice else _object(name, number, value)
+
+
+def _json_decoder() -> tuple[json.JSONDecoder, list[str]]:
+    """A decoder, and a list that it adds the keys to which an object has twice."""
+    twice: list[str] = []
+
+    def as_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice.append(next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1))
+            return _Twice(found, twice[-1])
+        return found
+
+    return json.JSONDecoder(object_pairs_hook=as_dict), twice
+
+
+class _Twice(dict[str, Any]):
+    """An object that has ``key`` twice."""
+
+    def __init__(self, found: dict[str, Any], key: str) -> None:
+        super().__init__(found)
+        self.key = key
+
+
+def _twice_in(value: Any) -> str | None:
+    """A key that an object in ``value`` has twice."""
+    if isinstance(value, _Twice):
+        return value.key
+    inside = value.values() if isinstance(value, dict) else value
+    if not isinstance(value, dict | list):
+        return None
+    return next((key for one in inside if (key := _twice_in(one)) is not None), None)
+
+
+def _key_twice(name: str, number: int, key: str, text: str) -> BadRow:
+    detail = f"an object has the key {shown(key)!r} twice, and either may be meant: delete one"
+    return BadRow(name, number, None, "key_twice", detail, text)
 
 
 def _object(name: str, number: int, value: Any) -> SourceRow:
@@ -195,17 +221,26 @@ def _kind(value: Any) -> str:
 
 
 def _json_rows(path: Path, name: str) -> Iterator[SourceRow]:
-    raw = b"".join(line for _, line in _lines(path))
+    if holds_lines(path):
+        yield from _jsonl_rows(path, name)
+        return
+    decoder, twice = _json_decoder()
     try:
         # A bad byte becomes a surrogate, which makes its own row a bad one and no other.
-        value = json.loads(raw.decode("utf-8", "surrogateescape"))
+        value = decoder.decode(read_document(path).decode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: not valid JSON: {error}: if each line is an object of its own, "
             "set `format: jsonl`"
         ) from None
+    if isinstance(value, _Twice):
+        raise InputError(f"{path}: the object has the key {shown(value.key)!r} twice: delete one")
     for number, item in enumerate(_array_in(value, path), 1):
-        yield _object(name, number, item)
+        key = _twice_in(item) if twice else None
+        if key is not None:
+            yield _key_twice(name, number, key, json.dumps(item, ensure_ascii=False))
+        else:
+            yield _object(name, number, item)
 
 
 def _array_in(value: Any, path: Path) -> list[Any]:
@@ -223,7 +258,7 @@ def _array_in(value: Any, path: Path) -> list[Any]:
     )
     if len(arrays) == 1:
         return next(iter(arrays.values()))
-    found = f"{len(arrays)} ({', '.join(arrays)})" if arrays else "none"
+    found = f"{len(arrays)} ({listed(arrays)})" if arrays else "none"
     raise InputError(
         f"{path}: must be a JSON array of objects, or an object with one such array; "
         f"it has {found}: convert it to JSON Lines"
@@ -234,16 +269,23 @@ def _csv_rows(path: Path, name: str) -> Iterator[SourceRow]:
     record: list[str] = []  # the lines of the record being read, for rows that cannot be parsed
 
     def lines() -> Iterator[str]:
-        for _, line in _lines(path):
+        for number, line, cut in read_lines(path):
+            if cut:
+                raise InputError(
+                    f"{path}, line {number}: is longer than {LONGEST_LINE >> 20} MiB: check the "
+                    "quotes before it, or delete it"
+                )
             text = line.decode("utf-8", "surrogateescape")
             record.append(text)
             yield text
 
     # The limit is one for the process; its default refuses prompts over 128 KiB.
-    csv.field_size_limit(_LONGEST_CSV_FIELD)
-    delimiter = "\t" if ".tsv" in path.suffixes else ","
+    csv.field_size_limit(LONGEST_LINE)
+    read = lines()
+    begin = list(islice(read, 1))
+    delimiter = _delimiter(begin, path)
     # Strict, because otherwise a quote that is never closed silently swallows the rows behind it.
-    reader = csv.reader(lines(), delimiter=delimiter, strict=True)
+    reader = csv.reader(chain(begin, read), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:
         record.clear()
@@ -288,6 +330,24 @@ def _csv_rows(path: Path, name: str) -> Iterator[SourceRow]:
             yield RawRow(name, number, dict(zip(header, fields, strict=True)))
 
 
+def _delimiter(begin: list[str], path: Path) -> str:
+    """What parts the fields of the header: what the file's ending says, or else, where that parts
+    nothing, the one of the others that does (European Excel writes semicolons)."""
+
+    def fields(delimiter: str) -> int:
+        try:
+            return len(next(csv.reader(begin, delimiter=delimiter, strict=True), []))
+        except csv.Error:
+            return 0
+
+    usual = "\t" if ".tsv" in path.suffixes else ","
+    best = max((usual, *_DELIMITERS), key=fields)
+    if fields(usual) != 1 or fields(best) == 1:
+        return usual
+    logger.warning("%s: is read with %r between the fields, as in its header", path, best)
+    return best
+
+
 def _parquet_rows(path: Path, name: str) -> Iterator[SourceRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -301,7 +361,7 @@ def _parquet_rows(path: Path, name: str) -> Iterator[SourceRow]:
                     number += 1
                     yield row
     except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error, number) from None
+        raise unreadable(path, error, number) from None
 
 
 def check_names(schema: Any, name: str) -> None:
@@ -387,7 +447,7 @@ def _open_dataset(source: PromptSource, path: Path) -> Any:
     if isinstance(loaded, datasets.DatasetDict):
         if source.split not in loaded:
             raise InputError(
-                f"{path}: has no split {source.split!r}: set `split` to one of {', '.join(loaded)}"
+                f"{path}: has no split {source.split!r}: set `split` to one of {listed(loaded)}"
             )
         return loaded[source.split]
     return loaded

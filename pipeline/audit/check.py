@@ -20,7 +20,7 @@ from prefloop.data.checks.repeats import Repeats, find_repeats
 from prefloop.data.config import PromptSource
 from prefloop.data.dedup import near_duplicates
 from prefloop.data.preferences import PreferenceBatch, read_preferences
-from prefloop.data.utf8 import escaped
+from prefloop.data.utf8 import shown
 from prefloop.labelers.statistics.length_bias import QUANTILES, LengthBias, length_bias
 from prefloop.pipeline.audit.audit_options import AuditOptions
 from prefloop.pipeline.audit.findings import (
@@ -136,7 +136,7 @@ def audit(path: str, options: AuditOptions | None = None) -> Audit:
         for unit in units
     ]
     return Audit(
-        source=escaped(path),
+        source=shown(path),
         rows=read,
         pairs=len(drops),
         bad=bad.reasons,

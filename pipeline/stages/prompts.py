@@ -8,6 +8,7 @@ import pyarrow as pa
 from prefloop.data.config import PromptsConfig
 from prefloop.data.hashing import derive_seed
 from prefloop.data.prompts.load import load_prompts
+from prefloop.data.prompts.no_prompts import why_no_prompt
 from prefloop.data.shards import ShardFolder, atomic_write_json
 from prefloop.pipeline.run.context import RoundContext, RunContext
 from prefloop.pipeline.run.run_dir import RunError, Stopwatch
@@ -29,7 +30,7 @@ def read_prompts(context: RunContext, prompts: PromptsConfig, *, block_size: int
         raise RunError(
             f"no usable prompt among the {tables.read} read: {len(tables.quarantine)} quarantined "
             f"(reasons in {run.quarantine.folder}), {len(tables.dropped)} dropped, "
-            f"{len(tables.heldout)} held out"
+            f"{len(tables.heldout)} held out{why_no_prompt(tables, prompts.train)}"
         )
     write_blocks(run.heldout, tables.heldout, block_size)
     write_blocks(run.prompts, tables.train, block_size)
