@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from prefloop.data.arrays import Bools
 from prefloop.data.checks.against import EvaluationSet
 from prefloop.data.checks.identical import same_when_normalised
 from prefloop.data.checks.oddities import find_oddities
@@ -28,6 +29,7 @@ _COLUMNS = {
     "rejected": np.uint64,
     "same": np.bool_,
     "oddities": np.uint16,
+    "disputed": np.bool_,
     "overlap": np.int8,
     "chosen_chars": np.int32,
     "rejected_chars": np.int32,
@@ -53,8 +55,9 @@ class Facts:
     sources: list[str] = field(default_factory=list)
     _parts: list[dict[str, npt.NDArray[Any]]] = field(default_factory=list)
 
-    def add(self, pairs: pa.Table) -> None:
-        """Take in a batch of pairs (schema PREFERENCE)."""
+    def add(self, pairs: pa.Table, disputed: Bools) -> None:
+        """Take in a batch of pairs (schema PREFERENCE), of which some are ``disputed`` by their
+        scores."""
         if not len(pairs):
             return
         pairs = pairs.combine_chunks()
@@ -74,6 +77,7 @@ class Facts:
             "oddities": find_oddities(chosen, of_chosen)
             | find_oddities(rejected, of_rejected)
             | find_oddities(asked, shapes(asked)),
+            "disputed": disputed,
             "overlap": self._overlaps(prompt),
             "chosen_chars": of_chosen.chars,
             "rejected_chars": of_rejected.chars,

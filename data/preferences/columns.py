@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefloop.data.arrays import Bools
-from prefloop.data.preferences.layouts import Layout
+from prefloop.data.preferences.layouts import TIE_STATUS, Layout
 from prefloop.data.schemas import MESSAGES
 from prefloop.data.sources.turns import CONVERSATION_START
 from prefloop.data.utf8 import BLANK
@@ -47,10 +47,16 @@ def regular_rows(batch: pa.RecordBatch, layout: Layout) -> RegularRows | None:
     if chosen is None or rejected is None or (layout.prompt and prompt is None):
         return None
     texts = [pa.types.is_string(column.type) for column in (chosen, rejected)]
+    kept = np.ones(len(batch), dtype=bool)
+    if layout.status:
+        status = _normal(batch.column(layout.status))
+        if status is None or not pa.types.is_string(status.type):
+            return None
+        kept = ~_mask(pc.equal(status, TIE_STATUS))
     if all(texts) and prompt is not None:
-        return _of_texts(prompt, chosen, rejected)
+        return _of_texts(prompt, chosen, rejected, kept)
     if not any(texts):
-        return _of_conversations(prompt, chosen, rejected)
+        return _of_conversations(prompt, chosen, rejected, kept)
     return None
 
 
@@ -85,8 +91,8 @@ def _normal(column: pa.Array) -> pa.Array | None:
     return lists if lists.type == MESSAGES else lists.cast(MESSAGES)
 
 
-def _of_texts(prompt: pa.Array, chosen: pa.Array, rejected: pa.Array) -> RegularRows:
-    regular = _plain_text(chosen) & _plain_text(rejected)
+def _of_texts(prompt: pa.Array, chosen: pa.Array, rejected: pa.Array, kept: Bools) -> RegularRows:
+    regular = kept & _plain_text(chosen) & _plain_text(rejected)
     if pa.types.is_string(prompt.type):
         regular &= _plain_text(prompt)
         asked = _as_user_turn(_filter(prompt, regular))
@@ -97,10 +103,10 @@ def _of_texts(prompt: pa.Array, chosen: pa.Array, rejected: pa.Array) -> Regular
 
 
 def _of_conversations(
-    prompt: pa.Array | None, chosen: pa.Array, rejected: pa.Array
+    prompt: pa.Array | None, chosen: pa.Array, rejected: pa.Array, kept: Bools
 ) -> RegularRows | None:
     a, b = _Turns(chosen), _Turns(rejected)
-    regular = a.answered & b.answered & (a.lengths == b.lengths)
+    regular = kept & a.answered & b.answered & (a.lengths == b.lengths)
     alone = a.lengths == 1
     if prompt is not None and pa.types.is_list(prompt.type):
         # Turns in both places may say the same in two ways: that is for the other reader.

@@ -1,7 +1,8 @@
 """Which columns of a preference dataset hold what, told by their names.
 
 A *direct* layout names the preferred answer; a *labelled* one has two answers and a label that
-says which is preferred; *completions* has several rated answers in one row (UltraFeedback).
+says which is preferred; a *scored* one has two answers with a score each; *completions* has
+several rated or ranked answers in one row (UltraFeedback, Nectar): the best and the worst count.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Literal
 from prefloop.data.errors import InputError
 
 PairLabel = Literal["a", "b", "tie"]
-Kind = Literal["direct", "labelled", "completions"]
+Kind = Literal["direct", "labelled", "scored", "completions"]
 
 LABELS: Mapping[str, PairLabel] = {
     "1": "a", "a": "a", "model_a": "a", "first": "a",
@@ -28,11 +29,48 @@ _SIGNED: Mapping[str, PairLabel] = {
     "-3": "a", "-2": "a", "-1": "a", "0": "tie", "1": "b", "2": "b", "3": "b",
 }  # fmt: skip
 
-_PROMPTS = ("prompt", "instruction", "question", "query", "context", "history", "input")
+_PROMPTS = ("prompt", "instruction", "question", "query", "context", "history", "input",
+            "conversations", "messages")  # fmt: skip
 """Names of a prompt's column, the first that is there wins; an ``input`` beside an
 ``instruction`` belongs to the prompt, as in Alpaca's layout."""
+WHOLE_CONVERSATIONS = (("conversations",), ("messages",))
+"""Prompts of these names may hold an answer as well: they count where the answers stand alone."""
+PROMPT_KEYS = ("messages", "full_text")
+"""Where the prompt stands in a column of objects (OpenAI's files, WebGPT)."""
+TIE_STATUS = "tie"
+"""What a column ``status`` says of a row whose chosen and rejected were rated alike."""
 _SYSTEMS = ("system", "system_prompt")
-_DIRECT = (("chosen", "rejected"), ("response_j", "response_k"))
+_DIRECT = (
+    ("chosen", "rejected"), ("response_j", "response_k"), ("chosen_response", "rejected_response"),
+    ("preferred_output", "non_preferred_output"),
+)  # fmt: skip
+_SCORES_OF_DIRECT = (
+    ("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"),
+    ("chosen_rating", "rejected_rating"), ("chosen_avg_rating", "rejected_avg_rating"),
+    ("rating_chosen", "rating_rejected"),
+)  # fmt: skip
+_SCORED = (
+    ("answer_0", "answer_1", "score_0", "score_1"),  # WebGPT
+    ("response_0", "response_1", "score_0", "score_1"),
+    ("response_1", "response_2", "score_1", "score_2"),
+    ("response_a", "response_b", "score_a", "score_b"),
+    ("answer_a", "answer_b", "score_a", "score_b"),
+)
+_COMPLETIONS = ("completions", "answers")
+_WITHOUT_PAIRS: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("message_id", "parent_id"),
+     "holds messages of trees (as OASST): make pairs of the replies to one message by their ranks"),
+    (("message_tree_id", "prompt"),
+     "holds trees of messages (as OASST): make pairs of the replies to one message by their ranks"),
+    (("completion", "label"),
+     "is unpaired data (as for KTO): single answers with labels hold no pair to compare"),
+    (("response", "helpfulness"),
+     "has one rated answer a row (as HelpSteer): join two rows of one prompt into response_1, "
+     "response_2, score_1 and score_2"),
+    (("prompt", "completion"), "has one answer a row (as for SFT): there is no pair to compare"),
+    (("messages",), "has one conversation a row (as for SFT): there is no pair to compare"),
+    (("conversations",), "has one conversation a row (as for SFT): there is no pair to compare"),
+)  # fmt: skip
 _LABELLED: tuple[tuple[str, str, str, Mapping[str, PairLabel]], ...] = (
     ("human_ref_A", "human_ref_B", "labels", _ONE_IS_A),  # SHP
     ("response_0", "response_1", "better_response_id", _FROM_ZERO),  # PKU-SafeRLHF
@@ -42,8 +80,8 @@ _LABELLED: tuple[tuple[str, str, str, Mapping[str, PairLabel]], ...] = (
 _ANSWERS = (
     ("output_1", "output_2"), ("response1", "response2"), ("response_1", "response_2"),
     ("output1", "output2"), ("answer_1", "answer_2"), ("response_a", "response_b"),
-    ("answer_a", "answer_b"), ("output_a", "output_b"), ("conversation_a", "conversation_b"),
-    ("a", "b"),
+    ("answer_a", "answer_b"), ("output_a", "output_b"), ("answer_0", "answer_1"),
+    ("conversation_a", "conversation_b"), ("a", "b"),
 )  # fmt: skip
 _LABEL_NAMES = ("label", "preference", "winner", "gold")
 LABEL_COLUMNS = (*_LABEL_NAMES, *(label for *_, label, _ in _LABELLED))
@@ -83,11 +121,16 @@ class Layout:
     labels: Mapping[str, PairLabel] = field(default_factory=dict)
     named: bool = False
     """Whether the meaning of the labels was named, by the user or a known dataset."""
+    status: str | None = None
+    """Column that marks ties of a direct layout."""
+    scores: tuple[str, str] | None = None
+    """Columns of a direct layout that say how good each answer is: checked, not relied on."""
 
     @property
     def columns(self) -> list[str]:
         """All columns that are read."""
-        names = [*self.prompt, *([self.system] if self.system else []), self.a, self.b, *self.label]
+        single = [name for name in (self.system, self.status) if name]
+        names = [*self.prompt, *single, self.a, self.b, *self.label, *(self.scores or ())]
         return list(dict.fromkeys(names))
 
 
@@ -105,6 +148,12 @@ def find_layout(names: Iterable[str], own: PreferenceColumns | None = None) -> L
             "labelled", found.prompt, found.a, found.b, found.system, found.label, own.labels, True
         )
     return found
+
+
+def why_no_pairs(names: Iterable[str]) -> str | None:
+    """What a known dataset with these columns is and what to do, if it holds no pairs."""
+    there = set(names)
+    return next((words for known, words in _WITHOUT_PAIRS if set(known) <= there), None)
 
 
 def parse_columns(text: str) -> PreferenceColumns:
@@ -195,12 +244,18 @@ def _known_layout(present: list[str], prompt: tuple[str, ...]) -> Layout | None:
     system = next((name for name in _SYSTEMS if name in there), None) if prompt else None
     for a, b in _DIRECT:
         if {a, b} <= there:
-            return Layout("direct", prompt, a, b, system)
-    if "completions" in there and prompt:
-        return Layout("completions", prompt, "completions", "completions", system)
+            scores = next((both for both in _SCORES_OF_DIRECT if set(both) <= there), None)
+            status = "status" if "status" in there else None
+            return Layout("direct", prompt, a, b, system, status=status, scores=scores)
+    rated = next((name for name in _COMPLETIONS if name in there), None)
+    if rated and prompt:
+        return Layout("completions", prompt, rated, rated, system)
     for a, b, label, labels in _LABELLED:
         if {a, b, label} <= there:
             return Layout("labelled", prompt, a, b, system, (label,), labels, True)
+    for a, b, *scores in _SCORED:
+        if {a, b, *scores} <= there and not there & {*_LABEL_NAMES}:
+            return Layout("scored", prompt, a, b, system, tuple(scores), named=True)
     for a, b in _ANSWERS:
         if not {a, b} <= there:
             continue

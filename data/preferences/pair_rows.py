@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prefloop.data.preferences.layouts import Layout, PairLabel
+from prefloop.data.preferences.layouts import (
+    PROMPT_KEYS,
+    TIE_STATUS,
+    WHOLE_CONVERSATIONS,
+    Layout,
+    PairLabel,
+)
+from prefloop.data.preferences.ratings import best_and_worst, by_scores
 from prefloop.data.preferences.transcripts import check_answer, check_prompt, split_answer
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.rows import RawRow, bad
@@ -75,7 +82,7 @@ def parse_comparison(raw: RawRow, layout: Layout) -> Comparison | BadRow:
     try:
         if layout.kind == "completions":
             prompt = _explicit_prompt(raw.fields, layout)
-            return Comparison(prompt, *_best_and_worst(_field(raw.fields, layout.a)))
+            return Comparison(prompt, *best_and_worst(_field(raw.fields, layout.a), layout.a))
         return _comparison(raw.fields, layout)
     except Unusable as problem:
         return bad(raw, problem.field, problem.reason, problem.detail)
@@ -85,10 +92,13 @@ def parse_comparison(raw: RawRow, layout: Layout) -> Comparison | BadRow:
 
 def _comparison(fields: Mapping[str, Any], layout: Layout) -> Comparison:
     # A row whose prompt is null reads as in a file without that column.
-    given = layout.prompt and any(not _is_null(fields.get(name)) for name in layout.prompt)
-    explicit = _explicit_prompt(fields, layout) if given else None
+    given = any(not _is_null(fields.get(name)) for name in layout.prompt)
+    may_hold_answers = layout.prompt in WHOLE_CONVERSATIONS
+    explicit = _explicit_prompt(fields, layout) if given and not may_hold_answers else None
     before_a, a = _answer(fields, layout.a)
     before_b, b = _answer(fields, layout.b)
+    if given and may_hold_answers and not (before_a and before_b):
+        explicit = _explicit_prompt(fields, layout)
     null = layout.prompt[0] if layout.prompt else None
     prompt = _prompt_of(explicit, before_a, layout.a, null)
     if prompt != _prompt_of(explicit, before_b, layout.b, null):
@@ -98,7 +108,12 @@ def _comparison(fields: Mapping[str, Any], layout: Layout) -> Comparison:
             f"the turns before the answer differ from those in {layout.a!r}: the two answers "
             "cannot be compared; delete the row",
         )
-    return Comparison(prompt, a, b, "a" if layout.kind == "direct" else _verdict(fields, layout))
+    if layout.kind == "scored":
+        scores = (_field(fields, name) for name in layout.label)
+        return Comparison(prompt, a, b, by_scores(*scores, layout.label))
+    tied = layout.status is not None and fields.get(layout.status) == TIE_STATUS
+    verdict = "a" if layout.kind == "direct" else _verdict(fields, layout)
+    return Comparison(prompt, a, b, "tie" if tied else verdict)
 
 
 def _field(fields: Mapping[str, Any], name: str) -> Any:
@@ -122,6 +137,8 @@ def _is_null(value: Any) -> bool:
 def _answer(fields: Mapping[str, Any], name: str) -> tuple[list[Turn], str]:
     """The turns before an answer (none where the column holds the answer alone), and it."""
     value = _field(fields, name)
+    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+        value = value[0]  # of several good or bad answers, any may be compared
     turns = conversation_in(value, name)
     if turns is not None:
         return split_answer(turns_of(turns, name), name)
@@ -150,6 +167,8 @@ def _explicit_prompt(fields: Mapping[str, Any], layout: Layout) -> list[Turn]:
             if not _is_null(part)
         ]
         value = "\n\n".join(text for text in texts if not is_blank(text))
+    if isinstance(value, Mapping):
+        value = next((value[key] for key in PROMPT_KEYS if value.get(key) is not None), value)
     found = conversation_in(value, name)
     if found is not None:
         turns = turns_of(found, name)
@@ -211,59 +230,3 @@ def _label(value: Any, name: str, layout: Layout) -> PairLabel:
         "bad_label",
         f"the label {shown(repr(value)[:80])} is none of {known}: say what it means with --labels",
     )
-
-
-def _best_and_worst(value: Any) -> tuple[str, str, PairLabel]:
-    """The answers with the highest and the lowest mean rating; of several with one mean the first.
-    A tie of the first two where all means are equal.
-
-    A completion without a readable rating takes no part. Raises :class:`Unusable`.
-    """
-    if not isinstance(value, list):
-        raise Unusable("completions", "wrong_type", "is no list of rated completions")
-    rated = []
-    for item in value:
-        mean = _mean_rating(item) if isinstance(item, dict) else None
-        if mean is not None:
-            rated.append((mean, item.get("response", item.get("text"))))
-    if len(rated) < 2:
-        raise Unusable(
-            "completions",
-            "missing_rating",
-            f"{len(rated)} of {len(value)} completions have ratings, and a pair needs two",
-        )
-    means = [mean for mean, _ in rated]
-    if max(means) == min(means):
-        return _completion(rated[0][1]), _completion(rated[1][1]), "tie"
-    best, worst = (rated[means.index(end(means))][1] for end in (max, min))
-    return _completion(best), _completion(worst), "a"
-
-
-def _completion(value: Any) -> str:
-    if value is None:
-        raise Unusable("completions", "null", "a completion has no response: write its text")
-    return check_answer(_text(value, "completions"), "completions")
-
-
-def _mean_rating(completion: Mapping[str, Any]) -> float | None:
-    """Mean of the ratings of a completion's aspects; aspects without a number are left out."""
-    aspects = completion.get("annotations")
-    if not isinstance(aspects, Mapping):
-        return None
-    ratings = [rating for each in aspects.values() for rating in _ratings(each)]
-    # The mean of equal ratings in another order must be the same number.
-    return math.fsum(ratings) / len(ratings) if ratings else None
-
-
-def _ratings(aspect: Any) -> Sequence[float]:
-    """An aspect's rating: none or one. It may come as a list of one or as text."""
-    if isinstance(aspect, list):
-        return [rating for each in aspect for rating in _ratings(each)]
-    value = aspect.get("Rating", aspect.get("rating")) if isinstance(aspect, Mapping) else None
-    if isinstance(value, bool):
-        return []
-    try:
-        rating = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return []
-    return [rating] if math.isfinite(rating) else []

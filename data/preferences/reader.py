@@ -11,12 +11,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from prefloop.data.arrays import Bools
 from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.preferences.columns import regular_rows
-from prefloop.data.preferences.layouts import Layout, PreferenceColumns, find_layout
+from prefloop.data.preferences.layouts import (
+    Layout,
+    PreferenceColumns,
+    find_layout,
+    why_no_pairs,
+)
 from prefloop.data.preferences.pair_rows import PairRow, label_text, parse_pair
+from prefloop.data.preferences.ratings import as_number
 from prefloop.data.quarantine import BadRow, quarantine_table
 from prefloop.data.schemas import MESSAGES, QUARANTINE
 from prefloop.data.sources.files import SourceRow, check_names, read_rows
@@ -52,6 +60,8 @@ class PreferenceBatch:
     """Schema :data:`PREFERENCE`."""
     bad: pa.Table
     """Schema ``prefloop.data.schemas.QUARANTINE``, stage ``audit``, round 0."""
+    disputed: Bools
+    """Of each pair: whether the row has scores, and chosen has the lower one."""
 
     @property
     def rows(self) -> int:
@@ -211,15 +221,32 @@ def _read_batch(
         ],
         schema=PREFERENCE,
     )
+    disputed = _disputed(batch, layout)
     if fast.regular.all():
-        return PreferenceBatch(pairs, QUARANTINE.empty_table())
+        return PreferenceBatch(pairs, QUARANTINE.empty_table(), disputed[fast.regular])
     others = np.flatnonzero(~fast.regular)
     parsed = _parse(
         _raw_rows(batch.take(pa.array(others)), numbers[others], source), layout, labels
     )
     if len(parsed.pairs):
         pairs = pa.concat_tables([pairs, parsed.pairs]).sort_by("row")
-    return PreferenceBatch(pairs, parsed.bad)
+    return PreferenceBatch(pairs, parsed.bad, disputed[pairs["row"].to_numpy() - before - 1])
+
+
+def _disputed(batch: pa.RecordBatch, layout: Layout) -> Bools:
+    if layout.scores is None:
+        return np.zeros(len(batch), dtype=bool)
+    chosen, rejected = (batch.column(name) for name in layout.scores)
+    if pa.types.is_floating(chosen.type) and pa.types.is_floating(rejected.type):
+        lower = pc.and_(pc.less(chosen, rejected), pc.is_finite(pc.subtract(chosen, rejected)))
+        return np.asarray(pc.fill_null(lower, False).to_numpy(zero_copy_only=False))
+    columns = [column.to_pylist() for column in (chosen, rejected)]
+    return np.array([_is_lower(*both) for both in zip(*columns, strict=True)], dtype=bool)
+
+
+def _is_lower(chosen: Any, rejected: Any) -> bool:
+    one, other = as_number(chosen), as_number(rejected)
+    return one is not None and other is not None and one < other
 
 
 def _raw_rows(batch: pa.RecordBatch, numbers: Any, source: str) -> Iterator[RawRow]:
@@ -231,8 +258,14 @@ def _parse(rows: Iterable[RawRow], layout: Layout, labels: _Labels) -> Preferenc
     found = []
     for raw in rows:
         labels.look(raw, layout)
-        found.append(parse_pair(raw, layout))
+        found.append(_parsed(raw, layout))
     return _batch(found)
+
+
+def _parsed(raw: RawRow, layout: Layout) -> tuple[PairRow | BadRow, bool]:
+    """The pair, and whether its scores dispute it."""
+    scores = (raw.fields.get(name) for name in layout.scores or ())
+    return parse_pair(raw, layout), layout.scores is not None and _is_lower(*scores)
 
 
 def _of_rows(
@@ -245,10 +278,10 @@ def _of_rows(
     layouts: dict[tuple[str, ...], Layout | None] = {}
     read, known, seen = 0, False, dict[str, None]()
     while chunk := list(islice(rows, batch_rows)):
-        found: list[PairRow | BadRow] = []
+        found: list[tuple[PairRow | BadRow, bool]] = []
         for row in chunk:
             if isinstance(row, BadRow):
-                found.append(row)
+                found.append((row, False))
                 continue
             read += 1
             keys = tuple(row.fields)
@@ -257,11 +290,11 @@ def _of_rows(
                 seen |= dict.fromkeys(keys)
             layout = layouts[keys]
             if layout is None:
-                found.append(_without_layout(row))
+                found.append((_without_layout(row), False))
                 continue
             known = True
             labels.look(row, layout)
-            found.append(parse_pair(row, layout))
+            found.append(_parsed(row, layout))
         if not known and read >= _ROWS_TO_JUDGE_COLUMNS:
             break
         yield _batch(found)
@@ -280,6 +313,10 @@ def _without_layout(row: RawRow) -> BadRow:
 
 
 def _no_layout(name: str, columns: Iterable[str]) -> InputError:
+    columns = list(columns)
+    known = why_no_pairs(columns)
+    if known:
+        return InputError(f"{name}: {known}; columns found: {listed(columns)}")
     return InputError(
         f"{name}: no row has a known layout; columns found: "
         f"{listed(columns) or 'none'}: name them, e.g. --columns "
@@ -287,14 +324,18 @@ def _no_layout(name: str, columns: Iterable[str]) -> InputError:
     )
 
 
-def _batch(rows: Iterable[PairRow | BadRow]) -> PreferenceBatch:
+def _batch(rows: Iterable[tuple[PairRow | BadRow, bool]]) -> PreferenceBatch:
     pairs: list[PairRow] = []
     bad_rows: list[BadRow] = []
-    for row in rows:
+    disputed: list[bool] = []
+    for row, is_disputed in rows:
         if isinstance(row, BadRow):
             bad_rows.append(row)
         else:
             pairs.append(row)
+            disputed.append(is_disputed)
     return PreferenceBatch(
-        pa.Table.from_pylist(pairs, PREFERENCE), quarantine_table("audit", bad_rows)
+        pa.Table.from_pylist(pairs, PREFERENCE),
+        quarantine_table("audit", bad_rows),
+        np.array(disputed, dtype=bool),
     )

@@ -20,7 +20,7 @@ from prefloop.data.checks.repeats import Repeats, find_repeats
 from prefloop.data.config import PromptSource
 from prefloop.data.dedup import near_duplicates
 from prefloop.data.preferences import PreferenceBatch, read_preferences
-from prefloop.data.utf8 import shown
+from prefloop.data.utf8 import listed, shown
 from prefloop.labelers.statistics.length_bias import QUANTILES, LengthBias, length_bias
 from prefloop.pipeline.audit.audit_options import AuditOptions
 from prefloop.pipeline.audit.findings import (
@@ -61,11 +61,33 @@ class Audit:
     chosen_hashes: npt.NDArray[np.uint64] = field(repr=False)
     reasons: tuple[str, ...] = ()
     where: Sequence[str] = field(default=(), repr=False)
+    columns: tuple[str, ...] = field(default=(), repr=False)
+    """Of the first row without a pair."""
 
     @property
     def has_errors(self) -> bool:
         """Whether any finding is an error."""
         return any(finding.severity == "error" for finding in self.findings)
+
+    @property
+    def why_no_pair(self) -> str | None:
+        """One line that says why no row holds a pair; None where one does."""
+        if self.pairs:
+            return None
+        said = f"{self.source}: 0 of {self.rows:,} rows hold a pair"
+        if not self.bad:
+            return f"{said}: the file is empty"
+        reason, count = max(self.bad.items(), key=lambda one: one[1])
+        example = next(
+            (
+                one.examples[0]
+                for one in self.findings
+                if one.name.endswith(reason) and one.examples
+            ),
+            "",
+        )
+        columns = f"; columns found: {listed(self.columns)}" if self.columns else ""
+        return f"{said}: {count:,} are {reason}, the first {example}{columns}"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -109,7 +131,7 @@ def audit(path: str, options: AuditOptions | None = None) -> Audit:
         for batch in batches(path, options):
             read += batch.rows
             bad.add(batch)
-            facts.add(batch.pairs)
+            facts.add(batch.pairs, batch.disputed)
             if sample and len(batch.pairs):
                 sample.offer(batch.pairs)
             if options.near_duplicates:
@@ -155,6 +177,7 @@ def audit(path: str, options: AuditOptions | None = None) -> Audit:
         chosen_hashes=found["chosen"],
         reasons=reasons,
         where=where,
+        columns=bad.columns,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,14 @@ _APART = {
         "two answers to different prompts cannot be compared: delete the rows",
     ),
     "empty_answer": ("an answer holds no text", "delete the rows"),
+    "consecutive_answers": (
+        "a conversation ends with two turns of the assistant's",
+        "join them where they are one answer, or delete one",
+    ),
+    "written_turns": (
+        "turns written out as text that cannot be read",
+        "write the column as JSON (json.dumps), or the file as JSON Lines or Parquet",
+    ),
     "tie": ("neither answer is preferred", "nothing to learn from: leave the rows out"),
 }
 """Reasons of rows without a pair that are findings of their own; all others are unreadable."""
@@ -69,12 +78,15 @@ class BadRows:
     reasons: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     """By reason, the first few."""
+    columns: tuple[str, ...] = ()
+    """Of the first row whose content shows them."""
 
     def add(self, batch: PreferenceBatch) -> None:
         """Count the rows of ``batch`` that hold no pair."""
         if not len(batch.bad):
             return
         self.reasons.update(batch.bad["reason"].to_pylist())
+        self.columns = self.columns or _columns(batch.bad["content"][0].as_py())
         for row in batch.bad.slice(0, 10 * _EXAMPLES).to_pylist():
             of_reason = self.examples.setdefault(row["reason"], [])
             if len(of_reason) < _EXAMPLES:
@@ -97,6 +109,14 @@ class BadRows:
                 examples=tuple(self.examples.get(reason, ())),
                 dropped_by_fix=True,
             )
+
+
+def _columns(content: str) -> tuple[str, ...]:
+    try:
+        row = json.loads(content)
+    except (ValueError, RecursionError):
+        return ()
+    return tuple(row) if isinstance(row, dict) else ()
 
 
 class Places(Sequence[str]):
@@ -162,6 +182,14 @@ def pair_suspects(
         "an earlier row has the same pair",
         "delete the later rows: they count twice in training",
         to_partner="repeats",
+    )
+    yield Suspect(
+        "scores_disagree",
+        found["disputed"],
+        "warning",
+        "chosen has a lower score than rejected in the row's own columns",
+        "look which of the two is wrong: the scores, or the order",
+        dropped_by_fix=False,
     )
     for number, one in enumerate(against):
         yield Suspect(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from prefloop.data.errors import InputError
 from prefloop.pipeline.commands.options import JsonOption, say_json
 
 app = typer.Typer()
@@ -68,5 +69,7 @@ def audit(
         Console().print(render_audit(found))
         if counts:
             typer.echo(f"{fix}: {counts['kept']:,} rows kept, {counts['dropped']:,} dropped")
+    if found.why_no_pair:
+        raise InputError(found.why_no_pair)
     if strict and found.has_errors:
         raise typer.Exit(1)

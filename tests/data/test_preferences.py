@@ -228,3 +228,101 @@ def test_llmbar(name: str, rows: int, longer: int) -> None:
     pairs, bad = read(PUBLIC / "llmbar" / f"{name}.json")
     assert (len(pairs), bad) == (rows, [])
     assert sum(len(pair["chosen"]) > len(pair["rejected"]) for pair in pairs) == longer
+
+
+ANSWER = "Yes."
+OTHERS = {
+    "argilla": {"system": "", "instruction": "Hi?", "chosen_response": "Yes.",
+                "rejected_response": "No.", "chosen_avg_rating": 5.0, "rejected_avg_rating": 2.0},
+    "orca": {"system": None, "question": "Hi?", "chosen": "Yes.", "rejected": "No.",
+             "status": "swapped"},
+    "Nectar": {"prompt": "\n\nHuman: Hi?\n\nAssistant: ", "answers": [
+        {"answer": "Maybe.", "rank": 2.0}, {"answer": "Yes.", "rank": 1.0},
+        {"answer": "No.", "rank": 7.0}]},
+    "StackExchange": {"question": "Hi?", "answers": [
+        {"text": "No.", "pm_score": 0, "selected": True}, {"text": "Yes.", "pm_score": 4,
+                                                           "selected": False}]},
+    "WebGPT": {"question": {"dataset": "eli5", "id": "a", "full_text": "Hi?"}, "answer_0": "No.",
+               "answer_1": "Yes.", "score_0": -0.5, "score_1": 0.5},
+    "preferred_output": {"input": {"messages": ASKED, "tools": None}, "preferred_output": [YES],
+                         "non_preferred_output": [NO]},
+    "RewardBench 2": {"prompt": "Hi?", "chosen": ["Yes."], "rejected": ["No.", "Never.", "Nil."]},
+    "LLaMA-Factory": {"conversations": [{"from": "human", "value": "Hi?"}],
+                      "chosen": {"from": "gpt", "value": "Yes."},
+                      "rejected": {"from": "gpt", "value": "No."}},
+    "axolotl": {"messages": ASKED, "chosen": YES, "rejected": NO},
+    "messages beside whole conversations": {"messages": [*ASKED, YES], "chosen": [*ASKED, YES],
+                                            "rejected": [*ASKED, NO]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+@pytest.mark.parametrize("layout", OTHERS, ids=str)
+def test_layouts_of_published_sets(tmp_path: Path, layout: str, ending: str) -> None:
+    pairs, bad = read(write(tmp_path / f"data.{ending}", [OTHERS[layout]]))
+    found = [(pair["prompt"], pair["chosen"], pair["rejected"]) for pair in pairs]
+    assert (found, bad) == ([(ASKED, "Yes.", "No.")], [])
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_rows_that_prefer_nothing_are_ties(tmp_path: Path, ending: str) -> None:
+    rows = [
+        {**OTHERS["orca"], "status": "tie"},
+        {**OTHERS["WebGPT"], "score_0": 0.5},
+        {**OTHERS["StackExchange"], "answers": [{"text": "a", "pm_score": 1}] * 2},
+    ]
+    for number, row in enumerate(rows):
+        pairs, bad = read(write(tmp_path / f"{number}.{ending}", [row]))
+        assert (pairs, [one["reason"] for one in bad]) == ([], ["tie"])
+    row = {**OTHERS["WebGPT"], "score_0": None}
+    assert read(write(tmp_path / f"null.{ending}", [row]))[1][0]["field"] == "score_0"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"prompt": "Hi?", "completion": "Yes.", "label": True}, "is unpaired data"),
+        ({"prompt": "Hi?", "response": "Yes.", "helpfulness": 3}, "join two rows of one prompt"),
+        ({"message_id": "1", "parent_id": None, "text": "Hi?", "role": "prompter"}, "of trees"),
+        ({"message_tree_id": "1", "prompt": {"text": "Hi?", "replies": []}}, "replies to one mess"),
+        ({"messages": [*ASKED, YES]}, "one conversation a row"),
+        ({"prompt": "Hi?", "completion": "Yes."}, "no pair to compare"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_what_holds_no_pairs_says_what_it_is(
+    tmp_path: Path, row: dict, said: str, ending: str
+) -> None:
+    row = {key: "" if value == {"text": "Hi?", "replies": []} else value
+           for key, value in row.items()}  # fmt: skip
+    with pytest.raises(InputError, match=f"{said}.*; columns found: "):
+        read(write(tmp_path / f"d.{ending}", [row]))
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet", "csv"])
+@pytest.mark.parametrize(
+    "names", [("score_chosen", "score_rejected"), ("chosen_rating", "rejected_rating")]
+)
+def test_scores_that_dispute_a_pair_are_marked(
+    tmp_path: Path, names: tuple[str, str], ending: str
+) -> None:
+    scores = [(5.0, 1.0), (1.0, 5.0), (None, 5.0), (2.0, 2.0)]
+    texts = [("Hi?", "Yes."), ("Hi?", "Yes."), ("Hi?", ""), ("{'a': 1}", "Yes.")]
+    rows = [
+        {
+            "prompt": prompt,
+            "chosen": chosen,
+            "rejected": "No.",
+            **dict(zip(names, both, strict=True)),
+        }
+        for (prompt, chosen), both in zip(texts, scores, strict=True)
+    ]
+    path = tmp_path / f"d.{ending}"
+    if ending == "csv":
+        lines = [",".join("" if v is None else str(v) for v in row.values()) for row in rows]
+        path.write_text("\n".join([",".join(rows[0]), *lines]))
+    else:
+        write(path, rows)
+    [batch] = read_preferences(PromptSource(path=str(path)))
+    assert batch.disputed.tolist() == [False, True, False]
+    assert len(batch.pairs) == 3

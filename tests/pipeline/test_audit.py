@@ -181,6 +181,46 @@ def test_the_command(tmp_path: Path) -> None:
     assert isinstance(same.exception, InputError)
 
 
+def test_a_dataset_without_a_pair_is_no_success(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    rows: list[dict[str, Any]] = [{"prompt": "p", "chosen": "", "rejected": "x"}] * 3
+    paths = [
+        str(tmp_path / "empty.jsonl"),
+        write(tmp_path / "bad.jsonl", [*rows, pair("", "a", "b")]),
+    ]
+    for path, said in zip(
+        paths, ["the file is empty", "3 are empty_answer, the first"], strict=True
+    ):
+        for more in ([], ["--json"], ["--html"]):
+            done = CliRunner().invoke(app, ["audit", path, *more])
+            assert isinstance(done.exception, InputError)
+            assert f"{path}: 0 of " in str(done.exception)
+            assert said in str(done.exception)
+            assert "\n" not in str(done.exception)
+    assert f"{paths[1]}:1, field 'chosen': " in str(done.exception)
+    assert "columns found: prompt, chosen, rejected" in str(done.exception)
+
+
+def test_scores_that_say_the_opposite_are_found(tmp_path: Path) -> None:
+    row = {**pair("p", "a", "b"), "chosen_score": 1.0, "rejected_score": 2.0}
+    other = {**pair("q", "a", "b"), "chosen_score": 2.0, "rejected_score": 1.0}
+    [finding] = audit(write(tmp_path / "d.jsonl", [other, row])).findings
+    assert (finding.name, finding.severity, finding.count) == ("scores_disagree", "warning", 1)
+    assert finding.examples == (f"{tmp_path / 'd.jsonl'}:2",)
+
+
+def test_what_an_audit_says_commands_no_terminal(tmp_path: Path) -> None:
+    evil = "\x1b]0;x\x07\x9b"
+    rows = [
+        pair("p", "a", "b"),
+        {**pair("p", "a", "b"), "chosen": [{"role": evil, "content": "x"}]},
+    ]
+    found = audit(write(tmp_path / "d.jsonl", rows))
+    said = [text for one in found.findings for text in (one.name, one.what, *one.examples)]
+    assert any("x1b" in text for text in said)
+    assert all(text.isprintable() for text in said)
+
+
 # The parts --------------------------------------------------------------------------------------
 
 
