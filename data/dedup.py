@@ -31,12 +31,30 @@ _MISS = 0.005
 """Chance that MinHash does not propose a pair of exactly the threshold's similarity."""
 
 
+_MOST_MARKS = 30
+_MANY_MARKS = re.compile(rf"[^\w\s\x00-\x7f]{{{_MOST_MARKS + 1},}}")
+
+
 def normalise(text: str) -> str:
     """``text`` in Unicode NFKC, case-folded, every run of white space one space, ends stripped."""
     if not text.isascii():
         # Folding can undo the normal form, and the normal form of a folded text can be folded.
+        text = _MANY_MARKS.sub(_parted, text)
         text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(text.casefold().split())
+
+
+def _parted(run: re.Match[str]) -> str:
+    """Sorting the marks upon one letter takes the square of their number: as Unicode's stream-safe
+    form has it (UAX 15), a joiner that counts for nothing stands behind each 30."""
+    parts, marks = [], 0
+    for character in run.group():
+        marks = marks + 1 if unicodedata.combining(character) else 0
+        if marks > _MOST_MARKS:
+            parts.append("\u034f")
+            marks = 1
+        parts.append(character)
+    return "".join(parts)
 
 
 def shingles(text: str, n: int) -> frozenset[str]:

@@ -215,9 +215,9 @@ def _known_layout(present: list[str], prompt: tuple[str, ...]) -> Layout | None:
     for a, b, label, labels in _LABELLED:
         if {a, b, label} <= there:
             return Layout("labelled", prompt, a, b, system, (label,), labels, True)
-    for a, b, *scores in _SCORED:
-        if {a, b, *scores} <= there and not there & {*_LABEL_NAMES}:
-            return Layout("scored", prompt, a, b, system, tuple(scores), named=True)
+    for a, b, *of_each in _SCORED:
+        if {a, b, *of_each} <= there and not there & {*_LABEL_NAMES}:
+            return Layout("scored", prompt, a, b, system, tuple(of_each), named=True)
     for a, b in _ANSWERS:
         if not {a, b} <= there:
             continue

@@ -109,8 +109,8 @@ def _comparison(fields: Mapping[str, Any], layout: Layout) -> Comparison:
             "cannot be compared; delete the row",
         )
     if layout.kind == "scored":
-        scores = (_field(fields, name) for name in layout.label)
-        return Comparison(prompt, a, b, by_scores(*scores, layout.label))
+        scores = {name: _field(fields, name) for name in layout.label}
+        return Comparison(prompt, a, b, by_scores(scores))
     tied = layout.status is not None and fields.get(layout.status) == TIE_STATUS
     verdict = "a" if layout.kind == "direct" else _verdict(fields, layout)
     return Comparison(prompt, a, b, "tie" if tied else verdict)

@@ -42,17 +42,18 @@ def best_and_worst(value: Any, field: str) -> tuple[str, str, PairLabel]:
     return _completion(best, field), _completion(worst, field), "a"
 
 
-def by_scores(one: Any, other: Any, names: Sequence[str]) -> PairLabel:
-    """Which of two scores is higher. Raises :class:`Unusable` for what is no score."""
+def by_scores(of_columns: Mapping[str, Any]) -> PairLabel:
+    """Which of the scores of two columns is higher. Raises :class:`Unusable` for what is none."""
     scores = []
-    for value, name in zip((one, other), names, strict=True):
+    for name, value in of_columns.items():
         score = as_number(value)
         if score is None:
             raise Unusable(name, "bad_label", "is no finite number: write the score")
         scores.append(score)
-    if scores[0] == scores[1]:
+    first, second = scores
+    if first == second:
         return "tie"
-    return "a" if scores[0] > scores[1] else "b"
+    return "a" if first > second else "b"
 
 
 def as_number(value: Any) -> float | None:

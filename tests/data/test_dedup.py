@@ -1,6 +1,7 @@
 """Near-duplicates and overlaps, against what a full comparison of all pairs says."""
 
 import random
+import time
 
 import pytest
 from hypothesis import example, given, settings
@@ -187,3 +188,13 @@ def test_overlaps_are_those_that_comparing_all_pairs_finds(
         for text in found
     ]
     assert overlaps(found, references, threshold=threshold, ngram=2) == wanted
+
+
+def test_marks_upon_one_letter_are_sorted_in_linear_time() -> None:
+    begun = time.perf_counter()
+    marks = "\u0301\u0316" * 500_000
+    assert len(normalise(f"a{marks}")) >= len(marks)
+    # All of them sorted at once would take hours.
+    assert time.perf_counter() - begun < 30
+    assert normalise("a\u0301\u0316") == normalise("a\u0316\u0301") == "\xe1\u0316".casefold()
+    assert normalise("a" + "\u0301" * 40) == normalise("A" + "\u0301" * 40)
