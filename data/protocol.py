@@ -66,6 +66,7 @@ class Completion:
     ``token_ids``: generated tokens, the end-of-sequence token included where one was generated;
     empty where the engine does not tell (some HTTP servers).
     ``logprob``: sum over ``token_ids`` in nats, ``None`` where the engine does not tell.
+    ``choice_logprobs``: see ``Request.choices``; ``None`` where the engine does not tell.
     ``finish_reason``: ``"stop"`` or ``"length"``.
     ``cost``: price in the engine's currency (0 for local engines).
     """
@@ -108,7 +109,7 @@ class Engine(Protocol):
 @dataclass
 class RequestRejected(Exception):
     """This one request cannot be served; others can. ``reason`` is a short machine-readable word
-    (``context_overflow``, ``refused_by_server``, ``unparsable_answer``)."""
+    (``context_overflow``, ``refused_by_server``, ``unparsable_answer``, ``failed_at_server``)."""
 
     reason: str
     detail: str = ""

@@ -36,6 +36,6 @@ async def build_engine(
 
             return await VllmInProcess.start(config, model, revision=revision)
         case OpenAIEngine():
-            from prefloop.pipeline.engines.openai_server import OpenAIServer
+            from prefloop.pipeline.engines.openai.openai_server import OpenAIServer
 
             return OpenAIServer(config, model, cache=cache)

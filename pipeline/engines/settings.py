@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from prefloop.data.strict import Strict
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_KEY_BEGINS = re.compile(
+    r"(sk|pk|rk|hf|gsk|r8|ghp|gho|glpat|xai|pplx|nvapi|fw|key|api)[-_](?![A-Z_]+$)"
+    r"|AIza|AKIA|eyJ|Bearer",
+    re.ASCII,
+)
+"""How the keys of well-known servers begin, which no variable's name does."""
 
 
 class TransformersEngine(Strict):
@@ -70,46 +83,98 @@ class OpenAIEngine(Strict):
     type: Literal["openai"] = "openai"
     base_url: str = "http://127.0.0.1:8000/v1"
     api_key_env: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key (unset: no key is sent)."""
+    """Name of the environment variable that holds the key (unset: no key is sent)."""
     api: Literal["chat", "completions"] = "chat"
     """``completions`` sends token ids rendered here (needs ``tokenizer``)."""
     tokenizer: str | None = None
-    """Folder or hub name of the tokenizer, for ``api: completions``."""
+    """Folder or hub name of the tokenizer, for ``api: completions``, and for counting the tokens of
+    servers that do not."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """What the chat API calls the limit; OpenAI's newer models want ``max_completion_tokens``."""
     logprobs: bool = True
     """Ask for log-probabilities. False for servers that refuse them."""
+    top_logprobs: Annotated[int, Field(ge=1, le=20)] = 20
+    """How many tokens a token judge asks the log-probabilities of; some servers take 5 at most."""
+    leave_out: tuple[Literal["seed", "temperature", "top_p"], ...] = ()
+    """Fields that are not sent, for servers that refuse them. Without ``seed`` the same run on
+    another day gets other answers."""
     vllm_extensions: bool = False
     """The server is vLLM: send top_k, ask for token ids, load LoRA adapters over HTTP."""
     max_concurrency: PositiveInt = 32
-    timeout_s: PositiveFloat = 120.0
+    timeout_s: Seconds = 120.0
     max_retries: Annotated[int, Field(ge=0)] = 6
-    max_backoff_s: PositiveFloat = 60.0
+    max_backoff_s: Seconds = 60.0
     """Longest wait between two tries, unless the server asks for a longer one."""
     requests_per_minute: PositiveInt | None = None
     tokens_per_minute: PositiveInt | None = None
     max_total_tokens: PositiveInt | None = None
-    """Stop (resumably) when this many tokens, prompts included, have been used."""
-    max_cost: PositiveFloat | None = None
-    """Stop (resumably) when this much has been spent, in the currency of the prices."""
-    price_per_million_prompt_tokens: Annotated[float, Field(ge=0)] = 0.0
-    price_per_million_completion_tokens: Annotated[float, Field(ge=0)] = 0.0
+    """Stop (resumably) when this many tokens, prompts included, have been used by all runs of the
+    same directory."""
+    max_cost: Price | None = None
+    """Stop (resumably) when this much has been spent, in the currency of the prices, by all runs of
+    the same directory."""
+    price_per_million_prompt_tokens: Price = 0.0
+    price_per_million_completion_tokens: Price = 0.0
     cache: bool = True
     """Keep every response on disk, by what it was asked, and never pay for the same one twice."""
     cache_dir: Path | None = None
     """Folder of the response cache; null is ``cache/NAME`` in the run directory, NAME being the
     engine's. Runs that name the same folder share their responses."""
 
+    @field_validator("base_url")
+    @classmethod
+    def _is_address(cls, url: str) -> str:
+        url = url.strip()
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            port, parts = -1, urlsplit("")
+        # What may be a key is never shown, so neither is a URL that may hold one.
+        if "@" in url:
+            raise ValueError("must not hold a user or a password: use api_key_env")
+        if parts.query or parts.fragment or "?" in url or "#" in url:
+            raise ValueError("must not hold a query or a fragment; a key belongs into the "
+                             "environment variable that api_key_env names")  # fmt: skip
+        if any(_KEY_BEGINS.match(part) and len(part) > 19 for part in parts.path.split("/")):
+            raise ValueError("must not hold a key: use api_key_env")
+        if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
+            raise ValueError("is no address of a server: http://HOST:PORT/v1 or https://HOST/v1")
+        if port is not None and not 0 < port < 65536:
+            raise ValueError("has a port that cannot be: ports are 1 to 65535")
+        if not re.fullmatch(r"[!-~]+", url) or re.search(r'[<>"\\^`{|}]', url):
+            raise ValueError("holds a character that no address has")
+        return url
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_variable(cls, name: str) -> str:
+        name = name.strip()
+        if not _VARIABLE.fullmatch(name) or (_looks_like_key(name) and name not in os.environ):
+            # Not shown: it may be a key.
+            raise ValueError(
+                "must be the name of an environment variable, such as OPENAI_API_KEY; the key "
+                "itself is never written into a config"
+            )
+        return name
+
     @model_validator(mode="after")
     def _is_usable(self) -> OpenAIEngine:
-        if "@" in self.base_url:
-            raise ValueError("base_url must not hold a password: use api_key_env")
         if self.api == "completions" and self.tokenizer is None:
             raise ValueError("api: completions needs tokenizer: FOLDER (prompts are token ids)")
         prices = self.price_per_million_prompt_tokens + self.price_per_million_completion_tokens
+        if self.max_cost == 0:
+            raise ValueError("max_cost must be more than 0")
         if self.max_cost is not None and prices == 0:
             raise ValueError("max_cost needs price_per_million_prompt_tokens or ..._completion_...")
         return self
+
+
+def _looks_like_key(name: str) -> bool:
+    """Whether something that could be a variable's name is rather a key."""
+    has_digit, is_mixed = any(map(str.isdigit, name)), name not in (name.upper(), name.lower())
+    is_random = len(name) >= 16 and has_digit and (is_mixed or "_" not in name)
+    return bool(_KEY_BEGINS.match(name)) or is_random
 
 
 EngineConfig = Annotated[

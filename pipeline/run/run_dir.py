@@ -17,7 +17,8 @@
         warm-up/policy/      in round 0: the policy after supervised training, where that is asked
         policy/              the policy this round trained
         metric/              part-00000: training curves, part-00001: evaluation
-      cache/                 responses of HTTP servers, a folder for each engine
+      cache/                 responses of HTTP servers, a folder for each engine, and beside each
+                             folder, in NAME.spent.jsonl, what the engine has spent
       evaluation/            answers of each policy to the held-out prompts, and votes on them
       dataset/               what the run is for: opens with ``datasets.load_dataset``
       report.html

@@ -1,0 +1,88 @@
+"""Hard limits on tokens and money: reserved before a request is sent, settled after it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from prefloop.data.protocol import EngineFailed
+from prefloop.pipeline.engines.openai.ledger import Amount, Ledger
+
+_REMEDY = "nothing is lost: raise the limit and run the same command to go on"
+_LOOK_AGAIN_S = 0.05
+
+
+class Charge:
+    """What a request under way will be charged; set as it becomes known."""
+
+    def __init__(self, most: Amount) -> None:
+        self.most = most
+        self.spent = Amount()
+
+
+class Budget:
+    """Keeps what is spent plus what is under way within the limits, by a ledger that outlives the
+    process and that all models of an engine share."""
+
+    def __init__(self, max_tokens: int | None, max_cost: float | None, ledger: Ledger) -> None:
+        self._max_tokens = max_tokens
+        self._max_cost = max_cost
+        self._ledger = ledger
+
+    @property
+    def spent(self) -> Amount:
+        """What was spent up to now; requests of killed runs count with the most they can cost."""
+        return self._ledger.settled + self._ledger.lost
+
+    @asynccontextmanager
+    async def reserved(self, most: Amount) -> AsyncIterator[Charge]:
+        """Set ``most`` aside while a request is under way, and keep what it is charged in the end.
+
+        Waits for requests in flight to turn out cheaper than reserved. Raises ``EngineFailed`` when
+        the limit is reached and nothing in flight can change that.
+        """
+        is_limited = self._max_tokens is not None or self._max_cost is not None
+        charge = Charge(most)
+        if not is_limited:
+            try:
+                yield charge
+            finally:
+                if charge.spent != Amount():
+                    self._ledger.settle("", charge.spent)
+            return
+        key = await self._reserve(most)
+        try:
+            await asyncio.to_thread(self._ledger.sync)
+            yield charge
+        finally:
+            self._ledger.settle(key, charge.spent)
+        await asyncio.to_thread(self._ledger.sync)
+
+    async def _reserve(self, most: Amount) -> str:
+        while True:
+            with self._ledger.exclusive():
+                limit = self._exceeded_by(most)
+                if not limit:
+                    return self._ledger.reserve(most)
+                if self._ledger.under_way == 0:
+                    raise EngineFailed(f"budget reached: {limit}", _REMEDY)
+            await asyncio.sleep(_LOOK_AGAIN_S)
+
+    def _exceeded_by(self, most: Amount) -> str:
+        total = self._ledger.settled + self._ledger.reserved + most
+        spent, lost = self.spent, self._ledger.lost
+        if self._max_tokens is not None and total.tokens > self._max_tokens:
+            said = f"{spent.tokens} of max_total_tokens {self._max_tokens} used"
+            return said + _of_these(
+                f"{lost.tokens}" if lost.tokens else "", f"{most.tokens} tokens"
+            )
+        if self._max_cost is not None and total.cost > self._max_cost:
+            said = f"{spent.cost:.4f} of max_cost {self._max_cost} spent"
+            return said + _of_these(f"{lost.cost:.4f}" if lost.cost else "", f"{most.cost:.4f}")
+        return ""
+
+
+def _of_these(lost: str, most: str) -> str:
+    killed = f", {lost} of it by requests of a run that was killed, counted in full" if lost else ""
+    return f"{killed}; the next request may take {most}"

@@ -1,0 +1,197 @@
+"""What an engine has spent, on disk: it counts over resumes, and for all who open the engine.
+
+A file of JSON lines, appended only: ``{"reserve": ID, "tokens": .., "cost": ..}`` before a request
+is sent, ``{"settle": ID, ..}`` with what it took. What was reserved by a process that was killed
+is never settled, and so counts in full. A torn line is skipped: where it is a reservation, nothing
+was sent yet.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+from weakref import WeakValueDictionary
+
+from filelock import FileLock
+
+from prefloop.data.protocol import EngineFailed
+
+
+@dataclass(frozen=True)
+class Amount:
+    """Tokens, and money in the currency of the prices."""
+
+    tokens: int = 0
+    cost: float = 0.0
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(self.tokens + other.tokens, self.cost + other.cost)
+
+    def __sub__(self, other: Amount) -> Amount:
+        return Amount(self.tokens - other.tokens, self.cost - other.cost)
+
+
+class Ledger:
+    """The amounts of one file, or, without a path, of this object. Used through :func:`ledger_at`,
+    so that there is one in a process for each file."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.settled = Amount()
+        self._open: dict[str, Amount] = {}
+        self._mine: set[str] = set()
+        self._read = 0
+        self._guard = threading.RLock()
+        self._lock = None if path is None else FileLock(path.with_name(f".{path.name}.lock"))
+
+    @property
+    def lost(self) -> Amount:
+        """What was reserved by others and not settled: by runs that were killed, in the main."""
+        return sum((a for key, a in self._open.items() if key not in self._mine), Amount())
+
+    @property
+    def reserved(self) -> Amount:
+        """All that may yet be spent, or was, by requests that are not settled."""
+        return sum(self._open.values(), Amount())
+
+    @property
+    def under_way(self) -> int:
+        """Requests of this process that are not settled."""
+        return len(self._mine)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Up to date, and nobody else changes it meanwhile. Raises ``EngineFailed``."""
+        with self._guard:
+            if self._lock is None:
+                yield
+                return
+            try:
+                with self._lock.acquire(timeout=30):
+                    self._catch_up()
+                    yield
+            except OSError as error:
+                raise EngineFailed(
+                    f"the ledger {self.path} cannot be used: {error.strerror or error}",
+                    "make room, or make the file writable; the same command resumes",
+                ) from None
+
+    def reserve(self, most: Amount) -> str:
+        """Set ``most`` aside; the reservation's id. For use within :meth:`exclusive`."""
+        key = uuid.uuid4().hex[:12]
+        self._mine.add(key)
+        try:
+            self._append("reserve", key, most)
+        except BaseException:
+            self._mine.discard(key)
+            raise
+        return key
+
+    def settle(self, key: str, spent: Amount) -> None:
+        """Put ``spent`` in the place of a reservation."""
+        try:
+            with self.exclusive():
+                self._append("settle", key, spent)
+        finally:
+            self._mine.discard(key)
+
+    def sync(self) -> None:
+        """Have what was written on the disk itself."""
+        if self.path is None:
+            return
+        try:
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise EngineFailed(
+                f"the ledger {self.path} cannot be written: {error.strerror or error}",
+                "make room; the same command resumes",
+            ) from None
+
+    def _append(self, kind: str, key: str, amount: Amount) -> None:
+        entry = {kind: key, "tokens": amount.tokens, "cost": amount.cost}
+        if self.path is not None:
+            with self.path.open("ab") as file:
+                line = json.dumps(entry).encode() + b"\n"
+                at = file.tell()
+                self._write(file, line if at == self._read else b"\n" + line)
+                self._read = file.tell()
+        self._apply(entry)
+
+    def _write(self, file: BinaryIO, line: bytes) -> None:
+        file.write(line)
+        file.flush()
+
+    def _catch_up(self) -> None:
+        """Read what was appended since; a torn line at the end stays unread."""
+        if self.path is None or not self.path.exists():
+            self._read = 0
+            return
+        with self.path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size < self._read:
+                self._read = 0  # it was taken away under us: what we know, we know
+            file.seek(self._read)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        for line in whole.splitlines():
+            self._apply(_entry(line))
+        self._read += len(whole)
+
+    def _apply(self, entry: Any) -> None:
+        if not isinstance(entry, dict) or (amount := _amount(entry)) is None:
+            return
+        if isinstance(key := entry.get("reserve"), str):
+            self._open[key] = amount
+        elif isinstance(key := entry.get("settle"), str):
+            self._open.pop(key, None)
+            self.settled += amount
+
+
+_LEDGERS: WeakValueDictionary[Path, Ledger] = WeakValueDictionary()
+_LEDGERS_GUARD = threading.Lock()
+
+
+def ledger_at(path: Path | None) -> Ledger:
+    """The ledger in the file ``path``, whose folder is made; a new one of no file for None.
+
+    Raises ``EngineFailed``.
+    """
+    if path is None:
+        return Ledger(None)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path = path.resolve()
+    except OSError as error:
+        raise EngineFailed(
+            f"cannot make the folder of the ledger {path}: {error.strerror}", "check cache_dir"
+        ) from None
+    with _LEDGERS_GUARD:
+        ledger = _LEDGERS.get(path)
+        if ledger is None:
+            ledger = _LEDGERS[path] = Ledger(path)
+    with ledger.exclusive():
+        return ledger
+
+
+def _entry(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _amount(entry: dict[str, Any]) -> Amount | None:
+    tokens, cost = entry.get("tokens"), entry.get("cost")
+    if not isinstance(tokens, int) or not isinstance(cost, int | float):
+        return None
+    if not 0 <= tokens < 2**62 or not 0 <= cost < math.inf:
+        return None
+    return Amount(tokens, float(cost))

@@ -1,0 +1,494 @@
+"""The HTTP engine: any OpenAI-compatible server, one request for each seed.
+
+A request goes: response cache, then tries with exponential backoff, each under the budget and the
+rate limits. What a try can end in is decided in ``openai_errors``; what is sent, in
+``openai_wire``; what is read, in ``reply_reader``. A request that no try helps is told from a
+server that answers nobody by how others fared (``health``) and, where none did, by a harmless one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import tenacity
+from aiolimiter import AsyncLimiter
+
+from prefloop.data.chat import render_tokens
+from prefloop.data.hashing import folder_revision, json_hash
+from prefloop.data.protocol import Completion, EngineFailed, Request, RequestRejected
+from prefloop.pipeline.engines.openai.api_key import read_key
+from prefloop.pipeline.engines.openai.budget import Budget, Charge
+from prefloop.pipeline.engines.openai.health import MOST_IN_A_ROW, Health
+from prefloop.pipeline.engines.openai.ledger import Amount, ledger_at
+from prefloop.pipeline.engines.openai.openai_errors import Failures, TransientError
+from prefloop.pipeline.engines.openai.openai_wire import (
+    PROBE,
+    PROBE_TOKENS,
+    probe_body,
+    request_body,
+)
+from prefloop.pipeline.engines.openai.reply_reader import (
+    GarbledResponseError,
+    Reply,
+    read_reply,
+    read_usage,
+)
+from prefloop.pipeline.engines.openai.response_cache import ResponseCache
+from prefloop.pipeline.engines.openai.server_words import (
+    Said,
+    is_error,
+    load_body,
+    one_line,
+    said_by,
+    said_in,
+)
+from prefloop.pipeline.engines.openai.transport import Response, Transport, TransportError
+from prefloop.pipeline.engines.settings import OpenAIEngine
+from prefloop.pipeline.engines.weights import is_adapter, load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+_CHARACTERS_PER_TOKEN = 3  # low, so that the budget's reservations are rather too large
+_PROBES = 2
+
+
+@dataclass(frozen=True)
+class _Question:
+    """One completion to ask for. ``key`` holds what determines the answer, not where or how it is
+    fetched; ``prompt_tokens`` is what its prompt is thought to take."""
+
+    key: str
+    body: dict[str, Any]
+    max_tokens: int
+    prompt_tokens: int
+    wants_choices: bool
+
+
+class OpenAIServer:
+    """Engine over an OpenAI-compatible HTTP server. Use it from one event loop."""
+
+    def __init__(self, config: OpenAIEngine, model: str, *, cache: Path | None = None) -> None:
+        """``model`` is the name the server gives it; ``cache`` is the folder for its responses
+        where ``config`` names none, and beside it lies what the engine has spent. Sends nothing.
+        Raises ``EngineFailed``."""
+        self._config = config
+        self._model = model
+        self._key = read_key(config.api_key_env)
+        self._transport = Transport(config.base_url, self._key, config.timeout_s)
+        self._failures = Failures(config)
+        self._health = Health()
+        self._probing = asyncio.Lock()
+        self._tokenizer = None if config.tokenizer is None else load_tokenizer(config.tokenizer)
+        folder = config.cache_dir or cache
+        self._cache = ResponseCache(folder) if config.cache and folder else None
+        self._budget = Budget(
+            config.max_total_tokens, config.max_cost, ledger_at(_ledger_path(config, cache))
+        )
+        self._prompt_ratio = 1.0  # the most that a prompt took, of what it was thought to take
+        self._without_choices = 0
+        self._warned: set[str] = set()
+        self._slots = asyncio.Semaphore(config.max_concurrency)
+        # A bucket holds what it fills with in a short time: no burst at a run's start.
+        rpm, tpm = config.requests_per_minute, config.tokens_per_minute
+        self._request_rate = None if rpm is None else AsyncLimiter(1, 60 / rpm)
+        self._token_rate = None if tpm is None else AsyncLimiter(tpm / 6, 10)
+
+    @property
+    def supports_json_schema(self) -> bool:
+        """Whether ``Request.json_schema`` is honoured."""
+        return self._config.api == "chat" or self._config.vllm_extensions
+
+    @property
+    def spent(self) -> Amount:
+        """Tokens and money that the engine has used, before this process too; answers from the
+        cache are free."""
+        return self._budget.spent
+
+    async def generate(self, request: Request) -> list[Completion]:
+        """See ``prefloop.data.protocol.Engine``."""
+        prompt = None
+        if self._config.api == "completions":
+            assert self._tokenizer is not None  # the config demands it
+            prompt = render_tokens(self._tokenizer, request.messages)
+        questions = [self._question(request, seed, prompt) for seed in request.seeds]
+        answers = await asyncio.gather(*(self._answer_or_refusal(each) for each in questions))
+        for answer in answers:
+            if isinstance(answer, RequestRejected):
+                raise answer
+        return [
+            self._completion(request, answer, prompt)
+            for answer in answers
+            if isinstance(answer, Reply)
+        ]
+
+    async def load_policy(self, path: str) -> None:
+        """See ``prefloop.data.protocol.Engine``. Only LoRA adapters, into a vLLM server that allows
+        it."""
+        remedy = (
+            "start the server with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora, set "
+            "vllm_extensions: true, and train LoRA adapters; or use engine type vllm"
+        )
+        if not (self._config.vllm_extensions and is_adapter(path)):
+            raise EngineFailed(f"an HTTP server cannot load {path}", remedy)
+        # The name says the content, so cached responses of another adapter cannot answer.
+        name = f"policy-{folder_revision(Path(path))}"
+        adapter = {"lora_name": name, "lora_path": str(Path(path).resolve())}
+        try:
+            response = await self._transport.post("/load_lora_adapter", adapter)
+            words = f"status {response.status}: {self._said(response).words}"
+            failed = response.status >= 400 and "already" not in words
+        except TransportError as error:
+            words, failed = str(error), True
+        if failed:
+            raise EngineFailed(f"{self._config.base_url} does not load {path}: {words}", remedy)
+        self._model = name
+
+    async def aclose(self) -> None:
+        """See ``prefloop.data.protocol.Engine``."""
+        await self._transport.aclose()
+        if self._cache is not None:
+            self._cache.close()
+
+    def _question(self, request: Request, seed: int, prompt: Sequence[int] | None) -> _Question:
+        body = request_body(self._config, self._model, request, seed, prompt)
+        asked: dict[str, Any] = {"api": self._config.api, "body": body}
+        if "seed" not in body:
+            asked["seed"] = seed  # several answers to one prompt are still several
+        return _Question(
+            key=json_hash(asked),
+            body=body,
+            max_tokens=request.sampling.max_tokens,
+            prompt_tokens=_most_prompt_tokens(request, prompt),
+            wants_choices=request.choices is not None,
+        )
+
+    async def _answer_or_refusal(self, question: _Question) -> Reply | RequestRejected:
+        try:
+            return await self._answer(question)
+        except RequestRejected as rejected:
+            return rejected
+
+    async def _answer(self, question: _Question) -> Reply:
+        if (known := self._kept(question)) is not None:
+            self._health.ever_answered = True
+            return known
+        async with self._slots:
+            kept, reply = await self._try_until_answered(question)
+        self._health.answered()
+        is_whole = self._has_choices(question, reply)
+        if self._cache is not None and is_whole:
+            self._cache.put(question.key, kept)
+        return reply
+
+    def _kept(self, question: _Question) -> Reply | None:
+        """The answer from the cache, if there is one and it is a good one."""
+        if self._cache is None or (body := self._cache.get(question.key)) is None:
+            return None
+        try:
+            reply = read_reply(body, question.max_tokens)
+        except (GarbledResponseError, RequestRejected, RecursionError):
+            return None
+        lacks_choices = question.wants_choices and reply.first_logprobs is None
+        return None if lacks_choices else reply
+
+    def _has_choices(self, question: _Question, reply: Reply) -> bool:
+        """Whether the log-probabilities that were asked for came.
+
+        Raises ``EngineFailed`` where they never do: every further answer would be paid in vain.
+        """
+        if not question.wants_choices:
+            return True
+        if reply.first_logprobs is not None:
+            self._without_choices = -1
+            return True
+        if self._without_choices >= 0:
+            self._without_choices += 1
+        if self._without_choices >= MOST_IN_A_ROW:
+            raise EngineFailed(
+                f"{self._config.base_url} gives no log-probabilities for the verdicts, in "
+                f"{self._without_choices} answers of {self._without_choices}",
+                "use a judge that answers in JSON or text (parser in its judge.yaml), or a server "
+                "that honours logprobs and top_logprobs",
+            )
+        return False
+
+    async def _try_until_answered(self, question: _Question) -> tuple[str, Reply]:
+        failed: list[float] = []
+        tries = self._config.max_retries + 1
+
+        async def attempt() -> tuple[str, Reply]:
+            try:
+                return await self._try_once(question)
+            except TransientError:
+                failed.append(time.monotonic())
+                raise
+
+        retrying = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(TransientError),
+            stop=tenacity.stop_after_attempt(tries),
+            wait=self._wait,
+            reraise=True,
+        )
+        try:
+            try:
+                return await retrying(attempt)
+            except TransientError as error:
+                return await self._try_a_last_time(question, error, failed)
+        except RequestRejected as rejected:
+            failure = await self._refused(question, rejected)
+        raise failure from None
+
+    async def _try_a_last_time(
+        self, question: _Question, error: TransientError, failed: Sequence[float]
+    ) -> tuple[str, Reply]:
+        """What comes of a request that no try helped: an answer after all, where the server is
+        back; its rejection, where the server answers others; or the run's end."""
+        tries = f"after {len(failed)} {'try' if len(failed) == 1 else 'tries'}"
+        stop = EngineFailed(
+            f"{self._config.base_url}: {error}, {tries}",
+            "check the server and its log, and that base_url is right; the same command resumes",
+        )
+        if error.is_busy or not await self._answers_others(question, failed[-2:][0], failed[-1]):
+            raise stop from None
+        try:
+            return await self._try_once(question)
+        except TransientError as last:
+            if last.is_busy:
+                raise stop from None
+            error = last
+        in_a_row = self._health.failed(question.key, str(error))
+        if in_a_row >= MOST_IN_A_ROW and not self._health.ever_answered:
+            raise EngineFailed(
+                f"{self._config.base_url} fails at every request but a harmless one, {in_a_row} in "
+                f"a row: {self._health.commonest_reason}",
+                stop.remedy,
+            ) from None
+        raise RequestRejected(error.reason, f"{error}, {tries}, while the server answers others")
+
+    async def _refused(self, question: _Question, rejected: RequestRejected) -> Exception:
+        """What a refusal means: this request's, or, after many, that the server refuses all."""
+        if rejected.reason != "refused_by_server":
+            return rejected
+        in_a_row = self._health.failed(question.key, rejected.detail)
+        began = self._health.row_began
+        if in_a_row % MOST_IN_A_ROW or await self._answers_others(question, began, began):
+            return rejected
+        return EngineFailed(
+            f"{self._config.base_url} refuses every request: {self._health.commonest_reason}",
+            "change what the message names; the same command resumes",
+        )
+
+    async def _answers_others(self, question: _Question, since: float, last: float) -> bool:
+        """Whether another request got through after ``since``; if none did, a harmless one is
+        tried, unless one failed after ``last``."""
+        async with self._probing:
+            if self._health.answered_since(since):
+                return True
+            if self._health.probe_failed_since(last):
+                return False
+            for _ in range(_PROBES):
+                if await self._is_probe_answered(question):
+                    return True
+                await asyncio.sleep(min(1.0, self._config.max_backoff_s))
+            self._health.probe_failed()
+            return False
+
+    async def _is_probe_answered(self, question: _Question) -> bool:
+        asked, prompt = time.monotonic(), None
+        if self._tokenizer is not None and "prompt" in question.body:
+            prompt = render_tokens(self._tokenizer, PROBE)
+        body = probe_body(question.body, prompt)
+        few = min(question.max_tokens, PROBE_TOKENS)
+        harmless = replace(question, body=body, max_tokens=few, prompt_tokens=32)
+        try:
+            await self._try_once(harmless)
+        except (TransientError, RequestRejected):
+            return self._health.answered_since(asked)  # a refusal to say hello is an answer
+        self._health.alive()
+        return True
+
+    async def _try_once(self, question: _Question) -> tuple[str, Reply]:
+        most = self._price(round(question.prompt_tokens * self._prompt_ratio), question.max_tokens)
+        if self._request_rate is not None:
+            await self._request_rate.acquire()
+        if self._token_rate is not None:
+            await self._token_rate.acquire(min(most.tokens, self._token_rate.max_rate))
+        path = "/chat/completions" if self._config.api == "chat" else "/completions"
+        async with self._budget.reserved(most) as charge:
+            charge.spent = most  # whatever ends the wait: the server may have answered
+            try:
+                response = await self._transport.post(path, question.body)
+            except TransportError as error:
+                charge.spent = most if error.was_sent else Amount()
+                failure: Exception = TransientError(str(error))
+            except EngineFailed:
+                charge.spent = Amount()
+                raise
+            else:
+                try:
+                    return self._read(question, response, charge)
+                except GarbledResponseError as error:
+                    failure = TransientError(self._key.blot(str(error)), reason="unparsable_answer")
+            # Raised within the budget's block: what was charged is kept whatever comes.
+            raise failure from None
+
+    def _read(self, question: _Question, response: Response, charge: Charge) -> tuple[str, Reply]:
+        """The answer in ``response``, and its body for the cache. Sets what it is charged, also
+        where it is none."""
+        charge.spent = Amount()
+        if response.status >= 300 or response.status < 200:
+            self._complain(question, response.status, self._said(response), response)
+        try:
+            body = load_body(response.body)
+        except ValueError as error:
+            if response.body.lstrip()[:1] == b"{":  # cut off on its way
+                charge.spent = charge.most
+            words = one_line(self._said(response).words, 100) or "an empty body"
+            raise GarbledResponseError(
+                f"garbage instead of an answer: {words} ({one_line(str(error), 80)})"
+            ) from None
+        self._charge(question, body, charge)
+        try:
+            reply = read_reply(body, question.max_tokens)
+            kept = self._key.strike(json.dumps(body))
+        except RecursionError:
+            raise GarbledResponseError("garbage instead of an answer: nested too deeply") from None
+        except GarbledResponseError:
+            said = said_by(body)
+            if is_error(body) and said.status is not None:
+                self._complain(question, said.status, self._blotted(said), response)
+            raise
+        except RequestRejected as rejected:
+            self._health.answered()
+            raise RequestRejected(rejected.reason, self._key.blot(rejected.detail)) from None
+        reply = replace(reply, text=self._key.strike(reply.text))
+        charge.spent = self._amount(reply, question)
+        return kept, reply
+
+    def _complain(
+        self, question: _Question, status: int, said: Said, response: Response
+    ) -> NoReturn:
+        """Raise what an answer with an error's status means."""
+        failure = self._failures.classify(status, said, response.headers, question.body)
+        if isinstance(failure, RequestRejected) and not self._health.ever_answered:
+            failure = self._failures.refused_field(failure, said, question.body) or failure
+        elif isinstance(failure, EngineFailed) and status == 403 and self._health.ever_answered:
+            # The key is good, as others got through: some servers withhold single answers so.
+            failure = RequestRejected("refused_by_server", f"status 403: {said.words}")
+        raise failure from None
+
+    def _charge(self, question: _Question, body: Any, charge: Charge) -> None:
+        """Charge what a body says it took; one with choices that does not say, the most."""
+        try:
+            usage = read_usage(body)
+        except GarbledResponseError:
+            charge.spent = charge.most
+            return
+        if usage.prompt_tokens is not None and question.prompt_tokens:
+            ratio = usage.prompt_tokens / question.prompt_tokens
+            self._prompt_ratio = max(self._prompt_ratio, min(ratio, 100.0))
+        prompt, completion = usage.prompt_tokens, usage.completion_tokens
+        if prompt is not None or completion is not None:
+            charge.spent = self._price(prompt or question.prompt_tokens, completion or 0)
+        elif isinstance(body, dict) and body.get("choices"):
+            charge.spent = charge.most
+
+    def _said(self, response: Response) -> Said:
+        return self._blotted(said_in(response.body))
+
+    def _blotted(self, said: Said) -> Said:
+        return replace(said, words=self._key.blot(said.words))
+
+    def _wait(self, state: tenacity.RetryCallState) -> float:
+        """Exponential backoff with jitter, and never less than the server asks for."""
+        longest = self._config.max_backoff_s
+        backoff = tenacity.wait_random_exponential(multiplier=0.5, max=longest)(state)
+        error = state.outcome.exception() if state.outcome is not None else None
+        asked = error.retry_after if isinstance(error, TransientError) else None
+        # A server that asks for hours is not obeyed: the retries run out and the run can resume.
+        return max(backoff, min(asked or 0.0, 10 * longest))
+
+    def _amount(self, reply: Reply, question: _Question) -> Amount:
+        """What a reply is charged; what the server does not count, at most a little too much."""
+        completion = reply.completion_tokens
+        if completion is None:
+            completion = min(self._count(reply.text), question.max_tokens)
+        return self._price(reply.prompt_tokens or question.prompt_tokens, completion)
+
+    def _price(self, prompt_tokens: int, completion_tokens: int) -> Amount:
+        cost = (
+            prompt_tokens * self._config.price_per_million_prompt_tokens
+            + completion_tokens * self._config.price_per_million_completion_tokens
+        ) / 1e6
+        return Amount(prompt_tokens + completion_tokens, cost)
+
+    def _count(self, text: str) -> int:
+        if self._tokenizer is not None:
+            return len(self._tokenizer.encode(text, add_special_tokens=False))
+        return -(-len(text) // 4)
+
+    def _count_prompt(self, request: Request, prompt: Sequence[int] | None) -> int:
+        if prompt is not None:
+            return len(prompt)
+        if self._tokenizer is not None and self._tokenizer.chat_template:
+            try:
+                return len(render_tokens(self._tokenizer, request.messages))
+            except RequestRejected:  # the server's own template took it
+                pass
+        return sum(self._count(message["content"]) for message in request.messages)
+
+    def _warn_once(self, what: str) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            logger.warning("%s %s", self._config.base_url, what)
+
+    def _completion(
+        self, request: Request, reply: Reply, prompt: Sequence[int] | None
+    ) -> Completion:
+        choices = None
+        if request.choices is not None and (seen := reply.first_logprobs) is not None:
+            choices = {c: seen.get(c.strip(), float("-inf")) for c in request.choices}
+        prompt_tokens, completion_tokens = reply.prompt_tokens, reply.completion_tokens
+        if prompt_tokens is None or completion_tokens is None:
+            how = "by the tokenizer" if self._tokenizer else "at four characters a token"
+            self._warn_once(
+                f"does not say how many tokens an answer took: they are counted here, {how}, and "
+                "budgets and costs are no more exact than that"
+            )
+        if prompt_tokens is None:
+            prompt_tokens = max(self._count_prompt(request, prompt), 1)
+        if completion_tokens is None:
+            completion_tokens = self._count(reply.text)
+        return Completion(
+            text=reply.text,
+            token_ids=reply.token_ids,
+            finish_reason=reply.finish_reason,
+            logprob=reply.logprob,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            choice_logprobs=choices,
+            cost=self._price(prompt_tokens, completion_tokens).cost,
+        )
+
+
+def _most_prompt_tokens(request: Request, prompt: Sequence[int] | None) -> int:
+    """An upper estimate of the tokens of a prompt."""
+    if prompt is not None:
+        return len(prompt)
+    size = sum(len(m["content"].encode("utf-8", "surrogatepass")) for m in request.messages)
+    return size // _CHARACTERS_PER_TOKEN + 8 * len(request.messages)
+
+
+def _ledger_path(config: OpenAIEngine, cache: Path | None) -> Path | None:
+    """Beside the engine's folder in the run directory: a cache that runs share has its answers in
+    common, not the budgets."""
+    if cache is not None:
+        return cache.with_name(f"{cache.name}.spent.jsonl")
+    return config.cache_dir and config.cache_dir / "spent.jsonl"

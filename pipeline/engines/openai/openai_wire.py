@@ -1,0 +1,88 @@
+"""What goes over the wire to an OpenAI-compatible server. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prefloop.data.protocol import EngineFailed, Message, Request
+from prefloop.pipeline.engines.settings import OpenAIEngine
+
+PROBE: tuple[Message, ...] = ({"role": "user", "content": "Say hello."},)
+PROBE_TOKENS = 16
+_TOP_LOGPROBS_COMPLETIONS = 5  # the most that OpenAI's completions API answers
+
+
+def request_body(
+    config: OpenAIEngine, model: str, request: Request, seed: int, prompt: Sequence[int] | None
+) -> dict[str, Any]:
+    """The JSON body for one completion; ``prompt`` holds token ids for ``api: completions``.
+
+    Raises ``EngineFailed`` for what the configured server cannot do.
+    """
+    sampling, chat = request.sampling, config.api == "chat"
+    body: dict[str, Any] = {
+        "model": model,
+        "seed": seed,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        config.max_tokens_field if chat else "max_tokens": sampling.max_tokens,
+    }
+    if chat:
+        body["messages"] = [dict(message) for message in request.messages]
+    else:
+        body["prompt"] = list(prompt or ())
+    if sampling.stop:
+        body["stop"] = list(sampling.stop)
+    if config.vllm_extensions:
+        body["return_token_ids"] = True
+    if sampling.top_k > 0:
+        if not config.vllm_extensions:
+            raise EngineFailed(
+                "the OpenAI API has no top_k", "set top_k: 0, or vllm_extensions: true for vLLM"
+            )
+        body["top_k"] = sampling.top_k
+    body |= _logprobs(config, request) | _constraint(config, request)
+    return {field: value for field, value in body.items() if field not in config.leave_out}
+
+
+def probe_body(body: Mapping[str, Any], prompt: Sequence[int] | None) -> dict[str, Any]:
+    """A request like ``body`` with nothing in it that a server could stumble over, to learn whether
+    the server answers at all; ``prompt`` is :data:`PROBE` as token ids, for ``api: completions``.
+    """
+    few = dict.fromkeys(("max_tokens", "max_completion_tokens"), PROBE_TOKENS)
+    probe = {field: min(few[field], v) if field in few else v for field, v in body.items()}
+    if prompt is None:
+        probe["messages"] = [dict(message) for message in PROBE]
+    else:
+        probe["prompt"] = list(prompt)
+    return probe
+
+
+def _logprobs(config: OpenAIEngine, request: Request) -> dict[str, Any]:
+    if not config.logprobs:
+        if request.choices is not None:
+            raise EngineFailed(
+                "a verdict is read from log-probabilities, but logprobs is false",
+                "set logprobs: true, or use a judge with a JSON verdict",
+            )
+        return {}
+    if config.api == "chat":
+        top = config.top_logprobs if request.choices is not None else 0
+        return {"logprobs": True, "top_logprobs": top}
+    most = config.top_logprobs
+    if not config.vllm_extensions:
+        most = min(most, _TOP_LOGPROBS_COMPLETIONS)
+    return {"logprobs": most if request.choices is not None else 0}
+
+
+def _constraint(config: OpenAIEngine, request: Request) -> dict[str, Any]:
+    if request.json_schema is None:
+        return {}
+    schema = dict(request.json_schema)
+    if config.api == "chat":
+        named = {"name": "answer", "schema": schema, "strict": True}
+        return {"response_format": {"type": "json_schema", "json_schema": named}}
+    if config.vllm_extensions:
+        return {"structured_outputs": {"json": schema}}
+    raise EngineFailed("the completions API has no JSON schemas", "set api: chat")

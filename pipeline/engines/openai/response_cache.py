@@ -1,0 +1,71 @@
+"""Server responses kept on disk, so that a repeated request costs nothing."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prefloop.data.protocol import EngineFailed
+
+
+class ResponseCache:
+    """Response bodies by the hash of what determines them. One SQLite file; never evicts.
+
+    Several processes may share it. Bodies are kept as the server sent them (JSON, not pickle), so
+    an improved parser can read old ones.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open, or make, the cache in ``folder``. Raises ``EngineFailed``."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._path = folder / "responses.sqlite"
+            self._db = sqlite3.connect(
+                self._path,
+                timeout=30,
+                isolation_level=None,  # every statement is its own transaction
+            )
+            # A lost tail of the cache after a power cut costs a few repeated requests, no more.
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS response (key TEXT PRIMARY KEY, body TEXT NOT NULL)"
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise EngineFailed(
+                f"cannot open the response cache in {folder}: {error}",
+                "check cache_dir; a damaged responses.sqlite in it can be deleted",
+            ) from None
+
+    def get(self, key: str) -> Any:
+        """The response body stored under ``key``; None where there is none that can be read."""
+        with self._one_line():
+            row = self._db.execute("SELECT body FROM response WHERE key = ?", (key,)).fetchone()
+        try:
+            return None if row is None else json.loads(row[0])
+        except (ValueError, TypeError, RecursionError):
+            return None
+
+    def put(self, key: str, body: str) -> None:
+        """Store ``body``, JSON in ASCII, replacing what was there."""
+        with self._one_line():
+            self._db.execute("INSERT OR REPLACE INTO response VALUES (?, ?)", (key, body))
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        self._db.close()
+
+    @contextmanager
+    def _one_line(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise EngineFailed(
+                f"the response cache {self._path} cannot be used: {error}",
+                "where it is locked, end the other process; where the disk is full, make room; "
+                "where it is damaged, delete that file (its answers are asked for again)",
+            ) from None
