@@ -214,8 +214,11 @@ def test_several_shards_and_a_seeded_share_of_them(policy, tmp_path):
     [
         ([], "no triples to train on"),
         ([triple(1, "same", "same")], "the same answer"),
-        ([triple(1, "a", "b") | {"chosen": [{"role": "user", "content": "a"}]}], "chosen of"),
-        ([triple(1, "a", "b") | {"rejected": []}], "rejected of prompt_id"),
+        (
+            [triple(1, "a", "b") | {"chosen": [{"role": "user", "content": "a"}]}],
+            "row 1: chosen is not one",
+        ),
+        ([triple(1, "a", "b") | {"rejected": []}], "row 1: rejected is not one"),
     ],
 )
 def test_unusable_triples_are_refused_in_one_line(policy, tmp_path, triples, message):

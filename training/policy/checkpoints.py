@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefloop.data.chat import padding_id
 from prefloop.training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -59,12 +60,16 @@ def base_of(checkpoint: Path) -> Path:
 
 
 def load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in ``checkpoint`` (adapter folders carry their own copy)."""
+    """The tokenizer in ``checkpoint`` (adapter folders carry their own copy), with a token to pad
+    with: those of Llama, Mistral and GPT-2 name none."""
     from transformers import AutoTokenizer
 
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         checkpoint, trust_remote_code=False, local_files_only=True
     )
+    padding = padding_id(tokenizer)
+    if tokenizer.pad_token_id is None and padding is not None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
     return tokenizer
 
 
@@ -140,3 +145,10 @@ def context_length(policy: Path) -> int:
     """Positions the model was made for; a longer sequence would be noise to it."""
     settings = json.loads((base_of(policy) / "config.json").read_text(encoding="utf-8"))
     return int(settings.get("max_position_embeddings") or 2**31)
+
+
+def embeddings(policy: Path) -> int | None:
+    """Token embeddings of the model; null where its config does not say."""
+    settings = json.loads((base_of(policy) / "config.json").read_text(encoding="utf-8"))
+    size = settings.get("vocab_size") or settings.get("text_config", {}).get("vocab_size")
+    return int(size) if size else None

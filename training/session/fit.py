@@ -12,10 +12,11 @@ A method (``prefloop.training.methods``) says what it reads and which trainer it
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from prefloop.training.session.open_policy import open_policy
 from prefloop.training.session.records import RECORD, read_record, write_record
 from prefloop.training.session.setup import quiet_trainer
 from prefloop.training.session.steps import take_steps
+
+logger = logging.getLogger(__name__)
 
 OnStep = Callable[[dict[str, float]], None]
 """Gets the record of each optimiser step; what it raises stops the training."""
@@ -61,6 +64,8 @@ class TrainResult:
     step_seconds: float
     settings: dict[str, Any]
     history: list[dict[str, float]]
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Rows that were not trained on, by reason, those that are too long among them."""
     guard: dict[str, Any] | None = None
     """The guard that stopped the training (``prefloop.training.session.guards.TrainingAlarm``) and
     ``restored_step``, the step whose weights were saved (0: those that training began with); null
@@ -95,6 +100,8 @@ def fit(
     fingerprint = json_hash({**data.decides, **settings})
     if out.exists():
         return recorded(out, fingerprint)
+    if data.dropped.counts:
+        logger.warning("%s: rows were not trained on: %s", out, data.dropped.said())
     from prefloop.training.session.watch import SNAPSHOTS, Watch, last_snapshot, quiet
 
     checkpoints = out.parent / "checkpoints"
@@ -123,6 +130,7 @@ def fit(
             step_seconds=steps.seconds,
             settings=settings,
             history=steps.history,
+            dropped=data.dropped.as_dict(),
         )
         restored = None
         if guards.stopped:
