@@ -113,6 +113,11 @@ def end_tokens(
     return sorted(int(end) for end in ends if end is not None)
 
 
+def without_end(ids: Sequence[int], ends: Sequence[int]) -> Sequence[int]:
+    """``ids`` of an answer without the token that ended it, which need not be a special one."""
+    return ids[:-1] if ids and ids[-1] in ends else ids
+
+
 def padding_id(tokenizer: PreTrainedTokenizerBase, *, but: int | None = None) -> int | None:
     """Id of a token to pad with, also for a tokenizer that names none: padding is masked, so any
     special one will do. ``but`` is not taken. Null where there is none."""

@@ -378,7 +378,7 @@ def test_a_resumed_round_ends_as_an_uninterrupted_one(policy, shard, tmp_path, l
     with pytest.raises(KilledError):
         train(policy, shard, tmp_path / "cut", on_step=kill_at(8), **settings)
     assert not (tmp_path / "cut" / "policy").exists()
-    half_written = tmp_path / "cut" / "checkpoints" / "checkpoint-8"
+    half_written = tmp_path / "cut" / ".policy.checkpoints" / "checkpoint-8"
     half_written.mkdir()
     (half_written / "trainer_state.json").write_text("{")
 

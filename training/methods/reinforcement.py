@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from prefloop.training.inputs.tokens import check_embedding, end_token, prompt_ids
 from prefloop.training.policy.checkpoints import embeddings
+from prefloop.training.session.checkpoint_folder import WEIGHTS
 from prefloop.training.session.job import Job
 from prefloop.training.session.method import Session, TrainingData
 from prefloop.training.session.on_policy import Groups, Prompts, Weights
@@ -79,7 +80,7 @@ class Reinforcement:
         prompts = [prompt_ids(tokenizer, one) for one in rows.messages]
         check_embedding(embeddings(job.policy), job.policy, prompts)
         trainer.prompts = [ids.tolist() for ids in prompts]
-        trainer.weights = Weights(job.policy, session.checkpoints / "weights")
+        trainer.weights = Weights(job.policy, session.checkpoints / WEIGHTS)
         trainer.weights.trainer = trainer
         return trainer
 

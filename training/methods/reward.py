@@ -42,6 +42,8 @@ from prefloop.training.policy.checkpoints import (
     load_tokenizer,
 )
 from prefloop.training.policy.heldout import TRAINED_PROMPT, Heldout, require_readable
+from prefloop.training.session.checkpoint_folder import checkpoint_folder
+from prefloop.training.session.disk import full_disk_is_named
 from prefloop.training.session.records import read_record, write_record
 from prefloop.training.session.setup import (
     dataset_of,
@@ -55,6 +57,7 @@ from prefloop.training.session.setup import (
     uses_bf16,
 )
 from prefloop.training.session.steps import take_steps
+from prefloop.training.session.weights_moved import unchanged, weight_sums
 
 if TYPE_CHECKING:
     from prefloop.training.session.watch import Watch
@@ -81,7 +84,7 @@ class RewardJob:
     @property
     def checkpoints(self) -> Path:
         """Where an interrupted training goes on from."""
-        return self.out.with_name(f".{self.out.name}.checkpoints")
+        return checkpoint_folder(self.out)
 
 
 @dataclass(frozen=True)
@@ -144,10 +147,13 @@ def train_reward(
 
     from prefloop.training.session.watch import Watch, quiet
 
-    with quiet(verbose):
+    with quiet(verbose), full_disk_is_named(job.out):
         watch = Watch(fingerprint, on_step, model="reward model")
         trainer = _trainer(job, pairs, tokenizer, fingerprint, watch)
+        before = weight_sums(trainer.model)
         steps = take_steps(trainer, job.checkpoints, fingerprint)
+        if weight_sums(trainer.model) == before:
+            logger.warning("%s: %s", job.out, unchanged(config, steps.history))
         result = RewardResult(
             model_path=job.out,
             steps=steps.number,

@@ -13,6 +13,7 @@ from prefloop.training.inputs.pairs import Pairs, read_triples, tokenised
 from prefloop.training.inputs.rows import Dropped
 from prefloop.training.inputs.tokens import check_embedding
 from prefloop.training.policy.checkpoints import embeddings
+from prefloop.training.session.checkpoint_folder import WEIGHTS
 from prefloop.training.session.method import Session
 from prefloop.training.session.on_policy import Triples, Weights
 from prefloop.training.session.open_policy import load_reference
@@ -28,7 +29,7 @@ class OnlineChunks:
         config = session.job.config
         self.passes = config.online_steps * config.gradient_accumulation
         """Forward passes a leg."""
-        self.weights = Weights(session.job.policy, session.checkpoints / "weights")
+        self.weights = Weights(session.job.policy, session.checkpoints / WEIGHTS)
         self._session, self._triples = session, triples
         self._live: Any = None
         self._leg = -1

@@ -27,13 +27,21 @@ from prefloop.training.policy.checkpoints import (
     copy_tokenizer,
     load_tokenizer,
 )
+from prefloop.training.session.checkpoint_folder import (
+    SNAPSHOTS,
+    adopt_earlier,
+    checkpoint_folder,
+)
+from prefloop.training.session.disk import full_disk_is_named
 from prefloop.training.session.guards import GuardWatch
 from prefloop.training.session.job import Job, settings_of
 from prefloop.training.session.method import Rows, Session, TrainingMethod
 from prefloop.training.session.open_policy import open_policy
 from prefloop.training.session.records import RECORD, read_record, write_record
-from prefloop.training.session.setup import quiet_trainer
+from prefloop.training.session.reference import is_first
+from prefloop.training.session.setup import is_sharded, quiet_trainer
 from prefloop.training.session.steps import take_steps
+from prefloop.training.session.weights_moved import unchanged, weight_sums
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +90,9 @@ def fit(
     """Train ``job.policy`` by ``method`` and save the new policy as ``job.out``.
 
     ``on_step`` gets each step's record; an exception it raises stops the training and passes
-    through, and nothing is saved. Checkpoints are kept in ``job.out.parent/"checkpoints"`` while
-    training runs: an interrupted call with the same arguments goes on from the last one, and an
+    through, and nothing is saved. Checkpoints are kept beside ``job.out`` while training runs (see
+    ``prefloop.training.session.checkpoint_folder``): an interrupted call with the same arguments
+    goes on from the last one, and an
     ``out`` that these arguments made already is not made again: its recorded result is returned.
     Where a guard of the config goes off, training stops, and what is saved are the last weights
     that were put aside while all was well.
@@ -102,12 +111,14 @@ def fit(
         return recorded(out, fingerprint)
     if data.dropped.counts:
         logger.warning("%s: rows were not trained on: %s", out, data.dropped.said())
-    from prefloop.training.session.watch import SNAPSHOTS, Watch, last_snapshot, quiet
+    from prefloop.training.session.watch import Watch, last_snapshot, quiet
 
-    checkpoints = out.parent / "checkpoints"
+    checkpoints = checkpoint_folder(out)
+    if is_first():
+        adopt_earlier(out, fingerprint)
     guards = GuardWatch(config.guards, beta=config.beta)
     watch = Watch(fingerprint, on_step, guards=guards, snapshots=checkpoints / SNAPSHOTS)
-    with quiet(verbose):
+    with quiet(verbose), full_disk_is_named(out):
         session = Session(
             job=job,
             tokenizer=tokenizer,
@@ -119,7 +130,10 @@ def fit(
             callbacks=[watch],
         )
         trainer = watch.trainer = quiet_trainer(method.trainer(session, data.rows))
+        before = None if is_sharded() else weight_sums(trainer.model)
         steps = take_steps(trainer, checkpoints, fingerprint)
+        if before is not None and weight_sums(trainer.model) == before:
+            logger.warning("%s: %s", out, unchanged(config, steps.history))
         result = TrainResult(
             policy_path=out,
             base=base_of(job.policy).resolve() if config.lora else None,
