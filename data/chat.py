@@ -17,6 +17,7 @@ from prefloop.data.protocol import EngineFailed, Message, RequestRejected
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_ANSWER = "\ufdd0"  # a noncharacter: stands for the answer while we look at the template
 _FIRST_NONCHARACTER = 0xFDD0  # Unicode noncharacters: never assigned, so never in a vocabulary
 
 
@@ -81,6 +82,59 @@ def verdict_token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[in
             "choose verdicts of one token, such as A and B, or a judge with a JSON verdict",
         )
     return said
+
+
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Id of the token that ends an assistant's turn; null where there is none.
+
+    That is the special token the chat template writes behind the turn (Gemma's is not its EOS; a
+    base model's EOS is often another), else the tokenizer's EOS.
+    """
+    conversation = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWER}]
+    try:
+        text = str(tokenizer.apply_chat_template(conversation, tokenize=False))
+    except Exception:  # noqa: BLE001  # templates raise whatever their code meets
+        text = ""
+    behind = tokenizer.encode(text.rpartition(_ANSWER)[2].lstrip(), add_special_tokens=False)
+    added = tokenizer.added_tokens_decoder
+    if _ANSWER in text and behind and behind[0] in added and added[behind[0]].special:
+        return int(behind[0])
+    eos = tokenizer.eos_token_id
+    return None if eos is None else int(eos)
+
+
+def end_tokens(
+    tokenizer: PreTrainedTokenizerBase, configured: int | Sequence[int] | None
+) -> list[int]:
+    """Ids of all tokens that an answer ends with: the template's, the tokenizer's, and those that
+    the model's generation config names (``configured``)."""
+    several = configured if isinstance(configured, Sequence) else [configured]
+    ends = {turn_end(tokenizer), tokenizer.eos_token_id, *several}
+    return sorted(int(end) for end in ends if end is not None)
+
+
+def without_end(ids: Sequence[int], ends: Sequence[int]) -> Sequence[int]:
+    """``ids`` of an answer without the token that ended it, which need not be a special one."""
+    return ids[:-1] if ids and ids[-1] in ends else ids
+
+
+def padding_id(tokenizer: PreTrainedTokenizerBase, *, but: int | None = None) -> int | None:
+    """Id of a token to pad with, also for a tokenizer that names none: padding is masked, so any
+    special one will do. ``but`` is not taken. Null where there is none."""
+    known = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
+    for token in (*known, tokenizer.bos_token_id):
+        if token is not None and token != but:
+            return int(token)
+    return None
+
+
+def beyond_embedding(token: int, embeddings: int) -> str:
+    """What to say of a tokenizer that has more tokens than its model."""
+    return (
+        f"token id {token} of its tokenizer is beyond the model, which has {embeddings} "
+        f"embeddings (ids 0 to {embeddings - 1}): resize them (resize_token_embeddings of "
+        "transformers) and save the model again, or take the tokenizer that belongs to it"
+    )
 
 
 def _unused_character(text: str) -> str:

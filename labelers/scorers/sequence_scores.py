@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from prefloop.data.chat import render_tokens
+from prefloop.data.chat import padding_id, render_tokens
 from prefloop.data.protocol import Message, RequestRejected
 from prefloop.labelers.base import LabelerError
 
@@ -142,10 +142,9 @@ def padding_token(tokenizer: PreTrainedTokenizerBase) -> int:
     conversation must not be it. Raises ``LabelerError`` where every special token is that one.
     """
     last = conversation_tokens(tokenizer, [{"role": "user", "content": "?"}], _PROBES[0])[-1]
-    known = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
-    for token in (*known, tokenizer.bos_token_id):
-        if token is not None and token != last:
-            return int(token)
+    token = padding_id(tokenizer, but=last)
+    if token is not None:
+        return token
     raise LabelerError(
         f"the tokenizer of {tokenizer.name_or_path} has no token to pad with: set pad_token in its "
         "tokenizer_config.json"

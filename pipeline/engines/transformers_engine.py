@@ -18,12 +18,18 @@ import numpy as np
 import torch
 from transformers import StopStringCriteria
 
-from prefloop.data.chat import render_tokens, verdict_token_ids
+from prefloop.data.chat import (
+    beyond_embedding,
+    end_tokens,
+    render_tokens,
+    verdict_token_ids,
+    without_end,
+)
 from prefloop.data.protocol import Completion, EngineFailed, Request, RequestRejected, Sampling
 from prefloop.pipeline.engines.blocks import BlockQueue, Pending
 from prefloop.pipeline.engines.decoding import Drawn, decode
 from prefloop.pipeline.engines.settings import TransformersEngine
-from prefloop.pipeline.engines.weights import load_model, load_tokenizer
+from prefloop.pipeline.engines.weights import check_template_tokens, load_model, load_tokenizer
 
 T = TypeVar("T")
 TokenRow = tuple[Pending, int]
@@ -94,6 +100,10 @@ class HfEngine:
 
     def _prompt(self, request: Request) -> tuple[int, ...]:
         prompt = tuple(render_tokens(self._tokenizer, request.messages))
+        if max(prompt, default=0) >= self._embeddings:
+            raise RequestRejected(
+                "token_beyond_embedding", beyond_embedding(max(prompt), self._embeddings)
+            )
         wanted = len(prompt) + request.sampling.max_tokens
         if self._context is not None and wanted > self._context:
             raise RequestRejected(
@@ -160,7 +170,7 @@ class HfEngine:
             watch_ids=watch,
         )
         texts = self._tokenizer.batch_decode(
-            [row.token_ids for row in drawn], skip_special_tokens=True
+            [without_end(row.token_ids, self._end_ids) for row in drawn], skip_special_tokens=True
         )
         for (pending, _), row, text in zip(batch, drawn, texts, strict=True):
             yield Completion(
@@ -197,10 +207,9 @@ class HfEngine:
             trust_remote_code=self._config.trust_remote_code,
         )
         self._context = getattr(self._model.config, "max_position_embeddings", None)
-        configured = self._model.generation_config.eos_token_id
-        ends = {self._tokenizer.eos_token_id}
-        ends |= set(configured) if isinstance(configured, list) else {configured}
-        self._end_ids = sorted(end for end in ends if end is not None)
+        self._end_ids = end_tokens(self._tokenizer, self._model.generation_config.eos_token_id)
+        self._embeddings = int(self._model.get_input_embeddings().weight.shape[0])
+        check_template_tokens(self._tokenizer, path, self._embeddings)
 
     def _set_threads(self) -> None:
         if self._config.threads is not None:

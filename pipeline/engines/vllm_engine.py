@@ -13,10 +13,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from prefloop.data.chat import render_tokens, verdict_token_ids
+from prefloop.data.chat import end_tokens, render_tokens, verdict_token_ids, without_end
 from prefloop.data.protocol import Completion, EngineFailed, Request, RequestRejected
 from prefloop.pipeline.engines.settings import VllmEngine
-from prefloop.pipeline.engines.weights import adapter_rank, is_adapter, load_tokenizer
+from prefloop.pipeline.engines.weights import (
+    adapter_rank,
+    configured_ends,
+    is_adapter,
+    load_tokenizer,
+)
 
 if TYPE_CHECKING:
     from vllm import CompletionOutput, SamplingParams
@@ -45,6 +50,7 @@ class VllmInProcess:
             model, revision=revision, trust_remote_code=config.trust_remote_code
         )
         self._llm: AsyncLLM | None = llm
+        self._set_ends()
 
     @classmethod
     async def start(
@@ -90,6 +96,7 @@ class VllmInProcess:
             await _explained(llm.collective_rpc("reload_weights", kwargs={"weights_path": path}))
             await _explained(llm.resume_generation())
             self._model, self._adapter = path, None
+            self._set_ends()
             await self._forget_prefixes(llm)
 
     async def restart(self, path: str) -> None:
@@ -103,6 +110,7 @@ class VllmInProcess:
         else:
             self._llm = await asyncio.to_thread(_start_llm, self._config, path, None)
             self._model, self._revision, self._adapter = path, None, None
+            self._set_ends()
 
     async def aclose(self) -> None:
         """See ``prefloop.data.protocol.Engine``."""
@@ -111,6 +119,9 @@ class VllmInProcess:
             await asyncio.to_thread(llm.shutdown)
             # Its __del__ shuts down once more at exit, when vLLM's modules are already gone.
             llm.shutdown = _already_shut_down
+
+    def _set_ends(self) -> None:
+        self._end_ids = end_tokens(self._tokenizer, configured_ends(self._model, self._revision))
 
     async def _load_adapter(self, path: str) -> None:
         from vllm.lora.request import LoRARequest
@@ -152,7 +163,7 @@ class VllmInProcess:
         watch = sorted({i for c in request.choices or () for i in self._verdicts[c]})
         stream = llm.generate(
             TokensPrompt(prompt_token_ids=prompt),
-            _sampling_params(request, seed, watch),
+            _sampling_params(request, seed, watch, self._end_ids),
             f"{request.request_id}-{next(self._ids)}",
             lora_request=self._adapter,
         )
@@ -178,7 +189,8 @@ class VllmInProcess:
         )
 
     def _text(self, ids: tuple[int, ...]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+        kept = without_end(ids, self._end_ids)
+        return str(self._tokenizer.decode(kept, skip_special_tokens=True))
 
     def _choice_logprobs(
         self, request: Request, output: CompletionOutput
@@ -204,7 +216,9 @@ def _already_shut_down() -> None:
     pass
 
 
-def _sampling_params(request: Request, seed: int, watch: list[int]) -> SamplingParams:
+def _sampling_params(
+    request: Request, seed: int, watch: list[int], ends: list[int]
+) -> SamplingParams:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -215,6 +229,8 @@ def _sampling_params(request: Request, seed: int, watch: list[int]) -> SamplingP
         top_k=sampling.top_k,
         max_tokens=sampling.max_tokens,
         stop=list(sampling.stop),
+        # vLLM knows the tokenizer's EOS alone: the template's end of a turn is often another.
+        stop_token_ids=ends,
         seed=seed,
         # 0: of the drawn token only. vLLM's default mode is the untempered distribution.
         logprobs=len(watch),

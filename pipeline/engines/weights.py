@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefloop.data.protocol import EngineFailed
+from prefloop.data.chat import beyond_embedding, render_tokens
+from prefloop.data.protocol import EngineFailed, RequestRejected
 from prefloop.training.policy import checkpoints
 
 if TYPE_CHECKING:
@@ -45,6 +46,32 @@ def load_tokenizer(
     return tokenizer
 
 
+def check_template_tokens(tokenizer: PreTrainedTokenizerBase, model: str, embeddings: int) -> None:
+    """Raise ``EngineFailed`` where the chat template writes tokens that ``model``, with so many
+    ``embeddings``, does not have: no request could be answered."""
+    try:
+        ids = render_tokens(tokenizer, [{"role": "user", "content": "?"}])
+    except (EngineFailed, RequestRejected):
+        return  # each request says so
+    if max(ids, default=0) >= embeddings:
+        raise EngineFailed(f"{model}: {beyond_embedding(max(ids), embeddings)}")
+
+
+def configured_ends(model: str, revision: str | None) -> int | list[int] | None:
+    """The end tokens that the generation config of ``model`` names; null where it has none."""
+    from transformers import AutoConfig, GenerationConfig
+
+    # Where there is no generation config, transformers makes one of the model's.
+    for kind in (GenerationConfig, AutoConfig):
+        try:
+            found = kind.from_pretrained(model, revision=revision)
+        except (OSError, ValueError):
+            continue
+        ends: int | list[int] | None = getattr(found, "eos_token_id", None)
+        return ends
+    return None
+
+
 def load_model(
     path: str,
     *,
@@ -59,6 +86,7 @@ def load_model(
     In float32 an adapter is merged; in shorter types merging would round the update away.
     ``revision`` is of ``base``. Raises ``EngineFailed``.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     whole = base if is_adapter(path) else path
@@ -73,7 +101,7 @@ def load_model(
             )
         if is_adapter(path):
             model = _with_adapter(model, path, merge=model.dtype.itemsize >= 4)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _unloadable("weights", path, error) from error
     return model.to(device).eval()
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass, replace
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
@@ -25,8 +24,6 @@ from prefloop.pipeline.stages.write import TRIPLES_FOLDER, UNPAIRED_FOLDER
 from prefloop.training.config import Method, RewardConfig, TrainConfig
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from prefloop.labelers.statistics.estimate import Estimate
     from prefloop.training.session.job import Job
 
@@ -174,9 +171,16 @@ def load_settings(
 def _train_reward(
     sources: Sources, base: Path, out: Path, config: RewardConfig, seed: int, on_step: Any
 ) -> Trained:
-    from prefloop.training.methods.reward import RewardJob, heldout_accuracy, train_reward
+    from prefloop.training.methods.reward import (
+        RewardJob,
+        check_heldout,
+        heldout_accuracy,
+        train_reward,
+    )
 
     job = RewardJob(base, tuple(sources.train), out, config, seed)
+    if sources.test:
+        check_heldout(base, sources.test, config.max_length)
     result = train_reward(job, on_step=on_step)
     heldout, dropped = None, {}
     if sources.test:
@@ -195,29 +199,30 @@ def _train_reward(
 
 
 def _train_policy(job: Job, test: Sequence[Path], on_step: Any) -> Trained:
-    """Train by ``job``, whose files need not have prompt ids, and measure on ``test``."""
+    """Train by ``job`` and measure on ``test``, which is read before the training begins."""
+    from prefloop.training.inputs.rows import Dropped
     from prefloop.training.methods.offline import train_offline
-    from prefloop.training.policy.heldout import Heldout, heldout_pairs
+    from prefloop.training.policy.heldout import Heldout, heldout_pairs, measurable
 
     config = job.config
-    with ExitStack() as stack:
-        files = tuple(_with_prompt_ids(job.files, stack))
-        result = train_offline(replace(job, files=files), on_step=on_step)
+    measured = config.method == "dpo" and bool(test)
+    if measured:
+        measurable(job.policy, test, Dropped())
+    result = train_offline(job, on_step=on_step)
     heldout = Heldout(None, {})
-    if config.method == "dpo" and test:
-        for file in test:
-            _triples_without_ids(file)  # says what is wrong with it
+    if measured:
         heldout = heldout_pairs(
             job.out, job.reference, test, beta=config.beta, trained_on=job.files
         )
     overlong = result.dropped_overlong
+    dropped = result.dropped or ({"context_overflow": overlong} if overlong else {})
     return Trained(
         method=Method(config.method),
         model=job.out,
         steps=result.steps,
         examples=result.examples,
         seconds=result.seconds,
-        dropped={"context_overflow": overlong} if overlong else {},
+        dropped=dropped,
         heldout=heldout.accuracy,
         heldout_dropped=heldout.dropped,
     )
@@ -251,55 +256,6 @@ def _split(folder: Path, split: str, method: Method) -> list[Path]:
         if found:
             return found
     return []
-
-
-def _with_prompt_ids(files: Sequence[Path], stack: ExitStack) -> list[Path]:
-    """``files``; those of somebody else's making are copied with the ids that we give prompts."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from prefloop.data.hashing import prompt_id
-
-    found: list[Path] = []
-    for index, file in enumerate(files):
-        table = _triples_without_ids(file)
-        if table is None:
-            found.append(file)
-            continue
-        try:
-            ids = [prompt_id(messages) for messages in table["prompt"].to_pylist()]
-        except (TypeError, KeyError):
-            raise InputError(
-                f"{file}: the column prompt is not a conversation: write it as "
-                '[{"role": "user", "content": "..."}]'
-            ) from None
-        copy = Path(stack.enter_context(TemporaryDirectory())) / f"{index}.parquet"
-        pq.write_table(table.append_column("prompt_id", pa.array(ids, pa.string())), copy)
-        found.append(copy)
-    return found
-
-
-def _triples_without_ids(file: Path) -> pa.Table | None:
-    """The triples of ``file``, or null where they have prompt ids."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        names = pq.read_schema(file).names
-        if "completion" in names:
-            missing = [name for name in ("prompt", "label") if name not in names]
-            kind = "single answers have prompt, completion and label"
-        else:
-            missing = [name for name in ("prompt", "chosen", "rejected") if name not in names]
-            kind = "triples have prompt, chosen and rejected"
-        if missing:
-            raise InputError(f"{file}: has no column {missing[0]!r}: {kind}")
-        if "prompt_id" in names or "completion" in names:
-            return None
-        return pq.read_table(file, columns=["prompt", "chosen", "rejected"])
-    except (OSError, pa.ArrowException) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise InputError(f"{file}: cannot be read as Parquet: {first}") from None
 
 
 def _explain(problem: Any, model: type[Strict]) -> str:

@@ -32,6 +32,10 @@ def render_training(trained: Trained) -> str:
 
 def _accuracy(trained: Trained) -> str:
     found = trained.heldout
+    if found is None and trained.heldout_dropped:
+        return "accuracy      not measured: no held-out pair is left" + _counted(
+            trained.heldout_dropped
+        )
     if found is None:
         return "accuracy      not measured: no held-out pairs (--test PATH names some)"
     return (

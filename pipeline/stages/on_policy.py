@@ -29,11 +29,11 @@ from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.promotion import Lineage
 from prefloop.pipeline.run.round_jury import load_round_jury
-from prefloop.pipeline.run.run_dir import TRAINING_CURVES, Stopwatch
+from prefloop.pipeline.run.run_dir import Stopwatch
 from prefloop.pipeline.stages.filter import decide_block
 from prefloop.pipeline.stages.label import OpenLabelers, label_block
 from prefloop.pipeline.stages.sample import draw_block, open_draw
-from prefloop.pipeline.stages.train import raise_if_guard_stopped, reference_policy, run_training
+from prefloop.pipeline.stages.train import reference_policy, run_training, trained_before
 from prefloop.pipeline.stages.write import triples_of_block
 from prefloop.training.config import TrainConfig
 from prefloop.training.methods.online import OnlineDpo
@@ -69,8 +69,7 @@ async def train_while_sampling(
 
     Raises what the stages raise that it calls.
     """
-    if context.folder.metrics.exists(TRAINING_CURVES):  # no labeler needs to be opened
-        raise_if_guard_stopped(context, training.guards)
+    if trained_before(context, training.guards):  # no labeler needs to be opened
         return
     legs = _Legs(context, training, settings, models, await open_labelers())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.run_dir import RoundDir, Stopwatch
 from prefloop.pipeline.run.stream import run_blocks
+from prefloop.pipeline.stages.run_on import run_on
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,8 @@ async def draw_block(folder: RoundDir, index: int, draw: Draw) -> pa.Table:
     if len(failed):
         await asyncio.to_thread(folder.quarantine("sample").write, index, failed)
     await asyncio.to_thread(folder.candidates.write, index, candidates)
+    if index == 0 and (warning := run_on(candidates)):
+        logger.warning("round %d: %s", folder.index, warning)
     return candidates
 
 

@@ -17,6 +17,7 @@ from prefloop.pipeline.stages.write import split_files
 from prefloop.training.config import Guards, TrainConfig
 from prefloop.training.methods.offline import train_offline
 from prefloop.training.session.job import Job
+from prefloop.training.session.records import guard_of, summary_of
 
 if TYPE_CHECKING:
     from prefloop.training.session.fit import OnStep, TrainResult
@@ -58,16 +59,27 @@ def run_training(
 
     Raises ``RunError`` where a guard stopped the training and that ends the run.
     """
-    metrics = context.folder.metrics
-    if metrics.exists(TRAINING_CURVES):
-        raise_if_guard_stopped(context, guards)
+    if trained_before(context, guards):
         return
+    metrics = context.folder.metrics
     watch = Stopwatch()
     with _progress(f"round {context.index} train") as on_step:
         result = train(on_step)
     metrics.write(TRAINING_CURVES, metrics_table(curves(result.history, context.index)))
     context.note("train", watch.lap(), **result.settings, guard=result.guard)
     raise_if_guard_stopped(context, guards)
+
+
+def trained_before(context: RoundContext, guards: Guards) -> bool:
+    """Whether the round is trained. Raises ``RunError`` where a guard stopped that and ends the
+    run."""
+    if not context.folder.metrics.exists(TRAINING_CURVES):
+        return False
+    record = summary_of(context.folder.policy)
+    if record and not _train_notes(context):  # it was killed before it could write this line
+        context.note("train", record["seconds"], **record["settings"], guard=record["guard"])
+    raise_if_guard_stopped(context, guards)
+    return True
 
 
 def reference_policy(context: RoundContext, settings: TrainConfig, origin: Lineage) -> Path:
@@ -128,15 +140,24 @@ def raise_if_guard_stopped(context: RoundContext, guards: Guards) -> None:
     """Raise ``RunError`` where a guard stopped the round's training and that ends the run."""
     if guards.then == "go_on":
         return
-    for note in context.run.notes():
-        if note["stage"] == "train" and note["round"] == context.index and note.get("guard"):
-            guard = note["guard"]
-            raise RunError(
-                f"round {context.index}: guard {guard['guard']} stopped training at step "
-                f"{guard['step']} ({guard['value']:.4g}, limit {guard['limit']:.4g}); its policy "
-                f"has the weights of step {guard['restored_step']}. {guard['remedy']}. To go on "
-                "from that policy: --set train.guards.then=go_on"
-            )
+    # The policy carries its record from the moment it exists; the journal may lack a line.
+    noted = (note.get("guard") for note in _train_notes(context))
+    guard = guard_of(context.folder.policy) or next(filter(None, noted), None)
+    if guard:
+        raise RunError(
+            f"round {context.index}: guard {guard['guard']} stopped training at step "
+            f"{guard['step']} ({guard['value']:.4g}, limit {guard['limit']:.4g}); its policy "
+            f"has the weights of step {guard['restored_step']}. {guard['remedy']}. To go on "
+            "from that policy: --set train.guards.then=go_on"
+        )
+
+
+def _train_notes(context: RoundContext) -> list[dict[str, Any]]:
+    return [
+        note
+        for note in context.run.notes()
+        if note["stage"] == "train" and note["round"] == context.index
+    ]
 
 
 def curves(history: list[dict[str, Any]], round_index: int) -> list[dict[str, Any]]:

@@ -87,7 +87,7 @@ def test_two_processes_train_as_one_does_also_after_a_kill(job: Job, tmp_path: P
         "train_offline(Job.load(Path(sys.argv[1]).read_text()))"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(spec)])
-    marker = two.out.parent / "checkpoints" / "checkpoint-4" / "prefloop_complete"
+    marker = two.out.parent / ".policy.checkpoints" / "checkpoint-4" / "prefloop_complete"
     deadline = time.monotonic() + 180
     while not marker.exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
@@ -111,7 +111,7 @@ def test_two_processes_train_as_one_does_also_after_a_kill(job: Job, tmp_path: P
     for name, weights in one.items():
         assert weights == pytest.approx(other[name], abs=2e-4), name
     assert not list(two.out.glob("*.bin"))  # no pickle
-    assert not (two.out.parent / "checkpoints").exists()
+    assert not (two.out.parent / ".policy.checkpoints").exists()
     assert train_offline(two).history == result.history  # nothing is launched again
 
 

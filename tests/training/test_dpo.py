@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -214,8 +215,11 @@ def test_several_shards_and_a_seeded_share_of_them(policy, tmp_path):
     [
         ([], "no triples to train on"),
         ([triple(1, "same", "same")], "the same answer"),
-        ([triple(1, "a", "b") | {"chosen": [{"role": "user", "content": "a"}]}], "chosen of"),
-        ([triple(1, "a", "b") | {"rejected": []}], "rejected of prompt_id"),
+        (
+            [triple(1, "a", "b") | {"chosen": [{"role": "user", "content": "a"}]}],
+            "row 1: chosen is not one",
+        ),
+        ([triple(1, "a", "b") | {"rejected": []}], "row 1: rejected is not one"),
     ],
 )
 def test_unusable_triples_are_refused_in_one_line(policy, tmp_path, triples, message):
@@ -375,7 +379,7 @@ def test_a_resumed_round_ends_as_an_uninterrupted_one(policy, shard, tmp_path, l
     with pytest.raises(KilledError):
         train(policy, shard, tmp_path / "cut", on_step=kill_at(8), **settings)
     assert not (tmp_path / "cut" / "policy").exists()
-    half_written = tmp_path / "cut" / "checkpoints" / "checkpoint-8"
+    half_written = tmp_path / "cut" / ".policy.checkpoints" / "checkpoint-8"
     half_written.mkdir()
     (half_written / "trainer_state.json").write_text("{")
 
@@ -502,3 +506,62 @@ def test_reference_logprobs_are_computed_once_for_all_losses(
     third = train(policy, shard, tmp_path / "3", kept_reference=kept)
     assert third.history == first.history
     assert pq.read_table(kept).equals(table)
+
+
+# A training that does nothing
+
+
+def test_one_step_with_a_warm_up_has_a_rate(policy, tmp_path, caplog):
+    shard = write(tmp_path / "t.parquet", rows(4))
+    result = train(policy, shard, tmp_path, warmup_ratio=0.1)
+    assert result.steps == 1
+    assert result.history[0]["learning_rate"] == pytest.approx(1e-3)
+    assert weights(result.policy_path) != weights(policy)
+    assert "did not change" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"learning_rate": 1e-30}, "learning_rate 1e-30 is below"),
+        ({"loss_weights": (0.0,), "loss": ("sigmoid",)}, "every gradient was 0"),
+    ],
+)
+def test_weights_that_did_not_change_are_said(policy, tmp_path, caplog, settings, why):
+    shard = write(tmp_path / "t.parquet", rows(4))
+    result = train(policy, shard, tmp_path, **settings)
+    [said] = [one for one in caplog.messages if "did not change" in one]
+    assert why in said
+    assert str(result.policy_path) in said
+
+
+def test_the_likely_reason_is_named():
+    from prefloop.training.session.weights_moved import unchanged
+
+    config = TrainConfig(learning_rate=1e-5)
+    assert "rate was 0 at every step" in unchanged(config, [{"learning_rate": 0.0}])
+    assert "no optimiser step" in unchanged(config, [])
+
+
+# Tokenizers of others
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto", "sft"])
+def test_a_tokenizer_without_a_pad_token_trains(policy, tmp_path, method):
+    from prefloop.training.methods.offline import train_offline
+
+    model = tmp_path / "model"
+    shutil.copytree(policy, model)
+    for name in ("tokenizer_config.json", "config.json", "generation_config.json"):
+        settings = json.loads((model / name).read_text())
+        settings.pop("pad_token", None)
+        settings.pop("pad_token_id", None)
+        (model / name).write_text(json.dumps(settings))
+    shard = write(tmp_path / "t.parquet", rows(4))
+    found = []
+    for base in (policy, model):
+        config = TrainConfig(method=method, learning_rate=1e-3, batch_size=4)
+        out = tmp_path / f"{base.name}-{method}"
+        train_offline(Job(base, base, (shard,), out, config, seed=1))
+        found.append(weights(out))
+    assert found[0] == found[1]  # padding counts for nothing

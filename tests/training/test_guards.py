@@ -123,7 +123,7 @@ def test_batch_size_1_blows_the_margin_up_and_the_guard_catches_it(
     assert folder_revision(guarded.policy_path) != folder_revision(policy)
     at = guarded.history[guard["restored_step"] - 1]
     assert at["rewards/margins"] < guard["limit"]
-    assert not (tmp_path / "b" / "checkpoints").exists()
+    assert not (tmp_path / "b" / ".policy.checkpoints").exists()
     # The same call finds what it did.
     again = train(policy, shard, tmp_path / "b", guards=TIGHT)
     assert again.guard == guard

@@ -347,7 +347,7 @@ def test_an_interrupted_reinforcement_ends_with_the_same_policy(
     parts, sampler = train(tmp_path / "parts")
     assert sampler.legs == [2, 3, 4]  # from the checkpoint of step 2
     assert folder_revision(parts.policy_path) == folder_revision(whole.policy_path)
-    assert not (tmp_path / "parts" / "checkpoints").exists()
+    assert not (tmp_path / "parts" / ".policy.checkpoints").exists()
 
 
 def test_too_few_prompts_for_a_step(policy: Path, tmp_path: Path) -> None:

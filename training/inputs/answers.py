@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from prefloop.data.hashing import content_id
+from prefloop.data.protocol import RequestRejected
 from prefloop.training.errors import TrainingError
-from prefloop.training.inputs.pairs import answer_of, digest_of
-from prefloop.training.inputs.tokens import TokenIds, answer_ids, end_token, prompt_ids
+from prefloop.training.inputs.pairs import digest_of
+from prefloop.training.inputs.rows import AnswerRow, Dropped, answer_rows
+from prefloop.training.inputs.tokens import OVERLONG, Prompts, TokenIds, answer_ids, end_token
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _ROWS = 1024
-_ANSWERS = {"chosen", "rejected"}
 
 
 @dataclass(frozen=True)
@@ -63,74 +63,70 @@ def read_answers(
     max_answers: int | None,
     seed: int,
     good_only: bool = False,
+    dropped: Dropped | None = None,
 ) -> Answers:
     """The answers of ``shards``, shuffled by ``seed``; at most ``max_answers`` of them.
 
     Parquet of ``schemas.UNPAIRED``, or of triples: then chosen answers are good and rejected ones
     bad, each counted once for its prompt, and one that is as often chosen as rejected is left out.
     With ``good_only`` the others are left out too. An answer is dropped and counted if prompt and
-    answer, end token included, exceed ``max_length`` tokens.
+    answer, end token included, exceed ``max_length`` tokens, if it cannot be read or the chat
+    template refuses its prompt; ``dropped`` says which.
 
     Raises ``TrainingError`` where nothing is left.
     """
-    rows = _labelled(row for shard in shards for row in _rows(shard))
+    dropped = Dropped() if dropped is None else dropped
+    rows = _labelled(answer_rows(shards, dropped))
     if good_only:
-        rows = [row for row in rows if row[2]]
+        rows = [row for row in rows if row.good]
     if not rows:
+        if dropped.counts:
+            raise TrainingError(f"there are no answers to train on: {dropped.said()}")
         raise TrainingError(
             "there are no answers to train on: loosen the filters that dropped all pairs "
             "(prefloop status shows which), or sample more candidates per prompt"
         )
     drawn = np.random.default_rng(seed).permutation(len(rows))[:max_answers]
     end = end_token(tokenizer)
-    seen: dict[str, TokenIds] = {}
+    prompt_of = Prompts(tokenizer)
     prompts: list[TokenIds] = []
     answers: list[TokenIds] = []
     labels: list[bool] = []
+    overlong = 0
     for start in range(0, len(drawn), _ROWS):
         part = [rows[row] for row in drawn[start : start + _ROWS]]
-        for (messages, _, label), ids in zip(
-            part, answer_ids(tokenizer, (text for _, text, _ in part), end), strict=True
+        for row, ids in zip(
+            part, answer_ids(tokenizer, (row.text for row in part), end), strict=True
         ):
-            key = repr(messages)
-            prompt = seen.get(key)
-            if prompt is None:
-                prompt = seen[key] = prompt_ids(tokenizer, messages)
-            if len(prompt) + len(ids) <= max_length:
-                prompts.append(prompt)
-                answers.append(ids)
-                labels.append(label)
-    if not prompts:
+            try:
+                prompt = prompt_of(row.prompt)
+            except RequestRejected as refused:
+                dropped.add(refused.reason, row.where, refused.detail)
+                continue
+            length = len(prompt) + len(ids)
+            if length > max_length:
+                overlong += 1
+                dropped.add(OVERLONG, row.where, f"{length} tokens are over {max_length}")
+                continue
+            prompts.append(prompt)
+            answers.append(ids)
+            labels.append(row.good)
+    if not prompts and overlong == len(drawn):
         raise TrainingError(
             f"each of the {len(drawn)} answers is longer than {max_length} tokens: raise "
             "train.max_length (within the model's context) or lower sample.max_tokens"
         )
-    return Answers(prompts, answers, labels, len(drawn) - len(prompts))
+    if not prompts:
+        raise TrainingError(f"none of the {len(drawn)} answers can be trained on: {dropped.said()}")
+    return Answers(prompts, answers, labels, overlong)
 
 
-def _rows(shard: Path) -> Iterable[tuple[list[dict[str, str]], str, bool]]:
-    """(prompt, answer, label) of each answer of a shard; two for a triple."""
-    names = pq.read_schema(shard).names
-    single = "completion" in names
-    wanted = {"prompt", "prompt_id"} | ({"completion", "label"} if single else _ANSWERS)
-    table = pq.read_table(shard, columns=[name for name in names if name in wanted])
-    for batch in table.to_batches(max_chunksize=_ROWS):
-        for row in batch.to_pylist():
-            if single:
-                yield row["prompt"], answer_of(row, "completion"), bool(row["label"])
-            else:
-                yield row["prompt"], answer_of(row, "chosen"), True
-                yield row["prompt"], answer_of(row, "rejected"), False
-
-
-def _labelled(
-    rows: Iterable[tuple[list[dict[str, str]], str, bool]],
-) -> list[tuple[list[dict[str, str]], str, bool]]:
+def _labelled(rows: Iterable[AnswerRow]) -> list[AnswerRow]:
     """Each answer to a prompt once, with the label that it has more often, in order of arrival."""
     balance: dict[tuple[str, str], int] = {}
-    prompts: dict[str, Any] = {}
-    for messages, text, label in rows:
-        key = repr(messages)
-        prompts.setdefault(key, messages)
-        balance[key, text] = balance.get((key, text), 0) + (1 if label else -1)
-    return [(prompts[key], text, score > 0) for (key, text), score in balance.items() if score != 0]
+    first: dict[tuple[str, str], AnswerRow] = {}
+    for row in rows:
+        key = (repr(row.prompt), row.text)
+        first.setdefault(key, row)
+        balance[key] = balance.get(key, 0) + (1 if row.good else -1)
+    return [replace(first[key], good=score > 0) for key, score in balance.items() if score != 0]

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from prefloop.data.hashing import content_id
+from prefloop.data.protocol import RequestRejected
+from prefloop.data.schemas import MESSAGES
 from prefloop.training.errors import TrainingError
-from prefloop.training.inputs.tokens import TokenIds, answer_ids, end_token, prompt_ids
+from prefloop.training.inputs.rows import Dropped, pair_rows
+from prefloop.training.inputs.tokens import OVERLONG, Prompts, TokenIds, answer_ids, end_token
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_COLUMNS = ["prompt_id", "prompt", "chosen", "rejected", "p_chosen", "margin"]
+_ROWS = 1024
+_SCHEMA = pa.schema(
+    [
+        ("prompt", MESSAGES),
+        ("chosen", pa.string()),
+        ("rejected", pa.string()),
+        ("p_chosen", pa.float64()),
+        ("margin", pa.float64()),
+        ("where", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -66,14 +79,19 @@ class Pairs:
         )
 
 
-def read_triples(shards: Sequence[Path]) -> pa.Table:
-    """The triples of ``shards`` (Parquet of ``schemas.TRIPLE``) in their order.
+def read_triples(shards: Sequence[Path], dropped: Dropped | None = None) -> pa.Table:
+    """The pairs of ``shards`` (Parquet of ``schemas.TRIPLE``, or of others) in their order, with
+    ``prompt`` as a conversation, ``chosen`` and ``rejected`` as texts, ``p_chosen`` (1 where
+    nobody said), ``margin`` and the row's place ``where``.
 
-    Raises ``TrainingError`` where there are none.
+    Raises ``TrainingError`` where there are none. Rows that cannot be read are put into
+    ``dropped``.
     """
-    tables = [_read(shard) for shard in shards]
-    table = pa.concat_tables(tables) if tables else pa.table({})
+    dropped = Dropped() if dropped is None else dropped
+    table = triples_in(shards, dropped)
     if table.num_rows == 0:
+        if dropped.counts:
+            raise TrainingError(f"there are no triples to train on: {dropped.said()}")
         raise TrainingError(
             "there are no triples to train on: loosen the filters that dropped all pairs "
             "(prefloop status shows which), or sample more candidates per prompt"
@@ -81,10 +99,19 @@ def read_triples(shards: Sequence[Path]) -> pa.Table:
     return table
 
 
+def triples_in(shards: Sequence[Path], dropped: Dropped) -> pa.Table:
+    """``read_triples``, which may find none."""
+    rows = pair_rows(shards, dropped)
+    parts = iter(lambda: [vars(row) for row in islice(rows, _ROWS)], [])
+    return pa.Table.from_batches(
+        (pa.RecordBatch.from_pylist(part, schema=_SCHEMA) for part in parts), schema=_SCHEMA
+    )
+
+
 def add_replay(triples: pa.Table, shards: Sequence[Path], *, share: float, seed: int) -> pa.Table:
     """``triples`` and behind them some of ``shards``, drawn by ``seed``, until these are ``share``
     of all, or used up."""
-    earlier = pa.concat_tables([_read(shard) for shard in shards])
+    earlier = triples_in(shards, Dropped())
     wanted = round(triples.num_rows * share / (1 - share))
     return pa.concat_tables([triples, draw_triples(earlier, wanted, seed)])
 
@@ -97,70 +124,75 @@ def draw_triples(triples: pa.Table, most: int, seed: int) -> pa.Table:
 
 def largest_margin_first(triples: pa.Table) -> pa.Table:
     """The rows in the order of their margins."""
+    # What has no margin stands last.
     return triples.take(np.argsort(-triples["margin"].to_numpy(), kind="stable"))
 
 
-def token_pairs(triples: pa.Table, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> Pairs:
-    """``triples`` as token ids, in their order.
+def token_pairs(
+    triples: pa.Table,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    dropped: Dropped | None = None,
+) -> Pairs:
+    """``triples`` (as ``read_triples`` gives them) as token ids, in their order.
 
     A pair is dropped and counted if prompt and answer, end token included, exceed ``max_length``
     tokens for either of its answers: cutting them would train on answers without an end, or on
-    none at all.
+    none at all. So is one whose answers are the same, or whose prompt the chat template refuses;
+    ``dropped`` says which.
 
-    Raises ``TrainingError`` where none is short enough, or a row's chosen or rejected is not one
-    assistant message or both are the same answer.
+    Raises ``TrainingError`` where none is left.
     """
-    end = end_token(tokenizer)
-    seen: dict[str, TokenIds] = {}  # many pairs share a prompt
-    prompts: list[TokenIds] = []
-    chosen: list[TokenIds] = []
-    rejected: list[TokenIds] = []
-    sure: list[float] = []
-    for batch in triples.to_batches(max_chunksize=1024):
-        rows = batch.to_pylist()
-        good = answer_ids(tokenizer, (answer_of(row, "chosen") for row in rows), end)
-        bad = answer_ids(tokenizer, (answer_of(row, "rejected") for row in rows), end)
-        for row, one, other in zip(rows, good, bad, strict=True):
-            if np.array_equal(one, other):
-                raise TrainingError(
-                    f"chosen and rejected are the same answer (prompt_id {row['prompt_id']}): "
-                    "remove that row"
-                )
-            prompt = seen.get(row["prompt_id"])
-            if prompt is None:
-                prompt = seen[row["prompt_id"]] = prompt_ids(tokenizer, row["prompt"])
-            if len(prompt) + max(len(one), len(other)) <= max_length:
-                prompts.append(prompt)
-                chosen.append(one)
-                rejected.append(other)
-                sure.append(row["p_chosen"])
-    if not prompts:
+    dropped = Dropped() if dropped is None else dropped
+    pairs, _ = tokenised(triples, tokenizer, max_length=max_length, dropped=dropped)
+    if len(pairs):
+        return pairs
+    if pairs.dropped_overlong == triples.num_rows:
         raise TrainingError(
             f"each of the {triples.num_rows} pairs is longer than {max_length} tokens: raise "
             "train.max_length (within the model's context) or lower sample.max_tokens"
         )
-    return Pairs(prompts, chosen, rejected, sure, triples.num_rows - len(prompts))
+    raise TrainingError(f"none of the {triples.num_rows} pairs can be trained on: {dropped.said()}")
 
 
-def _read(shard: Path) -> pa.Table:
-    """The columns of a shard that are trained on; without ``p_chosen`` the labels are certain, and
-    without ``margin`` all pairs are alike."""
-    table = pq.read_table(shard)
-    for name in ("p_chosen", "margin"):
-        if name not in table.column_names:
-            table = table.append_column(name, pa.array(np.ones(len(table))))
-    return table.select(_COLUMNS)
-
-
-def answer_of(row: Mapping[str, Any], column: str) -> str:
-    """The text of one assistant message. Raises ``TrainingError`` for anything else."""
-    match row[column]:
-        case [{"role": "assistant", "content": str(text)}]:
-            return text
-    raise TrainingError(
-        f"{column} of prompt_id {row.get('prompt_id')} is not one assistant message: write it as "
-        '[{"role": "assistant", "content": "..."}]'
-    )
+def tokenised(
+    triples: pa.Table, tokenizer: PreTrainedTokenizerBase, *, max_length: int, dropped: Dropped
+) -> tuple[Pairs, list[int]]:
+    """``token_pairs``, which may be none, and the rows that they are of."""
+    end = end_token(tokenizer)
+    prompt_of = Prompts(tokenizer)
+    prompts: list[TokenIds] = []
+    chosen: list[TokenIds] = []
+    rejected: list[TokenIds] = []
+    sure: list[float] = []
+    kept: list[int] = []
+    overlong, number = 0, -1
+    for batch in triples.to_batches(max_chunksize=_ROWS):
+        rows = batch.to_pylist()
+        good = answer_ids(tokenizer, (row["chosen"] for row in rows), end)
+        bad = answer_ids(tokenizer, (row["rejected"] for row in rows), end)
+        for row, one, other in zip(rows, good, bad, strict=True):
+            number += 1
+            if np.array_equal(one, other):
+                dropped.add("same_answer", row["where"], "chosen and rejected are the same answer")
+                continue
+            try:
+                prompt = prompt_of(row["prompt"])
+            except RequestRejected as refused:
+                dropped.add(refused.reason, row["where"], refused.detail)
+                continue
+            longest = len(prompt) + max(len(one), len(other))
+            if longest > max_length:
+                overlong += 1
+                dropped.add(OVERLONG, row["where"], f"{longest} tokens are over {max_length}")
+                continue
+            kept.append(number)
+            prompts.append(prompt)
+            chosen.append(one)
+            rejected.append(other)
+            sure.append(row["p_chosen"])
+    return Pairs(prompts, chosen, rejected, sure, overlong), kept
 
 
 def digest_of(column: Sequence[TokenIds]) -> str:

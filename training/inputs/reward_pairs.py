@@ -2,8 +2,8 @@
 
 A row that cannot be used is dropped and counted by reason; it takes no other row with it:
 
-* ``unreadable``: prompt is not a list of messages, chosen or rejected not one assistant message, or
-  a text no UTF-8;
+* ``unreadable``: prompt is not a conversation, chosen or rejected not one assistant message, or a
+  text no UTF-8 (see ``prefloop.training.inputs.rows``);
 * ``same_answer``: chosen and rejected are the same tokens;
 * ``unrenderable_chat``: the chat template refuses the conversation;
 * ``context_overflow``: a conversation is longer than ``max_length``; cutting would hide its end;
@@ -13,26 +13,24 @@ A row that cannot be used is dropped and counted by reason; it takes no other ro
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from prefloop.data.hashing import content_id, prompt_id
-from prefloop.data.protocol import Message, RequestRejected
+from prefloop.data.protocol import RequestRejected
 from prefloop.labelers.scorers.sequence_scores import conversation_tokens
-from prefloop.training.errors import TrainingError
+from prefloop.training.inputs.rows import Dropped, PairRow, pair_rows, require_columns
+from prefloop.training.inputs.tokens import OVERLONG
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-COLUMNS = ("prompt", "chosen", "rejected")
 _MARGIN = "margin"
 
 
@@ -86,117 +84,49 @@ def read_reward_pairs(
     *,
     max_length: int,
     with_margin: bool = False,
+    dropped: Dropped | None = None,
 ) -> RewardPairs:
     """The pairs of ``files`` in their order.
 
     The files are Parquet with the columns ``prompt`` (a conversation), ``chosen`` and
     ``rejected`` (one assistant message each), and ``margin`` for ``with_margin``. Raises
     ``TrainingError`` for a file that is no Parquet or lacks a column, and ``EngineFailed`` for a
-    tokenizer without a usable chat template.
+    tokenizer without a usable chat template. ``dropped`` says where rows that are not used stand.
     """
-    wanted = [*COLUMNS, _MARGIN] if with_margin else list(COLUMNS)
-    dropped: Counter[str] = Counter()
+    if with_margin:
+        require_columns(files, [_MARGIN])
+    lost = Dropped() if dropped is None else dropped
     kept: list[tuple[list[int], list[int], str, float]] = []
-    for file in files:
-        for row in _rows(file, wanted):
-            pair = _pair(row, tokenizer, max_length, with_margin)
-            if isinstance(pair, str):
-                dropped[pair] += 1
-            else:
-                kept.append(pair)
+    for row in pair_rows(files, lost):
+        try:
+            kept.append(_pair(row, tokenizer, max_length, with_margin))
+        except RequestRejected as refused:
+            lost.add(refused.reason, row.where, refused.detail)
     return RewardPairs(
         chosen=[one[0] for one in kept],
         rejected=[one[1] for one in kept],
         prompts=[one[2] for one in kept],
         margins=[one[3] for one in kept] if with_margin else None,
-        dropped=dict(sorted(dropped.items())),
+        dropped=lost.as_dict(),
     )
 
 
-def prompts_in(files: Sequence[Path]) -> set[str]:
-    """Ids of the prompts of ``files``; rows without a readable one are passed over."""
-    return {
-        prompt_id(row["prompt"])
-        for file in files
-        for row in _rows(file, ["prompt"])
-        if _is_conversation(row.get("prompt"))
-    }
-
-
-def _rows(file: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    try:
-        with pq.ParquetFile(file) as parquet:
-            missing = [name for name in columns if name not in parquet.schema_arrow.names]
-            if missing:
-                raise TrainingError(
-                    f"{file}: has no column {missing[0]!r}: triples have prompt, chosen and "
-                    "rejected, each a list of {role, content}"
-                )
-            for batch in parquet.iter_batches(batch_size=1024, columns=list(columns)):
-                try:
-                    yield from batch.to_pylist()
-                except UnicodeDecodeError:
-                    yield from (_single_row(batch.slice(row, 1)) for row in range(len(batch)))
-    except (OSError, pa.ArrowException) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise TrainingError(f"{file}: cannot be read as Parquet: {first}") from None
-
-
-def _single_row(batch: pa.RecordBatch) -> dict[str, Any]:
-    """The row of a batch of one; empty where a string in it is no UTF-8."""
-    try:
-        row: dict[str, Any] = batch.to_pylist()[0]
-    except UnicodeDecodeError:
-        return {}
-    return row
-
-
 def _pair(
-    row: Mapping[str, Any],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    with_margin: bool,
-) -> tuple[list[int], list[int], str, float] | str:
-    """Both conversations, the prompt's id and the margin; or why the row cannot be used."""
-    margin = 0.0
-    if with_margin:
-        given = row.get(_MARGIN)
-        if not isinstance(given, int | float) or not math.isfinite(given):
-            return "no_margin"
-        margin = float(given)
-    messages = row.get("prompt")
-    answers = [_answer(row.get(side)) for side in ("chosen", "rejected")]
-    if not _is_conversation(messages) or None in answers:
-        return "unreadable"
-    try:
-        chosen, rejected = (
-            conversation_tokens(tokenizer, messages, str(answer)) for answer in answers
-        )
-    except RequestRejected as refused:
-        return refused.reason
+    row: PairRow, tokenizer: PreTrainedTokenizerBase, max_length: int, with_margin: bool
+) -> tuple[list[int], list[int], str, float]:
+    """Both conversations, the prompt's id and the margin. Raises ``RequestRejected`` for a row
+    that cannot be used."""
+    if with_margin and not math.isfinite(row.margin):
+        raise RequestRejected("no_margin", "margin is no finite number")
+    chosen, rejected = (
+        conversation_tokens(tokenizer, row.prompt, answer) for answer in (row.chosen, row.rejected)
+    )
     if chosen == rejected:
-        return "same_answer"
-    if max(len(chosen), len(rejected)) > max_length:
-        return "context_overflow"
-    return chosen, rejected, prompt_id(messages), margin
-
-
-def _answer(turns: Any) -> str | None:
-    match turns:
-        case [{"role": "assistant", "content": str(text)}]:
-            return text
-    return None
-
-
-def _is_conversation(messages: Any) -> TypeGuard[list[Message]]:
-    return isinstance(messages, list) and bool(messages) and all(map(_is_message, messages))
-
-
-def _is_message(message: Any) -> bool:
-    match message:
-        case {"role": str(), "content": str()}:
-            return True
-    return False
+        raise RequestRejected("same_answer", "chosen and rejected are the same answer")
+    longest = max(len(chosen), len(rejected))
+    if longest > max_length:
+        raise RequestRejected(OVERLONG, f"{longest} tokens are over {max_length}")
+    return chosen, rejected, prompt_id(row.prompt), row.margin
 
 
 def _digest(column: Sequence[Sequence[int]]) -> str:

@@ -10,13 +10,14 @@ then trains on what the template writes behind the end token and on control toke
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prefloop.data.chat import render_tokens
-from prefloop.data.protocol import Message
+from prefloop.data.chat import beyond_embedding, render_tokens, turn_end
+from prefloop.data.protocol import Message, RequestRejected
 from prefloop.training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -25,27 +26,51 @@ if TYPE_CHECKING:
 TokenIds = NDArray[np.int32]
 """Token ids of one sequence [length]."""
 
-_ANSWER = "\ufdd0"  # a noncharacter: stands for the answer while we look at the template
+OVERLONG = "context_overflow"
+"""Why a row is dropped that has more tokens than asked for."""
+
+
+class Prompts:
+    """Conversations as token ids; each is rendered once, however many rows share it."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._seen: dict[str, TokenIds | RequestRejected] = {}
+
+    def __call__(self, messages: Sequence[Message]) -> TokenIds:
+        """``prompt_ids``. Raises ``RequestRejected`` where the chat template refuses it."""
+        key = repr(messages)
+        if key not in self._seen:
+            try:
+                self._seen[key] = prompt_ids(self._tokenizer, messages)
+            except RequestRejected as refused:
+                self._seen[key] = refused
+        found = self._seen[key]
+        if isinstance(found, RequestRejected):
+            raise found
+        return found
 
 
 def end_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Id of the token that ends an answer.
+    """Id of the token that ends an answer: the chat template's, else the tokenizer's EOS.
 
-    That is the special token the chat template writes behind an assistant's turn (Gemma's is not
-    its EOS), else the tokenizer's EOS. Raises ``TrainingError`` where there is neither.
+    Raises ``TrainingError`` where there is neither.
     """
-    conversation = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWER}]
-    text = str(tokenizer.apply_chat_template(conversation, tokenize=False))
-    behind = tokenizer.encode(text.rpartition(_ANSWER)[2].lstrip(), add_special_tokens=False)
-    added = tokenizer.added_tokens_decoder
-    if behind and behind[0] in added and added[behind[0]].special:
-        return int(behind[0])
-    if tokenizer.eos_token_id is None:
+    end = turn_end(tokenizer)
+    if end is None:
         raise TrainingError(
             f"the tokenizer of {tokenizer.name_or_path} has no end-of-sequence token: set "
             "eos_token in its tokenizer_config.json"
         )
-    return int(tokenizer.eos_token_id)
+    return end
+
+
+def check_embedding(embeddings: int | None, model: Path, columns: Iterable[TokenIds]) -> None:
+    """Raise ``TrainingError`` where an id of ``columns`` is beyond the ``embeddings`` of
+    ``model``."""
+    highest = max((int(np.max(ids)) for ids in columns if len(ids)), default=0)
+    if embeddings is not None and highest >= embeddings:
+        raise TrainingError(f"{model}: {beyond_embedding(highest, embeddings)}")
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> TokenIds:

@@ -20,6 +20,9 @@ from prefloop.training.inputs.pairs import (
     read_triples,
     token_pairs,
 )
+from prefloop.training.inputs.rows import Dropped
+from prefloop.training.inputs.tokens import check_embedding
+from prefloop.training.policy.checkpoints import embeddings
 from prefloop.training.session.job import Job
 from prefloop.training.session.method import Session, TrainingData
 from prefloop.training.session.open_policy import load_reference
@@ -41,15 +44,21 @@ class Dpo:
     def read(self, job: Job, tokenizer: Any, max_length: int) -> TrainingData[Pairs]:
         """The triples of the job's files, as many and in the order that the config says."""
         config = job.config
-        triples = read_triples(job.files)
+        dropped = Dropped()
+        triples = read_triples(job.files, dropped)
         if job.replay:
             triples = add_replay(triples, job.replay, share=config.replay_share, seed=job.seed)
         if config.max_pairs is not None:
             triples = draw_triples(triples, config.max_pairs, job.seed)
         if config.order == "margin":
             triples = largest_margin_first(triples)
-        pairs = token_pairs(triples, tokenizer, max_length=max_length)
-        return TrainingData(pairs, {"pairs": pairs.digest()}, len(pairs), pairs.dropped_overlong)
+        pairs = token_pairs(triples, tokenizer, max_length=max_length, dropped=dropped)
+        check_embedding(
+            embeddings(job.policy), job.policy, [*pairs.prompts, *pairs.chosen, *pairs.rejected]
+        )
+        return TrainingData(
+            pairs, {"pairs": pairs.digest()}, len(pairs), pairs.dropped_overlong, dropped
+        )
 
     def trainer(self, session: Session, rows: Pairs) -> Any:
         """TRL's trainer, with the reference's log-probabilities in the data or with a reference."""

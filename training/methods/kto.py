@@ -17,7 +17,9 @@ import pyarrow as pa
 from prefloop.data.hashing import json_hash
 from prefloop.training.errors import TrainingError
 from prefloop.training.inputs.answers import Answers, read_answers
-from prefloop.training.inputs.tokens import TokenIds
+from prefloop.training.inputs.rows import Dropped
+from prefloop.training.inputs.tokens import TokenIds, check_embedding
+from prefloop.training.policy.checkpoints import embeddings
 from prefloop.training.session.job import Job
 from prefloop.training.session.method import Session, TrainingData
 from prefloop.training.session.open_policy import load_reference
@@ -33,14 +35,16 @@ class Kto:
 
     def read(self, job: Job, tokenizer: Any, max_length: int) -> TrainingData[Answers]:
         """The answers of the job's files. Raises ``TrainingError`` for answers of one label."""
-        config = job.config
+        config, dropped = job.config, Dropped()
         data = read_answers(
             job.files,
             tokenizer,
             max_length=max_length,
             max_answers=config.max_pairs,
             seed=job.seed,
+            dropped=dropped,
         )
+        check_embedding(embeddings(job.policy), job.policy, [*data.prompts, *data.answers])
         if len(set(data.labels)) < 2:
             word = "good" if data.labels[0] else "bad"
             raise TrainingError(
@@ -51,7 +55,9 @@ class Kto:
             from prefloop.training.trainers.order import LikeLengths
 
             data = data.take(list(LikeLengths(data.lengths(), config.batch_size, job.seed)))
-        return TrainingData(data, {"answers": data.digest()}, len(data), data.dropped_overlong)
+        return TrainingData(
+            data, {"answers": data.digest()}, len(data), data.dropped_overlong, dropped
+        )
 
     def trainer(self, session: Session, rows: Answers) -> Any:
         """TRL's trainer, with the reference's log-probabilities in the data."""

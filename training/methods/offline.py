@@ -8,6 +8,7 @@ waits for it.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -24,7 +25,9 @@ from prefloop.training.session.fit import OnStep, TrainResult, fit
 from prefloop.training.session.job import Job
 from prefloop.training.session.method import TrainingMethod
 
-STEP, PROBLEM = "@prefloop-step ", "@prefloop-problem "
+logger = logging.getLogger(__name__)
+
+STEP, PROBLEM, WARNING = "@prefloop-step ", "@prefloop-problem ", "@prefloop-warning "
 """What the lines begin with by which a launched training reports."""
 _LAST_LINES = 20
 
@@ -88,6 +91,8 @@ def _follow(output: IO[str], on_step: OnStep | None) -> tuple[str | None, list[s
         if STEP in line:
             if on_step:
                 on_step(json.loads(line.partition(STEP)[2]))
+        elif WARNING in line:
+            logger.warning("%s", line.partition(WARNING)[2].strip())
         elif PROBLEM in line:
             problem = problem or line.partition(PROBLEM)[2].strip()
         else:

@@ -18,7 +18,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from prefloop.training.inputs.tokens import end_token, prompt_ids
+from prefloop.training.inputs.tokens import check_embedding, end_token, prompt_ids
+from prefloop.training.policy.checkpoints import embeddings
+from prefloop.training.session.checkpoint_folder import WEIGHTS
 from prefloop.training.session.job import Job
 from prefloop.training.session.method import Session, TrainingData
 from prefloop.training.session.on_policy import Groups, Prompts, Weights
@@ -75,8 +77,10 @@ class Reinforcement:
         trainer.groups = self.groups
         trainer.per_leg = rows.per_leg
         trainer.end = end_token(tokenizer)
-        trainer.prompts = [prompt_ids(tokenizer, one).tolist() for one in rows.messages]
-        trainer.weights = Weights(job.policy, session.checkpoints / "weights")
+        prompts = [prompt_ids(tokenizer, one) for one in rows.messages]
+        check_embedding(embeddings(job.policy), job.policy, prompts)
+        trainer.prompts = [ids.tolist() for ids in prompts]
+        trainer.weights = Weights(job.policy, session.checkpoints / WEIGHTS)
         trainer.weights.trainer = trainer
         return trainer
 

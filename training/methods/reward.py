@@ -16,6 +16,7 @@ Invariants:
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -30,9 +31,19 @@ from prefloop.labelers.scorers.sequence_scores import SequenceScorer, context_le
 from prefloop.labelers.statistics.winrate import win_rate
 from prefloop.training.config import RewardConfig
 from prefloop.training.errors import TrainingError
-from prefloop.training.inputs.reward_pairs import RewardPairs, prompts_in, read_reward_pairs
-from prefloop.training.policy.checkpoints import base_of, copy_tokenizer, is_adapter, load_tokenizer
-from prefloop.training.policy.heldout import TRAINED_PROMPT, Heldout
+from prefloop.training.inputs.reward_pairs import RewardPairs, read_reward_pairs
+from prefloop.training.inputs.rows import Dropped, prompts_in
+from prefloop.training.inputs.tokens import check_embedding
+from prefloop.training.policy.checkpoints import (
+    base_of,
+    copy_tokenizer,
+    embeddings,
+    is_adapter,
+    load_tokenizer,
+)
+from prefloop.training.policy.heldout import TRAINED_PROMPT, Heldout, require_readable
+from prefloop.training.session.checkpoint_folder import checkpoint_folder
+from prefloop.training.session.disk import full_disk_is_named
 from prefloop.training.session.records import read_record, write_record
 from prefloop.training.session.setup import (
     dataset_of,
@@ -46,9 +57,12 @@ from prefloop.training.session.setup import (
     uses_bf16,
 )
 from prefloop.training.session.steps import take_steps
+from prefloop.training.session.weights_moved import unchanged, weight_sums
 
 if TYPE_CHECKING:
     from prefloop.training.session.watch import Watch
+
+logger = logging.getLogger(__name__)
 
 NOT_FINITE = "not_finite"
 """Why a held-out pair was left out: a score is no finite number."""
@@ -70,7 +84,7 @@ class RewardJob:
     @property
     def checkpoints(self) -> Path:
         """Where an interrupted training goes on from."""
-        return self.out.with_name(f".{self.out.name}.checkpoints")
+        return checkpoint_folder(self.out)
 
 
 @dataclass(frozen=True)
@@ -133,10 +147,13 @@ def train_reward(
 
     from prefloop.training.session.watch import Watch, quiet
 
-    with quiet(verbose):
+    with quiet(verbose), full_disk_is_named(job.out):
         watch = Watch(fingerprint, on_step, model="reward model")
         trainer = _trainer(job, pairs, tokenizer, fingerprint, watch)
+        before = weight_sums(trainer.model)
         steps = take_steps(trainer, job.checkpoints, fingerprint)
+        if weight_sums(trainer.model) == before:
+            logger.warning("%s: %s", job.out, unchanged(config, steps.history))
         result = RewardResult(
             model_path=job.out,
             steps=steps.number,
@@ -182,18 +199,34 @@ def heldout_accuracy(
     return Heldout(win_rate(right, clusters=prompts), dropped)
 
 
+def check_heldout(base: Path, files: Sequence[Path], max_length: int) -> None:
+    """Raise ``TrainingError`` where ``files`` cannot be what a reward model made of ``base`` is
+    measured on: a fault to be found before it is trained."""
+    dropped = Dropped()
+    pairs = read_reward_pairs(files, load_tokenizer(base), max_length=max_length, dropped=dropped)
+    require_readable(files, len(pairs), dropped)
+
+
 def _training_pairs(job: RewardJob, tokenizer: Any, max_length: int) -> RewardPairs:
-    config = job.config
+    config, dropped = job.config, Dropped()
     pairs = read_reward_pairs(
-        job.files, tokenizer, max_length=max_length, with_margin=config.use_margin
+        job.files,
+        tokenizer,
+        max_length=max_length,
+        with_margin=config.use_margin,
+        dropped=dropped,
     )
+    if dropped.counts and len(pairs):
+        logger.warning("%s: rows were not trained on: %s", job.out, dropped.said())
     if not len(pairs):
-        reasons = ", ".join(f"{number} {reason}" for reason, number in pairs.dropped.items())
+        reasons = dropped.said()
         raise TrainingError(
             f"there are no triples to train on ({reasons or 'the files are empty'}): a row has "
             "prompt, chosen and rejected as lists of {role, content}, in at most "
             f"{max_length} tokens (max_length)"
         )
+    tokens = (np.asarray(ids, np.int32) for ids in [*pairs.chosen, *pairs.rejected])
+    check_embedding(embeddings(job.base), job.base, tokens)
     if config.max_pairs is not None and config.max_pairs < len(pairs):
         drawn = np.random.default_rng(job.seed).permutation(len(pairs))[: config.max_pairs]
         pairs = pairs.take(np.sort(drawn))

@@ -12,6 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from prefloop.training.inputs.answers import Answers, read_answers
+from prefloop.training.inputs.rows import Dropped
+from prefloop.training.inputs.tokens import check_embedding
+from prefloop.training.policy.checkpoints import embeddings
 from prefloop.training.session.job import Job
 from prefloop.training.session.method import Session, TrainingData
 from prefloop.training.session.setup import optimiser_steps
@@ -25,6 +28,7 @@ class Sft:
 
     def read(self, job: Job, tokenizer: Any, max_length: int) -> TrainingData[Answers]:
         """The good answers of the job's files."""
+        dropped = Dropped()
         data = read_answers(
             job.files,
             tokenizer,
@@ -32,8 +36,12 @@ class Sft:
             max_answers=job.config.max_pairs,
             seed=job.seed,
             good_only=True,
+            dropped=dropped,
         )
-        return TrainingData(data, {"answers": data.digest()}, len(data), data.dropped_overlong)
+        check_embedding(embeddings(job.policy), job.policy, [*data.prompts, *data.answers])
+        return TrainingData(
+            data, {"answers": data.digest()}, len(data), data.dropped_overlong, dropped
+        )
 
     def trainer(self, session: Session, rows: Answers) -> Any:
         """TRL's trainer over whole conversations."""

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefloop.data.chat import padding_id
 from prefloop.training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -59,12 +62,16 @@ def base_of(checkpoint: Path) -> Path:
 
 
 def load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in ``checkpoint`` (adapter folders carry their own copy)."""
+    """The tokenizer in ``checkpoint`` (adapter folders carry their own copy), with a token to pad
+    with: those of Llama, Mistral and GPT-2 name none."""
     from transformers import AutoTokenizer
 
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         checkpoint, trust_remote_code=False, local_files_only=True
     )
+    padding = padding_id(tokenizer)
+    if tokenizer.pad_token_id is None and padding is not None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
     return tokenizer
 
 
@@ -98,25 +105,42 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     four_bits = {"quantization_config": _four_bits(quantize, dtype)} if quantize else {}
-    model = AutoModelForCausalLM.from_pretrained(
-        str(base_of(checkpoint).resolve()),  # an adapter records this path as its base
-        dtype=dtype,
-        trust_remote_code=False,
-        local_files_only=True,
-        use_safetensors=True,
-        **four_bits,
-    )
+    with _unloadable_is_named(checkpoint):
+        model = AutoModelForCausalLM.from_pretrained(
+            str(base_of(checkpoint).resolve()),  # an adapter records this path as its base
+            dtype=dtype,
+            trust_remote_code=False,
+            local_files_only=True,
+            use_safetensors=True,
+            **four_bits,
+        )
     if is_adapter(checkpoint):
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(
-            model, str(checkpoint), is_trainable=trainable_adapter, use_safetensors=True
-        )
+        with _unloadable_is_named(checkpoint):
+            model = PeftModel.from_pretrained(
+                model, str(checkpoint), is_trainable=trainable_adapter, use_safetensors=True
+            )
         if not trainable_adapter and not quantize:  # merged in 4 bits it would be rounded away
             # peft froze the base to train the adapter; a merged model is all one.
             model = model.merge_and_unload().requires_grad_(True)
     # What is quantised is where it was loaded, and cannot be moved.
     return (model if quantize else model.to(device)).eval()
+
+
+@contextmanager
+def _unloadable_is_named(checkpoint: Path) -> Iterator[None]:
+    """Raise ``TrainingError`` for weights that are no safetensors, cut or of another shape."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise TrainingError(
+            f"{checkpoint}: its weights cannot be loaded: {first}: copy the model anew, or where a "
+            "training made it delete the folder and train again"
+        ) from error
 
 
 def _four_bits(kind: str, dtype: torch.dtype) -> Any:
@@ -140,3 +164,10 @@ def context_length(policy: Path) -> int:
     """Positions the model was made for; a longer sequence would be noise to it."""
     settings = json.loads((base_of(policy) / "config.json").read_text(encoding="utf-8"))
     return int(settings.get("max_position_embeddings") or 2**31)
+
+
+def embeddings(policy: Path) -> int | None:
+    """Token embeddings of the model; null where its config does not say."""
+    settings = json.loads((base_of(policy) / "config.json").read_text(encoding="utf-8"))
+    size = settings.get("vocab_size") or settings.get("text_config", {}).get("vocab_size")
+    return int(size) if size else None

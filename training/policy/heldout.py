@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from prefloop.data.hashing import prompt_id
+from prefloop.data.protocol import Message
 from prefloop.labelers.statistics.estimate import Estimate
 from prefloop.labelers.statistics.winrate import win_rate
-from prefloop.training.inputs.reward_pairs import prompts_in
+from prefloop.training.errors import TrainingError
+from prefloop.training.inputs.pairs import tokenised, triples_in
+from prefloop.training.inputs.rows import UNREADABLE, Dropped, prompts_in
+from prefloop.training.policy.checkpoints import context_length, load_tokenizer
 from prefloop.training.policy.logprobs import answer_logprobs, reward_margin
 
 MOST_PAIRS = 256
@@ -44,11 +47,22 @@ def implicit_margins(
 
     ``triples`` has ``prompt``, ``chosen`` and ``rejected`` as in ``schemas.TRIPLE``.
     """
-    prompts = triples["prompt"].to_pylist()
+    answers = {
+        side: [turns[0]["content"] for turns in triples[side].to_pylist()]
+        for side in ("chosen", "rejected")
+    }
+    return _margins(policy, reference, triples["prompt"].to_pylist(), answers, beta)
+
+
+def _margins(
+    policy: Path,
+    reference: Path,
+    prompts: Sequence[Sequence[Message]],
+    answers: Mapping[str, Sequence[str]],
+    beta: float,
+) -> NDArray[np.float64]:
     of = {
-        (side, model): answer_logprobs(
-            model, prompts, [turn[0]["content"] for turn in triples[side].to_pylist()]
-        )
+        (side, model): answer_logprobs(model, prompts, answers[side])
         for side in ("chosen", "rejected")
         for model in (policy, reference)
     }
@@ -58,6 +72,29 @@ def implicit_margins(
     )  # fmt: skip
 
 
+def measurable(policy: Path, files: Sequence[Path], dropped: Dropped) -> pa.Table:
+    """The pairs of ``files`` (as ``prefloop.training.inputs.pairs.read_triples`` gives them) that a
+    policy can be measured on.
+
+    Raises ``TrainingError`` for a file that is no Parquet or lacks a column, and where no row can
+    be read.
+    """
+    table = triples_in(files, dropped)
+    _, kept = tokenised(
+        table, load_tokenizer(policy), max_length=context_length(policy), dropped=dropped
+    )
+    require_readable(files, len(kept), dropped)
+    return table.take(pa.array(kept, pa.int64()))
+
+
+def require_readable(files: Sequence[Path], readable: int, dropped: Dropped) -> None:
+    """Raise ``TrainingError`` where ``files`` have rows, and none is ``readable``."""
+    if not readable and set(dropped.counts) & {UNREADABLE, "unrenderable_chat"}:
+        raise TrainingError(
+            f"no held-out pair of {', '.join(map(str, files))} can be used: {dropped.said()}"
+        )
+
+
 def heldout_pairs(
     policy: Path, reference: Path, files: Sequence[Path], *, beta: float, trained_on: Sequence[Path]
 ) -> Heldout:
@@ -65,15 +102,19 @@ def heldout_pairs(
 
     The first ``MOST_PAIRS`` rows on prompts that are not in ``trained_on`` count.
     """
-    columns = ["prompt", "chosen", "rejected"]
-    table = pa.concat_tables([pq.read_table(file, columns=columns) for file in files])
+    lost = Dropped()
+    table = measurable(policy, files, lost)
     seen = prompts_in(trained_on)
     ids = [prompt_id(messages) for messages in table["prompt"].to_pylist()]
     fresh = [row for row, one in enumerate(ids) if one not in seen]
-    dropped = {TRAINED_PROMPT: len(ids) - len(fresh)} if len(fresh) < len(ids) else {}
+    dropped = lost.as_dict()
+    if len(fresh) < len(ids):
+        dropped[TRAINED_PROMPT] = len(ids) - len(fresh)
     fresh = fresh[:MOST_PAIRS]
     if not fresh:
         return Heldout(None, dropped)
-    margins = implicit_margins(policy, reference, table.take(pa.array(fresh)), beta)
+    used = table.take(pa.array(fresh))
+    answers = {side: used[side].to_pylist() for side in ("chosen", "rejected")}
+    margins = _margins(policy, reference, used["prompt"].to_pylist(), answers, beta)
     right = np.sign(margins) / 2 + 0.5
     return Heldout(win_rate(right, clusters=[ids[row] for row in fresh]), dropped)

@@ -15,8 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from prefloop.data.protocol import Message
 from prefloop.labelers.statistics.estimate import Estimate, mean_estimate
-from prefloop.training.inputs.tokens import TokenIds, answer_ids, end_token, prompt_ids
-from prefloop.training.policy.checkpoints import load_model, load_tokenizer
+from prefloop.training.inputs.tokens import (
+    TokenIds,
+    answer_ids,
+    check_embedding,
+    end_token,
+    prompt_ids,
+)
+from prefloop.training.policy.checkpoints import embeddings, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -47,10 +53,10 @@ def answer_logprobs(
     ids = answer_ids(tokenizer, answers, end_token(tokenizer))
     if complete is not None:
         ids = [one if whole else one[:-1] for one, whole in zip(ids, complete, strict=True)]
+    asked = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    check_embedding(embeddings(checkpoint), checkpoint, [*asked, *ids])
     model = load_model(checkpoint, dtype=torch.float32)
-    return sequence_logprobs(
-        model, [prompt_ids(tokenizer, prompt) for prompt in prompts], ids, batch_size=batch_size
-    )
+    return sequence_logprobs(model, asked, ids, batch_size=batch_size)
 
 
 def sequence_logprobs(

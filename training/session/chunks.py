@@ -9,7 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from prefloop.training.inputs.pairs import Pairs, read_triples, token_pairs
+from prefloop.training.inputs.pairs import Pairs, read_triples, tokenised
+from prefloop.training.inputs.rows import Dropped
+from prefloop.training.inputs.tokens import check_embedding
+from prefloop.training.policy.checkpoints import embeddings
+from prefloop.training.session.checkpoint_folder import WEIGHTS
 from prefloop.training.session.method import Session
 from prefloop.training.session.on_policy import Triples, Weights
 from prefloop.training.session.open_policy import load_reference
@@ -25,7 +29,7 @@ class OnlineChunks:
         config = session.job.config
         self.passes = config.online_steps * config.gradient_accumulation
         """Forward passes a leg."""
-        self.weights = Weights(session.job.policy, session.checkpoints / "weights")
+        self.weights = Weights(session.job.policy, session.checkpoints / WEIGHTS)
         self._session, self._triples = session, triples
         self._live: Any = None
         self._leg = -1
@@ -50,8 +54,6 @@ class OnlineChunks:
         if pairs is None:
             logger.warning("leg %d of the online training kept no pair to train on", leg)
             return []
-        if pairs.dropped_overlong:
-            logger.warning("leg %d: %d pairs are too long", leg, pairs.dropped_overlong)
         config = self._session.job.config
         if config.uses_reference:
             columns = reference_logps(
@@ -68,9 +70,18 @@ class OnlineChunks:
     def _read(self, shards: Sequence[Path]) -> Pairs | None:
         if not shards:
             return None
-        return token_pairs(
-            read_triples(shards), self._session.tokenizer, max_length=self._session.max_length
+        session, dropped = self._session, Dropped()
+        triples = read_triples(shards, dropped)
+        pairs, _ = tokenised(
+            triples, session.tokenizer, max_length=session.max_length, dropped=dropped
         )
+        policy = session.job.policy
+        check_embedding(
+            embeddings(policy), policy, [*pairs.prompts, *pairs.chosen, *pairs.rejected]
+        )
+        if dropped.counts:
+            logger.warning("pairs of an online training were dropped: %s", dropped.said())
+        return pairs if len(pairs) else None
 
     def _reference_model(self) -> Any:
         if self._live is None:

@@ -12,10 +12,11 @@ A method (``prefloop.training.methods``) says what it reads and which trainer it
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,23 @@ from prefloop.training.policy.checkpoints import (
     copy_tokenizer,
     load_tokenizer,
 )
+from prefloop.training.session.checkpoint_folder import (
+    SNAPSHOTS,
+    adopt_earlier,
+    checkpoint_folder,
+)
+from prefloop.training.session.disk import full_disk_is_named
 from prefloop.training.session.guards import GuardWatch
 from prefloop.training.session.job import Job, settings_of
 from prefloop.training.session.method import Rows, Session, TrainingMethod
 from prefloop.training.session.open_policy import open_policy
 from prefloop.training.session.records import RECORD, read_record, write_record
-from prefloop.training.session.setup import quiet_trainer
+from prefloop.training.session.reference import is_first
+from prefloop.training.session.setup import is_sharded, quiet_trainer
 from prefloop.training.session.steps import take_steps
+from prefloop.training.session.weights_moved import unchanged, weight_sums
+
+logger = logging.getLogger(__name__)
 
 OnStep = Callable[[dict[str, float]], None]
 """Gets the record of each optimiser step; what it raises stops the training."""
@@ -61,6 +72,8 @@ class TrainResult:
     step_seconds: float
     settings: dict[str, Any]
     history: list[dict[str, float]]
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Rows that were not trained on, by reason, those that are too long among them."""
     guard: dict[str, Any] | None = None
     """The guard that stopped the training (``prefloop.training.session.guards.TrainingAlarm``) and
     ``restored_step``, the step whose weights were saved (0: those that training began with); null
@@ -77,8 +90,9 @@ def fit(
     """Train ``job.policy`` by ``method`` and save the new policy as ``job.out``.
 
     ``on_step`` gets each step's record; an exception it raises stops the training and passes
-    through, and nothing is saved. Checkpoints are kept in ``job.out.parent/"checkpoints"`` while
-    training runs: an interrupted call with the same arguments goes on from the last one, and an
+    through, and nothing is saved. Checkpoints are kept beside ``job.out`` while training runs (see
+    ``prefloop.training.session.checkpoint_folder``): an interrupted call with the same arguments
+    goes on from the last one, and an
     ``out`` that these arguments made already is not made again: its recorded result is returned.
     Where a guard of the config goes off, training stops, and what is saved are the last weights
     that were put aside while all was well.
@@ -95,12 +109,16 @@ def fit(
     fingerprint = json_hash({**data.decides, **settings})
     if out.exists():
         return recorded(out, fingerprint)
-    from prefloop.training.session.watch import SNAPSHOTS, Watch, last_snapshot, quiet
+    if data.dropped.counts:
+        logger.warning("%s: rows were not trained on: %s", out, data.dropped.said())
+    from prefloop.training.session.watch import Watch, last_snapshot, quiet
 
-    checkpoints = out.parent / "checkpoints"
+    checkpoints = checkpoint_folder(out)
+    if is_first():
+        adopt_earlier(out, fingerprint)
     guards = GuardWatch(config.guards, beta=config.beta)
     watch = Watch(fingerprint, on_step, guards=guards, snapshots=checkpoints / SNAPSHOTS)
-    with quiet(verbose):
+    with quiet(verbose), full_disk_is_named(out):
         session = Session(
             job=job,
             tokenizer=tokenizer,
@@ -112,7 +130,10 @@ def fit(
             callbacks=[watch],
         )
         trainer = watch.trainer = quiet_trainer(method.trainer(session, data.rows))
+        before = None if is_sharded() else weight_sums(trainer.model)
         steps = take_steps(trainer, checkpoints, fingerprint)
+        if before is not None and weight_sums(trainer.model) == before:
+            logger.warning("%s: %s", out, unchanged(config, steps.history))
         result = TrainResult(
             policy_path=out,
             base=base_of(job.policy).resolve() if config.lora else None,
@@ -123,6 +144,7 @@ def fit(
             step_seconds=steps.seconds,
             settings=settings,
             history=steps.history,
+            dropped=data.dropped.as_dict(),
         )
         restored = None
         if guards.stopped:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import pyarrow as pa
 
+from prefloop.training.inputs.rows import Dropped
 from prefloop.training.session.job import Job
 from prefloop.training.session.open_policy import OpenPolicy
 from prefloop.training.session.setup import dataset_of, on_one_gpu, shared_arguments
@@ -25,6 +26,8 @@ class TrainingData(Generic[Rows]):
     """What of it decides the new weights, as it stands in the training's fingerprint."""
     examples: int
     dropped_overlong: int = 0
+    dropped: Dropped = field(default_factory=Dropped)
+    """Rows that were not used, those that are too long among them."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prefloop.training.errors import TrainingError
+from prefloop.training.session.checkpoint_folder import damage, sums
 
 RECORD = "training.jsonl"
 """File in a model's folder: one line on the training, then one for each optimiser step.
@@ -19,21 +20,52 @@ def write_record(
     folder: Path, fingerprint: str, record: dict[str, Any], history: Sequence[dict[str, float]]
 ) -> None:
     """Write what ``read_record`` reads. ``fingerprint`` says what the model was made from."""
-    lines = [json.dumps(line) for line in ({**record, "fingerprint": fingerprint}, *history)]
+    marked = {**record, "fingerprint": fingerprint, "files": sums(folder)}
+    lines = [json.dumps(line) for line in (marked, *history)]
     (folder / RECORD).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def summary_of(folder: Path) -> dict[str, Any] | None:
+    """The record of the model in ``folder``, without the steps; null where it has none."""
+    file = folder / RECORD
+    if not file.is_file():
+        return None
+    with file.open(encoding="utf-8") as lines:
+        try:
+            record: dict[str, Any] = json.loads(lines.readline())
+        except ValueError:
+            return None
+    return record
+
+
+def guard_of(folder: Path) -> dict[str, Any] | None:
+    """The guard that stopped the training of the model in ``folder``; null where none did, or the
+    model has no record."""
+    guard: dict[str, Any] | None = (summary_of(folder) or {}).get("guard")
+    return guard
 
 
 def read_record(folder: Path, fingerprint: str) -> tuple[dict[str, Any], list[dict[str, float]]]:
     """Record and history of the model in ``folder``.
 
-    Raises ``TrainingError`` where it was made from something else than ``fingerprint`` says.
+    Raises ``TrainingError`` where it was made from something else than ``fingerprint`` says, or
+    its files are not as they were written.
     """
     file = folder / RECORD
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    record = json.loads(lines[0]) if lines else {}
+    try:
+        record = json.loads(lines[0]) if lines else {}
+    except ValueError:
+        record = {}
     if record.pop("fingerprint", None) != fingerprint:
         raise TrainingError(
             f"{folder} exists and was not made from these data and settings: move it away, or "
             "train into another folder"
+        )
+    harm = damage(folder, record.pop("files", {}))
+    if harm:
+        raise TrainingError(
+            f"{folder} is damaged ({harm}): delete that folder; the same command then makes it "
+            "again"
         )
     return record, [json.loads(line) for line in lines[1:]]

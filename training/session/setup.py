@@ -57,7 +57,9 @@ def shared_arguments(
         "output_dir": str(checkpoints),
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": config.lr_scheduler,
-        "warmup_steps": config.warmup_ratio,  # below 1 it is a share of the steps
+        # Below 1 it is a share of the steps. The first step of a warm-up has a rate of 0, which
+        # must not be the only one.
+        "warmup_steps": config.warmup_ratio if steps > 1 else 0,
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,
         "num_train_epochs": config.epochs,

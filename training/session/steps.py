@@ -5,7 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+
+from prefloop.training.errors import TrainingError
+from prefloop.training.session.checkpoint_folder import SUMS, resumable
 
 
 @dataclass(frozen=True)
@@ -21,11 +25,31 @@ class Steps:
 def take_steps(trainer: Any, checkpoints: Path, fingerprint: str) -> Steps:
     """Train until the end, from the last complete checkpoint of this very training if there is
     one."""
-    from prefloop.training.session.watch import resumable, step_record
+    from safetensors import SafetensorError
+
+    from prefloop.training.session.watch import step_record
 
     started = time.monotonic()
     tidy = trainer.is_world_process_zero()
-    trainer.train(resume_from_checkpoint=resumable(checkpoints, fingerprint, tidy=tidy))
+    last = resumable(checkpoints, fingerprint, tidy=tidy)
+    try:
+        trainer.train(resume_from_checkpoint=last)
+    except (
+        EOFError,
+        ValueError,
+        KeyError,
+        RuntimeError,
+        UnpicklingError,
+        SafetensorError,
+    ) as error:
+        # One with checksums was whole when the trainer was given it.
+        begun = last is not None and trainer.state.global_step > int(last.rpartition("-")[2])
+        if last is None or begun or (Path(last) / SUMS).is_file():
+            raise
+        raise TrainingError(
+            f"the checkpoint {last} cannot be read ({type(error).__name__}): delete that folder; "
+            "the same command then goes on from an earlier one, or begins anew"
+        ) from error
     state = trainer.state
     return Steps(
         number=state.global_step,

@@ -18,14 +18,10 @@ import transformers
 from transformers import TrainerCallback
 
 from prefloop.training.errors import TrainingError
+from prefloop.training.session.checkpoint_folder import mark
 from prefloop.training.session.guards import GuardWatch
 
 logger = logging.getLogger(__name__)
-
-MARKER = "prefloop_complete"
-"""File in a checkpoint folder, written last: the fingerprint of what is being trained on what."""
-SNAPSHOTS = "put-aside"
-"""Folder beside the checkpoints for weights that were healthy."""
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]  # transformers' types are not followed
@@ -98,7 +94,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers' types are n
         if not state.is_world_process_zero:
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        (folder / MARKER).write_text(self.fingerprint, encoding="utf-8")
+        mark(folder, self.fingerprint)
 
 
 def save_snapshot(trainer: Any, folder: Path, step: int) -> None:
@@ -140,18 +136,6 @@ def step_record(log: dict[str, float], total_steps: int) -> dict[str, float]:
     return kept | {"total_steps": total_steps}
 
 
-def resumable(checkpoints: Path, fingerprint: str, *, tidy: bool = True) -> str | None:
-    """The last complete checkpoint of this very training; ``tidy`` removes all others."""
-    found: dict[int, Path] = {}
-    for folder in checkpoints.glob("checkpoint-*"):
-        marker = folder / MARKER
-        if marker.is_file() and marker.read_text(encoding="utf-8") == fingerprint:
-            found[int(folder.name.rpartition("-")[2])] = folder
-        elif tidy:
-            shutil.rmtree(folder)
-    return str(found[max(found)]) if found else None
-
-
 @contextmanager
 def quiet(verbose: bool) -> Iterator[None]:
     """Keep the libraries' progress lines and warnings off the terminal unless ``verbose``."""
@@ -160,7 +144,7 @@ def quiet(verbose: bool) -> Iterator[None]:
         return
     level = transformers.logging.get_verbosity()
     bars = transformers.logging.is_progress_bar_enabled()
-    loggers = [logging.getLogger(name) for name in ("trl", "accelerate", "peft")]
+    loggers = [logging.getLogger(name) for name in ("trl", "accelerate", "peft", "bitsandbytes")]
     levels = [logger.level for logger in loggers]
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

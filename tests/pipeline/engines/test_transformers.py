@@ -1,7 +1,9 @@
 """The transformers engine against transformers itself."""
 
 import asyncio
+import json
 import math
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from prefloop.data.chat import render_tokens
+from prefloop.data.chat import end_tokens, render_tokens, without_end
+from prefloop.data.embedded import resolve_embedded
 from prefloop.data.protocol import EngineFailed, Request, RequestRejected, Sampling
 from prefloop.pipeline.engines.factory import build_engine
 from prefloop.pipeline.engines.policy_check import PolicyMismatch, verify_policy
 from prefloop.pipeline.engines.settings import TransformersEngine
+from prefloop.pipeline.engines.weights import configured_ends
 from tests.helpers.engine_models import make_adapter, make_model
 
 CHAT = ({"role": "user", "content": "Write one sentence about a fox."},)
@@ -287,3 +291,73 @@ def test_an_engine_that_still_serves_the_previous_policy_is_found_out(folder, tm
         await engine.aclose()
 
     asyncio.run(check())
+
+
+def _edited(folder: Path, **names: object) -> Path:
+    """``folder`` with ``eos_token`` and ``eos_token_id`` of all its configs as in ``names``."""
+    for name in ("tokenizer_config.json", "config.json", "generation_config.json"):
+        file = folder / name
+        settings = json.loads(file.read_text())
+        settings |= {key: value for key, value in names.items() if key in settings}
+        file.write_text(json.dumps(settings))
+    return folder
+
+
+def test_a_turn_ends_where_the_template_ends_it_though_eos_is_another(tmp_path):
+    """As in a base model with a chat template."""
+    model = tmp_path / "model"
+    shutil.copytree(resolve_embedded("embedded:policy"), model)
+    (before,) = complete(str(model), request(max_tokens=60))
+    _edited(model, eos_token="<|pad|>", eos_token_id=5)
+    (answers,) = complete(str(model), request(max_tokens=60))
+    assert {answer.finish_reason for answer in answers} == {"stop"}
+    assert [answer.token_ids for answer in answers] == [answer.token_ids for answer in before]
+    assert [answer.text for answer in answers] == [answer.text for answer in before]
+
+
+def test_every_end_that_the_generation_config_names_counts(reference):
+    tokenizer, _ = reference
+    end = tokenizer.convert_tokens_to_ids("<|end|>")
+    user = tokenizer.convert_tokens_to_ids("<|user|>")
+    assert end_tokens(tokenizer, None) == [end]
+    assert end_tokens(tokenizer, user) == sorted([end, user])
+    assert end_tokens(tokenizer, [user, 0]) == sorted([end, user, 0])
+    assert list(without_end((7, 9, end), [end])) == [7, 9]
+    assert list(without_end((end, 9), [end])) == [end, 9]
+    assert list(without_end((), [end])) == []
+
+
+def test_the_ends_that_vllm_is_told_are_the_models(folder, tmp_path):
+    other = tmp_path / "several"
+    shutil.copytree(folder, other)
+    _edited(other, eos_token_id=[2, 4])
+    assert configured_ends(folder, None) == 2
+    assert configured_ends(str(other), None) == [2, 4]
+    (other / "generation_config.json").unlink()
+    assert configured_ends(str(other), None) == [2, 4]
+    assert configured_ends(str(tmp_path / "nowhere"), None) is None
+
+
+def test_a_token_beyond_the_embedding_is_named(folder, tmp_path):
+    other = tmp_path / "grown"
+    shutil.copytree(folder, other)
+    size = json.loads((other / "config.json").read_text())["vocab_size"]
+    file = other / "tokenizer.json"
+    settings = json.loads(file.read_text())
+    settings["added_tokens"].append(
+        {"id": size, "content": "fox", "single_word": False, "lstrip": False, "rstrip": False,
+         "normalized": False, "special": False}
+    )  # fmt: skip
+    file.write_text(json.dumps(settings))
+    plain = replace(request(1), messages=({"role": "user", "content": "Hello."},))
+    poison, good = complete(str(other), request(0), plain)
+    assert isinstance(poison, RequestRejected)
+    assert poison.reason == "token_beyond_embedding"
+    assert f"token id {size} " in poison.detail
+    assert f"has {size} embeddings" in poison.detail
+    assert len(good) == 2  # one poison prompt costs itself
+
+    template = other / "chat_template.jinja"
+    template.write_text("fox" + template.read_text())
+    with pytest.raises(EngineFailed, match=f"token id {size} .* {size} embeddings.*resize"):
+        complete(str(other), plain)

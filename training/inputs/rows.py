@@ -1,0 +1,336 @@
+"""The one door through which training reads files, whoever wrote them.
+
+Rows come out in one form: a prompt as a conversation, an answer as a text, a label as yes or no.
+What is certain is mended: a prompt that is one text is a user's turn (a transcript its turns),
+roles and keys of other formats are ours by another name, a conversation that repeats its prompt
+ends in the answer. What is not is dropped, with its reason and the place of the first such row. The
+prompt itself says which prompt a row has: ids of others are often null, or shared by several.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prefloop.data.hashing import prompt_id
+from prefloop.data.preferences.transcripts import is_conversation, turns_of
+from prefloop.data.protocol import Message
+from prefloop.data.sources.turns import Unusable, read_turn
+from prefloop.training.errors import TrainingError
+
+UNREADABLE = "unreadable"
+_BATCH = 1024
+_OURS = frozenset({"system", "user", "assistant", "tool"})
+_YES_NO: dict[str, int] = {
+    "true": 1, "false": 0, "1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1,
+}  # fmt: skip
+_FORM = 'is not one assistant message: write it as [{"role": "assistant", "content": "..."}]'
+_PROMPT_FORM = 'is not a conversation: write it as [{"role": "user", "content": "..."}]'
+_PAIR = "triples have prompt, chosen and rejected, each a list of {role, content}"
+_SINGLE = "single answers have prompt, completion and label"
+
+
+@dataclass
+class Dropped:
+    """Rows that are not used, by reason, and where the first of each reason stands."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def add(self, reason: str, where: str, detail: str) -> None:
+        """Count a row; ``where`` names it and ``detail`` says what is wrong with it."""
+        self.counts[reason] += 1
+        self.first.setdefault(reason, f"{where}: {detail}" if where else detail)
+
+    def as_dict(self) -> dict[str, int]:
+        """Rows by reason, in the order of their names."""
+        return dict(sorted(self.counts.items()))
+
+    def said(self) -> str:
+        """Reasons and counts, the commonest first, and where that one is met first; empty where
+        nothing was dropped."""
+        if not self.counts:
+            return ""
+        ranked = sorted(self.counts.items(), key=lambda one: (-one[1], one[0]))
+        counts = ", ".join(f"{number} {reason}" for reason, number in ranked)
+        return f"{counts}; first: {' '.join(self.first[ranked[0][0]].split())}"
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """One pair."""
+
+    where: str
+    """File and row, for messages."""
+    prompt: list[Message]
+    chosen: str
+    rejected: str
+    p_chosen: float
+    """1 where nobody said."""
+    margin: float
+    """NaN where it is no number; 1 where the file has none."""
+
+
+@dataclass(frozen=True)
+class AnswerRow:
+    """One answer and whether it is one to write."""
+
+    where: str
+    prompt: list[Message]
+    text: str
+    good: bool
+
+
+def pair_rows(files: Sequence[Path], dropped: Dropped) -> Iterator[PairRow]:
+    """The pairs of ``files`` in their order; rows that cannot be read are put into ``dropped``.
+
+    Raises ``TrainingError`` for a file that is no Parquet or lacks a column.
+    """
+    for file in files:
+        names = _names(file)
+        _require(file, names, ("prompt", "chosen", "rejected"), _PAIR)
+        for where, row in _rows(
+            file, names, ("prompt", "chosen", "rejected", "p_chosen", "margin")
+        ):
+            try:
+                prompt = read_prompt(row.get("prompt"))
+                yield PairRow(
+                    where,
+                    prompt,
+                    read_answer(row.get("chosen"), "chosen", prompt),
+                    read_answer(row.get("rejected"), "rejected", prompt),
+                    _probability(row.get("p_chosen")),
+                    _number(row["margin"]) if "margin" in row else 1.0,
+                )
+            except Unusable as unusable:
+                dropped.add(unusable.reason, where, f"{unusable.field} {unusable.detail}")
+
+
+def answer_rows(files: Sequence[Path], dropped: Dropped) -> Iterator[AnswerRow]:
+    """Each answer of ``files``; two for a pair. Otherwise as ``pair_rows``."""
+    for file in files:
+        names = _names(file)
+        if "completion" not in names:
+            for pair in pair_rows([file], dropped):
+                yield AnswerRow(pair.where, pair.prompt, pair.chosen, True)
+                yield AnswerRow(pair.where, pair.prompt, pair.rejected, False)
+            continue
+        _require(file, names, ("prompt", "completion", "label"), _SINGLE)
+        _check_labels(file)
+        for where, row in _rows(file, names, ("prompt", "completion", "label")):
+            try:
+                prompt = read_prompt(row.get("prompt"))
+                text = read_answer(row.get("completion"), "completion", prompt)
+                label = read_label(row.get("label"))
+                if label is None:
+                    raise Unusable("label", "no_label", "is null: write true or false")
+                yield AnswerRow(where, prompt, text, label > 0)
+            except Unusable as unusable:
+                dropped.add(unusable.reason, where, f"{unusable.field} {unusable.detail}")
+
+
+def prompts_in(files: Sequence[Path]) -> set[str]:
+    """Ids of the prompts of ``files``; rows without a readable one are passed over."""
+    found = set()
+    for file in files:
+        names = _names(file)
+        _require(file, names, ("prompt",), _PAIR)
+        for _, row in _rows(file, names, ("prompt",)):
+            try:
+                found.add(prompt_id(read_prompt(row.get("prompt"))))
+            except Unusable:
+                continue
+    return found
+
+
+def read_prompt(value: Any) -> list[Message]:
+    """The conversation that ``value`` is. Raises ``Unusable``."""
+    if isinstance(value, str):
+        if not value.strip():
+            raise _unreadable("prompt", "holds no text")
+        return _without_open_turn(_turns_in_text(value)) or _one_user_turn(value)
+    return _turns(value, "prompt")
+
+
+def read_answer(value: Any, column: str, prompt: Sequence[Message]) -> str:
+    """The text of the assistant's answer to ``prompt``. Raises ``Unusable``."""
+    if isinstance(value, str):
+        turns = _turns_in_text(value)
+        if not turns:
+            return value
+    else:
+        turns = _turns(value, column)
+    *before, last = turns
+    if last["role"] != "assistant":
+        raise _unreadable(column, _FORM)
+    said = [turn for turn in prompt if turn["role"] != "system"]
+    if before and before != list(prompt) and before != said:
+        raise _unreadable(column, f"repeats another conversation than its prompt: {_FORM}")
+    return last["content"]
+
+
+def read_label(value: Any) -> int | None:
+    """1 for yes, 0 or -1 for no; null where there is none. Raises ``ValueError`` for another
+    value."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    word = str(value).strip().casefold()
+    if not word:
+        return None
+    if word not in _YES_NO:
+        raise ValueError(value)
+    return _YES_NO[word]
+
+
+def _check_labels(file: Path) -> None:
+    """Raise ``TrainingError`` unless the labels of ``file`` say yes and no in one way: ratings, or
+    0 beside -1, would be read as something that nobody meant."""
+    found: set[int] = set()
+    for where, row in _rows(file, {"label"}, ("label",)):
+        try:
+            label = read_label(row.get("label"))
+        except ValueError:
+            raise TrainingError(
+                f"{where}: label is {row['label']!r}: write true or false (1 and 0, or 1 and -1)"
+            ) from None
+        if label is not None:
+            found.add(label)
+        if {0, -1} <= found:
+            raise TrainingError(
+                f"{where}: label is {row['label']!r}, and others are 0 and -1: write true or "
+                "false, so that it is sure what is a bad answer"
+            )
+
+
+def _names(file: Path) -> set[str]:
+    try:
+        return set(pq.read_schema(file).names)
+    except (OSError, pa.ArrowException) as error:
+        raise _no_parquet(file, error) from None
+
+
+def require_columns(files: Sequence[Path], columns: Sequence[str]) -> None:
+    """Raise ``TrainingError`` for a file that lacks one of ``columns``."""
+    for file in files:
+        _require(file, _names(file), columns, _PAIR)
+
+
+def _require(file: Path, names: set[str], wanted: Sequence[str], kind: str) -> None:
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise TrainingError(f"{file}: has no column {missing[0]!r}: {kind}")
+
+
+def _rows(
+    file: Path, names: set[str], columns: Sequence[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row's place and its ``columns``; empty where a string in it is no UTF-8."""
+    number = 0
+    wanted = [name for name in columns if name in names]
+    try:
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(batch_size=_BATCH, columns=wanted):
+                for row in _dicts(batch):
+                    number += 1
+                    yield f"{file}, row {number}", row
+    except (OSError, pa.ArrowException) as error:
+        raise _no_parquet(file, error) from None
+
+
+def _dicts(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+    except UnicodeDecodeError:
+        if len(batch) == 1:
+            return [{}]
+        return [row for index in range(len(batch)) for row in _dicts(batch.slice(index, 1))]
+    return rows
+
+
+def _no_parquet(file: Path, error: Exception) -> TrainingError:
+    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return TrainingError(f"{file}: cannot be read as Parquet: {first}")
+
+
+def _turns(value: Any, column: str) -> list[Message]:
+    turns = [value] if isinstance(value, dict) else value
+    if not isinstance(turns, list) or not turns:
+        raise _unreadable(column, _PROMPT_FORM if column == "prompt" else _FORM)
+    return [_turn(turn, column, number) for number, turn in enumerate(turns, 1)]
+
+
+def _turn(turn: Any, column: str, number: int) -> Message:
+    if isinstance(turn, dict):
+        match turn:
+            case {"role": str(role), "content": str(content)} if role in _OURS:
+                return {"role": role, "content": content}
+        # Rows of mixed formats have all keys, and null for those of the other format.
+        turn = {key: value for key, value in turn.items() if value is not None}
+        parts = turn.get("content")
+        if isinstance(parts, list) and parts and all(map(_is_text_part, parts)):
+            turn["content"] = "".join(part["text"] for part in parts)
+    try:
+        role, content = read_turn(turn, column, number)
+    except Unusable as unusable:
+        raise _unreadable(column, unusable.detail) from None
+    return {"role": role, "content": content}
+
+
+def _is_text_part(part: Any) -> bool:
+    match part:
+        case {"type": "text", "text": str()}:
+            return True
+    return False
+
+
+def _turns_in_text(text: str) -> list[Message]:
+    """The turns that ``text`` spells out, as JSON or as a transcript; none in plain text."""
+    if text.lstrip().startswith("["):
+        try:
+            return _turns(json.loads(text), "prompt")
+        except (ValueError, RecursionError, Unusable):
+            return []
+    if not is_conversation(text):
+        return []
+    try:
+        return [{"role": turn["role"], "content": turn["content"]} for turn in turns_of(text, "")]
+    except Unusable:
+        return []
+
+
+def _without_open_turn(turns: list[Message]) -> list[Message]:
+    """Without the empty turn of an assistant that a transcript ends in where the answer follows."""
+    if turns and turns[-1]["role"] == "assistant" and not turns[-1]["content"].strip():
+        return turns[:-1]
+    return turns
+
+
+def _one_user_turn(text: str) -> list[Message]:
+    return [{"role": "user", "content": text}]
+
+
+def _probability(value: Any) -> float:
+    if value is None:
+        return 1.0
+    number = _number(value)
+    if not 0 <= number <= 1:
+        raise Unusable("p_chosen", "bad_p_chosen", f"is {value!r}: a probability is from 0 to 1")
+    return number
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    return float(value) if math.isfinite(value) else math.nan
+
+
+def _unreadable(column: str, detail: str) -> Unusable:
+    return Unusable(column, UNREADABLE, detail)
