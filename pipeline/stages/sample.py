@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.run_dir import RoundDir, Stopwatch
 from prefloop.pipeline.run.stream import run_blocks
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,14 @@ async def sample_round(
 
         async def work(index: int) -> None:
             candidates = await draw_block(folder, index, draw)
+            if folder.votes.exists(index) and not _voted_on(folder, index, candidates):
+                logger.warning(
+                    "round %d: the answers of block %d were lost and are others now: their votes "
+                    "are asked for again",
+                    folder.index,
+                    index,
+                )
+                folder.votes.remove([index])
             context.note("sample", watch.lap(), block=index)
             progress.advance(
                 folder.prompts.rows([index]),
@@ -106,8 +117,21 @@ async def draw_block(folder: RoundDir, index: int, draw: Draw) -> pa.Table:
     # The candidate shard says that the block is done, so it comes last.
     if len(failed):
         await asyncio.to_thread(folder.quarantine("sample").write, index, failed)
+    else:  # of an earlier try that was killed
+        folder.quarantine("sample").remove([index])
     await asyncio.to_thread(folder.candidates.write, index, candidates)
     return candidates
+
+
+def _voted_on(folder: RoundDir, index: int, candidates: pa.Table) -> bool:
+    """Whether the votes on block ``index`` are about these candidates."""
+    votes = folder.votes.read(index, ["prompt_id", "a_id", "b_id"])
+    ids = set(candidates["candidate_id"].to_pylist())
+    answers = Counter(candidates["prompt_id"].to_pylist())
+    prompts = {prompt for prompt, number in answers.items() if number > 1}
+    return prompts == set(votes["prompt_id"].to_pylist()) and ids.issuperset(
+        votes["a_id"].to_pylist() + votes["b_id"].to_pylist()
+    )
 
 
 async def open_source(member: PoolMember, models: Models) -> Source:
