@@ -62,6 +62,14 @@ def read_shard(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
         raise _unreadable(path, error) from None
 
 
+def row_count(path: Path) -> int:
+    """Rows of the Parquet file at ``path``, from its footer. Raises :class:`StorageError`."""
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from None
+
+
 def atomic_write_text(path: Path, text: str) -> None:
     """Write ``text`` (UTF-8) as ``path``, whole or not at all. Raises :class:`StorageError`."""
     _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
@@ -70,6 +78,28 @@ def atomic_write_text(path: Path, text: str) -> None:
 def atomic_write_json(path: Path, value: Any) -> None:
     """Write a JSON value as ``path``, whole or not at all. Raises :class:`StorageError`."""
     atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
+    """The JSON object in ``path``.
+
+    Raises :class:`StorageError` that ends with ``remedy`` where it is damaged, and
+    ``FileNotFoundError`` where it is missing.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise damaged(path, _first_line(error), remedy) from None
+    if not isinstance(found, dict):
+        raise damaged(path, "no JSON object", remedy)
+    return found
+
+
+def damaged(path: Path, fault: str, remedy: str) -> StorageError:
+    """What is said of a file that is not what was written."""
+    return StorageError(f"{path}: is damaged ({fault}): {remedy}")
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -119,7 +149,16 @@ class ShardFolder:
     def rows(self, indices: Sequence[int] | None = None) -> int:
         """Rows of all shards, or of some, from their footers. Raises :class:`StorageError`."""
         wanted = self.indices() if indices is None else indices
-        return sum(_row_count(self.path(index)) for index in wanted)
+        return sum(row_count(self.path(index)) for index in wanted)
+
+    def remove(self, indices: Sequence[int] | None = None) -> None:
+        """Remove some shards, or all, the last one first; those that are not there are no fault."""
+        for index in sorted(self.indices() if indices is None else indices, reverse=True):
+            self.path(index).unlink(missing_ok=True)
+
+    def keep_first(self, count: int) -> None:
+        """Remove the shards from ``count`` on: of an earlier writing that had more."""
+        self.remove([index for index in self.indices() if index >= count])
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All shards as one table (empty, with the schema, if there are none)."""
@@ -202,13 +241,6 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _row_count(path: Path) -> int:
-    try:
-        return int(pq.read_metadata(path).num_rows)
-    except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from None
 
 
 def _unreadable(path: Path, error: Exception) -> StorageError:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from prefloop.data.config import PromptsConfig
 from prefloop.data.errors import PrefloopError
@@ -111,6 +111,13 @@ class RunConfig(Strict):
     train: TrainConfig | None = None
     """Null: only the dataset is made."""
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+
+    @field_validator("run_dir")
+    @classmethod
+    def _names_a_directory(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("is empty: name the directory that the run is to live in")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:

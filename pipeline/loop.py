@@ -11,6 +11,7 @@ import logging
 from functools import partial
 
 from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.redecide import finish_deciding
 from prefloop.pipeline.report.card import write_card
 from prefloop.pipeline.report.run_page import write_report
 from prefloop.pipeline.run.context import RoundContext, RunContext
@@ -42,6 +43,7 @@ async def run_loop(config: RunConfig, run: RunDir) -> None:
         open_run(config, run, revisions=models.revisions())
         read_prompts(context, config.prompts, block_size=config.block_size)
         models.take_probes(run.prompts, config.sample.system_prompt)
+        finish_deciding(config, run)
         try:
             for index in range(config.rounds):
                 await run_round(config, context.round(index), models)
@@ -72,6 +74,7 @@ async def run_round(config: RunConfig, context: RoundContext, models: Models) ->
         await answer_heldout(made_in, config.sample, config.evaluate, models, policy)
     if config.train and config.train.on_policy:
         await _train_while_sampling(config, config.train, context, models, origin)
+        filter_round(context, config.label, config.filter)  # decisions that were lost since
     else:
         await sample_round(
             context, config.sample, models, blocks, with_references=config.uses_references

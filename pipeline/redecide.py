@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import pyarrow.compute as pc
 
-from prefloop.data.schemas import DECISION
-from prefloop.data.shards import ShardFolder
+from prefloop.data.shards import ShardFolder, atomic_write_text
 from prefloop.pipeline.config import RunConfig
-from prefloop.pipeline.report.card import CARD, write_card
+from prefloop.pipeline.report.card import write_card
 from prefloop.pipeline.report.run_page import write_report
 from prefloop.pipeline.run.context import RoundContext, RunContext
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir
 from prefloop.pipeline.stages.filter import filter_round
-from prefloop.pipeline.stages.write import split_files, write_round
+from prefloop.pipeline.stages.write import write_round
+
+logger = logging.getLogger(__name__)
 
 _COMPARED = ["pair_id", "chosen_id", "kept"]
 
@@ -58,35 +59,49 @@ def redecide(config: RunConfig, run: RunDir) -> list[Redecided]:
     again, and still compares with the first state.
     """
     context = RunContext.of(config, run)
+    mark_undecided(run)
     # The card says what the files hold: where this ends in the middle, it must not say the old.
-    (run.dataset / CARD).unlink(missing_ok=True)
+    run.card.unlink(missing_ok=True)
     found = [
         _redecide_round(config, context.round(folder.index))
         for folder in run.rounds()
-        if folder.decisions.indices() or _before(folder).indices()
+        if folder.decisions.indices() or folder.decisions_before.folder.exists()
     ]
     if found:
         write_card(config, run)
         write_report(run)
+    run.undecided.unlink(missing_ok=True)
     return found
 
 
+def mark_undecided(run: RunDir) -> None:
+    """Say on disk that votes change, before the first does: where a kill comes before all pairs are
+    decided by them, the next command on the directory knows."""
+    if not run.undecided.exists():
+        atomic_write_text(
+            run.undecided, "Votes were changed. `prefloop run` decides the pairs by them again.\n"
+        )
+
+
+def finish_deciding(config: RunConfig, run: RunDir) -> list[Redecided]:
+    """Do the rest where a kill came between changed votes and their decisions; the caller holds
+    the lock."""
+    if not run.decides_again():
+        return []
+    logger.warning("votes of %s were changed and not decided: deciding again", run.root)
+    return redecide(config, run)
+
+
 def _redecide_round(config: RunConfig, context: RoundContext) -> Redecided:
-    run, folder = context.run, context.folder
-    before = _before(folder)
-    if before.folder.exists():
-        shutil.rmtree(folder.decisions.folder, ignore_errors=True)
-    else:
-        folder.decisions.folder.rename(before.folder)
+    folder = context.folder
+    before = folder.decisions_before
     was_written = folder.written.exists()
-    folder.written.unlink(missing_ok=True)
-    folder.jury.unlink(missing_ok=True)
-    shutil.rmtree(folder.triples.folder, ignore_errors=True)
-    for split, unpaired in product(("train", "test"), (False, True)):
-        for file in split_files(run, split, folder.index, unpaired=unpaired):
-            file.unlink()
+    if not before.folder.exists():
+        folder.decisions.folder.rename(before.folder)
+    folder.forget_decisions()  # the dataset's files stand until the new ones do
     filter_round(context, config.label, config.filter)
-    if was_written or folder.decisions.indices() == folder.votes.indices():
+    # Of a round that is not labelled or trained to its end, the rest is still to come.
+    if was_written or folder.votes.indices() == folder.prompts.indices():
         write_round(context, test_share=config.write.test_share, unpaired=config.writes_unpaired)
     change = _compare(folder, before, folder.decisions.indices())
     shutil.rmtree(before.folder)
@@ -112,7 +127,3 @@ def _compare(folder: RoundDir, before: ShardFolder, indices: Sequence[int]) -> R
         for name, mask in found.items():
             counts[name] += int(mask.sum())
     return Redecided(round=folder.index, trained=folder.policy.exists(), **counts)
-
-
-def _before(folder: RoundDir) -> ShardFolder:
-    return ShardFolder(folder.root / "decision-before", DECISION)

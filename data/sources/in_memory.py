@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from prefloop.data.errors import InputError
+from prefloop.data.shards import write_shard
 from prefloop.data.utf8 import listed
 
 if TYPE_CHECKING:
@@ -62,10 +62,7 @@ def keep_as_file(data: Any, folder: Path, name: str) -> str:
     table = to_arrow(data, name)
     path = folder / f"{name}-{_digest(table)}.parquet"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".tmp-parquet")
-        pq.write_table(table, partial)
-        partial.rename(path)
+        write_shard(table, path, table.schema)
     return str(path)
 
 

@@ -58,6 +58,8 @@ def main() -> NoReturn:
     # handler alone that is not Python's default.
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGALRM, _interrupt)
+    sys.unraisablehook = _raise_later
     try:
         code = app(standalone_mode=False) or 0  # typer returns 130 for KeyboardInterrupt
     except TyperException as error:
@@ -66,6 +68,11 @@ def main() -> NoReturn:
     except PrefloopError as error:
         sys.exit(f"prefloop: error: {error}")
     except OSError as error:
+        if error.errno == errno.ENOENT:
+            sys.exit(
+                f"prefloop: error: {error.filename or 'a file'}: is not there any more: it was "
+                "deleted or moved while prefloop worked with it"
+            )
         if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}:
             raise
         sys.exit(
@@ -82,3 +89,11 @@ def main() -> NoReturn:
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _raise_later(failure: sys.UnraisableHookArgs) -> None:
+    """An interrupt in a finaliser, where Python drops it, comes again a moment later."""
+    if issubclass(failure.exc_type, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+    else:
+        sys.__unraisablehook__(failure)

@@ -17,7 +17,7 @@ from prefloop.labelers.config import JudgeLabeler
 from prefloop.labelers.judges.folder import Judge, judge_revision, load_judge, question_revision
 from prefloop.labelers.judges.reread import reread
 from prefloop.pipeline.config import RunConfig, load_config
-from prefloop.pipeline.redecide import Redecided, redecide
+from prefloop.pipeline.redecide import Redecided, mark_undecided, redecide
 from prefloop.pipeline.run.manifest import JUDGE, JUDGE_QUESTION
 from prefloop.pipeline.run.run_dir import RunDir, RunError
 
@@ -92,6 +92,7 @@ def _read(
                     changes[name] += _changed(part, new)
             table = pa.concat_tables([VOTE.empty_table(), *parts])
             if write and not table.equals(old):
+                mark_undecided(run)
                 folder.votes.write(index, table)
     return Reparsed(votes, changes, [])
 

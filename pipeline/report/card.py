@@ -20,7 +20,6 @@ from prefloop.pipeline.stages.write import (
     split_files,
 )
 
-CARD = "README.md"
 _SIZES = [
     (1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
     (10_000_000, "1M<n<10M"),
@@ -61,7 +60,7 @@ def write_card(config: RunConfig, run: RunDir) -> None:
         filters=[rule.model_dump() for rule in config.filter.filters],
         strategy=config.filter.strategy.model_dump(),
     )
-    atomic_write_text(run.dataset / CARD, text)
+    atomic_write_text(run.card, text)
 
 
 def _globs(run: RunDir, folder: str) -> dict[str, str]:

@@ -7,12 +7,10 @@ escaping; keys and passwords are taken out on the way.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
+from prefloop.data.shards import atomic_write_text, row_count
 from prefloop.labelers.decisions.filters import PAIR_STRATEGY
 from prefloop.pipeline.report.excerpts import read_excerpts
 from prefloop.pipeline.report.figures import (
@@ -54,10 +52,7 @@ class Dataset:
 
 def write_report(run: RunDir) -> Path:
     """Write the report of ``run`` and return its path. An older report is replaced at once."""
-    page = render_report(run)
-    partial = run.report.with_name(f"{run.report.name}.tmp-{os.getpid()}")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(run.report)
+    atomic_write_text(run.report, render_report(run))
     return run.report
 
 
@@ -105,7 +100,7 @@ def _dataset(run: RunDir) -> Dataset | None:
     files = sorted(run.dataset.rglob("*.parquet"))
     for path in files:
         split = path.name.partition("-")[0]
-        rows[split] = rows.get(split, 0) + pq.read_metadata(path).num_rows
+        rows[split] = rows.get(split, 0) + row_count(path)
     if not files:
         return None
     return Dataset(str(run.dataset.resolve()), rows, sum(path.stat().st_size for path in files))

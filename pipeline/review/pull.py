@@ -16,7 +16,7 @@ from prefloop.data.shards import write_shard
 from prefloop.labelers.base import Order, Preference
 from prefloop.labelers.people import HUMAN
 from prefloop.pipeline.config import load_config
-from prefloop.pipeline.redecide import Redecided, redecide
+from prefloop.pipeline.redecide import Redecided, mark_undecided, redecide
 from prefloop.pipeline.review.argilla_api import ArgillaApi
 from prefloop.pipeline.review.definition import REASON, VERDICT, VERDICTS
 from prefloop.pipeline.review.folder import RESPONSE, ReviewFolder
@@ -80,7 +80,8 @@ def pull(api: ArgillaApi, folder: ReviewFolder) -> Pulled:
     if review.is_run:
         run = RunDir(folder.root.parents[1])
         with run.lock():
-            if _put_votes(run, votes, set(pushed)):
+            # After a kill nothing changes any more, but what did is not decided yet.
+            if _put_votes(run, votes, set(pushed)) or run.decides_again():
                 rounds = redecide(load_config(run.config), run)
     else:
         write_shard(votes, folder.root / "votes.parquet", VOTE)
@@ -188,6 +189,7 @@ def _put_votes(run: RunDir, votes: pa.Table, pushed: set[str]) -> bool:
             new = [row for pair in sorted(here) for row in by_pair.get(pair, ())]
             table = pa.concat_tables([kept, pa.Table.from_pylist(new, VOTE)])
             if not table.equals(old):
+                mark_undecided(run)
                 folder.votes.write(index, table)
                 changed = True
     return changed

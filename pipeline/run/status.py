@@ -10,18 +10,21 @@ are counted. Two sums hold in every status:
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
-
+from prefloop.data.shards import damaged
 from prefloop.labelers.decisions.filters import PAIR_STRATEGY
 from prefloop.pipeline.run.promotion import plateau
-from prefloop.pipeline.run.run_dir import EVALUATION, TRAINING_CURVES, RoundDir, RunDir
+from prefloop.pipeline.run.run_dir import (
+    CONFIG_REMEDY,
+    EVALUATION,
+    TRAINING_CURVES,
+    RoundDir,
+    RunDir,
+)
 from prefloop.pipeline.run.shard_counts import (
     Decided,
     Sampled,
@@ -151,7 +154,7 @@ class _Wanted:
 def collect_status(run: RunDir) -> RunStatus:
     """Count what lies in the run directory. Works on an empty or missing one too."""
     prompts = _prompt_status(run)
-    wanted = _read_config(run.config, evaluates=not prompts.complete or prompts.heldout > 0)
+    wanted = _read_config(run, evaluates=not prompts.complete or prompts.heldout > 0)
     seconds = _seconds(run.notes())
     rounds = tuple(
         _round_status(run, folder, wanted, seconds.get(folder.index, {})) for folder in run.rounds()
@@ -171,12 +174,18 @@ def collect_status(run: RunDir) -> RunStatus:
     )
 
 
-def _read_config(config: Path, *, evaluates: bool) -> _Wanted:
+def _read_config(run: RunDir, *, evaluates: bool) -> _Wanted:
     try:
-        raw = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        raw = None
-    settings: Mapping[str, Any] = raw if isinstance(raw, dict) else {}
+        settings = run.read_config()
+    except FileNotFoundError:
+        settings = {}
+    try:
+        return _wanted(settings, evaluates=evaluates)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise damaged(run.config, str(error), CONFIG_REMEDY) from None
+
+
+def _wanted(settings: Mapping[str, Any], *, evaluates: bool) -> _Wanted:
     trains = settings.get("train") is not None
     asked = trains and (settings.get("evaluate") or {}).get("enabled", True)
     stages = BLOCK_STAGES + ("train",) * trains + ("evaluate",) * bool(asked and evaluates)
@@ -203,6 +212,8 @@ def _run_state(
         return "reading prompts"
     if not rounds:
         return "prompts read, no round begun"
+    if run.decides_again():
+        return "votes changed, pairs not decided by them yet: prefloop run does it"
     last = rounds[-1]
     if last.state != DONE:
         return f"round {last.round}: {last.state}"
@@ -216,11 +227,10 @@ def _run_state(
 def _prompt_status(run: RunDir) -> PromptStatus:
     dropped = count_values(run.dropped, "reason")
     quarantined = count_values(run.quarantine, "reason")
-    try:
-        counts = json.loads(run.prompt_counts.read_text(encoding="utf-8"))
-        complete = True
-    except (OSError, json.JSONDecodeError):
-        complete = False
+    complete = run.prompt_counts.exists()
+    if complete:
+        counts = run.read_prompt_counts()
+    else:
         counts = {
             "kept": run.prompts.rows(),
             "heldout": run.heldout.rows(),
@@ -230,7 +240,7 @@ def _prompt_status(run: RunDir) -> PromptStatus:
         counts["read"] = sum(counts.values())
     return PromptStatus(
         complete=complete,
-        **{key: int(counts[key]) for key in ("read", "kept", "heldout", "dropped", "quarantined")},
+        **counts,
         dropped_by_reason=dropped,
         quarantined_by_reason=quarantined,
     )

@@ -64,9 +64,11 @@ async def answer_heldout(
             prompts = _limited(run, index, settings.limit)
             block = f"evaluate/{policy}/{index}"
             table, failed = await sample_block(prompts, draw, context.index, block)
+            quarantine = context.folder.quarantine(f"evaluate-{policy}")
             if len(failed):
-                quarantine = context.folder.quarantine(f"evaluate-{policy}")
                 await asyncio.to_thread(quarantine.write, index, failed)
+            else:  # of an earlier try that was killed
+                quarantine.remove([index])
             await asyncio.to_thread(answers.write, index, table)
             progress.advance(1, tokens=pc.sum(table["tokens"]).as_py() or 0)
 

@@ -6,7 +6,6 @@ import shutil
 
 import pyarrow as pa
 
-from prefloop.data.schemas import DECISION
 from prefloop.data.shards import ShardFolder
 from prefloop.labelers.config import FilterConfig, LabelConfig, LengthBalance
 from prefloop.labelers.decisions.decide import decide
@@ -38,12 +37,13 @@ def filter_round(context: RoundContext, label: LabelConfig, filters: FilterConfi
     blocks = folder.votes.indices()
     missing = [index for index in blocks if not folder.decisions.exists(index)]
     if not missing:
+        shutil.rmtree(folder.unbalanced.folder, ignore_errors=True)  # where a kill came after it
         return
     watch = Stopwatch()
     balance = next((f for f in filters.filters if isinstance(f, LengthBalance)), None)
     first_pass = folder.decisions
     if balance:
-        first_pass = ShardFolder(folder.root / "decision-unbalanced", DECISION)
+        first_pass = folder.unbalanced
         missing = [index for index in blocks if not first_pass.exists(index)]
     jury = load_round_jury(label, folder)
     with StepProgress(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.run_dir import Stopwatch
 from prefloop.pipeline.run.stream import run_blocks
 
+logger = logging.getLogger(__name__)
+
 OpenLabelers = Callable[[], Awaitable[list[Labeler]]]
 
 
@@ -33,6 +36,8 @@ async def label_round(
     missing = [index for index in folder.candidates.indices() if not folder.votes.exists(index)]
     if not missing:
         return
+    if any(folder.decisions.exists(index) for index in missing):
+        _decide_again(context, missing)
     labelers = await open_labelers()
     watch = Stopwatch()
     total = folder.prompts.rows()
@@ -50,6 +55,22 @@ async def label_round(
             )
 
         await run_blocks(missing, work, in_flight=context.blocks_in_flight)
+
+
+def _decide_again(context: RoundContext, lost: Sequence[int]) -> None:
+    """What was decided from votes that were lost since is decided again."""
+    reviews = context.run.root / "review"
+    logger.warning(
+        "round %d: the votes of %d block(s) were lost: they are asked for again, and the round is "
+        "decided again%s",
+        context.index,
+        len(lost),
+        f"; `prefloop review pull` of {reviews} puts the votes of people back"
+        if reviews.is_dir()
+        else "",
+    )
+    context.run.card.unlink(missing_ok=True)
+    context.folder.forget_decisions()
 
 
 async def label_block(

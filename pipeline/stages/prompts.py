@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
 
 from prefloop.data.config import PromptsConfig
+from prefloop.data.errors import StorageError
 from prefloop.data.hashing import derive_seed
-from prefloop.data.prompts.load import load_prompts
+from prefloop.data.prompts.load import PromptTables, load_prompts
 from prefloop.data.prompts.no_prompts import why_no_prompt
 from prefloop.data.shards import ShardFolder, atomic_write_json
 from prefloop.pipeline.run.context import RoundContext, RunContext
-from prefloop.pipeline.run.run_dir import RunError, Stopwatch
+from prefloop.pipeline.run.run_dir import RunDir, RunError, Stopwatch
+
+logger = logging.getLogger(__name__)
 
 
 def read_prompts(context: RunContext, prompts: PromptsConfig, *, block_size: int) -> None:
     """Read, quarantine and deduplicate the prompts into the run directory; once for a run.
 
-    Raises ``InputError`` for unusable input and :class:`RunError` if no prompt is left.
+    Where shards were lost since, they are made again from the same source. Raises ``InputError``
+    for unusable input and :class:`RunError` if no prompt is left, or if the source now gives other
+    prompts than those that the run was begun with.
     """
     run = context.run
+    lost = None
     if run.prompt_counts.exists():
-        return
+        lost = _lost(run)
+        if lost is None:
+            return
+        logger.warning("%s: the prompts are read again from their source", lost)
     watch = Stopwatch()
     tables = load_prompts(prompts, seed=context.seed)
+    counts = {
+        "read": tables.read,
+        "kept": len(tables.train),
+        "heldout": len(tables.heldout),
+        "dropped": len(tables.dropped),
+        "quarantined": len(tables.quarantine),
+    }
+    if run.begun():
+        _refuse_other_prompts(run, counts, tables, block_size)
     write_blocks(run.quarantine, tables.quarantine, max(len(tables.quarantine), 1))
     write_blocks(run.dropped, tables.dropped, max(len(tables.dropped), 1))
     if not len(tables.train):
@@ -34,17 +55,45 @@ def read_prompts(context: RunContext, prompts: PromptsConfig, *, block_size: int
         )
     write_blocks(run.heldout, tables.heldout, block_size)
     write_blocks(run.prompts, tables.train, block_size)
-    atomic_write_json(
-        run.prompt_counts,
-        {
-            "read": tables.read,
-            "kept": len(tables.train),
-            "heldout": len(tables.heldout),
-            "dropped": len(tables.dropped),
-            "quarantined": len(tables.quarantine),
-        },
-    )
+    atomic_write_json(run.prompt_counts, counts)
     run.note("prompts", 0, watch.lap(), prompts=tables.read)
+
+
+def _lost(run: RunDir) -> str | None:
+    """Which shards of prompts have not the rows that were written, by their footers; null: none."""
+    counts = run.read_prompt_counts()
+    folders = {
+        "kept": run.prompts, "heldout": run.heldout, "dropped": run.dropped,
+        "quarantined": run.quarantine,
+    }  # fmt: skip
+    for name, shards in folders.items():
+        try:
+            rows = shards.rows()
+        except StorageError as error:
+            return str(error).partition(": cannot be read")[0] + " is damaged"
+        if rows != counts[name]:
+            return f"{shards.folder} holds {rows:,} rows where {counts[name]:,} were written"
+    return None
+
+
+def _refuse_other_prompts(
+    run: RunDir, counts: Mapping[str, int], tables: PromptTables, block_size: int
+) -> None:
+    """Raise ``RunError`` where what is left of the run's prompts is not from this reading."""
+    other = run.prompt_counts.exists() and run.read_prompt_counts() != counts
+    for shards, table in ((run.prompts, tables.train), (run.heldout, tables.heldout)):
+        for index in shards.indices():
+            try:
+                kept = shards.read(index)
+            except StorageError:
+                continue  # written again
+            part = table.slice(index * block_size, block_size)
+            other = other or not kept.equals(part.select(kept.schema.names).cast(kept.schema))
+    if other:
+        raise RunError(
+            f"{run.root}: prompts of it were lost or damaged, and their source now gives others: "
+            "put the old version of the source back, or use a new --run-dir"
+        )
 
 
 def draw_prompts(
@@ -56,13 +105,17 @@ def draw_prompts(
     and prompts that fill none are left out. Raises ``RunError`` where there are not enough for one.
     """
     run, folder = context.run, context.folder
+    # Shards of an earlier start, which nothing was sampled from, may be of another config.
+    anew = not folder.candidates.indices()
     total, size = run.prompts.rows(), per_leg or block_size
     count = round_size(total, per_round=per_round, per_leg=per_leg)
     if count is None:
         blocks = run.prompts.indices()
         for index in blocks:
-            if not folder.prompts.exists(index):
+            if anew or not folder.prompts.exists(index):
                 folder.prompts.write(index, run.prompts.read(index))
+        if anew:
+            folder.prompts.keep_first(len(blocks))
         return len(blocks)
     if not count:
         raise RunError(
@@ -72,7 +125,7 @@ def draw_prompts(
         )
     rows = round_rows(total, count, context.index, context.seed)
     starts = range(0, len(rows), size)
-    if not all(folder.prompts.exists(index) for index in range(len(starts))):
+    if anew or not all(folder.prompts.exists(index) for index in range(len(starts))):
         write_blocks(folder.prompts, run.prompts.table().take(pa.array(rows)), size)
     return len(starts)
 
@@ -109,6 +162,8 @@ def round_rows(total: int, count: int, round_index: int, seed: int) -> np.ndarra
 
 
 def write_blocks(folder: ShardFolder, table: pa.Table, block_size: int) -> None:
-    """Write ``table`` in shards of ``block_size`` rows."""
-    for index, start in enumerate(range(0, len(table), block_size)):
+    """Write ``table`` in shards of ``block_size`` rows; of an earlier writing nothing stays."""
+    starts = range(0, len(table), block_size)
+    for index, start in enumerate(starts):
         folder.write(index, table.slice(start, block_size))
+    folder.keep_first(len(starts))

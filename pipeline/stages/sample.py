@@ -28,6 +28,8 @@ from prefloop.pipeline.stages.run_on import run_on
 
 logger = logging.getLogger(__name__)
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -75,6 +77,14 @@ async def sample_round(
 
         async def work(index: int) -> None:
             candidates = await draw_block(folder, index, draw)
+            if folder.votes.exists(index) and not _voted_on(folder, index, candidates):
+                logger.warning(
+                    "round %d: the answers of block %d were lost and are others now: their votes "
+                    "are asked for again",
+                    folder.index,
+                    index,
+                )
+                folder.votes.remove([index])
             context.note("sample", watch.lap(), block=index)
             progress.advance(
                 folder.prompts.rows([index]),
@@ -110,10 +120,23 @@ async def draw_block(folder: RoundDir, index: int, draw: Draw) -> pa.Table:
     # The candidate shard says that the block is done, so it comes last.
     if len(failed):
         await asyncio.to_thread(folder.quarantine("sample").write, index, failed)
+    else:  # of an earlier try that was killed
+        folder.quarantine("sample").remove([index])
     await asyncio.to_thread(folder.candidates.write, index, candidates)
     if index == 0 and (warning := run_on(candidates)):
         logger.warning("round %d: %s", folder.index, warning)
     return candidates
+
+
+def _voted_on(folder: RoundDir, index: int, candidates: pa.Table) -> bool:
+    """Whether the votes on block ``index`` are about these candidates."""
+    votes = folder.votes.read(index, ["prompt_id", "a_id", "b_id"])
+    ids = set(candidates["candidate_id"].to_pylist())
+    answers = Counter(candidates["prompt_id"].to_pylist())
+    prompts = {prompt for prompt, number in answers.items() if number > 1}
+    return prompts == set(votes["prompt_id"].to_pylist()) and ids.issuperset(
+        votes["a_id"].to_pylist() + votes["b_id"].to_pylist()
+    )
 
 
 async def open_source(member: PoolMember, models: Models) -> Source:

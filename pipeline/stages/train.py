@@ -165,6 +165,6 @@ def curves(history: list[dict[str, Any]], round_index: int) -> list[dict[str, An
     return [
         {"round": round_index, "name": name, "value": float(value), "step": int(log["step"])}
         for log in history
-        for name, value in log.items()
+        for name, value in sorted(log.items())  # a resumed trainer's log is in another order
         if name not in {"step", "epoch", "total_steps"} and isinstance(value, int | float)
     ]

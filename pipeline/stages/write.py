@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import logging
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefloop.data.conversation import with_system_prompt
+from prefloop.data.errors import StorageError
 from prefloop.data.hashing import derive_seed
 from prefloop.data.schemas import MESSAGES, TRIPLE, UNPAIRED
-from prefloop.data.shards import atomic_write_json, write_shard
+from prefloop.data.shards import (
+    atomic_write_json,
+    damaged,
+    read_json_object,
+    row_count,
+    write_shard,
+)
 from prefloop.labelers.decisions.candidate_scores import candidate_scores
 from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir, Stopwatch
 
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "test")
+UNPAIRED_SPLITS = ("unpaired_train", "unpaired_test")
+"""What ``written.json`` counts: triples and single answers, by the splits of the dataset."""
 ROW_GROUP_ROWS = 1_000
 """Small enough to stream, large enough to compress."""
 FILE_ROWS = 20_000
@@ -35,20 +48,92 @@ _CANDIDATE_COLUMNS = ["candidate_id", "text", "policy", "policy_revision"]
 def write_round(context: RoundContext, *, test_share: float, unpaired: bool) -> None:
     """Write the triple shards of a round and add them to the dataset, once.
 
-    ``unpaired``: single answers with labels are added too.
+    ``unpaired``: single answers with labels are added too. What was lost of them since is written
+    again: the files at hand must have the rows that were written.
     """
     folder = context.folder
+    fault = None
     if folder.written.exists():
-        return
+        fault = _fault(context, unpaired=unpaired)
+        if fault is None:
+            return
+        logger.warning("%s: round %d of the dataset is written again", fault, folder.index)
     watch = Stopwatch()
-    for index in folder.decisions.indices():
-        if not folder.triples.exists(index):
+    context.run.card.unlink(missing_ok=True)  # it says what the files hold
+    folder.written.unlink(missing_ok=True)
+    blocks = folder.decisions.indices()
+    for index in blocks:
+        if fault is not None or not _has_its_triples(folder, index):
             folder.triples.write(index, triples_of_block(context, index))
+    folder.triples.remove([index for index in folder.triples.indices() if index not in blocks])
+    files = _extend_dataset(context, test_share)
     if unpaired:
-        _add_unpaired(context, test_share)
-    rows = _extend_dataset(context, test_share)
-    atomic_write_json(folder.written, rows)
+        files |= _add_unpaired(context, test_share)
+    # Old files stand until the new ones do; what an earlier try wrote beyond them goes last.
+    for path in _files_of(context):
+        if path not in files:
+            path.unlink()
+    wanted = (*SPLITS, *UNPAIRED_SPLITS) if unpaired else SPLITS
+    atomic_write_json(folder.written, dict.fromkeys(wanted, 0) | _rows_by_split(files))
     context.note("write", watch.lap())
+
+
+def _has_its_triples(folder: RoundDir, index: int) -> bool:
+    kept = int(pc.sum(folder.decisions.read(index, ["kept"])["kept"]).as_py() or 0)
+    try:
+        return folder.triples.exists(index) and folder.triples.rows([index]) == kept
+    except StorageError:
+        return False
+
+
+def _fault(context: RoundContext, *, unpaired: bool) -> str | None:
+    """What of a written round is not as it was written, by its files' footers; null: nothing."""
+    folder = context.folder
+    try:
+        written = _written(folder)
+        triples = folder.triples.rows()
+        found = _rows_by_split({path: row_count(path) for path in _files_of(context)})
+    except StorageError as error:
+        where = str(error).partition(": cannot be read")[0].partition(": is damaged")[0]
+        return f"{where} is damaged"
+    if triples != sum(written[split] for split in SPLITS):
+        return f"{folder.triples.folder} holds {triples:,} triples, not those that were written"
+    if folder.triples.indices() != folder.decisions.indices():
+        return f"{folder.triples.folder} has other blocks than the decisions"
+    if not unpaired:
+        wanted = {split: written[split] for split in SPLITS}
+    elif UNPAIRED_SPLITS[0] in written:
+        wanted = written
+    elif any(split in found for split in UNPAIRED_SPLITS):  # of a version that did not count them
+        wanted = written | {split: found.get(split, 0) for split in UNPAIRED_SPLITS}
+    else:
+        return f"{context.run.dataset / UNPAIRED_FOLDER} has no file of the round"
+    for split in (*SPLITS, *UNPAIRED_SPLITS):
+        if found.get(split, 0) != wanted.get(split, 0):
+            return (
+                f"{context.run.dataset} holds {found.get(split, 0):,} rows ({split}) where "
+                f"{wanted.get(split, 0):,} belong"
+            )
+    return None
+
+
+def _files_of(context: RoundContext) -> list[Path]:
+    """The round's files of the dataset, of both kinds."""
+    return [
+        path
+        for unpaired in (False, True)
+        for split in SPLITS
+        for path in split_files(context.run, split, context.index, unpaired=unpaired)
+    ]
+
+
+def _rows_by_split(files: Mapping[Path, int]) -> dict[str, int]:
+    """The rows of the round's ``files`` (by path) by what ``written.json`` counts."""
+    counts: Counter[str] = Counter()
+    for path, rows in files.items():
+        kinds = UNPAIRED_SPLITS if path.parent.name == UNPAIRED_FOLDER else SPLITS
+        counts[kinds[SPLITS.index(path.name.partition("-")[0])]] += rows
+    return dict(counts)
 
 
 def split_of(prompt_id: str, *, seed: int, test_share: float) -> str:
@@ -67,9 +152,18 @@ def split_files(
 
 def rows_written(folder: RoundDir) -> Mapping[str, int]:
     """Triples a round added to each split; empty before it has been written."""
+    counts = _written(folder)
+    return {split: counts[split] for split in SPLITS} if counts else {}
+
+
+def _written(folder: RoundDir) -> dict[str, int]:
+    """What ``written.json`` says; empty where there is none. Raises ``StorageError``."""
     if not folder.written.exists():
         return {}
-    counts: dict[str, int] = json.loads(folder.written.read_text(encoding="utf-8"))
+    remedy = "delete it and give `prefloop run` again, which writes the round's dataset again"
+    counts = read_json_object(folder.written, remedy)
+    if not set(SPLITS) <= counts.keys() or not all(type(n) is int for n in counts.values()):
+        raise damaged(folder.written, "no counts of rows", remedy)
     return counts
 
 
@@ -121,18 +215,21 @@ def unpaired_of_block(context: RoundContext, index: int) -> pa.Table:
     return pa.table([columns_of[name] for name in UNPAIRED.names], schema=UNPAIRED)
 
 
-def _add_unpaired(context: RoundContext, test_share: float) -> None:
-    """Write the round's single answers into files by split."""
+def _add_unpaired(context: RoundContext, test_share: float) -> dict[Path, int]:
+    """Write the round's single answers into files by split; returns the rows of each file."""
     blocks = context.folder.decisions.indices()
     tables = [unpaired_of_block(context, index) for index in blocks]
     table = pa.concat_tables([UNPAIRED.empty_table(), *tables])
     splits = _splits(table["prompt_id"], context.seed, test_share)
-    for split in ("train", "test"):
+    files: dict[Path, int] = {}
+    for split in SPLITS:
         rows = table.filter(pa.array(splits == split))
         for number, start in enumerate(range(0, len(rows), FILE_ROWS)):
             part = rows.slice(start, FILE_ROWS)
             path = _file(context, UNPAIRED_FOLDER, split, number)
             write_shard(part, path, UNPAIRED, row_group_size=ROW_GROUP_ROWS)
+            files[path] = len(part)
+    return files
 
 
 def _rows_of(ids: pa.ChunkedArray, keys: pa.ChunkedArray, table: pa.Table) -> pa.Table:
@@ -163,8 +260,9 @@ def _file(context: RoundContext, folder: str, split: str, number: int) -> Path:
     return context.run.dataset / folder / name
 
 
-def _extend_dataset(context: RoundContext, test_share: float) -> dict[str, int]:
-    """Copy the round's triples into files by split; returns the rows of each split."""
+def _extend_dataset(context: RoundContext, test_share: float) -> dict[Path, int]:
+    """Copy the round's triples into files by split; returns the rows of each file."""
+    files: dict[Path, int] = {}
     gathered: dict[str, list[pa.Table]] = {"train": [], "test": []}
     written = {"train": 0, "test": 0}
 
@@ -173,6 +271,7 @@ def _extend_dataset(context: RoundContext, test_share: float) -> dict[str, int]:
         number = written[split] // FILE_ROWS
         path = _file(context, TRIPLES_FOLDER, split, number)
         write_shard(table, path, TRIPLE, row_group_size=ROW_GROUP_ROWS)
+        files[path] = len(table)
         gathered[split] = []
         written[split] += len(table)
 
@@ -190,7 +289,7 @@ def _extend_dataset(context: RoundContext, test_share: float) -> dict[str, int]:
     for split, parts in gathered.items():
         if parts:
             flush(split)
-    return written
+    return files
 
 
 def _splits(prompt_ids: pa.ChunkedArray, seed: int, test_share: float) -> np.ndarray:
