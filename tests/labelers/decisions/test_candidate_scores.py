@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from prefloop.labelers.decisions.candidate_scores import candidate_scores
 
 TENTHS = st.lists(st.integers(0, 30), min_size=1, max_size=12)
