@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
+from prefloop.data.names import FileName
 from prefloop.data.strict import Share, Strict
 from prefloop.labelers.people import PeopleRole, is_human
 
-Name = Annotated[str, Field(min_length=1)]
 JuryRule = Literal["mean", "majority", "reliability", "dawid_skene"]
 
 
@@ -24,7 +24,7 @@ class JudgeLabeler(Strict):
     """A language model that compares two answers."""
 
     type: Literal["judge"] = "judge"
-    name: Name = "judge"
+    name: FileName = "judge"
     """Name in the ``labeler`` column of the votes."""
     judge: str = "pairwise"
     """What the model is asked and how it is read: a folder that ships with prefloop (``pairwise``,
@@ -51,7 +51,7 @@ class VerifierLabeler(Strict):
     """A function that scores one answer; the higher score wins."""
 
     type: Literal["verifier"] = "verifier"
-    name: Name = "verifier"
+    name: FileName = "verifier"
     """Name in the ``labeler`` column of the votes."""
     function: Annotated[str, Field(pattern=r"^[^:\s]+:[^:\s]+$")] | None = None
     """``module:function``, called as ``function(text, messages=..., reference=..., metadata=...)``
@@ -72,7 +72,7 @@ class RewardModelLabeler(Strict):
     """
 
     type: Literal["reward_model"] = "reward_model"
-    name: Name = "reward_model"
+    name: FileName = "reward_model"
     """Name in the ``labeler`` column of the votes."""
     model: str
     """Checkpoint folder (`prefloop train --method reward` makes one) or hub name; safetensors."""
@@ -97,7 +97,7 @@ class ReferenceLabeler(Strict):
     """A reference answer (by a human) is preferred to any sampled one."""
 
     type: Literal["reference"] = "reference"
-    name: Name = "reference"
+    name: FileName = "reference"
     """Name in the ``labeler`` column of the votes."""
     weight: PositiveFloat = 1.0
     """Weight of this labeler in the jury."""

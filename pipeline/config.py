@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from prefloop.data.config import PromptsConfig
 from prefloop.data.errors import PrefloopError
+from prefloop.data.names import FileName
 from prefloop.data.strict import Strict
 from prefloop.labelers.config import (
     FilterConfig,
@@ -97,7 +98,7 @@ class RunConfig(Strict):
     rounds: int = Field(default=1, ge=1)
     policy: str = "embedded:policy"
     """The starting policy: checkpoint folder, hub name, served name, or ``embedded:policy``."""
-    engines: dict[str, EngineConfig] = {"default": TransformersEngine()}  # noqa: RUF012
+    engines: dict[FileName, EngineConfig] = {"default": TransformersEngine()}  # noqa: RUF012
     """Generation engines by name; sampling and judges refer to them."""
     block_size: int = Field(default=64, ge=1)
     """Prompts in a shard: the unit of resuming."""

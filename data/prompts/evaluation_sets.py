@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 from prefloop.data.config import Columns, PromptSource
@@ -18,6 +18,7 @@ from prefloop.data.utf8 import is_text, listed
 
 _COLUMNS = ("turns", "prompt", "messages", "instruction", "question", "query", "input", "text")
 """Where a prompt may stand unless the config says it. ``turns`` are a user's (MT-Bench)."""
+_INSTRUCTION = "instruction"
 _LATER_TURN_WORDS = 10
 """Shorter turns behind the first ("Go on.") say nothing about which conversation it is."""
 
@@ -71,7 +72,8 @@ def read_evaluation_set(source: PromptSource) -> list[KnownPrompt]:
     """The prompts of an evaluation set.
 
     They stand in the columns that ``source`` names; where it names none, in the first known column
-    of each file's first row. A prompt may also be a list of strings, the turns of a user.
+    of each file's first row, an ``instruction`` with its ``input`` (Alpaca's layout), joined as the
+    prompts of preference data are. A prompt may also be a list of strings, the turns of a user.
 
     Raises ``InputError`` for a set that cannot be read and for its first bad row, because a prompt
     that repeats that row would go unnoticed.
@@ -84,7 +86,9 @@ def read_evaluation_set(source: PromptSource) -> list[KnownPrompt]:
             raise _refused(row)
         if row.source not in found:
             found[row.source] = _known_columns(row) if _names_none(named) else named
-        prompts.append(KnownPrompt(_turns(row, found[row.source])))
+        columns = found[row.source]
+        whole = _with_input(row) if _names_none(named) and columns.prompt == _INSTRUCTION else row
+        prompts.append(KnownPrompt(_turns(whole, columns)))
     return prompts
 
 
@@ -115,6 +119,15 @@ def _turns(row: RawRow, columns: Columns) -> list[str]:
     return user_turns(prompt["messages"])
 
 
+def _with_input(row: RawRow) -> RawRow:
+    """``row`` with its ``input`` behind the instruction."""
+    parts = [row.fields.get(name) for name in (_INSTRUCTION, "input")]
+    texts = [part for part in parts if isinstance(part, str) and part.strip()]
+    if not texts:
+        return row
+    return replace(row, fields={**row.fields, _INSTRUCTION: "\n\n".join(texts)})
+
+
 def _are_texts(value: Any) -> TypeGuard[list[str]]:
     return (
         isinstance(value, list)
@@ -130,6 +143,8 @@ def _names_none(columns: Columns) -> bool:
 
 def _known_columns(row: RawRow) -> Columns:
     there = [name for name in _COLUMNS if name in row.fields]
+    if "prompt" not in there and {_INSTRUCTION, "input"} <= set(there) - {"turns", "messages"}:
+        return Columns(metadata=()).model_copy(update={"prompt": _INSTRUCTION})
     if not there:
         raise InputError(
             f"{row.source}, row {row.row}: has none of the columns {', '.join(_COLUMNS)}, only "

@@ -73,12 +73,12 @@ def numbered_turns(value: Any, field: str) -> Iterator[tuple[int, Turn]]:
     if not turns:
         raise Unusable(field, "empty", "the conversation has no turn: delete the row")
     for number, turn in enumerate(turns, 1):
-        role, content = _read_turn(turn, field, number)
+        role, content = read_turn(turn, field, number)
         if role != "system" or not is_blank(content):
             yield number, {"role": role, "content": content}
 
 
-def _read_turn(turn: Any, field: str, number: int) -> tuple[str, str]:
+def read_turn(turn: Any, field: str, number: int) -> tuple[str, str]:
     """Role and content of ``turn``, the ``number``-th of the column ``field``.
 
     It is ``{role, content}`` or ``{from, value}``; a table of both kinds has null for the keys of

@@ -7,11 +7,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefloop.labelers.decisions.decide import NO_VALID_VOTE
+from prefloop.labelers.jury.verdict_table import ROUNDING
 
 
 def candidate_scores(decisions: pa.Table) -> pa.Table:
     """Columns ``candidate_id``, ``score`` (float64: mean probability, over its decided pairs, that
-    the jury prefers it; a tie is 0.5) and ``pairs`` (int32: how many those are).
+    the jury prefers it; a tie is 0.5) and ``pairs`` (int32: how many those are). A mean of one half
+    is exactly 0.5, whatever its sum lost in rounding.
 
     ``decisions`` needs ``chosen_id``, ``rejected_id``, ``p_chosen`` and ``reason``. Pairs that a
     filter dropped count: it is the pair that was not wanted. Candidates come in the order of their
@@ -27,10 +29,12 @@ def candidate_scores(decisions: pa.Table) -> pa.Table:
     won = np.concatenate([p, 1 - p])
     pairs = np.bincount(place, minlength=len(ids))
     total = np.bincount(place, weights=won, minlength=len(ids))
+    score = total / np.maximum(pairs, 1)
+    score[np.abs(score - 0.5) <= ROUNDING] = 0.5
     return pa.table(
         {
             "candidate_id": ids,
-            "score": total / np.maximum(pairs, 1),
+            "score": score,
             "pairs": pairs.astype(np.int32),
         }
     )

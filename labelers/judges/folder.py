@@ -230,6 +230,11 @@ def _principles(folder: Path, settings: JudgeSettings) -> tuple[str, ...]:
     if not isinstance(settings, PairwiseSettings) or settings.principles is None:
         return ()
     file = folder / settings.principles
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise LabelerError(
+            f"{folder / 'judge.yaml'}: principles: {settings.principles!r} leads out of the "
+            "judge's folder: put the file into it"
+        )
     try:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

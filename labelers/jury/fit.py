@@ -95,10 +95,23 @@ def fit_jury(patterns: Patterns, labelers: Sequence[str], jury: Jury) -> FittedJ
 
 
 def _thinned(patterns: Patterns) -> Patterns:
-    """The patterns in canonical order, scaled to about _MOST_PAIRS pairs at most."""
-    scale = min(1.0, _MOST_PAIRS / sum(patterns.values()))
-    counts = {pattern: round(patterns[pattern] * scale) for pattern in sorted(patterns)}
-    return Counter({pattern: count for pattern, count in counts.items() if count})
+    """The patterns in canonical order, scaled to _MOST_PAIRS pairs at most.
+
+    What is left of a pair when a count is scaled is drawn in proportion, by a fixed seed: many
+    labelers make patterns that occur once each, and rounding would drop them all.
+    """
+    order = sorted(pattern for pattern, count in patterns.items() if count > 0)
+    counts = np.array([patterns[pattern] for pattern in order], np.float64)
+    if counts.sum() <= _MOST_PAIRS:
+        return Counter({pattern: patterns[pattern] for pattern in order})
+    exact = counts * (_MOST_PAIRS / counts.sum())
+    kept = np.floor(exact)
+    # Systematic sampling of the fractions, in an order that knows nothing of the patterns.
+    shuffled = np.random.default_rng(0).permutation(len(order))
+    upto = np.floor(np.cumsum((exact - kept)[shuffled]) + 0.5)
+    kept[shuffled] += np.diff(upto, prepend=0.0)
+    times = kept.astype(np.int64).tolist()
+    return Counter({one: count for one, count in zip(order, times, strict=True) if count})
 
 
 def _one_coin(patterns: Patterns, labelers: Sequence[str], pairs: int) -> FittedJury:

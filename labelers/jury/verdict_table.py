@@ -46,6 +46,14 @@ class PositionBias:
     """Pairs with a valid vote in both orders."""
     steady: int = 0
     """Of those, the ones with the same verdict in both."""
+    pairs: int = 0
+    """Pairs that the ``shown`` votes are about."""
+    shown_squares: int = 0
+    """Sum over these pairs of the square of their ``shown`` votes."""
+    first_squares: int = 0
+    """The same of ``first``."""
+    products: int = 0
+    """Sum over these pairs of ``first`` times ``shown``."""
 
     @property
     def first_share(self) -> float | None:
@@ -63,6 +71,10 @@ class PositionBias:
             self.first + other.first,
             self.swapped + other.swapped,
             self.steady + other.steady,
+            self.pairs + other.pairs,
+            self.shown_squares + other.shown_squares,
+            self.first_squares + other.first_squares,
+            self.products + other.products,
         )
 
 
@@ -204,16 +216,25 @@ def position_bias(votes: Votes, verdicts: Verdicts) -> dict[str, PositionBias]:
     decided = ordered & (votes.preference <= _B)
     first = decided & ((votes.preference == _A) == (votes.order == _AB))
     steady = verdicts.swapped & verdicts.unanimous
-    return {
-        name: PositionBias(
-            shown=int((decided & own).sum()),
-            first=int((first & own).sum()),
+    found = {}
+    for index, name in enumerate(votes.labelers):
+        own = labeler == index
+        if not (ordered & own).any():
+            continue
+        of_pair, first_of_pair = (
+            np.bincount(votes.pair[rows & own], minlength=len(steady)) for rows in (decided, first)
+        )
+        found[name] = PositionBias(
+            shown=int(of_pair.sum()),
+            first=int(first_of_pair.sum()),
             swapped=int(verdicts.swapped[:, index].sum()),
             steady=int(steady[:, index].sum()),
+            pairs=int((of_pair > 0).sum()),
+            shown_squares=int((of_pair**2).sum()),
+            first_squares=int((first_of_pair**2).sum()),
+            products=int((of_pair * first_of_pair).sum()),
         )
-        for index, name in enumerate(votes.labelers)
-        if (ordered & (own := labeler == index)).any()
-    }
+    return found
 
 
 def _flipped(votes: pa.Table, proposed: pa.Table) -> Bools:

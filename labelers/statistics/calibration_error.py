@@ -7,11 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from prefloop.data.arrays import Floats
 from prefloop.labelers.statistics.estimate import Estimate, proportion_estimate
 
 _MOST_BINS = 10
 _FEWEST_IN_A_BIN = 10
 _CLIP = 1e-6
+_DRAWS = 1000
+_SEED = 0
+_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,11 @@ class Calibration:
     ece: float
     """Expected calibration error: mean over the verdicts of abs(accuracy - confidence) of their bin
     (Naeini et al. 2015, AAAI, eq. 1; Guo et al. 2017, ICML, eq. 3), with bins of equal mass."""
+    ece_perfect: float
+    """The mean error of a judge that is right as often as it says, at these same confidences: so
+    many verdicts show an error even where there is none."""
+    ece_perfect_high: float
+    """In 95 of 100 draws its error is no higher: what lies above is the judge's own."""
     brier: float
     """Mean squared error of P(a preferred): 0 is perfect, 0.25 is no opinion."""
     log_loss: float
@@ -60,16 +69,34 @@ def calibration(p_a: ArrayLike, a_is_better: ArrayLike) -> Calibration:
     order = np.argsort(confidence, kind="stable")
     number = max(1, min(_MOST_BINS, p.size // _FEWEST_IN_A_BIN))
     bins, gaps = [], 0.0
+    draw = np.random.default_rng(_SEED)
+    perfect = np.zeros(_DRAWS)
     for rows in np.array_split(order, number):
-        mean = float(confidence[rows].mean())
+        sure = confidence[rows]
+        mean = float(sure.mean())
         accuracy = proportion_estimate(float(right[rows].sum()), len(rows))
         bins.append(Bin(mean, accuracy))
         gaps += len(rows) * abs(accuracy.value - mean)
+        perfect += np.abs(_perfect_hits(sure, draw) - sure.sum())
     held = np.clip(p, _CLIP, 1 - _CLIP)
     return Calibration(
         n=p.size,
         ece=gaps / p.size,
+        ece_perfect=float(perfect.mean()) / p.size,
+        ece_perfect_high=float(np.quantile(perfect, 0.95)) / p.size,
         brier=float(brier_score_loss(truth, p, pos_label=True)),
         log_loss=float(log_loss(truth, held, labels=[False, True])),
         bins=tuple(bins),
     )
+
+
+def _perfect_hits(sure: Floats, draw: np.random.Generator) -> Floats:
+    """How many of the verdicts with these confidences [N] are right, drawn _DRAWS times; no opinion
+    (exactly 0.5) is half right each time."""
+    decided = sure[sure > 0.5]
+    hits = np.full(_DRAWS, 0.5 * (len(sure) - len(decided)))
+    values, times = np.unique(decided, return_counts=True)
+    for start in range(0, len(values), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        hits += draw.binomial(times[part], values[part], (_DRAWS, len(values[part]))).sum(axis=1)
+    return hits

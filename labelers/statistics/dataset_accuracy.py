@@ -13,6 +13,7 @@ from prefloop.labelers.statistics.estimate import Estimate, proportion_estimate
 FEWEST = 20
 """People's labels that an estimate needs at least."""
 _STRETCH = 10.0
+_ALIKE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ def dataset_accuracy(
     mean of lambda f over all pairs plus the mean of Y - lambda f over the labelled ones, weighted
     by 1 / inclusion, with the lambda of least variance. It is valid however wrong the confidences
     are, and the tighter the better they are. Where people always or never agree, the normal
-    interval would have no width: Wilson's of their labels alone stands in for it.
+    interval would have no width: Wilson's of their labels alone stands in for it. Where all
+    confidences are the same they tell nothing, and the labels of people alone are the estimate.
 
     Raises ``LabelerError`` for fewer than 20 labels.
     """
@@ -66,15 +68,16 @@ def dataset_accuracy(
     if np.ptp(y) == 0:
         alone = proportion_estimate(float(y.sum()), n)
         return DatasetAccuracy(alone, alone, len(every))
-    value = float(np.squeeze(ppi_mean_pointestimate(y, f, every, w=weights)))
-    low, high = (float(np.squeeze(end)) for end in ppi_mean_ci(y, f, every, alpha=0.05, w=weights))
     mean = float((weights * y).mean())
     low_alone, high_alone = (
         float(np.squeeze(end)) for end in classical_mean_ci(y, w=weights, alpha=0.05)
     )
-    return DatasetAccuracy(
-        _within(value, low, high, n), _within(mean, low_alone, high_alone, n), len(every)
-    )
+    alone = _within(mean, low_alone, high_alone, n)
+    if np.ptp(np.concatenate([f, every])) <= _ALIKE:  # lambda would be 0 / 0
+        return DatasetAccuracy(alone, alone, len(every))
+    value = float(np.squeeze(ppi_mean_pointestimate(y, f, every, w=weights)))
+    low, high = (float(np.squeeze(end)) for end in ppi_mean_ci(y, f, every, alpha=0.05, w=weights))
+    return DatasetAccuracy(_within(value, low, high, n), alone, len(every))
 
 
 def _within(value: float, low: float, high: float, n: int) -> Estimate:

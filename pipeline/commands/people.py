@@ -64,7 +64,11 @@ def user(
     home: HomeOption = None,
 ) -> None:
     """Make an account for a person who answers; the password goes to a file (mode 600)."""
+    from prefloop.data.names import name_problem
     from prefloop.pipeline.review.users import add_person
+
+    if problem := name_problem(name):
+        raise typer.BadParameter(f"the user name {name!r} {problem}")
 
     api = _api(server, home)
     path = add_person(api, name, workspace, out or Path(f"{name}.json"))
@@ -107,6 +111,7 @@ def push(
     home: HomeOption = None,
 ) -> None:
     """Put pairs into Argilla for people to compare; run it again to go on."""
+    from prefloop.data.names import name_problem
     from prefloop.data.preferences import named_columns
     from prefloop.labelers.statistics.review_draw import STRATEGIES
     from prefloop.pipeline.review.folder import ReviewFolder
@@ -128,6 +133,8 @@ def push(
             "a dataset does not say how sure its labels are: --strategy random"
         )
     title = name or (_slug(Path(dataset).name) if dataset else mode)
+    if problem := name_problem(title):
+        raise typer.BadParameter(f"--name {title!r} {problem}")
     subjects: Subjects
     if run_dir is not None:
         run = RunDir(run_dir).require()
@@ -213,4 +220,4 @@ def _folder(where: Path, name: str | None) -> ReviewFolder:
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.") or "review"
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")[:40].replace("..", "-") or "review"

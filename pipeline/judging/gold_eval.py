@@ -20,11 +20,10 @@ from prefloop.data.preferences.gold import GoldPair, gold_layout, read_gold
 from prefloop.data.schemas import VOTE
 from prefloop.data.shards import ShardFolder
 from prefloop.labelers.base import Answer, Labeler, Pair
-from prefloop.labelers.config import JudgeLabeler
-from prefloop.labelers.judges.folder import judge_revision
 from prefloop.pipeline.config import ConfigError, RunConfig, validate_config
 from prefloop.pipeline.judging.judge_figures import JudgeFigures, judge_figures
 from prefloop.pipeline.judging.verdict_file import read_verdicts
+from prefloop.pipeline.run.answer_key import of_engines, of_labelers
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.stages.label import vote
@@ -145,7 +144,9 @@ async def _ask(
     path: Path, gold: Sequence[GoldPair], options: JudgeEvalOptions
 ) -> dict[str, pa.Table]:
     config = load_judges(path, options.seed)
-    models = Models(config, cache=options.out / "cache")
+    # Two servers that serve a model under one name share no response.
+    cache = options.out / "cache" / json_hash(of_engines(config))[:12]
+    models = Models(config, cache=cache)
     revisions = models.revisions()
     found = {}
     try:
@@ -153,8 +154,9 @@ async def _ask(
             about = {
                 "labeler": labeler.model_dump(mode="json", exclude={"weight", "calibration"}),
                 "models": revisions,
-                "judge": judge_revision(labeler.judge) if isinstance(labeler, JudgeLabeler) else "",
-                "pairs": [pair.pair_id for pair in gold],
+                "files": of_labelers([labeler], calibrated=False),
+                "engines": of_engines(config),
+                "pairs": json_hash([_shown(pair) for pair in gold]),
                 "seed": config.seed,
             }
             folder = ShardFolder(options.out / f"{labeler.name}-{json_hash(about)[:12]}", VOTE)
@@ -182,6 +184,11 @@ async def _vote(
                 tokens=pc.sum(table["prompt_tokens"]).as_py() or 0,
                 cost=pc.sum(table["cost"]).as_py() or 0.0,
             )
+
+
+def _shown(gold: GoldPair) -> tuple[Any, ...]:
+    """What of a pair a labeler may see."""
+    return gold.messages, gold.a, gold.b, gold.reference, gold.metadata
 
 
 def _pair(gold: GoldPair) -> Pair:

@@ -7,6 +7,7 @@ count only in kappa and in ``gold_ties``: no verdict on them is right or wrong.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 from prefloop.data.arrays import Bools, Floats
 from prefloop.data.errors import InputError
 from prefloop.data.preferences.gold import GoldPair
+from prefloop.labelers.jury.first_shown import first_shown_share
 from prefloop.labelers.jury.verdict_table import (
     Verdicts,
     Votes,
@@ -135,7 +137,7 @@ def judge_figures(judge: str, votes: pa.Table, gold: Sequence[GoldPair]) -> Judg
                                                * truth[rows]),
         by_gap=tuple(_share(right[rows & (bins == at)]) for at in range(len(GAP_NAMES))),
         calibration=_calibration(counted, truth, rows),
-        completions_per_label=len(votes) / asked if knows_tokens else None,
+        completions_per_label=_requests(votes) / asked if knows_tokens else None,
         tokens_per_1000=1000 * float(spent.sum()) / asked if knows_tokens else None,
         cost_per_1000=1000 * pc.sum(votes["cost"]).as_py() / asked if knows_tokens else None,
     )  # fmt: skip
@@ -149,6 +151,39 @@ def _pairs(gold: Sequence[GoldPair]) -> pa.Table:
 def _kappa(verdict: Any, truth: Any) -> float | None:
     both_ways = (np.concatenate([said, -said]) for said in (verdict, truth))
     return kappa_of_labels(*both_ways)
+
+
+def _requests(votes: pa.Table) -> int:
+    """Requests behind the votes. One may be behind many votes (a ranking of all answers to a
+    prompt), and many behind one (both answers rated, aspect by aspect)."""
+    columns = [
+        "prompt_id", "a_id", "b_id", "order", "completion", "prompt_hash", "prompt_tokens",
+        "completion_tokens",
+    ]  # fmt: skip
+    rated, charged, refused = {}, 0, set()
+    paid = set()
+    for row in votes.select(columns).to_pylist():
+        for side, replies in _ratings(row).items():
+            rated[row["prompt_id"], row[f"{side}_id"]] = len(replies)
+        key = row["prompt_id"], row["prompt_hash"]
+        if row["prompt_tokens"] + row["completion_tokens"] > 0:
+            charged += 1
+            paid.add(key)
+        elif row["prompt_hash"] is not None:
+            refused.add(key)
+    return sum(rated.values()) if rated else charged + len(refused - paid)
+
+
+def _ratings(row: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What a rating judge answered about a and about b; empty for votes of others."""
+    if row["order"] != "none" or not (row["completion"] or "").startswith("{"):
+        return {}
+    try:
+        said = json.loads(row["completion"])
+    except ValueError:
+        return {}
+    fits = said.keys() == {"a", "b"} and all(isinstance(one, list) for one in said.values())
+    return said if fits else {}
 
 
 def _rightness(verdict: Any, truth: Any) -> Floats:
@@ -173,14 +208,11 @@ def _of_orders(votes: Votes, verdicts: Verdicts, truth: Any) -> dict[str, Estima
     both = swapped & (truth != 0)
     right = same & (verdicts.verdict[:, 0] == truth)
     [bias] = position_bias(votes, verdicts).values() or [None]
-    first = np.zeros(0)
-    if bias and bias.shown:
-        first = np.repeat([1.0, 0.0], [bias.first, bias.shown - bias.first])
     return {
         "vote_accuracy": single,
         "both_right": _share(right[both]),
         "swap_agreement": _share(same[swapped]),
-        "first_share": _share(first),
+        "first_share": None if bias is None else first_shown_share(bias),
     }
 
 
@@ -226,7 +258,10 @@ def side_by_side(figures: Sequence[JudgeFigures]) -> list[tuple[str, list[Mappin
     table: list[tuple[str, list[Any]]] = [
         (name, [getattr(one, attribute) for one in figures]) for name, attribute in names.items()
     ]
-    for name, attribute in (("calibration error (ECE)", "ece"), ("Brier score", "brier"),
+    for name, attribute in (("calibration error (ECE)", "ece"),
+                            ("ECE of a perfect judge, mean", "ece_perfect"),
+                            ("ECE of a perfect judge, 95 % below", "ece_perfect_high"),
+                            ("Brier score", "brier"),
                             ("log loss", "log_loss")):  # fmt: skip
         row = [one.calibration and getattr(one.calibration, attribute) for one in figures]
         table.append((name, row))

@@ -228,7 +228,15 @@ class Planner:
             kept = sum(self._candidates(prompts))
         fresh = round(kept * (1 - config.write.test_share))
         self._pairs_so_far += fresh
-        examples = fresh if settings.data == "fresh" else self._pairs_so_far
+        earlier = self._pairs_so_far - fresh
+        match settings.data:
+            case "fresh":
+                examples = fresh
+            case "accumulated":
+                examples = fresh + earlier
+            case "replay":
+                share = settings.replay_share
+                examples = fresh + min(round(fresh * share / (1 - share)), earlier)
         examples = min(examples, settings.max_pairs or examples)
         steps = optimiser_steps(examples, settings)
         if config.prompts_per_leg:

@@ -11,7 +11,9 @@ from prefloop.data.hashing import json_hash
 from prefloop.labelers.jury.round_jury import RoundJury
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.engines.settings import OpenAIEngine
+from prefloop.pipeline.run.answer_key import of_engines, of_labelers
 from prefloop.pipeline.run.context import RunContext
+from prefloop.pipeline.run.manifest import input_hashes
 from prefloop.pipeline.run.metrics import metrics_table
 from prefloop.pipeline.run.models import Models, checkpoint, revision
 from prefloop.pipeline.run.round_jury import jury_on
@@ -52,7 +54,8 @@ async def evaluate_policy(config: RunConfig, *, policy: str, against: str, out: 
     """Let both policies answer the held-out prompts of ``config``, and its labelers compare.
 
     Both get the same seeds, every labeler sees both orders as configured. What is there is not done
-    again: answers and votes lie in a folder of ``out`` that is named after models and settings.
+    again: answers and votes lie in a folder of ``out`` that is named after models, settings and the
+    contents of the files that they name (prompts, judges, calibrations).
     Raises subclasses of ``PrefloopError``.
     """
     served = isinstance(config.engines[config.sample.engine], OpenAIEngine)
@@ -62,14 +65,19 @@ async def evaluate_policy(config: RunConfig, *, policy: str, against: str, out: 
             "or transformers"
         )
     paths = {name: checkpoint(name, served=False) for name in (policy, against)}
+    other = config.model_copy(update={"policy": against})
     about = {
         "models": [revision(paths[name]) for name in (policy, against)],
+        "others": Models(other).revisions(),
+        "inputs": input_hashes(config),
+        "labelers": of_labelers(config.all_labelers),
+        "engines": of_engines(config),
         "config": config.model_dump(
             mode="json", include={"seed", "prompts", "sample", "label", "evaluate"}
         ),
     }
     run = RunDir(out / json_hash(about)[:12])
-    models = Models(config.model_copy(update={"policy": against}), cache=run.cache)
+    models = Models(other, cache=run.cache)
     context = RunContext.of(config, run)
     answer = partial(answer_heldout, context.round(0), config.sample, config.evaluate, models)
     with run.lock():

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from prefloop.labelers.decisions.decide import NO_VALID_VOTE, TIE
+from prefloop.labelers.jury.first_shown import first_shown_share
 from prefloop.labelers.jury.verdict_table import (
     VOTE_COLUMNS,
     PositionBias,
@@ -26,7 +27,6 @@ from prefloop.labelers.jury.verdict_table import (
     read_votes,
 )
 from prefloop.labelers.statistics.agreement import kappa_of_tables
-from prefloop.labelers.statistics.estimate import wilson
 from prefloop.pipeline.run.run_dir import RunDir
 
 Counts = NDArray[np.int64]
@@ -125,7 +125,8 @@ class LabelerTally:
     @property
     def first_interval(self) -> tuple[float, float]:
         """95 % interval of the share of votes for the answer shown first."""
-        return wilson(self.position.first_share or 0.0, self.position.shown)
+        found = first_shown_share(self.position)
+        return (found.low, found.high) if found else (0.0, 1.0)
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
+from prefloop.data.names import name_problem
 from prefloop.pipeline.review.argilla_api import ArgillaApi
 from prefloop.pipeline.review.errors import ReviewError
 from prefloop.pipeline.review.server.home import write_secret
@@ -20,6 +21,9 @@ def add_person(api: ArgillaApi, name: str, workspace: str, out: Path) -> Path:
     """
     import argilla as rg
 
+    problem = name_problem(name)
+    if problem:
+        raise ReviewError(f"the user name {name!r} {problem}")
     if out.exists():
         raise ReviewError(f"{out}: exists: it may hold somebody's password; give another --out")
     client = api.client

@@ -66,7 +66,7 @@ def open_run(config: RunConfig, run: RunDir, *, revisions: Mapping[str, str]) ->
     Raises :class:`RunError` showing the difference where the config, the prompts or a model
     changed in a way that reaches into finished work.
     """
-    inputs = _input_hashes(config)
+    inputs = input_hashes(config)
     if run.config.exists():
         redo = _refuse_changed_config(config, run)
         if run.begun():
@@ -206,34 +206,36 @@ def _stages_begun(run: RunDir, *, on_policy: bool) -> set[str]:
     return begun
 
 
-def _input_hashes(config: RunConfig) -> dict[str, str]:
+def input_hashes(config: RunConfig) -> dict[str, str]:
     """SHA-256 of the files that prompts come from, of the judges' folders and of calibrations; hub
     datasets are not files of ours."""
     sources = [config.prompts.train, config.prompts.heldout]
     sources += [overlap.source for overlap in config.prompts.exclude_overlap]
-    found = {
-        source.path: [Path(name) for name in sorted(glob.glob(resolve_embedded(source.path)))]  # noqa: PTH207
-        for source in sources
-        if isinstance(source, PromptSource)
-    }
-    hashes = {name: _digest(paths) for name, paths in found.items() if paths}
+    found = {source.path: _named(source) for source in sources if isinstance(source, PromptSource)}
+    hashes = {name: digest(paths) for name, paths in found.items() if paths}
     for labeler in config.all_labelers:
         if isinstance(labeler, JudgeLabeler):
             hashes[JUDGE.format(labeler.judge)] = judge_revision(labeler.judge)
             hashes[JUDGE_QUESTION.format(labeler.judge)] = question_revision(labeler.judge)
     for name, path in config.label.calibrations.items():
         read_calibrator(path)  # now rather than after the votes are paid for
-        hashes[CALIBRATION.format(name)] = _digest([path])
+        hashes[CALIBRATION.format(name)] = digest([path.expanduser()])
     return hashes
 
 
-def _digest(paths: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
+def _named(source: PromptSource) -> list[Path]:
+    path = Path(resolve_embedded(source.path)).expanduser()
+    return [Path(name) for name in sorted(glob.glob(str(path)))]  # noqa: PTH207
+
+
+def digest(paths: Sequence[Path]) -> str:
+    """SHA-256 of the names and contents of files, folders with all that is in them."""
+    found = hashlib.sha256()
     for file in sorted(p for path in paths for p in (path, *path.rglob("*")) if p.is_file()):
-        digest.update(file.name.encode())
+        found.update(file.name.encode())
         with file.open("rb") as handle:
-            digest.update(hashlib.file_digest(handle, "sha256").digest())
-    return digest.hexdigest()
+            found.update(hashlib.file_digest(handle, "sha256").digest())
+    return found.hexdigest()
 
 
 def _versions() -> dict[str, str]:

@@ -86,6 +86,24 @@ def test_findings(tmp_path: Path, ending: str) -> None:
     assert (found.prompts, found.prompts_with_several) == (6, 4)
 
 
+@pytest.mark.parametrize("blank", ["instruction", "input", None])
+def test_an_evaluation_set_is_joined_as_the_prompts_are(tmp_path: Path, blank: str | None) -> None:
+    tasks = [
+        {"instruction": "Translate into French.", "input": "The harbour is closed on Sundays."},
+        {"instruction": "Name the largest of these towns.", "input": "Porto, Braga, Faro, Lagos"},
+    ]
+    tasks = [{key: "" if key == blank else text for key, text in one.items()} for one in tasks]
+    rows = [{**one, "chosen": "yes, this", "rejected": "no, that"} for one in tasks]
+    other = {"instruction": "Translate into French.", "input": "Nobody has seen the cat since May."}
+    rows.append({**other, "chosen": "one", "rejected": "two"})
+    data, against = tmp_path / "pairs.jsonl", tmp_path / "eval.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    against.write_text("\n".join(map(json.dumps, tasks)))
+    found = audit(str(data), make_options(against=[f"held={against}"]))
+    [overlap] = [one for one in found.findings if one.name == "overlap:held"]
+    assert overlap.count == 2
+
+
 def test_fix_adds_up_and_trl_takes_it(tmp_path: Path) -> None:
     import datasets
     import trl

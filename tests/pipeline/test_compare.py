@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
+from prefloop.labelers.judges.folder import SHIPPED
+from prefloop.labelers.jury.calibrator import Calibrator
 from prefloop.pipeline.commands.app import app
-from prefloop.pipeline.run.run_dir import RunDir
-from tests.helpers.runs import run_small, small_config
+from prefloop.pipeline.policies.compare import evaluate_policy
+from prefloop.pipeline.run.run_dir import RunDir, RunError
+from tests.helpers.runs import JUDGE, run_small, small_config
 
 TRAIN = {"learning_rate": 1e-3, "batch_size": 4, "epochs": 2}
 
@@ -62,6 +67,59 @@ def test_a_policy_against_itself_is_even(run: RunDir, tmp_path: Path) -> None:
     figures = {(row["name"], row["labeler"]): row for row in json.loads(done.stdout)["figures"]}
     assert figures["win_rate", "jury"]["value"] == 0.5
     assert figures["kl", None]["value"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("changed", ["heldout", "judge", "calibration", "engine"])
+def test_whatever_changes_an_answer_changes_the_folder(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folders = []
+
+    async def stop(*_: object) -> None:
+        raise RunError("far enough")
+
+    def noted(root: Path) -> RunDir:
+        folders.append(root)
+        return RunDir(root)
+
+    monkeypatch.setattr("prefloop.pipeline.policies.compare.answer_heldout", stop)
+    monkeypatch.setattr("prefloop.pipeline.policies.compare.RunDir", noted)
+    judge = tmp_path / "judge"
+    shutil.copytree(SHIPPED / "pairwise", judge)
+    calibration = tmp_path / "calibration.json"
+    fitted = Calibrator.fit([0.7] * 30, [1.0] * 20 + [0.0] * 10, "platt")
+    calibration.write_text(json.dumps({"calibration": fitted.as_dict()}))
+    heldout = tmp_path / "heldout.jsonl"
+    heldout.write_text(json.dumps({"prompt": "Name a fruit that is red."}))
+
+    def compare(dtype: str) -> None:
+        labeler = {**JUDGE, "judge": str(judge), "calibration": str(calibration)}
+        config = small_config(
+            train=TRAIN,
+            label={"labelers": [labeler]},
+            prompts={
+                "train": {"path": "embedded:prompts", "limit": 16},
+                "heldout": {"path": "~/heldout.jsonl"},
+            },
+            engines={"default": {"type": "transformers", "device": "cpu", "dtype": dtype}},
+        )
+        one = "embedded:policy"
+        with pytest.raises(RunError, match="far enough"):
+            asyncio.run(evaluate_policy(config, policy=one, against=one, out=tmp_path / "out"))
+
+    compare("float32")
+    compare("float32")
+    if changed == "heldout":
+        heldout.write_text(json.dumps({"prompt": "Name a fruit that is green."}))
+    elif changed == "judge":
+        (judge / "prompt.jinja").write_text((judge / "prompt.jinja").read_text() + "Be strict.")
+    elif changed == "calibration":
+        fitted = Calibrator.fit([0.7] * 30, [1.0] * 30, "platt")
+        calibration.write_text(json.dumps({"calibration": fitted.as_dict()}))
+    compare("bfloat16" if changed == "engine" else "float32")
+    first, same, other = folders
+    assert first == same != other
 
 
 def test_mistakes_are_one_line(run: RunDir, tmp_path: Path) -> None:

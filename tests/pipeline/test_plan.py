@@ -126,6 +126,26 @@ def test_options_that_change_the_counts(tmp_path: Path) -> None:
     assert not [step for step in plan.steps if step.stage == "evaluate"]
 
 
+@pytest.mark.parametrize(
+    ("share", "examples"), [(0.25, [9, 12, 12]), (0.5, [9, 18, 18]), (0.6, [9, 18, 22])]
+)
+def test_replay_adds_its_share_of_earlier_pairs(
+    tmp_path: Path, share: float, examples: list[int]
+) -> None:
+    plan = make_plan(
+        _config(
+            tmp_path,
+            rounds=3,
+            sample={"prompts_per_round": 5},
+            label={"pairs_per_prompt": 2},
+            filter={"strategy": {"type": "all"}},
+            train={"data": "replay", "replay_share": share},
+            evaluate={"enabled": False},
+        )
+    )
+    assert [each.examples for each in plan.training] == examples
+
+
 def test_pool_shares_the_samples_by_weight(tmp_path: Path) -> None:
     pool = [
         {"name": "one", "weight": 3.0},

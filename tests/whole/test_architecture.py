@@ -24,7 +24,7 @@ ROOMS = {
 
 ORDER = {
     "data": [
-        "errors strict arrays hashing utf8",
+        "errors strict arrays hashing names utf8",
         "config protocol schemas shards chat conversation dedup quarantine dataset_folder",
         "embedded",
         "sources",

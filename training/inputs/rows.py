@@ -9,7 +9,6 @@ prompt itself says which prompt a row has: ids of others are often null, or shar
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,9 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefloop.data.hashing import prompt_id
-from prefloop.data.preferences.transcripts import is_conversation, turns_of
 from prefloop.data.protocol import Message
-from prefloop.data.sources.turns import Unusable, read_turn
+from prefloop.data.sources.turns import Unusable, conversation_in, read_turn, turns_of
 from prefloop.training.errors import TrainingError
 
 UNREADABLE = "unreadable"
@@ -292,18 +290,13 @@ def _is_text_part(part: Any) -> bool:
 
 
 def _turns_in_text(text: str) -> list[Message]:
-    """The turns that ``text`` spells out, as JSON or as a transcript; none in plain text."""
-    if text.lstrip().startswith("["):
-        try:
-            return _turns(json.loads(text), "prompt")
-        except (ValueError, RecursionError, Unusable):
-            return []
-    if not is_conversation(text):
-        return []
+    """The turns that ``text`` spells out, as a list or as a transcript; none in plain text."""
     try:
-        return [{"role": turn["role"], "content": turn["content"]} for turn in turns_of(text, "")]
+        found = conversation_in(text, "prompt")
+        turns = [] if found is None else turns_of(found, "prompt")
     except Unusable:
         return []
+    return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
 
 
 def _without_open_turn(turns: list[Message]) -> list[Message]:

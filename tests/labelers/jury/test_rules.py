@@ -280,6 +280,39 @@ def test_a_large_round_is_fitted_on_thinned_patterns() -> None:
 # Wiring ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("jury", [RELIABILITY, DAWID_SKENE])
+def test_many_labelers_are_fitted_though_every_pattern_is_rare(
+    jury: Jury, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefloop.labelers.jury.fit._MOST_PAIRS", 1500)
+    names = [f"labeler {index}" for index in range(10)]
+    draw = np.random.default_rng(0)
+    truth = draw.integers(0, 2, 6000)
+    said = np.where(draw.random((6000, 10)) < 0.75, truth[:, None], 1 - truth[:, None])
+    said[draw.random((6000, 10)) < 0.3] = 3
+    counts = Counter(map(tuple, said.tolist()))
+    assert max(counts.values()) < 20
+    fitted = fit_jury(counts, names, jury)
+    assert (fitted.rule, fitted.pairs) == (jury.rule, 6000)
+    found = fitted.accuracy or {name: fitted.confusions[name]["a"]["a"] for name in names}
+    assert np.mean(list(found.values())) == pytest.approx(0.75, abs=0.02)
+    assert list(found.values()) == pytest.approx([0.75] * 10, abs=0.06)
+
+
+@pytest.mark.parametrize("times", [1, 4000])
+@pytest.mark.parametrize("jury", [RELIABILITY, DAWID_SKENE])
+def test_votes_that_say_little_are_fitted_all_the_same(jury: Jury, times: int) -> None:
+    for patterns in (
+        [(0, 0, 0)], [(0, 3, 3), (3, 0, 3), (3, 3, 0)], [(0, 1, 2), (2, 2, 2)],
+        [(2, 2, 2), (3, 3, 3), (0, 1, 0)], [(3, 3, 3)], [(2, 2, 2)], [],
+    ):  # fmt: skip
+        fitted = fit_jury(Counter(dict.fromkeys(patterns, times)), list("xyz"), jury)
+        rows = [row for of in (fitted.confusions or {}).values() for row in of.values()]
+        shares = [*(fitted.accuracy or {}).values(), *(p for row in rows for p in row.values())]
+        assert np.isfinite(shares).all()
+        assert all(sum(row.values()) == pytest.approx(1, abs=1e-5) for row in rows)
+
+
 def test_nothing_fitted_is_an_error_and_so_is_a_stranger() -> None:
     with pytest.raises(LabelerError, match="needs what is fitted"):
         p_of_a(RELIABILITY, None, x="a")

@@ -97,6 +97,15 @@ def test_confidences_that_know_make_it_tighter() -> None:
     assert width < 0.4 * (result.by_people_alone.high - result.by_people_alone.low)
 
 
+@pytest.mark.parametrize("same", [0.9, 0.5, 1 / 3])
+def test_equal_confidences_leave_the_labels_of_people(same: float) -> None:
+    right = np.array([1.0] * 28 + [0.0] * 12)
+    result = dataset_accuracy(right, np.full(40, same), np.full(100, same + 1e-12))
+    assert result.estimate == result.by_people_alone
+    assert result.estimate.value == pytest.approx(0.7)
+    assert 0 < result.estimate.low < 0.7 < result.estimate.high < 1
+
+
 def test_few_labels_and_full_agreement() -> None:
     with pytest.raises(LabelerError, match="people labelled 19"):
         dataset_accuracy(np.ones(19), np.ones(19), np.ones(100))

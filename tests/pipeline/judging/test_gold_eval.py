@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,31 @@ def test_real_judges_side_by_side(gold_file: str, tmp_path: Path) -> None:
     again = evaluate(gold_file, tmp_path, judges=[one, two])
     assert again.figures == found.figures
     assert [path.stat().st_mtime_ns for path in shards] == before
+
+
+def test_votes_are_kept_for_what_was_shown_and_by_whom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another code of a verifier, other metadata or another reference: another vote."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code = tmp_path / "scoring_here.py"
+    code.write_text("def score(text, *, metadata, **_):\n    return text == metadata['wanted']\n")
+    rows = [{"prompt": f"say {n}", "chosen": f"a{n}", "rejected": f"b{n}", "wanted": f"a{n}"}
+            for n in range(6)]  # fmt: skip
+    path = write(tmp_path / "gold.jsonl", rows)
+    judge = config(tmp_path / "v.yaml", type="verifier", function="scoring_here:score")
+
+    def accuracy() -> float:
+        [found] = evaluate(path, tmp_path, judges=[judge]).figures
+        assert found.accuracy is not None
+        return found.accuracy.value
+
+    assert accuracy() == 1.0
+    write(tmp_path / "gold.jsonl", [{**row, "wanted": row["rejected"]} for row in rows])
+    assert accuracy() == 0.0
+    code.write_text("def score(text, **_):\n    return 1\n")
+    monkeypatch.delitem(sys.modules, "scoring_here")
+    assert accuracy() == 0.5
 
 
 def test_an_interrupted_evaluation_goes_on(gold_file: str, tmp_path: Path, monkeypatch) -> None:

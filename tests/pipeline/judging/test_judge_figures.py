@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss
@@ -86,6 +88,46 @@ def test_cost_of_a_label() -> None:
     assert found.completions_per_label == 2
     assert found.tokens_per_1000 == 200_000
     assert found.cost_per_1000 == pytest.approx(20)
+
+
+def test_requests_are_not_votes() -> None:
+    one, other = (
+        GoldPair("gold", row, ({"role": "user", "content": "the same"},), "x", answer, "a", "a")
+        for row, answer in ((1, "yy"), (2, "zzz"))
+    )
+    assert one.prompt_id == other.prompt_id
+    spent = {"prompt_tokens": 90, "completion_tokens": 10}
+    # Two listings of three answers: four votes, the first of each listing is charged.
+    ranked = [
+        vote(pair, order, "a", prompt_hash=order, **(spent if pair is one else {}))
+        for pair in (one, other)
+        for order in ("ab", "ba")
+    ]
+    assert judge_figures("j", votes_table(ranked), [one, other]).completions_per_label == 1
+    # Three answers, each rated in two aspects: six requests for two pairs.
+    said = json.dumps({"a": ["7", "8"], "b": ["3", "4"]})
+    rated = [vote(pair, "none", "a", completion=said, **spent) for pair in (one, other)]
+    ids = {one.a_id, one.b_id, other.a_id, other.b_id}
+    found = judge_figures("j", votes_table(rated), [one, other])
+    assert found.completions_per_label == 2 * len(ids) / 2
+
+
+def test_a_perfect_judge_has_an_error_of_its_size() -> None:
+    draw = np.random.default_rng(1)
+    found = []
+    for _ in range(200):
+        p = draw.uniform(0, 1, 80)
+        found.append(calibration(p, draw.random(80) < p))
+    assert np.mean([one.ece for one in found]) == pytest.approx(
+        np.mean([one.ece_perfect for one in found]), rel=0.1
+    )
+    above = np.mean([one.ece > one.ece_perfect_high for one in found])
+    assert 0.01 < above < 0.1
+    many = draw.uniform(0, 1, 8000)
+    assert calibration(many, draw.random(8000) < many).ece_perfect < found[0].ece_perfect / 5
+    sure = calibration(np.ones(30), np.ones(30))
+    assert (sure.ece, sure.ece_perfect, sure.ece_perfect_high) == (0, 0, 0)
+    assert calibration(np.full(30, 0.5), np.ones(30)).ece_perfect == 0
 
 
 def test_a_judge_that_likes_length_is_found_out() -> None:

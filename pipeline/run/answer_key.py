@@ -1,0 +1,61 @@
+"""What an answer or a vote that is kept outside a run depends on, so that it is never taken for
+another's: settings, and the contents of files behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from prefloop.labelers.config import JudgeLabeler, LabelerConfig, VerifierLabeler
+from prefloop.labelers.judges.folder import judge_revision, question_revision
+from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.run.manifest import digest
+
+_HARMLESS = {
+    "api_key_env", "max_concurrency", "timeout_s", "max_retries", "max_backoff_s",
+    "requests_per_minute", "tokens_per_minute", "max_total_tokens", "max_cost", "cache",
+    "cache_dir", "gpu_memory_utilization", "block_wait_s",
+}  # fmt: skip
+"""Keys of an engine that change how an answer gets there, and not what it is."""
+
+
+def of_engines(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """The engines' settings that reach into what they answer, by name."""
+    return {
+        name: {
+            key: value
+            for key, value in engine.model_dump(mode="json").items()
+            if key not in _HARMLESS
+        }
+        for name, engine in config.engines.items()
+    }
+
+
+def of_labelers(
+    labelers: Iterable[LabelerConfig], *, calibrated: bool = True
+) -> dict[str, dict[str, str]]:
+    """Hashes of the files that decide what each labeler says, by its name: the judge's folder, the
+    module of a verifier's function and, if votes are ``calibrated``, the calibration.
+
+    Raises ``LabelerError`` for a judge that cannot be read.
+    """
+    return {labeler.name: _files_of(labeler, calibrated) for labeler in labelers}
+
+
+def _files_of(labeler: LabelerConfig, calibrated: bool) -> dict[str, str]:
+    if isinstance(labeler, JudgeLabeler):
+        found = {
+            "judge": judge_revision(labeler.judge), "question": question_revision(labeler.judge)
+        }  # fmt: skip
+        if calibrated and labeler.calibration is not None:
+            found["calibration"] = digest([labeler.calibration.expanduser()])
+        return found
+    if isinstance(labeler, VerifierLabeler) and labeler.function:
+        try:
+            spec = find_spec(labeler.function.partition(":")[0])
+        except (ImportError, ValueError, AttributeError):
+            return {}  # building the labeler says what is wrong
+        return {"code": digest([Path(spec.origin)]) if spec and spec.origin else ""}
+    return {}
