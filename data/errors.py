@@ -3,9 +3,15 @@
 Every message names what is wrong, where, and what to do about it.
 """
 
+from prefloop.data.utf8 import shown
+
 
 class PrefloopError(Exception):
     """Base of all errors shown without a traceback."""
+
+    def __str__(self) -> str:
+        """The message, whose words may be a file's: nothing in it can command a terminal."""
+        return "\n".join(map(shown, super().__str__().split("\n")))
 
 
 class InputError(PrefloopError):

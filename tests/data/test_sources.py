@@ -156,6 +156,7 @@ def test_messages_command_no_terminal(tmp_path: Path) -> None:
     evil = "\x1b[31m\x07\r\n\u202e\x9b\u2028"
     assert shown(f"a{evil}é") == "a\\x1b[31m\\x07\\r\\n\\u202e\\x9b\\u2028é"
     assert listed([evil]).isprintable()
+    assert str(InputError("a\x1b[31m\nb\u202e")) == "a\\x1b[31m\nb\\u202e"
     row = BadRow(evil, 1, evil, "reason", evil, evil)
     assert str(row).isprintable()
     for name, content in (
