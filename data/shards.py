@@ -246,7 +246,7 @@ def _flush(path: Path) -> None:
 def _unreadable(path: Path, error: Exception) -> StorageError:
     return StorageError(
         f"{path}: cannot be read ({_first_line(error)}): delete it and run the same command "
-        "again, which makes it anew"
+        "again (in a run's directory: `prefloop run`), which makes it anew"
     )
 
 

@@ -1,0 +1,153 @@
+"""What may change between two starts of a run, and what is made anew then."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from prefloop.data import schemas
+from prefloop.data.errors import PrefloopError
+from prefloop.pipeline.config import ConfigError, RunConfig, validate_config
+from prefloop.pipeline.run.manifest import open_run
+from prefloop.pipeline.run.run_dir import RunDir, RunError
+from prefloop.pipeline.run.status import collect_status
+from tests.helpers.runs import VERIFIER, small_config
+
+COUNTS = {"read": 1, "kept": 1, "heldout": 0, "dropped": 0, "quarantined": 0}
+
+
+def begun(root: Path, config: RunConfig, *made: str) -> RunDir:
+    """A run whose prompts are read, with an empty first shard of each noun in ``made``."""
+    run = RunDir(root)
+    open_run(config, run, revisions={})
+    run.prompt_counts.write_text(json.dumps(COUNTS))
+    for noun in made:
+        shards = getattr(run.round(0), noun)
+        shards.write(0, shards.schema.empty_table())
+    return run
+
+
+def test_prompts_mended_after_a_refused_first_start_are_those_of_the_run(tmp_path: Path) -> None:
+    prompts = tmp_path / "p.jsonl"
+    config = small_config(prompts={"train": {"path": str(prompts)}})
+    run = RunDir(tmp_path / "run")
+    prompts.write_text('{"prompt": 5}\n')
+    open_run(config, run, revisions={})  # reading them is refused
+    prompts.write_text('{"prompt": "five"}\n')
+    open_run(config, run, revisions={})
+    run.prompt_counts.write_text(json.dumps(COUNTS))
+    open_run(config, run, revisions={})
+    prompts.write_text('{"prompt": "six"}\n')
+    with pytest.raises(RunError, match="changed since"):
+        open_run(config, run, revisions={})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"filter": {"filters": []}},
+        {"filter": {"strategy": {"type": "all"}}},
+        {"write": {"test_share": 0.5}},
+    ],
+)
+def test_half_of_a_free_stage_is_made_anew_with_changed_settings(
+    tmp_path: Path, change: dict
+) -> None:
+    nouns = ("candidates", "votes", "decisions", "unbalanced")
+    run = begun(tmp_path, small_config(), *nouns)
+    folder = run.round(0)
+    open_run(small_config(**change), run, revisions={})
+    assert folder.votes.exists(0)
+    kept = "write" in change
+    assert folder.decisions.exists(0) == kept
+    assert folder.unbalanced.exists(0) == kept
+    folder.written.write_text(json.dumps({"train": 0, "test": 0}))
+    with pytest.raises(RunError, match=r"(filter|write)\..*->"):
+        open_run(small_config(), run, revisions={})
+
+
+@pytest.mark.parametrize(
+    ("made", "change"),
+    [
+        ("candidates", {"sample": {"n": 4, "max_tokens": 40}}),
+        ("candidates", {"sample": {"n": 3, "max_tokens": 40, "prompts_per_round": 4}}),
+        ("candidates", {"block_size": 4}),
+        ("votes", {"label": {"labelers": [VERIFIER]}}),
+        ("prompts", {"seed": 4}),
+    ],
+)
+def test_half_of_a_paid_stage_refuses_changed_settings(
+    tmp_path: Path, made: str, change: dict
+) -> None:
+    run = begun(tmp_path, small_config(), made)
+    run.prompt_counts.unlink()  # lost: what was made of the prompts still stands
+    with pytest.raises(RunError, match="config differs"):
+        open_run(small_config(**change), run, revisions={})
+    open_run(small_config(), run, revisions={})
+
+
+def test_inputs_that_came_later_are_remembered(tmp_path: Path) -> None:
+    run = begun(tmp_path, small_config())
+    open_run(small_config(), run, revisions={"other": "1"})
+    with pytest.raises(RunError, match="other changed"):
+        open_run(small_config(), run, revisions={"other": "2"})
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    name=st.sampled_from(["manifest", "config", "prompt_counts", "journal"]),
+    share=st.floats(0, 1),
+    junk=st.sampled_from([b"", b"null", b"[]", b"\xff", b"{}"]),
+)
+@example("config", 0.0, b"")
+@example("manifest", 0.0, b"{}")
+@example("prompt_counts", 0.0, b"null")
+@example("journal", 0.5, b"null")
+def test_a_control_file_cut_at_any_byte_is_one_line_whose_remedy_works(
+    tmp_path_factory: pytest.TempPathFactory, name: str, share: float, junk: bytes
+) -> None:
+    config = small_config()
+    run = begun(tmp_path_factory.mktemp("cut"), config, "candidates")
+    run.note("sample", 0, 1.0)
+    file = getattr(run, name)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(share * len(whole))] + junk)
+
+    def use() -> None:
+        collect_status(run)
+        open_run(config, run, revisions={})
+        if run.prompt_counts.exists():
+            run.read_prompt_counts()
+
+    said = None
+    try:
+        use()
+    except PrefloopError as error:
+        said = str(error)
+    if said is None:
+        return
+    assert str(file) in said
+    assert "\n" not in said
+    if name == "config":
+        file.write_bytes(whole)  # as the message says
+    else:
+        assert "delete it" in said
+        file.unlink()
+    use()
+
+
+def test_an_empty_run_directory_is_refused() -> None:
+    for name in ("", "  "):
+        with pytest.raises(ConfigError, match="run_dir"):
+            validate_config(small_config().model_dump() | {"run_dir": name}, "test")
+
+
+def test_a_directory_deleted_under_a_run_is_one_line(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    with run.lock():
+        run.root.rename(tmp_path / "elsewhere")
+        run.prompts.write(0, schemas.PROMPT.empty_table())  # makes the folder again
+        with pytest.raises(RunError, match="was deleted or moved"):
+            run.note("prompts", 0, 1.0)
