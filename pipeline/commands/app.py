@@ -53,7 +53,7 @@ _INTERRUPTED = 130
 def main() -> NoReturn:
     """Entry point: errors of the user or the machine are one line, interruptions resumable."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' bars would run through ours
-    logging.basicConfig(level=logging.WARNING, format="prefloop: %(message)s", stream=sys.stderr)
+    _show_our_warnings()
     # Raised as KeyboardInterrupt wherever the main thread is, training included; asyncio leaves a
     # handler alone that is not Python's default.
     signal.signal(signal.SIGINT, _interrupt)
@@ -85,6 +85,17 @@ def main() -> NoReturn:
             file=sys.stderr,
         )
     sys.exit(code)
+
+
+def _show_our_warnings() -> None:
+    """On stderr, under our name. Libraries have theirs, and are shown for errors alone."""
+    ours, others = logging.StreamHandler(sys.stderr), logging.StreamHandler(sys.stderr)
+    ours.setFormatter(logging.Formatter("prefloop: %(message)s"))
+    ours.addFilter(logging.Filter("prefloop"))
+    others.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    others.addFilter(lambda record: not record.name.startswith("prefloop"))
+    others.setLevel(logging.ERROR)
+    logging.basicConfig(level=logging.WARNING, handlers=[ours, others])
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:

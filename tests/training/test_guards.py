@@ -178,7 +178,15 @@ def test_a_run_stops_and_goes_on_as_configured(tmp_path: Path) -> None:
         run_small(run.root, small_config(train=train))
     with pytest.raises(RunError, match="guard margin stopped training"):  # and again
         run_small(run.root, small_config(train=train))
+    # Killed before the journal got its line: the guard counts all the same, and the line is made.
+    lines = run.journal.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if '"stage": "train"' not in line]
+    assert len(kept) == len(lines) - 1
+    run.journal.write_text("".join(kept))
+    with pytest.raises(RunError, match="guard margin stopped training"):
+        run_small(run.root, small_config(train=train))
     [note] = [note for note in run.notes() if note["stage"] == "train"]
+    assert note["learning_rate"] == 1e-3
     assert note["guard"]["restored_step"] < note["guard"]["step"]
     train["guards"]["then"] = "go_on"
     run_small(run.root, small_config(train=train))

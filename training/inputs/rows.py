@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from prefloop.data.hashing import prompt_id
 from prefloop.data.protocol import Message
-from prefloop.data.sources.turns import Unusable, conversation_in, read_turn, turns_of
+from prefloop.data.sources.turns import Unusable, conversation_in, turns_of
 from prefloop.training.errors import TrainingError
 
 UNREADABLE = "unreadable"
@@ -154,14 +154,14 @@ def read_prompt(value: Any) -> list[Message]:
     if isinstance(value, str):
         if not value.strip():
             raise _unreadable("prompt", "holds no text")
-        return _without_open_turn(_turns_in_text(value)) or _one_user_turn(value)
+        return _without_open_turn(_turns_in_text(value, "prompt")) or _one_user_turn(value)
     return _turns(value, "prompt")
 
 
 def read_answer(value: Any, column: str, prompt: Sequence[Message]) -> str:
     """The text of the assistant's answer to ``prompt``. Raises ``Unusable``."""
     if isinstance(value, str):
-        turns = _turns_in_text(value)
+        turns = _turns_in_text(value, column)
         if not turns:
             return value
     else:
@@ -262,24 +262,29 @@ def _turns(value: Any, column: str) -> list[Message]:
     turns = [value] if isinstance(value, dict) else value
     if not isinstance(turns, list) or not turns:
         raise _unreadable(column, _PROMPT_FORM if column == "prompt" else _FORM)
-    return [_turn(turn, column, number) for number, turn in enumerate(turns, 1)]
+    found = [one for number, turn in enumerate(turns, 1) for one in _turn(turn, column, number)]
+    if not found:
+        raise _unreadable(column, _PROMPT_FORM if column == "prompt" else _FORM)
+    return found
 
 
-def _turn(turn: Any, column: str, number: int) -> Message:
+def _turn(turn: Any, column: str, number: int) -> list[Message]:
+    """The turn; none where it is a system's without text."""
     if isinstance(turn, dict):
         match turn:
             case {"role": str(role), "content": str(content)} if role in _OURS:
-                return {"role": role, "content": content}
+                return [{"role": role, "content": content}]
         # Rows of mixed formats have all keys, and null for those of the other format.
         turn = {key: value for key, value in turn.items() if value is not None}
         parts = turn.get("content")
         if isinstance(parts, list) and parts and all(map(_is_text_part, parts)):
             turn["content"] = "".join(part["text"] for part in parts)
     try:
-        role, content = read_turn(turn, column, number)
+        found = turns_of([turn], column)
     except Unusable as unusable:
-        raise _unreadable(column, unusable.detail) from None
-    return {"role": role, "content": content}
+        detail = unusable.detail.replace("turn 1 ", f"turn {number} ", 1)
+        raise _unreadable(column, detail) from None
+    return [{"role": one["role"], "content": one["content"]} for one in found]
 
 
 def _is_text_part(part: Any) -> bool:
@@ -289,14 +294,13 @@ def _is_text_part(part: Any) -> bool:
     return False
 
 
-def _turns_in_text(text: str) -> list[Message]:
+def _turns_in_text(text: str, column: str) -> list[Message]:
     """The turns that ``text`` spells out, as a list or as a transcript; none in plain text."""
     try:
-        found = conversation_in(text, "prompt")
-        turns = [] if found is None else turns_of(found, "prompt")
-    except Unusable:
-        return []
-    return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+        written = conversation_in(text, column)
+    except Unusable as unusable:
+        raise _unreadable(column, unusable.detail) from None
+    return [] if written is None else _turns(written, column)
 
 
 def _without_open_turn(turns: list[Message]) -> list[Message]:

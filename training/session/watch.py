@@ -150,6 +150,8 @@ def quiet(verbose: bool) -> Iterator[None]:
     transformers.logging.disable_progress_bar()
     for logger in loggers:
         logger.setLevel(logging.ERROR)
+    # It calls a kernel an error that nobody asked for; one that is needed and missing raises.
+    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
