@@ -29,7 +29,7 @@ from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.promotion import Lineage
 from prefloop.pipeline.run.round_jury import load_round_jury
-from prefloop.pipeline.run.run_dir import Stopwatch
+from prefloop.pipeline.run.run_dir import RunError, Stopwatch
 from prefloop.pipeline.stages.filter import decide_block
 from prefloop.pipeline.stages.label import OpenLabelers, label_block
 from prefloop.pipeline.stages.sample import draw_block, open_draw
@@ -70,6 +70,7 @@ async def train_while_sampling(
     Raises what the stages raise that it calls.
     """
     if trained_before(context, training.guards):  # no labeler needs to be opened
+        refuse_lost_blocks(context)
         return
     legs = _Legs(context, training, settings, models, await open_labelers())
 
@@ -103,6 +104,21 @@ async def train_while_sampling(
         await asyncio.to_thread(run_training, context, training.guards, train)
     finally:
         legs.stop()
+
+
+def refuse_lost_blocks(context: RoundContext) -> None:
+    """Raise ``RunError`` where blocks are missing that a training sampled: the policy that answered
+    was there for a moment only, so that nothing can make them anew."""
+    folder = context.folder
+    sampled, voted = folder.candidates.indices(), folder.votes.indices()
+    legs = range(max([*sampled, *voted, *folder.decisions.indices()], default=-1) + 1)
+    for shards, found in ((folder.candidates, sampled), (folder.votes, voted)):
+        lost = [index for index in legs if index not in found]
+        if lost:
+            raise RunError(
+                f"{shards.path(lost[0])} is missing, and the training that it was sampled for is "
+                "over: put it back from a copy, or use a new --run-dir"
+            )
 
 
 def _prompts(context: RoundContext, per_leg: int) -> Prompts:

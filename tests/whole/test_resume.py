@@ -17,6 +17,7 @@ from prefloop.pipeline.run.context import RunContext
 from prefloop.pipeline.run.run_dir import RunDir, RunError
 from prefloop.pipeline.run.status import collect_status
 from prefloop.pipeline.stages.filter import filter_round
+from prefloop.pipeline.stages.on_policy import refuse_lost_blocks
 from prefloop.pipeline.stages.prompts import draw_prompts, read_prompts
 from prefloop.pipeline.stages.write import write_round
 from tests.helpers.runs import small_config
@@ -130,6 +131,14 @@ def test_lost_files_of_the_dataset_are_written_again(written: RunDir) -> None:
     context.folder.written.write_text('{"tra')
     write_round(context, test_share=0.3, unpaired=True)
     assert snapshot(written.root) == expected
+
+
+def test_a_block_sampled_in_a_training_that_is_over_cannot_be_made_again(written: RunDir) -> None:
+    context = context_of(written).round(0)
+    refuse_lost_blocks(context)
+    context.folder.candidates.remove([1])
+    with pytest.raises(RunError, match=r"candidate/part-00001.parquet is missing"):
+        refuse_lost_blocks(context)
 
 
 def test_a_written_round_is_written_once(written: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
