@@ -14,7 +14,13 @@ from prefloop.data.protocol import RequestRejected
 from prefloop.training.errors import TrainingError
 from prefloop.training.inputs.pairs import digest_of
 from prefloop.training.inputs.rows import AnswerRow, Dropped, answer_rows
-from prefloop.training.inputs.tokens import OVERLONG, Prompts, TokenIds, answer_ids, end_token
+from prefloop.training.inputs.tokens import (
+    OVERLONG,
+    RenderedPrompts,
+    TokenIds,
+    answer_ids,
+    end_token,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -88,7 +94,7 @@ def read_answers(
         )
     drawn = np.random.default_rng(seed).permutation(len(rows))[:max_answers]
     end = end_token(tokenizer)
-    prompt_of = Prompts(tokenizer)
+    prompt_of = RenderedPrompts(tokenizer)
     prompts: list[TokenIds] = []
     answers: list[TokenIds] = []
     labels: list[bool] = []

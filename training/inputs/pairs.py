@@ -16,7 +16,13 @@ from prefloop.data.protocol import RequestRejected
 from prefloop.data.schemas import MESSAGES
 from prefloop.training.errors import TrainingError
 from prefloop.training.inputs.rows import Dropped, pair_rows
-from prefloop.training.inputs.tokens import OVERLONG, Prompts, TokenIds, answer_ids, end_token
+from prefloop.training.inputs.tokens import (
+    OVERLONG,
+    RenderedPrompts,
+    TokenIds,
+    answer_ids,
+    end_token,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -161,7 +167,7 @@ def tokenised(
 ) -> tuple[Pairs, list[int]]:
     """``token_pairs``, which may be none, and the rows that they are of."""
     end = end_token(tokenizer)
-    prompt_of = Prompts(tokenizer)
+    prompt_of = RenderedPrompts(tokenizer)
     prompts: list[TokenIds] = []
     chosen: list[TokenIds] = []
     rejected: list[TokenIds] = []

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from prefloop.data.hashing import content_id, prompt_id
 from prefloop.data.protocol import RequestRejected
 from prefloop.labelers.scorers.sequence_scores import conversation_tokens
-from prefloop.training.inputs.rows import Dropped, PairRow, pair_rows, require_columns
+from prefloop.training.inputs.rows import Dropped, TripleRow, pair_rows, require_columns
 from prefloop.training.inputs.tokens import OVERLONG
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def read_reward_pairs(
 
 
 def _pair(
-    row: PairRow, tokenizer: PreTrainedTokenizerBase, max_length: int, with_margin: bool
+    row: TripleRow, tokenizer: PreTrainedTokenizerBase, max_length: int, with_margin: bool
 ) -> tuple[list[int], list[int], str, float]:
     """Both conversations, the prompt's id and the margin. Raises ``RequestRejected`` for a row
     that cannot be used."""

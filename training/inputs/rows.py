@@ -63,7 +63,7 @@ class Dropped:
 
 
 @dataclass(frozen=True)
-class PairRow:
+class TripleRow:
     """One pair."""
 
     where: str
@@ -87,7 +87,7 @@ class AnswerRow:
     good: bool
 
 
-def pair_rows(files: Sequence[Path], dropped: Dropped) -> Iterator[PairRow]:
+def pair_rows(files: Sequence[Path], dropped: Dropped) -> Iterator[TripleRow]:
     """The pairs of ``files`` in their order; rows that cannot be read are put into ``dropped``.
 
     Raises ``TrainingError`` for a file that is no Parquet or lacks a column.
@@ -100,7 +100,7 @@ def pair_rows(files: Sequence[Path], dropped: Dropped) -> Iterator[PairRow]:
         ):
             try:
                 prompt = read_prompt(row.get("prompt"))
-                yield PairRow(
+                yield TripleRow(
                     where,
                     prompt,
                     read_answer(row.get("chosen"), "chosen", prompt),

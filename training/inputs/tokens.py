@@ -30,7 +30,7 @@ OVERLONG = "context_overflow"
 """Why a row is dropped that has more tokens than asked for."""
 
 
-class Prompts:
+class RenderedPrompts:
     """Conversations as token ids; each is rendered once, however many rows share it."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
