@@ -31,6 +31,7 @@ class Handler(BaseHTTPRequestHandler):
         self.body = json.loads(self.rfile.read(length))
         with self.server.lock:
             self.server.requests.append((time.monotonic(), self.path, self.body))
+            self.server.keys.append(self.headers.get("authorization", ""))
             replies = self.server.replies
             reply = replies.pop(0) if len(replies) > 1 else replies[0]
             self.server.now += 1
@@ -43,8 +44,8 @@ class Handler(BaseHTTPRequestHandler):
             with self.server.lock:
                 self.server.now -= 1
 
-    def send(self, status: int, text: str, **headers: str) -> None:
-        data = text.encode()
+    def send(self, status: int, text: str | bytes, **headers: str) -> None:
+        data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
         self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(data)))
@@ -58,7 +59,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class FaultyServer(ThreadingHTTPServer):
-    """``requests`` holds (time, path, body) of what came; ``most`` the most at once."""
+    """``requests`` holds (time, path, body) of what came, ``keys`` the headers that hold the key;
+    ``most`` is the most at once."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -67,8 +69,9 @@ class FaultyServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.replies = replies
         self.requests: list[tuple[float, str, Any]] = []
+        self.keys: list[str] = []
         self.lock = threading.Lock()
-        self.now = self.most = 0
+        self.now = self.most = self.sent = 0
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
 
@@ -110,6 +113,30 @@ def status(code: int, message: str = "no", error_code: str | None = None, **head
 def raw(text: str) -> Reply:
     """Status 200 with any body."""
     return lambda handler: handler.send(200, text)
+
+
+def says(body: Any, code: int = 200, **headers: str) -> Reply:
+    """Any JSON value, with any status."""
+    return lambda handler: handler.send(code, json.dumps(body), **headers)
+
+
+def by_prompt(replies: Callable[[str], Reply]) -> Reply:
+    """The reply that ``replies`` has for what the last message says."""
+    return lambda handler: replies(handler.body["messages"][-1]["content"])(handler)
+
+
+def endless(piece: bytes, pieces: int) -> Reply:
+    """A body that goes on and on, in chunks, as long as anybody reads."""
+
+    def reply(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("connection", "close")
+        handler.end_headers()
+        for _ in range(pieces):
+            handler.wfile.write(piece)
+            handler.server.sent += len(piece)
+
+    return reply
 
 
 def close(handler: Handler) -> None:

@@ -42,16 +42,15 @@ class Budget:
         Waits for requests in flight to turn out cheaper than reserved. Raises ``EngineFailed`` when
         the limit is reached and nothing in flight can change that.
         """
-        is_limited = self._max_tokens is not None or self._max_cost is not None
-        charge = Charge(most)
-        if not is_limited:
+        if self._max_tokens is None and self._max_cost is None:
+            charge = Charge(most)
             try:
                 yield charge
             finally:
                 if charge.spent != Amount():
                     self._ledger.settle("", charge.spent)
             return
-        key = await self._reserve(most)
+        key, charge = await self._reserve(most)
         try:
             await asyncio.to_thread(self._ledger.sync)
             yield charge
@@ -59,14 +58,16 @@ class Budget:
             self._ledger.settle(key, charge.spent)
         await asyncio.to_thread(self._ledger.sync)
 
-    async def _reserve(self, most: Amount) -> str:
+    async def _reserve(self, estimated: Amount) -> tuple[str, Charge]:
         while True:
             with self._ledger.exclusive():
-                limit = self._exceeded_by(most)
-                if not limit:
-                    return self._ledger.reserve(most)
-                if self._ledger.under_way == 0:
-                    raise EngineFailed(f"budget reached: {limit}", _REMEDY)
+                most = estimated + self._ledger.surplus
+                # Until it is known what a request takes, one goes at a time: estimates may be low.
+                if self._ledger.is_measured or self._ledger.under_way == 0:
+                    if not (limit := self._exceeded_by(most)):
+                        return self._ledger.reserve(most), Charge(most)
+                    if self._ledger.under_way == 0:
+                        raise EngineFailed(f"budget reached: {limit}", _REMEDY)
             await asyncio.sleep(_LOOK_AGAIN_S)
 
     def _exceeded_by(self, most: Amount) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from weakref import WeakValueDictionary
 
 from filelock import FileLock
@@ -46,7 +46,12 @@ class Ledger:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.settled = Amount()
+        self.surplus = Amount()
+        """The most that a request took beyond what was thought to be the most."""
+        self.is_measured = False
+        """Whether it is known of any request what it took."""
         self._open: dict[str, Amount] = {}
+        self._surplus_then: dict[str, Amount] = {}
         self._mine: set[str] = set()
         self._read = 0
         self._guard = threading.RLock()
@@ -85,7 +90,10 @@ class Ledger:
                 ) from None
 
     def reserve(self, most: Amount) -> str:
-        """Set ``most`` aside; the reservation's id. For use within :meth:`exclusive`."""
+        """Set ``most`` aside; the reservation's id. For use within :meth:`exclusive`.
+
+        ``most`` has :attr:`surplus` in it already.
+        """
         key = uuid.uuid4().hex[:12]
         self._mine.add(key)
         try:
@@ -118,17 +126,18 @@ class Ledger:
 
     def _append(self, kind: str, key: str, amount: Amount) -> None:
         entry = {kind: key, "tokens": amount.tokens, "cost": amount.cost}
-        if self.path is not None:
-            with self.path.open("ab") as file:
-                line = json.dumps(entry).encode() + b"\n"
-                at = file.tell()
-                self._write(file, line if at == self._read else b"\n" + line)
-                self._read = file.tell()
-        self._apply(entry)
-
-    def _write(self, file: BinaryIO, line: bytes) -> None:
-        file.write(line)
-        file.flush()
+        if self.path is None:
+            self._apply(entry)
+            return
+        line = json.dumps(entry).encode() + b"\n"
+        with self.path.open("ab") as file:
+            is_torn = file.tell() != self._read
+            file.write(b"\n" + line if is_torn else line)
+        if is_torn:
+            self._catch_up()
+        else:
+            self._apply(entry)
+            self._read += len(line)
 
     def _catch_up(self) -> None:
         """Read what was appended since; a torn line at the end stays unread."""
@@ -150,9 +159,16 @@ class Ledger:
             return
         if isinstance(key := entry.get("reserve"), str):
             self._open[key] = amount
+            self._surplus_then[key] = self.surplus
         elif isinstance(key := entry.get("settle"), str):
-            self._open.pop(key, None)
+            reserved, then = self._open.pop(key, None), self._surplus_then.pop(key, None)
+            if reserved is not None and then is not None:
+                beyond = then + amount - reserved
+                self.surplus = Amount(
+                    max(self.surplus.tokens, beyond.tokens), max(self.surplus.cost, beyond.cost)
+                )
             self.settled += amount
+            self.is_measured |= amount.tokens > 0
 
 
 _LEDGERS: WeakValueDictionary[Path, Ledger] = WeakValueDictionary()

@@ -133,13 +133,14 @@ class Failures:
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds, from a Retry-After header that holds seconds or a date; None for anything else."""
-    value = headers.get("retry-after", "")[:100]
+    value = headers.get("retry-after", "")
+    if len(value) > 100:
+        return None
     try:
         seconds = float(value)
     except ValueError:
         try:
-            date = email.utils.parsedate_tz(value)
-            seconds = math.nan if date is None else email.utils.mktime_tz(date) - time.time()
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
         except (ValueError, OverflowError, TypeError, IndexError):  # a date that does not exist
             return None
     return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -91,7 +91,6 @@ class OpenAIServer:
         self._budget = Budget(
             config.max_total_tokens, config.max_cost, ledger_at(_ledger_path(config, cache))
         )
-        self._prompt_ratio = 1.0  # the most that a prompt took, of what it was thought to take
         self._without_choices = 0
         self._warned: set[str] = set()
         self._slots = asyncio.Semaphore(config.max_concurrency)
@@ -315,18 +314,18 @@ class OpenAIServer:
         return True
 
     async def _try_once(self, question: _Question) -> tuple[str, Reply]:
-        most = self._price(round(question.prompt_tokens * self._prompt_ratio), question.max_tokens)
+        most = self._price(question.prompt_tokens, question.max_tokens)
         if self._request_rate is not None:
             await self._request_rate.acquire()
         if self._token_rate is not None:
             await self._token_rate.acquire(min(most.tokens, self._token_rate.max_rate))
         path = "/chat/completions" if self._config.api == "chat" else "/completions"
         async with self._budget.reserved(most) as charge:
-            charge.spent = most  # whatever ends the wait: the server may have answered
+            charge.spent = charge.most  # whatever ends the wait: the server may have answered
             try:
                 response = await self._transport.post(path, question.body)
             except TransportError as error:
-                charge.spent = most if error.was_sent else Amount()
+                charge.spent = charge.most if error.was_sent else Amount()
                 failure: Exception = TransientError(str(error))
             except EngineFailed:
                 charge.spent = Amount()
@@ -391,9 +390,6 @@ class OpenAIServer:
         except GarbledResponseError:
             charge.spent = charge.most
             return
-        if usage.prompt_tokens is not None and question.prompt_tokens:
-            ratio = usage.prompt_tokens / question.prompt_tokens
-            self._prompt_ratio = max(self._prompt_ratio, min(ratio, 100.0))
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         if prompt is not None or completion is not None:
             charge.spent = self._price(prompt or question.prompt_tokens, completion or 0)
@@ -482,8 +478,11 @@ def _most_prompt_tokens(request: Request, prompt: Sequence[int] | None) -> int:
     """An upper estimate of the tokens of a prompt."""
     if prompt is not None:
         return len(prompt)
-    size = sum(len(m["content"].encode("utf-8", "surrogatepass")) for m in request.messages)
-    return size // _CHARACTERS_PER_TOKEN + 8 * len(request.messages)
+    text = "".join(message["content"] for message in request.messages)
+    ascii_size = sum(map(str.isascii, text))
+    # Of a rare script, each byte may be a token.
+    other_size = len(text.encode("utf-8", "surrogatepass")) - ascii_size
+    return ascii_size // _CHARACTERS_PER_TOKEN + other_size + 8 * len(request.messages)
 
 
 def _ledger_path(config: OpenAIEngine, cache: Path | None) -> Path | None:

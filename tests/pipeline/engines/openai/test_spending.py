@@ -1,0 +1,197 @@
+"""Budgets hold over resumes, kills, models and openers, and count whatever was billed."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from prefloop.data.protocol import EngineFailed
+from prefloop.pipeline.engines.openai.budget import Budget
+from prefloop.pipeline.engines.openai.ledger import Amount, ledger_at
+from prefloop.pipeline.engines.openai.openai_server import OpenAIServer
+from prefloop.pipeline.engines.settings import OpenAIEngine
+from tests.helpers.paths import ROOT
+from tests.helpers.served import ask, question
+from tests.helpers.servers import faulty_server, good, raw, says, status
+
+EACH = 15  # tokens that an answer of ``good`` takes
+
+
+def requests(first, last):
+    return [question(str(i), max_tokens=5) for i in range(first, last)]
+
+
+@pytest.mark.parametrize("keeps_answers", [True, False])
+def test_a_budget_holds_over_starts(tmp_path, keeps_answers):
+    with faulty_server(good()) as server:
+        for start in range(4):
+            outcomes = ask(
+                server.url, *requests(9 * start, 9 * start + 9), folder=tmp_path / "e",
+                max_total_tokens=200, cache=keeps_answers,
+            )  # fmt: skip
+        assert len(server.requests) * EACH <= 200
+    assert isinstance(outcomes[-1], EngineFailed)
+    assert "of max_total_tokens 200 used" in str(outcomes[-1])
+
+
+def test_money_counts_over_starts_and_a_raised_limit_goes_on(tmp_path):
+    prices = {"price_per_million_prompt_tokens": 1e6, "price_per_million_completion_tokens": 1e6}
+    with faulty_server(good()) as server:
+        for limit, sent in [(40.0, 2), (40.0, 2), (100.0, 6)]:
+            ask(server.url, *requests(0, 9), folder=tmp_path / "e", max_cost=limit, **prices)
+            assert len(server.requests) == sent
+
+
+def test_what_was_spent_without_a_limit_counts_when_there_is_one(tmp_path):
+    with faulty_server(good()) as server:
+        ask(server.url, *requests(0, 4), folder=tmp_path / "e")
+        outcomes = ask(server.url, *requests(4, 9), folder=tmp_path / "e", max_total_tokens=60)
+    assert all(isinstance(each, EngineFailed) for each in outcomes)
+
+
+def test_all_models_and_openers_of_an_engine_share_its_budget(tmp_path):
+    async def go(url):
+        config = OpenAIEngine(base_url=url, max_total_tokens=100)
+        engines = [OpenAIServer(config, m, cache=tmp_path / "e") for m in ("m", "n", "m")]
+        try:
+            return await asyncio.gather(
+                *(e.generate(r) for e in engines for r in requests(0, 6)), return_exceptions=True
+            )
+        finally:
+            for engine in engines:
+                await engine.aclose()
+
+    with faulty_server(good(seconds=0.05)) as server:
+        outcomes = asyncio.run(go(server.url))
+        assert len(server.requests) * EACH <= 100
+    # All of it: an opener waits for what the others have set aside.
+    assert sum(not isinstance(each, EngineFailed) for each in outcomes) == 6
+
+
+USED = {"usage": {"prompt_tokens": 10, "completion_tokens": 5}}
+BILLED = [
+    says({"choices": [{"message": {"content": "x"}, "finish_reason": "content_filter"}]} | USED),
+    says({"choices": [{"message": {"content": 7}, "finish_reason": "stop"}]} | USED),
+    says({"choices": [{"finish_reason": "stop"}]} | USED),
+    says({"error": {"message": "odd"}} | USED),
+]
+
+
+@pytest.mark.parametrize("reply", BILLED)
+def test_refused_and_unreadable_answers_that_were_billed_count(tmp_path, reply):
+    with faulty_server(reply) as server:
+        ask(server.url, *requests(0, 20), folder=tmp_path / "e", max_total_tokens=100)
+        assert len(server.requests) * EACH <= 100
+        assert len(server.requests) >= 4
+
+
+def test_an_answer_that_was_cut_off_counts_with_the_most_and_a_refusal_with_nothing(tmp_path):
+    for reply, spent in [
+        (raw('{"choices": [{"message"'), 2 * (8 + 5)), (status(500), 0), (status(400), 0),
+    ]:  # fmt: skip
+        with faulty_server(reply) as server:
+            folder = tmp_path / str(spent) / "e"
+            ask(server.url, question("1", max_tokens=5), folder=folder, max_total_tokens=500,
+                max_retries=1)  # fmt: skip
+        assert ledger_at(folder.with_name("e.spent.jsonl")).settled.tokens >= spent
+        assert bool(ledger_at(folder.with_name("e.spent.jsonl")).settled.tokens) == bool(spent)
+
+
+RUN = """
+import sys
+from pathlib import Path
+from tests.helpers.served import ask, question
+url, folder, first = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+ask(url, *(question(str(i), max_tokens=5) for i in range(first, first + 50)),
+    folder=folder, max_total_tokens=300, max_concurrency=4)
+"""
+
+
+def test_a_killed_and_resumed_run_never_spends_more_than_was_allowed(tmp_path):
+    with faulty_server(good(seconds=0.05)) as server:
+        for start in range(6):
+            arguments = [
+                sys.executable,
+                "-c",
+                RUN,
+                server.url,
+                str(tmp_path / "e"),
+                str(start * 50),
+            ]
+            before = len(server.requests)
+            run = subprocess.Popen(
+                arguments, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            while run.poll() is None and len(server.requests) < before + 3:
+                time.sleep(0.005)
+            if start < 5:
+                run.send_signal(signal.SIGKILL)
+            run.wait()
+        assert len(server.requests) * EACH <= 300
+    ledger = ledger_at(tmp_path / "e.spent.jsonl")
+    assert len(server.requests) * EACH <= ledger.settled.tokens + ledger.lost.tokens <= 300
+    assert ledger.lost.tokens > 0
+
+
+def test_a_ledger_survives_torn_and_foreign_lines(tmp_path):
+    path = tmp_path / "spent.jsonl"
+    lines = [
+        '{"reserve": "a", "tokens": 10, "cost": 1.0}', '{"settle": "a", "tokens": 4, "cost": 0.5}',
+        "null", "[" * 5000, '{"settle": "b", "tokens": -4, "cost": 0.5}', "\x00\xff",
+        '{"settle": "b", "tokens": 4, "cost": NaN}', '{"reserve": "c", "tokens": 7, "cost": 0.25}',
+        '{"settle": "c", "tok',
+    ]  # fmt: skip
+    path.write_text("\n".join(lines))
+    ledger = ledger_at(path)
+    assert (ledger.settled, ledger.lost) == (Amount(4, 0.5), Amount(7, 0.25))
+    with ledger.exclusive():
+        key = ledger.reserve(Amount(3, 0.0))
+    ledger.settle(key, Amount(2, 0.0))
+    whole = path.read_text()
+    del ledger
+    again = ledger_at(path)
+    assert (again.settled, again.lost) == (Amount(6, 0.5), Amount(7, 0.25))
+    del again
+    for cut in range(len(whole)):  # killed at any byte
+        path.write_text(whole[:cut])
+        ledger = ledger_at(path)
+        with ledger.exclusive():
+            ledger.settle(ledger.reserve(Amount(1, 0.0)), Amount(1, 0.0))
+        before = (ledger.settled, ledger.lost)
+        del ledger
+        after = ledger_at(path)
+        assert (after.settled, after.lost) == before
+        del after
+
+
+def test_a_ledger_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "e.spent.jsonl").mkdir()
+    with faulty_server(good()) as server, pytest.raises(EngineFailed, match="ledger"):
+        ask(server.url, question(), folder=tmp_path / "e", max_total_tokens=100)
+
+
+def test_a_cancelled_request_counts_with_the_most(tmp_path):
+    async def go():
+        budget = Budget(100, None, ledger_at(tmp_path / "spent.jsonl"))
+
+        async def wait():
+            async with budget.reserved(Amount(40)) as charge:
+                charge.spent = charge.most
+                await asyncio.sleep(60)
+
+        task = asyncio.ensure_future(wait())
+        await asyncio.sleep(0.1)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return budget.spent
+
+    assert asyncio.run(go()) == Amount(40)
+    assert [json.loads(line).get("tokens") for line in (tmp_path / "spent.jsonl").open()] == [
+        40
+    ] * 2
