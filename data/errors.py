@@ -3,11 +3,16 @@
 Every message names what is wrong, where, and what to do about it.
 """
 
+from typing import ClassVar
+
 from prefloop.data.utf8 import shown
 
 
 class PrefloopError(Exception):
     """Base of all errors shown without a traceback."""
+
+    exit_code: ClassVar[int] = 1
+    """What the command line ends with."""
 
     def __str__(self) -> str:
         """The message, whose words may be a file's: nothing in it can command a terminal."""
@@ -20,3 +25,12 @@ class InputError(PrefloopError):
 
 class StorageError(PrefloopError):
     """A file of the run cannot be read or written."""
+
+
+class NothingCameOut(PrefloopError):
+    """A whole stage failed: every request, vote, pair or row of it, and nothing of it is done.
+
+    The message has the commonest reason in the words of whoever gave it, and the key to change.
+    """
+
+    exit_code = 3

@@ -64,3 +64,23 @@ def listed(names: Iterable[object]) -> str:
 
 def _as_escape(match: re.Match[str]) -> str:
     return match.group().encode("unicode_escape").decode("ascii")
+
+
+def one_line(text: str) -> str:
+    """``text`` as :func:`shown`, but with single blanks for white space and line breaks."""
+    return " ".join(map(shown, text.split()))
+
+
+def shown_block(text: str, *, as_json: bool = False) -> str:
+    """``text`` as :func:`shown`, but line feeds and tabs stay as they are.
+
+    ``as_json``: escaped as JSON has it, so that JSON stays the same JSON.
+    """
+
+    def harmless(found: re.Match[str]) -> str:
+        character = found[0]
+        if character in "\n\t":
+            return character
+        return f"\\u{ord(character):04x}" if as_json else _as_escape(found)
+
+    return _COMMANDS.sub(harmless, text if as_json else escaped(text))

@@ -20,6 +20,7 @@ from prefloop.data.config import PromptsConfig
 from prefloop.data.errors import PrefloopError
 from prefloop.data.names import FileName
 from prefloop.data.strict import Strict
+from prefloop.data.yaml_files import YamlError, parse_yaml, read_yaml
 from prefloop.labelers.config import (
     FilterConfig,
     JudgeLabeler,
@@ -32,6 +33,7 @@ from prefloop.labelers.jury.rules import FITTED_RULES
 from prefloop.pipeline.engines.settings import EngineConfig, OpenAIEngine, TransformersEngine
 from prefloop.training.config import EvaluateConfig, TrainConfig
 
+_SHOWN_PROBLEMS = 10
 POLICY = "policy"
 """As a model's name: the policy of the current round."""
 
@@ -56,13 +58,13 @@ class PoolMember(Strict):
 class SampleConfig(Strict):
     """How candidates are drawn."""
 
-    n: int = Field(default=4, ge=1)
+    n: int = Field(default=4, ge=1, le=10_000)
     """Samples for each prompt."""
     temperature: float = Field(default=1.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0)
+    top_k: int = Field(default=0, ge=0, lt=2**31)
     """0 keeps the whole vocabulary."""
-    max_tokens: int = Field(default=512, ge=1)
+    max_tokens: int = Field(default=512, ge=1, lt=2**31)
     stop: tuple[str, ...] = ()
     system_prompt: str | None = None
     """Put before conversations that have no system message of their own."""
@@ -92,17 +94,17 @@ class WriteConfig(Strict):
 class RunConfig(Strict):
     """A whole run: prompts in, preference dataset and better policy out."""
 
-    run_dir: str = "runs/prefloop"
+    run_dir: str = Field(default="runs/prefloop", pattern=r"\S")
     """Where the run lives; ``--run-dir`` wins over it."""
-    seed: int = 0
-    rounds: int = Field(default=1, ge=1)
+    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
+    rounds: int = Field(default=1, ge=1, le=1_000)
     policy: str = "embedded:policy"
     """The starting policy: checkpoint folder, hub name, served name, or ``embedded:policy``."""
     engines: dict[FileName, EngineConfig] = {"default": TransformersEngine()}  # noqa: RUF012
     """Generation engines by name; sampling and judges refer to them."""
-    block_size: int = Field(default=64, ge=1)
+    block_size: int = Field(default=64, ge=1, lt=2**31)
     """Prompts in a shard: the unit of resuming."""
-    blocks_in_flight: int = Field(default=2, ge=1)
+    blocks_in_flight: int = Field(default=2, ge=1, le=10_000)
     """Blocks worked on at once, so that an engine never drains at a shard's end."""
     prompts: PromptsConfig
     sample: SampleConfig = Field(default_factory=SampleConfig)
@@ -252,16 +254,21 @@ def load_config(config: ConfigLike, overrides: Overrides = ()) -> RunConfig:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = read_yaml(path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file (`prefloop init DIR` writes a config)") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {_one_line(str(error))}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: {reason_of(error)}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: must be a mapping of keys, e.g. `prompts:` and `label:`")
     return raw
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file is no config, in few words."""
+    if isinstance(error, YamlError):
+        return f"not valid YAML: {error}"
+    return f"cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
 def validate_config(raw: Mapping[str, Any], origin: str) -> RunConfig:
@@ -269,8 +276,13 @@ def validate_config(raw: Mapping[str, Any], origin: str) -> RunConfig:
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors(include_url=False)]
+        found = error.errors(include_url=False)
+        lines = [_explain(problem) for problem in found[:_SHOWN_PROBLEMS]]
+        if len(found) > len(lines):
+            lines.append(f"and {len(found) - len(lines)} more")
         raise ConfigError(f"{origin}: " + "; ".join(lines)) from None
+    except RecursionError:
+        raise ConfigError(f"{origin}: nested too deep for a config") from None
 
 
 def dump_config(config: RunConfig) -> str:
@@ -305,12 +317,12 @@ def override_key(raw: dict[str, Any], override: str) -> None:
 def parse_override(override: str) -> tuple[str, Any]:
     """Key and value of ``a.b=value``, the value read as YAML. Raises ``ConfigError``."""
     key, separator, text = override.partition("=")
-    if not separator or not key.strip():
+    if not separator or not all(part.strip() for part in key.split(".")):
         raise ConfigError(f"--set {override}: write it as key=value, e.g. --set sample.n=8")
     try:
-        return key.strip(), yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: {_one_line(str(error))}") from None
+        return key.strip(), parse_yaml(text)
+    except YamlError as error:
+        raise ConfigError(f"--set {override}: {error}") from None
 
 
 def overrides_of(overrides: Overrides) -> dict[str, Any]:
@@ -384,7 +396,3 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in _models_in(part)]
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

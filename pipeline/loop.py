@@ -20,16 +20,16 @@ from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.promotion import Lineage, lineage, plateau
 from prefloop.pipeline.run.round_guards import check_round
 from prefloop.pipeline.run.round_jury import load_round_jury
-from prefloop.pipeline.run.run_dir import RunDir, RunError
+from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.stages.evaluate import answer_heldout, answer_opponent, evaluate_round
-from prefloop.pipeline.stages.filter import filter_round
+from prefloop.pipeline.stages.filter import filter_round, require_kept
 from prefloop.pipeline.stages.label import label_round
 from prefloop.pipeline.stages.matches import MatchJury, match_jury
 from prefloop.pipeline.stages.on_policy import LegSettings, train_while_sampling
 from prefloop.pipeline.stages.prompts import draw_prompts, read_prompts
 from prefloop.pipeline.stages.sample import sample_round
 from prefloop.pipeline.stages.train import train_round
-from prefloop.pipeline.stages.write import rows_written, write_round
+from prefloop.pipeline.stages.write import require_train_rows, write_round
 from prefloop.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,11 @@ async def run_round(config: RunConfig, context: RoundContext, models: Models) ->
         )
         await label_round(context, config.label, partial(models.labelers, config.label.labelers))
         filter_round(context, config.label, config.filter)
-    write_round(context, test_share=config.write.test_share, unpaired=config.writes_unpaired)
+        require_kept(context)
+    share = config.write.test_share
+    write_round(context, test_share=share, unpaired=config.writes_unpaired)
+    if _needs_pairs(config, context):
+        require_train_rows(context, share)
     write_card(config, context.run)
     if not config.train:
         return
@@ -93,6 +97,12 @@ async def run_round(config: RunConfig, context: RoundContext, models: Models) ->
         await answer_heldout(context, config.sample, config.evaluate, models, policy)
         await _evaluate(config, config.train, context, models, origin)
         check_round(context.folder, config.train.guards, promote=config.evaluate.promote)
+
+
+def _needs_pairs(config: RunConfig, context: RoundContext) -> bool:
+    """Whether the round's training is to come, and learns from the triples on disk."""
+    train = config.train
+    return bool(train and not train.on_policy and not context.folder.policy.exists())
 
 
 async def _train_while_sampling(
@@ -113,11 +123,6 @@ async def _train_while_sampling(
 async def _train(
     train: TrainConfig, context: RoundContext, models: Models, origin: Lineage
 ) -> None:
-    if not rows_written(context.folder)["train"]:
-        raise RunError(
-            f"round {context.index} kept no pair to train on: "
-            f"`prefloop status {context.run.root}` says why each was dropped; loosen those filters"
-        )
     if not context.folder.policy.exists():
         await models.make_room()
     train_round(context, train, origin)

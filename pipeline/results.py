@@ -135,10 +135,11 @@ class Result(Generic[F]):
 
     def _print(self) -> Console:
         """A console that remembers what was printed."""
-        from rich.console import Console
         from rich.text import Text
 
+        from prefloop.pipeline.terminal import PlainConsole
+
         shown = self.renderable()
-        console = Console(file=StringIO(), record=True, width=_WIDTH)
+        console = PlainConsole(file=StringIO(), record=True, width=_WIDTH)
         console.print(shown, soft_wrap=isinstance(shown, Text))
         return console

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from prefloop.data.schemas import DECISION
+from prefloop.data.utf8 import BLANK
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.config import (
     AgreementFilter,
@@ -44,6 +45,8 @@ from prefloop.labelers.decisions.pairs import id_keys, select_pairs
 
 PAIR_STRATEGY = "pair_strategy"
 LENGTH_BALANCE = LengthBalance().type
+EMPTY_ANSWER = "empty_answer"
+"""Reason of pairs with an answer that has no text, whatever the filters."""
 
 Drop = NDArray[np.bool_]
 """Which of the pairs to drop [N]."""
@@ -83,8 +86,9 @@ def apply_filters(
 
     ``candidates`` needs ``candidate_id, text, finish_reason`` of both answers of every kept pair.
     Returns the same rows in the same order (schema DECISION), those dropped with their reason.
-    Pairs whose answers are identical never stay, listed or not. The length balance is not applied:
-    it needs the whole round, see :func:`balance_cutoff`.
+    Pairs with an answer that has no text, or whose answers are identical, never stay, listed or
+    not, and the former have the reason ``empty_answer`` whether anybody voted on them or not. The
+    length balance is not applied: it needs the whole round, see :func:`balance_cutoff`.
 
     Raises ``LabelerError`` where a kept pair's candidate is not in ``candidates``.
     """
@@ -92,6 +96,8 @@ def apply_filters(
     if not any(isinstance(one, Identical) for one in filters):
         filters.insert(0, Identical())
     reasons = [*(one.type for one in filters), PAIR_STRATEGY]
+    empty = has_empty_answer(decisions["chosen_id"], decisions["rejected_id"], candidates)
+    decisions = _drop(decisions, np.where(empty, 0, -1).astype(np.int8), [EMPTY_ANSWER])
     rows = np.flatnonzero(decisions["kept"].to_numpy())
     dropped_by = np.full(len(decisions), -1, np.int8)
     pairs = _with_answers(decisions.take(pa.array(rows)), candidates)
@@ -106,6 +112,20 @@ def apply_filters(
     pairs = pairs.filter(pa.array(selected[rows]))
     assert not _run(Identical(), pairs).any(), "a kept pair has chosen == rejected"
     return decisions
+
+
+def has_empty_answer(
+    first_ids: pa.ChunkedArray, second_ids: pa.ChunkedArray, candidates: pa.Table
+) -> Drop:
+    """Whether one of the two answers of each pair is without text, or white space only [N].
+
+    ``candidates`` needs ``candidate_id`` and ``text``.
+    """
+    blank = pc.match_substring_regex(candidates["text"], BLANK)
+    empty = candidates["candidate_id"].filter(blank).combine_chunks()
+    either = pc.or_(*(pc.is_in(ids, value_set=empty) for ids in (first_ids, second_ids)))
+    found: Drop = either.to_numpy().astype(np.bool_)
+    return found
 
 
 def _run(one: PairFilter, pairs: pa.Table) -> Drop:

@@ -17,7 +17,6 @@ from string import ascii_uppercase
 from typing import Any
 
 import jinja2
-import yaml
 from jinja2 import meta
 from jinja2.sandbox import SandboxedEnvironment
 from pydantic import TypeAdapter, ValidationError
@@ -25,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from prefloop.data.conversation import conversation_text
 from prefloop.data.hashing import derive_seed, json_hash
 from prefloop.data.protocol import Message
+from prefloop.data.yaml_files import YamlError, read_yaml
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.judges.fences import Fences
 from prefloop.labelers.judges.settings import (
@@ -138,7 +138,7 @@ def load_judge(name: str) -> Judge:
     """
     folder = judge_path(name)
     try:
-        raw = yaml.safe_load((folder / "judge.yaml").read_text(encoding="utf-8"))
+        raw = read_yaml(folder / "judge.yaml")
         source = (folder / "prompt.jinja").read_text(encoding="utf-8")
         settings = _SETTINGS.validate_python(raw)
         # Plain text for a model, not HTML: nothing to escape.
@@ -149,7 +149,7 @@ def load_judge(name: str) -> Judge:
         problem = error.errors(include_url=False)[0]
         key = ".".join(map(str, problem["loc"]))
         raise LabelerError(f"{folder / 'judge.yaml'}: {key}: {problem['msg']}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, YamlError) as error:
         raise LabelerError(f"{folder}: cannot be read: {' '.join(str(error).split())}") from None
     except jinja2.TemplateSyntaxError as error:
         raise LabelerError(f"{folder / 'prompt.jinja'}:{error.lineno}: {error.message}") from None
@@ -236,8 +236,8 @@ def _principles(folder: Path, settings: JudgeSettings) -> tuple[str, ...]:
             "judge's folder: put the file into it"
         )
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        found = read_yaml(file)
+    except (OSError, UnicodeDecodeError, YamlError) as error:
         raise LabelerError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
     if not (isinstance(found, list) and found and all(isinstance(p, str) and p for p in found)):
         raise LabelerError(f"{file}: must be a YAML list of principles, one text each")

@@ -19,7 +19,7 @@ Types that count take ``exact``, or ``min`` and/or ``max`` (both inclusive). A t
 something (``no_comma``, ``excludes_word``) is met by an empty text: where empty answers can occur,
 add a lower bound such as ``{"type": "word_count", "min": 1}``.
 
-Nothing here imports more than the standard library, and nothing executes or evaluates a text.
+Nothing here executes or evaluates a text.
 """
 
 from __future__ import annotations
@@ -33,10 +33,14 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, TypeVar, get_type_hints
 
+from prefloop.labelers.scorers.regex_search import PatternError, RegexSearch
+
 MAX_REGEX_PATTERN = 500
 """Longest pattern, in characters, that the ``regex`` type takes."""
 MAX_REGEX_TEXT = 20_000
 """The ``regex`` type looks at this many leading characters of a text and no further."""
+
+_SEARCH = RegexSearch()
 
 _CheckT = TypeVar("_CheckT", bound=Callable[..., bool])
 
@@ -304,24 +308,21 @@ def regex(text: str, *, pattern: str) -> bool:
     """The pattern is found somewhere in the first ``MAX_REGEX_TEXT`` characters.
 
     A pattern that repeats a repetition, like ``(a+)+``, can take forever on a short text and is
-    refused.
+    refused; any other has a limited time, see ``prefloop.labelers.scorers.regex_search``.
     """
-    return _compile(pattern).search(text[:MAX_REGEX_TEXT]) is not None
+    _check_pattern(pattern)
+    try:
+        return _SEARCH.found(pattern, text[:MAX_REGEX_TEXT])
+    except PatternError as error:
+        raise ConstraintError(f"'pattern' {pattern!r} {error}") from None
 
 
-@lru_cache(maxsize=256)
-def _compile(pattern: str) -> re.Pattern[str]:
+def _check_pattern(pattern: str) -> None:
     if len(pattern) > MAX_REGEX_PATTERN:
         raise ConstraintError(f"'pattern' is longer than {MAX_REGEX_PATTERN} characters")
     plain = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]])*\]", "x", pattern)  # no escapes, no classes
     if _repeats_a_repetition(plain):
         raise ConstraintError(f"'pattern' {pattern!r} repeats a group that itself repeats")
-    try:
-        return re.compile(pattern)
-    except (re.error, RecursionError) as error:
-        raise ConstraintError(
-            f"'pattern' {pattern!r} is not a regular expression: {error}"
-        ) from None
 
 
 def _repeats_a_repetition(plain: str) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prefloop.data.utf8 import escaped
 from prefloop.labelers.base import Answer, LabelerError, Pair, Preference, Vote, vote_on
 from prefloop.labelers.config import VerifierLabeler
 from prefloop.labelers.scorers import constraints
@@ -66,8 +67,8 @@ class Verifier:
                     metadata=pair.metadata,
                 )
             )
-        except Exception as error:  # noqa: BLE001 - the user's function may raise anything
-            return f"{type(error).__name__}: {error}"
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's function may do this
+            return escaped(f"{type(error).__name__}: {error}")
         return score if math.isfinite(score) else f"the score is {score}, not a finite number"
 
     def _vote(self, pair: Pair, of_a: float | str, of_b: float | str) -> Vote:

@@ -7,6 +7,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -15,7 +17,9 @@ from typer.exceptions import TyperException
 
 import prefloop
 from prefloop.data.errors import PrefloopError
+from prefloop.data.utf8 import one_line
 from prefloop.pipeline.commands import datasets, judges, people, policies, runs
+from prefloop.pipeline.terminal import OneLine
 
 app = typer.Typer(
     name="prefloop",
@@ -48,6 +52,28 @@ for group in (runs, datasets, judges, policies):
 app.add_typer(people.app)
 
 _INTERRUPTED = 130
+_RESUMABLE = "prefloop: interrupted; the same command on the same directory goes on from here"
+_PATIENCE_S = 10.0
+"""How long an interrupted process may take to end in good order."""
+_OF_THE_MACHINE = {
+    errno.ENOSPC: "make room or change the directory; the same command then goes on from here",
+    errno.EDQUOT: "make room or change the directory; the same command then goes on from here",
+    errno.EACCES: "give yourself the right to write there, or choose another path",
+    errno.EPERM: "give yourself the right to write there, or choose another path",
+    errno.EROFS: "choose a path where one can write",
+    errno.ENOTDIR: "a file stands where a folder has to: choose another path",
+    errno.EISDIR: "a folder stands where a file has to: choose another path",
+    errno.EEXIST: "something else stands there: choose another path",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOENT: "it is not there (or no longer): check the path",
+    errno.ELOOP: "a link leads back to itself: choose another path",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.EIO: "the disk or its connection is faulty: choose another path",
+    errno.ESTALE: "the network folder is gone: mount it again",
+    errno.EBUSY: "something else uses it: choose another path",
+    errno.EINVAL: "the file system does not take this name: choose another path",
+}
+"""What a user or a machine can have done to files, and what mends it."""
 
 
 def main() -> NoReturn:
@@ -63,42 +89,40 @@ def main() -> NoReturn:
     try:
         code = app(standalone_mode=False) or 0  # typer returns 130 for KeyboardInterrupt
     except TyperException as error:
-        print(f"prefloop: error: {error.format_message()} (see prefloop --help)", file=sys.stderr)
+        said = one_line(error.format_message())
+        print(f"prefloop: error: {said} (see prefloop --help)", file=sys.stderr)
         sys.exit(error.exit_code)
     except PrefloopError as error:
-        sys.exit(f"prefloop: error: {error}")
+        print(f"prefloop: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
     except OSError as error:
-        if error.errno == errno.ENOENT:
-            sys.exit(
-                f"prefloop: error: {error.filename or 'a file'}: is not there any more: it was "
-                "deleted or moved while prefloop worked with it"
-            )
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}:
+        if error.errno not in _OF_THE_MACHINE:
             raise
-        sys.exit(
-            f"prefloop: error: {error.filename or 'disk'}: {os.strerror(error.errno)}: make room "
-            "or change the directory; the same command then goes on from here"
-        )
+        sys.exit(f"prefloop: error: {one_line(_explain(error))}")
     if code == _INTERRUPTED:
-        print(
-            "prefloop: interrupted; the same command on the same directory goes on from here",
-            file=sys.stderr,
-        )
+        print(_RESUMABLE, file=sys.stderr)
     sys.exit(code)
 
 
 def _show_our_warnings() -> None:
     """On stderr, under our name. Libraries have theirs, and are shown for errors alone."""
     ours, others = logging.StreamHandler(sys.stderr), logging.StreamHandler(sys.stderr)
-    ours.setFormatter(logging.Formatter("prefloop: %(message)s"))
+    ours.setFormatter(OneLine("prefloop: %(message)s"))
     ours.addFilter(logging.Filter("prefloop"))
-    others.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    others.setFormatter(OneLine("%(name)s: %(message)s"))
     others.addFilter(lambda record: not record.name.startswith("prefloop"))
     others.setLevel(logging.ERROR)
     logging.basicConfig(level=logging.WARNING, handlers=[ours, others])
 
 
+def _explain(error: OSError) -> str:
+    path = error.filename2 or error.filename or "disk"
+    return f"{path}: {os.strerror(error.errno or 0)}: {_OF_THE_MACHINE[error.errno or 0]}"
+
+
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    # What runs in a thread (a verifier's function that loops) would keep the process for ever.
+    threading.Thread(target=_end_soon, daemon=True).start()
     raise KeyboardInterrupt
 
 
@@ -108,3 +132,11 @@ def _raise_later(failure: sys.UnraisableHookArgs) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.02)
     else:
         sys.__unraisablehook__(failure)
+
+
+def _end_soon() -> None:
+    """End the process where it has not ended by itself: a run goes on from any moment."""
+    time.sleep(_PATIENCE_S)
+    sys.stderr.write(_RESUMABLE + "\n")
+    sys.stderr.flush()
+    os._exit(_INTERRUPTED)

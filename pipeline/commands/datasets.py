@@ -46,13 +46,12 @@ def audit(
     seed: Annotated[int, typer.Option(help="Seed of the language sample.")] = 0,
 ) -> None:
     """Say what is wrong, odd or lopsided in a preference dataset, and write it cleaned."""
-    from rich.console import Console
-
     from prefloop.pipeline.audit.audit_options import make_options
     from prefloop.pipeline.audit.audit_page import audit_page
     from prefloop.pipeline.audit.audit_text import render_audit
     from prefloop.pipeline.audit.check import audit as look
     from prefloop.pipeline.audit.fix import write_fixed
+    from prefloop.pipeline.terminal import PlainConsole
 
     options = make_options(
         against=against or (), near_duplicates=near_duplicates, tokenizer=tokenizer,
@@ -66,7 +65,7 @@ def audit(
     elif as_html:
         typer.echo(audit_page(found))
     else:
-        Console().print(render_audit(found))
+        PlainConsole().print(render_audit(found))
         if counts:
             typer.echo(f"{fix}: {counts['kept']:,} rows kept, {counts['dropped']:,} dropped")
     if found.why_no_pair:

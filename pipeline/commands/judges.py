@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import prefloop
+from prefloop.data.utf8 import shown_block
 from prefloop.pipeline.commands.options import JsonOption, RunPath, say, say_json, words
 
 app = typer.Typer()
@@ -43,8 +44,6 @@ def judge_eval(
     """Judge the judges: accuracy, biases and calibration on pairs with gold labels."""
     import asyncio
 
-    from rich.console import Console
-
     from prefloop.data.preferences import named_columns
     from prefloop.pipeline.judging.calibrate import calibrate_judges
     from prefloop.pipeline.judging.calibrate_text import render_calibrated
@@ -52,6 +51,7 @@ def judge_eval(
     from prefloop.pipeline.judging.gold_eval import judge_eval as evaluate
     from prefloop.pipeline.judging.judges_page import judge_page
     from prefloop.pipeline.judging.judges_text import render_judges
+    from prefloop.pipeline.terminal import PlainConsole
 
     options = JudgeEvalOptions(
         judges=judge or (),
@@ -69,9 +69,9 @@ def judge_eval(
     elif as_html:
         typer.echo(judge_page(found))
     else:
-        Console().print(render_judges(found))
+        PlainConsole().print(render_judges(found))
         for one in written:
-            typer.echo(render_calibrated(one))
+            typer.echo(shown_block(render_calibrated(one)))
 
 
 @app.command()

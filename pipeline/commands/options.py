@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prefloop.data.utf8 import shown_block
+
 if TYPE_CHECKING:
     from prefloop.pipeline.results import Result
 
@@ -30,19 +32,21 @@ def words(listed: str | None) -> list[str]:
 
 def say(result: Result[Any], as_json: bool) -> None:
     """Print what a command found. Plain text is never wrapped: its lines are there to be copied."""
-    from rich.console import Console
     from rich.text import Text
+
+    from prefloop.pipeline.terminal import PlainConsole
 
     if as_json:
         say_json(result.as_dict())
         return
     shown = result.renderable()
     if isinstance(shown, Text):
-        typer.echo(shown.plain)
+        typer.echo(shown_block(shown.plain))
     else:
-        Console().print(shown)
+        PlainConsole().print(shown)
 
 
 def say_json(value: Any) -> None:
     """Print ``value`` for other programs."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    typer.echo(shown_block(text, as_json=True))

@@ -25,11 +25,14 @@ _KEY_BEGINS = re.compile(
 """How the keys of well-known servers begin, which no variable's name does."""
 
 
+_URL = re.compile(r"[!-~]+")
+
+
 class TransformersEngine(Strict):
     """Plain ``transformers`` in this process: the embedded default, runs wherever torch runs."""
 
     type: Literal["transformers"] = "transformers"
-    device: str = "auto"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d{1,3})?)$")
     """``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, ..."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """``auto`` is float32 on the CPU and bfloat16 on a GPU."""

@@ -232,7 +232,15 @@ def _batches(block: Sequence[Pending], size: int) -> Iterator[Sequence[TokenRow]
 
 def _device(name: str) -> torch.device:
     if name != "auto":
-        return torch.device(name)
+        device = torch.device(name)
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise EngineFailed(
+                f"device {name!r} cannot be used here: {str(error).splitlines()[0]}",
+                "set the engine's `device` to auto or cpu",
+            ) from None
+        return device
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 
 from prefloop.data.config import PromptSource
-from prefloop.data.errors import InputError
+from prefloop.data.errors import InputError, NothingCameOut
 from prefloop.data.hashing import json_hash
 from prefloop.data.preferences import PreferenceColumns
 from prefloop.data.preferences.gold import GoldPair, gold_layout, read_gold
 from prefloop.data.schemas import VOTE
 from prefloop.data.shards import ShardFolder
+from prefloop.data.yaml_files import read_yaml
 from prefloop.labelers.base import Answer, Labeler, Pair
-from prefloop.pipeline.config import ConfigError, RunConfig, validate_config
+from prefloop.pipeline.config import ConfigError, RunConfig, reason_of, validate_config
 from prefloop.pipeline.judging.judge_figures import JudgeFigures, judge_figures
 from prefloop.pipeline.judging.verdict_file import read_verdicts
+from prefloop.pipeline.run.all_or_some import AllOrSome, any_valid_vote, tally_votes
 from prefloop.pipeline.run.answer_key import of_engines, of_labelers
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.progress import StepProgress
-from prefloop.pipeline.stages.label import vote
+from prefloop.pipeline.stages.label import remedy_of, vote
+
+logger = logging.getLogger(__name__)
 
 BLOCK = 64
 """Pairs whose votes are kept together: what an interruption costs at most."""
@@ -89,8 +95,9 @@ async def judge_eval(path: str, options: JudgeEvalOptions) -> JudgeEval:
     gold, refused = read_gold(source, options.columns)
     layout = gold_layout(source, options.columns)
     votes: dict[str, pa.Table] = {}
+    failed: list[NothingCameOut] = []
     for config_path in options.judges:
-        for name, table in (await _ask(config_path, gold, options)).items():
+        for name, table in (await _ask(config_path, gold, options, failed)).items():
             votes[_free(name, config_path.stem, votes)] = table
     lost: dict[str, dict[str, int]] = {}
     for verdict_path in options.verdicts:
@@ -99,6 +106,10 @@ async def judge_eval(path: str, options: JudgeEvalOptions) -> JudgeEval:
             votes[_free(name, Path(verdict_path).stem, votes)] = table
         if read.refused:
             lost[verdict_path] = dict(read.refused)
+    if failed and not votes:
+        raise failed[0]
+    for error in failed:
+        logger.warning("%s", error)
     return JudgeEval(
         source=path,
         pairs=len(gold),
@@ -122,11 +133,9 @@ def _free(name: str, file: str, taken: dict[str, pa.Table]) -> str:
 def load_judges(path: Path, seed: int = 0) -> RunConfig:
     """A config of labelers: one labeler, ``labelers`` with ``engines``, or a run's config."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raw = read_yaml(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: {reason_of(error)}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: must be a labeler (`type: judge`, ...) or hold `labelers`")
     if "label" in raw:
@@ -141,8 +150,12 @@ def load_judges(path: Path, seed: int = 0) -> RunConfig:
 
 
 async def _ask(
-    path: Path, gold: Sequence[GoldPair], options: JudgeEvalOptions
+    path: Path,
+    gold: Sequence[GoldPair],
+    options: JudgeEvalOptions,
+    failed: list[NothingCameOut],
 ) -> dict[str, pa.Table]:
+    """The votes of each labeler in the file; one whose every vote failed is told in ``failed``."""
     config = load_judges(path, options.seed)
     # Two servers that serve a model under one name share no response.
     cache = options.out / "cache" / json_hash(of_engines(config))[:12]
@@ -163,7 +176,11 @@ async def _ask(
             missing = [at for at in range(-(-len(gold) // BLOCK)) if not folder.exists(at)]
             if missing:
                 asked = await models.labeler(labeler)
-                await _vote(asked, gold, folder, missing)
+                try:
+                    await _vote(asked, gold, folder, missing, remedy_of([labeler]))
+                except NothingCameOut as error:
+                    failed.append(error)
+                    continue
             found[labeler.name] = folder.table()
     finally:
         await models.release()
@@ -171,19 +188,28 @@ async def _ask(
 
 
 async def _vote(
-    labeler: Labeler, gold: Sequence[GoldPair], folder: ShardFolder, missing: Sequence[int]
+    labeler: Labeler,
+    gold: Sequence[GoldPair],
+    folder: ShardFolder,
+    missing: Sequence[int],
+    remedy: str,
 ) -> None:
+    came_before = any_valid_vote(folder)
+    outcome = AllOrSome(f"judge-eval {labeler.name}", "votes", remedy, came_before=came_before)
     todo = sum(len(gold[BLOCK * at : BLOCK * (at + 1)]) for at in missing)
     with StepProgress(labeler.name, len(gold), done=len(gold) - todo, unit="pairs") as progress:
         for at in missing:
             pairs = [_pair(one) for one in gold[BLOCK * at : BLOCK * (at + 1)]]
             table = await vote(pairs, [labeler], f"judge-eval/{at}")
-            folder.write(at, table)
+            await outcome.take(
+                tally_votes(table), partial(asyncio.to_thread, folder.write, at, table)
+            )
             progress.advance(
                 len(pairs),
                 tokens=pc.sum(table["prompt_tokens"]).as_py() or 0,
                 cost=pc.sum(table["cost"]).as_py() or 0.0,
             )
+        await outcome.close()
 
 
 def _shown(gold: GoldPair) -> tuple[Any, ...]:

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from prefloop.data.errors import InputError
 from prefloop.data.strict import Strict
+from prefloop.data.yaml_files import YamlError, read_yaml
 from prefloop.pipeline.config import ConfigError, override_key
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.stages.write import TRIPLES_FOLDER, UNPAIRED_FOLDER
@@ -149,12 +149,13 @@ def load_settings(
     raw: Any = {}
     if config is not None:
         try:
-            raw = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise ConfigError(f"{config}: cannot be read: {why}: check the path") from None
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{config}: not valid YAML: {' '.join(str(error).split())}") from None
+            raw = read_yaml(config) or {}
+        except YamlError as error:
+            raise ConfigError(f"{config}: not valid YAML: {error}") from None
+        except OSError as error:
+            raise ConfigError(
+                f"{config}: cannot be read: {error.strerror}: check the path"
+            ) from None
         if not isinstance(raw, dict):
             raise ConfigError(
                 f"{config}: must be a mapping of settings, e.g. `learning_rate: 1e-5`"

@@ -27,7 +27,13 @@ _SIZES = [
 
 
 def write_card(config: RunConfig, run: RunDir) -> None:
-    """Write ``dataset/README.md`` from the decisions and triples on disk."""
+    """Write ``dataset/README.md`` from the decisions and triples on disk.
+
+    A folder without rows gets none, as nothing can open it.
+    """
+    if not _globs(run, TRIPLES_FOLDER) and not _globs(run, UNPAIRED_FOLDER):
+        run.card.unlink(missing_ok=True)
+        return
     rounds = [_round_figures(run, index) for index in range(len(run.rounds()))]
     rounds = [figures for figures in rounds if figures["written"]]
     rows = Counter[str]()

@@ -7,8 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import yaml
-
+from prefloop.data.yaml_files import YamlError, read_yaml
 from prefloop.pipeline.report import formats
 from prefloop.pipeline.report.plots import Figure, Series, Words, lines
 from prefloop.pipeline.run.run_dir import JURY, OPPONENT, RunDir
@@ -252,10 +251,10 @@ def _policy_figure(metrics: Sequence[Metric], measure: _Measure, guard: str) -> 
 def guard_captions(run: RunDir) -> dict[str, str]:
     """What the guards ask of a figure, by its name, as the end of its caption."""
     try:
-        raw = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+        raw = read_yaml(run.config)
         guards = Guards.model_validate(((raw or {}).get("train") or {}).get("guards") or {})
         beta = float(((raw or {}).get("train") or {}).get("beta") or 0.1)
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
+    except (OSError, ValueError, TypeError, AttributeError, YamlError):
         return {}
     if not guards.enabled:
         return {}

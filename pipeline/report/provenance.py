@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from prefloop.data.yaml_files import YamlError, read_yaml
 from prefloop.pipeline.report.redact import redact
 from prefloop.pipeline.run.run_dir import RunDir
 
@@ -50,8 +51,8 @@ def _plain(value: Any) -> str:
 def shown_config(run: RunDir) -> str | None:
     """The run's config without secrets, as YAML; null where it cannot be read."""
     try:
-        raw = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
+        raw = read_yaml(run.config)
+    except (OSError, YamlError):
         return None
     return yaml.safe_dump(redact(raw), sort_keys=False, allow_unicode=True)
 

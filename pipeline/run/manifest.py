@@ -146,7 +146,7 @@ def _refuse_changed_config(config: RunConfig, run: RunDir) -> list[RoundDir]:
             continue
         if key == "rounds" and int(after or 0) >= len(run.rounds()):
             continue
-        stages = _stages_of(key)
+        stages = _stages_of(key, config)
         if stages & {"sample"} and key not in _SAMPLE_ONLY and not key.startswith("sample.pool"):
             stages |= {"answers"}
         if moved and key in ("train.method", "train.online"):
@@ -169,9 +169,14 @@ def _samples_in_training(settings: Mapping[str, Any]) -> bool:
     return bool(settings.get("train.online")) or settings.get("train.method") in ("grpo", "rloo")
 
 
-def _stages_of(key: str) -> set[str]:
+def _stages_of(key: str, config: RunConfig) -> set[str]:
     """The stages whose outcome a config key reaches into."""
-    section = key.split(".", 1)[0]
+    section, _, rest = key.partition(".")
+    samplers = {member.engine for member in config.sample.members()} | {config.sample.engine}
+    if config.evaluate.opponent and config.evaluate.opponent.engine:
+        samplers.add(config.evaluate.opponent.engine)
+    if section == "engines" and rest.partition(".")[0] not in samplers:
+        return {"label"}
     return {
         "prompts": {"prompts"},
         "block_size": {"prompts"},

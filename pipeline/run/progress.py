@@ -6,7 +6,6 @@ import sys
 import time
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,6 +14,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from prefloop.data.utf8 import shown
+from prefloop.pipeline.terminal import PlainConsole
 
 _SECONDS_BETWEEN_LINES = 15.0
 
@@ -29,7 +31,7 @@ class StepProgress:
     def __init__(
         self, title: str, total: int | None, *, done: int = 0, unit: str = "prompts"
     ) -> None:
-        self._title, self._total, self._unit = title, total, unit
+        self._title, self._total, self._unit = shown(title), total, unit
         self._done = self._resumed = done
         self._tokens = 0
         self._cost = 0.0
@@ -39,13 +41,13 @@ class StepProgress:
     def __enter__(self) -> StepProgress:
         if sys.stderr.isatty():
             self._bar = Progress(
-                TextColumn("{task.description:<22}"),
+                TextColumn("{task.description:<22}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[facts]}"),
+                TextColumn("{task.fields[facts]}", markup=False),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
-                console=Console(stderr=True),
+                console=PlainConsole(stderr=True),
             )
             self._task = self._bar.add_task(
                 self._title, total=self._total, completed=self._done, facts=""

@@ -40,12 +40,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
 from prefloop.data import schemas
 from prefloop.data.errors import PrefloopError
 from prefloop.data.shards import ShardFolder, damaged, read_json_object, remove_leftovers
+from prefloop.data.yaml_files import read_yaml
 
 TRAINING_CURVES, EVALUATION = 0, 1
 """Parts of a round's metrics."""
@@ -147,10 +147,10 @@ class RunDir:
         """The settings in ``config.yaml``, unchecked. Raises ``StorageError`` where it is damaged,
         ``FileNotFoundError`` where it is missing."""
         try:
-            found = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            found = read_yaml(self.config)
         except FileNotFoundError:
             raise
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        except (OSError, ValueError) as error:
             fault = " ".join(str(error).split())[:200]
             raise damaged(self.config, fault, CONFIG_REMEDY) from None
         if not isinstance(found, dict) or not found:

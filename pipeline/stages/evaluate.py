@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from prefloop.data.protocol import Sampling
 from prefloop.pipeline.config import POLICY, PoolMember, SampleConfig
+from prefloop.pipeline.run.all_or_some import AllOrSome, tally_samples
 from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.metrics import metrics_table
 from prefloop.pipeline.run.models import Models
@@ -24,7 +25,7 @@ from prefloop.pipeline.run.stream import run_blocks
 from prefloop.pipeline.stages.label import OpenLabelers
 from prefloop.pipeline.stages.matches import MatchJury, match, match_figures
 from prefloop.pipeline.stages.measures import answer_figures, likelihood_figures
-from prefloop.pipeline.stages.sample import Draw, open_source, sample_block, sampling_of
+from prefloop.pipeline.stages.sample import Draw, open_source, remedy_of, sample_block, sampling_of
 from prefloop.pipeline.stages.train import reference_policy
 from prefloop.training.config import EvaluateConfig, TrainConfig
 
@@ -58,21 +59,29 @@ async def answer_heldout(
         merge_identical=False,
     )
     watch = Stopwatch()
-    with StepProgress(f"policy {policy} answers", len(missing), unit="blocks") as progress:
+    title = f"policy {policy} answers"
+    asked = sample.model_copy(update={"pool": (member,)})
+    outcome = AllOrSome(title, "prompts", remedy_of(asked), came_before=answers.rows() > 0)
+    with StepProgress(title, len(missing), unit="blocks") as progress:
 
         async def work(index: int) -> None:
             prompts = _limited(run, index, settings.limit)
             block = f"evaluate/{policy}/{index}"
             table, failed = await sample_block(prompts, draw, context.index, block)
-            quarantine = context.folder.quarantine(f"evaluate-{policy}")
-            if len(failed):
-                await asyncio.to_thread(quarantine.write, index, failed)
-            else:  # of an earlier try that was killed
-                quarantine.remove([index])
-            await asyncio.to_thread(answers.write, index, table)
+
+            async def commit() -> None:
+                quarantine = context.folder.quarantine(f"evaluate-{policy}")
+                if len(failed):
+                    await asyncio.to_thread(quarantine.write, index, failed)
+                else:  # of an earlier try that was killed
+                    quarantine.remove([index])
+                await asyncio.to_thread(answers.write, index, table)
+
+            await outcome.take(tally_samples(table, failed, empty_counts=True), commit)
             progress.advance(1, tokens=pc.sum(table["tokens"]).as_py() or 0)
 
         await run_blocks(missing, work, in_flight=context.blocks_in_flight)
+        await outcome.close()
     context.note("evaluate", watch.lap(), answers_of=policy)
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from prefloop.data.errors import NothingCameOut
 from prefloop.data.shards import ShardFolder
-from prefloop.labelers.config import FilterConfig, LabelConfig, LengthBalance
-from prefloop.labelers.decisions.decide import decide
+from prefloop.labelers.config import FilterConfig, Identical, LabelConfig, LengthBalance
+from prefloop.labelers.decisions.decide import NO_VALID_VOTE, TIE, decide
 from prefloop.labelers.decisions.filters import (
+    EMPTY_ANSWER,
+    PAIR_STRATEGY,
     BalanceRows,
     apply_balance,
     apply_filters,
@@ -18,11 +23,25 @@ from prefloop.labelers.decisions.filters import (
 from prefloop.labelers.decisions.pairs import propose_pairs
 from prefloop.labelers.jury.round_jury import RoundJury
 from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS
+from prefloop.pipeline.run.all_or_some import commonest, tally_notes
 from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.round_jury import load_round_jury
 from prefloop.pipeline.run.run_dir import Stopwatch
 
+_LOOSEN = (
+    "loosen {} in `filter`; none of them is marked done: the same command then decides again, and "
+    "asks nobody"
+)
+_REMEDIES = {
+    EMPTY_ANSWER: "raise sample.max_tokens or change the model, in a new --run-dir",
+    NO_VALID_VOTE: "change the labelers or their engines, in a new --run-dir",
+    TIE: "no labeler preferred any answer: use others, or raise sample.n, in a new --run-dir",
+    Identical().type: "the answers to a prompt are alike: raise sample.temperature, in a new "
+    "--run-dir",
+    PAIR_STRATEGY: _LOOSEN.format("strategy"),
+}
+"""What to change where most pairs were dropped for a reason that is no filter of the user's."""
 _CANDIDATE_COLUMNS = ["candidate_id", "prompt_id", "text", "tokens", "finish_reason"]
 
 
@@ -56,6 +75,34 @@ def filter_round(context: RoundContext, label: LabelConfig, filters: FilterConfi
         _balance(balance, first_pass, folder.decisions)
         shutil.rmtree(first_pass.folder)
     context.note("filter", watch.lap())
+
+
+def require_kept(context: RoundContext) -> None:
+    """Raise ``NothingCameOut`` where a round has decisions and keeps no pair.
+
+    Nothing then says that it was filtered or written: other filters do the work anew.
+    """
+    folder = context.folder
+    reasons: Counter[str] = Counter()
+    for decisions in folder.decisions.iter(["kept", "reason"]):
+        if pc.any(decisions["kept"], min_count=0).as_py():
+            return
+        reasons.update(decisions["reason"].to_pylist())
+    for shards in (folder.triples, folder.decisions):
+        shutil.rmtree(shards.folder, ignore_errors=True)
+    folder.written.unlink(missing_ok=True)
+    if not reasons:
+        raise NothingCameOut(
+            f"round {context.index}: there is no pair to decide: no prompt has two different "
+            "answers. Raise sample.n or sample.temperature, in a new --run-dir"
+        )
+    [(reason, times)] = reasons.most_common(1)
+    notes = tally_notes(folder.votes) if reason == NO_VALID_VOTE else Counter()
+    why = f" ({commonest(notes)})" if notes else ""
+    raise NothingCameOut(
+        f"round {context.index}: all {reasons.total()} pairs were dropped, {times} of them by "
+        f"{reason}{why}: {_REMEDIES.get(reason, _LOOSEN.format(reason))}"
+    )
 
 
 def decide_block(

@@ -13,8 +13,10 @@ import pyarrow.compute as pc
 
 from prefloop.data.conversation import with_system_prompt
 from prefloop.labelers.base import Answer, Labeler, Pair, Vote, votes_table
-from prefloop.labelers.config import LabelConfig
+from prefloop.labelers.config import JudgeLabeler, LabelConfig, LabelerConfig
+from prefloop.labelers.decisions.filters import has_empty_answer
 from prefloop.labelers.decisions.pairs import propose_pairs
+from prefloop.pipeline.run.all_or_some import AllOrSome, any_valid_vote, tally_votes
 from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.run_dir import Stopwatch
@@ -43,11 +45,19 @@ async def label_round(
     total = folder.prompts.rows()
     todo = folder.prompts.rows(missing)
     title = f"round {folder.index} label"
+    outcome = AllOrSome(
+        title, "votes", remedy_of(settings.labelers), came_before=any_valid_vote(folder.votes)
+    )
     with StepProgress(title, total, done=total - todo) as progress:
 
         async def work(index: int) -> None:
             votes = await label_block(context, settings, index, labelers)
-            context.note("label", watch.lap(), block=index)
+
+            async def commit() -> None:
+                await asyncio.to_thread(folder.votes.write, index, votes)
+                context.note("label", watch.lap(), block=index)
+
+            await outcome.take(tally_votes(votes), commit)
             progress.advance(
                 folder.prompts.rows([index]),
                 tokens=pc.sum(votes["prompt_tokens"]).as_py() or 0,
@@ -55,6 +65,18 @@ async def label_round(
             )
 
         await run_blocks(missing, work, in_flight=context.blocks_in_flight)
+        await outcome.close()
+
+
+def remedy_of(labelers: Sequence[LabelerConfig]) -> str:
+    """What to change where no vote is valid."""
+    keys = {
+        f"engines.{one.engine} or the judge {one.name}": None
+        for one in labelers
+        if isinstance(one, JudgeLabeler)
+    }
+    others = [f"the labeler {one.name}" for one in labelers if not isinstance(one, JudgeLabeler)]
+    return f"change {', '.join([*keys, *others])}"
 
 
 def _decide_again(context: RoundContext, lost: Sequence[int]) -> None:
@@ -74,16 +96,26 @@ def _decide_again(context: RoundContext, lost: Sequence[int]) -> None:
 
 
 async def label_block(
-    context: RoundContext, settings: LabelConfig, index: int, labelers: Sequence[Labeler]
+    context: RoundContext,
+    settings: LabelConfig,
+    index: int,
+    labelers: Sequence[Labeler],
+    *,
+    with_empty: bool = False,
 ) -> pa.Table:
-    """Write and return the votes (schema VOTE) on block ``index``."""
+    """The votes (schema VOTE) on block ``index``.
+
+    Nobody is asked about pairs with an answer that has no text, as no filter lets them through;
+    ``with_empty``: where answers are rewarded one by one, they are.
+    """
     folder = context.folder
     prompts, candidates = folder.prompts.read(index), folder.candidates.read(index)
     pairs = propose_pairs(candidates, per_prompt=settings.pairs_per_prompt, seed=context.seed)
+    if not with_empty:
+        empty = has_empty_answer(pairs["a_id"], pairs["b_id"], candidates)
+        pairs = pairs.filter(pa.array(~empty))
     built = build_pairs(pairs, prompts, candidates, context.index, context.system_prompt)
-    votes = await vote(built, labelers, f"{folder.index}/label/{index}")
-    await asyncio.to_thread(folder.votes.write, index, votes)
-    return votes
+    return await vote(built, labelers, f"{folder.index}/label/{index}")
 
 
 async def vote(pairs: Sequence[Pair], labelers: Sequence[Labeler], block: str) -> pa.Table:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from prefloop.labelers.decisions.decide import decide
 from prefloop.labelers.jury.round_jury import RoundJury
 from prefloop.labelers.statistics.estimate import mean_estimate
 from prefloop.labelers.statistics.winrate import length_controlled_win_rate, win_rate
+from prefloop.pipeline.run.all_or_some import AllOrSome, any_valid_vote, tally_votes
 from prefloop.pipeline.run.context import RunContext
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.run_dir import JURY, PolicyKey, RunDir
@@ -63,6 +65,10 @@ async def match(
         return
     labelers = await open_labelers()
     title = f"policy {policy} against {opponent}"
+    remedy = (
+        "change the labelers that evaluate (label.labelers or evaluate.judges) or their engines"
+    )
+    outcome = AllOrSome(title, "votes", remedy, came_before=any_valid_vote(votes))
     with StepProgress(title, len(missing), unit="blocks") as progress:
 
         async def work(index: int) -> None:
@@ -70,10 +76,13 @@ async def match(
             prompts = run.heldout.read(index)
             built = build_pairs(pairs, prompts, answers, policy - 1, context.system_prompt)
             table = await vote(built, labelers, f"evaluate/{policy}-{opponent}/{index}")
-            await asyncio.to_thread(votes.write, index, table)
+            await outcome.take(
+                tally_votes(table), partial(asyncio.to_thread, votes.write, index, table)
+            )
             progress.advance(1)
 
         await run_blocks(missing, work, in_flight=context.blocks_in_flight)
+        await outcome.close()
 
 
 def _match_pairs(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import shutil
 import threading
 from collections import defaultdict
 from collections.abc import Coroutine, Sequence
@@ -20,11 +21,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefloop.data.conversation import with_system_prompt
+from prefloop.data.errors import NothingCameOut
 from prefloop.data.hashing import derive_seed
+from prefloop.data.shards import ShardFolder
 from prefloop.labelers.base import Labeler
 from prefloop.labelers.config import FilterConfig, LabelConfig
 from prefloop.labelers.decisions.candidate_scores import candidate_scores
 from prefloop.pipeline.config import SampleConfig
+from prefloop.pipeline.run.all_or_some import (
+    AllOrSome,
+    Tally,
+    any_text,
+    any_valid_vote,
+    tally_samples,
+    tally_votes,
+)
 from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.promotion import Lineage
@@ -32,7 +43,9 @@ from prefloop.pipeline.run.round_jury import load_round_jury
 from prefloop.pipeline.run.run_dir import RunError, Stopwatch
 from prefloop.pipeline.stages.filter import decide_block
 from prefloop.pipeline.stages.label import OpenLabelers, label_block
-from prefloop.pipeline.stages.sample import draw_block, open_draw
+from prefloop.pipeline.stages.label import remedy_of as label_remedy
+from prefloop.pipeline.stages.sample import draw_block, keep_block, open_draw
+from prefloop.pipeline.stages.sample import remedy_of as sample_remedy
 from prefloop.pipeline.stages.train import reference_policy, run_training, trained_before
 from prefloop.pipeline.stages.write import triples_of_block
 from prefloop.training.config import TrainConfig
@@ -145,6 +158,20 @@ class _Legs:
         self._jury = load_round_jury(settings.label, context.folder)
         self._loop = asyncio.get_running_loop()
         self._stopped = threading.Event()
+        self._reinforces = not training.online
+        title = f"round {context.index}"
+        self._sampled = AllOrSome(
+            f"{title} sample",
+            "prompts",
+            sample_remedy(settings.sample),
+            came_before=any_text(self._folder.candidates),
+        )
+        self._voted = AllOrSome(
+            f"{title} label",
+            "votes",
+            label_remedy(settings.label.labelers),
+            came_before=any_valid_vote(self._folder.votes),
+        )
 
     def triples(self, leg: int, now: WeightsNow) -> list[Path]:
         """See ``prefloop.training.session.on_policy.Triples``."""
@@ -204,13 +231,37 @@ class _Legs:
             self._models,
             with_references=self._settings.with_references,
         )
-        await draw_block(self._folder, leg, draw)
+        candidates, failed = await draw_block(self._folder, leg, draw)
+        await keep_block(self._folder, leg, candidates, failed)
+        tally = tally_samples(candidates, failed, empty_counts=self._reinforces)
+        await self._count(self._sampled, leg, tally, self._folder.candidates)
         self._context.note("sample", watch.lap(), block=leg)
 
     async def _label(self, leg: int) -> None:
         watch = Stopwatch()
-        await label_block(self._context, self._settings.label, leg, self._labelers)
+        votes = await label_block(
+            self._context,
+            self._settings.label,
+            leg,
+            self._labelers,
+            with_empty=self._reinforces,
+        )
+        await asyncio.to_thread(self._folder.votes.write, leg, votes)
+        await self._count(self._voted, leg, tally_votes(votes), self._folder.votes)
         self._context.note("label", watch.lap(), block=leg)
+
+    async def _count(self, outcome: AllOrSome, leg: int, tally: Tally, shards: ShardFolder) -> None:
+        """Count what came of a leg, whose shard had to be written for the training to go on: where
+        nothing came of any, none of them stays."""
+        try:
+            await outcome.take(tally, _nothing_to_write)
+            if leg == self._folder.prompts.indices()[-1]:
+                await outcome.close()
+        except NothingCameOut:
+            for name in ("triple", "decision", "vote", "candidate"):
+                if name != "candidate" or shards is self._folder.candidates:
+                    shutil.rmtree(self._folder.root / name, ignore_errors=True)
+            raise
 
     def _wait(self, work: Coroutine[Any, Any, None]) -> None:
         self.check()
@@ -225,6 +276,10 @@ class _Legs:
                 zip(scores["candidate_id"].to_pylist(), scores["score"].to_pylist(), strict=True)
             )
         return mean_scores(self._folder.votes.read(leg))
+
+
+async def _nothing_to_write() -> None:
+    pass
 
 
 def mean_scores(votes: pa.Table) -> dict[str, float]:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from prefloop.data.config import PromptsConfig
-from prefloop.data.errors import StorageError
+from prefloop.data.errors import NothingCameOut, StorageError
 from prefloop.data.hashing import derive_seed
 from prefloop.data.prompts.load import PromptTables, load_prompts
 from prefloop.data.prompts.no_prompts import why_no_prompt
@@ -24,8 +24,8 @@ def read_prompts(context: RunContext, prompts: PromptsConfig, *, block_size: int
     """Read, quarantine and deduplicate the prompts into the run directory; once for a run.
 
     Where shards were lost since, they are made again from the same source. Raises ``InputError``
-    for unusable input and :class:`RunError` if no prompt is left, or if the source now gives other
-    prompts than those that the run was begun with.
+    for unusable input, ``NothingCameOut`` if no prompt is left, and :class:`RunError` if the source
+    now gives other prompts than those that the run was begun with.
     """
     run = context.run
     lost = None
@@ -48,7 +48,7 @@ def read_prompts(context: RunContext, prompts: PromptsConfig, *, block_size: int
     write_blocks(run.quarantine, tables.quarantine, max(len(tables.quarantine), 1))
     write_blocks(run.dropped, tables.dropped, max(len(tables.dropped), 1))
     if not len(tables.train):
-        raise RunError(
+        raise NothingCameOut(
             f"no usable prompt among the {tables.read} read: {len(tables.quarantine)} quarantined "
             f"(reasons in {run.quarantine.folder}), {len(tables.dropped)} dropped, "
             f"{len(tables.heldout)} held out{why_no_prompt(tables, prompts.train)}"

@@ -12,13 +12,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from prefloop.data.conversation import with_system_prompt
 from prefloop.data.hashing import content_id, derive_seed
 from prefloop.data.protocol import Completion, Engine, Request, RequestRejected, Sampling
 from prefloop.data.quarantine import BadRow, quarantine_table
 from prefloop.data.schemas import CANDIDATE
+from prefloop.data.utf8 import BLANK
 from prefloop.pipeline.config import PoolMember, SampleConfig
+from prefloop.pipeline.run.all_or_some import AllOrSome, any_text, tally_samples
 from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.progress import StepProgress
@@ -73,19 +76,27 @@ async def sample_round(
     total = folder.prompts.rows()
     todo = folder.prompts.rows(missing)
     title = f"round {folder.index} sample"
+    outcome = AllOrSome(
+        title, "prompts", remedy_of(settings), came_before=any_text(folder.candidates)
+    )
     with StepProgress(title, total, done=total - todo) as progress:
 
         async def work(index: int) -> None:
-            candidates = await draw_block(folder, index, draw)
-            if folder.votes.exists(index) and not _voted_on(folder, index, candidates):
-                logger.warning(
-                    "round %d: the answers of block %d were lost and are others now: their votes "
-                    "are asked for again",
-                    folder.index,
-                    index,
-                )
-                folder.votes.remove([index])
-            context.note("sample", watch.lap(), block=index)
+            candidates, failed = await draw_block(folder, index, draw)
+
+            async def commit() -> None:
+                await keep_block(folder, index, candidates, failed)
+                if folder.votes.exists(index) and not _voted_on(folder, index, candidates):
+                    logger.warning(
+                        "round %d: the answers of block %d were lost and are others now: their "
+                        "votes are asked for again",
+                        folder.index,
+                        index,
+                    )
+                    folder.votes.remove([index])
+                context.note("sample", watch.lap(), block=index)
+
+            await outcome.take(tally_samples(candidates, failed), commit)
             progress.advance(
                 folder.prompts.rows([index]),
                 tokens=int(np.dot(candidates["tokens"], candidates["copies"])),
@@ -93,6 +104,15 @@ async def sample_round(
             )
 
         await run_blocks(missing, work, in_flight=context.blocks_in_flight)
+        await outcome.close()
+
+
+def remedy_of(settings: SampleConfig) -> str:
+    """What to change where nothing could be sampled."""
+    engines = dict.fromkeys(f"engines.{member.engine}" for member in settings.members())
+    return (
+        f"change {' or '.join(engines)}, or `sample` (as its max_tokens), so that all is answered"
+    )
 
 
 async def open_draw(
@@ -112,11 +132,14 @@ async def open_draw(
     )
 
 
-async def draw_block(folder: RoundDir, index: int, draw: Draw) -> pa.Table:
-    """Write and return the candidates (schema CANDIDATE) of block ``index``."""
+async def draw_block(folder: RoundDir, index: int, draw: Draw) -> tuple[pa.Table, pa.Table]:
+    """The candidates (schema CANDIDATE) of block ``index``, and the prompts without."""
     prompts = folder.prompts.read(index)
-    block = f"{folder.index}/sample/{index}"
-    candidates, failed = await sample_block(prompts, draw, folder.index, block)
+    return await sample_block(prompts, draw, folder.index, f"{folder.index}/sample/{index}")
+
+
+async def keep_block(folder: RoundDir, index: int, candidates: pa.Table, failed: pa.Table) -> None:
+    """Write what :func:`draw_block` gave."""
     # The candidate shard says that the block is done, so it comes last.
     if len(failed):
         await asyncio.to_thread(folder.quarantine("sample").write, index, failed)
@@ -125,16 +148,19 @@ async def draw_block(folder: RoundDir, index: int, draw: Draw) -> pa.Table:
     await asyncio.to_thread(folder.candidates.write, index, candidates)
     if index == 0 and (warning := run_on(candidates)):
         logger.warning("round %d: %s", folder.index, warning)
-    return candidates
 
 
 def _voted_on(folder: RoundDir, index: int, candidates: pa.Table) -> bool:
     """Whether the votes on block ``index`` are about these candidates."""
     votes = folder.votes.read(index, ["prompt_id", "a_id", "b_id"])
     ids = set(candidates["candidate_id"].to_pylist())
-    answers = Counter(candidates["prompt_id"].to_pylist())
-    prompts = {prompt for prompt, number in answers.items() if number > 1}
-    return prompts == set(votes["prompt_id"].to_pylist()) and ids.issuperset(
+    blank = pc.match_substring_regex(candidates["text"], BLANK)
+    several, wanted = (
+        {prompt for prompt, number in Counter(rows.to_pylist()).items() if number > 1}
+        for rows in (candidates["prompt_id"], candidates["prompt_id"].filter(pc.invert(blank)))
+    )
+    voted = set(votes["prompt_id"].to_pylist())  # of older versions, on empty answers too
+    return wanted <= voted <= several and ids.issuperset(
         votes["a_id"].to_pylist() + votes["b_id"].to_pylist()
     )
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefloop.data.conversation import with_system_prompt
-from prefloop.data.errors import StorageError
+from prefloop.data.errors import NothingCameOut, StorageError
 from prefloop.data.hashing import derive_seed
 from prefloop.data.schemas import MESSAGES, TRIPLE, UNPAIRED
 from prefloop.data.shards import (
@@ -23,6 +25,7 @@ from prefloop.data.shards import (
     row_count,
     write_shard,
 )
+from prefloop.data.utf8 import BLANK
 from prefloop.labelers.decisions.candidate_scores import candidate_scores
 from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir, Stopwatch
@@ -136,6 +139,25 @@ def _rows_by_split(files: Mapping[Path, int]) -> dict[str, int]:
     return dict(counts)
 
 
+def require_train_rows(context: RoundContext, test_share: float) -> None:
+    """Raise ``NothingCameOut`` where all of a round's triples went to the test split, and take it
+    back, so that another share writes the round anew."""
+    folder = context.folder
+    rows = rows_written(folder)
+    if rows["train"]:
+        return
+    folder.written.unlink()
+    shutil.rmtree(folder.triples.folder, ignore_errors=True)
+    for split, unpaired in product(("train", "test"), (False, True)):
+        for file in split_files(context.run, split, folder.index, unpaired=unpaired):
+            file.unlink()
+    raise NothingCameOut(
+        f"round {folder.index} kept {rows['test']:,} of its pairs, all in the test split: none is "
+        f"left to train on. Lower write.test_share ({test_share:g}; the same command then goes on "
+        "from here), or give more prompts in a new --run-dir"
+    )
+
+
 def split_of(prompt_id: str, *, seed: int, test_share: float) -> str:
     """``train`` or ``test``: a property of the prompt, so no prompt is ever in both."""
     return "test" if derive_seed(seed, "split", prompt_id) < test_share * 2**31 else "train"
@@ -193,7 +215,7 @@ def triples_of_block(context: RoundContext, index: int) -> pa.Table:
 def unpaired_of_block(context: RoundContext, index: int) -> pa.Table:
     """The candidates of block ``index`` that win more, or less, often than not: UNPAIRED.
 
-    One that wins half of the time has no label and is left out.
+    One that wins half of the time has no label and is left out, and so is one without text.
     """
     folder = context.folder
     columns = ["chosen_id", "rejected_id", "p_chosen", "reason"]
@@ -201,6 +223,10 @@ def unpaired_of_block(context: RoundContext, index: int) -> pa.Table:
     scores = scores.filter(pc.not_equal(scores["score"], 0.5))
     wanted = ["candidate_id", "prompt_id", "text", "tokens", "round", "policy", "policy_revision"]
     candidates = folder.candidates.read(index, wanted)
+    empty = candidates["candidate_id"].filter(pc.match_substring_regex(candidates["text"], BLANK))
+    scores = scores.filter(
+        pc.invert(pc.is_in(scores["candidate_id"], value_set=empty.combine_chunks()))
+    )
     prompts = folder.prompts.read(index, ["prompt_id", "messages"])
     found = _rows_of(scores["candidate_id"], candidates["candidate_id"], candidates)
     prompt = _rows_of(found["prompt_id"], prompts["prompt_id"], prompts)

@@ -7,6 +7,7 @@ import yaml
 
 from prefloop.pipeline.config import ConfigError, dump_config, flatten, load_config, validate_config
 from tests.helpers.paths import ROOT
+from tests.helpers.runs import small_config
 
 MINIMAL = {
     "prompts": {"train": {"path": "prompts.jsonl"}},
@@ -143,3 +144,39 @@ def test_the_real_example_can_be_planned_and_its_judge_loads(tmp_path: Path) -> 
     assert [step["requests"] for step in judged] == [12 * plan["prompts"]["kept"]] * 3
     [judge] = config.label.labelers
     assert load_judge(judge.judge).settings.max_tokens == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("run_dir=''", "run_dir"),
+        ("run_dir=' '", "run_dir"),
+        ("engines.default.device=tpu", "device"),
+        ("engines.default.device=''", "device"),
+        ("engines.default.threads=99999999999999999999999999", "threads"),
+        ("label.labelers.judge.weight=.inf", "weight"),
+        ("label.labelers.judge.weight=.nan", "weight"),
+        ("sample.temperature=.inf", "temperature"),
+        ("sample.temperature=1e400", "temperature"),
+        ("sample.n=1e18", "sample.n"),
+        ("seed=99999999999999999999999999", "seed"),
+        ("sample.stop=x", "stop"),
+        ("label.labelers=x", "labelers"),
+        ("label.labelers={a: 1}", "labelers"),
+        ("filter.filters=[[]]", "filters"),
+        ("sample..n=3", "key=value"),
+        (".=3", "key=value"),
+        ("sample.n=[" + "[" * 3000, "nested deeper"),
+        ("sample.n={a: 1, a: 2}", "second time"),
+        ("engines.s={type: openai, base_url: 'http://[::1'}", "base_url"),
+        ("engines.s={type: openai, base_url: 'http://127.0.0.1:99999/'}", "base_url"),
+        ("engines.s={type: openai, base_url: 'http://x y/'}", "base_url"),
+        ("engines.s={type: openai, base_url: 'ftp://x/'}", "base_url"),
+        ("engines.s={type: openai, base_url: ''}", "base_url"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_line(override: str, message: str) -> None:
+    raw = small_config().model_dump(mode="json")
+    with pytest.raises(ConfigError, match=message) as raised:
+        load_config(raw, [override])
+    assert "\n" not in str(raised.value)

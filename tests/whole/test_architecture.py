@@ -24,7 +24,7 @@ ROOMS = {
 
 ORDER = {
     "data": [
-        "errors strict arrays hashing names utf8",
+        "errors strict arrays hashing names utf8 yaml_files",
         "config protocol schemas shards chat conversation dedup quarantine dataset_folder",
         "embedded",
         "sources",
@@ -49,7 +49,7 @@ ORDER = {
         "tiny",
     ],
     "pipeline": [
-        "engines",
+        "engines terminal",
         "config",
         "run",
         "stages",

@@ -107,11 +107,11 @@ def test_a_killed_round_goes_on_from_what_it_has(
     labelled: list[int] = []
     label = on_policy.label_block
 
-    async def once(context: Any, settings: Any, index: int, labelers: Any) -> Any:
+    async def once(context: Any, settings: Any, index: int, labelers: Any, **more: Any) -> Any:
         labelled.append(index)
         if len(labelled) == 2:
             raise RunError("power cut")
-        return await label(context, settings, index, labelers)
+        return await label(context, settings, index, labelers, **more)
 
     monkeypatch.setattr(on_policy, "label_block", once)
     with pytest.raises(RunError, match="power cut"):

@@ -85,9 +85,16 @@ CASES = [
      {"chosen": " Straße\n\nA ", "rejected": "STRASSE a"}),
     ({"type": "near_duplicate_answers", "max_similarity": 0.75},
      {"chosen": "abcd", "rejected": "abcx"}, {"chosen": "abcde", "rejected": "abcdx"}),
-    ({"type": "near_duplicate_answers", "max_similarity": 0.95}, {"chosen": "", "rejected": "x"},
+    ({"type": "near_duplicate_answers", "max_similarity": 0.95}, {"chosen": "y", "rejected": "x"},
      {"chosen": "a fox sat on the old wall.", "rejected": "a fox sat on the old wall!"}),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\n\t", "\u2003\u00a0"])
+@pytest.mark.parametrize("side", ["chosen", "rejected"])
+def test_pairs_with_an_empty_answer_never_stay(empty: str, side: str) -> None:
+    undecided = {side: empty, "kept": False, "reason": "no_valid_vote", "p_chosen": 0.5}
+    assert reasons([{}, {side: empty}, undecided]) == [None, "empty_answer", "empty_answer"]
 
 
 @pytest.mark.parametrize(("one", "passes", "drops"), CASES)
