@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 
+from prefloop.labelers.judges.look_alikes import skeleton
+
 _TAG = re.compile(r"</?([A-Za-z][\w-]*)(?:\s[^<>]*)?>")
 _LABEL = re.compile(r"^([A-Za-z][\w -]*):[ \t]*\{\{", re.MULTILINE)  # such as "Answer A: {{"
-# What may stand inside a tag's name without a reader (or a model) being misled less: white space,
-# hyphens, underscores, and characters that print as nothing. Bounded, so that matching is linear.
-_FILLER = r"[\s_\-\u00ad\u200b-\u200f\u2060\ufeff]{0,8}"
+# In a skeleton all that may stand inside a tag's name without a reader (or a model) being misled
+# less is one space: white space, hyphens, underscores, and characters that print as nothing.
+_FILLER = " ?"
 
 
 class Fences:
@@ -26,21 +28,32 @@ class Fences:
 
     def harmless(self, text: str) -> str:
         """``text`` without anything that reads as one of the fences."""
-        return self._pattern.sub(lambda found: found[0].replace("<", "‹").replace(":", ""), text)
+        seen, places = skeleton(text)
+        letters: list[str] | None = None
+        for found in self._pattern.finditer(seen):
+            letters = letters or list(text)
+            if found[0] == "<":
+                letters[places[found.start()]] = "‹"
+            else:
+                letters[places[found.end() - 1]] = ""  # the colon
+        return text if letters is None else "".join(letters)
 
 
 def _pattern(tags: set[str], labels: set[str]) -> re.Pattern[str]:
-    """Matches the ``<`` of what reads as a tag of one of ``tags``, and whole what reads as a label.
+    """Matches, in a skeleton, the ``<`` of what reads as a tag of one of ``tags``, and whole what
+    reads as a label.
 
-    Case, spaces, hyphens and invisible characters make no difference: ``< / Answer-B`` is found
-    for the tag ``answer_b``, and ``answer b :`` for the label ``Answer B``.
+    Case, spaces, hyphens, invisible characters and look-alike letters make no difference:
+    ``< / Answer-B`` is found for the tag ``answer_b``, and ``answer b :`` for the label
+    ``Answer B``.
     """
     pattern = rf"<(?={_FILLER}/?{_FILLER}(?:{_spellings(tags)})(?![^\W_]))"
     if labels:
         pattern += rf"|(?<![^\W_])(?:{_spellings(labels)}){_FILLER}:"
-    return re.compile(pattern, re.IGNORECASE)
+    return re.compile(pattern)
 
 
 def _spellings(names: set[str]) -> str:
-    letters = sorted({"".join(filter(str.isalnum, name)) for name in names})
+    words = {skeleton(name)[0].replace(" ", "") for name in names}
+    letters = sorted({"".join(filter(str.isalnum, word)) for word in words})
     return "|".join(_FILLER.join(map(re.escape, word)) for word in letters)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prefloop.data.control_tokens import broken
 from prefloop.data.protocol import EngineFailed, Message, Request
 from prefloop.pipeline.engines.settings import OpenAIEngine
 
@@ -29,7 +30,10 @@ def request_body(
         config.max_tokens_field if chat else "max_tokens": sampling.max_tokens,
     }
     if chat:
-        body["messages"] = [dict(message) for message in request.messages]
+        # The server renders the template, and encodes what looks like a control token as one.
+        body["messages"] = [
+            {**message, "content": broken(message["content"])} for message in request.messages
+        ]
     else:
         body["prompt"] = list(prompt or ())
     if sampling.stop:
