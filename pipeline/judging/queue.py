@@ -28,6 +28,8 @@ QUEUE_COLUMNS = (
 """Of the table that people fill in: ``verdict`` 1, 2 or tie."""
 
 _SIDES: dict[PairLabel, float] = {"a": 1.0, "b": 0.0, "tie": 0.5}
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""What a cell may not begin with: spreadsheets take it for a formula, or pass over it to one."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,20 @@ def write_queue(
         writer = csv.DictWriter(handle, QUEUE_COLUMNS)
         writer.writeheader()
         for row in sorted(rows, key=lambda one: order[one["pair_id"]]):
-            writer.writerow({**row, "inclusion": repr(chances[row["pair_id"]])})
+            whole = {**row, "inclusion": repr(chances[row["pair_id"]])}
+            writer.writerow({name: _cell(text) for name, text in whole.items()})
     return len(rows)
+
+
+def _cell(text: str) -> str:
+    """``text`` as a table shows it and never as a formula, which a prompt or an answer could be."""
+    return f"'{text}" if text.startswith(_FORMULAS) else text
+
+
+def _uncelled(value: object) -> str:
+    """The opposite of ``_cell``, for what a spreadsheet may have made of a field."""
+    text = "" if value is None else str(value)
+    return text[1:] if text.startswith("'") else text
 
 
 def _texts(run: RunDir, wanted: set[str], seed: int) -> list[dict[str, str]]:
@@ -148,17 +162,19 @@ def read_people(paths: Sequence[str], run: RunDir) -> dict[str, PeopleLabel]:
                         + delimiter_hint(row.fields)
                     )
             given = row.fields["verdict"]
+            if isinstance(given, str):
+                given = _uncelled(given)
             if _blank(given):
                 continue
             seen.look(given, "verdict")
             verdict = read_label(given, LABELS, "answer_1", "answer_2")
-            pair = str(row.fields["pair_id"])
+            pair = _uncelled(row.fields["pair_id"])
             if verdict is None:
                 shown = str(given).strip().lower()[:80]
                 raise InputError(f"{where}, field 'verdict': {shown!r} is none of 1, 2, tie")
             if pair not in pairs:
                 raise InputError(f"{where}: {run.root} has no pair {pair}: is it another run's?")
-            first = str(row.fields["answer_1_id"])
+            first = _uncelled(row.fields["answer_1_id"])
             if first not in pairs[pair]:
                 raise InputError(f"{where}: the pair has no answer {first}")
             side = _SIDES[verdict]

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from prefloop.data.errors import InputError
@@ -14,7 +16,13 @@ from prefloop.labelers.jury.calibrator import read_calibrator
 from prefloop.pipeline.commands.app import app
 from prefloop.pipeline.judging.calibrate import calibrate_run
 from prefloop.pipeline.judging.calibrate_text import render_run_calibration
-from prefloop.pipeline.judging.queue import QUEUE_COLUMNS, read_people, write_queue
+from prefloop.pipeline.judging.queue import (
+    QUEUE_COLUMNS,
+    _cell,
+    _uncelled,
+    read_people,
+    write_queue,
+)
 from prefloop.pipeline.run.run_dir import RunDir
 from tests.helpers.runs import JUDGE, VERIFIER, run_small, small_config
 
@@ -57,8 +65,8 @@ def test_people_agree_with_the_verifier(run: RunDir, tmp_path: Path) -> None:
     firsts = 0
     decisions = {row["pair_id"]: row for row in run.round(0).decisions.table().to_pylist()}
     for row in rows_of(table):
-        assert row["answer_1"] == texts[row["answer_1_id"]]
-        assert row["answer_2"] == texts[row["answer_2_id"]]
+        assert row["answer_1"] == _cell(texts[row["answer_1_id"]])
+        assert row["answer_2"] == _cell(texts[row["answer_2_id"]])
         assert row["verdict"] == ""
         firsts += decisions[row["pair_id"]]["chosen_id"] == row["answer_1_id"]
     assert 15 <= firsts <= 45  # where the chosen one stands is drawn
@@ -190,3 +198,37 @@ def test_the_commands(run: RunDir, tmp_path: Path) -> None:
     assert "accuracy of the" in said.stdout
     wrong = command(app, ["queue", str(run.root), "--out", out, "--strategy", "best"])
     assert wrong.exit_code == 2
+
+
+@given(st.text())
+@example('=HYPERLINK("http://x")')
+@example("\t=1+1")
+@example("-2+3")
+@example("\r\n@SUM(1)")
+def test_no_cell_is_a_formula_and_every_cell_comes_back(text: str) -> None:
+    cell = _cell(text)
+    assert cell[:1] not in {"=", "+", "-", "@", "\t", "\r", "\n"}
+    if not text.startswith("'"):
+        assert _uncelled(cell) == text
+
+
+def test_formulas_of_a_run_are_text_in_the_queue(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefloop.pipeline.judging.queue._shown", lambda _: "=cmd|' /C calc'!A0")
+    table = tmp_path / "queue.csv"
+    write_queue(run, table, n=5, strategy="random", seed=0)
+    with table.open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert {row["prompt"] for row in rows} == {"'=cmd|' /C calc'!A0"}
+    for number, row in enumerate(rows):
+        row["verdict"] = ("1", "'2", "tie")[number % 3]
+    with table.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, QUEUE_COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    found = read_people([str(table)], run)
+    assert set(found) == {row["pair_id"] for row in rows}
+    for row in rows:
+        said = {"1": 1.0, "'2": 0.0, "tie": 0.5}[row["verdict"]]
+        assert found[row["pair_id"]].side_of(row["answer_1_id"]) == said
