@@ -40,7 +40,8 @@ def dataset(argilla: Server) -> str:
             fields=[rg.ChatField("prompt"), rg.TextField("answer")],
             questions=[rg.LabelQuestion("verdict", labels=["a", "b"])],
             metadata=[rg.TermsMetadataProperty("kind"), rg.FloatMetadataProperty("margin"),
-                      rg.IntegerMetadataProperty("length")],
+                      rg.IntegerMetadataProperty("length"),
+                      rg.FloatMetadataProperty("p_chosen", visible_for_annotators=False)],
             distribution=rg.TaskDistribution(min_submitted=2),
         ),
     ).create()  # fmt: skip
@@ -176,6 +177,35 @@ def test_two_annotators(argilla: Server, dataset: str, tmp_path: Path) -> None:
     while argilla.api.request("GET", f"datasets/{dataset}/progress")["completed"] != 2:
         assert time.monotonic() < until
         time.sleep(0.2)
+
+
+def test_what_is_hidden_from_annotators_neither_filters_nor_sorts(
+    argilla: Server, dataset: str, tmp_path: Path
+) -> None:
+    path = add_person(argilla.api, "search-cat", "search", tmp_path / "cat.json")
+    cat = argilla.sign_in("search-cat", json.loads(path.read_text())["password"])
+
+    def asked(name: str) -> list[int]:
+        scope = {"entity": "metadata", "metadata_property": name}
+        some = {"type": "range", "scope": scope, "ge": 0}
+        bodies = [
+            {"filters": {"type": "and", "and": [some]}},
+            {"sort": [{"scope": scope, "order": "asc"}]},
+        ]
+        url = f"/me/datasets/{dataset}/records/search"
+        return [cat.post(url, json=body).status_code for body in bodies]
+
+    assert asked("length") == [200, 200]
+    assert asked("p_chosen") == [422, 422]
+
+
+def test_only_its_own_origin_is_answered(argilla: Server) -> None:
+    status = f"{argilla.api.account.url}/api/v1/status"
+    assert httpx.get(status).status_code == 200
+    assert httpx.get(status, headers={"Host": "evil.example"}).status_code == 403
+    other = httpx.get(status, headers={"Origin": "http://evil.example"})
+    assert other.status_code == 403
+    assert "access-control-allow-origin" not in other.headers
 
 
 def test_nothing_of_it_is_open_to_others(argilla: Server) -> None:

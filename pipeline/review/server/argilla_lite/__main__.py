@@ -69,6 +69,7 @@ def _configure(home: Path, redis: str) -> None:
         ARGILLA_SEARCH_ENGINE="sqlite",
         ARGILLA_REDIS_URL=f"unix://{redis}",
         ARGILLA_AUTH_SECRET_KEY=secrets["secret"],
+        ARGILLA_CORS_ORIGINS="[]",  # pages of other sites are not answered
         HF_HUB_DISABLE_TELEMETRY="1",
         HF_HUB_OFFLINE="1",
     )
@@ -122,9 +123,11 @@ async def _owner(home: Path) -> None:
 def _serve(host: str, port: int) -> None:
     import argilla_lite.engine  # noqa: F401  (registers the search engine)
     import uvicorn
+    from argilla_lite.origin import OwnOrigin
+    from argilla_server import app
 
     uvicorn.run(
-        "argilla_server:app",
+        OwnOrigin(app, host),
         host=host,
         port=port,
         access_log=False,

@@ -159,6 +159,8 @@ class DatabaseSearch(SearchEngine):  # type: ignore[misc]  # Argilla is not in t
         limit: int = 100,
         user_id: str | None = None,
     ) -> SearchResponses:
+        if user_id is not None:
+            await self._refuse_hidden(dataset, user_id, filter, sort or [])
         where, args = "d.dataset_id = ?", [_hex(dataset.id)]
         text = TextQuery(q=query) if isinstance(query, str) else query
         test: Test | None = None
@@ -195,6 +197,28 @@ class DatabaseSearch(SearchEngine):  # type: ignore[misc]  # Argilla is not in t
 
     async def similarity_search(self, *_: Any, **__: Any) -> SearchResponses:
         raise _no_vectors()
+
+    async def _refuse_hidden(
+        self, dataset: Dataset, user_id: Any, filter: Filter | None, sort: list[Order]
+    ) -> None:
+        """Refuse filters and orders by metadata that the user may not see: they would tell it."""
+        scopes = [*_scopes(filter), *(one.scope for one in sort)]
+        asked = {one.metadata_property for one in scopes if isinstance(one, MetadataFilterScope)}
+        if not asked:
+            return
+
+        def look(db: sqlite3.Connection) -> tuple[Any, dict[str, str]]:
+            role = db.execute("SELECT role FROM users WHERE id = ?", [_hex(user_id)]).fetchone()
+            select = "SELECT name, allowed_roles FROM metadata_properties WHERE dataset_id = ?"
+            return role, dict(db.execute(select, [_hex(dataset.id)]).fetchall())
+
+        role, allowed = await self._ask(look)
+        if role is not None and role[0] == "owner":
+            return
+        for name in sorted(asked):
+            roles = json.loads(allowed.get(name) or "[]")
+            if role is None or role[0] not in roles:
+                raise UnprocessableEntityError(f"there is no metadata {name} to filter or sort by")
 
     # The database ---------------------------------------------------------------------------------
 
@@ -247,6 +271,14 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return _text(value["content"]) if "content" in value else json.dumps(value)
     return value if isinstance(value, str) else ""
+
+
+def _scopes(filter: Filter | None) -> Iterable[Any]:
+    if isinstance(filter, AndFilter):
+        for each in filter.filters:
+            yield from _scopes(each)
+    elif filter is not None:
+        yield filter.scope
 
 
 def _where(filter: Filter) -> Sql:
