@@ -24,7 +24,7 @@ ROOMS = {
 
 ORDER = {
     "data": [
-        "errors strict arrays hashing names control_tokens utf8 yaml_files",
+        "errors strict arrays hashing names utf8 yaml_files",
         "config protocol schemas shards chat conversation dedup quarantine dataset_folder",
         "embedded",
         "sources",

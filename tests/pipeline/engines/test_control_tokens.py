@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from prefloop.data.control_tokens import broken
 from prefloop.data.protocol import Request, Sampling
+from prefloop.pipeline.engines.openai.control_tokens import broken
 from prefloop.pipeline.engines.openai.openai_wire import request_body
 from prefloop.pipeline.engines.settings import OpenAIEngine
 
