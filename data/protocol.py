@@ -127,3 +127,10 @@ class EngineFailed(PrefloopError):
 
     def __str__(self) -> str:
         return f"{self.problem} ({self.remedy})" if self.remedy else self.problem
+
+
+@dataclass
+class EverythingRefused(EngineFailed):
+    """The engine works and answers, and serves no request as the config makes them."""
+
+    exit_code = 3

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Collection, Mapping
 
-from prefloop.data.protocol import EngineFailed, RequestRejected
+from prefloop.data.protocol import EngineFailed, EverythingRefused, RequestRejected
 from prefloop.pipeline.engines.openai.server_words import Said, quoted_fields
 from prefloop.pipeline.engines.settings import OpenAIEngine
 
@@ -128,7 +128,7 @@ class Failures:
         remedy = _REMEDIES.get(field, "change what the engine sends for it").format(
             url=url, field=field
         )
-        return EngineFailed(f"{url} refuses the field {field!r} ({rejected.detail})", remedy)
+        return EverythingRefused(f"{url} refuses the field {field!r} ({rejected.detail})", remedy)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

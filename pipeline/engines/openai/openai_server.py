@@ -22,7 +22,13 @@ from aiolimiter import AsyncLimiter
 
 from prefloop.data.chat import render_tokens
 from prefloop.data.hashing import folder_revision, json_hash
-from prefloop.data.protocol import Completion, EngineFailed, Request, RequestRejected
+from prefloop.data.protocol import (
+    Completion,
+    EngineFailed,
+    EverythingRefused,
+    Request,
+    RequestRejected,
+)
 from prefloop.pipeline.engines.openai.api_key import read_key
 from prefloop.pipeline.engines.openai.budget import Budget, Charge
 from prefloop.pipeline.engines.openai.health import MOST_IN_A_ROW, Health
@@ -264,7 +270,7 @@ class OpenAIServer:
             error = last
         in_a_row = self._health.failed(question.key, str(error))
         if in_a_row >= MOST_IN_A_ROW and not self._health.ever_answered:
-            raise EngineFailed(
+            raise EverythingRefused(
                 f"{self._config.base_url} fails at every request but a harmless one, {in_a_row} in "
                 f"a row: {self._health.commonest_reason}",
                 stop.remedy,
@@ -279,7 +285,7 @@ class OpenAIServer:
         began = self._health.row_began
         if in_a_row % MOST_IN_A_ROW or await self._answers_others(question, began, began):
             return rejected
-        return EngineFailed(
+        return EverythingRefused(
             f"{self._config.base_url} refuses every request: {self._health.commonest_reason}",
             "change what the message names; the same command resumes",
         )

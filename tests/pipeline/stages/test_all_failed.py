@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from prefloop.data.errors import NothingCameOut
+from prefloop.data.errors import NothingCameOut, PrefloopError
 from prefloop.pipeline.audit.audit_options import make_options
 from prefloop.pipeline.audit.check import audit
 from prefloop.pipeline.config import RunConfig, validate_config
@@ -20,7 +20,7 @@ from tests.helpers.runs import run_small
 from tests.helpers.servers import Handler, faulty_server, good, status
 
 SCORE = f"{__name__}:score"
-NO_SEED = "Extra inputs are not permitted: seed"
+REFUSAL = "This text is not answered here"
 
 
 def score(text: str, **_: Any) -> float:
@@ -70,7 +70,7 @@ def by_seed(text_of: Callable[[Any], str | None]) -> Callable[[Handler], None]:
 
     def reply(handler: Handler) -> None:
         text = text_of(handler.body)
-        (good(text) if text is not None else status(400, NO_SEED))(handler)
+        (good(text) if text is not None else status(400, REFUSAL))(handler)
 
     return reply
 
@@ -85,9 +85,10 @@ def asked(body: Any) -> str:
 
 def test_nothing_is_done_where_every_request_is_refused(tmp_path: Path, prompts: Path) -> None:
     run = RunDir(tmp_path / "run")
-    told = r"6 prompts.*refused_by_server.*engines\.default"
-    with faulty_server(status(400, NO_SEED)) as server, pytest.raises(NothingCameOut, match=told):
+    told = pytest.raises(PrefloopError, match=REFUSAL)
+    with faulty_server(status(400, REFUSAL)) as server, told as raised:
         run_small(run.root, config(server.url, prompts))
+    assert raised.value.exit_code == 3
     assert not run.dataset.exists()
     assert run.round(0).candidates.indices() == []
     assert collect_status(run).rounds[0].quarantined == {}
@@ -103,10 +104,11 @@ def test_the_rest_is_not_asked_where_the_first_are_all_refused(tmp_path: Path) -
     prompts.write_text("\n".join(rows))
     source = {"train": {"path": str(prompts)}, "heldout_share": 0,
               "near_duplicates": {"enabled": False}}  # fmt: skip
-    with faulty_server(status(400, NO_SEED)) as server:
+    with faulty_server(status(400, REFUSAL)) as server:
         wanted = config(server.url, prompts, prompts=source, block_size=16, blocks_in_flight=1)
-        with pytest.raises(NothingCameOut, match="32 prompts"):
+        with pytest.raises(PrefloopError, match=REFUSAL) as raised:
             run_small(tmp_path / "run", wanted)
+        assert raised.value.exit_code == 3
         assert len(server.requests) <= 2 * 32
 
 
@@ -148,7 +150,7 @@ def test_the_engine_of_judges_that_all_failed_may_be_changed(tmp_path: Path, pro
     judge = {"type": "judge", "name": "j", "engine": "judge", "model": "m", "orders": "one",
              "judge": "pairwise"}  # fmt: skip
     run = RunDir(tmp_path / "run")
-    with faulty_server(by_seed(different)) as server, faulty_server(status(400, NO_SEED)) as bad:
+    with faulty_server(by_seed(different)) as server, faulty_server(status(400, REFUSAL)) as bad:
         engine = {"type": "openai", "base_url": server.url, "max_retries": 0, "cache": False}
         engines = {"default": engine, "judge": engine | {"base_url": bad.url}}
         wanted = config(server.url, prompts, label={"labelers": [judge]}, engines=engines)
