@@ -42,3 +42,8 @@ def asked(server: FaultyServer) -> list[str]:
     answers at all."""
     texts = [str(body["messages"][-1]["content"]) for _, _, body in server.requests]
     return [text for text in texts if text != PROBE[0]["content"]]
+
+
+def letters(text: str, **_: Any) -> float:
+    """A verifier's score that differs wherever two answers do, more or less."""
+    return float(sum(at * ord(letter) for at, letter in enumerate(text)))

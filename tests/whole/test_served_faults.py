@@ -1,18 +1,22 @@
 """A run whose server misbehaves: what it costs, and that the same command goes on."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from prefloop.data.protocol import EngineFailed
 from prefloop.pipeline.config import RunConfig
-from tests.helpers.runs import JUDGE, VERIFIER, run_small, small_config
+from tests.helpers.runs import JUDGE, run_small, small_config
 from tests.helpers.served import asked
-from tests.helpers.servers import by_prompt, faulty_server, good, says
+from tests.helpers.servers import Reply, faulty_server, good, says
 
 TOP = [{"token": "A", "logprob": -0.1}, {"token": "B", "logprob": -2.5}]
-VERDICT = good("A", logprobs={"content": [{"token": "A", "logprob": -0.1, "top_logprobs": TOP}]})
+LOGPROBS = {"content": [{"token": "A", "logprob": -0.1, "top_logprobs": TOP}]}
+CHOICE = {"message": {"content": "A"}, "finish_reason": "stop", "logprobs": LOGPROBS}
+EACH = 100
+VERDICT = says({"choices": [CHOICE], "usage": {"prompt_tokens": 99, "completion_tokens": 1}})
 POISON = says({"choices": [{"index": 0, "finish_reason": "length"}]})
 
 
@@ -22,26 +26,30 @@ def config(url: str, folder: Path, *, judged: bool, **engine: object) -> RunConf
     rows = [{"prompt": f"Write about {word}.", "constraints": []} for word in words]
     prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
     served = {"type": "openai", "base_url": url, "max_retries": 1, "max_backoff_s": 0.02, **engine}
-    judge = {**JUDGE, "engine": "server", "model": "served"}
+    judge = {**JUDGE, "engine": "server", "model": "served", "orders": "one"}
+    by_letters = {"type": "verifier", "name": "v", "function": "tests.helpers.served:letters"}
     sample = {"n": 3, "max_tokens": 8} | ({} if judged else {"engine": "server"})
     return small_config(
         engines={"default": {"type": "transformers"}, "server": served},
         prompts={"train": {"path": str(prompts)}, "heldout_share": 0.0},
-        label={"labelers": [judge if judged else VERIFIER]},
+        label={"labelers": [judge if judged else by_letters]},
         sample=sample,
         filter={"filters": []},
         **({} if judged else {"policy": "served"}),
     )
 
 
+def answers(reply: Callable[[str, int], Reply]) -> Reply:
+    """The reply that ``reply`` has for a prompt and a seed."""
+    return lambda handler: reply(handler.body["messages"][-1]["content"], handler.body["seed"])(
+        handler
+    )
+
+
 def test_a_poison_prompt_is_quarantined_with_its_reason_and_not_asked_for_again(
     tmp_path: Path,
 ) -> None:
-    def reply(handler: object) -> None:
-        text = handler.body["messages"][-1]["content"]  # type: ignore[attr-defined]
-        seed = handler.body["seed"]  # type: ignore[attr-defined]
-        (POISON if "poison" in text else good(f"Some words {seed}"))(handler)  # type: ignore[arg-type]
-
+    reply = answers(lambda text, seed: POISON if "poison" in text else good(f"Some words {seed}"))
     with faulty_server(reply) as server:
         settings = config(server.url, tmp_path, judged=False)
         run = run_small(tmp_path / "run", settings)
@@ -56,11 +64,11 @@ def test_a_poison_prompt_is_quarantined_with_its_reason_and_not_asked_for_again(
 
 def test_the_same_command_does_not_spend_the_budget_again(tmp_path: Path) -> None:
     with faulty_server(VERDICT) as server:
-        settings = config(server.url, tmp_path, judged=True, max_total_tokens=450)
+        settings = config(server.url, tmp_path, judged=True, max_total_tokens=1000)
         for _ in range(3):
             with pytest.raises(EngineFailed, match="budget reached"):
                 run_small(tmp_path / "run", settings)
-            assert 0 < 15 * len(server.requests) <= 450
+            assert 0 < EACH * len(server.requests) <= 1000
     with faulty_server(VERDICT) as server:
         raised = config(server.url, tmp_path, judged=True, max_total_tokens=100_000)
         run = run_small(tmp_path / "run", raised)
@@ -68,7 +76,14 @@ def test_the_same_command_does_not_spend_the_budget_again(tmp_path: Path) -> Non
 
 
 def test_a_run_asks_a_server_that_does_not_count_and_says_half_a_character(tmp_path: Path) -> None:
-    bare = says({"choices": [{"message": {"content": "A \ud83d"}, "finish_reason": "eos"}]})
-    with faulty_server(by_prompt(lambda text: bare)) as server:
+    reply = answers(lambda _, seed: says({"choices": [bare(f"{seed} \ud83d")]}))
+    with faulty_server(reply) as server:
         run = run_small(tmp_path / "run", config(server.url, tmp_path, judged=False))
-    assert set(run.round(0).candidates.table()["text"].to_pylist()) == {"A \ufffd"}
+    texts = run.round(0).candidates.table()["text"].to_pylist()
+    assert len(texts) == 15
+    assert all(text.endswith(" \ufffd") for text in texts)
+
+
+def bare(text: str) -> dict[str, object]:
+    """A choice with nothing beside its text."""
+    return {"message": {"content": text}, "finish_reason": "eos"}

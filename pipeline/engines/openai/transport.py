@@ -133,21 +133,25 @@ class Transport:
 async def _body_of(response: httpx.Response) -> bytes:
     encoding = response.headers.get("content-encoding", "").strip().lower()
     if encoding not in _ENCODINGS:
-        raise ValueError(f"content-encoding {one_line(encoding, 40)!r} was not asked for")
+        problem = (
+            f"an answer in content-encoding {one_line(encoding, 40)!r}, which was not asked for"
+        )
+        raise TransportError(problem, was_sent=True)
     announced = response.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit() and int(announced[:20]) > LARGEST_BODY:
-        raise ValueError(_too_large())
+        raise _too_large()
     pieces, size = [], 0
     async for piece in response.aiter_bytes():
         size += len(piece)
         if size > LARGEST_BODY:
-            raise ValueError(_too_large())
+            raise _too_large()
         pieces.append(piece)
     return b"".join(pieces)
 
 
-def _too_large() -> str:
-    return f"a response of more than {LARGEST_BODY >> 20} MiB, which is not read"
+def _too_large() -> TransportError:
+    problem = f"an answer of more than {LARGEST_BODY >> 20} MiB, which is not read"
+    return TransportError(problem, was_sent=True)
 
 
 def _origin(url: str) -> tuple[str, str]:
