@@ -18,6 +18,7 @@ from prefloop.pipeline.config import ConfigError
 from prefloop.pipeline.run.run_dir import RunError
 
 PROMPTS = [{"prompt": f"Write one sentence with the word {word}."} for word in ("fox", "lamp")]
+BY_LENGTH = {"type": "verifier", "name": "length", "function": "tests.helpers.scores:length"}
 PAIRS = {
     "prompt": ["Say hello.", "Say goodbye.", "Say hello."],
     "chosen": ["Hello there.", "Goodbye then.", "Hello there."],
@@ -88,7 +89,7 @@ def test_overrides_are_strings_or_a_mapping(tmp_path: Path) -> None:
     ids=["pandas", "datasets", "arrow"],
 )
 def test_prompts_from_memory_are_kept_with_the_run(form: Any, tmp_path: Path) -> None:
-    raw = config(tmp_path)
+    raw = config(tmp_path, label={"labelers": [BY_LENGTH]}, sample={"n": 4, "max_tokens": 16})
     del raw["prompts"]
     again = [prefloop.run(raw, prompts=form(PROMPTS)) for _ in range(2)]
     (kept,) = (again[0].path / "inputs").iterdir()
