@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check docs setup setup-dev format clean
+.PHONY: demo test fuzz check docs setup setup-dev format clean
 
 ## demo: set-up and the main job on the embedded models: no GPU, no hub, no server
 demo: setup
@@ -12,6 +12,10 @@ demo: setup
 ## test: set-up and the whole test suite
 test: setup-dev
 	$(BIN)/python -m pytest
+
+## fuzz: random bodies, configs and files for some minutes
+fuzz: setup-dev
+	$(BIN)/python -m pytest -m fuzz
 
 ## check: ruff (format and lint) and mypy
 check: setup-dev

@@ -20,6 +20,7 @@ from prefloop.data.config import PromptsConfig
 from prefloop.data.errors import PrefloopError
 from prefloop.data.names import FileName
 from prefloop.data.strict import Strict
+from prefloop.data.utf8 import one_line
 from prefloop.data.yaml_files import YamlError, parse_yaml, read_yaml
 from prefloop.labelers.config import (
     FilterConfig,
@@ -356,13 +357,13 @@ def _list_item(items: list[Any], name: str, key: str) -> Any:
 
 
 def _explain(problem: Mapping[str, Any]) -> str:
-    location = ".".join(str(part) for part in problem["loc"])
+    location = one_line(".".join(str(part) for part in problem["loc"]))
     if problem["type"] == "extra_forbidden":
         key = str(problem["loc"][-1])
         near = difflib.get_close_matches(key, _keys_beside(problem["loc"]), n=1, cutoff=0.5)
         hint = f", did you mean {near[0]!r}?" if near else _valid_keys(problem["loc"])
         return f"{location}: unknown key{hint}"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = one_line(problem["msg"].removeprefix("Value error, "))
     return f"{location}: {message}" if location else message
 
 

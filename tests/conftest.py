@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from hypothesis import settings
 
 import prefloop  # noqa: F401  # sets what torch reads when it is imported
@@ -13,3 +14,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # may import a library.
 settings.register_profile("prefloop", print_blob=True, deadline=None)
 settings.load_profile("prefloop")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The fuzz takes minutes: it runs where it is asked for (``-m fuzz``)."""
+    if "fuzz" in config.option.markexpr:
+        return
+    fuzz = [item for item in items if item.get_closest_marker("fuzz")]
+    if fuzz:
+        config.hook.pytest_deselected(items=fuzz)
+        items[:] = [item for item in items if item not in fuzz]

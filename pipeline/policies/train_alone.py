@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from prefloop.data.errors import InputError
 from prefloop.data.strict import Strict
+from prefloop.data.utf8 import one_line
 from prefloop.data.yaml_files import YamlError, read_yaml
 from prefloop.pipeline.config import ConfigError, override_key
 from prefloop.pipeline.run.progress import StepProgress
@@ -260,9 +261,9 @@ def _split(folder: Path, split: str, method: Method) -> list[Path]:
 
 
 def _explain(problem: Any, model: type[Strict]) -> str:
-    location = ".".join(str(part) for part in problem["loc"])
+    location = one_line(".".join(str(part) for part in problem["loc"]))
     if problem["type"] != "extra_forbidden":
-        message = problem["msg"].removeprefix("Value error, ")
+        message = one_line(problem["msg"].removeprefix("Value error, "))
         return f"{location}: {message}" if location else str(message)
     names = sorted(model.model_fields)
     near = difflib.get_close_matches(location, names, n=1, cutoff=0.5)

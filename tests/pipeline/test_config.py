@@ -180,3 +180,10 @@ def test_settings_that_cannot_be_are_one_line(override: str, message: str) -> No
     with pytest.raises(ConfigError, match=message) as raised:
         load_config(raw, [override])
     assert "\n" not in str(raised.value)
+
+
+def test_a_key_of_odd_characters_is_named_in_one_line() -> None:
+    raw = {"prompts": {"train": {"path": "p"}}, "filter": {"a\nb\x1b[31m": 1}}
+    with pytest.raises(ConfigError) as refused:
+        load_config(raw)
+    assert str(refused.value).isprintable()
