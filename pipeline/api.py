@@ -8,13 +8,17 @@ inside a running event loop, as a notebook has one.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from prefloop.data.errors import InputError
 from prefloop.data.sources.in_memory import as_files, keep_as_file
-from prefloop.pipeline.config import ConfigLike, Overrides, load_config, overrides_of
+from prefloop.pipeline.config import ConfigLike, Overrides, RunConfig, load_config, overrides_of
 from prefloop.pipeline.results import Result, Run
 from prefloop.pipeline.run.blocking import wait_for
 from prefloop.pipeline.run.run_dir import RunDir
@@ -155,7 +159,7 @@ def audit(
 def judge_eval(
     data: Data,
     *,
-    judges: Sequence[str | Path] = (),
+    judges: Sequence[ConfigLike] = (),
     verdicts: Sequence[str | Path] = (),
     columns: str | None = None,
     labels: str | None = None,
@@ -165,25 +169,25 @@ def judge_eval(
 ) -> Result[JudgeEval]:
     """Judge the judges: accuracy, biases and calibration on pairs with gold labels.
 
-    ``judges`` are YAML files of a labeler, of several, or of a run; ``verdicts`` are files with the
-    verdicts of judges. Votes are kept in ``out``: nothing is paid for twice. ``columns`` and
-    ``labels`` as for ``audit``. Raises ``InputError`` for what cannot be read, ``LabelerError`` and
-    ``EngineFailed`` for judges that cannot work.
+    ``judges`` are configs of a labeler, of several, or of a run: paths of YAML, mappings or config
+    objects. ``verdicts`` are files with the verdicts of judges. Votes are kept in ``out``: nothing
+    is paid for twice. ``columns`` and ``labels`` as for ``audit``. Raises ``InputError`` for what
+    cannot be read, ``LabelerError`` and ``EngineFailed`` for judges that cannot work.
     """
     from prefloop.data.preferences import named_columns
     from prefloop.pipeline.judging.gold_eval import JudgeEvalOptions
     from prefloop.pipeline.judging.gold_eval import judge_eval as evaluate
     from prefloop.pipeline.judging.judges_text import render_judges
 
-    options = JudgeEvalOptions(
-        judges=[Path(one) for one in judges],
-        verdicts=[str(one) for one in verdicts],
-        columns=named_columns(columns, labels),
-        limit=limit,
-        out=Path(out),
-        seed=seed,
-    )
-    with as_files([data], "table") as (path,):
+    with as_files([data], "table") as (path,), _as_yaml(judges, "judge") as configs:
+        options = JudgeEvalOptions(
+            judges=configs,
+            verdicts=[str(one) for one in verdicts],
+            columns=named_columns(columns, labels),
+            limit=limit,
+            out=Path(out),
+            seed=seed,
+        )
         found = wait_for(lambda: evaluate(path, options))
     return Result(found, render_judges)
 
@@ -291,7 +295,7 @@ def train(
     base: str | Path,
     out: str | Path,
     test: Sequence[Data] = (),
-    config: str | Path | None = None,
+    config: str | Path | Mapping[str, Any] | None = None,
     overrides: Overrides = (),
     reference: str | Path | None = None,
     accelerate: str | Path | None = None,
@@ -301,9 +305,9 @@ def train(
     labelled answers.
 
     ``data`` are run directories, dataset folders, files or tables in memory; ``test`` the held-out
-    ones (default: the test split of runs and folders). ``config`` is a YAML file with the method's
-    settings, which ``overrides`` change. Raises ``InputError``, ``ConfigError``, ``EngineFailed``
-    or ``TrainingError``.
+    ones (default: the test split of runs and folders). ``config`` has the method's settings, as the
+    path of a YAML file or a mapping, which ``overrides`` change. Raises ``InputError``,
+    ``ConfigError``, ``EngineFailed`` or ``TrainingError``.
     """
     from prefloop.pipeline.policies.train_alone import TrainOptions, find_sources, train_model
     from prefloop.pipeline.policies.train_text import render_training
@@ -314,17 +318,20 @@ def train(
     chosen = Method(method)
     given = data if isinstance(data, list | tuple) else [data]
     sources = [one.path if isinstance(one, Run) else one for one in given]
-    options = TrainOptions(
-        method=chosen,
-        base=str(base),
-        out=Path(out),
-        config=None if config is None else Path(config),
-        overrides=[f"{key}={json.dumps(value)}" for key, value in overrides_of(overrides).items()],
-        reference=None if reference is None else str(reference),
-        accelerate=None if accelerate is None else Path(accelerate),
-        seed=seed,
-    )
-    with as_files([*sources, *test], "rows") as paths:
+    own = [] if config is None else [config]
+    with as_files([*sources, *test], "rows") as paths, _as_yaml(own, "settings") as settings:
+        options = TrainOptions(
+            method=chosen,
+            base=str(base),
+            out=Path(out),
+            config=next(iter(settings), None),
+            overrides=[
+                f"{key}={json.dumps(value)}" for key, value in overrides_of(overrides).items()
+            ],
+            reference=None if reference is None else str(reference),
+            accelerate=None if accelerate is None else Path(accelerate),
+            seed=seed,
+        )
         files = [Path(path) for path in paths]
         found = train_model(
             find_sources(files[: len(sources)], files[len(sources) :], method=chosen), options
@@ -366,6 +373,21 @@ def make_models(out: str | Path, *, seed: int = 0, quick: bool = False) -> dict[
 
 def _directory(run: RunLike) -> RunDir:
     return RunDir(run.path if isinstance(run, Run) else Path(run)).require()
+
+
+@contextmanager
+def _as_yaml(configs: Sequence[ConfigLike], name: str) -> Iterator[list[Path]]:
+    """Paths of all ``configs``; those of mappings and objects exist until the context ends."""
+    with TemporaryDirectory(prefix="prefloop-") as folder:
+        paths = []
+        for number, config in enumerate(configs):
+            if isinstance(config, str | Path):
+                paths.append(Path(config))
+                continue
+            raw = config.model_dump(mode="json") if isinstance(config, RunConfig) else dict(config)
+            paths.append(Path(folder) / f"{name}-{number}.yaml")
+            paths[-1].write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
+        yield paths
 
 
 def _given(prompts: Data | None, heldout: Data | None) -> dict[str, Data]:

@@ -166,3 +166,19 @@ def test_a_policy_is_trained_on_a_table_in_memory(finished: prefloop.Run, tmp_pa
     assert trained.steps >= 1
     with pytest.raises(InputError, match="'ppo' is none of"):
         prefloop.train(rows, method="ppo", base="embedded:policy", out=tmp_path / "p")
+
+
+def test_judges_and_settings_are_mappings_too(finished: prefloop.Run, tmp_path: Path) -> None:
+    gold = pd.DataFrame(
+        {"prompt": ["Say hello.", "Greet me."], "a": ["Hello.", "No."], "b": ["No.", "Hello."],
+         "label": ["a", "b"]}
+    )  # fmt: skip
+    judge = BY_LENGTH | {"name": "longer"}
+    found = prefloop.judge_eval(gold, judges=[judge], out=tmp_path / "votes")
+    [figures] = found.as_dict()["judges"]
+    assert (figures["judge"], figures["pairs"]) == ("longer", 2)
+    rows = finished.load_dataset("train")
+    trained = prefloop.train(
+        rows, method="sft", base="embedded:policy", out=tmp_path / "sft", config={"batch_size": 3}
+    )
+    assert trained.method == "sft"
