@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from prefloop.data.errors import PrefloopError
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
 """One turn of a conversation: ``{"role": "system" | "user" | "assistant", "content": str}``."""
 
 
@@ -41,9 +41,14 @@ class Request:
     """One conversation to complete, once for each seed.
 
     ``choices``: if given, ``Completion.choice_logprobs`` holds the log-probability of each of
-    these strings as the first generated token (``-inf`` where the engine did not see it).
-    ``json_schema``: if given, the completion is constrained to JSON of that schema where the
-    engine can do so.
+    these strings as the first token of the answer, behind the thought if there is one (``-inf``
+    where the engine did not see it).
+    ``json_schema``: if given, the answer is constrained to JSON of that schema where the engine
+    can do so.
+    ``thought_tokens``: tokens that the model may think before it answers, beside
+    ``sampling.max_tokens`` for the answer; null where it is not expected to think.
+    ``chat_template_kwargs``: variables of the chat template, such as ``enable_thinking``.
+    ``reasoning_effort``: as the model or server names it (``low``, ``high``); null leaves it out.
     ``block`` and ``block_size``: requests of one block are announced to be ``block_size`` in
     number. An engine whose arithmetic depends on the batch (transformers) forms its batches
     within a block, so that a resumed run sees the batches an uninterrupted one saw.
@@ -55,6 +60,9 @@ class Request:
     seeds: tuple[int, ...]
     choices: tuple[str, ...] | None = None
     json_schema: Mapping[str, Any] | None = None
+    thought_tokens: int | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    reasoning_effort: str | None = None
     block: str = ""
     block_size: int = 1
 
@@ -63,11 +71,16 @@ class Request:
 class Completion:
     """One answer of an engine.
 
+    ``text``: the answer alone. ``reasoning``: what the model thought before it, without the marks
+    around it; null where it did not think. A thought that never ended has no answer behind it:
+    ``text`` is empty and ``finish_reason`` is ``"length"``.
     ``token_ids``: generated tokens, the end-of-sequence token included where one was generated;
     empty where the engine does not tell (some HTTP servers).
     ``logprob``: sum over ``token_ids`` in nats, ``None`` where the engine does not tell.
     ``choice_logprobs``: see ``Request.choices``; ``None`` where the engine does not tell.
     ``finish_reason``: ``"stop"`` or ``"length"``.
+    ``completion_tokens``: all that was generated; ``reasoning_tokens`` of them are the thought and
+    its marks.
     ``cost``: price in the engine's currency (0 for local engines).
     """
 
@@ -79,6 +92,13 @@ class Completion:
     completion_tokens: int
     choice_logprobs: Mapping[str, float] | None = None
     cost: float = 0.0
+    reasoning: str | None = None
+    reasoning_tokens: int = 0
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of the answer, its end token included."""
+        return self.completion_tokens - self.reasoning_tokens
 
 
 @runtime_checkable

@@ -35,7 +35,7 @@ CANDIDATE = pa.schema(
         pa.field("round", pa.int32(), nullable=False),
         pa.field("sample_index", pa.int32(), nullable=False),  # first sample with this text
         pa.field("text", pa.string(), nullable=False),
-        pa.field("tokens", pa.int32(), nullable=False),  # generated tokens, end token included
+        pa.field("tokens", pa.int32(), nullable=False),  # of the answer, end token included
         pa.field("finish_reason", pa.string(), nullable=False),  # stop | length
         pa.field("logprob", pa.float64()),  # nats, sum over the tokens; null if unknown
         pa.field("origin", pa.string(), nullable=False),  # sampled | reference
@@ -45,6 +45,9 @@ CANDIDATE = pa.schema(
         pa.field("copies", pa.int32(), nullable=False),  # identical samples merged into this row
         pa.field("prompt_tokens", pa.int32(), nullable=False),
         pa.field("cost", pa.float64(), nullable=False),
+        # what the model thought before the answer; null where it did not think
+        pa.field("reasoning", pa.string(), metadata=ADDED),
+        pa.field("reasoning_tokens", pa.int32(), metadata=ADDED),  # of the thought and its marks
     ]
 )
 
@@ -70,8 +73,11 @@ VOTE = pa.schema(
         pa.field("choice_logprobs", pa.string()),
         pa.field("prompt_hash", pa.string()),  # hash of what the judge was shown
         pa.field("prompt_tokens", pa.int32(), nullable=False),
-        pa.field("completion_tokens", pa.int32(), nullable=False),
+        pa.field("completion_tokens", pa.int32(), nullable=False),  # thoughts included
         pa.field("cost", pa.float64(), nullable=False),
+        # what the judge thought; JSON of the answers' shape where there are several
+        pa.field("reasoning", pa.string(), metadata=ADDED),
+        pa.field("reasoning_tokens", pa.int32(), metadata=ADDED),
     ]
 )
 

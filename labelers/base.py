@@ -87,6 +87,8 @@ class Vote:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0
+    reasoning: str | None = None
+    reasoning_tokens: int | None = None
 
 
 class Labeler(Protocol):

@@ -31,8 +31,6 @@ from prefloop.pipeline.stages.run_on import run_on
 
 logger = logging.getLogger(__name__)
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Source:
@@ -273,7 +271,7 @@ def _candidate(
         "round": round_index,
         "sample_index": index,
         "text": completion.text,
-        "tokens": completion.completion_tokens,
+        "tokens": completion.answer_tokens,
         "finish_reason": completion.finish_reason,
         "logprob": completion.logprob,
         "origin": "sampled",
@@ -283,6 +281,8 @@ def _candidate(
         "copies": 1,
         "prompt_tokens": completion.prompt_tokens,
         "cost": completion.cost,
+        "reasoning": completion.reasoning,
+        "reasoning_tokens": completion.reasoning_tokens if completion.reasoning else None,
     }
 
 
@@ -305,6 +305,8 @@ def _reference(
         "copies": 1,
         "prompt_tokens": 0,
         "cost": 0.0,
+        "reasoning": None,
+        "reasoning_tokens": None,
     }
 
 
