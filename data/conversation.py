@@ -19,5 +19,5 @@ def with_system_prompt(
 def conversation_text(messages: Sequence[Message]) -> str:
     """A conversation as one text: a single user turn as it is, more turns under role labels."""
     if len(messages) == 1 and messages[0]["role"] == "user":
-        return messages[0]["content"]
+        return str(messages[0]["content"])
     return "\n\n".join(f"[{turn['role']}]\n{turn['content']}" for turn in messages)

@@ -172,7 +172,7 @@ def read_answer(value: Any, column: str, prompt: Sequence[Message]) -> str:
     said = [turn for turn in prompt if turn["role"] != "system"]
     if before and before != list(prompt) and before != said:
         raise _unreadable(column, f"repeats another conversation than its prompt: {_FORM}")
-    return last["content"]
+    return str(last["content"])
 
 
 def read_label(value: Any) -> int | None:
