@@ -7,17 +7,21 @@ whoever receives it, and gets a second BOS there (vLLM #9519 and many copies of 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefloop.data.protocol import EngineFailed, Message, RequestRejected
+from prefloop.data.reasoning import opened_by
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _ANSWER = "\ufdd0"  # a noncharacter: stands for the answer while we look at the template
+_SWITCHES = ("enable_thinking", "thinking")
+"""What chat templates call the variable that switches thoughts off."""
+_CLOSINGS = ("</think>", "</thinking>", "[/THINK]")
 _FIRST_NONCHARACTER = 0xFDD0  # Unicode noncharacters: never assigned, so never in a vocabulary
 
 
@@ -26,9 +30,11 @@ def render_tokens(
     messages: Sequence[Message],
     *,
     add_generation_prompt: bool = True,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[int]:
     """Token ids of ``messages`` under the chat template, ready for the assistant's turn.
 
+    ``template_kwargs``: variables for the template, such as ``enable_thinking``.
     Without ``add_generation_prompt`` they are a finished conversation, as a reward model reads
     it; an encoder's ``[CLS]`` and ``[SEP]`` are added around it where the template has none.
     Exactly one BOS leads where the template or the tokenizer gives one. A string in a message's
@@ -54,6 +60,7 @@ def render_tokens(
             ],
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
+            **(template_kwargs or {}),
         )
     except Exception as error:  # templates raise jinja2's errors and whatever their code meets
         raise RequestRejected("unrenderable_chat", f"{type(error).__name__}: {error}") from error
@@ -82,6 +89,44 @@ def verdict_token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[in
             "choose verdicts of one token, such as A and B, or a judge with a JSON verdict",
         )
     return said
+
+
+def thought_opening(
+    tokenizer: PreTrainedTokenizerBase, template_kwargs: Mapping[str, Any] | None = None
+) -> str:
+    """The mark (and what follows it) with which the template's prompt for an answer opens a
+    thought, so that what the model writes begins within it; empty where it opens none."""
+    return opened_by(_generation_prompt(tokenizer, template_kwargs or {}) or "")
+
+
+def thinking_off(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
+    """The variables with which the chat template asks for an answer without a thought; null where
+    it has no such switch."""
+    as_it_is = _generation_prompt(tokenizer, {})
+    for switch in _SWITCHES:
+        other = _generation_prompt(tokenizer, {switch: False})
+        on = _generation_prompt(tokenizer, {switch: True})
+        if other is not None and other != on and not opened_by(other):
+            return {switch: False}
+    return {} if as_it_is is not None and as_it_is.rstrip().endswith(_CLOSINGS) else None
+
+
+def _generation_prompt(
+    tokenizer: PreTrainedTokenizerBase, template_kwargs: Mapping[str, Any]
+) -> str | None:
+    """The end of a rendered prompt, from the user's last turn on; null where there is none."""
+    try:
+        text = str(
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": _ANSWER}],
+                tokenize=False,
+                add_generation_prompt=True,
+                **template_kwargs,
+            )
+        )
+    except Exception:  # noqa: BLE001  # templates raise whatever their code meets
+        return None
+    return text.rpartition(_ANSWER)[2]
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -60,11 +60,11 @@ class Request:
     seeds: tuple[int, ...]
     choices: tuple[str, ...] | None = None
     json_schema: Mapping[str, Any] | None = None
+    block: str = ""
+    block_size: int = 1
     thought_tokens: int | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     reasoning_effort: str | None = None
-    block: str = ""
-    block_size: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,8 @@ class Completion:
     ``finish_reason``: ``"stop"`` or ``"length"``.
     ``completion_tokens``: all that was generated; ``reasoning_tokens`` of them are the thought and
     its marks.
+    ``raw_text``: where the model thought, all that it wrote, marks and all, led by the mark that
+    the template may have written for it; null otherwise, and where a server took them apart.
     ``cost``: price in the engine's currency (0 for local engines).
     """
 
@@ -94,6 +96,7 @@ class Completion:
     cost: float = 0.0
     reasoning: str | None = None
     reasoning_tokens: int = 0
+    raw_text: str | None = None
 
     @property
     def answer_tokens(self) -> int:

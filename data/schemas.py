@@ -48,6 +48,10 @@ CANDIDATE = pa.schema(
         # what the model thought before the answer; null where it did not think
         pa.field("reasoning", pa.string(), metadata=ADDED),
         pa.field("reasoning_tokens", pa.int32(), metadata=ADDED),  # of the thought and its marks
+        # thought and answer as the model wrote them, and their token ids, the end token included;
+        # null where it did not think, or the server does not tell
+        pa.field("raw_text", pa.string(), metadata=ADDED),
+        pa.field("token_ids", pa.list_(pa.int32()), metadata=ADDED),
     ]
 )
 

@@ -1,9 +1,8 @@
 """A chain of thought in a judge's answer: what is thought is no verdict, and is never read.
 
-Models and servers mark thoughts in many ways, of which these are known: tags (``<think>``,
-``<reasoning>``, ``[THINK]``, ``◁think▷`` and others), the channels of harmony (also where its
-special tokens were left out of the text), ``<|begin_of_thought|>``, ``<|START_THINKING|>`` and
-``<unused94>thought``.
+Engines take a model's own thought off its answer (``prefloop.data.reasoning``). A judge also writes
+thoughts of other forms, where its prompt asks for them (``<scratchpad>``, ``<analysis>``), and may
+do so anywhere in its answer.
 """
 
 from __future__ import annotations
@@ -12,25 +11,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from prefloop.data.reasoning import BARE_BEGIN, BARE_END, OTHER_MARKS, tag_marks
+
 _NAMES = (
     r"(?:\w+:)?(?:think|thinking|thoughts?|thought[_-]process|reason|reasoning|reflection"
     r"|scratch[_-]?pad|analysis|ant-?thinking|inner[_-]monologue|chain[_-]of[_-]thought|cot)"
 )
-_FINAL = r"<\|channel\|>\s*final\b[^<\n]{0,80}<\|message\|>"
-_MARKS: tuple[tuple[str, str], ...] = (
-    (rf"<\s*({_NAMES})(?:\s[^<>]{{0,200}})?(?<!/)>", rf"<\s*/\s*({_NAMES})\s*>"),
-    (r"\[\s*(think|thinking)\s*\]", r"\[\s*/\s*(think|thinking)\s*\]"),
-    (r"◁\s*(\w+)\s*▷", r"◁\s*/\s*(\w+)\s*▷"),
-    (r"<\|begin_of_(thought)\|>", r"<\|end_of_(thought)\|>"),
-    (r"<\|start_(thinking)\|>", r"<\|end_(thinking)\|>"),
-    (r"<unused94>()", r"<unused95>()"),
-    (r"<\|channel>\s*thought\b()", r"<channel\|>()"),
-    (r"<\|channel\|>\s*(?:analysis|commentary)\b()", rf"{_FINAL}()"),
-)
-"""How thoughts begin and end; the group is what has to be the same in both."""
-_PATTERNS = [tuple(re.compile(mark, re.IGNORECASE) for mark in marks) for marks in _MARKS]
-# Harmony without its special tokens; no sentence goes on like this behind "analysis".
-_BARE_BEGIN, _BARE_END = re.compile(r"\s*analysis(?=[A-Z\"])"), re.compile(r"assistantfinal")
+_PATTERNS = [
+    tuple(re.compile(mark, re.IGNORECASE) for mark in marks)
+    for marks in (tag_marks(_NAMES), *OTHER_MARKS)
+]
 _HARMONY_END = re.compile(r"<\|(?:return|end)\|>\s*\Z")
 
 
@@ -88,8 +78,8 @@ def _marks(text: str) -> Iterator[_Mark]:
                     start and text[start - 1] in "\"'`" and text[end : end + 1] == text[start - 1]
                 ):
                     yield _Mark(start, end, f"{number}{found[1].lower()}", begins)
-    bare = _BARE_BEGIN.match(text)
+    bare = BARE_BEGIN.match(text)
     if bare:
         yield _Mark(0, bare.end(), "bare", True)
-        for found in _BARE_END.finditer(text):
+        for found in BARE_END.finditer(text):
             yield _Mark(*found.span(), "bare", False)

@@ -12,20 +12,21 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 import torch
 from transformers import StopStringCriteria
 
-from prefloop.data.chat import (
-    beyond_embedding,
-    end_tokens,
-    render_tokens,
-    verdict_token_ids,
-    without_end,
-)
+from prefloop.data.chat import beyond_embedding, end_tokens, render_tokens, verdict_token_ids
 from prefloop.data.protocol import Completion, EngineFailed, Request, RequestRejected, Sampling
+from prefloop.pipeline.engines.answer_reader import (
+    AnswerReader,
+    ReadAnswer,
+    longest,
+    template_kwargs,
+)
 from prefloop.pipeline.engines.blocks import BlockQueue, Pending
 from prefloop.pipeline.engines.decoding import Drawn, decode
 from prefloop.pipeline.engines.settings import TransformersEngine
@@ -99,17 +100,20 @@ class HfEngine:
         del self._model
 
     def _prompt(self, request: Request) -> tuple[int, ...]:
-        prompt = tuple(render_tokens(self._tokenizer, request.messages))
+        prompt = tuple(
+            render_tokens(
+                self._tokenizer, request.messages, template_kwargs=template_kwargs(request)
+            )
+        )
         if max(prompt, default=0) >= self._embeddings:
             raise RequestRejected(
                 "token_beyond_embedding", beyond_embedding(max(prompt), self._embeddings)
             )
-        wanted = len(prompt) + request.sampling.max_tokens
+        wanted = len(prompt) + longest(request)
         if self._context is not None and wanted > self._context:
             raise RequestRejected(
                 "context_overflow",
-                f"{len(prompt)} prompt tokens + max_tokens {request.sampling.max_tokens} "
-                f"> {self._context}",
+                f"{len(prompt)} prompt tokens + max_tokens {longest(request)} > {self._context}",
             )
         for choice in request.choices or ():
             if choice not in self._verdicts:
@@ -156,32 +160,71 @@ class HfEngine:
                 if len(got) == len(pending.request.seeds):
                     answer(pending, [got[i] for i in range(len(got))])
 
-    def _decode(self, batch: Sequence[TokenRow]) -> Iterator[Completion]:
-        sampling = batch[0][0].request.sampling
-        choices = sorted({c for pending, _ in batch for c in pending.request.choices or ()})
-        watch = [token for choice in choices for token in self._verdicts[choice]]
-        drawn = decode(
+    def _decode(self, batch: Sequence[TokenRow]) -> list[Completion]:
+        drawn = self._draw(
+            [pending.prompt for pending, _ in batch], batch, _sampling(batch[0][0].request)
+        )
+        read = [
+            self._reader.read(row.token_ids, pending.request)
+            for (pending, _), row in zip(batch, drawn, strict=True)
+        ]
+        first = self._first_of_answers(batch, drawn, read)
+        return [
+            Completion(
+                text=said.text,
+                token_ids=row.token_ids,
+                finish_reason="stop" if row.ended and not said.unfinished else "length",
+                logprob=row.logprob,
+                prompt_tokens=len(pending.prompt),
+                completion_tokens=len(row.token_ids),
+                choice_logprobs=choices,
+                reasoning=said.reasoning,
+                reasoning_tokens=len(said.thought_ids),
+                raw_text=said.raw_text,
+            )
+            for (pending, _), row, said, choices in zip(batch, drawn, read, first, strict=True)
+        ]
+
+    def _draw(
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        batch: Sequence[TokenRow],
+        sampling: Sampling,
+    ) -> list[Drawn]:
+        return decode(
             self._model,
-            [pending.prompt for pending, _ in batch],
+            prompts,
             [pending.request.seeds[index] for pending, index in batch],
             sampling,
             end_ids=self._end_ids,
             stops=self._stops(sampling),
-            watch_ids=watch,
+            watch_ids=self._watched(batch),
         )
-        texts = self._tokenizer.batch_decode(
-            [without_end(row.token_ids, self._end_ids) for row in drawn], skip_special_tokens=True
-        )
-        for (pending, _), row, text in zip(batch, drawn, texts, strict=True):
-            yield Completion(
-                text=cut_at_stop(text, sampling.stop),
-                token_ids=row.token_ids,
-                finish_reason="stop" if row.ended else "length",
-                logprob=row.logprob,
-                prompt_tokens=len(pending.prompt),
-                completion_tokens=len(row.token_ids),
-                choice_logprobs=self._choice_logprobs(pending.request.choices, watch, row),
-            )
+
+    def _watched(self, batch: Sequence[TokenRow]) -> list[int]:
+        choices = sorted({c for pending, _ in batch for c in pending.request.choices or ()})
+        return [token for choice in choices for token in self._verdicts[choice]]
+
+    def _first_of_answers(
+        self, batch: Sequence[TokenRow], drawn: Sequence[Drawn], read: Sequence[ReadAnswer]
+    ) -> list[dict[str, float] | None]:
+        """The choices' log-probabilities as each answer's first token: of a model that thought,
+        its thought is read once more, and the answer's first token asked for behind it."""
+        watch = self._watched(batch)
+        found = [
+            None if said.unfinished else self._choice_logprobs(pending.request.choices, watch, row)
+            for (pending, _), row, said in zip(batch, drawn, read, strict=True)
+        ]
+        late = [i for i, (pending, _) in enumerate(batch)
+                if pending.request.choices is not None and read[i].has_verdict]  # fmt: skip
+        if late:
+            rows = [batch[i] for i in late]
+            prompts = [batch[i][0].prompt + read[i].thought_ids for i in late]
+            again = self._draw(prompts, rows, replace(rows[0][0].request.sampling, max_tokens=1))
+            watch = self._watched(rows)
+            for i, row in zip(late, again, strict=True):
+                found[i] = self._choice_logprobs(batch[i][0].request.choices, watch, row)
+        return found
 
     def _choice_logprobs(
         self, choices: Sequence[str] | None, watch: Sequence[int], row: Drawn
@@ -210,6 +253,7 @@ class HfEngine:
         self._end_ids = end_tokens(self._tokenizer, self._model.generation_config.eos_token_id)
         self._embeddings = int(self._model.get_input_embeddings().weight.shape[0])
         check_template_tokens(self._tokenizer, path, self._embeddings)
+        self._reader = AnswerReader(self._tokenizer, self._end_ids)
 
     def _set_threads(self) -> None:
         if self._config.threads is not None:
@@ -222,12 +266,17 @@ def _batches(block: Sequence[Pending], size: int) -> Iterator[Sequence[TokenRow]
     groups: dict[Sampling, list[TokenRow]] = defaultdict(list)
     for pending in sorted(block, key=lambda p: (len(p.prompt), p.request.request_id)):
         rows = [(pending, index) for index in range(len(pending.request.seeds))]
-        groups[pending.request.sampling] += rows
+        groups[_sampling(pending.request)] += rows
     for sampling in sorted(groups, key=repr):
         rows = groups[sampling]
         parts = -(-len(rows) // size)
         for part in range(parts):  # even parts: no small rest
             yield rows[part * len(rows) // parts : (part + 1) * len(rows) // parts]
+
+
+def _sampling(request: Request) -> Sampling:
+    """How the tokens of ``request`` are drawn, those of its thought included."""
+    return replace(request.sampling, max_tokens=longest(request))
 
 
 def _device(name: str) -> torch.device:
@@ -264,8 +313,3 @@ def _explained(error: Exception) -> EngineFailed:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return EngineFailed("out of memory while decoding", "lower the engine's batch_size")
     return EngineFailed(f"the transformers engine failed: {type(error).__name__}: {error}")
-
-
-def cut_at_stop(text: str, stop: Sequence[str]) -> str:
-    """``text`` up to the first of the ``stop`` strings in it."""
-    return text[: min((i for s in stop if (i := text.find(s)) >= 0), default=len(text))]

@@ -11,10 +11,17 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from prefloop.data.chat import end_tokens, render_tokens, verdict_token_ids, without_end
+from prefloop.data.chat import end_tokens, render_tokens, verdict_token_ids
 from prefloop.data.protocol import Completion, EngineFailed, Request, RequestRejected
+from prefloop.pipeline.engines.answer_reader import (
+    AnswerReader,
+    ReadAnswer,
+    longest,
+    template_kwargs,
+)
 from prefloop.pipeline.engines.settings import VllmEngine
 from prefloop.pipeline.engines.weights import (
     adapter_rank,
@@ -63,12 +70,14 @@ class VllmInProcess:
     async def generate(self, request: Request) -> list[Completion]:
         """See ``prefloop.data.protocol.Engine``."""
         llm = self._running()
-        prompt = render_tokens(self._tokenizer, request.messages)
+        prompt = render_tokens(
+            self._tokenizer, request.messages, template_kwargs=template_kwargs(request)
+        )
         limit = llm.model_config.max_model_len
-        if len(prompt) + request.sampling.max_tokens > limit:
+        if len(prompt) + longest(request) > limit:
             raise RequestRejected(
                 "context_overflow",
-                f"{len(prompt)} prompt tokens + max_tokens {request.sampling.max_tokens} > {limit}",
+                f"{len(prompt)} prompt tokens + max_tokens {longest(request)} > {limit}",
             )
         for choice in request.choices or ():
             if choice not in self._verdicts:
@@ -122,6 +131,7 @@ class VllmInProcess:
 
     def _set_ends(self) -> None:
         self._end_ids = end_tokens(self._tokenizer, configured_ends(self._model, self._revision))
+        self._reader = AnswerReader(self._tokenizer, self._end_ids)
 
     async def _load_adapter(self, path: str) -> None:
         from vllm.lora.request import LoRARequest
@@ -158,12 +168,62 @@ class VllmInProcess:
     async def _complete(
         self, llm: AsyncLLM, request: Request, prompt: list[int], seed: int
     ) -> Completion:
+        if request.json_schema is not None and request.thought_tokens:
+            return await self._constrained_answer(llm, request, prompt, seed)
+        watch = sorted({i for c in request.choices or () for i in self._verdicts[c]})
+        params = _sampling_params(request, seed, watch, self._end_ids)
+        output = await self._generate(llm, request, prompt, params)
+        said = self._reader.read(output.token_ids, request)
+        first = output
+        if request.choices is not None and said.has_verdict:
+            # Its prefix is cached: prompt and thought are not computed again.
+            one = replace(request, thought_tokens=None,
+                          sampling=replace(request.sampling, max_tokens=1))  # fmt: skip
+            params = _sampling_params(one, seed, watch, self._end_ids)
+            first = await self._generate(llm, request, [*prompt, *said.thought_ids], params)
+        choices = None if said.unfinished else self._choice_logprobs(request, first)
+        return _completion(said, output, len(prompt), choices)
+
+    async def _constrained_answer(
+        self, llm: AsyncLLM, request: Request, prompt: list[int], seed: int
+    ) -> Completion:
+        """A thought as the model likes it, and behind it an answer held to the JSON schema: the
+        schema would forbid the thought."""
+        free = replace(request, json_schema=None)
+        params = _sampling_params(free, seed, [], self._end_ids)
+        thought = await self._generate(llm, request, prompt, params)
+        said = self._reader.read(thought.token_ids, request)
+        if said.unfinished:
+            return _completion(said, thought, len(prompt), None)
+        bound = replace(request, thought_tokens=None)
+        params = _sampling_params(bound, seed, [], self._end_ids)
+        begun = [*prompt, *said.thought_ids]
+        answer = await self._generate(llm, request, begun, params)
+        text = self._reader.read(answer.token_ids, request, thought_over=True).text
+        raw = None
+        if said.reasoning is not None and said.raw_text is not None:
+            raw = said.raw_text.removesuffix(said.text) + text
+        known = thought.cumulative_logprob is not None and not said.thought_ids
+        return Completion(
+            text=text,
+            token_ids=(*said.thought_ids, *answer.token_ids),
+            finish_reason=str(answer.finish_reason),
+            logprob=answer.cumulative_logprob if known else None,
+            prompt_tokens=len(prompt),
+            completion_tokens=len(said.thought_ids) + len(answer.token_ids),
+            reasoning=said.reasoning,
+            reasoning_tokens=len(said.thought_ids),
+            raw_text=raw,
+        )
+
+    async def _generate(
+        self, llm: AsyncLLM, request: Request, prompt: list[int], params: SamplingParams
+    ) -> CompletionOutput:
         from vllm import TokensPrompt
 
-        watch = sorted({i for c in request.choices or () for i in self._verdicts[c]})
         stream = llm.generate(
             TokensPrompt(prompt_token_ids=prompt),
-            _sampling_params(request, seed, watch, self._end_ids),
+            params,
             f"{request.request_id}-{next(self._ids)}",
             lora_request=self._adapter,
         )
@@ -174,23 +234,10 @@ class VllmInProcess:
                     return result.outputs[0]
             raise EngineFailed("vLLM ended a request without an answer", _DEAD)
 
-        output = await _explained(last())
+        output: CompletionOutput = await _explained(last())
         if output.finish_reason not in ("stop", "length"):
             raise EngineFailed(f"vLLM gave up a request: {output.finish_reason}", _DEAD)
-        ids = tuple(output.token_ids)
-        return Completion(
-            text=output.text if request.sampling.stop else self._text(ids),
-            token_ids=ids,
-            finish_reason=output.finish_reason,
-            logprob=output.cumulative_logprob,
-            prompt_tokens=len(prompt),
-            completion_tokens=len(ids),
-            choice_logprobs=self._choice_logprobs(request, output),
-        )
-
-    def _text(self, ids: tuple[int, ...]) -> str:
-        kept = without_end(ids, self._end_ids)
-        return str(self._tokenizer.decode(kept, skip_special_tokens=True))
+        return output
 
     def _choice_logprobs(
         self, request: Request, output: CompletionOutput
@@ -212,6 +259,26 @@ class VllmInProcess:
         return self._llm
 
 
+def _completion(
+    said: ReadAnswer,
+    output: CompletionOutput,
+    prompt_tokens: int,
+    choices: Mapping[str, float] | None,
+) -> Completion:
+    return Completion(
+        text=said.text,
+        token_ids=tuple(output.token_ids),
+        finish_reason="length" if said.unfinished else str(output.finish_reason),
+        logprob=output.cumulative_logprob,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=len(output.token_ids),
+        choice_logprobs=choices,
+        reasoning=said.reasoning,
+        reasoning_tokens=len(said.thought_ids),
+        raw_text=said.raw_text,
+    )
+
+
 def _already_shut_down() -> None:
     pass
 
@@ -227,7 +294,7 @@ def _sampling_params(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
-        max_tokens=sampling.max_tokens,
+        max_tokens=longest(request),
         stop=list(sampling.stop),
         # vLLM knows the tokenizer's EOS alone: the template's end of a turn is often another.
         stop_token_ids=ends,
