@@ -265,6 +265,7 @@ def _candidate(
 ) -> dict[str, Any]:
     # Samples that are kept apart although they read alike need ids of their own.
     apart = () if draw.merge_identical else (index,)
+    thought = completion.reasoning is not None or completion.reasoning_tokens > 0
     return {
         "candidate_id": content_id(row["prompt_id"], source.revision, completion.text, *apart),
         "prompt_id": row["prompt_id"],
@@ -282,7 +283,9 @@ def _candidate(
         "prompt_tokens": completion.prompt_tokens,
         "cost": completion.cost,
         "reasoning": completion.reasoning,
-        "reasoning_tokens": completion.reasoning_tokens if completion.reasoning else None,
+        "reasoning_tokens": completion.reasoning_tokens if thought else None,
+        "raw_text": completion.raw_text,
+        "token_ids": (completion.token_ids or None) if thought else None,
     }
 
 
@@ -307,6 +310,8 @@ def _reference(
         "cost": 0.0,
         "reasoning": None,
         "reasoning_tokens": None,
+        "raw_text": None,
+        "token_ids": None,
     }
 
 

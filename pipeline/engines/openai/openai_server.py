@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import tenacity
 from aiolimiter import AsyncLimiter
 
-from prefloop.data.chat import render_tokens
+from prefloop.data.chat import render_tokens, thought_opening
 from prefloop.data.hashing import folder_revision, json_hash
 from prefloop.data.protocol import (
     Completion,
@@ -29,6 +29,7 @@ from prefloop.data.protocol import (
     Request,
     RequestRejected,
 )
+from prefloop.pipeline.engines.answer_reader import longest, template_kwargs
 from prefloop.pipeline.engines.openai.api_key import read_key
 from prefloop.pipeline.engines.openai.budget import Budget, Charge
 from prefloop.pipeline.engines.openai.health import MOST_IN_A_ROW, Health
@@ -43,6 +44,7 @@ from prefloop.pipeline.engines.openai.openai_wire import (
 from prefloop.pipeline.engines.openai.reply_reader import (
     GarbledResponseError,
     Reply,
+    ThoughtHints,
     read_reply,
     read_usage,
 )
@@ -68,13 +70,15 @@ _PROBES = 2
 @dataclass(frozen=True)
 class _Question:
     """One completion to ask for. ``key`` holds what determines the answer, not where or how it is
-    fetched; ``prompt_tokens`` is what its prompt is thought to take."""
+    fetched; ``prompt_tokens`` is what its prompt is thought to take, ``max_tokens`` counts those of
+    a thought too."""
 
     key: str
     body: dict[str, Any]
     max_tokens: int
     prompt_tokens: int
     wants_choices: bool
+    hints: ThoughtHints
 
 
 class OpenAIServer:
@@ -98,6 +102,7 @@ class OpenAIServer:
             config.max_total_tokens, config.max_cost, ledger_at(_ledger_path(config, cache))
         )
         self._without_choices = 0
+        self._openings: dict[str, str] = {}
         self._warned: set[str] = set()
         self._slots = asyncio.Semaphore(config.max_concurrency)
         # A bucket holds what it fills with in a short time: no burst at a run's start.
@@ -121,7 +126,9 @@ class OpenAIServer:
         prompt = None
         if self._config.api == "completions":
             assert self._tokenizer is not None  # the config demands it
-            prompt = render_tokens(self._tokenizer, request.messages)
+            prompt = render_tokens(
+                self._tokenizer, request.messages, template_kwargs=template_kwargs(request)
+            )
         questions = [self._question(request, seed, prompt) for seed in request.seeds]
         answers = await asyncio.gather(*(self._answer_or_refusal(each) for each in questions))
         for answer in answers:
@@ -169,10 +176,20 @@ class OpenAIServer:
         return _Question(
             key=json_hash(asked),
             body=body,
-            max_tokens=request.sampling.max_tokens,
+            max_tokens=longest(request),
             prompt_tokens=_most_prompt_tokens(request, prompt),
             wants_choices=request.choices is not None,
+            hints=ThoughtHints(self._opening(request, prompt), bool(request.thought_tokens)),
         )
+
+    def _opening(self, request: Request, prompt: Sequence[int] | None) -> str | None:
+        """What the prompt opened a thought with; null where the server rendered the prompt."""
+        if prompt is None or self._tokenizer is None:
+            return None
+        key = json_hash(template_kwargs(request))
+        if key not in self._openings:
+            self._openings[key] = thought_opening(self._tokenizer, template_kwargs(request))
+        return self._openings[key]
 
     async def _answer_or_refusal(self, question: _Question) -> Reply | RequestRejected:
         try:
@@ -197,10 +214,10 @@ class OpenAIServer:
         if self._cache is None or (body := self._cache.get(question.key)) is None:
             return None
         try:
-            reply = read_reply(body, question.max_tokens)
+            reply = read_reply(body, question.max_tokens, question.hints)
         except (GarbledResponseError, RequestRejected, RecursionError):
             return None
-        lacks_choices = question.wants_choices and reply.first_logprobs is None
+        lacks_choices = question.wants_choices and not reply.has_choices
         return None if lacks_choices else reply
 
     def _has_choices(self, question: _Question, reply: Reply) -> bool:
@@ -208,8 +225,8 @@ class OpenAIServer:
 
         Raises ``EngineFailed`` where they never do: every further answer would be paid in vain.
         """
-        if not question.wants_choices:
-            return True
+        if not question.wants_choices or (reply.has_thought and reply.first_logprobs is None):
+            return True  # behind a thought, the verdict can be read from the text
         if reply.first_logprobs is not None:
             self._without_choices = -1
             return True
@@ -361,7 +378,7 @@ class OpenAIServer:
             ) from None
         self._charge(question, body, charge)
         try:
-            reply = read_reply(body, question.max_tokens)
+            reply = read_reply(body, question.max_tokens, question.hints)
             kept = self._key.strike(json.dumps(body))
         except RecursionError:
             raise GarbledResponseError("garbage instead of an answer: nested too deeply") from None
@@ -373,7 +390,12 @@ class OpenAIServer:
         except RequestRejected as rejected:
             self._health.answered()
             raise RequestRejected(rejected.reason, self._key.blot(rejected.detail)) from None
-        reply = replace(reply, text=self._key.strike(reply.text))
+        reply = replace(
+            reply,
+            text=self._key.strike(reply.text),
+            reasoning=reply.reasoning and self._key.strike(reply.reasoning),
+            raw_text=reply.raw_text and self._key.strike(reply.raw_text),
+        )
         charge.spent = self._amount(reply, question)
         return kept, reply
 
@@ -467,7 +489,7 @@ class OpenAIServer:
         if prompt_tokens is None:
             prompt_tokens = max(self._count_prompt(request, prompt), 1)
         if completion_tokens is None:
-            completion_tokens = self._count(reply.text)
+            completion_tokens = self._count(f"{reply.reasoning or ''}{reply.text}")
         return Completion(
             text=reply.text,
             token_ids=reply.token_ids,
@@ -477,7 +499,22 @@ class OpenAIServer:
             completion_tokens=completion_tokens,
             choice_logprobs=choices,
             cost=self._price(prompt_tokens, completion_tokens).cost,
+            reasoning=reply.reasoning,
+            reasoning_tokens=self._thought_tokens(reply, completion_tokens),
+            raw_text=reply.raw_text,
         )
+
+    def _thought_tokens(self, reply: Reply, completion_tokens: int) -> int:
+        """The thought's share of an answer's tokens; by its share of the characters where nobody
+        counted it."""
+        if reply.reasoning_tokens is not None:
+            return min(reply.reasoning_tokens, completion_tokens)
+        if reply.reasoning is None:
+            return 0
+        if not reply.text:
+            return completion_tokens
+        characters = len(reply.reasoning) + len(reply.text)
+        return round(completion_tokens * len(reply.reasoning) / characters)
 
 
 def _most_prompt_tokens(request: Request, prompt: Sequence[int] | None) -> int:

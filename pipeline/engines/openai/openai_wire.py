@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefloop.data.protocol import EngineFailed, Message, Request
+from prefloop.pipeline.engines.answer_reader import longest
 from prefloop.pipeline.engines.openai.control_tokens import broken
 from prefloop.pipeline.engines.settings import OpenAIEngine
 
@@ -27,7 +28,7 @@ def request_body(
         "seed": seed,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
-        config.max_tokens_field if chat else "max_tokens": sampling.max_tokens,
+        config.max_tokens_field if chat else "max_tokens": longest(request),
     }
     if chat:
         # The server renders the template, and encodes what looks like a control token as one.

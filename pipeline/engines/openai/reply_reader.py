@@ -6,6 +6,8 @@ a number that cannot be (a log-probability above 0, a count beyond its column) s
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from prefloop.data.protocol import RequestRejected
+from prefloop.data.reasoning import Thought, split_thought
 from prefloop.pipeline.engines.openai.server_words import is_error, one_line, said_by
 
 _LARGEST_COUNT = 2**31 - 1  # tokens are int32 in the tables
@@ -22,6 +25,12 @@ _LONGEST_ANSWER = 8 << 20  # characters; longer ones are no answer of a language
 _ROUNDING = 1e-3  # nats above 0 that are taken for a rounding error
 _LEAST_LOGPROB = -1e6  # vLLM writes -9999 for minus infinity
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+_DEEPEST = 6
+_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
+"""What servers call the thought that they put beside the answer."""
+_BEHIND = re.compile(r"\s*(?:<[^<>]*>\s*|\[[^\[\]]*\]\s*)*")
+"""What may stand behind an answer: end tokens."""
 
 _FINISHED = frozenset(
     [
@@ -74,8 +83,9 @@ class GarbledResponseError(Exception):
 class Reply:
     """A parsed response. ``logprob`` in nats, None without log-probabilities.
 
-    ``first_logprobs`` is None where the server did not tell what else the first token might have
-    been; ``prompt_tokens`` and ``completion_tokens`` are None where it did not count.
+    ``text`` is the answer alone. ``first_logprobs`` is None where the server did not tell what else
+    the answer's first token might have been; ``prompt_tokens``, ``completion_tokens`` (the
+    thought's included) and ``reasoning_tokens`` are None where it did not count.
     """
 
     text: str
@@ -85,6 +95,19 @@ class Reply:
     first_logprobs: Mapping[str, float] | None
     prompt_tokens: int | None
     completion_tokens: int | None
+    reasoning: str | None = None
+    reasoning_tokens: int | None = None
+    raw_text: str | None = None
+
+    @property
+    def has_thought(self) -> bool:
+        """Whether the model thought, seen or unseen."""
+        return self.reasoning is not None or bool(self.reasoning_tokens)
+
+    @property
+    def has_choices(self) -> bool:
+        """Whether the verdict can be read, be it from the text behind a thought."""
+        return self.first_logprobs is not None or self.has_thought
 
 
 @dataclass(frozen=True)
@@ -93,10 +116,22 @@ class TokenUsage:
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    reasoning_tokens: int | None = None
 
 
-def read_reply(body: Any, max_tokens: int) -> Reply:
-    """Read a response body to a request for at most ``max_tokens``; both APIs' shapes are known.
+@dataclass(frozen=True)
+class ThoughtHints:
+    """What is known of a model's thoughts before it answers. ``opening``: what the prompt opened
+    one with, empty for none, null where the server rendered the prompt. ``expected``: whether the
+    request leaves tokens for one."""
+
+    opening: str | None = None
+    expected: bool = False
+
+
+def read_reply(body: Any, max_tokens: int, hints: ThoughtHints = ThoughtHints()) -> Reply:
+    """Read a response body to a request for at most ``max_tokens``, those of a thought included;
+    both APIs' shapes are known.
 
     Raises ``GarbledResponseError`` if it is not one, ``RequestRejected`` if the server withheld the
     answer.
@@ -106,21 +141,30 @@ def read_reply(body: Any, max_tokens: int) -> Reply:
     if _reason_word(choice) == "refused":
         raise RequestRejected("refused_by_server", _refusal(choice))
     message = choice.get("message")
-    text = _text(message, choice)
-    steps, first = _logprobs(choice.get("logprobs"))
+    written = _text(message, choice)
+    steps = _steps(choice.get("logprobs"))
     token_ids = _token_ids(choice.get("token_ids"))
     counted = usage.completion_tokens or len(token_ids) or len(steps) or None
-    if counted is None and not text:
+    if counted is None and not written:
         counted = usage.completion_tokens
-    known = bool(steps) and None not in steps
+    finish_reason = _finish_reason(choice, bool(written), (counted or 0) >= max_tokens)
+    thought = _thought(written, _reasoning(message, choice), finish_reason, hints)
+    known = bool(steps) and all(step.logprob is not None for step in steps)
+    place = 0 if thought.reasoning is None else _place(thought.answer, steps)
+    reasoning_tokens = usage.reasoning_tokens
+    if reasoning_tokens is None and thought.reasoning is not None and place is not None:
+        reasoning_tokens = place if place or not written.strip() else None
     return Reply(
-        text=text,
+        text=thought.answer,
         token_ids=token_ids,
-        finish_reason=_finish_reason(choice, bool(text), (counted or 0) >= max_tokens),
-        logprob=math.fsum(step for step in steps if step is not None) if known else None,
-        first_logprobs=first,
+        finish_reason=finish_reason if thought.closed else "length",
+        logprob=math.fsum(step.logprob or 0.0 for step in steps) if known else None,
+        first_logprobs=steps[place].by_word if place is not None and place < len(steps) else None,
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=counted,
+        reasoning=thought.reasoning,
+        reasoning_tokens=reasoning_tokens,
+        raw_text=_raw_text(written, thought, hints),
     )
 
 
@@ -141,8 +185,12 @@ def read_usage(body: Any) -> TokenUsage:
         completion = total - prompt
     elif total is not None and completion is not None and prompt is None and total >= completion:
         prompt = total - completion
+    details = usage.get("completion_tokens_details", usage.get("output_tokens_details"))
+    thought = _first_count(details, "reasoning_tokens") if isinstance(details, dict) else None
+    if thought is not None and completion is not None:
+        thought = min(thought, completion)
     # No prompt is without tokens: a server that says so does not count.
-    return TokenUsage(prompt or None, completion if prompt else completion or None)
+    return TokenUsage(prompt or None, completion if prompt else completion or None, thought or None)
 
 
 def cleaned(text: str) -> str:
@@ -190,6 +238,62 @@ def _text(message: Any, choice: Mapping[str, Any]) -> str:
     return cleaned(text)
 
 
+def _reasoning(message: Any, choice: Mapping[str, Any]) -> str | None:
+    """The thought that a server put beside the answer; None where there is none."""
+    places = [message] if isinstance(message, dict) else [choice]
+    for place in places:
+        for name in _THOUGHT_FIELDS:
+            if said := "".join(_thought_parts(place.get(name))).strip():
+                return cleaned(said[:_LONGEST_ANSWER])
+    content = message.get("content") if isinstance(message, dict) else None
+    if isinstance(content, list):
+        thoughts = [part for part in content if _is_thought(part)]
+        if said := "".join(_thought_parts(thoughts)).strip():
+            return cleaned(said[:_LONGEST_ANSWER])
+    return None
+
+
+def _is_thought(part: Any) -> bool:
+    kind = part.get("type") if isinstance(part, dict) else None
+    return isinstance(kind, str) and ("think" in kind or "reason" in kind)
+
+
+def _thought_parts(value: Any, depth: int = 0) -> Iterator[str]:
+    """The pieces of a thought's text, whatever they are packed in; other things are none."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list) and depth < _DEEPEST:
+        for part in value:
+            yield from _thought_parts(part, depth + 1)
+    elif isinstance(value, dict) and depth < _DEEPEST:
+        for name in ("thinking", "reasoning", "text", "summary", "content"):
+            if name in value:
+                yield from _thought_parts(value[name], depth + 1)
+                return
+
+
+def _thought(
+    written: str, reasoning: str | None, finish_reason: str, hints: ThoughtHints
+) -> Thought:
+    """Thought and answer, by the server's own word or by the marks in the text."""
+    if reasoning is not None:
+        return Thought(reasoning, written.lstrip(), closed=bool(written.strip()))
+    opened = None if hints.opening is None else bool(hints.opening)
+    thought = split_thought(written, opened)
+    in_vain = finish_reason == "length" and hints.expected and opened is None
+    if thought.reasoning is None and in_vain:
+        # Tokens were left for a thought, all are used, and nothing says where it ended.
+        return Thought(written.strip(), "", closed=False)
+    return thought
+
+
+def _raw_text(written: str, thought: Thought, hints: ThoughtHints) -> str | None:
+    if thought.reasoning is None or not written.strip() or not thought.begins:
+        return None
+    led = not hints.opening or written.lstrip().startswith(hints.opening.strip())
+    return written if led else f"{hints.opening}{written}"
+
+
 def _parts(content: Any, choice: Mapping[str, Any]) -> Iterator[str]:
     """The pieces of an answer's text; a thought that stands beside it is none of them."""
     if content is None:
@@ -203,7 +307,7 @@ def _parts(content: Any, choice: Mapping[str, Any]) -> Iterator[str]:
             yield from _parts(part, choice)
     elif isinstance(content, dict):
         kind = content.get("type")
-        if isinstance(kind, str) and ("think" in kind or "reason" in kind):
+        if _is_thought(content):
             return
         if isinstance(kind, str) and kind == "refusal":
             raise RequestRejected("refused_by_server", _refusal(choice))
@@ -284,25 +388,68 @@ def _count(value: Any, name: str) -> int | None:
     return int(value)
 
 
-def _logprobs(value: Any) -> tuple[list[float | None], dict[str, float] | None]:
-    """Log-probabilities of the tokens, and of the words that the first token might have been.
+@dataclass(frozen=True)
+class _Step:
+    """A generated token: its text and log-probability, None where the server does not tell, and
+    what else it might have been."""
 
-    No steps, or None for a step or for the words: unknown.
-    """
+    token: str | None
+    logprob: float | None
+    seen: Any
+
+    @property
+    def by_word(self) -> dict[str, float] | None:
+        return _by_word(self.seen)
+
+
+def _steps(value: Any) -> list[_Step]:
+    """The generated tokens, as far as their log-probabilities were told."""
     if not isinstance(value, dict):
-        return [], None
+        return []
     tokens = value.get("content")
     if isinstance(tokens, list):
-        steps = [_logprob(token.get("logprob"), _LEAST_LOGPROB) if isinstance(token, dict) else None
-                 for token in tokens]  # fmt: skip
-        first = tokens[0].get("top_logprobs") if tokens and isinstance(tokens[0], dict) else None
-        return steps, _by_word(first)
+        return [
+            _Step(
+                _token(token.get("token")),
+                _logprob(token.get("logprob"), _LEAST_LOGPROB),
+                token.get("top_logprobs"),
+            )
+            if isinstance(token, dict)
+            else _Step(None, None, None)
+            for token in tokens
+        ]
     said = value.get("token_logprobs")
     if not isinstance(said, list):
-        return [], None
-    top = value.get("top_logprobs")
-    first = top[0] if isinstance(top, list) and top else None
-    return [_logprob(step, _LEAST_LOGPROB) for step in said], _by_word(first)
+        return []
+    words, top = value.get("tokens"), value.get("top_logprobs")
+    return [
+        _Step(_token(_item(words, place)), _logprob(step, _LEAST_LOGPROB), _item(top, place))
+        for place, step in enumerate(said)
+    ]
+
+
+def _item(values: Any, place: int) -> Any:
+    return values[place] if isinstance(values, list) and place < len(values) else None
+
+
+def _token(value: Any) -> str | None:
+    return cleaned(value) if isinstance(value, str) else None
+
+
+def _place(answer: str, steps: list[_Step]) -> int | None:
+    """Which of the tokens the answer behind a thought begins with; None where they do not say."""
+    tokens = [step.token for step in steps]
+    said = answer.strip()
+    if not said or None in tokens:
+        return None
+    ends = list(itertools.accumulate(len(token or "") for token in tokens))
+    whole = "".join(token or "" for token in tokens)
+    start = whole.rfind(said)
+    if start < 0 or _BEHIND.fullmatch(whole, start + len(said)) is None:
+        return None
+    place = bisect.bisect_right(ends, start)
+    before = whole[ends[place - 1] if place else 0 : start]
+    return None if before.strip() else place
 
 
 def _logprob(value: Any, least: float) -> float | None:

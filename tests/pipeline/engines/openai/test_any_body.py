@@ -145,12 +145,15 @@ def check(data, status, choices):
         pa.array([str(got)])
         return
     assert got.finish_reason in ("stop", "length")
+    assert 0 <= got.reasoning_tokens <= got.completion_tokens
     assert got.logprob is None or -math.inf < got.logprob <= 0
     for value in (got.choice_logprobs or {}).values():
         assert value <= 0
     row = dict.fromkeys(CANDIDATE.names) | {
         "candidate_id": "c", "prompt_id": "p", "round": 0, "sample_index": 0, "text": got.text,
-        "tokens": got.completion_tokens, "finish_reason": got.finish_reason,
+        "tokens": got.answer_tokens, "finish_reason": got.finish_reason,
+        "reasoning": got.reasoning, "reasoning_tokens": got.reasoning_tokens,
+        "raw_text": got.raw_text, "token_ids": got.token_ids or None,
         "logprob": got.logprob, "origin": "sampled", "policy": "m", "policy_revision": "m",
         "seed": 1, "copies": 1, "prompt_tokens": got.prompt_tokens, "cost": got.cost,
     }  # fmt: skip
@@ -159,7 +162,7 @@ def check(data, status, choices):
         "round": 0, "p_a": None, "score_a": None, "score_b": None, "completion": got.text,
         "choice_logprobs": json.dumps(store_logprobs(got.choice_logprobs), allow_nan=False),
         "prompt_tokens": got.prompt_tokens, "completion_tokens": got.completion_tokens,
-        "cost": got.cost,
+        "cost": got.cost, "reasoning": got.reasoning, "reasoning_tokens": got.reasoning_tokens,
     }  # fmt: skip
     pa.Table.from_pylist([vote], schema=VOTE).validate(full=True)
     pa.array(got.token_ids, pa.int64())
