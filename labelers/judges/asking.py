@@ -42,7 +42,15 @@ class JudgeReply:
             "prompt_tokens": self.completion.prompt_tokens,
             "completion_tokens": self.completion.completion_tokens,
             "cost": self.completion.cost,
+            "reasoning_tokens": self.completion.reasoning_tokens or None,
         }
+
+    @property
+    def has_thought(self) -> bool:
+        """Whether the judge thought, seen or unseen, before it answered."""
+        return self.completion is not None and (
+            self.completion.reasoning is not None or self.completion.reasoning_tokens > 0
+        )
 
 
 @dataclass(frozen=True)

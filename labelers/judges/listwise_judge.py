@@ -16,6 +16,7 @@ from prefloop.labelers.judges.folder import Judge
 from prefloop.labelers.judges.prompt_groups import PromptGroup, by_prompt
 from prefloop.labelers.judges.rankings import listings, ranking_schema, read_ranking
 from prefloop.labelers.judges.settings import ListwiseSettings
+from prefloop.labelers.judges.thoughts import NO_ANSWER
 
 
 @dataclass
@@ -106,6 +107,7 @@ class ListwiseJudge:
             rationale=listing.note,
             completion=reply.failure if reply.completion is None else reply.completion.text,
             finish_reason=reply.completion and reply.completion.finish_reason,
+            reasoning=reply.completion and reply.completion.reasoning,
             prompt_hash=reply.prompt_hash,
             **listing.charge(),
         )
@@ -120,6 +122,8 @@ def _read(ids: tuple[str, ...], reply: JudgeReply) -> _Listing:
     if reply.completion is None:
         return _Listing(ids, reply, None, None)
     try:
+        if reply.has_thought and not reply.completion.text.strip():
+            raise ValueError(NO_ANSWER)
         places, rationale = read_ranking(
             reply.completion.text, len(ids), reply.completion.finish_reason
         )

@@ -97,7 +97,11 @@ class PairwiseJudge:
                 prompt_hash=reply.prompt_hash,
             )
         verdict = read_verdict(
-            completion.text, completion.choice_logprobs, self._settings, completion.finish_reason
+            completion.text,
+            completion.choice_logprobs,
+            self._settings,
+            completion.finish_reason,
+            has_thought=reply.has_thought,
         )
         kept = store_logprobs(completion.choice_logprobs)
         preference, p_a = about_a_and_b(verdict, order)
@@ -112,6 +116,7 @@ class PairwiseJudge:
             finish_reason=completion.finish_reason,
             choice_logprobs=None if kept is None else json.dumps(kept, ensure_ascii=False),
             prompt_hash=reply.prompt_hash,
+            reasoning=completion.reasoning,
             **reply.tokens,
         )
 

@@ -20,6 +20,7 @@ from prefloop.labelers.judges.ratings import (
     from_ratings_json,
     from_ratings_logprobs,
     ratings_schema,
+    word_logprobs,
 )
 from prefloop.labelers.judges.settings import RatingSettings
 from prefloop.labelers.judges.stored_logprobs import (
@@ -27,6 +28,7 @@ from prefloop.labelers.judges.stored_logprobs import (
     restore_logprobs,
     store_logprobs,
 )
+from prefloop.labelers.judges.thoughts import NO_ANSWER
 
 
 class RatingJudge:
@@ -97,6 +99,8 @@ class RatingJudge:
             "completion_tokens": sum(reply.tokens.get("completion_tokens", 0) for reply in charged),
             "cost": sum(reply.tokens.get("cost", 0.0) for reply in charged),
         }
+        thought = sum(reply.tokens.get("reasoning_tokens") or 0 for reply in charged)
+        details["reasoning_tokens"] = thought or None
         failure = next((reply.failure for reply in [*of_a, *of_b] if reply.failure), None)
         if failure is not None:
             details |= {"preference": "invalid", "completion": failure}
@@ -104,7 +108,10 @@ class RatingJudge:
             said = {"a": _said(of_a), "b": _said(of_b)}
             kept = {"a": _kept(of_a), "b": _kept(of_b)}
             ended = {"a": _ended(of_a), "b": _ended(of_b)}
-            details |= rating_vote(said, kept, self._settings, ended)
+            thoughts = {"a": _thoughts(of_a), "b": _thoughts(of_b)}
+            details |= rating_vote(said, kept, self._settings, ended, thoughts)
+            if any(one is not None for of_one in thoughts.values() for one in of_one):
+                details["reasoning"] = json.dumps(thoughts, ensure_ascii=False)
             details["finish_reason"] = json.dumps(ended)
             details["completion"] = json.dumps(said, ensure_ascii=False)
             details["choice_logprobs"] = json.dumps(kept, ensure_ascii=False)
@@ -116,23 +123,36 @@ def rating_vote(
     kept: Mapping[str, Sequence[StoredLogprobs | None]],
     settings: RatingSettings,
     ended: Mapping[str, Sequence[str]] | None = None,
+    thoughts: Mapping[str, Sequence[str | None]] | None = None,
 ) -> dict[str, Any]:
     """Preference, soft vote, scores and rationale of a vote, by the names of their fields.
 
-    ``said``, ``kept`` and ``ended`` hold, for ``a`` and for ``b``, the judge's answers, their
-    log-probabilities and their finish reasons (null where not known): one for each aspect, or one
-    in all where the judge answers in JSON.
+    ``said``, ``kept``, ``ended`` and ``thoughts`` hold, for ``a`` and for ``b``, the judge's
+    answers, their log-probabilities, their finish reasons and the thoughts before them (null where
+    there are none, or where not known): one for each aspect, or one in all where the judge answers
+    in JSON.
     """
     ratings: dict[str, Rating] = {}
     notes: list[str] = []
     for name in ("a", "b"):
+        thought = thoughts[name] if thoughts else [None] * len(said[name])
         try:
+            if any(
+                one is not None and not text.strip()
+                for one, text in zip(thought, said[name], strict=True)
+            ):
+                raise ValueError(NO_ANSWER)
             if settings.parser == "json":
                 ratings[name] = from_ratings_json(
                     said[name][0], settings, ended[name][0] if ended else None
                 )
             else:
-                logprobs = [restore_logprobs(each) for each in kept[name]]
+                logprobs = [
+                    restore_logprobs(each)
+                    if one is None or each is not None
+                    else word_logprobs(text, settings)
+                    for each, one, text in zip(kept[name], thought, said[name], strict=True)
+                ]
                 ratings[name] = from_ratings_logprobs(logprobs, settings, said[name])
         except ValueError as error:
             notes.append(f"{name}: {error}")
@@ -154,6 +174,14 @@ def _said(replies: Sequence[JudgeReply]) -> list[str]:
 
 def _ended(replies: Sequence[JudgeReply]) -> list[str]:
     return [reply.completion.finish_reason for reply in replies if reply.completion is not None]
+
+
+def _thoughts(replies: Sequence[JudgeReply]) -> list[str | None]:
+    return [
+        (reply.completion.reasoning or "") if reply.has_thought else None
+        for reply in replies
+        if reply.completion is not None
+    ]
 
 
 def _kept(replies: Sequence[JudgeReply]) -> list[StoredLogprobs | None]:

@@ -85,6 +85,17 @@ def from_ratings_logprobs(
     return Rating(totals.astype(np.float64), float(np.mean([share @ scale for share in shares])))
 
 
+def word_logprobs(text: str, settings: RatingSettings) -> dict[str, float] | None:
+    """An answer that is a rating and nothing else, as if it had been certain; null for another.
+
+    For ratings behind a thought, whose log-probabilities the engine could not read.
+    """
+    said = _whole(text.strip().rstrip("."))
+    if said is None or not settings.lowest <= said <= settings.highest:
+        return None
+    return {word: 0.0 if word == str(said) else -math.inf for word in settings.words}
+
+
 def compare(a: Rating, b: Rating) -> tuple[Preference, float]:
     """The preference between two rated answers, and P(a's sum is higher) + P(equal) / 2.
 

@@ -16,6 +16,7 @@ from prefloop.labelers.judges.rankings import listings, read_ranking
 from prefloop.labelers.judges.rating_judge import rating_vote
 from prefloop.labelers.judges.settings import ListwiseSettings, PairwiseSettings, RatingSettings
 from prefloop.labelers.judges.stored_logprobs import restore_logprobs
+from prefloop.labelers.judges.thoughts import NO_ANSWER
 from prefloop.labelers.judges.verdicts import read_verdict
 
 _READ: dict[str, Any] = {"p_a": None, "score_a": None, "score_b": None, "rationale": None}
@@ -39,7 +40,8 @@ def reread(votes: pa.Table, judge: Judge, *, seed: int) -> pa.Table:
         elif isinstance(settings, RatingSettings):
             said = json.loads(row["completion"])
             ended = row["finish_reason"] and json.loads(row["finish_reason"])
-            found = rating_vote(said, json.loads(row["choice_logprobs"]), settings, ended)
+            thoughts = row["reasoning"] and json.loads(row["reasoning"])
+            found = rating_vote(said, json.loads(row["choice_logprobs"]), settings, ended, thoughts)
         else:
             found = _listwise(row, orders[row["prompt_id"]])
         row.update(_READ | found)
@@ -54,7 +56,13 @@ def has_answer(vote: dict[str, Any]) -> bool:
 def _pairwise(row: dict[str, Any], settings: PairwiseSettings) -> dict[str, Any]:
     kept = row["choice_logprobs"]
     logprobs = None if kept is None else restore_logprobs(json.loads(kept))
-    verdict = read_verdict(row["completion"], logprobs, settings, row["finish_reason"])
+    verdict = read_verdict(
+        row["completion"],
+        logprobs,
+        settings,
+        row["finish_reason"],
+        has_thought=row["reasoning"] is not None or bool(row["reasoning_tokens"]),
+    )
     preference, p_a = about_a_and_b(verdict, row["order"])
     return {"preference": preference, "p_a": p_a, "rationale": verdict.note}
 
@@ -67,6 +75,8 @@ def _listwise(row: dict[str, Any], orders: tuple[tuple[str, ...], ...]) -> dict[
     )
     preference: Preference = "invalid"
     try:
+        if (row["reasoning"] or row["reasoning_tokens"]) and not row["completion"].strip():
+            raise ValueError(NO_ANSWER)
         places, rationale = read_ranking(row["completion"], len(ids), row["finish_reason"])
     except ValueError as error:
         rationale = f"unparsable: {error}"

@@ -24,6 +24,13 @@ _PATTERNS = [
 _HARMONY_END = re.compile(r"<\|(?:return|end)\|>\s*\Z")
 
 
+NO_ANSWER = (
+    "the judge was still thinking when its tokens ended: there is no verdict (raise the labeler's "
+    "thought_tokens, or ask it not to think: chat_template_kwargs)"
+)
+"""Why there is no verdict where a judge thought and said nothing."""
+
+
 class UnfinishedThought(ValueError):
     """The answer ends within a thought: the verdict was never given."""
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from prefloop.labelers.judges.json_answers import CUT_OFF, json_objects
 from prefloop.labelers.judges.settings import PairwiseSettings, VerdictWords
 from prefloop.labelers.judges.stored_logprobs import HIGHEST_LOGPROB, unknown_logprobs
-from prefloop.labelers.judges.thoughts import UnfinishedThought, without_thought
+from prefloop.labelers.judges.thoughts import NO_ANSWER, UnfinishedThought, without_thought
 
 _BRACKETED = re.compile(r"\[\[([^\[\]]{1,40})\]\]")
 
@@ -130,16 +130,37 @@ def from_text(text: str, verdicts: VerdictWords, *, cut: bool = False) -> Verdic
     return Verdict(outcome, note=text.strip())
 
 
+def from_word(text: str, verdicts: VerdictWords) -> Verdict:
+    """The verdict of an answer that is one of the verdict words and nothing else; it has no
+    probability."""
+    said = text.strip().rstrip(".")
+    outcome = _outcome(said, verdicts)
+    if outcome is None:
+        return Verdict(
+            "invalid",
+            note="the engine gave no log-probabilities for the verdicts behind the thought, and "
+            f"{said[:40]!r} is not one of {', '.join(verdicts.words)}",
+        )
+    return Verdict(outcome)
+
+
 def read_verdict(
     text: str,
     logprobs: Mapping[str, float] | None,
     settings: PairwiseSettings,
     finish_reason: str | None,
+    *,
+    has_thought: bool = False,
 ) -> Verdict:
     """The verdict of an answer of the judge with these settings; ``logprobs`` (nats) are those of
     the verdict words as the first token, where the engine gave them. An answer whose finish reason
-    is not known counts as whole."""
+    is not known counts as whole. ``has_thought``: the judge thought before it answered; where the
+    engine could not read the log-probabilities behind the thought, its words are read."""
     cut = finish_reason == "length"
+    if has_thought and not text.strip():
+        return Verdict("invalid", note=NO_ANSWER)
+    if has_thought and settings.parser == "token" and logprobs is None:
+        return from_word(text, settings.verdicts)
     if settings.parser == "json":
         return from_json(text, settings.verdicts, cut=cut)
     if settings.parser == "text":
