@@ -19,7 +19,7 @@ OTHER_MARKS: tuple[tuple[str, str], ...] = (
     (r"◁\s*(\w+)\s*▷", r"◁\s*/\s*(\w+)\s*▷"),
     (r"<\|begin_of_(thought)\|>", r"<\|end_of_(thought)\|>"),
     (r"<\|start_(thinking)\|>", r"<\|end_(thinking)\|>"),
-    (r"<unused94>()", r"<unused95>()"),
+    (r"<unused94>(?:thought\n)?()", r"<unused95>()"),
     (r"<\|channel>\s*thought\b()", r"<channel\|>()"),
     (r"<\|channel\|>\s*(?:analysis|commentary)\b()", rf"{_FINAL}()"),
 )

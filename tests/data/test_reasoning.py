@@ -1,0 +1,94 @@
+"""Where a thought ends and the answer begins, by the marks that models write."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefloop.data.reasoning import is_mark, opened_by, split_thought
+
+MARKS = [
+    ("<think>\n", "\n</think>\n\n"),
+    ("<thinking>", "</thinking>"),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<unused94>thought\n", "<unused95>"),
+    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+    ("analysisWe ", "assistantfinal"),
+]
+PLAIN = st.text(st.characters(codec="utf-8", exclude_characters="<>[]|◁▷\ufffe"))
+
+
+@pytest.mark.parametrize(("begin", "end"), MARKS)
+def test_every_mark(begin: str, end: str) -> None:
+    both = split_thought(f"{begin}a thought{end}the answer")
+    assert (both.answer, both.closed) == ("the answer", True)
+    assert both.reasoning.removeprefix("We ") == "a thought"
+    open_end = split_thought(f"{begin}a thought")
+    assert (open_end.answer, open_end.closed) == ("", False)
+    if begin.startswith("analysis"):
+        return
+    rest = split_thought(f"a thought{end}the answer", opened=True)
+    assert (rest.reasoning, rest.answer) == ("a thought", "the answer")
+    if "channel" not in begin:
+        unknown = split_thought(f"a thought{end}the answer", opened=None)
+        assert (unknown.reasoning, unknown.answer) == ("a thought", "the answer")
+        # Known to open no thought: the mark is a word.
+        assert split_thought(f"a thought{end}the answer").reasoning is None
+
+
+@given(PLAIN, PLAIN, st.sampled_from(MARKS[:7]))
+def test_any_text(thought: str, answer: str, marks: tuple[str, str]) -> None:
+    text = f"{marks[0]}{thought}{marks[1]}{answer}"
+    found = split_thought(text)
+    assert found.answer == answer.lstrip()
+    assert text[found.begins :] == found.answer
+    assert split_thought(answer).reasoning is None or answer.lstrip().startswith("analysis")
+    unfinished = split_thought(thought, opened=True)
+    assert (unfinished.closed, unfinished.answer) == (False, "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Write `</think>` to end it.",
+        "The tag <think> opens, </think> closes.",
+        'It says "</think>".',
+        "analysis of the text",
+        "No thought here.",
+        "",
+    ],
+)
+@pytest.mark.parametrize("opened", [False, None])
+def test_words_about_thoughts(text: str, opened: bool | None) -> None:
+    found = split_thought(text, opened)
+    assert (found.reasoning, found.answer, found.closed) == (None, text, True)
+
+
+def test_several_thoughts_and_none() -> None:
+    assert split_thought("<think>a</think>\n<think>b</think> c").reasoning == "a\n\nb"
+    assert split_thought("<think>\n\n</think>\n\nx").reasoning == ""
+    final = split_thought("<|channel|>final<|message|>Hi<|return|>")
+    assert (final.reasoning, final.answer) == (None, "Hi")
+    # A model that writes the mark which its template wrote already.
+    assert split_thought("<think>\na\n</think>\nb", opened=True).reasoning == "a"
+
+
+def test_hostile_texts_take_linear_time() -> None:
+    for text in ("<think>" * 50_000, "</think>" * 50_000, "<think></think>" * 20_000 + "x",
+                 "`</think>`" * 30_000, "<think>" + "'</think>'" * 30_000):  # fmt: skip
+        for opened in (False, True, None):
+            split_thought(text, opened)
+
+
+def test_the_end_of_a_prompt() -> None:
+    assert opened_by("<|im_start|>assistant\n<think>\n") == "<think>\n"
+    assert opened_by("<|im_start|>assistant\n<think>\n\n</think>\n\n") == ""
+    assert opened_by("What does <think> mean?<|im_end|>\n<|im_start|>assistant\n") == ""
+    assert opened_by("<|im_start|>assistant\n") == ""
+
+
+def test_special_tokens_of_thoughts() -> None:
+    assert all(map(is_mark, ["[THINK]", "</think>", "<|channel|>", "<|END_THINKING|>"]))
+    assert not any(map(is_mark, ["<|im_end|>", "<s>", "[INST]", "<|eot_id|>"]))

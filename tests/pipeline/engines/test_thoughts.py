@@ -1,0 +1,110 @@
+"""A model's thought and its answer, from real engines of models that think."""
+
+import asyncio
+import math
+from pathlib import Path
+
+import pytest
+
+from prefloop.data.chat import thinking_off, thought_opening
+from prefloop.data.protocol import Request, Sampling
+from prefloop.pipeline.engines.factory import build_engine
+from prefloop.pipeline.engines.settings import TransformersEngine, VllmEngine
+from prefloop.pipeline.engines.weights import load_tokenizer
+from tests.helpers.thinking_models import make_thinking_model
+
+KINDS = {
+    "tags": {},
+    "opened": {"opened": True},
+    "special": {"marks": ("[THINK]", "[/THINK]"), "special": True},
+    "special_opened": {
+        "marks": ("<|START_THINKING|>", "<|END_THINKING|>"), "special": True, "opened": True,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(request, tmp_path_factory) -> str:
+    return make_thinking_model(tmp_path_factory.mktemp(request.param), **KINDS[request.param])
+
+
+def ask(word: str, **changes) -> Request:
+    return Request(
+        word,
+        ({"role": "user", "content": f"Which? {word}"},),
+        Sampling(temperature=0.0, max_tokens=4),
+        (1,),
+        **{"thought_tokens": 60, **changes},
+    )
+
+
+def answers(model: str, *requests: Request, config=None):
+    async def go():
+        engine = await build_engine(config or TransformersEngine(), model)
+        try:
+            return [one for [one] in await asyncio.gather(*map(engine.generate, requests))]
+        finally:
+            await engine.aclose()
+
+    return asyncio.run(go())
+
+
+def check_thoughts(model: str, config=None) -> None:
+    one, two, never, quick = answers(
+        model, ask("one"), ask("two", choices=("A", "B")), ask("never", thought_tokens=20),
+        ask("two", thought_tokens=None, chat_template_kwargs={"enable_thinking": False}),
+        config=config,
+    )  # fmt: skip
+    assert (one.text, one.reasoning, one.finish_reason) == ("A", "We see one.", "stop")
+    assert one.answer_tokens == 2  # "A" and the end token
+    assert one.raw_text.endswith("\n\nA")
+    assert "We see one." in one.raw_text
+    assert len(one.token_ids) == one.completion_tokens
+    # The verdict's log-probabilities are those behind the thought, which begins with an "A".
+    assert (two.text, two.reasoning) == ("B", "First A, but then two.")
+    assert two.choice_logprobs["B"] > math.log(0.9) > two.choice_logprobs["A"]
+    assert (never.text, never.finish_reason) == ("", "length")
+    assert never.reasoning.startswith("And so on")
+    assert never.answer_tokens == 0
+    assert (quick.text, quick.reasoning, quick.reasoning_tokens) == ("A", None, 0)
+    assert quick.raw_text is None
+
+
+def test_a_thought_is_no_answer(model: str) -> None:
+    check_thoughts(model)
+
+
+def test_what_a_template_says_about_thoughts(model: str) -> None:
+    tokenizer = load_tokenizer(model)
+    opened = Path(model).name.startswith(("opened", "special_opened"))
+    assert bool(thought_opening(tokenizer)) is opened
+    assert thought_opening(tokenizer, {"enable_thinking": False}) == ""
+    assert thinking_off(tokenizer) == {"enable_thinking": False}
+
+
+def test_the_raw_text_is_what_was_generated(model: str) -> None:
+    [one] = answers(model, ask("one"))
+    tokenizer = load_tokenizer(model)
+    opening = thought_opening(tokenizer)
+    written = tokenizer.decode(one.token_ids[:-1], skip_special_tokens=False)
+    assert one.raw_text == opening + written
+
+
+@pytest.mark.vllm
+def test_vllm_takes_thoughts_off_too(model: str) -> None:
+    check_thoughts(model, VllmEngine(max_model_len=200))
+
+
+@pytest.mark.vllm
+def test_a_json_answer_behind_a_thought(tmp_path: Path) -> None:
+    model = make_thinking_model(tmp_path)
+    schema = {"type": "object", "properties": {"verdict": {"enum": ["A", "B"]}},
+              "required": ["verdict"], "additionalProperties": False}  # fmt: skip
+    request = ask("one", json_schema=schema)
+    [one] = answers(model, Request(**{
+        **{name: getattr(request, name) for name in request.__slots__},
+        "sampling": Sampling(temperature=0.0, max_tokens=20),
+    }), config=VllmEngine(max_model_len=200))  # fmt: skip
+    assert one.reasoning == "We see one."
+    assert one.text in ('{"verdict":"A"}', '{"verdict":"B"}')
+    assert one.raw_text.endswith(one.text)
