@@ -128,6 +128,11 @@ TRIPLE = pa.schema(
         pa.field("policy", pa.string(), nullable=False),  # who wrote chosen, "name@revision"
         pa.field("rejected_policy", pa.string(), nullable=False),
         pa.field("labelers", pa.list_(pa.string()), nullable=False),
+        # what the policy thought before the answer; null where it did not think
+        pa.field("chosen_reasoning", pa.string(), metadata=ADDED),
+        pa.field("rejected_reasoning", pa.string(), metadata=ADDED),
+        pa.field("chosen_reasoning_tokens", pa.int32(), metadata=ADDED),
+        pa.field("rejected_reasoning_tokens", pa.int32(), metadata=ADDED),
     ]
 )
 
@@ -144,6 +149,8 @@ UNPAIRED = pa.schema(
         pa.field("tokens", pa.int32(), nullable=False),
         pa.field("round", pa.int32(), nullable=False),
         pa.field("policy", pa.string(), nullable=False),  # who wrote it, "name@revision"
+        pa.field("reasoning", pa.string(), metadata=ADDED),  # see TRIPLE
+        pa.field("reasoning_tokens", pa.int32(), metadata=ADDED),
     ]
 )
 

@@ -173,6 +173,16 @@ class ShardFolder:
             return []
 
 
+def lacks_columns(path: Path, schema: pa.Schema) -> bool:
+    """Whether the shard at ``path`` was written before columns were added to ``schema``; false
+    where it cannot be read."""
+    try:
+        names = pq.read_schema(path).names
+    except (OSError, pa.ArrowException):
+        return False
+    return any(name not in names for name in _added(schema))
+
+
 def _fit(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
     for name in _added(schema):
         if name not in table.column_names:

@@ -11,7 +11,7 @@ import copy
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -87,6 +87,11 @@ class WriteConfig(Strict):
     unpaired: bool = False
     """Also write every candidate that was judged, with a label of its own (the dataset's config
     ``unpaired``: prompt, completion, label). Always done where ``train.method`` is ``kto``."""
+
+    reasoning: Literal["keep", "strip"] = "keep"
+    """Of a policy that thinks before it answers: ``keep`` writes the thought too, so that training
+    learns the tokens that were sampled; ``strip`` writes the answer alone, and training asks the
+    chat template for a turn without a thought."""
 
     test_share: float = Field(default=0.1, ge=0, lt=1)
     """Share of the prompts whose triples go to the test split, drawn by prompt."""

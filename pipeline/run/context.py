@@ -3,7 +3,8 @@ the whole run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from prefloop.pipeline.config import RunConfig
@@ -19,16 +20,34 @@ class RunContext:
     system_prompt: str | None
     """Put before conversations that have no system message of their own."""
     blocks_in_flight: int
+    keeps_thoughts: bool = field(default=True, kw_only=True)
+    """Whether the dataset's answers have the thoughts before them."""
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    """Variables of the chat template that the policy is sampled with."""
 
     @staticmethod
     def of(config: RunConfig, run: RunDir) -> RunContext:
         """That of a run with ``config`` in ``run``."""
-        return RunContext(run, config.seed, config.sample.system_prompt, config.blocks_in_flight)
+        return RunContext(
+            run,
+            config.seed,
+            config.sample.system_prompt,
+            config.blocks_in_flight,
+            keeps_thoughts=config.write.reasoning == "keep",
+        )
 
     def round(self, index: int) -> RoundContext:
         """The same for the stages of round ``index``."""
         folder = self.run.round(index)
-        return RoundContext(self.run, self.seed, self.system_prompt, self.blocks_in_flight, folder)
+        return RoundContext(
+            self.run,
+            self.seed,
+            self.system_prompt,
+            self.blocks_in_flight,
+            folder,
+            keeps_thoughts=self.keeps_thoughts,
+            template_kwargs=self.template_kwargs,
+        )
 
 
 @dataclass(frozen=True)

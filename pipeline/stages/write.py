@@ -21,7 +21,9 @@ from prefloop.data.schemas import MESSAGES, TRIPLE, UNPAIRED
 from prefloop.data.shards import (
     atomic_write_json,
     damaged,
+    lacks_columns,
     read_json_object,
+    read_shard,
     row_count,
     write_shard,
 )
@@ -29,6 +31,7 @@ from prefloop.data.utf8 import BLANK
 from prefloop.labelers.decisions.candidate_scores import candidate_scores
 from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir, Stopwatch
+from prefloop.pipeline.stages.answer_text import TEXT_COLUMNS, answer_texts
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +48,9 @@ _DECISION_COLUMNS = [
     "prompt_id", "round", "chosen_id", "rejected_id", "p_chosen", "score_chosen", "score_rejected",
     "margin", "agreement", "chosen_tokens", "rejected_tokens", "labelers", "kept",
 ]  # fmt: skip
-_CANDIDATE_COLUMNS = ["candidate_id", "text", "policy", "policy_revision"]
+_CANDIDATE_COLUMNS = [
+    "candidate_id", *TEXT_COLUMNS, "reasoning_tokens", "policy", "policy_revision",
+]  # fmt: skip
 
 
 def write_round(context: RoundContext, *, test_share: float, unpaired: bool) -> None:
@@ -63,6 +68,7 @@ def write_round(context: RoundContext, *, test_share: float, unpaired: bool) -> 
         logger.warning("%s: round %d of the dataset is written again", fault, folder.index)
     watch = Stopwatch()
     context.run.card.unlink(missing_ok=True)  # it says what the files hold
+    _conform_earlier(context)
     folder.written.unlink(missing_ok=True)
     blocks = folder.decisions.indices()
     for index in blocks:
@@ -79,6 +85,15 @@ def write_round(context: RoundContext, *, test_share: float, unpaired: bool) -> 
     wanted = (*SPLITS, *UNPAIRED_SPLITS) if unpaired else SPLITS
     atomic_write_json(folder.written, dict.fromkeys(wanted, 0) | _rows_by_split(files))
     context.note("write", watch.lap())
+
+
+def _conform_earlier(context: RoundContext) -> None:
+    """Give the dataset's files of earlier versions the columns that were added since: the files of
+    a dataset have to have the same ones."""
+    for schema, folder in ((TRIPLE, TRIPLES_FOLDER), (UNPAIRED, UNPAIRED_FOLDER)):
+        for path in sorted((context.run.dataset / folder).glob("*.parquet")):
+            if lacks_columns(path, schema):
+                write_shard(read_shard(path, schema), path, schema, row_group_size=ROW_GROUP_ROWS)
 
 
 def _has_its_triples(folder: RoundDir, index: int) -> bool:
@@ -204,11 +219,13 @@ def triples_of_block(context: RoundContext, index: int) -> pa.Table:
     }
     columns |= {
         "prompt": _with_system_prompt(prompt["messages"], context.system_prompt),
-        "chosen": _assistant_turn(chosen["text"]),
-        "rejected": _assistant_turn(rejected["text"]),
+        "chosen": _assistant_turn(answer_texts(chosen, with_thoughts=context.keeps_thoughts)),
+        "rejected": _assistant_turn(answer_texts(rejected, with_thoughts=context.keeps_thoughts)),
         "policy": _policy_name(chosen),
         "rejected_policy": _policy_name(rejected),
     }
+    for name, side in (("chosen", chosen), ("rejected", rejected)):
+        columns |= {f"{name}_{one}": side[one] for one in ("reasoning", "reasoning_tokens")}
     return pa.table([columns[name] for name in TRIPLE.names], schema=TRIPLE)
 
 
@@ -221,7 +238,7 @@ def unpaired_of_block(context: RoundContext, index: int) -> pa.Table:
     columns = ["chosen_id", "rejected_id", "p_chosen", "reason"]
     scores = candidate_scores(folder.decisions.read(index, columns))
     scores = scores.filter(pc.not_equal(scores["score"], 0.5))
-    wanted = ["candidate_id", "prompt_id", "text", "tokens", "round", "policy", "policy_revision"]
+    wanted = ["prompt_id", "tokens", "round", *_CANDIDATE_COLUMNS]
     candidates = folder.candidates.read(index, wanted)
     empty = candidates["candidate_id"].filter(pc.match_substring_regex(candidates["text"], BLANK))
     scores = scores.filter(
@@ -234,9 +251,11 @@ def unpaired_of_block(context: RoundContext, index: int) -> pa.Table:
     columns_of |= {name: scores[name] for name in ("candidate_id", "score", "pairs")}
     columns_of |= {
         "prompt": _with_system_prompt(prompt["messages"], context.system_prompt),
-        "completion": _assistant_turn(found["text"]),
+        "completion": _assistant_turn(answer_texts(found, with_thoughts=context.keeps_thoughts)),
         "label": pc.greater(scores["score"], 0.5),
         "policy": _policy_name(found),
+        "reasoning": found["reasoning"],
+        "reasoning_tokens": found["reasoning_tokens"],
     }
     return pa.table([columns_of[name] for name in UNPAIRED.names], schema=UNPAIRED)
 
