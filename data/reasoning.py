@@ -30,6 +30,14 @@ _HARMONY_END = re.compile(r"<\|(?:return|end)\|>\s*\Z")
 _HARMONY_FINAL = re.compile(rf"\s*(?:<\|start\|>\s*assistant\s*)?{_FINAL}", re.IGNORECASE)
 _HARMONY_HEAD = re.compile(r"\A(?:[^<\n]{0,80}<\|message\|>)")
 _HARMONY_TAIL = re.compile(r"<\|end\|>\s*(?:<\|start\|>\s*assistant\s*)?\Z")
+_CLOSED_BY = (
+    (r"<\s*([\w:]+)[^<>|]*>", r"</\1>"),
+    (r"\[\s*(\w+)\s*\]", r"[/\1]"),
+    (r"◁\s*(\w+)\s*▷", r"◁/\1▷"),
+    (r"<\|begin_of_thought\|>", "<|end_of_thought|>"),
+    (r"<\|START_THINKING\|>", "<|END_THINKING|>"),
+    (r"<unused94>thought", "<unused95>"),
+)
 _CONTROL = re.compile(
     r"<\|(?:channel|message|start|end|return|call|constrain)\|>|<\|channel>|<channel\|>",
     re.IGNORECASE,
@@ -106,6 +114,15 @@ def opened_by(prompt: str) -> str:
     if last is None or prompt[last.end() :].strip():
         return ""
     return prompt[last.start() :]
+
+
+def closing_of(opening: str) -> str:
+    """What ends at once the thought that ``opening`` began, blank lines and all."""
+    mark = opening.strip()
+    for begin, end in _CLOSED_BY:
+        if found := re.fullmatch(begin, mark, re.IGNORECASE):
+            return f"\n{found.expand(end)}\n\n"
+    return ""
 
 
 def is_mark(token: str) -> bool:

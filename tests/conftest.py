@@ -6,6 +6,7 @@ import pytest
 from hypothesis import settings
 
 import prefloop  # noqa: F401  # sets what torch reads when it is imported
+from tests.helpers.thinking_models import KINDS, make_thinking_model
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -24,3 +25,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if fuzz:
         config.hook.pytest_deselected(items=fuzz)
         items[:] = [item for item in items if item not in fuzz]
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def thinking_model(request, tmp_path_factory) -> str:
+    """A tiny model that thinks before it answers, of each kind (see ``thinking_models``)."""
+    return make_thinking_model(tmp_path_factory.mktemp(request.param), **KINDS[request.param])

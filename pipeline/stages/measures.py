@@ -57,7 +57,9 @@ def likelihood_figures(
     )
     triples = _heldout_triples(context.run, context.index)
     if len(triples):
-        margins = implicit_margins(new, reference, triples, beta)
+        margins = implicit_margins(
+            new, reference, triples, beta, template_kwargs=context.template_kwargs
+        )
         rows.append({"name": "reward_margin", "estimate": mean_estimate(margins, confidence)})
         right = np.sign(margins) / 2 + 0.5
         rows.append({"name": "reward_accuracy", "estimate": win_rate(right, confidence=confidence)})
@@ -69,14 +71,26 @@ def kl_figures(
 ) -> list[dict[str, Any]]:
     """KL from ``new``, whose held-out answers are those of ``policy``, to ``other``."""
     conversations = _conversations(context)
-    answers = context.run.answers(policy).table(["prompt_id", "text", "finish_reason"])
+    answers = context.run.answers(policy).table(["prompt_id", "text", "finish_reason", "token_ids"])
     shown_prompts = [conversations[prompt] for prompt in answers["prompt_id"].to_pylist()]
-    texts = answers["text"].to_pylist()
+    # Of a policy that thought, the tokens that it sampled: its answer alone is not what it said.
+    texts = [
+        row["text"] if row["token_ids"] is None else row["token_ids"]
+        for row in answers.select(["text", "token_ids"]).to_pylist()
+    ]
     if not texts:
         return []
     complete = pc.equal(answers["finish_reason"], "stop").to_pylist()
-    of_new = answer_logprobs(new, shown_prompts, texts, complete=complete)
-    of_other = answer_logprobs(other, shown_prompts, texts, complete=complete)
+    of_new, of_other = (
+        answer_logprobs(
+            model,
+            shown_prompts,
+            texts,
+            complete=complete,
+            template_kwargs=context.template_kwargs,
+        )
+        for model in (new, other)
+    )
     divergence = kl_estimate(of_new, of_other, confidence)
     return [{"name": "kl", "against": against, "estimate": divergence}]
 

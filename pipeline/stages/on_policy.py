@@ -46,7 +46,12 @@ from prefloop.pipeline.stages.label import OpenLabelers, label_block
 from prefloop.pipeline.stages.label import remedy_of as label_remedy
 from prefloop.pipeline.stages.sample import draw_block, keep_block, open_draw
 from prefloop.pipeline.stages.sample import remedy_of as sample_remedy
-from prefloop.pipeline.stages.train import reference_policy, run_training, trained_before
+from prefloop.pipeline.stages.train import (
+    reference_policy,
+    rendering_of,
+    run_training,
+    trained_before,
+)
 from prefloop.pipeline.stages.write import triples_of_block
 from prefloop.training.config import TrainConfig
 from prefloop.training.methods.online import OnlineDpo
@@ -99,6 +104,7 @@ async def train_while_sampling(
             out=context.folder.policy,
             config=training,
             seed=derive_seed(context.seed, "train", context.index),
+            rendering=rendering_of(context, [context.index]),
         )
         prompts = _prompts(context, settings.prompts)
         if training.online:
@@ -183,10 +189,11 @@ class _Legs:
         self._make(leg, now)
         candidates = self._folder.candidates.read(leg)
         rewards = self._rewards(leg)
-        by_prompt: dict[str, list[tuple[str, bool, float]]] = defaultdict(list)
+        by_prompt: dict[str, list[tuple[Any, bool, float]]] = defaultdict(list)
         for row in candidates.to_pylist():
             reward = rewards.get(row["candidate_id"], math.nan)
-            answer = (row["text"], row["finish_reason"] == "stop", reward)
+            said = row["token_ids"] if row["token_ids"] is not None else row["text"]
+            answer = (said, row["finish_reason"] == "stop", reward)
             by_prompt[row["prompt_id"]] += [answer] * row["copies"]
         found = []
         for prompt in self._folder.prompts.read(leg, ["prompt_id"])["prompt_id"].to_pylist():

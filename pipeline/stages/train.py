@@ -15,6 +15,7 @@ from prefloop.pipeline.run.promotion import Lineage
 from prefloop.pipeline.run.run_dir import TRAINING_CURVES, RunDir, RunError, Stopwatch
 from prefloop.pipeline.stages.write import split_files
 from prefloop.training.config import Guards, TrainConfig
+from prefloop.training.inputs.rendering import Rendering
 from prefloop.training.methods.offline import train_offline
 from prefloop.training.session.job import Job
 from prefloop.training.session.records import guard_of, summary_of
@@ -46,6 +47,7 @@ def train_round(context: RoundContext, settings: TrainConfig, origin: Lineage) -
             config=settings,
             seed=seed,
             kept_reference=folder.reference_logps,
+            rendering=rendering_of(context, range(index + 1)),
         )
         return train_offline(job, on_step=on_step)
 
@@ -115,9 +117,19 @@ def warmed_up(context: RoundContext, settings: TrainConfig, origin: Lineage, see
     warm.parent.mkdir(parents=True, exist_ok=True)
     with _progress(f"round {context.index} warm-up") as on_step:
         files = _files(context.run, [context.index])
-        job = Job(origin.previous, origin.previous, files, warm, own, seed)
+        rendering = rendering_of(context, [context.index])
+        job = Job(origin.previous, origin.previous, files, warm, own, seed, rendering=rendering)
         train_offline(job, on_step=on_step)
     return warm
+
+
+def rendering_of(context: RoundContext, rounds: Iterable[int]) -> Rendering:
+    """How the policy of the run was asked, and the candidates of ``rounds`` as sampled."""
+    folders = [context.run.round(index).candidates for index in rounds]
+    if not context.keeps_thoughts:
+        return Rendering(context.template_kwargs)
+    shards = (folder.path(block) for folder in folders for block in folder.indices())
+    return Rendering(context.template_kwargs, tuple(shards))
 
 
 def _files(run: RunDir, rounds: Iterable[int], *, unpaired: bool = False) -> tuple[Path, ...]:

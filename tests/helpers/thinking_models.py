@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tests.helpers.engine_models import make_tokenizer
 
@@ -12,6 +13,15 @@ SAID = {
     "Which? never": "And so on and on and on and on and on and on and on and on and on",
 }
 """What the model thinks and answers, by the prompt."""
+KINDS: dict[str, dict[str, Any]] = {
+    "tags": {},
+    "opened": {"opened": True},
+    "special": {"marks": ("[THINK]", "[/THINK]"), "special": True},
+    "special_opened": {
+        "marks": ("<|START_THINKING|>", "<|END_THINKING|>"), "special": True, "opened": True,
+    },
+}  # fmt: skip
+"""How such a model may mark its thoughts."""
 QUICK = {"Which? one": "B", "Which? two": "A", "Which? never": "A"}
 """What it answers where the template tells it not to think."""
 

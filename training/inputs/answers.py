@@ -13,6 +13,7 @@ from prefloop.data.hashing import content_id
 from prefloop.data.protocol import RequestRejected
 from prefloop.training.errors import TrainingError
 from prefloop.training.inputs.pairs import digest_of
+from prefloop.training.inputs.rendering import Rendering
 from prefloop.training.inputs.rows import AnswerRow, Dropped, answer_rows
 from prefloop.training.inputs.tokens import (
     OVERLONG,
@@ -70,6 +71,7 @@ def read_answers(
     seed: int,
     good_only: bool = False,
     dropped: Dropped | None = None,
+    rendering: Rendering | None = None,
 ) -> Answers:
     """The answers of ``shards``, shuffled by ``seed``; at most ``max_answers`` of them.
 
@@ -94,16 +96,18 @@ def read_answers(
         )
     drawn = np.random.default_rng(seed).permutation(len(rows))[:max_answers]
     end = end_token(tokenizer)
-    prompt_of = RenderedPrompts(tokenizer)
+    rendering = rendering or Rendering()
+    prompt_of = RenderedPrompts(tokenizer, rendering.template_kwargs)
     prompts: list[TokenIds] = []
     answers: list[TokenIds] = []
     labels: list[bool] = []
     overlong = 0
     for start in range(0, len(drawn), _ROWS):
         part = [rows[row] for row in drawn[start : start + _ROWS]]
-        for row, ids in zip(
-            part, answer_ids(tokenizer, (row.text for row in part), end), strict=True
-        ):
+        encoded = answer_ids(tokenizer, (row.text for row in part), end, rendering.template_kwargs)
+        asked = [{"answer": row.text, "answer_id": row.candidate_id} for row in part]
+        known = rendering.sampled_ids({row.candidate_id for row in part if row.candidate_id})
+        for row, ids in zip(part, known.replace(encoded, asked, "answer"), strict=True):
             try:
                 prompt = prompt_of(row.prompt)
             except RequestRejected as refused:

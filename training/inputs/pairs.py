@@ -15,6 +15,7 @@ from prefloop.data.hashing import content_id
 from prefloop.data.protocol import RequestRejected
 from prefloop.data.schemas import MESSAGES
 from prefloop.training.errors import TrainingError
+from prefloop.training.inputs.rendering import Rendering
 from prefloop.training.inputs.rows import Dropped, pair_rows
 from prefloop.training.inputs.tokens import (
     OVERLONG,
@@ -36,6 +37,8 @@ _SCHEMA = pa.schema(
         ("p_chosen", pa.float64()),
         ("margin", pa.float64()),
         ("where", pa.string()),
+        ("chosen_id", pa.string()),
+        ("rejected_id", pa.string()),
     ]
 )
 
@@ -140,6 +143,7 @@ def token_pairs(
     *,
     max_length: int,
     dropped: Dropped | None = None,
+    rendering: Rendering | None = None,
 ) -> Pairs:
     """``triples`` (as ``read_triples`` gives them) as token ids, in their order.
 
@@ -151,7 +155,9 @@ def token_pairs(
     Raises ``TrainingError`` where none is left.
     """
     dropped = Dropped() if dropped is None else dropped
-    pairs, _ = tokenised(triples, tokenizer, max_length=max_length, dropped=dropped)
+    pairs, _ = tokenised(
+        triples, tokenizer, max_length=max_length, dropped=dropped, rendering=rendering
+    )
     if len(pairs):
         return pairs
     if pairs.dropped_overlong == triples.num_rows:
@@ -163,11 +169,17 @@ def token_pairs(
 
 
 def tokenised(
-    triples: pa.Table, tokenizer: PreTrainedTokenizerBase, *, max_length: int, dropped: Dropped
+    triples: pa.Table,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    dropped: Dropped,
+    rendering: Rendering | None = None,
 ) -> tuple[Pairs, list[int]]:
     """``token_pairs``, which may be none, and the rows that they are of."""
     end = end_token(tokenizer)
-    prompt_of = RenderedPrompts(tokenizer)
+    rendering = rendering or Rendering()
+    prompt_of = RenderedPrompts(tokenizer, rendering.template_kwargs)
     prompts: list[TokenIds] = []
     chosen: list[TokenIds] = []
     rejected: list[TokenIds] = []
@@ -176,8 +188,17 @@ def tokenised(
     overlong, number = 0, -1
     for batch in triples.to_batches(max_chunksize=_ROWS):
         rows = batch.to_pylist()
-        good = answer_ids(tokenizer, (row["chosen"] for row in rows), end)
-        bad = answer_ids(tokenizer, (row["rejected"] for row in rows), end)
+        sampled = rendering.sampled_ids(
+            {row[f"{side}_id"] for row in rows for side in ("chosen", "rejected")} - {None}
+        )
+        good, bad = (
+            sampled.replace(
+                answer_ids(tokenizer, (row[side] for row in rows), end, rendering.template_kwargs),
+                rows,
+                side,
+            )
+            for side in ("chosen", "rejected")
+        )
         for row, one, other in zip(rows, good, bad, strict=True):
             number += 1
             if np.array_equal(one, other):

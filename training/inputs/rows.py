@@ -36,6 +36,11 @@ _PAIR = "triples have prompt, chosen and rejected, each a list of {role, content
 _SINGLE = "single answers have prompt, completion and label"
 
 
+_PAIR_COLUMNS = (
+    "prompt", "chosen", "rejected", "p_chosen", "margin", "chosen_id", "rejected_id",
+)  # fmt: skip
+
+
 @dataclass
 class Dropped:
     """Rows that are not used, by reason, and where the first of each reason stands."""
@@ -75,6 +80,9 @@ class TripleRow:
     """1 where nobody said."""
     margin: float
     """NaN where it is no number; 1 where the file has none."""
+    chosen_id: str | None = None
+    """The candidate's, as ``rejected_id``; null where the file does not say."""
+    rejected_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,7 @@ class AnswerRow:
     prompt: list[Message]
     text: str
     good: bool
+    candidate_id: str | None = None
 
 
 def pair_rows(files: Sequence[Path], dropped: Dropped) -> Iterator[TripleRow]:
@@ -95,9 +104,7 @@ def pair_rows(files: Sequence[Path], dropped: Dropped) -> Iterator[TripleRow]:
     for file in files:
         names = _names(file)
         _require(file, names, ("prompt", "chosen", "rejected"), _PAIR)
-        for where, row in _rows(
-            file, names, ("prompt", "chosen", "rejected", "p_chosen", "margin")
-        ):
+        for where, row in _rows(file, names, _PAIR_COLUMNS):
             try:
                 prompt = read_prompt(row.get("prompt"))
                 yield TripleRow(
@@ -107,6 +114,8 @@ def pair_rows(files: Sequence[Path], dropped: Dropped) -> Iterator[TripleRow]:
                     read_answer(row.get("rejected"), "rejected", prompt),
                     _probability(row.get("p_chosen")),
                     _number(row["margin"]) if "margin" in row else 1.0,
+                    _id(row.get("chosen_id")),
+                    _id(row.get("rejected_id")),
                 )
             except Unusable as unusable:
                 dropped.add(unusable.reason, where, f"{unusable.field} {unusable.detail}")
@@ -118,21 +127,25 @@ def answer_rows(files: Sequence[Path], dropped: Dropped) -> Iterator[AnswerRow]:
         names = _names(file)
         if "completion" not in names:
             for pair in pair_rows([file], dropped):
-                yield AnswerRow(pair.where, pair.prompt, pair.chosen, True)
-                yield AnswerRow(pair.where, pair.prompt, pair.rejected, False)
+                yield AnswerRow(pair.where, pair.prompt, pair.chosen, True, pair.chosen_id)
+                yield AnswerRow(pair.where, pair.prompt, pair.rejected, False, pair.rejected_id)
             continue
         _require(file, names, ("prompt", "completion", "label"), _SINGLE)
         _check_labels(file)
-        for where, row in _rows(file, names, ("prompt", "completion", "label")):
+        for where, row in _rows(file, names, ("prompt", "completion", "label", "candidate_id")):
             try:
                 prompt = read_prompt(row.get("prompt"))
                 text = read_answer(row.get("completion"), "completion", prompt)
                 label = read_label(row.get("label"))
                 if label is None:
                     raise Unusable("label", "no_label", "is null: write true or false")
-                yield AnswerRow(where, prompt, text, label > 0)
+                yield AnswerRow(where, prompt, text, label > 0, _id(row.get("candidate_id")))
             except Unusable as unusable:
                 dropped.add(unusable.reason, where, f"{unusable.field} {unusable.detail}")
+
+
+def _id(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def prompts_in(files: Sequence[Path]) -> set[str]:

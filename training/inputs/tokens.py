@@ -9,15 +9,17 @@ then trains on what the template writes behind the end token and on control toke
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prefloop.data.chat import beyond_embedding, render_tokens, turn_end
+from prefloop.data.chat import beyond_embedding, render_tokens, thought_opening, turn_end
 from prefloop.data.protocol import Message, RequestRejected
+from prefloop.data.reasoning import closing_of, is_mark, split_thought
 from prefloop.training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -33,8 +35,13 @@ OVERLONG = "context_overflow"
 class RenderedPrompts:
     """Conversations as token ids; each is rendered once, however many rows share it."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
+        self._template_kwargs = template_kwargs
         self._seen: dict[str, TokenIds | RequestRejected] = {}
 
     def __call__(self, messages: Sequence[Message]) -> TokenIds:
@@ -42,7 +49,7 @@ class RenderedPrompts:
         key = repr(messages)
         if key not in self._seen:
             try:
-                self._seen[key] = prompt_ids(self._tokenizer, messages)
+                self._seen[key] = prompt_ids(self._tokenizer, messages, self._template_kwargs)
             except RequestRejected as refused:
                 self._seen[key] = refused
         found = self._seen[key]
@@ -73,18 +80,78 @@ def check_embedding(embeddings: int | None, model: Path, columns: Iterable[Token
         raise TrainingError(f"{model}: {beyond_embedding(highest, embeddings)}")
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> TokenIds:
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    template_kwargs: Mapping[str, Any] | None = None,
+) -> TokenIds:
     """Ids of a conversation up to the assistant's turn, as sampling saw them."""
-    return np.asarray(render_tokens(tokenizer, messages), dtype=np.int32)
+    ids = render_tokens(tokenizer, messages, template_kwargs=template_kwargs)
+    return np.asarray(ids, dtype=np.int32)
 
 
 def answer_ids(
-    tokenizer: PreTrainedTokenizerBase, answers: Iterable[str], end: int
+    tokenizer: PreTrainedTokenizerBase,
+    answers: Iterable[str],
+    end: int,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[TokenIds]:
-    """Ids of each answer, ``end`` behind it. Control tokens spelt out in it stay plain text."""
-    texts = list(answers)
+    """Ids of each answer, ``end`` behind it. Control tokens spelt out in it stay plain text.
+
+    An answer may begin with a thought. Where the chat template's prompt opens one, that mark is
+    left out, as it was when the answer was sampled; and an answer without a thought first closes
+    the one that the prompt opened.
+    """
+    opening = thought_opening(tokenizer, template_kwargs)
+    texts = [_behind_prompt(text, opening) for text in answers]
     if not texts:
         return []
+    marks = _special_marks(tokenizer)
+    if marks and any(mark in text for text in texts for mark in marks):
+        split = ((text, split_thought(text, bool(opening)).begins) for text in texts)
+        return [
+            np.asarray([*_thought_ids(tokenizer, text[:n], marks),
+                        *_plain_ids(tokenizer, text[n:]), end], dtype=np.int32)
+            for text, n in split
+        ]  # fmt: skip
     # split_special_tokens: an answer that spells out the end token must not end there.
     encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     return [np.asarray([*ids, end], dtype=np.int32) for ids in encoded]
+
+
+def _behind_prompt(text: str, opening: str) -> str:
+    if not opening:
+        return text
+    begun = text.lstrip()
+    if begun.startswith(opening):
+        return begun.removeprefix(opening)
+    if begun.startswith(opening.strip()):
+        return begun.removeprefix(opening.strip()).removeprefix(opening[len(opening.rstrip()) :])
+    return text if split_thought(text, opened=True).closed else closing_of(opening) + text
+
+
+def _special_marks(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The special tokens that stand around thoughts."""
+    return {
+        str(token): int(number)
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special and is_mark(str(token))
+    }
+
+
+def _thought_ids(
+    tokenizer: PreTrainedTokenizerBase, thought: str, marks: Mapping[str, int]
+) -> list[int]:
+    """Ids of a thought with special tokens around it; elsewhere such a token is plain text."""
+    pieces = re.split("(" + "|".join(map(re.escape, sorted(marks, key=len))) + ")", thought)
+    return [
+        token
+        for place, piece in enumerate(pieces)
+        for token in ([marks[piece]] if place % 2 else _plain_ids(tokenizer, piece))
+    ]
+
+
+def _plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    if not text:
+        return []
+    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])

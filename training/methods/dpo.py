@@ -52,7 +52,13 @@ class Dpo:
             triples = draw_triples(triples, config.max_pairs, job.seed)
         if config.order == "margin":
             triples = largest_margin_first(triples)
-        pairs = token_pairs(triples, tokenizer, max_length=max_length, dropped=dropped)
+        pairs = token_pairs(
+            triples,
+            tokenizer,
+            max_length=max_length,
+            dropped=dropped,
+            rendering=job.rendering,
+        )
         check_embedding(
             embeddings(job.policy), job.policy, [*pairs.prompts, *pairs.chosen, *pairs.rejected]
         )

@@ -43,6 +43,7 @@ class Kto:
             max_answers=config.max_pairs,
             seed=job.seed,
             dropped=dropped,
+            rendering=job.rendering,
         )
         check_embedding(embeddings(job.policy), job.policy, [*data.prompts, *data.answers])
         if len(set(data.labels)) < 2:

@@ -77,7 +77,10 @@ class Reinforcement:
         trainer.groups = self.groups
         trainer.per_leg = rows.per_leg
         trainer.end = end_token(tokenizer)
-        prompts = [prompt_ids(tokenizer, one) for one in rows.messages]
+        trainer.template_kwargs = job.rendering.template_kwargs
+        prompts = [
+            prompt_ids(tokenizer, one, job.rendering.template_kwargs) for one in rows.messages
+        ]
         check_embedding(embeddings(job.policy), job.policy, prompts)
         trainer.prompts = [ids.tolist() for ids in prompts]
         trainer.weights = Weights(job.policy, session.checkpoints / WEIGHTS)

@@ -37,6 +37,7 @@ class Sft:
             seed=job.seed,
             good_only=True,
             dropped=dropped,
+            rendering=job.rendering,
         )
         check_embedding(embeddings(job.policy), job.policy, [*data.prompts, *data.answers])
         return TrainingData(

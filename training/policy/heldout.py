@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +41,12 @@ class Heldout:
 
 
 def implicit_margins(
-    policy: Path, reference: Path, triples: pa.Table, beta: float
+    policy: Path,
+    reference: Path,
+    triples: pa.Table,
+    beta: float,
+    *,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> NDArray[np.float64]:
     """``prefloop.training.policy.logprobs.reward_margin`` [N] of each row's chosen answer over its
     rejected one.
@@ -51,18 +57,22 @@ def implicit_margins(
         side: [turns[0]["content"] for turns in triples[side].to_pylist()]
         for side in ("chosen", "rejected")
     }
-    return _margins(policy, reference, triples["prompt"].to_pylist(), answers, beta)
+    prompts = triples["prompt"].to_pylist()
+    return _margins((policy, reference), prompts, answers, beta, template_kwargs)
 
 
 def _margins(
-    policy: Path,
-    reference: Path,
+    models: tuple[Path, Path],
     prompts: Sequence[Sequence[Message]],
     answers: Mapping[str, Sequence[str]],
     beta: float,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> NDArray[np.float64]:
+    policy, reference = models
     of = {
-        (side, model): answer_logprobs(model, prompts, answers[side])
+        (side, model): answer_logprobs(
+            model, prompts, answers[side], template_kwargs=template_kwargs
+        )
         for side in ("chosen", "rejected")
         for model in (policy, reference)
     }
@@ -115,6 +125,6 @@ def heldout_pairs(
         return Heldout(None, dropped)
     used = table.take(pa.array(fresh))
     answers = {side: used[side].to_pylist() for side in ("chosen", "rejected")}
-    margins = _margins(policy, reference, used["prompt"].to_pylist(), answers, beta)
+    margins = _margins((policy, reference), used["prompt"].to_pylist(), answers, beta)
     right = np.sign(margins) / 2 + 0.5
     return Heldout(win_rate(right, clusters=[ids[row] for row in fresh]), dropped)

@@ -6,7 +6,7 @@ its end token included.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,14 +31,17 @@ if TYPE_CHECKING:
 def answer_logprobs(
     checkpoint: Path,
     prompts: Sequence[Sequence[Message]],
-    answers: Sequence[str],
+    answers: Sequence[str | Sequence[int]],
     *,
     complete: Sequence[bool] | None = None,
     batch_size: int = 16,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> NDArray[np.float64]:
     """log p(answer | prompt) in nats [N] under the policy (or adapter) in ``checkpoint``.
 
-    In float32 on the CPU. Teacher-forced: each answer is encoded anew and ends with the end token.
+    In float32 on the CPU. Teacher-forced: each answer is encoded anew and ends with the end token;
+    one that is given as token ids is taken as it is. ``template_kwargs`` are those that the answers
+    were sampled with.
     ``complete`` [N] is False for an answer that was cut off at its token limit (finish reason
     ``length``): it has no end token, so none is scored. Raises ``ValueError`` where the lengths
     differ and ``TrainingError`` where ``checkpoint`` holds no model.
@@ -50,10 +53,15 @@ def answer_logprobs(
     if not answers:
         return np.empty(0)
     tokenizer = load_tokenizer(checkpoint)
-    ids = answer_ids(tokenizer, answers, end_token(tokenizer))
+    texts = [one if isinstance(one, str) else "" for one in answers]
+    ids = answer_ids(tokenizer, texts, end_token(tokenizer), template_kwargs)
     if complete is not None:
         ids = [one if whole else one[:-1] for one, whole in zip(ids, complete, strict=True)]
-    asked = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    ids = [
+        encoded if isinstance(given, str) else np.asarray(given, dtype=np.int32)
+        for encoded, given in zip(ids, answers, strict=True)
+    ]
+    asked = [prompt_ids(tokenizer, prompt, template_kwargs) for prompt in prompts]
     check_embedding(embeddings(checkpoint), checkpoint, [*asked, *ids])
     model = load_model(checkpoint, dtype=torch.float32)
     return sequence_logprobs(model, asked, ids, batch_size=batch_size)

@@ -73,7 +73,11 @@ class OnlineChunks:
         session, dropped = self._session, Dropped()
         triples = read_triples(shards, dropped)
         pairs, _ = tokenised(
-            triples, session.tokenizer, max_length=session.max_length, dropped=dropped
+            triples,
+            session.tokenizer,
+            max_length=session.max_length,
+            dropped=dropped,
+            rendering=session.job.rendering,
         )
         policy = session.job.policy
         check_embedding(

@@ -9,6 +9,7 @@ from typing import Any
 
 from prefloop.data.hashing import content_id, folder_revision
 from prefloop.training.config import TrainConfig
+from prefloop.training.inputs.rendering import Rendering
 from prefloop.training.session.setup import environment
 
 
@@ -29,6 +30,8 @@ class Job:
     """Triples of earlier rounds to draw some of."""
     kept_reference: Path | None = None
     """File for the reference's log-probabilities, which are computed once for these data."""
+    rendering: Rendering = Rendering()  # noqa: RUF009
+    """How a policy that thinks was sampled."""
 
     def dump(self) -> str:
         """As JSON, for another process."""
@@ -43,6 +46,8 @@ class Job:
                 "kept_reference": _full(kept) if kept else None,
                 "config": self.config.model_dump(mode="json"),
                 "seed": self.seed,
+                "template_kwargs": dict(self.rendering.template_kwargs),
+                "sampled": [_full(path) for path in self.rendering.sampled],
             }
         )
 
@@ -60,6 +65,7 @@ class Job:
             seed=raw["seed"],
             replay=tuple(map(Path, raw["replay"])),
             kept_reference=Path(kept) if kept else None,
+            rendering=Rendering(raw["template_kwargs"], tuple(map(Path, raw["sampled"]))),
         )
 
 
@@ -71,6 +77,7 @@ def _full(path: Path) -> str:
 def settings_of(job: Job, max_length: int, *, takes_reference: bool) -> dict[str, Any]:
     """Everything that decides the new weights except the data: the round's record."""
     config = job.config
+    rendered = dict(job.rendering.template_kwargs)
     launched = config.accelerate and content_id(config.accelerate.read_text(encoding="utf-8"))
     return (
         config.model_dump(mode="json")
@@ -82,4 +89,5 @@ def settings_of(job: Job, max_length: int, *, takes_reference: bool) -> dict[str
             "reference_revision": folder_revision(job.reference) if takes_reference else None,
             "seed": job.seed,
         }
+        | ({"template_kwargs": rendered} if rendered else {})
     )

@@ -26,7 +26,8 @@ WeightsNow = Callable[[], Path]
 class Group:
     """The answers to one prompt, as many as were asked for."""
 
-    texts: Sequence[str]
+    texts: Sequence[str | Sequence[int]]
+    """Or the tokens that were sampled, of a policy that thinks."""
     complete: Sequence[bool]
     """False for an answer that was cut off at its token limit: it has no end."""
     rewards: Sequence[float]

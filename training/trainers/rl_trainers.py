@@ -6,6 +6,7 @@ Imports torch and TRL: import this module inside functions only.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,10 +26,11 @@ class _FromGroups(OfflineMixin):
     """Token ids of each row of the dataset."""
     per_leg: int
     end: int
+    template_kwargs: Mapping[str, Any]
     """Id of the token that ends an answer."""
     weights: Weights
     _rows: list[int]
-    _answers: list[tuple[str, bool, float]]
+    _answers: list[tuple[str | Sequence[int], bool, float]]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
         """``inputs``: each row of a leg as often in sequence as its group has answers."""
@@ -50,10 +52,15 @@ class _FromGroups(OfflineMixin):
 
     def _answer_ids(self) -> list[list[int]]:
         tokenizer = self.processing_class  # type: ignore[attr-defined]
-        ids = answer_ids(tokenizer, (text for text, _, _ in self._answers), self.end)
+        texts = [said if isinstance(said, str) else "" for said, _, _ in self._answers]
+        ids = answer_ids(tokenizer, texts, self.end, self.template_kwargs)
         return [
-            one.tolist() if complete or len(one) == 1 else one[:-1].tolist()
-            for one, (_, complete, _) in zip(ids, self._answers, strict=True)
+            list(said)
+            if not isinstance(said, str)
+            else one.tolist()
+            if complete or len(one) == 1
+            else one[:-1].tolist()
+            for one, (said, complete, _) in zip(ids, self._answers, strict=True)
         ]
 
     def _calculate_rewards(self, *_: Any) -> torch.Tensor:
@@ -61,7 +68,7 @@ class _FromGroups(OfflineMixin):
         return torch.tensor([[reward] for _, _, reward in self._answers], device=device)
 
 
-def _answer(group: Group, place: int) -> tuple[str, bool, float]:
+def _answer(group: Group, place: int) -> tuple[str | Sequence[int], bool, float]:
     """Text, whether it has its end, and reward; nothing, without a reward, where there is none."""
     if place >= len(group.texts):
         return "", True, math.nan

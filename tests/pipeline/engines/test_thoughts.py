@@ -13,20 +13,6 @@ from prefloop.pipeline.engines.settings import TransformersEngine, VllmEngine
 from prefloop.pipeline.engines.weights import load_tokenizer
 from tests.helpers.thinking_models import make_thinking_model
 
-KINDS = {
-    "tags": {},
-    "opened": {"opened": True},
-    "special": {"marks": ("[THINK]", "[/THINK]"), "special": True},
-    "special_opened": {
-        "marks": ("<|START_THINKING|>", "<|END_THINKING|>"), "special": True, "opened": True,
-    },
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def model(request, tmp_path_factory) -> str:
-    return make_thinking_model(tmp_path_factory.mktemp(request.param), **KINDS[request.param])
-
 
 def ask(word: str, **changes) -> Request:
     return Request(
@@ -70,29 +56,29 @@ def check_thoughts(model: str, config=None) -> None:
     assert quick.raw_text is None
 
 
-def test_a_thought_is_no_answer(model: str) -> None:
-    check_thoughts(model)
+def test_a_thought_is_no_answer(thinking_model: str) -> None:
+    check_thoughts(thinking_model)
 
 
-def test_what_a_template_says_about_thoughts(model: str) -> None:
-    tokenizer = load_tokenizer(model)
-    opened = Path(model).name.startswith(("opened", "special_opened"))
+def test_what_a_template_says_about_thoughts(thinking_model: str) -> None:
+    tokenizer = load_tokenizer(thinking_model)
+    opened = Path(thinking_model).name.startswith(("opened", "special_opened"))
     assert bool(thought_opening(tokenizer)) is opened
     assert thought_opening(tokenizer, {"enable_thinking": False}) == ""
     assert thinking_off(tokenizer) == {"enable_thinking": False}
 
 
-def test_the_raw_text_is_what_was_generated(model: str) -> None:
-    [one] = answers(model, ask("one"))
-    tokenizer = load_tokenizer(model)
+def test_the_raw_text_is_what_was_generated(thinking_model: str) -> None:
+    [one] = answers(thinking_model, ask("one"))
+    tokenizer = load_tokenizer(thinking_model)
     opening = thought_opening(tokenizer)
     written = tokenizer.decode(one.token_ids[:-1], skip_special_tokens=False)
     assert one.raw_text == opening + written
 
 
 @pytest.mark.vllm
-def test_vllm_takes_thoughts_off_too(model: str) -> None:
-    check_thoughts(model, VllmEngine(max_model_len=200))
+def test_vllm_takes_thoughts_off_too(thinking_model: str) -> None:
+    check_thoughts(thinking_model, VllmEngine(max_model_len=200))
 
 
 @pytest.mark.vllm

@@ -1,0 +1,77 @@
+"""A policy that thinks is trained on what it sampled, behind the prompt it was asked with."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prefloop.data.chat import render_tokens, thinking_off, thought_opening
+from prefloop.data.schemas import CANDIDATE
+from prefloop.pipeline.engines.weights import load_tokenizer
+from prefloop.training.inputs.pairs import read_triples, token_pairs
+from prefloop.training.inputs.rendering import Rendering
+from prefloop.training.inputs.tokens import answer_ids, end_token
+from tests.helpers.dpo_data import triple
+from tests.helpers.thinking_models import make_thinking_model
+from tests.pipeline.engines.test_thoughts import answers, ask
+
+PROMPT = [{"role": "user", "content": "Which? one"}]
+
+
+def test_what_is_trained_is_what_was_sampled(thinking_model: str) -> None:
+    [one] = answers(thinking_model, ask("one"))
+    tokenizer = load_tokenizer(thinking_model)
+    [ids] = answer_ids(tokenizer, [one.raw_text], end_token(tokenizer))
+    assert tuple(ids) == one.token_ids
+
+
+def test_an_answer_without_its_thought(thinking_model: str) -> None:
+    """Asked not to think, the answer alone; behind a prompt that opens a thought, one that is
+    closed at once."""
+    tokenizer = load_tokenizer(thinking_model)
+    end = end_token(tokenizer)
+    plain = [*tokenizer.encode("A", add_special_tokens=False), end]
+    [stripped] = answer_ids(tokenizer, ["A"], end, thinking_off(tokenizer))
+    assert stripped.tolist() == plain
+    [ids] = answer_ids(tokenizer, ["A"], end)
+    if not thought_opening(tokenizer):
+        assert ids.tolist() == plain
+        return
+    prompt = render_tokens(tokenizer, PROMPT)
+    empty = render_tokens(tokenizer, PROMPT, template_kwargs={"enable_thinking": False})
+    written = tokenizer.decode([*prompt, *ids])
+    assert written.split() == tokenizer.decode([*empty, *plain]).split()
+
+
+def test_a_mark_in_an_answer_is_plain_text(tmp_path: Path) -> None:
+    model = make_thinking_model(tmp_path, marks=("[THINK]", "[/THINK]"), special=True)
+    tokenizer = load_tokenizer(model)
+    marks = set(tokenizer.convert_tokens_to_ids(["[THINK]", "[/THINK]"]))
+    [ids] = answer_ids(tokenizer, ["Write [/THINK] to end."], end_token(tokenizer))
+    assert marks.isdisjoint(ids.tolist())
+
+
+def test_tokens_that_were_sampled_are_taken_as_they_are(tmp_path: Path) -> None:
+    model = make_thinking_model(tmp_path / "model")
+    tokenizer = load_tokenizer(model)
+    raw = "<think>\nhm\n</think>\n\nB"
+    odd = [9, 10, 11]  # no encoding of the text: it has to come from the candidate
+    row = dict.fromkeys(CANDIDATE.names) | {
+        "candidate_id": "c" * 32, "prompt_id": "p", "round": 0, "sample_index": 0, "text": "B",
+        "tokens": 2, "finish_reason": "stop", "origin": "sampled", "policy": "p",
+        "policy_revision": "r", "seed": 0, "copies": 1, "prompt_tokens": 1, "cost": 0.0,
+        "reasoning": "hm", "reasoning_tokens": 5, "raw_text": raw, "token_ids": odd,
+    }  # fmt: skip
+    pq.write_table(pa.Table.from_pylist([row], schema=CANDIDATE), tmp_path / "c.parquet")
+    rows = [
+        triple(index, chosen, "no", "Which? one")
+        for index, chosen in enumerate((raw, "edited since"))
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    rendering = Rendering({}, (tmp_path / "c.parquet",))
+    triples = read_triples([tmp_path / "t.parquet"])
+    pairs = token_pairs(triples, tokenizer, max_length=200, rendering=rendering)
+    assert pairs.chosen[0].tolist() == odd
+    [edited] = answer_ids(tokenizer, ["edited since"], end_token(tokenizer))
+    assert np.array_equal(pairs.chosen[1], edited)
