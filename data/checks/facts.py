@@ -16,6 +16,7 @@ from prefloop.data.checks.identical import same_when_normalised
 from prefloop.data.checks.oddities import find_oddities
 from prefloop.data.checks.shapes import shapes
 from prefloop.data.checks.text_hashes import conversation_hashes, text_hashes
+from prefloop.data.checks.thoughts import find_thoughts
 from prefloop.data.prompts.evaluation_sets import user_turns
 
 Tokens = Callable[[list[str]], list[int]]
@@ -30,6 +31,8 @@ _COLUMNS = {
     "same": np.bool_,
     "oddities": np.uint16,
     "disputed": np.bool_,
+    "chosen_thoughts": np.uint8,
+    "rejected_thoughts": np.uint8,
     "overlap": np.int8,
     "chosen_chars": np.int32,
     "rejected_chars": np.int32,
@@ -46,7 +49,8 @@ class Facts:
 
     ``source`` counts in ``sources``; ``prompt``, ``chosen`` and ``rejected`` are hashes; ``same``
     says that the answers are equal once normalised; ``oddities`` are those of the two answers and
-    of the prompt's last turn (``prefloop.data.checks.oddities``); ``overlap`` is the number of the
+    of the prompt's last turn (``prefloop.data.checks.oddities``), ``*_thoughts`` those of
+    ``prefloop.data.checks.thoughts``; ``overlap`` is the number of the
     evaluation set that the prompt is in, or -1; ``*_tokens`` are there only with a tokenizer.
     """
 
@@ -78,6 +82,8 @@ class Facts:
             | find_oddities(rejected, of_rejected)
             | find_oddities(asked, shapes(asked)),
             "disputed": disputed,
+            "chosen_thoughts": find_thoughts(chosen),
+            "rejected_thoughts": find_thoughts(rejected),
             "overlap": self._overlaps(prompt),
             "chosen_chars": of_chosen.chars,
             "rejected_chars": of_rejected.chars,

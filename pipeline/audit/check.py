@@ -31,6 +31,7 @@ from prefloop.pipeline.audit.findings import (
     language_findings,
     odd_suspects,
     pair_suspects,
+    unclosed,
 )
 from prefloop.pipeline.run.progress import StepProgress
 
@@ -226,6 +227,7 @@ def _drops(
         "identical": repeats.identical,
         "contradictory": repeats.contradictory,
         "circular": repeats.circular,
+        "unclosed_thought": unclosed(found),
         "duplicate": repeats.duplicate,
         **{
             f"overlap:{one.name}": found["overlap"] == number

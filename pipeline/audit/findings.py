@@ -15,6 +15,7 @@ from prefloop.data.checks.against import EvaluationSet
 from prefloop.data.checks.language import Languages
 from prefloop.data.checks.oddities import ODDITIES, Severity
 from prefloop.data.checks.repeats import Repeats
+from prefloop.data.checks.thoughts import THOUGHT, UNCLOSED
 from prefloop.data.preferences import PreferenceBatch
 
 _EXAMPLES = 5
@@ -176,6 +177,30 @@ def pair_suspects(
         "look for the wrong label among them, or drop all",
     )
     yield Suspect(
+        "unclosed_thought",
+        unclosed(found),
+        "error",
+        "an answer begins with a thought that never ends: there is no answer",
+        "delete the rows, or sample them again with more tokens",
+    )
+    thinks = [(found[f"{side}_thoughts"] & THOUGHT) != 0 for side in ("chosen", "rejected")]
+    yield Suspect(
+        "thought_in_one",
+        thinks[0] != thinks[1],
+        "warning",
+        "one answer of the pair has a thought in front of it and the other has none",
+        "strip the thoughts, or compare answers of one kind: else training learns which it was",
+        dropped_by_fix=False,
+    )
+    yield Suspect(
+        "thought_in_answer",
+        thinks[0] | thinks[1],
+        "info",
+        "an answer has a model's thought in front of it, which lengths and duplicates count too",
+        "strip it, unless the policy is to learn to think like that",
+        dropped_by_fix=False,
+    )
+    yield Suspect(
         "duplicate",
         repeats.duplicate,
         "warning",
@@ -206,6 +231,12 @@ def pair_suspects(
         "the prompt nearly repeats an earlier one",
         "keep one of each, unless the repetition is meant",
     )
+
+
+def unclosed(found: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.bool_]:
+    """Pairs with an answer that is an unfinished thought."""
+    both = found["chosen_thoughts"] | found["rejected_thoughts"]
+    return np.asarray((both & UNCLOSED) != 0)
 
 
 def odd_suspects(oddities: npt.NDArray[np.uint16]) -> Iterator[Suspect]:

@@ -313,8 +313,7 @@ def _sampling_params(
 def _json_of(schema: Mapping[str, Any]) -> StructuredOutputsParams:
     from vllm.sampling_params import StructuredOutputsParams
 
-    # Free whitespace lets a small model fill its answer with newlines until it is cut off.
-    return StructuredOutputsParams(json=dict(schema), disable_any_whitespace=True)
+    return StructuredOutputsParams(json=dict(schema))
 
 
 async def _explained(work: Any) -> Any:
@@ -390,6 +389,9 @@ def _engine_args(config: VllmEngine, model: str) -> dict[str, Any]:
         "load_format": "safetensors",
         # An answer is drawn as the request says, not as the model's generation_config suggests.
         "generation_config": "vllm",
+        # Free whitespace lets a small model fill its answer with newlines until it is cut off. Only
+        # with a backend that is named does vLLM forbid it.
+        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }

@@ -312,3 +312,21 @@ def test_repeats_equal_a_search_of_all_rows(rows: list[tuple[int, int, int]]) ->
                 within = any(c in part and r in part for part in cycles)
                 expected = within and c != r and not found.contradictory[at]
                 assert found.circular[at] == expected
+
+
+def test_thoughts_in_answers_are_found(tmp_path: Path) -> None:
+    thought = "<think>\nhm\n</think>\n\n"
+    rows = [
+        pair("1?", f"{thought}one", f"{thought}two"),
+        pair("2?", f"{thought}one", "two"),
+        pair("3?", "hm</think>one", "[THINK]hm[/THINK]two"),
+        pair("4?", "<think>\nand so on", "two"),
+        pair("5?", "Write `<think>` in front.", "The tags <think> and </think>."),
+    ]
+    found = audit(write(tmp_path / "pairs.jsonl", rows))
+    by_name = {one.name: one for one in found.findings}
+    assert by_name["thought_in_answer"].count == 4
+    assert by_name["thought_in_one"].count == 2
+    assert by_name["unclosed_thought"].count == 1
+    assert by_name["unclosed_thought"].examples[0].endswith(":4")
+    assert found.as_dict()["kept_by_fix"] == 4
