@@ -13,6 +13,7 @@ from prefloop.pipeline.run.run_dir import JURY
 
 _FIGURES = {
     "mean_tokens": "tokens an answer",
+    "mean_reasoning_tokens": "tokens a thought",
     "truncated_share": "truncated",
     "repetitive_share": "repetitive",
     "distinct_2": "distinct pairs of words",

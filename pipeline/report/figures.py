@@ -61,6 +61,11 @@ _MEASURES = (
         "Mean length of held-out answers",
         "Tokens. A win rate that rises with length needs a second look.",
     ),
+    _Measure(
+        "mean_reasoning_tokens",
+        "Mean length of the thoughts before held-out answers",
+        "Tokens. The answers' lengths, and win rates, are without them.",
+    ),
     _Measure("truncated_share", "Held-out answers cut at the token limit", "Share of the answers."),
     _Measure(
         "repetitive_share",

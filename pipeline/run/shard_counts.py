@@ -68,12 +68,13 @@ class Sampled:
         """Count shards of candidates."""
         samples = distinct = tokens = prompt_tokens = 0
         cost = 0.0
-        columns = ["origin", "tokens", "copies", "prompt_tokens", "cost"]
+        columns = ["origin", "tokens", "copies", "prompt_tokens", "cost", "reasoning_tokens"]
         for table in candidates.iter(columns=columns):
             distinct += table.num_rows
             drawn = table.filter(pc.equal(table["origin"], "sampled"))
             samples += _sum(drawn["copies"])
-            tokens += _sum(pc.multiply(drawn["tokens"], drawn["copies"]))
+            generated = pc.add(drawn["tokens"], drawn["reasoning_tokens"].fill_null(0))
+            tokens += _sum(pc.multiply(generated, drawn["copies"]))
             prompt_tokens += _sum(pc.multiply(drawn["prompt_tokens"], drawn["copies"]))
             cost += _sum(drawn["cost"])
         return cls(samples, distinct, Usage(prompt_tokens, tokens, cost))

@@ -21,6 +21,7 @@ from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.run_dir import Stopwatch
 from prefloop.pipeline.run.stream import run_blocks
+from prefloop.pipeline.stages.answer_text import answer_texts
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +115,10 @@ async def label_block(
     if not with_empty:
         empty = has_empty_answer(pairs["a_id"], pairs["b_id"], candidates)
         pairs = pairs.filter(pa.array(~empty))
+    if settings.show_reasoning == "always":
+        texts = answer_texts(candidates, with_thoughts=True)
+        place = candidates.column_names.index("text")
+        candidates = candidates.set_column(place, "text", texts)
     built = build_pairs(pairs, prompts, candidates, context.index, context.system_prompt)
     return await vote(built, labelers, f"{folder.index}/label/{index}")
 

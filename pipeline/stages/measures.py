@@ -25,7 +25,8 @@ from prefloop.training.policy.logprobs import answer_logprobs, kl_estimate
 
 def answer_figures(run: RunDir, policy: PolicyKey, *, against: str | None) -> list[dict[str, Any]]:
     """What a policy's held-out answers are like, without anyone's judgement."""
-    answers = run.answers(policy).table(["text", "tokens", "finish_reason"])
+    columns = ["text", "tokens", "finish_reason", "reasoning_tokens"]
+    answers = run.answers(policy).table(columns)
     if not len(answers):
         return []
     texts = answers["text"].to_pylist()
@@ -36,12 +37,20 @@ def answer_figures(run: RunDir, policy: PolicyKey, *, against: str | None) -> li
         "distinct_1": distinct_n(texts, 1),
         "distinct_2": distinct_n(texts, 2),
         "self_bleu": self_bleu(texts),
+        "mean_reasoning_tokens": _mean_reasoning_tokens(answers["reasoning_tokens"]),
     }
     return [
         {"name": name, "value": value, "n": len(texts), "against": against}
         for name, value in figures.items()
         if value is not None
     ]
+
+
+def _mean_reasoning_tokens(tokens: pa.ChunkedArray) -> float | None:
+    """The mean over all answers; null where none has a thought."""
+    if tokens.null_count == len(tokens):
+        return None
+    return float(np.mean(tokens.fill_null(0).to_numpy()))
 
 
 def likelihood_figures(

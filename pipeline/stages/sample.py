@@ -97,12 +97,18 @@ async def sample_round(
             await outcome.take(tally_samples(candidates, failed), commit)
             progress.advance(
                 folder.prompts.rows([index]),
-                tokens=int(np.dot(candidates["tokens"], candidates["copies"])),
+                tokens=_generated(candidates),
                 cost=float(np.sum(candidates["cost"].to_numpy())),
             )
 
         await run_blocks(missing, work, in_flight=context.blocks_in_flight)
         await outcome.close()
+
+
+def _generated(candidates: pa.Table) -> int:
+    """Tokens that were sampled, thoughts included."""
+    each = pc.add(candidates["tokens"], candidates["reasoning_tokens"].fill_null(0))
+    return int(np.dot(each, candidates["copies"]))
 
 
 def remedy_of(settings: SampleConfig) -> str:

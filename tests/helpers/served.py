@@ -12,10 +12,14 @@ from prefloop.pipeline.engines.openai.openai_wire import PROBE
 from prefloop.pipeline.engines.settings import OpenAIEngine
 from tests.helpers.servers import FaultyServer
 
+_FIELDS = (
+    "choices", "json_schema", "thought_tokens", "chat_template_kwargs", "reasoning_effort",
+)  # fmt: skip
+
 
 def question(text: str = "a fox", *, seeds: tuple[int, ...] = (1,), **more: Any) -> Request:
-    """A request of one turn; ``more`` are ``choices``, ``json_schema`` and sampling parameters."""
-    fixed = {name: more.pop(name) for name in ("choices", "json_schema") if name in more}
+    """A request of one turn; ``more`` are fields of it, and sampling parameters."""
+    fixed = {name: more.pop(name) for name in _FIELDS if name in more}
     return Request(text, ({"role": "user", "content": text},), Sampling(**more), seeds, **fixed)
 
 

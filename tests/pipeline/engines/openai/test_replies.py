@@ -260,3 +260,92 @@ def test_fields_that_a_server_refuses_are_left_out():
     for _, _, sent in server.requests:
         assert not {"seed", "top_p"} & sent.keys()
         assert sent["top_logprobs"] == 5
+
+
+THINKING = [
+    ({"content": "the answer", "reasoning_content": "hm"}, "hm", "the answer"),
+    ({"content": "\n\nthe answer", "reasoning": "hm"}, "hm", "the answer"),
+    ({"content": "the answer", "thinking": "hm"}, "hm", "the answer"),
+    ({"content": "the answer", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]},
+     "hm", "the answer"),
+    ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+                  {"type": "text", "text": "the answer"}]}, "hm", "the answer"),
+    ({"content": "<think>\nhm\n</think>\n\nthe answer"}, "hm", "the answer"),
+    ({"content": "hm\n</think>\n\nthe answer"}, "hm", "the answer"),
+    ({"content": "[THINK]hm[/THINK]the answer"}, "hm", "the answer"),
+    ({"content": "analysisHm.assistantfinalthe answer"}, "Hm.", "the answer"),
+    ({"content": "the answer", "reasoning_content": ""}, None, "the answer"),
+    ({"content": "the answer", "reasoning": {"effort": 3}}, None, "the answer"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("message", "reasoning", "text"), THINKING)
+def test_a_thought_is_apart_from_its_answer(message, reasoning, text):
+    usage = {"prompt_tokens": 10, "completion_tokens": 20}
+    [got] = answer_to(says({"choices": [{"message": message, "finish_reason": "stop"}],
+                            "usage": usage}))  # fmt: skip
+    assert (got.reasoning, got.text, got.completion_tokens) == (reasoning, text, 20)
+    if reasoning is None:
+        assert got.reasoning_tokens == 0
+    else:
+        assert 0 < got.reasoning_tokens < 20  # by its share of the characters
+    is_marked = reasoning is not None and reasoning in str(message["content"])
+    assert got.raw_text == (message["content"] if is_marked and len(message) == 1
+                            and isinstance(message["content"], str) else None)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"message": {"content": None, "reasoning_content": "hm"}, "finish_reason": "length"},
+        {"message": {"content": "", "reasoning": "hm"}, "finish_reason": "stop"},
+        {"message": {"content": "<think>\nhm"}, "finish_reason": "length"},
+    ],
+)
+def test_an_unfinished_thought_is_no_answer(choice):
+    [got] = answer_to(says({"choices": [choice], "usage": {"prompt_tokens": 1,
+                                                           "completion_tokens": 7}}))  # fmt: skip
+    assert (got.text, got.reasoning, got.finish_reason) == ("", "hm", "length")
+    assert got.answer_tokens == 0
+
+
+def test_what_was_cut_off_where_a_thought_was_to_come_is_one():
+    """The server rendered the prompt: nobody knows whether it opened a thought."""
+    cut = says(body("Well, let me see", finish_reason="length"))
+    [thought] = answer_to(cut, asking={"thought_tokens": 20})
+    assert (thought.text, thought.reasoning) == ("", "Well, let me see")
+    [answer] = answer_to(cut)
+    assert (answer.text, answer.reasoning) == ("Well, let me see", None)
+
+
+def test_a_hidden_thought_is_counted():
+    usage = {"prompt_tokens": 10, "completion_tokens": 90,
+             "completion_tokens_details": {"reasoning_tokens": 80}}  # fmt: skip
+    [got] = answer_to(says(body("hello", usage)))
+    assert (got.reasoning, got.reasoning_tokens, got.answer_tokens) == (None, 80, 10)
+
+
+def steps(*words, top="AB"):
+    return {"content": [
+        {"token": word, "logprob": -0.1,
+         "top_logprobs": [{"token": each, "logprob": -0.1 - i} for i, each in enumerate(top)]}
+        for word in words
+    ]}  # fmt: skip
+
+
+def test_log_probabilities_are_those_behind_the_thought():
+    words = ["<think>", "First", " A", ",", " no", "</think>", "\n\n", "B"]
+    logprobs = steps(*words)
+    logprobs["content"][-1]["top_logprobs"] = [{"token": "B", "logprob": -0.2},
+                                              {"token": "A", "logprob": -3.0}]  # fmt: skip
+    for content, more in (("".join(words), {}), ("B", {"reasoning_content": "First A, no"})):
+        reply = {"choices": [{"message": {"content": content, **more}, "finish_reason": "stop",
+                              "logprobs": logprobs}],
+                 "usage": {"prompt_tokens": 1, "completion_tokens": 8}}  # fmt: skip
+        [got] = answer_to(says(reply), asking={"choices": ("A", "B"), "thought_tokens": 50})
+        assert (got.text, got.reasoning_tokens) == ("B", 7)
+        assert got.choice_logprobs == {"A": -3.0, "B": -0.2}
+        # Without them, the words behind the thought are the verdict.
+        del reply["choices"][0]["logprobs"]
+        [got] = answer_to(says(reply), asking={"choices": ("A", "B"), "thought_tokens": 50})
+        assert (got.text, got.choice_logprobs) == ("B", None)
