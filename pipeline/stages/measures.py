@@ -18,6 +18,7 @@ from prefloop.labelers.statistics.estimate import mean_estimate
 from prefloop.labelers.statistics.winrate import win_rate
 from prefloop.pipeline.run.context import RoundContext, RunContext
 from prefloop.pipeline.run.run_dir import PolicyKey, RunDir
+from prefloop.pipeline.stages.rendering import template_kwargs_of
 from prefloop.pipeline.stages.write import split_files
 from prefloop.training.policy.heldout import MOST_PAIRS, implicit_margins
 from prefloop.training.policy.logprobs import answer_logprobs, kl_estimate
@@ -67,7 +68,7 @@ def likelihood_figures(
     triples = _heldout_triples(context.run, context.index)
     if len(triples):
         margins = implicit_margins(
-            new, reference, triples, beta, template_kwargs=context.template_kwargs
+            new, reference, triples, beta, template_kwargs=template_kwargs_of(context, new)
         )
         rows.append({"name": "reward_margin", "estimate": mean_estimate(margins, confidence)})
         right = np.sign(margins) / 2 + 0.5

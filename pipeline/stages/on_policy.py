@@ -44,16 +44,17 @@ from prefloop.pipeline.run.run_dir import RunError, Stopwatch
 from prefloop.pipeline.stages.filter import decide_block
 from prefloop.pipeline.stages.label import OpenLabelers, label_block
 from prefloop.pipeline.stages.label import remedy_of as label_remedy
+from prefloop.pipeline.stages.rendering import rendering_of
 from prefloop.pipeline.stages.sample import draw_block, keep_block, open_draw
 from prefloop.pipeline.stages.sample import remedy_of as sample_remedy
 from prefloop.pipeline.stages.train import (
     reference_policy,
-    rendering_of,
     run_training,
     trained_before,
 )
 from prefloop.pipeline.stages.write import triples_of_block
 from prefloop.training.config import TrainConfig
+from prefloop.training.inputs.rendering import Rendering
 from prefloop.training.methods.online import OnlineDpo
 from prefloop.training.methods.reinforcement import Reinforcement
 from prefloop.training.session.fit import OnStep, TrainResult, fit
@@ -104,7 +105,9 @@ async def train_while_sampling(
             out=context.folder.policy,
             config=training,
             seed=derive_seed(context.seed, "train", context.index),
-            rendering=rendering_of(context, [context.index]),
+            rendering=rendering_of(context, [context.index], origin.previous)
+            if training.online
+            else Rendering(context.template_kwargs),
         )
         prompts = _prompts(context, settings.prompts)
         if training.online:

@@ -13,9 +13,9 @@ from prefloop.pipeline.run.metrics import metrics_table
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.promotion import Lineage
 from prefloop.pipeline.run.run_dir import TRAINING_CURVES, RunDir, RunError, Stopwatch
+from prefloop.pipeline.stages.rendering import rendering_of, warn_of_thoughts
 from prefloop.pipeline.stages.write import split_files
 from prefloop.training.config import Guards, TrainConfig
-from prefloop.training.inputs.rendering import Rendering
 from prefloop.training.methods.offline import train_offline
 from prefloop.training.session.job import Job
 from prefloop.training.session.records import guard_of, summary_of
@@ -35,6 +35,7 @@ def train_round(context: RoundContext, settings: TrainConfig, origin: Lineage) -
     def train(on_step: OnStep) -> TrainResult:
         seed = derive_seed(context.seed, "train", index)
         begin = warmed_up(context, settings, origin, seed)
+        warn_of_thoughts(context, begin)
         reference = reference_policy(context, settings, origin)
         rounds = range(index + 1) if settings.data == "accumulated" else [index]
         earlier = range(index) if settings.data == "replay" else []
@@ -47,7 +48,7 @@ def train_round(context: RoundContext, settings: TrainConfig, origin: Lineage) -
             config=settings,
             seed=seed,
             kept_reference=folder.reference_logps,
-            rendering=rendering_of(context, range(index + 1)),
+            rendering=rendering_of(context, range(index + 1), begin),
         )
         return train_offline(job, on_step=on_step)
 
@@ -117,19 +118,10 @@ def warmed_up(context: RoundContext, settings: TrainConfig, origin: Lineage, see
     warm.parent.mkdir(parents=True, exist_ok=True)
     with _progress(f"round {context.index} warm-up") as on_step:
         files = _files(context.run, [context.index])
-        rendering = rendering_of(context, [context.index])
+        rendering = rendering_of(context, [context.index], origin.previous)
         job = Job(origin.previous, origin.previous, files, warm, own, seed, rendering=rendering)
         train_offline(job, on_step=on_step)
     return warm
-
-
-def rendering_of(context: RoundContext, rounds: Iterable[int]) -> Rendering:
-    """How the policy of the run was asked, and the candidates of ``rounds`` as sampled."""
-    folders = [context.run.round(index).candidates for index in rounds]
-    if not context.keeps_thoughts:
-        return Rendering(context.template_kwargs)
-    shards = (folder.path(block) for folder in folders for block in folder.indices())
-    return Rendering(context.template_kwargs, tuple(shards))
 
 
 def _files(run: RunDir, rounds: Iterable[int], *, unpaired: bool = False) -> tuple[Path, ...]:
