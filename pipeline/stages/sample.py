@@ -270,7 +270,9 @@ def _candidate(
     round_index: int,
 ) -> dict[str, Any]:
     # Samples that are kept apart although they read alike need ids of their own.
-    apart = () if draw.merge_identical else (index,)
+    apart: tuple[str | int, ...] = () if draw.merge_identical else (index,)
+    if completion.raw_text is not None:
+        apart += (completion.raw_text,)  # the same answer by another thought is another sample
     thought = completion.reasoning is not None or completion.reasoning_tokens > 0
     return {
         "candidate_id": content_id(row["prompt_id"], source.revision, completion.text, *apart),
