@@ -12,6 +12,7 @@ import pytest
 from prefloop.training.config import Lora, TrainConfig
 from prefloop.training.inputs.answers import Answers
 from prefloop.training.inputs.pairs import Pairs
+from prefloop.training.inputs.rendering import Rendering
 from prefloop.training.methods.dpo import Dpo
 from prefloop.training.methods.kto import Kto
 from prefloop.training.methods.online import OnlineDpo
@@ -86,8 +87,10 @@ def test_a_job_is_the_same_in_another_process(tmp_path: Path) -> None:
     job = Job(
         paths[0], paths[1], (tmp_path / "a", tmp_path / "b"), paths[2], config, 3,
         replay=(tmp_path / "c",), kept_reference=paths[3],
+        rendering=Rendering({"enable_thinking": False}, (tmp_path / "d",)),
     )  # fmt: skip
     assert Job.load(job.dump()) == job
     assert set(json.loads(job.dump())) == {
         "policy", "reference", "files", "replay", "out", "kept_reference", "config", "seed",
+        "template_kwargs", "sampled",
     }  # fmt: skip
