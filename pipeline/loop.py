@@ -115,6 +115,7 @@ async def _train_while_sampling(
         with_references=config.uses_references,
         label=config.label,
         filters=config.filter,
+        test_share=config.write.test_share,
     )
     open_labelers = partial(models.labelers, config.label.labelers)
     await train_while_sampling(context, train, legs, models, open_labelers, origin)

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from prefloop.data.conversation import with_system_prompt
 from prefloop.data.errors import NothingCameOut
-from prefloop.data.hashing import derive_seed
+from prefloop.data.hashing import derive_seed, prompt_id
 from prefloop.data.shards import ShardFolder
 from prefloop.labelers.base import Labeler
 from prefloop.labelers.config import FilterConfig, LabelConfig
@@ -52,7 +52,7 @@ from prefloop.pipeline.stages.train import (
     run_training,
     trained_before,
 )
-from prefloop.pipeline.stages.write import triples_of_block
+from prefloop.pipeline.stages.write import split_of, triples_of_block
 from prefloop.training.config import TrainConfig
 from prefloop.training.inputs.rendering import Rendering
 from prefloop.training.methods.online import OnlineDpo
@@ -74,6 +74,8 @@ class LegSettings:
     """Reference answers are candidates too."""
     label: LabelConfig
     filters: FilterConfig
+    test_share: float
+    """Share of the prompts whose triples are the test split: they are not trained on."""
 
 
 async def train_while_sampling(
@@ -109,7 +111,7 @@ async def train_while_sampling(
             if training.online
             else Rendering(context.template_kwargs),
         )
-        prompts = _prompts(context, settings.prompts)
+        prompts = _prompts(context, settings)
         if training.online:
             return fit(job, OnlineDpo(prompts, legs.triples), on_step=step)
         method = Reinforcement(
@@ -143,11 +145,15 @@ def refuse_lost_blocks(context: RoundContext) -> None:
             )
 
 
-def _prompts(context: RoundContext, per_leg: int) -> Prompts:
-    rows = context.folder.prompts.table(["messages"]).to_pylist()
-    return Prompts(
-        [with_system_prompt(row["messages"], context.system_prompt) for row in rows], per_leg
+def _prompts(context: RoundContext, settings: LegSettings) -> Prompts:
+    rows = context.folder.prompts.table(["prompt_id", "messages"]).to_pylist()
+    asked = [with_system_prompt(row["messages"], context.system_prompt) for row in rows]
+    held_out = frozenset(
+        prompt_id(list(messages))
+        for row, messages in zip(rows, asked, strict=True)
+        if split_of(row["prompt_id"], seed=context.seed, test_share=settings.test_share) == "test"
     )
+    return Prompts(asked, settings.prompts, held_out)
 
 
 class _Legs:

@@ -46,7 +46,7 @@ class OnlineDpo:
         from prefloop.training.trainers.online_trainer import OnlineTrainer, one_number
 
         config = session.job.config
-        legs = OnlineChunks(session, self.triples)
+        legs = OnlineChunks(session, self.triples, rows)
         passes = rows.legs * legs.passes
         arguments = dpo_arguments(session, passes * config.batch_size)
         arguments.per_device_train_batch_size = 1  # the number of a forward pass

@@ -76,6 +76,7 @@ class Reinforcement:
         trainer.beta = job.config.beta
         trainer.groups = self.groups
         trainer.per_leg = rows.per_leg
+        trainer.held_out = [rows.is_held_out(one) for one in rows.messages]
         trainer.end = end_token(tokenizer)
         trainer.template_kwargs = job.rendering.template_kwargs
         prompts = [

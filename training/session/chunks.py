@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from prefloop.training.inputs.pairs import Pairs, read_triples, tokenised
 from prefloop.training.inputs.rows import Dropped
@@ -15,7 +16,7 @@ from prefloop.training.inputs.tokens import check_embedding
 from prefloop.training.policy.checkpoints import embeddings
 from prefloop.training.session.checkpoint_folder import WEIGHTS
 from prefloop.training.session.method import Session
-from prefloop.training.session.on_policy import Triples, Weights
+from prefloop.training.session.on_policy import Prompts, Triples, Weights
 from prefloop.training.session.open_policy import load_reference
 from prefloop.training.session.reference import append_columns, no_reference, reference_logps
 
@@ -25,12 +26,13 @@ logger = logging.getLogger(__name__)
 class OnlineChunks:
     """The forward passes of an online training: pairs of the leg that is trained on now."""
 
-    def __init__(self, session: Session, triples: Triples) -> None:
+    def __init__(self, session: Session, triples: Triples, prompts: Prompts) -> None:
+        """``prompts`` says which of them are held out: no pair of theirs is trained on."""
         config = session.job.config
         self.passes = config.online_steps * config.gradient_accumulation
         """Forward passes a leg."""
         self.weights = Weights(session.job.policy, session.checkpoints / WEIGHTS)
-        self._session, self._triples = session, triples
+        self._session, self._triples, self._prompts = session, triples, prompts
         self._live: Any = None
         self._leg = -1
         self._rows: list[dict[str, Any]] = []
@@ -72,6 +74,8 @@ class OnlineChunks:
             return None
         session, dropped = self._session, Dropped()
         triples = read_triples(shards, dropped)
+        asked = triples["prompt"].to_pylist()
+        triples = triples.filter(pa.array([not self._prompts.is_held_out(one) for one in asked]))
         pairs, _ = tokenised(
             triples,
             session.tokenizer,

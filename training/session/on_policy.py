@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefloop.data.hashing import content_id, json_hash
+from prefloop.data.hashing import content_id, json_hash, prompt_id
 from prefloop.data.protocol import Message
 from prefloop.training.errors import TrainingError
 from prefloop.training.policy.checkpoints import copy_tokenizer
@@ -46,6 +46,9 @@ class Prompts:
 
     messages: Sequence[Sequence[Message]]
     per_leg: int
+    held_out: frozenset[str] = frozenset()
+    """Ids (``prefloop.data.hashing.prompt_id``) of those that are answered and labelled like the
+    others and never trained on."""
 
     @property
     def legs(self) -> int:
@@ -54,7 +57,12 @@ class Prompts:
 
     def about(self) -> list[Any]:
         """Hash of all prompts, and how they are cut: for the fingerprint of a training."""
-        return [content_id(*(json_hash(list(one)) for one in self.messages)), self.per_leg]
+        hashes = content_id(*(json_hash(list(one)) for one in self.messages))
+        return [hashes, self.per_leg, *sorted(self.held_out)]
+
+    def is_held_out(self, messages: Sequence[Message]) -> bool:
+        """Whether a prompt is not to be trained on."""
+        return bool(self.held_out) and prompt_id(list(messages)) in self.held_out
 
     def require_leg(self, leg: str) -> None:
         """Raise ``TrainingError`` where the prompts do not fill one ``leg``."""

@@ -25,6 +25,8 @@ class _FromGroups(OfflineMixin):
     prompts: list[list[int]]
     """Token ids of each row of the dataset."""
     per_leg: int
+    held_out: list[bool]
+    """Of each row, whether nothing is to be learned from it."""
     end: int
     template_kwargs: Mapping[str, Any]
     """Id of the token that ends an answer."""
@@ -43,7 +45,15 @@ class _FromGroups(OfflineMixin):
             place = used.get(row, 0)
             used[row] = place + 1
             self._answers.append(_answer(made[row - leg * self.per_leg], place))
-        return super()._generate_and_score_completions(inputs)  # type: ignore[misc]
+        batch = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
+        apart = torch.tensor([self.held_out[row] for row in self._rows])
+        if apart.any():
+            self._ignore(batch, apart.to(batch["advantages"].device))
+        return batch
+
+    def _ignore(self, batch: dict[str, Any], rows: torch.Tensor) -> None:
+        """Let nothing be learned from ``rows`` (bool [B]) of ``batch``."""
+        batch["advantages"] = batch["advantages"].masked_fill(rows, 0.0)
 
     def _tokenize_prompts(
         self, _prompts: list[Any]
@@ -77,6 +87,12 @@ def _answer(group: Group, place: int) -> tuple[str | Sequence[int], bool, float]
 
 class GroupTrainer(_FromGroups, GRPOTrainer):  # type: ignore[misc]  # TRL has no types
     """GRPO."""
+
+    def _ignore(self, batch: dict[str, Any], rows: torch.Tensor) -> None:
+        super()._ignore(batch, rows)
+        # The KL to the reference is part of the loss: the mask of tools' words takes it out too.
+        kept = (~rows).int().unsqueeze(1)
+        batch["tool_mask"] = kept.expand_as(batch["completion_mask"]).contiguous()
 
     def _generate_single_turn(self, *_: Any, **__: Any) -> tuple[list[list[int]], None]:
         return self._answer_ids(), None
