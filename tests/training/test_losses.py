@@ -156,8 +156,9 @@ def test_losses_add_up_with_their_weights(
         assert step["loss"] == pytest.approx(total, rel=2e-4)
 
 
+@pytest.mark.parametrize("loss", ["sigmoid", "soft", "cdpo"])
 def test_ld_alpha_weighs_what_is_beyond_the_shorter_answer(
-    policy: Path, reference: Path, shard: Path, logps: Logps, tmp_path: Path
+    policy: Path, reference: Path, shard: Path, logps: Logps, tmp_path: Path, loss: str
 ) -> None:
     alpha = 0.4
     it = logps
@@ -171,10 +172,13 @@ def test_ld_alpha_weighs_what_is_beyond_the_shorter_answer(
         - discounted(it.rejected, it.shared_rejected)
         + discounted(it.ref_rejected, it.ref_shared_rejected)
     )
-    by_hand = float(-log_sigma(BETA * ratio).mean())
+    sure = {"sigmoid": 1.0, "soft": it.p, "cdpo": 1 - EPSILON}[loss]
+    d = BETA * ratio
+    by_hand = float((-sure * log_sigma(d) - (1 - sure) * log_sigma(-d)).mean())
     for index, ahead in enumerate((True, False)):
         step = first_step(
-            policy, reference, shard, tmp_path / str(index), ld_alpha=alpha,
+            policy, reference, shard, tmp_path / str(index), ld_alpha=alpha, loss=loss,
+            label_smoothing=EPSILON if loss == "cdpo" else 0.0,
             precompute_reference_logprobs=ahead,
         )  # fmt: skip
         assert step["loss"] == pytest.approx(by_hand, rel=2e-4)

@@ -5,6 +5,8 @@ Imports torch and TRL: import this module inside functions only.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import repeat
 from typing import Any
 
@@ -49,27 +51,59 @@ class PairTrainer(Prepared, Ordered, DPOTrainer):  # type: ignore[misc]  # TRL h
             seen.append(model(**arguments))
             return seen[-1]
 
-        loss = super()._compute_loss(forward, inputs, return_outputs=False)
-        logps = self._pair_logps(seen[0].log_probs, inputs, p_chosen)
+        with self._reference_heard() as reference:
+            loss = super()._compute_loss(forward, inputs, return_outputs=False)
+        logps = self._pair_logps(seen[0].log_probs, inputs, p_chosen, reference)
         for name, weight in own:
             loss = loss + weight * own_loss(name, logps, self.settings).mean()
         if not self.settings.uses_reference:
             self._rewards_without_reference(logps)
         return loss
 
-    def _pair_logps(self, per_token: Any, inputs: dict[str, Any], p_chosen: Any) -> PairLogps:
+    @contextmanager
+    def _reference_heard(self) -> Iterator[list[Any]]:
+        """What the reference model says meanwhile, where it is asked (and not in the data)."""
+        heard: list[Any] = []
+        if self.precompute_ref_logps:
+            yield heard
+            return
+        listening = self.ref_model.register_forward_hook(
+            lambda _model, _arguments, output: heard.append(output)
+        )
+        try:
+            yield heard
+        finally:
+            listening.remove()
+
+    def _pair_logps(
+        self, per_token: Any, inputs: dict[str, Any], p_chosen: Any, reference: list[Any]
+    ) -> PairLogps:
         mask = inputs["completion_mask"][..., 1:]
         chosen, rejected = (per_token[:, -mask.size(1) :] * mask).sum(dim=1).chunk(2)
         tokens = mask.sum(dim=1).chunk(2)
-        reference = inputs["ref_chosen_logps"] - inputs["ref_rejected_logps"]
+        weight = self._length_weight(mask)
+        of_policy = (per_token[:, -mask.size(1) :] * weight).sum(dim=1).chunk(2)
+        if reference:
+            of_reference = (reference[0].log_probs[:, -mask.size(1) :] * weight).sum(dim=1).chunk(2)
+        else:
+            of_reference = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
         return PairLogps(
             chosen=chosen,
             rejected=rejected,
             chosen_tokens=tokens[0],
             rejected_tokens=tokens[1],
-            ratio=chosen - rejected - reference,
+            ratio=of_policy[0] - of_policy[1] - (of_reference[0] - of_reference[1]),
             p_chosen=p_chosen.to(chosen),
         )
+
+    def _length_weight(self, mask: torch.Tensor) -> torch.Tensor:
+        """What each token [2B, T] counts in a log-ratio: those beyond the length of the pair's
+        shorter answer ``ld_alpha`` (LD-DPO, Liu et al. 2024, arXiv 2409.06411)."""
+        alpha = self.settings.ld_alpha
+        if alpha is None:
+            return mask
+        shared = torch.minimum(*mask.sum(dim=1).chunk(2)).repeat(2).unsqueeze(1)
+        return torch.where(mask.cumsum(dim=1) <= shared, 1.0, alpha) * mask
 
     def _rewards_without_reference(self, logps: PairLogps) -> None:
         """The rewards that are logged: beta times the log-probability per token (SimPO, eq. 4)."""
