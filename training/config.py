@@ -70,15 +70,18 @@ class Guards(Strict):
     enabled: bool = True
     """Watch at all."""
     window: PositiveInt = 10
-    """Optimiser steps whose mean is looked at."""
+    """Optimiser steps whose mean is looked at. No guard stops a training before so many."""
     warn_share: float = Field(default=0.5, gt=0, le=1)
     """Share of a limit from which on there is a warning, and weights are no longer put aside."""
-    max_margin: PositiveFloat | None = 20.0
-    """Reward margin (beta x difference of log-ratios, chosen minus rejected); 1 to 10 is healthy.
-    Null: no limit."""
+    max_margin_nats: PositiveFloat | None = 200.0
+    """Margin in nats: the difference of the log-ratios to the reference, chosen minus rejected (to
+    the first steps, for losses without a reference). At beta 0.1 it is ten times the reward margin,
+    of which 1 to 10 is healthy. Null: no limit."""
+    max_margin: PositiveFloat | None = None
+    """The same limit in the loss's own unit, beta x nats; null: none in that unit."""
     max_chosen_drop: PositiveFloat | None = 100.0
-    """Nats by which an answer that was chosen may become less likely than under the reference, on
-    average. Null: no limit."""
+    """Nats by which an answer that was chosen may become less likely than under the reference (than
+    in the first steps, for losses without one), on average. Null: no limit."""
     max_perfect_steps: PositiveInt | None = 100
     """Steps in a row in which every pair is told apart, after which there is a warning. Null: no
     warning."""
@@ -91,10 +94,11 @@ class Guards(Strict):
     """Mean length of held-out answers against that of the starting policy, longer or shorter. Null:
     no limit."""
     max_truncated: Annotated[float, Field(gt=0, le=1)] | None = 0.5
-    """Share of held-out answers that are cut at the token limit. Null: no limit."""
+    """Share of held-out answers that are cut at the token limit, of those that the starting policy
+    does not cut either: where it cuts 40 %, a limit of 0.5 is 70 %. Null: no limit."""
     max_repetitive: Annotated[float, Field(gt=0, le=1)] | None = 0.5
-    """Share of held-out answers in which a run of four words occurs three times or more. Null: no
-    limit."""
+    """Share of held-out answers in which a run of four words occurs three times or more, beyond the
+    starting policy's in the same way. Null: no limit."""
     then: Literal["stop", "go_on"] = "stop"
     """After a guard went off: the run stops, or goes on from the policy that was put aside."""
 

@@ -132,7 +132,7 @@ def small_batches() -> list[Condition]:
     train: dict[str, Any] = {
         "beta": 0.1, "learning_rate": 1e-3, "epochs": 3, "lr_scheduler": "constant",
     }  # fmt: skip
-    guarded = {"guards": {"max_margin": 20.0, "then": "go_on"}}
+    guarded = {"guards": {"max_margin_nats": 200.0, "then": "go_on"}}
     return [
         Condition("batch 16", "no guard", {**train, "batch_size": 16}),
         Condition("batch 1", "no guard", {**train, "batch_size": 1}),

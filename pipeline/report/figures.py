@@ -266,7 +266,7 @@ def guard_captions(run: RunDir) -> dict[str, str]:
     drop = guards.max_chosen_drop
     ratio = guards.max_length_ratio
     limits = {
-        "rewards/margins": guards.max_margin,
+        "rewards/margins": guards.max_margin_nats and beta * guards.max_margin_nats,
         "rewards/chosen": None if drop is None else -beta * drop,
         "kl": guards.max_kl,
         "truncated_share": guards.max_truncated,
@@ -274,7 +274,8 @@ def guard_captions(run: RunDir) -> dict[str, str]:
     }
     captions = {
         name: f" Its guard warns at {formats.figure(guards.warn_share * limit)} and stops at "
-        f"{formats.figure(limit)}."
+        f"{formats.figure(limit)}"
+        + (" of what the starting policy does not do." if name.endswith("_share") else ".")
         for name, limit in limits.items()
         if limit is not None
     }

@@ -49,8 +49,9 @@ def guard_alarms(folder: RoundDir, guards: Guards | None) -> list[GuardAlarm]:
     without training (no ``guards``).
 
     ``length`` is the ratio of mean lengths of its held-out answers and the starting policy's, the
-    larger over the smaller. ``overfit`` only warns: training tells all pairs apart, and of held-out
-    pairs no more than chance (the interval of the reward's accuracy reaches down to a half).
+    larger over the smaller; ``truncated`` and ``repetitive`` are shares beyond the starting
+    policy's. ``overfit`` only warns: training tells all pairs apart, and of held-out pairs no more
+    than chance (the interval of the reward's accuracy reaches down to a half).
     """
     if guards is None or not guards.enabled or not folder.metrics.exists(EVALUATION):
         return []
@@ -62,12 +63,15 @@ def guard_alarms(folder: RoundDir, guards: Guards | None) -> list[GuardAlarm]:
 
     now, start = figure("mean_tokens"), figure("mean_tokens", "start")
     ratio = max(now / start, start / now) if now and start else None
-    watched = [
+    watched: list[tuple[str, float | None, float | None, float]] = [
         ("kl", figure("kl", "start"), guards.max_kl, 0.0),
         ("length", ratio, guards.max_length_ratio, 1.0),
-        ("truncated", figure("truncated_share"), guards.max_truncated, 0.0),
-        ("repetitive", figure("repetitive_share"), guards.max_repetitive, 0.0),
     ]
+    for name, most in (("truncated", guards.max_truncated), ("repetitive", guards.max_repetitive)):
+        # What the starting policy does as well, training did not do.
+        begun = figure(f"{name}_share", "start") or 0.0
+        beyond = None if most is None else begun + (1 - begun) * most
+        watched.append((name, figure(f"{name}_share"), beyond, begun))
     alarms = []
     for name, value, limit, healthy in watched:
         if value is None or limit is None:

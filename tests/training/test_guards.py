@@ -37,17 +37,17 @@ def test_the_mean_of_the_window_counts() -> None:
     assert watch.healthy
     # 4, 8: mean 6 is beyond the warning at 5, and not beyond 10.
     [warning] = watch.see(record(2, 8))
-    assert (warning.level, warning.guard, warning.value, warning.limit) == (
-        "warning", "margin", 6, 5,
-    )  # fmt: skip
+    assert (warning.level, warning.guard) == ("warning", "margin")
+    assert (warning.value, warning.limit) == pytest.approx((60, 50))  # nats, at beta 0.1
     assert not watch.healthy
     assert watch.see(record(3, 8)) == []  # it has been said
     # 4, 8, 8, 16: 9. Then 8, 8, 16, 12: 11 is beyond 10.
     assert watch.see(record(4, 16)) == []
     [stop] = watch.see(record(5, 12))
-    assert (stop.level, stop.step, stop.value, stop.limit) == ("stop", 5, 11, 10)
+    assert (stop.level, stop.step) == ("stop", 5)
+    assert (stop.value, stop.limit) == pytest.approx((110, 100))
     assert watch.stopped == stop
-    assert "stopped training at step 5: 11 is beyond 10: lower learning_rate" in str(stop)
+    assert "stopped training at step 5: 110 is beyond 100: lower learning_rate" in str(stop)
     assert watch.see(record(6, 100)) == []
 
 
@@ -81,9 +81,58 @@ def test_perfect_accuracy_warns_once() -> None:
 def test_limits_can_be_off() -> None:
     off = GuardWatch(Guards(enabled=False, max_margin=1), beta=0.1)
     assert off.see(record(1, 600, -600, 1.0)) == []
-    no_limits = Guards(max_margin=None, max_chosen_drop=None, max_perfect_steps=None)
+    no_limits = Guards(max_margin_nats=None, max_chosen_drop=None, max_perfect_steps=None)
     assert GuardWatch(no_limits, beta=0.1).see(record(1, 600, -600, 1.0)) == []
     assert GuardWatch(Guards(), beta=0.1).see({"step": 1, "loss": 0.7}) == []
+
+
+def test_the_same_limit_holds_for_every_loss() -> None:
+    """Tulu 3's loss at beta 5 logs 50 times what DPO at 0.1 does of the same policy."""
+    for beta in (0.1, 5.0):
+        watch = GuardWatch(Guards(window=1), beta=beta)
+        assert watch.see(record(1, margin=60 * beta, chosen=-20 * beta)) == []
+        [stop] = watch.see(record(2, margin=201 * beta))
+        assert (stop.guard, stop.limit) == ("margin", 200)
+
+
+def test_no_guard_stops_before_its_window() -> None:
+    watch = GuardWatch(Guards(window=3), beta=0.1)
+    levels = [[one.level for one in watch.see(record(step, 600))] for step in (1, 2, 3)]
+    assert levels == [["warning"], [], ["stop"]]
+
+
+def test_losses_without_a_reference_are_compared_with_their_first_steps() -> None:
+    """What SFT's loss logs as a reward is minus log p itself: 300 nats from the first step on."""
+
+    def seen(chosen: float, rejected: float) -> list[str]:
+        logs = {"step": 1, "rewards/chosen": 0.1 * chosen, "rewards/margins": 500.0,
+                "logps/chosen": chosen, "logps/rejected": rejected}  # fmt: skip
+        return [f"{one.guard} {one.level}" for one in watch.see(logs)]
+
+    watch = GuardWatch(Guards(window=1), beta=0.1, has_reference=False)
+    assert seen(-300, -310) == []
+    assert seen(-330, -345) == []
+    assert seen(-360, -380) == ["chosen_drop warning"]
+    assert seen(-410, -420) == ["chosen_drop stop"]
+    watch = GuardWatch(Guards(window=1), beta=0.1, has_reference=False)
+    assert [seen(-300, -310), seen(-300, -520)] == [[], ["margin stop"]]
+
+
+def test_a_share_counts_beyond_the_starting_policys(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path).round(0)
+
+    def alarms(now: float, start: float) -> dict[str, bool]:
+        rows = [
+            {"round": 0, "name": "truncated_share", "value": value, "against": against}
+            for value, against in ((now, None), (start, "start"))
+        ]
+        folder.metrics.write(EVALUATION, metrics_table(rows))
+        return {one.guard: one.stops for one in guard_alarms(folder, Guards())}
+
+    assert alarms(0.6, 0.6) == {}
+    assert alarms(0.75, 0.6) == {"truncated": False}
+    assert alarms(0.85, 0.6) == {"truncated": True}
+    assert alarms(0.55, 0.0) == {"truncated": True}
 
 
 TIGHT = {"max_margin": 2.0, "window": 5, "snapshots": 40}

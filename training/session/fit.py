@@ -116,7 +116,7 @@ def fit(
     checkpoints = checkpoint_folder(out)
     if is_first():
         adopt_earlier(out, fingerprint)
-    guards = GuardWatch(config.guards, beta=config.beta)
+    guards = GuardWatch(config.guards, beta=config.beta, has_reference=config.uses_reference)
     watch = Watch(fingerprint, on_step, guards=guards, snapshots=checkpoints / SNAPSHOTS)
     with quiet(verbose), full_disk_is_named(out):
         session = Session(

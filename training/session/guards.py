@@ -61,17 +61,21 @@ _REMEDIES = {
 class GuardWatch:
     """Sees the record of every step in turn (TRL's names) and says which guards go off.
 
-    ``rewards/margins`` is beta times the difference of the log-ratios of chosen and rejected, and
-    ``rewards/chosen`` beta times that of chosen; ``beta`` turns the latter into nats.
+    All is measured in nats, whatever the loss. ``rewards/margins`` is beta times the difference of
+    the log-ratios of chosen and rejected, and ``rewards/chosen`` beta times that of chosen. Where
+    no reference goes into the loss (``has_reference`` false) these are something else, and the
+    log-probabilities of the answers are compared with those of the first steps.
     """
 
-    def __init__(self, config: Guards, *, beta: float) -> None:
+    def __init__(self, config: Guards, *, beta: float, has_reference: bool = True) -> None:
         self.config = config
         self.beta = beta
+        self.has_reference = has_reference
         self.stopped: TrainingAlarm | None = None
         self.healthy = True
         """Whether no guard is beyond its warning level at the step seen last."""
         self._windows: dict[str, deque[float]] = {}
+        self._first: list[tuple[float, float]] = []
         self._warned: set[str] = set()
         self._perfect = 0
 
@@ -80,12 +84,10 @@ class GuardWatch:
         if not self.config.enabled or self.stopped:
             return []
         step = int(record["step"])
+        margin, drop = self._in_nats(record)
         limits = {
-            "margin": (record.get("rewards/margins"), self.config.max_margin),
-            "chosen_drop": (
-                _nats(record.get("rewards/chosen"), -1 / self.beta),
-                self.config.max_chosen_drop,
-            ),
+            "margin": (margin, self._most_margin()),
+            "chosen_drop": (drop, self.config.max_chosen_drop),
         }
         trips: list[TrainingAlarm] = []
         self.healthy = True
@@ -96,13 +98,35 @@ class GuardWatch:
             warning = self.config.warn_share * limit
             if mean > warning:
                 self.healthy = False
-            if mean > limit:
+            if mean > limit and len(self._windows[name]) == self.config.window:
                 self.stopped = TrainingAlarm(name, "stop", step, mean, limit, _REMEDIES[name])
                 return [*trips, self.stopped]
             if mean > warning and name not in self._warned:
                 self._warned.add(name)
                 trips.append(TrainingAlarm(name, "warning", step, mean, warning, _REMEDIES[name]))
         return trips + self._accuracy(record, step)
+
+    def _in_nats(self, record: Mapping[str, float]) -> tuple[float | None, float | None]:
+        """The margin of a step, and by how much its chosen answers became less likely."""
+        if self.has_reference:
+            margin, gain = record.get("rewards/margins"), record.get("rewards/chosen")
+            return (
+                None if margin is None else margin / self.beta,
+                None if gain is None else -gain / self.beta,
+            )
+        chosen, rejected = record.get("logps/chosen"), record.get("logps/rejected")
+        if chosen is None or rejected is None:
+            return None, None
+        if len(self._first) < self.config.window:
+            self._first.append((chosen, chosen - rejected))
+        at_first = [sum(column) / len(self._first) for column in zip(*self._first, strict=True)]
+        return chosen - rejected - at_first[1], at_first[0] - chosen
+
+    def _most_margin(self) -> float | None:
+        """The limit of the margin in nats."""
+        of_loss, nats = self.config.max_margin, self.config.max_margin_nats
+        given = None if of_loss is None or not self.has_reference else of_loss / self.beta
+        return min(filter(None, (given, nats)), default=None)
 
     def _accuracy(self, record: Mapping[str, float], step: int) -> list[TrainingAlarm]:
         limit, name = self.config.max_perfect_steps, "perfect_accuracy"
@@ -119,7 +143,3 @@ class GuardWatch:
         window = self._windows.setdefault(name, deque(maxlen=self.config.window))
         window.append(value)
         return sum(window) / len(window)
-
-
-def _nats(reward: float | None, scale: float) -> float | None:
-    return None if reward is None else scale * reward

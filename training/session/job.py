@@ -12,6 +12,8 @@ from prefloop.training.config import TrainConfig
 from prefloop.training.inputs.rendering import Rendering
 from prefloop.training.session.setup import environment
 
+_MARGIN_NATS = 200.0
+
 
 @dataclass(frozen=True)
 class Job:
@@ -77,10 +79,15 @@ def _full(path: Path) -> str:
 def settings_of(job: Job, max_length: int, *, takes_reference: bool) -> dict[str, Any]:
     """Everything that decides the new weights except the data: the round's record."""
     config = job.config
+    watched = config.model_dump(mode="json")
+    if config.guards.max_margin is None and config.guards.max_margin_nats == _MARGIN_NATS:
+        # As earlier trainings recorded the same limit.
+        watched["guards"] = {**watched["guards"], "max_margin": 20.0}
+        del watched["guards"]["max_margin_nats"]
     rendered = dict(job.rendering.template_kwargs)
     launched = config.accelerate and content_id(config.accelerate.read_text(encoding="utf-8"))
     return (
-        config.model_dump(mode="json")
+        watched
         | environment(config)
         | {
             "accelerate": launched,
