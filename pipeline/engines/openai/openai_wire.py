@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prefloop.data.control_tokens import broken
 from prefloop.data.protocol import EngineFailed, Message, Request
 from prefloop.pipeline.engines.answer_reader import longest
-from prefloop.pipeline.engines.openai.control_tokens import broken
 from prefloop.pipeline.engines.settings import OpenAIEngine
 
 PROBE: tuple[Message, ...] = ({"role": "user", "content": "Say hello."},)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from prefloop.data.control_tokens import broken
 from prefloop.data.protocol import Request, Sampling
-from prefloop.pipeline.engines.openai.control_tokens import broken
 from prefloop.pipeline.engines.openai.openai_wire import request_body
 from prefloop.pipeline.engines.settings import OpenAIEngine
 
@@ -15,6 +15,7 @@ TOKENS = [
     "<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<\uff5cUser\uff5c>", "[INST]",
     "[/INST]", "<start_of_turn>", "<end_of_turn>", "<s>", "</s>", "<bos>", "<<SYS>>", "<</SYS>>",
     "<|start_header_id|>", "<extra_id_0>", "[SYSTEM_PROMPT]",
+    "<|channel>", "<channel|>", "[THINK]", "[/THINK]",
 ]  # fmt: skip
 
 
@@ -33,7 +34,9 @@ def test_no_token_is_left_however_they_are_mixed(text: str) -> None:
     assert not [token for token in TOKENS if token in found]
 
 
-@pytest.mark.parametrize("text", ["a < b | c > d", "x[0] [INSTEAD]", "<div>", "<b>bold</b>", "<|>"])
+@pytest.mark.parametrize(
+    "text", ["a < b | c > d", "x[0] [INSTEAD]", "<div>", "<b>bold</b>", "<|>", "x <| y", "<a|b>"]
+)
 def test_other_text_is_left_alone(text: str) -> None:
     assert broken(text) == text
 

@@ -1,7 +1,8 @@
 """Strings that chat templates write as control tokens, in content that must not speak for them.
 
 What is encoded here is cut by the tokenizer's own list (``prefloop.data.chat``). A server that
-renders the template itself encodes the whole text, so such a string in a message would be a token.
+renders the template itself encodes the whole text, so such a string in a message would be a token;
+and a judge may take one for the end of what it is to judge.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 
 _ANGLED = re.compile(
-    r"<([|\uff5c][^<>\n]{1,80}[|\uff5c]"
+    r"<([|\uff5c][^<>\n]{1,80}[|\uff5c]|[|\uff5c][a-z_]{1,40}|[a-z_]{1,40}[|\uff5c]"
     r"|/?(?:s|bos|eos|pad|unk|mask|cls|sep)"
     r"|/?(?:start|end)_of_(?:turn|image|text|role)"
     r"|<?/?SYS>?|extra_id_\d+|(?:reserved|unused|special)_?\d+)>",
