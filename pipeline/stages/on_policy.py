@@ -45,6 +45,7 @@ from prefloop.pipeline.stages.filter import decide_block
 from prefloop.pipeline.stages.label import OpenLabelers, label_block
 from prefloop.pipeline.stages.label import remedy_of as label_remedy
 from prefloop.pipeline.stages.rendering import rendering_of
+from prefloop.pipeline.stages.lost_rows import restore_sample_quarantine
 from prefloop.pipeline.stages.sample import draw_block, keep_block, open_draw
 from prefloop.pipeline.stages.sample import remedy_of as sample_remedy
 from prefloop.pipeline.stages.train import (
@@ -88,6 +89,7 @@ async def train_while_sampling(
 
     Raises what the stages raise that it calls.
     """
+    restore_sample_quarantine(context)
     if trained_before(context, training.guards):  # no labeler needs to be opened
         refuse_lost_blocks(context)
         return
@@ -245,7 +247,7 @@ class _Legs:
         await keep_block(self._folder, leg, candidates, failed)
         tally = tally_samples(candidates, failed, empty_counts=self._reinforces)
         await self._count(self._sampled, leg, tally, self._folder.candidates)
-        self._context.note("sample", watch.lap(), block=leg)
+        self._context.note("sample", watch.lap(), block=leg, failed=len(failed))
 
     async def _label(self, leg: int) -> None:
         watch = Stopwatch()

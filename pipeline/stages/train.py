@@ -17,6 +17,7 @@ from prefloop.pipeline.stages.rendering import rendering_of, warn_of_thoughts
 from prefloop.pipeline.stages.write import split_files
 from prefloop.training.config import Guards, TrainConfig
 from prefloop.training.methods.offline import train_offline
+from prefloop.training.session.checkpoint_folder import damage
 from prefloop.training.session.job import Job
 from prefloop.training.session.records import guard_of, summary_of
 
@@ -75,10 +76,17 @@ def run_training(
 
 def trained_before(context: RoundContext, guards: Guards) -> bool:
     """Whether the round is trained. Raises ``RunError`` where a guard stopped that and ends the
-    run."""
-    if not context.folder.metrics.exists(TRAINING_CURVES):
+    run, and where its policy is not as it was written any more."""
+    metrics, policy = context.folder.metrics, context.folder.policy
+    if not metrics.exists(TRAINING_CURVES):
         return False
-    record = summary_of(context.folder.policy)
+    record = summary_of(policy)
+    harm = damage(policy, record.get("files", {})) if record else None
+    if harm:
+        raise RunError(
+            f"{policy} is damaged ({harm}): put it back from a copy, or delete it and "
+            f"{metrics.path(TRAINING_CURVES)}: the same command then trains it again"
+        )
     if record and not _train_notes(context):  # it was killed before it could write this line
         context.note("train", record["seconds"], **record["settings"], guard=record["guard"])
     raise_if_guard_stopped(context, guards)
