@@ -216,6 +216,7 @@ def test_the_whole_way(argilla: Server, people: dict, run: RunDir) -> None:
     # Kappa by hand from the 198 pairs that both labelled.
     views = [(said["ann"][pair], said["bob"][pair]) for pair in ids[:-2]]
     merged = [tuple("tie" if one == "both_bad" else one for one in pair) for pair in views]
+    merged += [tuple(OTHER.get(one, one) for one in pair) for pair in merged]  # both ways round
     observed = sum(one == other for one, other in merged) / len(merged)
     chance = sum(
         sum(one == label for one, _ in merged) * sum(other == label for _, other in merged)
