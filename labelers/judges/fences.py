@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from prefloop.data.control_tokens import broken
+from prefloop.data.chat import break_control_tokens
 from prefloop.labelers.judges.look_alikes import skeleton
 
 _TAG = re.compile(r"</?([A-Za-z][\w-]*)(?:\s[^<>]*)?>")
@@ -28,6 +28,7 @@ _THOUGHTS = {
 }  # fmt: skip
 """Names of the tags between which models think."""
 _ANY_WORD = "[^][]{1,40}"
+_TRIANGLE = re.compile(r"◁(?=\s{0,20}/?\s{0,20}\w{1,40}\s{0,20}▷)")
 _HARMONY_FINAL = "assistantfinal"
 """What ends a thought where harmony's tokens were left out of the text."""
 
@@ -63,7 +64,8 @@ class Fences:
                 for inner in ("opens", "closes") if found.lastgroup == "closes" else ():
                     letters[places[found.start(inner)]] = ""
         changed = text if letters is None else "".join(letters)
-        return broken(changed.replace(_HARMONY_FINAL, "assistant final"))
+        changed = changed.replace(_HARMONY_FINAL, "assistant final")
+        return break_control_tokens(_TRIANGLE.sub("‹", changed))
 
 
 def _pattern(tags: set[str], labels: set[str], verdicts: str) -> re.Pattern[str]:

@@ -111,6 +111,7 @@ OWN = [
     "[/THINK]",
     "[think]",
     "◁/think▷",
+    "◁/x▷",
     "<|end_of_thought|>",
     "<|END_THINKING|>",
     "<unused95>",
