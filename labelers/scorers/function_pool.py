@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -36,6 +36,8 @@ _IMPORT_SECONDS = 600.0
 _GLANCE_SECONDS = 0.2
 """How often a batch looks whether it was given up."""
 _SIGNALS = {number.value: number.name for number in signal.Signals}
+_TERMINATED = "signal SIGTERM"
+_TERMINATIONS = 3
 _BOOT = (
     "import json, sys; sys.path[:], *call = json.loads(sys.argv[1]); "
     "from prefloop.labelers.scorers.function_process import serve; serve(*call)"
@@ -163,8 +165,8 @@ class _Batch:
         self._results: list[float | str | None] = [None] * len(calls)
         self._left = len(calls)
         self._waiting = deque(range(len(calls)))
-        self._fatal: set[int] = set()
-        """Calls during which a process ended that had answered others before."""
+        self._deaths: Counter[int] = Counter()
+        """How often a process ended during a call."""
         share = len(calls) // (4 * pool._size)
         self._chunk = max(1, min(CHUNK, share))
 
@@ -250,14 +252,15 @@ class _Batch:
         return more
 
     def _ended(self, process: _Process) -> None:
-        """The process is gone: its call is tried once more where others may be at fault."""
+        """The process is gone: its call is tried again where others may be at fault."""
         how = process.end()
         self._require_import(process, f"ended its process ({how})")
         if process.asked:
             at = process.asked[0]
-            if process.answered and at not in self._fatal:
-                self._fatal.add(at)
-            else:
+            self._deaths[at] += 1
+            # Others may have used up its memory; who ends a whole job ends us too, in a moment.
+            enough = _TERMINATIONS if how == _TERMINATED else 1 + process.answered
+            if self._deaths[at] >= enough:
                 self._answer(process.asked.popleft(), f"the function ended its process ({how})")
         self._drop(process)
 

@@ -47,6 +47,8 @@ def misbehaving(text: str, **_: object) -> object:
             re.match(r"(a|a)*$", "a" * 60 + "b")  # holds the interpreter meanwhile
         case "die":
             os._exit(3)
+        case "terminate":
+            os.kill(os.getpid(), 15)
         case "kill":
             os.kill(os.getpid(), 9)
         case "function":
@@ -73,6 +75,15 @@ def wait_for_another(text: str, *, metadata, **_: object) -> float:
     while len(list(folder.iterdir())) < 2:
         time.sleep(0.01)
     return len(text)
+
+
+def terminated_once(text: str, *, metadata, **_: object) -> float:
+    """1; the first call for a text that says so is ended with its process."""
+    mark = Path(metadata["folder"]) / text
+    if text.startswith("terminate") and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), 15)
+    return 1
 
 
 class Mute(Exception):

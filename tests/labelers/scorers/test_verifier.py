@@ -93,6 +93,7 @@ def test_the_function_sees_the_prompt_and_the_answer() -> None:
         ("leave", "SystemExit: I leave"),
         ("interrupt", "KeyboardInterrupt"),
         ("die", "ended its process (exit code 3)"),
+        ("terminate", "ended its process (signal SIGTERM)"),
         ("kill", "ended its process (signal SIGKILL)"),
         ("loop", "took more than 1 s (timeout_s)"),
         ("sleep", "took more than 1 s (timeout_s)"),
@@ -160,6 +161,14 @@ def test_calls_that_end_their_process_cost_no_others() -> None:
     assert invalid == [0, 25, 50, 75]
 
 
+def test_a_process_that_is_ended_by_others_costs_nothing(tmp_path: Path) -> None:
+    """Who ends a job ends every process of it: no call is to blame."""
+    here = {"folder": str(tmp_path)}
+    pairs = [make_pair(f"{i}", f"terminate once {i}", here) for i in range(5)]
+    votes = label(pairs, function=f"{FUNCTIONS}:terminated_once")
+    assert [vote.preference for vote in votes] == ["tie"] * 5
+
+
 def test_what_the_function_prints_is_no_output_of_ours(capfd) -> None:
     [vote] = label([make_pair("print", "x")], function=f"{FUNCTIONS}:misbehaving")
     assert vote.preference == "tie"
@@ -205,8 +214,17 @@ def score(text, **_):
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("body", ["while True: pass", "re.match(r'(a|a)*$', 'a' * 60 + 'b')"])
+BACKTRACK = "re.match(r'(a|a)*$', 'a' * 60 + 'b')"  # holds the interpreter
+
+
+@pytest.mark.parametrize(
+    ("number", "body"),
+    [
+        (signal.SIGTERM, "while True: pass"),
+        (signal.SIGTERM, BACKTRACK),
+        (signal.SIGKILL, BACKTRACK),
+    ],
+)
 def test_a_signal_ends_a_run_with_a_function_that_does_not(
     number: int, body: str, tmp_path: Path
 ) -> None:
