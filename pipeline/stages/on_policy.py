@@ -44,8 +44,8 @@ from prefloop.pipeline.run.run_dir import RunError, Stopwatch
 from prefloop.pipeline.stages.filter import decide_block, why_none_kept
 from prefloop.pipeline.stages.label import OpenLabelers, label_block
 from prefloop.pipeline.stages.label import remedy_of as label_remedy
-from prefloop.pipeline.stages.rendering import rendering_of
 from prefloop.pipeline.stages.lost_rows import restore_sample_quarantine
+from prefloop.pipeline.stages.rendering import rendering_of
 from prefloop.pipeline.stages.sample import draw_block, keep_block, open_draw
 from prefloop.pipeline.stages.sample import remedy_of as sample_remedy
 from prefloop.pipeline.stages.train import (
