@@ -18,11 +18,34 @@ from prefloop.data.reasoning import opened_by
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_ANGLED = re.compile(
+    r"<([|\uff5c][^<>\n]{1,80}[|\uff5c]|[|\uff5c][a-z_]{1,40}|[a-z_]{1,40}[|\uff5c]"
+    r"|/?(?:s|bos|eos|pad|unk|mask|cls|sep)"
+    r"|/?(?:start|end)_of_(?:turn|image|text|role)"
+    r"|<?/?SYS>?|extra_id_\d+|(?:reserved|unused|special)_?\d+)>",
+    re.IGNORECASE,
+)
+_SQUARE = re.compile(
+    r"\[(/?(?:INST|SYS|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|PREFIX"
+    r"|MIDDLE|SUFFIX|IMG|ARGS|CALL_ID|THINK|BOS|EOS|PAD|UNK|CLS|SEP|MASK|gMASK|sMASK))\]"
+)
 _ANSWER = "\ufdd0"  # a noncharacter: stands for the answer while we look at the template
 _SWITCHES = ("enable_thinking", "thinking")
 """What chat templates call the variable that switches thoughts off."""
 _CLOSINGS = ("</think>", "</thinking>", "[/THINK]")
 _FIRST_NONCHARACTER = 0xFDD0  # Unicode noncharacters: never assigned, so never in a vocabulary
+
+
+def break_control_tokens(text: str) -> str:
+    """``text`` with other brackets around what chat templates write as control tokens: still to be
+    read, but no token.
+
+    For who renders or reads the text without the tokenizer's own list, by which
+    :func:`render_tokens` cuts: a server that is sent messages encodes the rendered text whole, and
+    a judge may take such a string for the end of what it is to judge.
+    """
+    changed = _SQUARE.sub("⟦\\1⟧", _ANGLED.sub("‹\\1›", text))
+    return changed if changed == text else break_control_tokens(changed)
 
 
 def render_tokens(

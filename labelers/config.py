@@ -56,7 +56,11 @@ class VerifierLabeler(Strict):
     function: Annotated[str, Field(pattern=r"^[^:\s]+:[^:\s]+$")] | None = None
     """``module:function``, called as ``function(text, messages=..., reference=..., metadata=...)``
     and returning a number or a boolean. Null checks the constraints that came with the prompt.
-    The function is your code and runs in this process."""
+    The function is your code; it runs in processes of its own, which share no state."""
+    timeout_s: PositiveFloat = 30.0
+    """A call of ``function`` that takes longer is ended, and its answer's votes are invalid."""
+    processes: PositiveInt = 1
+    """Calls of ``function`` at the same time, each in a process that imports its module."""
     constraints_column: str = "constraints"
     """Where the prompt's metadata holds its list of constraints, if there is no function."""
     min_gap: NonNegativeFloat = 0.0

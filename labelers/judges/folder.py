@@ -161,7 +161,8 @@ def load_judge(name: str) -> Judge:
             f"{folder / 'prompt.jinja'}: {problem_words}; there are {', '.join(sorted(known))}"
         )
     principles = _principles(folder, settings)
-    return Judge(settings, template, Fences(source, _fenced(settings)), principles)
+    fences = Fences(source, _fenced(settings), _verdicts(settings))
+    return Judge(settings, template, fences, principles)
 
 
 def judge_path(name: str) -> Path:
@@ -224,6 +225,16 @@ def _fenced(settings: JudgeSettings) -> set[str]:
     """Tags that answers may not close, whether or not the template has them."""
     pairwise = isinstance(settings, PairwiseSettings)
     return {"request", "reference"} | ({"answer_a", "answer_b"} if pairwise else {"answer"})
+
+
+def _verdicts(settings: JudgeSettings) -> tuple[str, ...] | None:
+    """The verdicts that answers may not spell out in double brackets; null where whatever stands in
+    them is read as one."""
+    if isinstance(settings, ListwiseSettings):
+        return tuple(ascii_uppercase)
+    if isinstance(settings, RatingSettings):
+        return ()
+    return None if settings.parser == "text" else settings.verdicts.words
 
 
 def _principles(folder: Path, settings: JudgeSettings) -> tuple[str, ...]:

@@ -30,10 +30,10 @@ def json_objects(text: str, *, cut: bool = False) -> list[JsonObject]:
         # A mark of a thought within a string of the object is a word about thoughts.
         return _objects(text.strip(), cut)
     except ValueError:
-        said = without_thought(text)
+        pass
     try:
-        return _objects(said, cut)
-    except ValueError as error:
+        return _objects(without_thought(text), cut)
+    except ValueError as error:  # also of a thought that is not closed
         raise ValueError(f"{error}; {CUT_OFF}") if cut else error from None
 
 

@@ -11,8 +11,9 @@ _UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Me", "Mn", "Pc", "Pd", "Zl", "Zp", "Zs
 """Categories that a reader passes over within a word: controls, formats (what Unicode calls
 default-ignorable is in one of these or in _BLANK), marks, spaces, hyphens and underscores."""
 _DRAWN_AS = {
-    "<": "〈⟨❮❬❰⧼⦑⟪《«≺˂ᐸ⪡≪⋖く",
-    ">": "〉⟩❯❭❱⧽⦒⟫》»≻˃ᐳ⪢≫⋗",
+    "<": "〈⟨❮❬❰⧼⦑⟪《«≺˂ᐸ⪡≪⋖く◁◃◅⊲",
+    ">": "〉⟩❯❭❱⧽⦒⟫》»≻˃ᐳ⪢≫⋗▷▹▻⊳",
+    "[": "【〔〖❲⁅⟬⦋⦗", "]": "】〕〗❳⁆⟭⦌⦘", "|": "∣│┃❘⏐ǀ¦",
     ":": "∶꞉ː˸։׃܃܄፡᛬᠄⁝⁚ꓽ៖",
     "/": "⁄∕⧸╱⟋ノ⼃",
     # Cyrillic, Greek, Armenian, Cherokee, phonetic letters and small capitals, folded to small.

@@ -11,6 +11,7 @@ from prefloop.data.embedded import resolve_embedded
 from prefloop.data.protocol import RequestRejected
 from prefloop.labelers.base import Answer, Pair, Preference, Vote, vote_on
 from prefloop.labelers.config import RewardModelLabeler
+from prefloop.labelers.scorers.score_votes import Scored, unscored
 from prefloop.labelers.scorers.sequence_scores import SequenceScorer
 
 
@@ -49,7 +50,7 @@ class RewardModel:
     def _label(self, pairs: Sequence[Pair]) -> list[Vote]:
         # Keyed by the prompt too: what is scored is a whole conversation.
         encoded: dict[tuple[str, str], list[int]] = {}
-        scores: dict[tuple[str, str], float | str] = {}
+        scores: dict[tuple[str, str], Scored] = {}
         for pair in pairs:
             for answer in (pair.a, pair.b):
                 key = _key(pair, answer)
@@ -74,18 +75,9 @@ class RewardModel:
             for pair in pairs
         ]
 
-    def _vote(self, pair: Pair, of_a: float | str, of_b: float | str, tokens: int) -> Vote:
+    def _vote(self, pair: Pair, of_a: Scored, of_b: Scored, tokens: int) -> Vote:
         if isinstance(of_a, str) or isinstance(of_b, str):
-            return vote_on(
-                pair,
-                self.name,
-                order="none",
-                preference="invalid",
-                score_a=None if isinstance(of_a, str) else of_a,
-                score_b=None if isinstance(of_b, str) else of_b,
-                completion=next(one for one in (of_a, of_b) if isinstance(one, str)),
-                prompt_tokens=tokens,
-            )
+            return unscored(pair, self.name, of_a, of_b, prompt_tokens=tokens)
         preference, p_a = bradley_terry(of_a, of_b, min_gap=self._min_gap)
         return vote_on(
             pair,

@@ -47,6 +47,10 @@ class Ratings:
     """[K] numbers behind the labels, for the level ``interval``."""
     ordered: bool = False
     """Whether the labels have an order, for the level ``ordinal``."""
+    mirrored: bool = False
+    """Whether the first label is the opposite of the last, and so on inwards, and it means nothing
+    which of two opposites is which (a and b of a pair): each item then counts both ways round,
+    half each, so that agreement by chance does not depend on what was called a."""
 
     @property
     def counts(self) -> Ints:
@@ -103,7 +107,7 @@ def majority(ratings: Ratings) -> Majority:
 
 def raw_agreement(ratings: Ratings, *, resamples: int = 1000, seed: int = 0) -> Agreement:
     """Share of equal labels among all pairs of annotators, over all items that both labelled."""
-    patterns, times = _patterns(ratings.counts)
+    patterns, times = _patterns(_counts(ratings))
     pairs = _choose_2(patterns.sum(axis=1))
     same = _choose_2(patterns).sum(axis=1)
     return _share(same, pairs, times, resamples, seed)
@@ -111,7 +115,7 @@ def raw_agreement(ratings: Ratings, *, resamples: int = 1000, seed: int = 0) -> 
 
 def unanimous_share(ratings: Ratings, *, resamples: int = 1000, seed: int = 0) -> Agreement:
     """Share of the items with at least two labels whose labels are all the same."""
-    patterns, times = _patterns(ratings.counts)
+    patterns, times = _patterns(_counts(ratings))
     given = patterns.sum(axis=1)
     several = (given >= 2).astype(float)
     same = several * (patterns.max(axis=1, initial=0) == given)
@@ -145,14 +149,19 @@ def cohen_kappa(
     n = len(one)
     if not n:
         return Agreement(None, reason=NO_COMMON_ITEM)
-    value = kappa_of_labels(one, other)
+    size = len(ratings.labels)
+    if ratings.mirrored:
+        labels = np.stack([one, other], axis=1)
+        one, other = _same_way(labels, size - 1 - labels).T
+    value = (kappa_of_mirrored(one, other, size) if ratings.mirrored
+             else kappa_of_labels(one, other))  # fmt: skip
     if value is None:
         return Agreement(None, n=n, reason=ONE_LABEL)
-    size = len(ratings.labels)
     times = np.bincount(one * size + other, minlength=size * size)
 
     def kappa(weights: Floats) -> Floats:
-        return kappa_of_tables(weights.reshape(-1, size, size))
+        tables = weights.reshape(-1, size, size)
+        return kappa_of_tables(both_ways(tables) if ratings.mirrored else tables)
 
     return _interval(value, n, _draws(times, resamples, seed), kappa)
 
@@ -165,6 +174,19 @@ def kappa_of_labels(one: Ints, other: Ints) -> float | None:
     if len(np.unique([one, other])) < 2:
         return None
     return float(cohen_kappa_score(one, other))
+
+
+def kappa_of_mirrored(one: Ints, other: Ints, size: int) -> float | None:
+    """As ``kappa_of_labels`` for labels 0 to ``size`` - 1 of which each and its opposite (the first
+    and the last, and so on) mean the same: each item counts both ways round."""
+    turned = (np.concatenate([said, size - 1 - said]) for said in (one, other))
+    return kappa_of_labels(*turned)
+
+
+def both_ways(tables: Floats) -> Floats:
+    """Confusion tables [T, labels, labels] with each item counted both ways round."""
+    found: Floats = tables + tables[:, ::-1, ::-1]
+    return found
 
 
 def kappa_of_tables(tables: Floats) -> Floats:
@@ -196,7 +218,7 @@ def fleiss_kappa(ratings: Ratings, *, resamples: int = 1000, seed: int = 0) -> A
     """
     from statsmodels.stats.inter_rater import fleiss_kappa as of_table
 
-    counts = ratings.counts
+    counts = _counts(ratings)
     given = counts.sum(axis=1)
     numbers, items = np.unique(given[given >= 2], return_counts=True)
     if not len(numbers):
@@ -204,16 +226,19 @@ def fleiss_kappa(ratings: Ratings, *, resamples: int = 1000, seed: int = 0) -> A
     raters = int(numbers[len(items) - 1 - np.argmax(items[::-1])])
     complete = counts[given == raters]
     n = len(complete)
-    if (complete.sum(axis=0) > 0).sum() == 1:
+    counted = np.concatenate([complete, complete[:, ::-1]]) if ratings.mirrored else complete
+    if (counted.sum(axis=0) > 0).sum() == 1:
         return Agreement(None, n=n, reason=ONE_LABEL)
     patterns, times = _patterns(complete)
     same = _choose_2(patterns).sum(axis=1) / _choose_2(np.array([raters]))[0]
 
     def kappa(weights: Floats) -> Floats:
         used = weights @ patterns / (n * raters)
+        if ratings.mirrored:
+            used = (used + used[:, ::-1]) / 2
         return _above_chance(weights @ same / n, (used**2).sum(axis=1))
 
-    return _interval(float(of_table(complete)), n, _draws(times, resamples, seed), kappa)
+    return _interval(float(of_table(counted)), n, _draws(times, resamples, seed), kappa)
 
 
 def krippendorff_alpha(
@@ -231,12 +256,14 @@ def krippendorff_alpha(
         raise ValueError("the labels are no numbers: there is no interval between them")
     if level == "ordinal" and not ratings.ordered:
         raise ValueError("the labels have no order")
-    counts = ratings.counts
+    counts = _counts(ratings)
     counts = counts[counts.sum(axis=1) >= 2]
     n = len(counts)
     if not n:
         return Agreement(None, reason=NO_PAIRS)
     used = counts.sum(axis=0) > 0
+    if ratings.mirrored:
+        used |= used[::-1]
     if used.sum() == 1:
         return Agreement(None, n=n, reason=ONE_LABEL)
     counts = counts[:, used]
@@ -244,11 +271,21 @@ def krippendorff_alpha(
     if level == "interval":
         assert ratings.values is not None
         domain = ratings.values[used]
-    value = krippendorff.alpha(value_counts=counts, value_domain=domain, level_of_measurement=level)
     patterns, times = _patterns(counts)
+    if ratings.mirrored:
+        patterns = np.concatenate([patterns, patterns[:, ::-1]])
 
     def alpha(weights: Floats) -> Floats:
+        if ratings.mirrored:
+            weights = np.concatenate([weights, weights], axis=1) / 2
         return np.array([_alpha(patterns, one, domain, level) for one in weights])
+
+    if ratings.mirrored:  # half an item is nothing that the library knows
+        value = alpha(times[None].astype(float))[0]
+    else:
+        value = krippendorff.alpha(
+            value_counts=counts, value_domain=domain, level_of_measurement=level
+        )
 
     return _interval(float(value), n, _draws(times, resamples, seed), alpha)
 
@@ -269,6 +306,21 @@ def _alpha(patterns: Ints, times: Floats, domain: Floats, level: MeasurementLeve
     if expected <= 0:
         return float("nan")
     return float(1 - (coincidences * distance).sum() / expected)
+
+
+def _counts(ratings: Ratings) -> Ints:
+    """The counts of ``ratings``; of those with opposites all turned the same way, so that resamples
+    do not depend on which is which either."""
+    counts = ratings.counts
+    return _same_way(counts, counts[:, ::-1]) if ratings.mirrored else counts
+
+
+def _same_way(rows: Ints, opposite: Ints) -> Ints:
+    """Of each row and its opposite the one that is smaller where they first differ [N, K]."""
+    differs = rows != opposite
+    first = (np.arange(len(rows)), differs.argmax(axis=1))
+    found: Ints = np.where((rows[first] > opposite[first])[:, None], opposite, rows)
+    return found
 
 
 def _patterns(counts: Ints) -> tuple[Ints, Ints]:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from prefloop.data.arrays import Floats
+from prefloop.data.arrays import Floats, Ints
 from prefloop.labelers.statistics.estimate import Estimate, proportion_estimate
 
 _MOST_BINS = 10
 _FEWEST_IN_A_BIN = 10
 _CLIP = 1e-6
+_DIGITS = 9
+"""Confidences that are alike so far are one."""
 _DRAWS = 1000
 _SEED = 0
 _AT_ONCE = 1000
@@ -66,12 +68,10 @@ def calibration(p_a: ArrayLike, a_is_better: ArrayLike) -> Calibration:
         raise ValueError("a probability lies between 0 and 1")
     confidence = np.maximum(p, 1 - p)
     right = np.where(p == 0.5, 0.5, ((p > 0.5) == truth).astype(float))
-    order = np.argsort(confidence, kind="stable")
-    number = max(1, min(_MOST_BINS, p.size // _FEWEST_IN_A_BIN))
     bins, gaps = [], 0.0
     draw = np.random.default_rng(_SEED)
     perfect = np.zeros(_DRAWS)
-    for rows in np.array_split(order, number):
+    for rows in _equal_masses(confidence):
         sure = confidence[rows]
         mean = float(sure.mean())
         accuracy = proportion_estimate(float(right[rows].sum()), len(rows))
@@ -88,6 +88,26 @@ def calibration(p_a: ArrayLike, a_is_better: ArrayLike) -> Calibration:
         log_loss=float(log_loss(truth, held, labels=[False, True])),
         bins=tuple(bins),
     )
+
+
+def _equal_masses(confidence: Floats) -> list[Ints]:
+    """The verdicts in bins of about equal mass by ``confidence`` [N], each at least ten strong.
+
+    Verdicts of one confidence stay in one bin: which of them a border would take, would be up to
+    their order, and to which answer is called a (1 - (1 - p) need not be p to the last bit).
+    """
+    level = np.round(confidence, _DIGITS)
+    order = np.argsort(level, kind="stable")
+    n = len(order)
+    number = max(1, min(_MOST_BINS, n // _FEWEST_IN_A_BIN))
+    sizes = [len(part) for part in np.array_split(order, number)]
+    steps = np.flatnonzero(np.diff(level[order])) + 1
+    borders: list[int] = []
+    for wanted in np.cumsum(sizes)[:-1] if len(steps) else ():
+        nearest = int(steps[np.abs(steps - wanted).argmin()])
+        if nearest - (borders or [0])[-1] >= _FEWEST_IN_A_BIN <= n - nearest:
+            borders.append(nearest)
+    return np.split(order, borders)
 
 
 def _perfect_hits(sure: Floats, draw: np.random.Generator) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,18 +92,21 @@ def load_model(
     whole = base if is_adapter(path) else path
     try:
         with _no_progress_bar():
-            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            model, loading = AutoModelForCausalLM.from_pretrained(
                 whole,
                 dtype=dtype,
                 revision=revision if whole == base else None,
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
+                output_loading_info=True,
             )
+        _require_whole(whole, loading["missing_keys"])
         if is_adapter(path):
             model = _with_adapter(model, path, merge=model.dtype.itemsize >= 4)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _unloadable("weights", path, error) from error
-    return model.to(device).eval()
+    loaded: PreTrainedModel = model.to(device).eval()
+    return loaded
 
 
 def _with_adapter(model: PreTrainedModel, path: str, *, merge: bool) -> PreTrainedModel:
@@ -112,7 +115,13 @@ def _with_adapter(model: PreTrainedModel, path: str, *, merge: bool) -> PreTrain
     except ImportError as error:
         raise EngineFailed("peft is not installed", "pip install peft") from error
     adapted = PeftModel.from_pretrained(model, path, use_safetensors=True)
+    _require_whole(path, checkpoints.missing_in_adapter(adapted, Path(path)))
     return adapted.merge_and_unload() if merge else adapted
+
+
+def _require_whole(path: str, missing: Collection[str]) -> None:
+    if missing:
+        raise EngineFailed(f"{path}: {checkpoints.lacking(missing)}")
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -149,7 +149,12 @@ def run_agreement(run: RunDir, *, resamples: int = 1000, seed: int = 0) -> Agree
         whole[at : at + len(codes), [names.index(name) for name in part]] = codes
         at += len(codes)
     ratings = Ratings(
-        tuple(names), ("a", "tie", "b"), whole, values=np.array([1.0, 0.5, 0.0]), ordered=True
+        tuple(names),
+        ("a", "tie", "b"),
+        whole,
+        values=np.array([1.0, 0.5, 0.0]),
+        ordered=True,
+        mirrored=True,
     )
     labels = Labels(rows=len(whole), missing=missing)
     return _report(str(run.root), labels, ratings, position, resamples, seed)
@@ -170,7 +175,7 @@ def _report(
         busiest = np.argsort(-(ratings.codes != MISSING).sum(axis=0), kind="stable")
         some = np.sort(busiest[: math.isqrt(2 * _MOST_PAIRS)])
         names = tuple(ratings.annotators[index] for index in some)
-        first = Ratings(names, ratings.labels, ratings.codes[:, some])
+        first = replace(ratings, annotators=names, codes=ratings.codes[:, some])
     cohen = cohen_kappas(first, **more)
     alphas = {"nominal": krippendorff_alpha(ratings, "nominal", **more)}
     ordinal = Agreement(None, reason=f"{_NO_NUMBERS}: give their order with --levels")

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefloop.data.arrays import Floats
-from prefloop.data.errors import InputError
-from prefloop.data.shards import atomic_write_json
+from prefloop.data.errors import InputError, StorageError
+from prefloop.data.hashing import content_id
+from prefloop.data.shards import atomic_write_json, read_json_object
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.jury.calibrator import CalibrationMethod, Calibrator, cross_fitted
 from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS, merge_votes, pairs_of, read_votes
@@ -79,7 +80,7 @@ def calibrate_judges(found: JudgeEval, folder: Path, method: str, seed: int) -> 
         if p_a is None or not len(ids):
             continue
         people = np.array([gold[one] for one in ids])
-        written.append(_calibrate(name, p_a, people, chosen, folder / f"{_file(name)}.json", seed))
+        written.append(_calibrate(name, p_a, people, chosen, _path(folder, name), seed))
     if not written:
         raise InputError("no judge gives probabilities: there is nothing to calibrate")
     return written
@@ -114,7 +115,7 @@ def calibrate_run(
             skipped[name] = "it gives no probabilities"
             continue
         try:
-            path = out / f"{_file(name)}.json"
+            path = _path(out, name)
             calibrated.append(_calibrate(name, np.array(given), np.array(said), chosen, path, seed))
         except LabelerError as error:
             skipped[name] = str(error)
@@ -191,5 +192,18 @@ def _method(name: str) -> CalibrationMethod:
     return found
 
 
-def _file(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+def _path(folder: Path, name: str) -> Path:
+    """The file of the labeler ``name``: no two of them share one.
+
+    It is the name where that can be one of a file, and is not taken by another labeler's: older
+    versions gave ``a/b`` the file ``a-b.json``, and it keeps one that it has.
+    """
+    plain = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+    path = folder / f"{plain}.json"
+    try:
+        owner = read_json_object(path, "").get("labeler")
+    except (FileNotFoundError, StorageError):
+        owner = None
+    if owner == name or (owner is None and plain == name):
+        return path
+    return folder / f"{plain}-{content_id(name)[:8]}.json"

@@ -27,7 +27,7 @@ from prefloop.pipeline.config import ConfigError, RunConfig, reason_of, validate
 from prefloop.pipeline.judging.judge_figures import JudgeFigures, judge_figures
 from prefloop.pipeline.judging.verdict_file import read_verdicts
 from prefloop.pipeline.run.all_or_some import AllOrSome, any_valid_vote, tally_votes
-from prefloop.pipeline.run.answer_key import of_engines, of_labelers
+from prefloop.pipeline.run.answer_key import of_engines, of_labelers, of_settings
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.stages.label import remedy_of, vote
@@ -165,7 +165,9 @@ async def _ask(
     try:
         for labeler in config.label.labelers:
             about = {
-                "labeler": labeler.model_dump(mode="json", exclude={"weight", "calibration"}),
+                "labeler": of_settings(
+                    labeler.model_dump(mode="json", exclude={"weight", "calibration"})
+                ),
                 "models": revisions,
                 "files": of_labelers([labeler], calibrated=False),
                 "engines": of_engines(config),

@@ -27,7 +27,7 @@ from prefloop.labelers.jury.verdict_table import (
     position_bias,
     read_votes,
 )
-from prefloop.labelers.statistics.agreement import kappa_of_labels
+from prefloop.labelers.statistics.agreement import kappa_of_mirrored
 from prefloop.labelers.statistics.calibration_error import Calibration, calibration
 from prefloop.labelers.statistics.estimate import Estimate
 from prefloop.labelers.statistics.winrate import length_controlled_win_rate, win_rate
@@ -149,8 +149,7 @@ def _pairs(gold: Sequence[GoldPair]) -> pa.Table:
 
 
 def _kappa(verdict: Any, truth: Any) -> float | None:
-    both_ways = (np.concatenate([said, -said]) for said in (verdict, truth))
-    return kappa_of_labels(*both_ways)
+    return kappa_of_mirrored(1 - verdict, 1 - truth, 3)
 
 
 def _requests(votes: pa.Table) -> int:

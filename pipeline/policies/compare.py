@@ -11,7 +11,7 @@ from prefloop.data.hashing import json_hash
 from prefloop.labelers.jury.round_jury import RoundJury
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.engines.settings import OpenAIEngine
-from prefloop.pipeline.run.answer_key import of_engines, of_labelers
+from prefloop.pipeline.run.answer_key import of_engines, of_labelers, of_settings
 from prefloop.pipeline.run.context import RunContext
 from prefloop.pipeline.run.manifest import input_hashes
 from prefloop.pipeline.run.metrics import metrics_table
@@ -72,8 +72,10 @@ async def evaluate_policy(config: RunConfig, *, policy: str, against: str, out: 
         "inputs": input_hashes(config),
         "labelers": of_labelers(config.all_labelers),
         "engines": of_engines(config),
-        "config": config.model_dump(
-            mode="json", include={"seed", "prompts", "sample", "label", "evaluate"}
+        "config": of_settings(
+            config.model_dump(
+                mode="json", include={"seed", "prompts", "sample", "label", "evaluate"}
+            )
         ),
     }
     run = RunDir(out / json_hash(about)[:12])

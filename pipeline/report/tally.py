@@ -26,7 +26,7 @@ from prefloop.labelers.jury.verdict_table import (
     position_bias,
     read_votes,
 )
-from prefloop.labelers.statistics.agreement import kappa_of_tables
+from prefloop.labelers.statistics.agreement import both_ways, kappa_of_tables
 from prefloop.pipeline.run.run_dir import RunDir
 
 Counts = NDArray[np.int64]
@@ -148,8 +148,8 @@ class AgreementTally:
 
     @property
     def kappa(self) -> float | None:
-        """Cohen's kappa; null where both always say the same one thing."""
-        kappa = float(kappa_of_tables(self.confusion[None].astype(np.float64))[0])
+        """Cohen's kappa, each pair counted both ways round; null where both always say tie."""
+        kappa = float(kappa_of_tables(both_ways(self.confusion[None].astype(np.float64)))[0])
         return None if math.isnan(kappa) else kappa
 
 

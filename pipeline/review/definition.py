@@ -13,6 +13,8 @@ VERDICT, REASON = "verdict", "reason"
 VERDICTS = {"a": "A is better", "b": "B is better", "tie": "Tie", "both_bad": "Both bad"}
 """What a person can say, by the value that is kept."""
 
+SHOWN_TO_ALL = ("round", "length_a", "length_b")
+"""Metadata that say nothing about the labelers."""
 NUMBERS = ("p_chosen", "margin", "agreement")
 """Metadata about the decision."""
 
@@ -22,31 +24,29 @@ def settings(
 ) -> Any:
     """The settings (``argilla.Settings``) of a review.
 
-    Text is shown as it is, never as Markdown or HTML: it comes from a model. In blind mode whatever
-    tells the decision is visible to owners and admins only. ``decided`` is whether the pairs have
-    decisions of labelers, and ``labelers`` are those whose verdicts can be filtered by.
+    Text is shown as it is, never as Markdown or HTML: it comes from a model. In blind mode nothing
+    that tells the decision is on the server: it lets people filter and sort by what it does not
+    show them. ``decided`` is whether the pairs have decisions of labelers, and ``labelers`` are
+    those whose verdicts can be filtered by.
     """
     import argilla as rg
 
-    shown = mode == "assisted"
     metadata = [
         rg.IntegerMetadataProperty("round"),
-        rg.TermsMetadataProperty("policy_a", title="Policy of A", visible_for_annotators=shown),
-        rg.TermsMetadataProperty("policy_b", title="Policy of B", visible_for_annotators=shown),
         rg.IntegerMetadataProperty("length_a", title="Characters of A"),
         rg.IntegerMetadataProperty("length_b", title="Characters of B"),
-        rg.TermsMetadataProperty("decision", title="Decision", visible_for_annotators=shown),
     ]
-    if decided:
+    if mode == "assisted":
         metadata += [
-            rg.FloatMetadataProperty(name, visible_for_annotators=shown) for name in NUMBERS
+            rg.TermsMetadataProperty("policy_a", title="Policy of A"),
+            rg.TermsMetadataProperty("policy_b", title="Policy of B"),
+            rg.TermsMetadataProperty("decision", title="Decision"),
+            *(rg.FloatMetadataProperty(name) for name in NUMBERS if decided),
+            *(
+                rg.TermsMetadataProperty(verdict_name(name), title=f"Verdict of {name}")
+                for name in labelers
+            ),
         ]
-    metadata += [
-        rg.TermsMetadataProperty(
-            verdict_name(name), title=f"Verdict of {name}", visible_for_annotators=shown
-        )
-        for name in labelers
-    ]
     return rg.Settings(
         guidelines=guidelines,
         fields=[

@@ -15,6 +15,7 @@ from prefloop.data.hashing import derive_seed
 from prefloop.labelers.people import is_human
 from prefloop.labelers.statistics.review_draw import Strategy, chances, draw
 from prefloop.pipeline.review.argilla_api import PAGE, ArgillaApi, Missing
+from prefloop.pipeline.review.blind import take_off_opinions
 from prefloop.pipeline.review.definition import (
     ANSWER_A,
     ANSWER_B,
@@ -123,6 +124,8 @@ def _open(
                 f"{folder.root} is a review in {review.mode} mode: give this one another --name"
             )
         require_dataset(api, review, folder)
+        if review.mode == "blind":
+            take_off_opinions(api, review.dataset_id)
         # The embedded server may have another port than last time.
         review = replace(review, server=api.account.url)
         folder.write(review)
@@ -222,19 +225,7 @@ def _record(
         "round": subject.round,
         "length_a": len(subject.texts[a]),
         "length_b": len(subject.texts[b]),
-        "decision": decision,
     }
-    if subject.policies:
-        metadata |= {"policy_a": subject.policies[a], "policy_b": subject.policies[b]}
-    if subject.margin is not None:
-        metadata |= {
-            "p_chosen": subject.p_chosen,
-            "margin": subject.margin,
-            "agreement": subject.agreement,
-        }
-    for name, said in subject.verdicts.items():
-        if not is_human(name):
-            metadata[verdict_name(name)] = letters.get(said, said)
     record: dict[str, Any] = {
         "external_id": subject.pair_id,
         "fields": {
@@ -248,12 +239,31 @@ def _record(
         "metadata": metadata,
     }
     if mode == "assisted":
+        metadata |= _opinions(subject, a, b, decision)
         suggestion = {
             "question_id": questions[VERDICT], "value": decision, "score": subject.p_chosen,
             "agent": "jury", "type": "model",
         }  # fmt: skip
         record["suggestions"] = [suggestion]
     return record
+
+
+def _opinions(subject: Subject, a: str, b: str, decision: str) -> dict[str, Any]:
+    """Metadata about who wrote the answers and what the labelers think."""
+    found: dict[str, Any] = {"decision": decision}
+    if subject.policies:
+        found |= {"policy_a": subject.policies[a], "policy_b": subject.policies[b]}
+    if subject.margin is not None:
+        found |= {
+            "p_chosen": subject.p_chosen,
+            "margin": subject.margin,
+            "agreement": subject.agreement,
+        }
+    letters = {a: "a", b: "b"}
+    for name, said in subject.verdicts.items():
+        if not is_human(name):
+            found[verdict_name(name)] = letters.get(said, said)
+    return found
 
 
 def shown(text: str) -> str:

@@ -119,7 +119,7 @@ def _ratings(said: Mapping[str, Mapping[str, str]]) -> Ratings:
     for row, views in enumerate(said.values()):
         for name, verdict in views.items():
             codes[row, names.index(name)] = _PLACE[verdict]
-    return Ratings(tuple(names), _LABELS, codes)
+    return Ratings(tuple(names), _LABELS, codes, mirrored=True)
 
 
 def _majority(pair: Mapping[str, Any], views: Mapping[str, str]) -> str | None:

@@ -19,6 +19,7 @@ from prefloop.data.errors import NothingCameOut
 from prefloop.data.shards import ShardFolder
 from prefloop.data.utf8 import BLANK, one_line
 from prefloop.labelers.decisions.filters import EMPTY_ANSWER
+from prefloop.labelers.judges.json_answers import CUT_OFF
 
 logger = logging.getLogger(__name__)
 
@@ -99,9 +100,18 @@ class AllOrSome:
 
     def _nothing(self) -> NothingCameOut:
         failed = self._failed
+        why = commonest(failed)
+        remedy = self.remedy
+        if CUT_OFF in why:  # a judge's answer, which is not to be asked of another engine
+            who = ", ".join(
+                one_line(name)
+                for name, reasons in self._counts.items()
+                if name and any(CUT_OFF in reason for reason in reasons)
+            )
+            remedy = f"raise max_tokens of {who or 'the judge'}"
         return NothingCameOut(
-            f"{self.title}: nothing came of {failed.total()} {self.items}, {commonest(failed)}: "
-            f"{self.remedy}. None of them is marked done: the same command then asks again"
+            f"{self.title}: nothing came of {failed.total()} {self.items}, {why}: "
+            f"{remedy}. None of them is marked done: the same command then asks again"
         )
 
 

@@ -3,13 +3,14 @@ another's: settings, and the contents of files behind them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from prefloop.labelers.config import JudgeLabeler, LabelerConfig, VerifierLabeler
 from prefloop.labelers.judges.folder import judge_revision, question_revision
+from prefloop.labelers.scorers.function_process import search_here
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.run.manifest import digest
 
@@ -19,6 +20,17 @@ _HARMLESS = {
     "cache_dir", "gpu_memory_utilization", "block_wait_s",
 }  # fmt: skip
 """Keys of an engine that change how an answer gets there, and not what it is."""
+
+_HOW_FUNCTIONS_RUN = {"timeout_s", "processes"}
+"""Keys of a verifier that change how its function is called, and not what it says."""
+
+
+def of_settings(settings: Any) -> Any:
+    """Settings as they are dumped, without what reaches into no answer and no vote."""
+    if isinstance(settings, Mapping):
+        left_out = _HOW_FUNCTIONS_RUN if settings.get("type") == "verifier" else set()
+        return {key: of_settings(one) for key, one in settings.items() if key not in left_out}
+    return [of_settings(one) for one in settings] if isinstance(settings, list) else settings
 
 
 def of_engines(config: RunConfig) -> dict[str, dict[str, Any]]:
@@ -53,6 +65,7 @@ def _files_of(labeler: LabelerConfig, calibrated: bool) -> dict[str, str]:
             found["calibration"] = digest([labeler.calibration.expanduser()])
         return found
     if isinstance(labeler, VerifierLabeler) and labeler.function:
+        search_here()
         try:
             spec = find_spec(labeler.function.partition(":")[0])
         except (ImportError, ValueError, AttributeError):

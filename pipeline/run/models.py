@@ -14,7 +14,12 @@ from prefloop.data.hashing import folder_revision
 from prefloop.data.protocol import Engine, EngineFailed, Message
 from prefloop.data.shards import ShardFolder
 from prefloop.labelers.base import Labeler
-from prefloop.labelers.config import JudgeLabeler, LabelerConfig, RewardModelLabeler
+from prefloop.labelers.config import (
+    JudgeLabeler,
+    LabelerConfig,
+    RewardModelLabeler,
+    VerifierLabeler,
+)
 from prefloop.labelers.factory import build_labeler
 from prefloop.pipeline.config import POLICY, PoolMember, RunConfig
 from prefloop.pipeline.engines.factory import build_engine
@@ -86,6 +91,7 @@ class Models:
         self._engines: dict[tuple[str, str], Engine] = {}
         self._serving: dict[tuple[str, str], str] = {}
         self._reward_models: dict[RewardModelLabeler, Labeler] = {}
+        self._verifiers: dict[VerifierLabeler, Labeler] = {}
         self._revisions: dict[str, str] = {}
 
     @property
@@ -146,6 +152,12 @@ class Models:
         """
         if isinstance(labeler, RewardModelLabeler):
             return await self.reward_model(labeler)
+        if isinstance(labeler, VerifierLabeler):
+            if labeler not in self._verifiers:  # its processes have imported the function
+                self._verifiers[labeler] = build_labeler(
+                    labeler, engine=None, seed=self._config.seed
+                )
+            return self._verifiers[labeler]
         engine = None
         if isinstance(labeler, JudgeLabeler):
             engine = await self.engine(labeler.engine, labeler.model)
@@ -213,8 +225,9 @@ class Models:
             await self.release()
 
     async def release(self) -> None:
-        """Close every engine and reward model; they come back when asked for."""
+        """Close every engine, reward model and verifier; they come back when asked for."""
         self._reward_models.clear()
+        self._verifiers.clear()
         engines, self._engines, self._serving = self._engines, {}, {}
         for engine in engines.values():
             await engine.aclose()

@@ -173,6 +173,12 @@ class RunDir:
         name = f"votes-{_key(policy)}-against-{_key(opponent)}"
         return ShardFolder(self.evaluation / name, schemas.VOTE)
 
+    def matches(self) -> list[tuple[PolicyKey, PolicyKey]]:
+        """Policy and opponent of every match that has votes."""
+        names = [path.name for path in self.evaluation.glob("votes-*-against-*") if path.is_dir()]
+        found = [name.removeprefix("votes-").split("-against-") for name in sorted(names)]
+        return [(_policy(policy), _policy(opponent)) for policy, opponent in found]
+
     def require(self) -> RunDir:
         """Return self, or raise :class:`RunError` where this is no run directory."""
         if not self.config.is_file():
@@ -263,6 +269,10 @@ def _is_note(value: Any) -> bool:
         and isinstance(value.get("stage"), str)
         and isinstance(value.get("seconds"), int | float)
     )
+
+
+def _policy(key: str) -> PolicyKey:
+    return int(key) if key.isdigit() else key
 
 
 def _key(policy: PolicyKey) -> str:

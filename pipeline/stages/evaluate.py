@@ -23,7 +23,8 @@ from prefloop.pipeline.run.promotion import Lineage
 from prefloop.pipeline.run.run_dir import EVALUATION, OPPONENT, PolicyKey, RunDir, Stopwatch
 from prefloop.pipeline.run.stream import run_blocks
 from prefloop.pipeline.stages.label import OpenLabelers
-from prefloop.pipeline.stages.matches import MatchJury, match, match_figures
+from prefloop.pipeline.stages.lost_rows import restore_quarantine
+from prefloop.pipeline.stages.matches import MatchJury, forget_other_votes, match, match_figures
 from prefloop.pipeline.stages.measures import answer_figures, likelihood_figures
 from prefloop.pipeline.stages.sample import Draw, open_source, remedy_of, sample_block, sampling_of
 from prefloop.pipeline.stages.train import reference_policy
@@ -46,6 +47,9 @@ async def answer_heldout(
     """
     run = context.run
     answers = run.answers(policy)
+    quarantine = context.folder.quarantine(f"evaluate-{policy}")
+    if settings.enabled and context.index == _answered_in(policy):
+        _restore_quarantine(context, settings, policy)
     missing = [index for index in run.heldout.indices() if not answers.exists(index)]
     if not missing or not settings.enabled:
         return
@@ -70,12 +74,12 @@ async def answer_heldout(
             table, failed = await sample_block(prompts, draw, context.index, block)
 
             async def commit() -> None:
-                quarantine = context.folder.quarantine(f"evaluate-{policy}")
                 if len(failed):
                     await asyncio.to_thread(quarantine.write, index, failed)
                 else:  # of an earlier try that was killed
                     quarantine.remove([index])
                 await asyncio.to_thread(answers.write, index, table)
+                forget_other_votes(run, policy, index)
 
             await outcome.take(tally_samples(table, failed, empty_counts=True), commit)
             progress.advance(1, tokens=pc.sum(table["tokens"]).as_py() or 0)
@@ -153,6 +157,23 @@ def _heldout_sampling(sample: SampleConfig, settings: EvaluateConfig) -> Samplin
         top_k=0,
         max_tokens=settings.max_tokens or sample.max_tokens,
     )
+
+
+def _answered_in(policy: PolicyKey) -> int:
+    """The round that lets a policy answer, where nothing is lost."""
+    return max(policy - 1, 0) if isinstance(policy, int) else 0
+
+
+def _restore_quarantine(context: RoundContext, settings: EvaluateConfig, policy: PolicyKey) -> None:
+    """See ``restore_quarantine``: for the answers of ``policy`` that are there."""
+    run, name = context.run, f"evaluate-{policy}"
+    for index in run.answers(policy).indices():
+        if any(folder.quarantine(name).exists(index) for folder in run.rounds()):
+            continue  # drawn again in another round
+        prompts = _limited(run, index, settings.limit)
+        answered = run.answers(policy).read(index, ["prompt_id"])["prompt_id"]
+        shards = context.folder.quarantine(name)
+        restore_quarantine(shards, index, prompts, answered, context.index)
 
 
 def _limited(run: RunDir, index: int, limit: int | None) -> pa.Table:

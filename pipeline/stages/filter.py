@@ -83,23 +83,32 @@ def require_kept(context: RoundContext) -> None:
     Nothing then says that it was filtered or written: other filters do the work anew.
     """
     folder = context.folder
-    reasons: Counter[str] = Counter()
-    for decisions in folder.decisions.iter(["kept", "reason"]):
-        if pc.any(decisions["kept"], min_count=0).as_py():
-            return
-        reasons.update(decisions["reason"].to_pylist())
+    nothing = why_none_kept(context)
+    if nothing is None:
+        return
     for shards in (folder.triples, folder.decisions):
         shutil.rmtree(shards.folder, ignore_errors=True)
     folder.written.unlink(missing_ok=True)
+    raise nothing
+
+
+def why_none_kept(context: RoundContext) -> NothingCameOut | None:
+    """Why no pair of the round is kept, with the commonest reason; null where one is."""
+    folder = context.folder
+    reasons: Counter[str] = Counter()
+    for decisions in folder.decisions.iter(["kept", "reason"]):
+        if pc.any(decisions["kept"], min_count=0).as_py():
+            return None
+        reasons.update(decisions["reason"].to_pylist())
     if not reasons:
-        raise NothingCameOut(
+        return NothingCameOut(
             f"round {context.index}: there is no pair to decide: no prompt has two different "
             "answers. Raise sample.n or sample.temperature, in a new --run-dir"
         )
     [(reason, times)] = reasons.most_common(1)
     notes = tally_notes(folder.votes) if reason == NO_VALID_VOTE else Counter()
     why = f" ({commonest(notes)})" if notes else ""
-    raise NothingCameOut(
+    return NothingCameOut(
         f"round {context.index}: all {reasons.total()} pairs were dropped, {times} of them by "
         f"{reason}{why}: {_REMEDIES.get(reason, _LOOSEN.format(reason))}"
     )

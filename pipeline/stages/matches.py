@@ -85,6 +85,30 @@ async def match(
         await outcome.close()
 
 
+def forget_other_votes(run: RunDir, policy: PolicyKey, index: int) -> None:
+    """Remove votes on held-out block ``index`` that are about other answers of ``policy`` than it
+    has: those were lost, and came out differently when they were drawn again."""
+    for one, other in run.matches():
+        votes = run.match_votes(one, other)
+        sides = (run.answers(one), run.answers(other))
+        if policy not in (one, other) or not votes.exists(index):
+            continue
+        if not all(answers.exists(index) for answers in sides):
+            continue  # looked at when those are there again
+        pairs, _ = _match_pairs(run, one, other, index)
+        voted = set(votes.read(index, ["pair_id"])["pair_id"].to_pylist())
+        if voted and voted != set(pairs["pair_id"].to_pylist()):
+            logger.warning(
+                "the held-out answers of policy %s in block %d were lost and are others now: votes "
+                "on them against policy %s are asked for again where its round is not evaluated "
+                "yet; figures of an evaluation that is over are those of the lost answers",
+                policy,
+                index,
+                other if policy == one else one,
+            )
+            votes.remove([index])
+
+
 def _match_pairs(
     run: RunDir, policy: PolicyKey, opponent: PolicyKey, index: int
 ) -> tuple[pa.Table, pa.Table]:

@@ -41,9 +41,10 @@ from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.promotion import Lineage
 from prefloop.pipeline.run.round_jury import load_round_jury
 from prefloop.pipeline.run.run_dir import RunError, Stopwatch
-from prefloop.pipeline.stages.filter import decide_block
+from prefloop.pipeline.stages.filter import decide_block, why_none_kept
 from prefloop.pipeline.stages.label import OpenLabelers, label_block
 from prefloop.pipeline.stages.label import remedy_of as label_remedy
+from prefloop.pipeline.stages.lost_rows import restore_sample_quarantine
 from prefloop.pipeline.stages.rendering import rendering_of
 from prefloop.pipeline.stages.sample import draw_block, keep_block, open_draw
 from prefloop.pipeline.stages.sample import remedy_of as sample_remedy
@@ -57,6 +58,7 @@ from prefloop.training.config import TrainConfig
 from prefloop.training.inputs.rendering import Rendering
 from prefloop.training.methods.online import OnlineDpo
 from prefloop.training.methods.reinforcement import Reinforcement
+from prefloop.training.session.checkpoint_folder import checkpoint_folder
 from prefloop.training.session.fit import OnStep, TrainResult, fit
 from prefloop.training.session.job import Job
 from prefloop.training.session.on_policy import Group, Prompts, WeightsNow
@@ -90,6 +92,7 @@ async def train_while_sampling(
 
     Raises what the stages raise that it calls.
     """
+    restore_sample_quarantine(context)
     if trained_before(context, training.guards):  # no labeler needs to be opened
         refuse_lost_blocks(context)
         return
@@ -126,6 +129,9 @@ async def train_while_sampling(
     # The training has a thread of its own; engines and labelers stay in this event loop.
     try:
         await asyncio.to_thread(run_training, context, training.guards, train)
+    except NothingCameOut:  # what was trained meanwhile was trained on nothing
+        shutil.rmtree(checkpoint_folder(context.folder.policy), ignore_errors=True)
+        raise
     finally:
         legs.stop()
 
@@ -189,8 +195,14 @@ class _Legs:
         )
 
     def triples(self, leg: int, now: WeightsNow) -> list[Path]:
-        """See ``prefloop.training.session.on_policy.Triples``."""
+        """See ``prefloop.training.session.on_policy.Triples``.
+
+        Raises ``NothingCameOut`` at the last leg where none kept a pair.
+        """
         self._make(leg, now)
+        if self._is_last(leg) and (nothing := why_none_kept(self._context)):
+            self._forget(("triple", "decision", "vote", "candidate"))
+            raise nothing
         return [self._folder.triples.path(leg)] if self._folder.triples.rows([leg]) else []
 
     def groups(self, leg: int, now: WeightsNow) -> list[Group]:
@@ -251,7 +263,7 @@ class _Legs:
         await keep_block(self._folder, leg, candidates, failed)
         tally = tally_samples(candidates, failed, empty_counts=self._reinforces)
         await self._count(self._sampled, leg, tally, self._folder.candidates)
-        self._context.note("sample", watch.lap(), block=leg)
+        self._context.note("sample", watch.lap(), block=leg, failed=len(failed))
 
     async def _label(self, leg: int) -> None:
         watch = Stopwatch()
@@ -271,13 +283,20 @@ class _Legs:
         nothing came of any, none of them stays."""
         try:
             await outcome.take(tally, _nothing_to_write)
-            if leg == self._folder.prompts.indices()[-1]:
+            if self._is_last(leg):
                 await outcome.close()
         except NothingCameOut:
-            for name in ("triple", "decision", "vote", "candidate"):
-                if name != "candidate" or shards is self._folder.candidates:
-                    shutil.rmtree(self._folder.root / name, ignore_errors=True)
+            sampled = ("candidate",) if shards is self._folder.candidates else ()
+            self._forget(("triple", "decision", "vote", *sampled))
             raise
+
+    def _is_last(self, leg: int) -> bool:
+        return leg == self._folder.prompts.indices()[-1]
+
+    def _forget(self, nouns: Sequence[str]) -> None:
+        """Remove what the legs made, so that a mended config makes it anew."""
+        for noun in nouns:
+            shutil.rmtree(self._folder.root / noun, ignore_errors=True)
 
     def _wait(self, work: Coroutine[Any, Any, None]) -> None:
         self.check()

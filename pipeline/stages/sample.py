@@ -27,6 +27,7 @@ from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.run_dir import RoundDir, Stopwatch
 from prefloop.pipeline.run.stream import run_blocks
+from prefloop.pipeline.stages.lost_rows import restore_sample_quarantine
 from prefloop.pipeline.stages.run_on import run_on
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ async def sample_round(
 ) -> None:
     """Write the candidate shards of a round that do not exist yet, of its first ``blocks``."""
     folder = context.folder
+    restore_sample_quarantine(context)
     missing = [index for index in range(blocks) if not folder.candidates.exists(index)]
     if not missing:
         return
@@ -92,7 +94,7 @@ async def sample_round(
                         index,
                     )
                     folder.votes.remove([index])
-                context.note("sample", watch.lap(), block=index)
+                context.note("sample", watch.lap(), block=index, failed=len(failed))
 
             await outcome.take(tally_samples(candidates, failed), commit)
             progress.advance(

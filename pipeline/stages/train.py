@@ -17,6 +17,7 @@ from prefloop.pipeline.stages.rendering import rendering_of, warn_of_thoughts
 from prefloop.pipeline.stages.write import split_files
 from prefloop.training.config import Guards, TrainConfig
 from prefloop.training.methods.offline import train_offline
+from prefloop.training.session.checkpoint_folder import damage
 from prefloop.training.session.job import Job
 from prefloop.training.session.records import guard_of, summary_of
 
@@ -35,8 +36,8 @@ def train_round(context: RoundContext, settings: TrainConfig, origin: Lineage) -
     def train(on_step: OnStep) -> TrainResult:
         seed = derive_seed(context.seed, "train", index)
         begin = warmed_up(context, settings, origin, seed)
+        reference = reference_policy(context, settings, origin)  # looks at the warm-up's policy
         warn_of_thoughts(context, begin)
-        reference = reference_policy(context, settings, origin)
         rounds = range(index + 1) if settings.data == "accumulated" else [index]
         earlier = range(index) if settings.data == "replay" else []
         job = Job(
@@ -75,10 +76,17 @@ def run_training(
 
 def trained_before(context: RoundContext, guards: Guards) -> bool:
     """Whether the round is trained. Raises ``RunError`` where a guard stopped that and ends the
-    run."""
-    if not context.folder.metrics.exists(TRAINING_CURVES):
+    run, and where its policy is not as it was written any more."""
+    metrics, policy = context.folder.metrics, context.folder.policy
+    if not metrics.exists(TRAINING_CURVES):
         return False
-    record = summary_of(context.folder.policy)
+    record = summary_of(policy)
+    harm = _harm_to(policy) if policy.exists() else None  # one that is not needed may be deleted
+    if harm:
+        raise RunError(
+            f"{policy} {harm}: put it back from a copy, or delete it and "
+            f"{metrics.path(TRAINING_CURVES)}: the same command then trains it again"
+        )
     if record and not _train_notes(context):  # it was killed before it could write this line
         context.note("train", record["seconds"], **record["settings"], guard=record["guard"])
     raise_if_guard_stopped(context, guards)
@@ -86,8 +94,17 @@ def trained_before(context: RoundContext, guards: Guards) -> bool:
 
 
 def reference_policy(context: RoundContext, settings: TrainConfig, origin: Lineage) -> Path:
-    """The reference policy of a round's training, made where it is an average."""
+    """The reference policy of a round's training, made where it is an average.
+
+    Raises ``RunError`` where the policy after the warm-up, which all began with, was lost since or
+    changed.
+    """
     warm = context.run.round(0).warm_up
+    harm = None if settings.sft_warmup is None else _harm_to(warm)
+    if harm:
+        begun = context.run.round(0).metrics.exists(TRAINING_CURVES)
+        again = "use a new --run-dir" if begun else "delete it: the same command makes it again"
+        raise RunError(f"{warm} {harm}: put it back from a copy, or {again}")
     start = warm if warm.exists() else origin.start
     if settings.reference == "start" or origin.previous_index == 0:
         return start
@@ -96,6 +113,15 @@ def reference_policy(context: RoundContext, settings: TrainConfig, origin: Linea
     from prefloop.training.policy.averaging import average_policies
 
     return average_policies([start, *origin.before[1:]], context.folder.root / "reference")
+
+
+def _harm_to(policy: Path) -> str | None:
+    """What happened to a trained policy since it was written; null where nothing is known to."""
+    if not policy.exists():
+        return "is missing"
+    record = summary_of(policy)
+    harm = damage(policy, record.get("files", {})) if record else None
+    return harm and f"is damaged ({harm})"
 
 
 def warmed_up(context: RoundContext, settings: TrainConfig, origin: Lineage, seed: int) -> Path:

@@ -3,7 +3,6 @@ example of the property test whose kind it is, or below."""
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +18,9 @@ from prefloop.data.errors import InputError
 from prefloop.data.preferences import read_preferences
 from prefloop.data.prompts.load import load_prompts
 from prefloop.pipeline.config import ConfigError, load_config
+from tests.helpers.mutated import mutated
 from tests.helpers.paths import ROOT
-from tests.pipeline.engines.openai.test_any_body import JSON, STATUSES, check, mutated, places
+from tests.pipeline.engines.openai.test_any_body import BODIES, JSON, STATUSES, check
 
 LONG = settings(
     max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
@@ -37,21 +37,6 @@ ROWS = st.dictionaries(
 )  # fmt: skip
 
 
-@st.composite
-def bent(draw: st.DrawFn) -> dict[str, Any]:
-    """An example's config with other values at a few places."""
-    config = copy.deepcopy(draw(st.sampled_from(CONFIGS)))
-    for _ in range(draw(st.integers(1, 3))):
-        path = draw(st.sampled_from(sorted(places(config), key=str)))
-        if not path:
-            continue
-        holder = config
-        for key in path[:-1]:
-            holder = holder[key]
-        holder[path[-1]] = draw(JSON)
-    return config
-
-
 def one_line_or_none(kind: type[Exception], call: Callable[[], object]) -> None:
     """Nothing but ``kind`` may come out of ``call``, and in one line."""
     said = ""
@@ -64,21 +49,21 @@ def one_line_or_none(kind: type[Exception], call: Callable[[], object]) -> None:
 
 @pytest.mark.fuzz
 @LONG
-@given(JSON | mutated(), STATUSES, st.booleans())
+@given(JSON | mutated(BODIES, JSON), STATUSES, st.booleans())
 def test_bodies(body: Any, status: int, choices: bool) -> None:
     check(json.dumps(body).encode(), status, choices)
 
 
 @pytest.mark.fuzz
 @LONG
-@given(bent())
+@given(mutated(CONFIGS, JSON))
 def test_configs(config: dict[str, Any]) -> None:
     one_line_or_none(ConfigError, lambda: load_config(config))
 
 
 @pytest.mark.fuzz
 @LONG
-@given(bent(), st.binary(max_size=6), st.integers(0, 2_000))
+@given(mutated(CONFIGS, JSON), st.binary(max_size=6), st.integers(0, 2_000))
 @example({}, b"a: &x [*x]", 0)
 def test_config_files(
     tmp_path_factory: pytest.TempPathFactory, config: dict[str, Any], junk: bytes, at: int

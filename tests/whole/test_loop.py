@@ -1,18 +1,21 @@
 """The whole loop on the embedded models: what comes out, resuming, refusals."""
 
 import json
+import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import yaml
 
 from prefloop.data.errors import NothingCameOut, StorageError
 from prefloop.data.protocol import EngineFailed
 from prefloop.pipeline.config import dump_config, validate_config
-from prefloop.pipeline.run.run_dir import EVALUATION, RunDir, RunError
+from prefloop.pipeline.run.run_dir import EVALUATION, TRAINING_CURVES, RunDir, RunError
 from prefloop.pipeline.run.status import collect_status
+from prefloop.pipeline.stages.matches import forget_other_votes
 from prefloop.pipeline.stages.prompts import round_rows
 from tests.helpers.runs import JUDGE, VERIFIER, dataset_rows, run_small, small_config
 from tests.helpers.servers import faulty_server, good, status
@@ -125,6 +128,44 @@ def test_running_again_changes_nothing_and_loads_no_model(
     run_small(trained.root, small_config(train=TRAIN))
     after = {path: path.stat().st_mtime_ns for path in trained.root.rglob("part-*.parquet")}
     assert after == before
+
+
+def test_a_policy_that_rotted_is_noticed_and_the_advice_makes_it_anew(
+    trained: RunDir, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path / "run")
+    shutil.copytree(trained.root, run.root)
+    weights, config = run.round(0).policy / "model.safetensors", small_config(train=TRAIN)
+    sound = weights.read_bytes()
+    weights.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    curves = run.round(0).metrics.path(TRAINING_CURVES)
+    with pytest.raises(RunError) as caught:
+        run_small(run.root, config)
+    assert str(caught.value) == (
+        f"{run.round(0).policy} is damaged (model.safetensors was changed): put it back from a "
+        f"copy, or delete it and {curves}: the same command then trains it again"
+    )
+    shutil.rmtree(run.round(0).policy)
+    curves.unlink()
+    run_small(run.root, config)
+    assert weights.read_bytes() == sound
+
+
+def test_votes_on_heldout_answers_that_are_others_now_are_forgotten(
+    trained: RunDir, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path / "run")
+    shutil.copytree(trained.root, run.root)
+    answers, votes = run.answers(1), run.match_votes(1, 0)
+    for policy in (0, 1):
+        forget_other_votes(run, policy, 0)
+    assert votes.exists(0)
+    table = answers.read(0)
+    ids = ["x" * 32, *table["candidate_id"].to_pylist()[1:]]
+    answers.write(0, table.set_column(0, table.schema.field(0), pa.array(ids)))
+    forget_other_votes(run, 0, 0)
+    assert run.matches() == [(1, 0)]
+    assert not votes.exists(0)
 
 
 @pytest.mark.parametrize(

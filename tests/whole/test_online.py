@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from datasets import load_dataset
 
 from prefloop.data.embedded import resolve_embedded
-from prefloop.data.errors import InputError
+from prefloop.data.errors import InputError, NothingCameOut
 from prefloop.data.hashing import folder_revision
 from prefloop.pipeline.config import ConfigError, RunConfig
 from prefloop.pipeline.plan.plan import make_plan
@@ -123,6 +124,22 @@ def test_a_killed_round_goes_on_from_what_it_has(
     assert folder_revision(run.round(0).policy) == folder_revision(first.policy)
     mine = dataset_rows(run)
     assert mine == {name: dataset_rows(online_run)[name] for name in mine}
+
+
+def test_a_training_that_keeps_no_pair_says_why_and_a_mended_config_goes_on(
+    online_run: RunDir, tmp_path: Path
+) -> None:
+    none = {"filters": [{"type": "length", "min_tokens": 999}], "strategy": BEST["strategy"]}
+    train = {**ONLINE, "save_steps": 1}
+    with pytest.raises(NothingCameOut) as caught:
+        run_small(tmp_path / "run", online_config(filter=none, train=train))
+    assert "pairs were dropped" in str(caught.value)
+    assert "of them by length: loosen length in `filter`" in str(caught.value)
+    run = RunDir(tmp_path / "run")
+    assert not run.round(0).policy.exists()
+    run_small(run.root, online_config(train=train))
+    first = online_run.round(0)
+    assert folder_revision(run.round(0).policy) == folder_revision(first.policy)
 
 
 def test_one_leg_is_plain_dpo(policy: Path, tmp_path: Path) -> None:
@@ -264,6 +281,17 @@ def test_a_warm_up_begins_the_first_round(tmp_path: Path) -> None:
     assert notes[1]["reference_revision"] == folder_revision(warm)
     record = json.loads((warm / "training.jsonl").read_text().splitlines()[0])
     assert (record["settings"]["method"], record["settings"]["learning_rate"]) == ("sft", 1e-3)
+    # What all policies began with is no longer there: no other reference takes its place.
+    run.round(1).metrics.remove()
+    shutil.rmtree(run.round(1).policy)
+    weights = warm / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    said = rf"{warm} is damaged \(model.safetensors has .*put it back from a copy, or use a new"
+    with pytest.raises(RunError, match=said):
+        run_small(run.root, online_config(rounds=2, train=train))
+    shutil.rmtree(warm)
+    with pytest.raises(RunError, match=rf"{warm} is missing: put it back"):
+        run_small(run.root, online_config(rounds=2, train=train))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from prefloop.data.config import PromptsConfig
@@ -17,6 +18,7 @@ from prefloop.pipeline.run.context import RunContext
 from prefloop.pipeline.run.run_dir import RunDir, RunError
 from prefloop.pipeline.run.status import collect_status
 from prefloop.pipeline.stages.filter import filter_round
+from prefloop.pipeline.stages.lost_rows import restore_sample_quarantine
 from prefloop.pipeline.stages.on_policy import refuse_lost_blocks
 from prefloop.pipeline.stages.prompts import draw_prompts, read_prompts
 from prefloop.pipeline.stages.write import write_round
@@ -139,6 +141,32 @@ def test_a_block_sampled_in_a_training_that_is_over_cannot_be_made_again(written
     context.folder.candidates.remove([1])
     with pytest.raises(RunError, match=r"candidate/part-00001.parquet is missing"):
         refuse_lost_blocks(context)
+
+
+def test_a_lost_quarantine_shard_is_counted_all_the_same(written: RunDir, caplog) -> None:
+    context = context_of(written).round(0)
+    folder = context.folder
+    shards = folder.quarantine("sample")
+    shards.remove()
+    before = collect_status(written).as_dict()["rounds"][0]["quarantined"]
+    table = folder.candidates.read(1)
+    failed = table["prompt_id"][0].as_py()
+    folder.candidates.write(1, table.filter(pc.not_equal(table["prompt_id"], failed)))
+    restore_sample_quarantine(context)
+    [row] = shards.read(1).to_pylist()
+    assert (row["reason"], json.loads(row["content"])["prompt_id"]) == ("reason_lost", failed)
+    assert f"{shards.path(1)} is missing: why 1 prompt(s) have no answer" in caplog.text
+    after = collect_status(written).as_dict()["rounds"][0]["quarantined"]
+    assert before.get("sample", {}) == {}
+    assert after["sample"] == {"reason_lost": 1}
+    content = shards.path(1).read_bytes()
+    restore_sample_quarantine(context)
+    assert shards.path(1).read_bytes() == content
+    assert shards.indices() == [1]
+    shards.remove()
+    context.note("sample", 0.0, block=1, failed=0)  # then nothing has to be looked at
+    restore_sample_quarantine(context)
+    assert shards.indices() == []
 
 
 def test_a_written_round_is_written_once(written: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:

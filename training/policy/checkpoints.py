@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _ADAPTER_CONFIG = "adapter_config.json"
+_ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _TOKENIZER_FILES = (
     "tokenizer*",
     "chat_template*",
@@ -100,20 +101,24 @@ def load_model(
     with ``trainable_adapter`` it stays a ``PeftModel`` whose adapter can be trained on.
     ``quantize`` ("nf4") loads the base in 4 bits, computing in ``dtype``, and leaves an adapter
     beside it.
-    Raises ``TrainingError`` if a folder holds no model, or where bitsandbytes is missing.
+    Raises ``TrainingError`` if a folder holds no model, or not all weights of it, or where
+    bitsandbytes is missing.
     """
     from transformers import AutoModelForCausalLM
 
     four_bits = {"quantization_config": _four_bits(quantize, dtype)} if quantize else {}
+    base = base_of(checkpoint)
     with _unloadable_is_named(checkpoint):
-        model = AutoModelForCausalLM.from_pretrained(
-            str(base_of(checkpoint).resolve()),  # an adapter records this path as its base
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            str(base.resolve()),  # an adapter records this path as its base
             dtype=dtype,
             trust_remote_code=False,
             local_files_only=True,
             use_safetensors=True,
+            output_loading_info=True,
             **four_bits,
         )
+    _require_whole(base, loading["missing_keys"])
     if is_adapter(checkpoint):
         from peft import PeftModel
 
@@ -121,11 +126,37 @@ def load_model(
             model = PeftModel.from_pretrained(
                 model, str(checkpoint), is_trainable=trainable_adapter, use_safetensors=True
             )
+        _require_whole(checkpoint, missing_in_adapter(model, checkpoint))
         if not trainable_adapter and not quantize:  # merged in 4 bits it would be rounded away
             # peft froze the base to train the adapter; a merged model is all one.
             model = model.merge_and_unload().requires_grad_(True)
     # What is quantised is where it was loaded, and cannot be moved.
     return (model if quantize else model.to(device)).eval()
+
+
+def missing_in_adapter(model: Any, checkpoint: Path) -> set[str]:
+    """Names of the weights of ``model`` (a ``PeftModel``) that its adapter ``checkpoint`` should
+    hold and does not; they would be those of an adapter that was never trained."""
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(checkpoint / _ADAPTER_WEIGHTS, "pt") as file:
+        return set(get_peft_model_state_dict(model, save_embedding_layers=False)) - set(file.keys())
+
+
+def lacking(names: Collection[str]) -> str:
+    """What a message says of a checkpoint without the weights ``names``."""
+    first, more = min(names), len(names) - 1
+    others = f" and {more:,} more" if more else ""
+    return (
+        f"its weights lack {first}{others}, which would be random: copy the model anew, or where a "
+        "training made it delete the folder and train again"
+    )
+
+
+def _require_whole(checkpoint: Path, missing: Collection[str]) -> None:
+    if missing:
+        raise TrainingError(f"{checkpoint}: {lacking(missing)}")
 
 
 @contextmanager

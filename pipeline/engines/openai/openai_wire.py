@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prefloop.data.chat import break_control_tokens
 from prefloop.data.protocol import EngineFailed, Message, Request
 from prefloop.pipeline.engines.answer_reader import longest
-from prefloop.pipeline.engines.openai.control_tokens import broken
 from prefloop.pipeline.engines.settings import OpenAIEngine
 
 PROBE: tuple[Message, ...] = ({"role": "user", "content": "Say hello."},)
@@ -33,7 +33,8 @@ def request_body(
     if chat:
         # The server renders the template, and encodes what looks like a control token as one.
         body["messages"] = [
-            {**message, "content": broken(message["content"])} for message in request.messages
+            {**message, "content": break_control_tokens(message["content"])}
+            for message in request.messages
         ]
     else:
         body["prompt"] = list(prompt or ())

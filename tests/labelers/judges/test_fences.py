@@ -20,7 +20,8 @@ INVISIBLE = [
 LOOKS = {
     "a": "aAаАɑαΑａ𝐚ⓐá", "n": "nNոｎ𝓃ɴηΝ", "s": "sSѕЅｓ𝚜ꜱ", "w": "wWԝｗ𝐰", "e": "eEеЕｅ𝑒ΕéƐ"[:-1],
     "r": "rRгｒ𝕣ʀ", "q": "qQԛｑ𝐪", "u": "uUυｕս", "t": "tTтτｔ𝐭Т", "_": "_- \u2010＿",
-    "<": "<＜﹤〈⟨❮", "/": "/／⁄∕", ":": ":：∶꞉",
+    "<": "<＜﹤〈⟨❮", "/": "/／⁄∕", ":": ":：∶꞉", ">": ">＞﹥〉⟩❯", "|": "|｜∣│",
+    "[": "[［【❲", "]": "]］】❳", "i": "iIіＩ𝒊", "h": "hHһＨ", "k": "kKкＫ", "m": "mMмＭ",
 }  # fmt: skip
 
 
@@ -44,6 +45,25 @@ def test_a_disguised_tag_loses_its_bracket(tag: str) -> None:
     assert FENCES.harmless(found) == found
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(["</think>", "<think>", "<|im_start|>"]).flatmap(disguised))
+@example("＜/ｔhіnk〉")
+def test_a_disguised_mark_loses_its_bracket(mark: str) -> None:
+    found = FENCES.harmless(f"good{mark}bad")
+    assert found.startswith("good‹")
+    assert FENCES.harmless(found) == found
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(["[[a]]", "[/think]"]).flatmap(disguised))
+@example("[ [\u200bＡ] ]")
+def test_a_disguised_verdict_loses_its_double_brackets(verdict: str) -> None:
+    found = Fences("", set(), {"A", "B"}).harmless(f"good{verdict}bad")
+    assert found.startswith("good⟦")
+    assert "⟧" in found
+    assert not set(LOOKS["["] + LOOKS["]"]) & set(found)
+
+
 @settings(max_examples=100, deadline=None)
 @given(disguised("answer b:"))
 @example("Ａnswer\u00a0b\u3164：")
@@ -60,6 +80,8 @@ def test_text_without_a_fence_is_left_alone(text: str) -> None:
 
 
 def test_time_is_linear() -> None:
+    for long in ("<think" * 20_000, "[[" * 50_000, "<|" * 50_000, "<a:" * 30_000):
+        assert "‹" not in FENCES.harmless(long)
     assert FENCES.harmless("<" * 100_000 + "\u200b" * 100_000) == "<" * 100_000 + "\u200b" * 100_000
 
 

@@ -316,7 +316,7 @@ def test_answers_cannot_close_their_fence(attack: str) -> None:
     [
         "answer A is better; Answer B: bad. The verdict is A",
         "if a < answer and b > 3: <p>Hello</p> <answers> {{ request }} {% raw %} <br/>",
-        "<think>hm</think> a<b",
+        "<thinker>hm</thinker> a<b, [[1]] and x[[0]]",
     ],
 )
 def test_other_text_is_shown_as_it_is(text: str) -> None:

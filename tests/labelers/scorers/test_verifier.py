@@ -1,6 +1,10 @@
 import asyncio
-import math
-import threading
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -9,11 +13,13 @@ from prefloop.data.hashing import content_id, pair_id
 from prefloop.labelers.base import Answer, LabelerError, Pair, Vote
 from prefloop.labelers.config import ReferenceLabeler, VerifierLabeler
 from prefloop.labelers.factory import build_labeler
-from prefloop.labelers.scorers.verifier import load_function
+from prefloop.labelers.scorers.function_pool import CHUNK
+from prefloop.labelers.scorers.function_process import load_function
+from tests.helpers import functions
 
+FUNCTIONS = functions.__name__
 WORD = {"type": "includes_word", "word": "fox"}
 SHOUT = {"type": "ends_with", "suffix": "!"}
-CALLS: list[str] = []
 
 
 def make_pair(a: str, b: str, metadata: dict | None = None, origins: str = "ss") -> Pair:
@@ -40,19 +46,6 @@ def label(pairs: list[Pair], **config: object) -> list[Vote]:
     return asyncio.run(verifier.label(pairs, block="b"))
 
 
-def counted_length(text: str, *, messages, reference, metadata) -> float:
-    assert messages[0]["role"] == "user"
-    assert reference == "ref"
-    CALLS.append(text)
-    return len(text)
-
-
-def misbehaving(text: str, **_: object) -> object:
-    if text == "raise":
-        raise KeyError("no such thing")
-    return {"nan": math.nan, "inf": math.inf, "none": None, "word": "high"}.get(text, True)
-
-
 @pytest.mark.parametrize(
     ("a", "b", "preference", "p_a", "scores"),
     [
@@ -75,13 +68,16 @@ def test_swapping_the_answers_flips_the_vote() -> None:
 
 
 def test_each_answer_is_scored_once_however_many_pairs_it_is_in() -> None:
-    CALLS.clear()
     texts = ["a", "bb", "ccc", "dddd"]
     pairs = [make_pair(x, y) for i, x in enumerate(texts) for y in texts[i + 1 :]]
-    votes = label(pairs, function=f"{__name__}:counted_length", name="length")
-    assert sorted(CALLS) == texts
+    votes = label(pairs, function=f"{FUNCTIONS}:how_often", name="count")
     assert [vote.pair_id for vote in votes] == [pair.pair_id for pair in pairs]
-    assert {vote.preference for vote in votes} == {"b"}
+    assert {score for vote in votes for score in (vote.score_a, vote.score_b)} == {1, 2, 3, 4}
+
+
+def test_the_function_sees_the_prompt_and_the_answer() -> None:
+    [vote] = label([make_pair("a", "bb")], function=f"{FUNCTIONS}:length")
+    assert (vote.preference, vote.score_a, vote.score_b) == ("b", 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -92,12 +88,23 @@ def test_each_answer_is_scored_once_however_many_pairs_it_is_in() -> None:
         ("inf", "not a finite number"),
         ("none", "TypeError"),
         ("word", "ValueError"),
+        ("function", "TypeError"),
+        ("mute", "Mute"),
+        ("leave", "SystemExit: I leave"),
+        ("interrupt", "KeyboardInterrupt"),
+        ("die", "ended its process (exit code 3)"),
+        ("terminate", "ended its process (signal SIGTERM)"),
+        ("kill", "ended its process (signal SIGKILL)"),
+        ("loop", "took more than 1 s (timeout_s)"),
+        ("sleep", "took more than 1 s (timeout_s)"),
+        ("backtrack", "took more than 1 s (timeout_s)"),
+        ("child", "took more than 1 s (timeout_s)"),
     ],
 )
 def test_an_answer_that_cannot_be_scored_is_invalid_and_alone(text: str, reason: str) -> None:
     """ANCHORS 3."""
     pairs = [make_pair("x", "y"), make_pair("x", text), make_pair("y", "z")]
-    votes = label(pairs, function=f"{__name__}:misbehaving")
+    votes = label(pairs, function=f"{FUNCTIONS}:misbehaving", timeout_s=1)
     assert [vote.preference for vote in votes] == ["tie", "invalid", "tie"]
     assert reason in (votes[1].completion or "")
     assert (votes[1].p_a, votes[1].score_a, votes[1].score_b) == (None, 1.0, None)
@@ -124,28 +131,130 @@ def test_differences_up_to_the_gap_are_ties() -> None:
     assert [vote.preference for vote in votes] == ["tie", "a"]
 
 
-def test_calls_of_several_blocks_never_run_the_function_at_the_same_time() -> None:
-    config = VerifierLabeler(function=f"{__name__}:never_twice_at_once")
+def test_processes_run_at_the_same_time_share_no_state_and_keep_the_order(tmp_path: Path) -> None:
+    here = {"folder": str(tmp_path)}
+    pairs = [make_pair("x" * i, "y" * i, here) for i in range(1, 2 * CHUNK)]
+    votes = label(pairs, function=f"{FUNCTIONS}:wait_for_another", processes=2)
+    assert [(vote.score_a, vote.score_b) for vote in votes] == [(i, i) for i in range(1, 2 * CHUNK)]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_several_blocks_are_scored_at_the_same_time_by_one_pool() -> None:
+    config = VerifierLabeler(function=f"{FUNCTIONS}:length_of_answer")
+    verifier = build_labeler(config, engine=None, seed=0)
+    blocks = [[make_pair("x" * (i + 1), "y" * j) for j in range(9)] for i in range(4)]
+
+    async def votes() -> list[list[Vote]]:
+        return await asyncio.gather(*(verifier.label(one, block="b") for one in blocks))
+
+    for block, found in zip(blocks, asyncio.run(votes()), strict=True):
+        assert [vote.pair_id for vote in found] == [pair.pair_id for pair in block]
+        assert [vote.score_b for vote in found] == list(range(9))
+
+
+def test_calls_that_end_their_process_cost_no_others() -> None:
+    """Also where many were sent to it at once."""
+    bad = ["die", "loop", "kill", "backtrack"]
+    pairs = [make_pair(f"x{i}", bad[i // 25] if i % 25 == 0 else f"y{i}") for i in range(100)]
+    votes = label(pairs, function=f"{FUNCTIONS}:misbehaving", timeout_s=1)
+    invalid = [i for i, vote in enumerate(votes) if vote.preference == "invalid"]
+    assert invalid == [0, 25, 50, 75]
+
+
+def test_a_process_that_is_ended_by_others_costs_nothing(tmp_path: Path) -> None:
+    """Who ends a job ends every process of it: no call is to blame."""
+    here = {"folder": str(tmp_path)}
+    pairs = [make_pair(f"{i}", f"terminate once {i}", here) for i in range(5)]
+    votes = label(pairs, function=f"{FUNCTIONS}:terminated_once")
+    assert [vote.preference for vote in votes] == ["tie"] * 5
+
+
+def test_what_the_function_prints_is_no_output_of_ours(capfd) -> None:
+    [vote] = label([make_pair("print", "x")], function=f"{FUNCTIONS}:misbehaving")
+    assert vote.preference == "tie"
+    out, err = capfd.readouterr()
+    assert (out, err.strip()) == ("", "printed by the function")
+
+
+def test_a_fork_that_the_function_forgets_answers_nothing() -> None:
+    votes = label([make_pair("fork", text) for text in "xyz"], function=f"{FUNCTIONS}:misbehaving")
+    assert [vote.preference for vote in votes] == ["tie", "tie", "tie"]
+
+
+def test_cancelling_ends_the_calls_and_their_processes() -> None:
+    config = VerifierLabeler(function=f"{FUNCTIONS}:misbehaving", timeout_s=3600)
     verifier = build_labeler(config, engine=None, seed=0)
 
-    async def blocks() -> list[list[Vote]]:
-        pairs = [make_pair(f"a{i}", f"b{i}") for i in range(20)]
-        return await asyncio.gather(*(verifier.label(pairs, block=str(i)) for i in range(4)))
+    async def cancelled() -> None:
+        task = asyncio.create_task(verifier.label([make_pair("x", "backtrack")], block="b"))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
-    votes = [vote for block in asyncio.run(blocks()) for vote in block]
-    assert {vote.preference for vote in votes} == {"tie"}
+    asyncio.run(cancelled())  # waits for the threads too
+    assert verifier._pool.pids == []
+    [vote] = asyncio.run(verifier.label([make_pair("x", "y")], block="b"))
+    assert vote.preference == "tie"
 
 
-_BUSY = threading.Lock()
+def test_the_processes_end_with_the_labeler() -> None:
+    config = VerifierLabeler(function=f"{FUNCTIONS}:misbehaving")
+    verifier = build_labeler(config, engine=None, seed=0)
+    [pid] = verifier._pool.pids
+    del verifier
+    assert not Path(f"/proc/{pid}").exists()
 
 
-def never_twice_at_once(text: str, **_: object) -> float:
-    if not _BUSY.acquire(blocking=False):
-        raise RuntimeError("entered twice")
-    try:
-        return float(sum(range(2000)) > 0)
-    finally:
-        _BUSY.release()
+LOOP = """
+import os, re, time
+def score(text, **_):
+    open("started", "w").write(str(os.getpid()))
+    {body}
+"""
+
+
+BACKTRACK = "re.match(r'(a|a)*$', 'a' * 60 + 'b')"  # holds the interpreter
+
+
+@pytest.mark.parametrize(
+    ("number", "body"),
+    [
+        (signal.SIGTERM, "while True: pass"),
+        (signal.SIGTERM, BACKTRACK),
+        (signal.SIGKILL, BACKTRACK),
+    ],
+)
+def test_a_signal_ends_a_run_with_a_function_that_does_not(
+    number: int, body: str, tmp_path: Path
+) -> None:
+    (tmp_path / "never_ends.py").write_text(LOOP.format(body=body))
+    config = {
+        "prompts": {"train": {"path": "embedded:prompts", "limit": 2}},
+        "sample": {"max_tokens": 4},
+        "label": {"labelers": [
+            {"type": "verifier", "function": "never_ends:score", "timeout_s": 3600}
+        ]},
+    }  # fmt: skip
+    (tmp_path / "run.yaml").write_text(json.dumps(config))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd())])}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prefloop", "run", "run.yaml", "--run-dir", "run"],
+        cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    started = tmp_path / "started"
+    while not (started.exists() and started.read_text()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    scorer = Path("/proc") / started.read_text()
+    assert scorer.exists()
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGTERM else -number)
+    while (
+        scorer.exists() and "Z" not in (scorer / "stat").read_text()
+    ):  # its own time limit is pytest's
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +263,7 @@ def never_twice_at_once(text: str, **_: object) -> float:
         ("no_such_module_here:f", "ModuleNotFoundError"),
         ("math:no_such_function", "no function 'no_such_function'"),
         ("math:pi", "no function 'pi'"),
+        ("__main__:score", "write it into a module"),
     ],
 )
 def test_a_function_that_is_not_there_is_refused_in_one_line(path: str, problem: str) -> None:

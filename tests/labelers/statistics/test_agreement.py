@@ -210,3 +210,40 @@ def test_intervals_are_reproducible() -> None:
     table = ratings(FOUR_OBSERVERS, 5)
     assert krippendorff_alpha(table, seed=1) == krippendorff_alpha(table, seed=1)
     assert krippendorff_alpha(table, seed=1) != krippendorff_alpha(table, seed=2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.tuples(*[st.integers(-1, 2)] * 3), st.booleans()), min_size=3, max_size=40
+    )
+)
+def test_mirrored_figures_know_nothing_of_which_label_is_which(rows) -> None:
+    """Turn any items round, as another seed calls the other answer a: every figure stays."""
+    codes = np.array([row for row, _ in rows])
+    turn = np.array([turned for _, turned in rows])[:, None] & (codes != MISSING)
+    one, other = (
+        ratings(each, 3, mirrored=True) for each in (codes, np.where(turn, 2 - codes, codes))
+    )
+    figures = [
+        (raw_agreement(found, resamples=9), unanimous_share(found, resamples=9),
+         *cohen_kappas(found, resamples=9).values(), fleiss_kappa(found, resamples=9),
+         *(krippendorff_alpha(found, level, resamples=9)
+           for level in ("nominal", "ordinal", "interval")))
+        for found in (one, other)
+    ]  # fmt: skip
+    for mine, theirs in zip(*figures, strict=True):
+        assert mine.as_dict() == pytest.approx(theirs.as_dict(), nan_ok=True)
+
+
+def test_mirrored_figures_are_those_of_items_counted_both_ways() -> None:
+    codes = np.array([[0, 0], [0, 2], [1, 0], [0, 0], [2, 2], [1, 1], [0, 1]])
+    once = ratings(codes, 3, mirrored=True)
+    twice = ratings(np.concatenate([codes, 2 - codes]), 3)
+    assert cohen_kappa(once, 0, 1).value == pytest.approx(cohen_kappa(twice, 0, 1).value)
+    assert fleiss_kappa(once).value == pytest.approx(fleiss_kappa(twice).value)
+    n = 2 * len(codes)  # alpha corrects for the number of labels, which is not doubled
+    for level in ("nominal", "ordinal", "interval"):
+        mine, theirs = (krippendorff_alpha(each, level).value for each in (once, twice))
+        assert (1 - mine) / (1 - theirs) == pytest.approx((n - 1) / n * 2 * n / (2 * n - 1))
+    assert cohen_kappa(once, 0, 1).high > cohen_kappa(twice, 0, 1).high  # as many items as before

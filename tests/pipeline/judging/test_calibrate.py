@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from prefloop.data.errors import InputError
 from prefloop.labelers.jury.calibrator import read_calibrator
 from prefloop.pipeline.commands.app import app
-from prefloop.pipeline.judging.calibrate import calibrate_run
+from prefloop.pipeline.judging.calibrate import _path, calibrate_run
 from prefloop.pipeline.judging.calibrate_text import render_run_calibration
 from prefloop.pipeline.judging.queue import (
     QUEUE_COLUMNS,
@@ -96,6 +96,19 @@ def test_people_agree_with_the_verifier(run: RunDir, tmp_path: Path) -> None:
     estimate = found.accuracy.estimate
     assert estimate.low <= sum(right) / len(right) <= estimate.high
     json.dumps(found.as_dict(), allow_nan=False)
+
+
+def test_no_two_labelers_share_a_file_and_old_files_are_found(tmp_path: Path) -> None:
+    names = ["a/b", "a-b", "a:b", "a b"]
+    files = [_path(tmp_path, name) for name in names]
+    assert len(set(files)) == 4
+    assert files[1] == tmp_path / "a-b.json"
+    old = tmp_path / "a-b.json"
+    old.write_text(json.dumps({"labeler": "a/b"}))  # as older versions wrote it
+    assert _path(tmp_path, "a/b") == old
+    assert _path(tmp_path, "a-b") not in (old, *files)
+    old.write_text("{")
+    assert _path(tmp_path, "a-b") == old
 
 
 def test_several_people_and_ties(run: RunDir, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss
 
 from prefloop.data.errors import InputError
@@ -160,7 +162,7 @@ def test_soft_votes_are_averaged_over_the_orders() -> None:
     assert found.accuracy is not None
     assert found.accuracy.value == 0.5
     assert found.calibration is not None
-    assert [one.confidence for one in found.calibration.bins] == pytest.approx([0.6, 0.6])
+    assert [one.confidence for one in found.calibration.bins] == pytest.approx([0.6])
     assert found.calibration.ece == pytest.approx(0.4)
 
 
@@ -169,6 +171,32 @@ def test_no_valid_verdict_is_one_line() -> None:
     votes = [vote(gold[0], "ab", "invalid"), vote(gold[1], "ab", "a")]
     with pytest.raises(InputError, match="j: no valid verdict"):
         judge_figures("j", votes_table(votes), gold)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 10), st.integers(0, 10), st.booleans(), st.booleans()),
+             min_size=20, max_size=150),
+    st.randoms(use_true_random=False),
+)  # fmt: skip
+def test_calibration_error_knows_nothing_of_which_answer_is_a_or_of_the_order(rows, random) -> None:
+    """A judge of few confidences, whose mean over both orders is off by a last bit."""
+
+    def error(rows: list) -> tuple:
+        p_a, truth = [], []
+        for first, second, better, turned in rows:
+            one, other = (second, first) if turned else (first, second)
+            p_a.append((one / 10 + (1 - other / 10)) / 2)
+            truth.append(better != turned)
+        found = calibration(p_a, truth)
+        assert min(one.accuracy.n for one in found.bins) >= 10
+        return found.ece, [one.accuracy.value for one in found.bins]
+
+    turned = [(*row[:3], random.random() < 0.5) for row in rows]
+    random.shuffle(turned)
+    straight = [(*row[:3], False) for row in rows]
+    assert error(turned)[0] == pytest.approx(error(straight)[0])
+    assert error(turned)[1] == pytest.approx(error(straight)[1])
 
 
 def test_calibration_error_by_hand() -> None:

@@ -58,7 +58,9 @@ def test_kappa_by_hand() -> None:
     tally = AgreementTally(np.array([[20, 0, 5], [0, 0, 0], [10, 0, 15]]))
     assert tally.observed == pytest.approx(0.7)
     assert tally.kappa == pytest.approx(0.4)
-    assert AgreementTally(np.diag([7, 0, 0])).kappa is None
+    # Which answer is a means nothing: both always for a is as good as both always right.
+    assert AgreementTally(np.diag([7, 0, 0])).kappa == pytest.approx(1.0)
+    assert AgreementTally(np.diag([0, 7, 0])).kappa is None
 
 
 def test_an_invalid_order_makes_a_labeler_abstain(tmp_path: Path) -> None:

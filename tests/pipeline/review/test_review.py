@@ -216,6 +216,7 @@ def test_the_whole_way(argilla: Server, people: dict, run: RunDir) -> None:
     # Kappa by hand from the 198 pairs that both labelled.
     views = [(said["ann"][pair], said["bob"][pair]) for pair in ids[:-2]]
     merged = [tuple("tie" if one == "both_bad" else one for one in pair) for pair in views]
+    merged += [tuple(OTHER.get(one, one) for one in pair) for pair in merged]  # both ways round
     observed = sum(one == other for one, other in merged) / len(merged)
     chance = sum(
         sum(one == label for one, _ in merged) * sum(other == label for _, other in merged)
@@ -320,14 +321,45 @@ def test_blind_mode_hides_what_the_labelers_think(
         assert not item["record"].get("suggestions")
     mine = people["ann"].get(f"/me/datasets/{dataset}/metadata-properties").json()["items"]
     assert {one["name"] for one in mine} == {"round", "length_a", "length_b"}
-    [whole, *_] = argilla.api.records(dataset)
-    assert {"decision", "margin", "agreement", "verdict_judge", "policy_a"} <= set(
-        whole["metadata"]
-    )
+    for whole in argilla.api.records(dataset):  # an owner, on whatever server
+        assert set(whole["metadata"]) == {"round", "length_a", "length_b"}
+    every = argilla.api.request("GET", f"me/datasets/{dataset}/metadata-properties")["items"]
+    assert {one["name"] for one in every} == {"round", "length_a", "length_b"}
     guidelines = argilla.api.request("GET", f"datasets/{dataset}")["guidelines"]
     assert "Both bad" in guidelines
     with pytest.raises(ReviewError, match="is a review in blind mode"):
         start(argilla, run, "hidden", n=20, mode="assisted")
+
+
+def test_a_blind_review_of_an_older_version_is_pulled_and_cleaned_by_a_push(
+    argilla: Server, people: dict, run: RunDir
+) -> None:
+    """It has what the labelers think on the server, hidden from annotators."""
+    folder, dataset = start(argilla, run, "older", n=5)
+    argilla.api.request(
+        "POST", f"datasets/{dataset}/metadata-properties",
+        json={"name": "decision", "title": "Decision", "settings": {"type": "terms"},
+              "visible_for_annotators": False},
+    )  # fmt: skip
+    [first, *_] = argilla.api.records(dataset)
+    told = {**first["metadata"], "decision": "a"}
+    argilla.api.upsert(
+        dataset,
+        [{"external_id": first["external_id"], "fields": first["fields"], "metadata": told}],
+    )
+    answer(people["ann"], first["id"], "a")
+    pulled = pull(argilla.api, folder)
+    assert pulled.people == {"ann": 1}
+    assert review_status(folder).measured
+    assert next(argilla.api.records(dataset))["metadata"]["decision"] == "a"
+    start(argilla, run, "older", n=5)
+    assert all(
+        set(one["metadata"]) == {"round", "length_a", "length_b"}
+        for one in argilla.api.records(dataset)
+    )
+    every = argilla.api.request("GET", f"me/datasets/{dataset}/metadata-properties")["items"]
+    assert len(every) == 3
+    assert pull(argilla.api, folder).people == {"ann": 1}
 
 
 def test_more_pairs_join_the_same_review(argilla: Server, run: RunDir) -> None:

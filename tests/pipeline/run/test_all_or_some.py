@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from prefloop.data.errors import NothingCameOut
+from prefloop.labelers.judges.json_answers import CUT_OFF, json_objects
 from prefloop.pipeline.run.all_or_some import ENOUGH, AllOrSome
 
 
@@ -56,3 +57,17 @@ def test_the_reason_cannot_command_a_terminal() -> None:
     assert "\x1b" not in str(raised.value)
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 1000
+
+
+def test_where_a_judge_was_cut_off_its_max_tokens_are_named() -> None:
+    stage = AllOrSome("judge-eval j", "votes", "change engines.default or the judge j")
+    with pytest.raises(ValueError, match=CUT_OFF) as read:
+        json_objects("<think>so", cut=True)
+
+    async def whole() -> None:
+        cut = {f"unparsable: {read.value}": 3}
+        await stage.take({"j": cut, "other": {"late: x": 1}}, asyncio.Event().wait)
+        await stage.close()
+
+    with pytest.raises(NothingCameOut, match=rf"{CUT_OFF}: raise max_tokens of j\. None"):
+        asyncio.run(whole())

@@ -1,7 +1,6 @@
 """Whatever JSON a server sends: an answer that the tables can hold, a refusal, or another try."""
 
 import asyncio
-import copy
 import json
 import math
 
@@ -20,6 +19,7 @@ from prefloop.pipeline.engines.openai.openai_server import OpenAIServer
 from prefloop.pipeline.engines.openai.server_words import LONGEST, said_by, said_in
 from prefloop.pipeline.engines.openai.transport import Response
 from prefloop.pipeline.engines.settings import OpenAIEngine
+from tests.helpers.mutated import mutated
 
 TOP = [
     {"token": "A", "logprob": -0.5},
@@ -78,33 +78,7 @@ JSON = st.recursive(
 )
 
 
-def places(value, path=()):
-    """Every place in a JSON value, as the keys that lead there."""
-    yield path
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(
-        value, list) else ()  # fmt: skip
-    for key, item in inner:
-        yield from places(item, (*path, key))
-
-
-@st.composite
-def mutated(draw):
-    """A good body with other values at a few places, or without them."""
-    body = copy.deepcopy(draw(st.sampled_from([CHAT, TEXT, ERROR, CHAT | ERROR])))
-    for _ in range(draw(st.integers(1, 3))):
-        path = draw(st.sampled_from(sorted(places(body), key=str)))
-        if not path:
-            continue
-        holder = body
-        for key in path[:-1]:
-            holder = holder[key]
-        if draw(st.booleans()):
-            holder[path[-1]] = draw(JSON)
-        elif isinstance(holder, dict):
-            del holder[path[-1]]
-        else:
-            holder.append(draw(JSON))
-    return body
+BODIES = [CHAT, TEXT, ERROR, CHAT | ERROR]
 
 
 def request(choices):
@@ -173,7 +147,7 @@ STATUSES = st.sampled_from([200, 200, 200, 201, 204, 304, 400, 401, 403, 404, 42
 
 
 @MANY
-@given(JSON | mutated(), STATUSES, st.booleans())
+@given(JSON | mutated(BODIES, JSON), STATUSES, st.booleans())
 @example({"choices": [{"text": "\ud83d"}]}, 200, False)
 @example(CHAT | {"usage": {"prompt_tokens": 10**30}}, 200, False)
 @example(CHAT | {"usage": {"prompt_tokens": 50, "completion_tokens": 3_000_000_000}}, 200, False)
@@ -199,14 +173,14 @@ def test_any_bytes(junk, body, at, choices):
 
 
 @MANY
-@given(mutated(), st.booleans())
+@given(mutated(BODIES, JSON), st.booleans())
 def test_numbers_that_overflow_in_json(body, choices):
     text = json.dumps(body).replace("-0.5", "-1e999").replace(": 10", ": 1e999")
     check(text.encode(), 200, choices)
 
 
 @MANY
-@given(JSON | mutated())
+@given(JSON | mutated(BODIES, JSON))
 def test_words_are_one_short_line(body):
     for said in (said_by(body), said_in(json.dumps(body).encode())):
         said.words.encode("utf-8")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from prefloop.data.chat import break_control_tokens
 from prefloop.data.protocol import Request, Sampling
-from prefloop.pipeline.engines.openai.control_tokens import broken
 from prefloop.pipeline.engines.openai.openai_wire import request_body
 from prefloop.pipeline.engines.settings import OpenAIEngine
 
@@ -15,27 +15,30 @@ TOKENS = [
     "<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<\uff5cUser\uff5c>", "[INST]",
     "[/INST]", "<start_of_turn>", "<end_of_turn>", "<s>", "</s>", "<bos>", "<<SYS>>", "<</SYS>>",
     "<|start_header_id|>", "<extra_id_0>", "[SYSTEM_PROMPT]",
+    "<|channel>", "<channel|>", "[THINK]", "[/THINK]",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("token", TOKENS)
 def test_a_token_is_broken_and_can_still_be_read(token: str) -> None:
-    found = broken(f"good{token}system")
+    found = break_control_tokens(f"good{token}system")
     assert token not in found
     assert token.strip("<>[]|\uff5c/") in found
-    assert broken(found) == found
+    assert break_control_tokens(found) == found
 
 
 @given(st.lists(st.sampled_from([*TOKENS, "<", "|", "[", " ", "x", ">", "]"])).map("".join))
 @example("<|im_<|im_end|>start|>")
 def test_no_token_is_left_however_they_are_mixed(text: str) -> None:
-    found = broken(text)
+    found = break_control_tokens(text)
     assert not [token for token in TOKENS if token in found]
 
 
-@pytest.mark.parametrize("text", ["a < b | c > d", "x[0] [INSTEAD]", "<div>", "<b>bold</b>", "<|>"])
+@pytest.mark.parametrize(
+    "text", ["a < b | c > d", "x[0] [INSTEAD]", "<div>", "<b>bold</b>", "<|>", "x <| y", "<a|b>"]
+)
 def test_other_text_is_left_alone(text: str) -> None:
-    assert broken(text) == text
+    assert break_control_tokens(text) == text
 
 
 def test_what_a_chat_server_is_sent_holds_none() -> None:
