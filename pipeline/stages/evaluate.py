@@ -65,6 +65,7 @@ async def answer_heldout(
     with StepProgress(title, len(missing), unit="blocks") as progress:
 
         async def work(index: int) -> None:
+            progress.begin(1)
             prompts = _limited(run, index, settings.limit)
             block = f"evaluate/{policy}/{index}"
             table, failed = await sample_block(prompts, draw, context.index, block)
