@@ -8,6 +8,7 @@ section and a small context.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import partial
 
 from prefloop.pipeline.config import RunConfig
@@ -38,8 +39,8 @@ logger = logging.getLogger(__name__)
 async def run_loop(config: RunConfig, run: RunDir) -> None:
     """Run (or resume) all rounds into ``run``. Raises subclasses of ``PrefloopError``."""
     with run.lock():
-        context = RunContext.of(config, run)
         models = Models(config, cache=run.cache)
+        context = replace(RunContext.of(config, run), blocks_in_flight=models.blocks_in_flight)
         open_run(config, run, revisions=models.revisions())
         read_prompts(context, config.prompts, block_size=config.block_size)
         models.take_probes(run.prompts, config.sample.system_prompt)
