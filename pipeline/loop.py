@@ -22,7 +22,12 @@ from prefloop.pipeline.run.promotion import Lineage, lineage, plateau
 from prefloop.pipeline.run.round_guards import check_round
 from prefloop.pipeline.run.round_jury import load_round_jury
 from prefloop.pipeline.run.run_dir import RunDir
-from prefloop.pipeline.stages.evaluate import answer_heldout, answer_opponent, evaluate_round
+from prefloop.pipeline.stages.evaluate import (
+    Measuring,
+    answer_heldout,
+    answer_opponent,
+    evaluate_round,
+)
 from prefloop.pipeline.stages.filter import filter_round, require_kept
 from prefloop.pipeline.stages.label import label_round
 from prefloop.pipeline.stages.matches import MatchJury, match_jury
@@ -138,4 +143,5 @@ async def _evaluate(
         return match_jury(config.label.jury, config.evaluate, config.evaluators, fitted)
 
     open_labelers = partial(models.labelers, config.evaluators)
-    await evaluate_round(context, config.evaluate, train, origin, open_labelers, jury)
+    by = Measuring(open_labelers, jury, models.scoring)
+    await evaluate_round(context, config.evaluate, train, origin, by)

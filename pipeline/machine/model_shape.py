@@ -100,7 +100,7 @@ def _by_config(settings: Mapping[str, Any], folder: Path) -> ModelShape:
         return next((int(one) for one in found if isinstance(one, int | float) and one), 0)
 
     hidden = number("hidden_size", "n_embd", "d_model")
-    layers = number("num_hidden_layers", "n_layer", "num_layers")
+    layers = number("num_hidden_layers", "n_layer", "num_layers") or 1
     heads = number("num_attention_heads", "n_head") or 1
     width = number("head_dim") or hidden // heads
     keys = (number("num_key_value_heads") or heads) * width

@@ -5,11 +5,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from prefloop.data.protocol import Completion, Engine, Request
 from prefloop.labelers.base import Labeler, Pair, Vote
 from prefloop.pipeline.engines.asked import announce, answered
+from prefloop.training.inputs.tokens import TokenIds
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@runtime_checkable
+class ScoringEngine(Protocol):
+    """An engine in this process that can score answers under the weights that it serves."""
+
+    def logprobs(
+        self, prompts: Sequence[TokenIds], answers: Sequence[TokenIds]
+    ) -> NDArray[np.float64]:
+        """log p(answer | prompt) in nats [N] of token ids."""
+        ...
 
 
 class SeatedEngine:

@@ -96,7 +96,25 @@ def stage_memory(config: RunConfig, *, longest_prompt: int = USUAL_PROMPT) -> li
         stages.append(("train", [trained]))
         if config.evaluate.enabled:
             stages.append(("evaluate", _evaluating(config, longest)))
-    return [one for stage, guests in stages for one in _of_stage(config, stage, guests, capacity)]
+
+    def beside(device: str) -> int:
+        return capacity(device) - beside_training(config, device, longest_prompt)
+
+    found: list[StageMemory] = []
+    for stage, guests in stages:
+        room = beside if stage in ("sample", "label") else capacity
+        found += _of_stage(config, stage, guests, room)
+    return found
+
+
+def beside_training(config: RunConfig, device: str, longest_prompt: int = USUAL_PROMPT) -> int:
+    """Bytes of ``device`` that a training takes while answers are sampled and labelled; 0 where
+    training comes after both."""
+    if config.train is None or not config.train.on_policy:
+        return 0
+    longest = sampling_longest(config, longest_prompt)
+    needed = training_footprint(config.train, config.policy, longest)
+    return needed.bytes if device in needed.devices else 0
 
 
 def sampling_longest(config: RunConfig, prompt: int = USUAL_PROMPT) -> Longest:
@@ -169,7 +187,9 @@ def _of_stage(
             for name, size in footprint.parts.items():
                 added[name] += size
         remedy = largest.remedy
-        if not in_turn and not alone and of_largest <= room(device):
+        if largest.remedy == _VLLM_REMEDY and largest.least <= room(device) < of_largest:
+            remedy = "a smaller gpu_memory_utilization"
+        elif not in_turn and not alone and of_largest <= room(device):
             remedy = "set memory: auto, so that they take turns"
         yield StageMemory(
             stage=stage,

@@ -88,7 +88,8 @@ class Plan:
             name: getattr(self, name)
             for name in ("requests", "tokens", "max_tokens", "cost", "max_cost", "seconds")
         }
-        return asdict(self) | {"total": totals}
+        memory = [asdict(one) | {"fits": one.fits} for one in self.memory]
+        return asdict(self) | {"memory": memory, "total": totals}
 
 
 def make_plan(

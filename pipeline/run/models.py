@@ -6,10 +6,11 @@ import asyncio
 import gc
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from prefloop.data.conversation import with_system_prompt
 from prefloop.data.embedded import resolve_embedded
@@ -22,7 +23,7 @@ from prefloop.labelers.factory import build_labeler
 from prefloop.pipeline.config import POLICY, PoolMember, RunConfig
 from prefloop.pipeline.engines.factory import build_engine
 from prefloop.pipeline.engines.policy_check import TOLERANCE_NATS, PolicyMismatch, verify_policy
-from prefloop.pipeline.engines.settings import OpenAIEngine
+from prefloop.pipeline.engines.settings import MemoryMode, OpenAIEngine
 from prefloop.pipeline.engines.vllm_engine import VllmInProcess
 from prefloop.pipeline.engines.weights import is_adapter, load_tokenizer
 from prefloop.pipeline.machine.footprint import (
@@ -30,18 +31,30 @@ from prefloop.pipeline.machine.footprint import (
     Footprint,
     engine_footprint,
     reward_model_footprint,
+    scoring_footprint,
     training_footprint,
 )
-from prefloop.pipeline.machine.hardware import CPU, capacity, devices_of
+from prefloop.pipeline.machine.hardware import CPU, capacity, device_named, devices_of, dtype_on
 from prefloop.pipeline.machine.model_shape import model_shape
 from prefloop.pipeline.machine.residency import USABLE, ModelKey, Residency, who_leaves
-from prefloop.pipeline.machine.seats import SeatedEngine, SeatedLabeler
+from prefloop.pipeline.machine.seats import ScoringEngine, SeatedEngine, SeatedLabeler
 from prefloop.pipeline.machine.stage_memory import (
+    beside_training,
     judging_longest,
     sampling_longest,
     stage_memory,
 )
+from prefloop.training.policy.logprobs import (
+    Placement,
+    Scorer,
+    answer_logprobs,
+    scored_tokens,
+)
 from prefloop.training.session.setup import has_gpu
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +119,7 @@ class Models:
         self._cache = cache
         self.probes: list[tuple[Message, ...]] = []
         """A few conversations for comparing log-probabilities after a swap."""
+        self._checkpoints: dict[ModelKey, str] = {}
         self._start = self.checkpoint_of(POLICY, config.sample.engine)
         self._policy = self._start
         self._engines: dict[ModelKey, Engine] = {}
@@ -116,7 +130,8 @@ class Models:
         self._reward_models: dict[RewardModelLabeler, SeatedLabeler] = {}
         self._loaded: dict[ModelKey, Labeler] = {}
         self._revisions: dict[str, str] = {}
-        self._residency = Residency(config.memory, capacity)
+        self._footprints: dict[ModelKey, Footprint] = {}
+        self._residency = Residency(config.memory, self._room)
         self._swapping = asyncio.Lock()
 
     @property
@@ -154,13 +169,16 @@ class Models:
     async def engine(self, engine: str, model: str) -> Engine:
         """The engine named ``engine`` serving ``model``; both as the config names them."""
         key = (engine, model)
-        wanted = self._policy if model == POLICY else self.checkpoint_of(model, engine)
         # Where another would have to leave, it comes with the first request: a stage opens all that
         # it needs before it asks any.
         if key not in self._known or not self._crowds(key):
-            async with self._seat(key, wanted):
+            async with self._seat(key):
                 pass
-        return SeatedEngine(partial(self._seat, key, wanted), self._known[key])
+        return SeatedEngine(partial(self._seat, key), self._known[key])
+
+    def opened(self, engine: str, model: str) -> Engine | None:
+        """The engine itself that is behind the seats of these names; null where it is closed."""
+        return self._engines.get((engine, model))
 
     async def reward_model(self, labeler: RewardModelLabeler) -> Labeler:
         """The labeler that ``labeler`` describes; its model stays loaded from round to round, as
@@ -247,7 +265,7 @@ class Models:
         A sleeping engine stays where training fits beside what it keeps of the GPU. Servers stay:
         what they count goes on.
         """
-        mode = "one_at_a_time" if has_gpu() else self._config.memory
+        mode: MemoryMode = "one_at_a_time" if has_gpu() else self._config.memory
         needs = self._training_footprint()
         for key in who_leaves(mode, needs, self._residency.inside(), capacity):
             self._residency.forget([key])
@@ -264,6 +282,51 @@ class Models:
         for key in [*self._loaded, *self._engines]:
             await self._close(key)
 
+    @asynccontextmanager
+    async def scoring(self) -> AsyncIterator[Scorer]:
+        """The log-probabilities of answers under checkpoints, on the device and in the type that
+        the policy is sampled with: by the engine where it serves the checkpoint, else by a model
+        that is loaded for it, for which others make room.
+
+        It is to be called in a thread, while the engines are asked nothing.
+        """
+        settings = self._config.engines[self._config.sample.engine]
+        [device] = devices_of(settings)[:1] or [device_named("auto")]
+        named = "auto" if isinstance(settings, OpenAIEngine) else settings.dtype
+        at = Placement(device, dtype_on(named, device))
+        longest = sampling_longest(self._config)
+        key = ("log-probabilities", "")
+        footprint = scoring_footprint(self._start, at.device, at.dtype, longest)
+        async with self._residency.place(key, footprint, enter=_nothing, leave=_nothing):
+            _free_cached()
+            yield partial(self._score, at)
+        self._residency.forget([key])
+        _free_cached()
+
+    def _score(
+        self,
+        at: Placement,
+        checkpoint: Path,
+        prompts: Sequence[Sequence[Message]],
+        answers: Sequence[str | Sequence[int]],
+        *,
+        complete: Sequence[bool] | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> NDArray[np.float64]:
+        key = (self._config.sample.engine, POLICY)
+        engine: object = self._engines.get(key)
+        if (
+            answers
+            and self._serving.get(key) == str(checkpoint)
+            and isinstance(engine, ScoringEngine)
+        ):
+            return engine.logprobs(
+                *scored_tokens(checkpoint, prompts, answers, complete, template_kwargs)
+            )
+        return answer_logprobs(
+            checkpoint, prompts, answers, complete=complete, template_kwargs=template_kwargs, at=at
+        )
+
     def _training_footprint(self) -> Footprint:
         longest = sampling_longest(self._config)
         if self._config.train is None:  # for another model, of the policy's kind
@@ -275,10 +338,19 @@ class Models:
         """Whether somebody would have to leave for ``key``."""
         inside = self._residency.inside()
         return key not in inside and bool(
-            who_leaves(self._config.memory, self._footprint(key), inside, capacity)
+            who_leaves(self._config.memory, self._footprint(key), inside, self._room)
         )
 
+    def _room(self, device: str) -> int:
+        """Bytes of ``device`` for engines: less where a training goes on meanwhile."""
+        return capacity(device) - beside_training(self._config, device)
+
     def _footprint(self, key: ModelKey) -> Footprint:
+        if key not in self._footprints:
+            self._footprints[key] = self._footprint_of(key)
+        return self._footprints[key]
+
+    def _footprint_of(self, key: ModelKey) -> Footprint:
         engine, model = key
         longest = sampling_longest(self._config)
         for labeler in self._config.all_labelers:
@@ -291,8 +363,10 @@ class Models:
         return devices_of(self._config.engines[key[0]])
 
     @asynccontextmanager
-    async def _seat(self, key: ModelKey, wanted: str) -> AsyncIterator[Engine]:
-        """The engine of ``key``, in memory and serving ``wanted``."""
+    async def _seat(self, key: ModelKey) -> AsyncIterator[Engine]:
+        """The engine of ``key``, in memory and serving what its model means now."""
+        engine, model = key
+        wanted = self._policy if model == POLICY else self.checkpoint_of(model, engine)
         async with self._residency.place(
             key,
             self._footprint(key),
@@ -353,6 +427,8 @@ class Models:
     async def _reward_seat(self, labeler: RewardModelLabeler) -> AsyncIterator[Labeler]:
         """The reward model of ``labeler``, in memory."""
         key = (f"labeler {labeler.name}", labeler.model_dump_json())
+        if key not in self._footprints:
+            self._footprints[key] = reward_model_footprint(labeler)
 
         async def enter() -> None:
             _free_cached()
@@ -362,15 +438,18 @@ class Models:
                 build_labeler, labeler, engine=None, seed=self._config.seed, checkpoint=folder
             )
 
-        footprint = reward_model_footprint(labeler)
         leave = partial(self._leave, key)
-        async with self._residency.place(key, footprint, enter=enter, leave=leave):
+        async with self._residency.place(key, self._footprints[key], enter=enter, leave=leave):
             yield self._loaded[key]
 
     def checkpoint_of(self, model: str, engine: str) -> str:
         """Where the weights lie that ``engine`` has for ``model``; a server's name for it as is."""
-        name = self._config.policy if model == POLICY else model
-        return checkpoint(name, served=isinstance(self._config.engines[engine], OpenAIEngine))
+        key = (engine, model)
+        if key not in self._checkpoints:
+            name = self._config.policy if model == POLICY else model
+            served = isinstance(self._config.engines[engine], OpenAIEngine)
+            self._checkpoints[key] = checkpoint(name, served=served)
+        return self._checkpoints[key]
 
     async def _swap(self, name: str, engine: Engine, previous: str, path: str) -> None:
         """Let ``engine`` serve ``path``, for sure: in place, or else from a new engine process."""
@@ -401,6 +480,10 @@ class Models:
 
 def _reward_checkpoint(labeler: RewardModelLabeler) -> str:
     return checkpoint(labeler.model, served=False, trust_remote_code=labeler.trust_remote_code)
+
+
+async def _nothing() -> None:
+    pass
 
 
 def _free_cached() -> None:

@@ -49,7 +49,7 @@ def said_of_long(done: float, total: float | None, elapsed: float) -> str | None
     )
 
 
-@dataclass
+@dataclass(eq=False)
 class _Block:
     """A block of items on its way: the requests that were announced for it, and those answered."""
 

@@ -82,6 +82,16 @@ def test_an_adapter_needs_less() -> None:
     assert adapter.parts["weights"] == 2 * 7_000_000_000
 
 
+@pytest.mark.usefixtures("card")
+def test_a_training_that_samples_meanwhile_leaves_engines_less() -> None:
+    online = {"gradient_checkpointing": True, "online": True, "batch_size": 1}
+    stages = by_stage(config(train=online))
+    assert stages["sample"].capacity == 24 * GIB - stages["train"].needed
+    assert (stages["sample"].fits, stages["sample"].remedy) == (
+        False, "a smaller gpu_memory_utilization",
+    )  # fmt: skip
+
+
 def test_servers_take_nothing_here() -> None:
     served = small_config(
         engines={"default": {"type": "openai"}}, evaluate={"enabled": False}, train=None

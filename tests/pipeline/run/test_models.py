@@ -14,6 +14,7 @@ from prefloop.pipeline.engines.factory import build_engine
 from prefloop.pipeline.engines.transformers_engine import HfEngine
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.run_dir import RunDir
+from prefloop.training.policy.logprobs import answer_logprobs
 from tests.helpers.runs import VERIFIER, run_small, small_config
 
 POOL = [{"name": "one"}, {"name": "two", "model": "embedded:judge", "engine": "other"}]
@@ -41,7 +42,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     async def build(config: Any, model: str, **options: Any) -> Engine:
         engine = await build_engine(config, model, **options)
-        assert isinstance(engine, HfEngine)
+        if not isinstance(engine, HfEngine):
+            return engine
         close = engine.aclose
 
         async def aclose() -> None:
@@ -116,3 +118,72 @@ def test_policies_are_swapped_in_after_others_had_the_place(
     before, after, like = asyncio.run(turns())
     assert after == like != before
     assert [event for event in opened if not event.startswith("-")] == ["policy"] + ["judge"] * 3
+
+
+def test_the_engine_scores_what_it_serves_as_a_loaded_model_would(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = small_config()
+    prompts = [({"role": "user", "content": text},) for text in ("Hello", "Name a colour.")]
+    answers, complete = ["Good day to you.", "Blue"], [True, False]
+    loaded: list[str] = []
+
+    def load(checkpoint: Path, *args: Any, **options: Any) -> Any:
+        loaded.append(checkpoint.name)
+        return answer_logprobs(checkpoint, *args, **options)
+
+    monkeypatch.setattr("prefloop.pipeline.run.models.answer_logprobs", load)
+
+    async def both() -> list[Any]:
+        models = Models(config)
+        served = Path(models.start)
+        other = Path(models.checkpoint_of("embedded:judge", "default"))
+        await models.engine("default", "policy")
+        async with models.scoring() as score:
+            found = [score(one, prompts, answers, complete=complete) for one in (served, other)]
+        await models.release()
+        return [
+            *found,
+            *(answer_logprobs(one, prompts, answers, complete=complete) for one in (served, other)),
+        ]
+
+    served, other, *expected = asyncio.run(both())
+    assert loaded == ["judge"]
+    assert [served.tolist(), other.tolist()] == [one.tolist() for one in expected]
+    assert served.tolist() != other.tolist()
+
+
+def test_in_turn_the_engine_leaves_for_the_scorer(opened: list[str]) -> None:
+    config = small_config(memory="one_at_a_time")
+
+    async def score() -> Any:
+        models = Models(config)
+        await models.engine("default", "policy")
+        async with models.scoring() as score:
+            assert opened == ["policy", "-policy"]
+            found = score(Path(models.start), [({"role": "user", "content": "Hi"},)], ["Yes"])
+        await models.engine("default", "policy")
+        await models.release()
+        return found
+
+    assert asyncio.run(score()).shape == (1,)
+    assert opened == ["policy", "-policy", "policy", "-policy"]
+
+
+def test_servers_keep_their_count_while_models_make_room(opened: list[str]) -> None:
+    engines = {"default": {"type": "transformers"}, "api": {"type": "openai"}}
+    config = small_config(memory="one_at_a_time", engines=engines, train={})
+
+    async def training_comes() -> None:
+        models = Models(config)
+        await models.engine("api", "served")
+        await models.engine("default", "policy")
+        server = models.opened("api", "served")
+        await models.make_room()
+        assert models.opened("default", "policy") is None
+        assert models.opened("api", "served") is server is not None
+        await models.release()
+        assert models.opened("api", "served") is None
+
+    asyncio.run(training_comes())
+    assert opened == ["policy", "-policy"]

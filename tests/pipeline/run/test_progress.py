@@ -81,3 +81,19 @@ def test_only_a_step_of_hours_says_so(
 ) -> None:
     said = said_of_long(done, total, elapsed)
     assert (said is None) if hours is None else (said is not None and hours in said)
+
+
+def test_the_bar_shows_whole_items(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+
+    async def work(progress: StepProgress) -> None:
+        progress.begin(10)
+        for _ in range(3):
+            announce(request("a", 4))
+        answered(request("a", 4))
+
+    with StepProgress("step", 40) as progress:
+        asyncio.run(work(progress))
+    assert "2/40" in capsys.readouterr().err  # a quarter of ten
