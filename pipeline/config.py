@@ -31,7 +31,12 @@ from prefloop.labelers.config import (
     ReferenceLabeler,
 )
 from prefloop.labelers.jury.rules import FITTED_RULES
-from prefloop.pipeline.engines.settings import EngineConfig, OpenAIEngine, TransformersEngine
+from prefloop.pipeline.engines.settings import (
+    EngineConfig,
+    MemoryMode,
+    OpenAIEngine,
+    TransformersEngine,
+)
 from prefloop.training.config import EvaluateConfig, TrainConfig
 
 _SHOWN_PROBLEMS = 10
@@ -112,6 +117,11 @@ class RunConfig(Strict):
     """Prompts in a shard: the unit of resuming."""
     blocks_in_flight: int = Field(default=2, ge=1, le=10_000)
     """Blocks worked on at once, so that an engine never drains at a shard's end."""
+    memory: MemoryMode = "auto"
+    """Which of this machine's models stay in memory while others work. ``auto``: all that fit
+    together; where one does not, those that are idle make room (vLLM sleeps, others are closed and
+    opened again). ``one_at_a_time``: never two on one device. ``keep_open``: all, whether they fit
+    or not. The dataset is the same."""
     prompts: PromptsConfig
     sample: SampleConfig = Field(default_factory=SampleConfig)
     label: LabelConfig

@@ -8,6 +8,7 @@ section and a small context.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import partial
 
 from prefloop.pipeline.config import RunConfig
@@ -21,7 +22,12 @@ from prefloop.pipeline.run.promotion import Lineage, lineage, plateau
 from prefloop.pipeline.run.round_guards import check_round
 from prefloop.pipeline.run.round_jury import load_round_jury
 from prefloop.pipeline.run.run_dir import RunDir
-from prefloop.pipeline.stages.evaluate import answer_heldout, answer_opponent, evaluate_round
+from prefloop.pipeline.stages.evaluate import (
+    Measuring,
+    answer_heldout,
+    answer_opponent,
+    evaluate_round,
+)
 from prefloop.pipeline.stages.filter import filter_round, require_kept
 from prefloop.pipeline.stages.label import label_round
 from prefloop.pipeline.stages.matches import MatchJury, match_jury
@@ -38,8 +44,8 @@ logger = logging.getLogger(__name__)
 async def run_loop(config: RunConfig, run: RunDir) -> None:
     """Run (or resume) all rounds into ``run``. Raises subclasses of ``PrefloopError``."""
     with run.lock():
-        context = RunContext.of(config, run)
         models = Models(config, cache=run.cache)
+        context = replace(RunContext.of(config, run), blocks_in_flight=models.blocks_in_flight)
         open_run(config, run, revisions=models.revisions())
         read_prompts(context, config.prompts, block_size=config.block_size)
         models.take_probes(run.prompts, config.sample.system_prompt)
@@ -137,4 +143,5 @@ async def _evaluate(
         return match_jury(config.label.jury, config.evaluate, config.evaluators, fitted)
 
     open_labelers = partial(models.labelers, config.evaluators)
-    await evaluate_round(context, config.evaluate, train, origin, open_labelers, jury)
+    by = Measuring(open_labelers, jury, models.scoring)
+    await evaluate_round(context, config.evaluate, train, origin, by)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -21,6 +22,8 @@ TOLERANCE_NATS = {"float32": 1e-3, "bfloat16": 0.15, "float16": 0.05}
 """Log-probability difference per token that rounding explains, by the engine's dtype. Engine and
 check round differently; a wrong checkpoint of a real model is off by more than these."""
 
+_ROOM = 1.3  # beside the weights there are activations
+_CONTEXT_BYTES = 2**30
 _NOISE_NATS = 1e-5  # float32 rounds by about a tenth of this: nothing can be read from less
 
 
@@ -38,7 +41,9 @@ async def verify_policy(
     base: str | None = None,
     previous: str | None = None,
 ) -> float:
-    """Compare the engine's greedy answers to ``probes`` with transformers in float32.
+    """Compare the engine's greedy answers to ``probes`` with transformers in float32, whatever
+    the engine's type, so that one side alone rounds: on the GPU where the engine left it room for
+    that, else on the CPU.
 
     ``checkpoint`` is a model folder or a LoRA adapter folder on ``base`` (default: the base that
     the adapter names). ``previous`` is what the engine served before: a round of training may move
@@ -86,6 +91,20 @@ async def verify_policy(
     return worst
 
 
+def has_room(model: str, free: int) -> bool:
+    """Whether ``free`` bytes hold the model in the folder ``model`` in float32, and what computing
+    a few answers takes beside it."""
+    stored = sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
+    # Weights on disk have two bytes a number or more, or are quantized: then nobody can say.
+    return stored > 0 and _ROOM * 2 * stored + _CONTEXT_BYTES <= free
+
+
+def _free_on_gpu() -> int:
+    import torch
+
+    return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else 0
+
+
 def _worst_difference(
     checkpoint: str,
     base: str | None,
@@ -96,16 +115,12 @@ def _worst_difference(
 
     base = (base or adapter_base(checkpoint)) if is_adapter(checkpoint) else checkpoint
     tokenizer = load_tokenizer(base)
-    model = load_model(
-        checkpoint,
-        base=base,
-        device=torch.device("cpu"),  # the GPU's memory belongs to the engine
-        dtype=torch.float32,
-    )
+    device = torch.device("cuda" if has_room(base, _free_on_gpu()) else "cpu")
+    model = load_model(checkpoint, base=base, device=device, dtype=torch.float32)
     differences = []
     for probe, answer in zip(probes, answers, strict=True):
         prompt = render_tokens(tokenizer, probe)
-        ids = torch.tensor([[*prompt, *answer.token_ids]])
+        ids = torch.tensor([[*prompt, *answer.token_ids]], device=device)
         with torch.inference_mode():
             steps = model(ids).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
         expected = steps.gather(1, ids[0, len(prompt) :, None]).double().sum().item()

@@ -13,6 +13,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 from prefloop.data.strict import Strict
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+MemoryMode = Literal["auto", "keep_open", "one_at_a_time"]
+"""How many models are in memory at once; see the run's key ``memory``."""
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -78,6 +80,10 @@ class VllmEngine(Strict):
     quantization: str | None = None
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models whose code you have read."""
+    enable_sleep_mode: bool | None = None
+    """While another model works on the GPU, the engine sleeps: its weights wait in main memory, its
+    cache is given up, and waking takes seconds. False: it is closed, and started anew. Null is true
+    on a GPU and false on the CPU, where vLLM cannot sleep."""
 
 
 class OpenAIEngine(Strict):

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import StopStringCriteria
 
 from prefloop.data.chat import beyond_embedding, end_tokens, render_tokens, verdict_token_ids
@@ -31,6 +32,8 @@ from prefloop.pipeline.engines.blocks import BlockQueue, Pending
 from prefloop.pipeline.engines.decoding import Drawn, decode
 from prefloop.pipeline.engines.settings import TransformersEngine
 from prefloop.pipeline.engines.weights import check_template_tokens, load_model, load_tokenizer
+from prefloop.training.inputs.tokens import TokenIds
+from prefloop.training.policy.logprobs import BATCH, sequence_logprobs
 
 T = TypeVar("T")
 TokenRow = tuple[Pending, int]
@@ -88,6 +91,14 @@ class HfEngine:
         """See ``prefloop.data.protocol.Engine``. Batches already started end with the old
         weights."""
         await self._in_worker(lambda: self._load(path))
+
+    def logprobs(
+        self, prompts: Sequence[TokenIds], answers: Sequence[TokenIds]
+    ) -> NDArray[np.float64]:
+        """log p(answer | prompt) in nats [N] of token ids under the weights that it serves, in the
+        calling thread. See ``prefloop.training.policy.logprobs.sequence_logprobs``."""
+        with _COMPUTE:
+            return sequence_logprobs(self._model, prompts, answers, batch_size=BATCH)
 
     async def aclose(self) -> None:
         """See ``prefloop.data.protocol.Engine``."""

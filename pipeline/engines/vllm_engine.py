@@ -57,6 +57,8 @@ class VllmInProcess:
             model, revision=revision, trust_remote_code=config.trust_remote_code
         )
         self._llm: AsyncLLM | None = llm
+        self._woke = False
+        self._sums: Any = None
         self._set_ends()
 
     @classmethod
@@ -120,6 +122,36 @@ class VllmInProcess:
             self._llm = await asyncio.to_thread(_start_llm, self._config, path, None)
             self._model, self._revision, self._adapter = path, None, None
             self._set_ends()
+
+    @property
+    def can_sleep(self) -> bool:
+        """Whether the engine can give its GPU to another and come back."""
+        return self._llm is not None and bool(self._llm.model_config.enable_sleep_mode)
+
+    async def sleep(self) -> None:
+        """Free the GPU's memory: weights go to main memory, the KV cache is given up.
+
+        No request may be in flight. Needs ``can_sleep``. Raises ``EngineFailed``.
+        """
+        llm = self._running()
+        if not self._woke:
+            self._sums = await _checksums(llm)
+        # In this mode requests end first; the default one would cut them off.
+        await _explained(llm.sleep(level=1, mode="wait"))
+
+    async def wake_up(self) -> None:
+        """Serve again the weights that went to sleep. Raises ``EngineFailed`` where they are not
+        the same ones, which is looked at once: it takes longer than waking."""
+        llm = self._running()
+        await _explained(llm.wake_up())
+        if self._woke:
+            return
+        self._woke = True
+        if await _checksums(llm) != self._sums:
+            raise EngineFailed(
+                "vLLM woke up with other weights than it went to sleep with",
+                "set enable_sleep_mode: false in the engine; the same command resumes the run",
+            )
 
     async def aclose(self) -> None:
         """See ``prefloop.data.protocol.Engine``."""
@@ -279,6 +311,13 @@ def _completion(
     )
 
 
+async def _checksums(llm: AsyncLLM) -> Any:
+    """Of the weights in memory; null where this version of vLLM has none."""
+    if not hasattr(llm, "compute_weight_checksums"):
+        return None
+    return await _explained(llm.compute_weight_checksums())
+
+
 def _already_shut_down() -> None:
     pass
 
@@ -396,7 +435,10 @@ def _engine_args(config: VllmEngine, model: str) -> dict[str, Any]:
         "use_tqdm_on_load": False,
     }
     if not _on_cpu():
-        return args | {"gpu_memory_utilization": config.gpu_memory_utilization}
+        return args | {
+            "gpu_memory_utilization": config.gpu_memory_utilization,
+            "enable_sleep_mode": _sleeps(config),
+        }
     from transformers import AutoConfig
 
     context = config.max_model_len or AutoConfig.from_pretrained(model).max_position_embeddings
@@ -411,6 +453,17 @@ def _engine_args(config: VllmEngine, model: str) -> dict[str, Any]:
         # Unset, it would claim 92% of a NUMA node and refuse to start beside anything else.
         args["kv_cache_memory_bytes"] = config.cpu_kv_cache_gib * 2**30
     return args
+
+
+def _sleeps(config: VllmEngine) -> bool:
+    """Whether the engine is started so that it can sleep."""
+    if config.enable_sleep_mode is not None:
+        return config.enable_sleep_mode
+    from vllm.platforms import current_platform
+
+    # The allocator that it needs comes with vLLM's compiled parts, and not with all builds.
+    known = getattr(current_platform, "is_cumem_allocator_available", lambda: False)
+    return bool(current_platform.is_sleep_mode_available() and known())
 
 
 def _on_cpu() -> bool:

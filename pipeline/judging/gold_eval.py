@@ -202,6 +202,7 @@ async def _vote(
     with StepProgress(labeler.name, len(gold), done=len(gold) - todo, unit="pairs") as progress:
         for at in missing:
             pairs = [_pair(one) for one in gold[BLOCK * at : BLOCK * (at + 1)]]
+            progress.begin(len(pairs))
             table = await vote(pairs, [labeler], f"judge-eval/{at}")
             await outcome.take(
                 tally_votes(table), partial(asyncio.to_thread, folder.write, at, table)

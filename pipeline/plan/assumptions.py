@@ -7,12 +7,10 @@ from collections.abc import Iterable, Mapping, Set
 from prefloop.pipeline.plan.speeds import (
     ANSWER_SHARE,
     DECODED_PER_CONNECTION,
-    DECODED_PER_SECOND,
     LATENCY_S,
-    PREFILLED_PER_SECOND,
     RATIONALE_SHARE,
-    SCORED_PER_SECOND,
-    TRAINED_PER_SECOND,
+    START_S,
+    VLLM_START_S,
     Measured,
 )
 from prefloop.pipeline.plan.token_counts import CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS
@@ -40,28 +38,17 @@ def token_assumptions(measured: Measured, ratios: Mapping[str, float]) -> Iterab
     )
 
 
-def time_assumptions(
-    measured: Measured, *, engines: Set[str], scores: bool, trains: bool
-) -> Iterable[str]:
-    """About speeds; ``engines`` are the types of engines whose speed is guessed."""
+def time_assumptions(measured: Measured, *, engines: Set[str], trains: bool) -> Iterable[str]:
+    """About speeds that nothing of this machine tells; ``engines`` are the types of engines that
+    are used and whose speed finished work does not tell."""
     for stage, seconds in measured.seconds_per_request.items():
         yield f"time of {stage}: {seconds:.3g} s a request, as measured in the run directory"
-    for kind in sorted(engines & DECODED_PER_SECOND.keys()):
-        yield (
-            f"time of {kind} engines: {PREFILLED_PER_SECOND[kind]:,.0f} prompt and "
-            f"{DECODED_PER_SECOND[kind]:,.0f} generated tokens a second (a guess: it depends "
-            "on model and machine; after one block the run directory knows better)"
-        )
     if "openai" in engines:
         yield (
             f"time of openai engines: {LATENCY_S:g} s and {DECODED_PER_CONNECTION:g} tokens a "
             "second for each of max_concurrency connections, or its rate limits if slower"
         )
-    if scores:
-        yield f"time of reward models: {SCORED_PER_SECOND:,.0f} tokens a second (a guess)"
-    if trains:
-        yield (
-            f"time of training: {measured.seconds_per_step:.3g} s a step, as measured"
-            if measured.seconds_per_step
-            else f"time of training: {TRAINED_PER_SECOND:,.0f} tokens a second (a guess)"
-        )
+    vllm = f", {VLLM_START_S:g} s for vLLM to start" if "vllm" in engines else ""
+    yield f"{START_S:g} s for the libraries to be loaded{vllm}"
+    if trains and measured.seconds_per_step:
+        yield f"time of training: {measured.seconds_per_step:.3g} s a step, as measured"

@@ -16,6 +16,9 @@ from typing import Any
 from prefloop.data.prompts.load import load_prompts
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.engines.settings import OpenAIEngine
+from prefloop.pipeline.machine.speed import machine_speed
+from prefloop.pipeline.machine.stage_memory import StageMemory, stage_memory
+from prefloop.pipeline.plan.clock import Clock, SpeedOf
 from prefloop.pipeline.plan.planner import Planner
 from prefloop.pipeline.plan.speeds import Measured
 from prefloop.pipeline.plan.steps import Step, Training
@@ -42,6 +45,9 @@ class Plan:
     prompts_per_round: tuple[int, ...]
     steps: tuple[Step, ...]
     training: tuple[Training, ...]
+    opening_seconds: float
+    """Of starting, and of opening engines."""
+    memory: tuple[StageMemory, ...]
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -74,7 +80,7 @@ class Plan:
     def seconds(self) -> float:
         """Expected time."""
         asking = sum(step.seconds for step in self.steps)
-        return asking + sum(each.seconds for each in self.training)
+        return asking + sum(each.seconds for each in self.training) + self.opening_seconds
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, totals included, as values that ``json`` can write."""
@@ -82,20 +88,26 @@ class Plan:
             name: getattr(self, name)
             for name in ("requests", "tokens", "max_tokens", "cost", "max_cost", "seconds")
         }
-        return asdict(self) | {"total": totals}
+        memory = [asdict(one) | {"fits": one.fits} for one in self.memory]
+        return asdict(self) | {"memory": memory, "total": totals}
 
 
-def make_plan(config: RunConfig, run: RunDir | None = None) -> Plan:
-    """Read the prompts and work out every round; nothing is written.
+def make_plan(
+    config: RunConfig, run: RunDir | None = None, *, speed_of: SpeedOf = machine_speed
+) -> Plan:
+    """Read the prompts and work out every round; nothing is written but the speed of this machine,
+    where it was never measured, into the user's cache folder.
 
     ``run`` is where finished work is looked for, the config's run directory by default. Raises
     ``InputError`` for unusable prompts.
     """
     tables = load_prompts(config.prompts, seed=config.seed)
     measured = Measured.of(config, run or RunDir(Path(config.run_dir)))
-    planner = Planner(config, tables.train, tables.heldout, measured)
+    clock = Clock(config, speed_of)
+    planner = Planner(config, tables.train, tables.heldout, measured, clock)
     for index in range(config.rounds):
         planner.add_round(index)
+    memory = tuple(stage_memory(config, longest_prompt=planner.longest_prompt()))
     return Plan(
         prompts=PlannedPrompts(
             read=tables.read,
@@ -107,8 +119,13 @@ def make_plan(config: RunConfig, run: RunDir | None = None) -> Plan:
         prompts_per_round=tuple(planner.prompts_per_round),
         steps=tuple(planner.steps),
         training=tuple(planner.training),
+        opening_seconds=clock.opening(config.rounds),
+        memory=memory,
         assumptions=tuple(planner.assumptions()),
-        warnings=tuple(_over_budget(config, planner.steps)),
+        warnings=(
+            *_over_budget(config, planner.steps),
+            *(f"memory of {one.device}: {one.line()}" for one in memory if not one.fits),
+        ),
     )
 
 

@@ -31,6 +31,10 @@ def render_plan(plan: Plan) -> RenderableType:
     parts.append(Padding(_step_table(plan), (1, 0)))
     if plan.training:
         parts.append(Padding(_training_table(plan), (0, 0, 1, 0)))
+    if plan.memory:
+        parts.append(Text("Memory", style="italic"))
+        parts += [Text(f"{one.device}: {one.line()}") for one in plan.memory]
+        parts.append(Text(""))
     for warning in plan.warnings:
         parts.append(Text(f"Warning: {warning}", style="bold yellow"))
     parts.append(Text("Assumed:", style="dim"))

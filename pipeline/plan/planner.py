@@ -21,18 +21,18 @@ from prefloop.labelers.judges.settings import ListwiseSettings, RatingSettings
 from prefloop.pipeline.config import POLICY, RunConfig
 from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.plan.assumptions import time_assumptions, token_assumptions
+from prefloop.pipeline.plan.clock import Clock
 from prefloop.pipeline.plan.speeds import (
     ANSWER_SHARE,
     RATIONALE_SHARE,
-    SCORED_PER_SECOND,
-    TRAINED_PER_SECOND,
     Measured,
-    engine_seconds,
+    server_seconds,
 )
 from prefloop.pipeline.plan.steps import Step, Training
 from prefloop.pipeline.plan.token_counts import TokenCounter
 from prefloop.pipeline.run.run_dir import OPPONENT
 from prefloop.pipeline.stages.prompts import round_rows, round_size
+from prefloop.training.policy.heldout import MOST_PAIRS
 from prefloop.training.session.setup import optimiser_steps
 
 
@@ -53,6 +53,12 @@ class _Asked:
     """Upper bound of the prompt's tokens; null where these are known."""
     timed_like: str = "sample"
     """The stage whose measured speed holds for these requests."""
+    model: str = POLICY
+    """The model that answers, as the config names it."""
+    copies: int = 1
+    """Requests that share a prompt."""
+    seconds: float | None = None
+    """Where no engine answers."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +80,15 @@ class Planner:
     """Adds up the steps of a run, round by round."""
 
     def __init__(
-        self, config: RunConfig, prompts: pa.Table, heldout: pa.Table, measured: Measured
+        self,
+        config: RunConfig,
+        prompts: pa.Table,
+        heldout: pa.Table,
+        measured: Measured,
+        clock: Clock,
     ) -> None:
         self._config = config
+        self._clock = clock
         self._prompts = prompts
         limit = config.evaluate.limit
         self._heldout = heldout if limit is None else heldout.slice(0, limit)
@@ -123,6 +135,11 @@ class Planner:
                 asked += self._evaluate(index)
         self.steps += [self._step(index, each) for each in asked]
 
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt."""
+        every = pa.concat_tables([self._prompts, self._heldout])
+        return math.ceil(max(self._tokens.of_prompts(every, self._model(POLICY)), default=0))
+
     def _sample(self, prompts: pa.Table) -> Iterable[_Asked]:
         members = self._config.sample.members()
         total = sum(member.weight for member in members)
@@ -137,6 +154,8 @@ class Planner:
                 prompt_tokens=sum(per_prompt) / max(len(per_prompt), 1),
                 expected=self._answer_tokens(),
                 most=self._config.sample.max_tokens,
+                model=member.model,
+                copies=max(round(self._config.sample.n * share), 1),
             )
 
     def _pairs(self, prompts: pa.Table) -> list[int]:
@@ -196,6 +215,7 @@ class Planner:
             most=most,
             longest_prompt=asked + answers * labelled.longest,
             timed_like="label",
+            model=labeler.model,
         )
 
     def _score(self, labeler: RewardModelLabeler, labelled: _Labelled) -> _Asked:
@@ -211,6 +231,7 @@ class Planner:
             requests=answers,
             prompt_tokens=prompt + labelled.answer_tokens,
             longest_prompt=prompt + labelled.longest,
+            seconds=self._clock.scoring(labeler, answers * (prompt + labelled.answer_tokens)),
         )
 
     def _train(self, index: int, prompts: pa.Table, pairs: Sequence[int]) -> Training:
@@ -253,7 +274,8 @@ class Planner:
         else:
             lengths = self._tokens.of_prompts(prompts, self._model(POLICY))
             mean = sum(lengths) / max(len(lengths), 1) + self._answer_tokens()
-            seconds = examples * settings.epochs * sequences * mean / TRAINED_PER_SECOND
+            tokens = examples * settings.epochs * sequences * min(mean, settings.max_length)
+            seconds = self._clock.training(settings, tokens, steps)
         return Training(index, examples, steps, seconds)
 
     def _evaluate(self, index: int) -> Iterable[_Asked]:
@@ -279,7 +301,12 @@ class Planner:
                 prompt_tokens=sum(lengths) / len(lengths),
                 expected=expected,
                 most=most,
+                model=settings.opponent.model
+                if policy == OPPONENT and settings.opponent
+                else POLICY,
+                copies=settings.samples_per_prompt,
             )
+        yield self._likelihoods(index, sum(lengths) / len(lengths) + expected)
         pairs = settings.samples_per_prompt * opponents
         matches = _Labelled(
             stage="evaluate",
@@ -290,6 +317,23 @@ class Planner:
             longest=most,
         )
         yield from self._label(matches, config.evaluators or config.label.labelers)
+
+    def _likelihoods(self, index: int, tokens: float) -> _Asked:
+        """Log-probabilities of the new policy's answers under it and the starting policy, and of
+        both answers of held-out triples under it and its reference."""
+        config = self._config
+        answers = len(self._heldout) * config.evaluate.samples_per_prompt
+        share = config.write.test_share
+        triples = round(self.training[index].examples * share / max(1 - share, 1e-9))
+        requests = 2 * answers + 4 * min(triples, MOST_PAIRS)
+        return _Asked(
+            stage="evaluate",
+            what="log-probabilities",
+            engine=None,
+            requests=requests,
+            prompt_tokens=tokens,
+            seconds=self._clock.likelihoods(requests * tokens),
+        )
 
     def _step(self, index: int, asked: _Asked) -> Step:
         requests, prompt_tokens, expected = asked.requests, asked.prompt_tokens, asked.expected
@@ -302,12 +346,20 @@ class Planner:
         rates = self._measured.seconds_per_request
         if asked.engine:
             self._timed.add((asked.timed_like, asked.engine))
-        if settings is None:
-            seconds = requests * prompt_tokens / SCORED_PER_SECOND
+        if settings is None or asked.engine is None:
+            seconds = asked.seconds or 0.0
         elif asked.timed_like in rates:
             seconds = requests * rates[asked.timed_like]
+        elif isinstance(settings, OpenAIEngine):
+            seconds = server_seconds(settings, requests, prompt_tokens, expected)
         else:
-            seconds = engine_seconds(settings, requests, prompt_tokens, expected)
+            seconds = self._clock.answering(
+                asked.engine,
+                asked.model,
+                requests,
+                tokens=(prompt_tokens, expected, asked.most),
+                copies=asked.copies,
+            )
         return Step(
             round=index,
             stage=asked.stage,
@@ -336,6 +388,6 @@ class Planner:
         yield from time_assumptions(
             self._measured,
             engines={engines[engine].type for like, engine in self._timed if like not in rates},
-            scores=any(isinstance(one, RewardModelLabeler) for one in self._config.all_labelers),
             trains=bool(self.training),
         )
+        yield from self._clock.assumptions()

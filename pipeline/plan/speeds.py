@@ -1,4 +1,4 @@
-"""The speeds and shares that a plan reckons with: guesses, and what finished work tells."""
+"""The shares and limits that a plan reckons with: guesses, and what finished work tells."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from prefloop.labelers.config import JudgeLabeler
 from prefloop.pipeline.config import RunConfig
-from prefloop.pipeline.engines.settings import EngineConfig, OpenAIEngine
+from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.run.status import collect_status
 
@@ -15,18 +15,18 @@ ANSWER_SHARE = 0.5
 """Expected length of a sampled answer, as a share of ``max_tokens``."""
 RATIONALE_SHARE = 0.25
 """Expected length of a judge's rationale, as a share of its ``max_tokens``."""
-DECODED_PER_SECOND = {"transformers": 2_000.0, "vllm": 5_000.0}
-"""Generated tokens per second of an engine in this process."""
-PREFILLED_PER_SECOND = {"transformers": 10_000.0, "vllm": 40_000.0}
-"""Prompt tokens per second of an engine in this process."""
 DECODED_PER_CONNECTION = 40.0
 """Generated tokens per second of one connection to an HTTP server."""
 LATENCY_S = 0.5
 """Seconds before the first token of an HTTP answer."""
-SCORED_PER_SECOND = 20_000.0
-"""Tokens per second that a reward model reads."""
-TRAINED_PER_SECOND = 4_000.0
-"""Tokens of pairs per second of training, the reference's pass included."""
+START_S = 15.0
+"""Seconds until Python and its libraries are there, before a stage begins."""
+VLLM_START_S = 45.0
+"""Seconds in which vLLM starts."""
+VLLM_WAKES_S = 5.0
+"""Seconds in which vLLM goes to sleep and wakes."""
+LOADED_PER_SECOND = 1e9
+"""Bytes of weights that are read from disk in a second."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,10 @@ class Measured:
         )
 
 
-def engine_seconds(
-    settings: EngineConfig, requests: int, prompt_tokens: float, answer_tokens: float
+def server_seconds(
+    settings: OpenAIEngine, requests: int, prompt_tokens: float, answer_tokens: float
 ) -> float:
-    """How long an engine is thought to take for requests of so many tokens each."""
-    if not isinstance(settings, OpenAIEngine):
-        prefill = prompt_tokens / PREFILLED_PER_SECOND[settings.type]
-        return requests * (prefill + answer_tokens / DECODED_PER_SECOND[settings.type])
+    """How long a server is thought to take for requests of so many tokens each, by its limits."""
     answering = LATENCY_S + answer_tokens / DECODED_PER_CONNECTION
     bounds = [requests * answering / settings.max_concurrency]
     if settings.requests_per_minute:

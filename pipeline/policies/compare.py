@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from prefloop.pipeline.run.round_jury import jury_on
 from prefloop.pipeline.run.run_dir import RunDir, RunError
 from prefloop.pipeline.stages.evaluate import answer_heldout
 from prefloop.pipeline.stages.matches import match, match_figures, match_jury
-from prefloop.pipeline.stages.measures import answer_figures, kl_figures
+from prefloop.pipeline.stages.measures import Likely, answer_figures, kl_figures
 from prefloop.pipeline.stages.prompts import read_prompts
 
 AGAINST = "other"
@@ -92,6 +93,16 @@ async def evaluate_policy(config: RunConfig, *, policy: str, against: str, out: 
             models.use_policy(paths[policy])
             await answer(_NEW)
             await match(context, _NEW, _OTHER, partial(models.labelers, config.evaluators))
+            async with models.scoring() as score:
+                divergence = await asyncio.to_thread(
+                    kl_figures,
+                    context,
+                    _NEW,
+                    Path(paths[policy]),
+                    Path(paths[against]),
+                    Likely(score, config.evaluate.confidence),
+                    against=AGAINST,
+                )
         finally:
             await models.release()
         fitted = RoundJury()
@@ -102,13 +113,6 @@ async def evaluate_policy(config: RunConfig, *, policy: str, against: str, out: 
         rows = match_figures(run, jury, _NEW, _OTHER, AGAINST)
         rows += answer_figures(run, _NEW, against=None)
         rows += answer_figures(run, _OTHER, against=AGAINST)
-        rows += kl_figures(
-            context,
-            _NEW,
-            Path(paths[policy]),
-            Path(paths[against]),
-            against=AGAINST,
-            confidence=config.evaluate.confidence,
-        )
+        rows += divergence
     table = metrics_table([{**row, "round": 0} for row in rows]).to_pylist()
     return Evaluation(policy, against, run.root, table)

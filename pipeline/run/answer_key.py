@@ -17,7 +17,7 @@ from prefloop.pipeline.run.manifest import digest
 _HARMLESS = {
     "api_key_env", "max_concurrency", "timeout_s", "max_retries", "max_backoff_s",
     "requests_per_minute", "tokens_per_minute", "max_total_tokens", "max_cost", "cache",
-    "cache_dir", "gpu_memory_utilization", "block_wait_s",
+    "cache_dir", "gpu_memory_utilization", "block_wait_s", "enable_sleep_mode",
 }  # fmt: skip
 """Keys of an engine that change how an answer gets there, and not what it is."""
 

@@ -54,7 +54,7 @@ _HARMLESS = {
     "run_dir", "blocks_in_flight", "base_url", "api_key_env", "max_concurrency", "timeout_s",
     "max_retries", "max_backoff_s", "requests_per_minute", "tokens_per_minute", "max_total_tokens",
     "max_cost", "cache", "cache_dir", "leave_out", "top_logprobs", "gpu_memory_utilization",
-    "block_wait_s", "save_steps", "then", "processes",
+    "block_wait_s", "save_steps", "then", "processes", "memory", "enable_sleep_mode",
 }  # fmt: skip
 """Last parts of keys that change how a run gets there, and not what comes out."""
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from prefloop.data.conversation import with_system_prompt
 from prefloop.data.embedded import resolve_embedded
@@ -24,14 +28,45 @@ from prefloop.labelers.factory import build_labeler
 from prefloop.pipeline.config import POLICY, PoolMember, RunConfig
 from prefloop.pipeline.engines.factory import build_engine
 from prefloop.pipeline.engines.policy_check import TOLERANCE_NATS, PolicyMismatch, verify_policy
-from prefloop.pipeline.engines.settings import OpenAIEngine
+from prefloop.pipeline.engines.settings import MemoryMode, OpenAIEngine
 from prefloop.pipeline.engines.vllm_engine import VllmInProcess
 from prefloop.pipeline.engines.weights import is_adapter, load_tokenizer
+from prefloop.pipeline.machine.footprint import (
+    ASLEEP,
+    Footprint,
+    engine_footprint,
+    reward_model_footprint,
+    scoring_footprint,
+    training_footprint,
+)
+from prefloop.pipeline.machine.hardware import CPU, capacity, device_named, devices_of, dtype_on
+from prefloop.pipeline.machine.model_shape import model_shape
+from prefloop.pipeline.machine.residency import USABLE, ModelKey, Residency, who_leaves
+from prefloop.pipeline.machine.seats import ScoringEngine, SeatedEngine, SeatedLabeler
+from prefloop.pipeline.machine.stage_memory import (
+    beside_training,
+    judging_longest,
+    sampling_longest,
+    stage_memory,
+)
+from prefloop.training.policy.logprobs import (
+    Placement,
+    Scorer,
+    answer_logprobs,
+    scored_tokens,
+)
 from prefloop.training.session.setup import has_gpu
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+BLOCKS_IN_TURN = 16
+"""Blocks that one engine works on before another has its turn, where there is room for one only. A
+kill loses what the engines did for them so far."""
 PROBES = 4
 """Conversations whose log-probabilities are compared after new weights were loaded."""
 
@@ -72,6 +107,9 @@ def revision(path: str) -> str:
 class Models:
     """The engines of a run, built when first needed, and the policy that they serve.
 
+    What it hands out are seats: the engine behind one is in memory while it is asked, and may make
+    room for another meanwhile, as the config's ``memory`` says.
+
     Invariant: an engine that was given new weights is not handed out before its log-probabilities
     were found equal to those of transformers on the same checkpoint (where it is not transformers
     itself, which has nothing else to be compared with).
@@ -86,13 +124,21 @@ class Models:
         self._cache = cache
         self.probes: list[tuple[Message, ...]] = []
         """A few conversations for comparing log-probabilities after a swap."""
-        self._start = self._checkpoint(POLICY, config.sample.engine)
+        self._checkpoints: dict[ModelKey, str] = {}
+        self._start = self.checkpoint_of(POLICY, config.sample.engine)
         self._policy = self._start
-        self._engines: dict[tuple[str, str], Engine] = {}
-        self._serving: dict[tuple[str, str], str] = {}
-        self._reward_models: dict[RewardModelLabeler, Labeler] = {}
+        self._engines: dict[ModelKey, Engine] = {}
+        self._serving: dict[ModelKey, str] = {}
+        self._asleep: set[ModelKey] = set()
+        self._known: dict[ModelKey, Engine] = {}
+        """Engines that were opened once, maybe closed: they tell what such an engine can do."""
+        self._reward_models: dict[RewardModelLabeler, SeatedLabeler] = {}
+        self._loaded: dict[ModelKey, Labeler] = {}
         self._verifiers: dict[VerifierLabeler, Labeler] = {}
         self._revisions: dict[str, str] = {}
+        self._footprints: dict[ModelKey, Footprint] = {}
+        self._residency = Residency(config.memory, self._room)
+        self._swapping = asyncio.Lock()
 
     @property
     def start(self) -> str:
@@ -103,6 +149,16 @@ class Models:
     def policy(self) -> str:
         """The checkpoint that ``policy`` means now."""
         return self._policy
+
+    @property
+    def blocks_in_flight(self) -> int:
+        """Blocks to work on at once: more where engines of one stage take turns, as each turn
+        costs the opening of an engine, or its waking."""
+        turns = self._config.memory != "keep_open" and any(
+            one.in_turn for one in stage_memory(self._config) if one.stage in ("sample", "label")
+        )
+        wanted = self._config.blocks_in_flight
+        return max(wanted, BLOCKS_IN_TURN) if turns else wanted
 
     def take_probes(self, prompts: ShardFolder, system_prompt: str | None) -> None:
         """Take the first of ``prompts`` as probes; none where there are none."""
@@ -119,30 +175,28 @@ class Models:
     async def engine(self, engine: str, model: str) -> Engine:
         """The engine named ``engine`` serving ``model``; both as the config names them."""
         key = (engine, model)
-        wanted = self._policy if model == POLICY else self._checkpoint(model, engine)
-        if key not in self._engines:
-            base = self._start if model == POLICY and is_adapter(wanted) else wanted
-            logger.info("engine %s: loading %s", engine, base)
-            self._engines[key] = await build_engine(
-                self._config.engines[engine], base, cache=self._cache and self._cache / engine
-            )
-            self._serving[key] = base
-        if self._serving[key] != wanted:
-            await self._swap(engine, self._engines[key], self._serving[key], wanted)
-            self._serving[key] = wanted
-        return self._engines[key]
+        # Where another would have to leave, it comes with the first request: a stage opens all that
+        # it needs before it asks any.
+        if key not in self._known or not self._crowds(key):
+            async with self._seat(key):
+                pass
+        return SeatedEngine(partial(self._seat, key), self._known[key])
+
+    def opened(self, engine: str, model: str) -> Engine | None:
+        """The engine itself that is behind the seats of these names; null where it is closed."""
+        return self._engines.get((engine, model))
 
     async def reward_model(self, labeler: RewardModelLabeler) -> Labeler:
-        """The labeler that ``labeler`` describes; its model stays loaded from round to round.
+        """The labeler that ``labeler`` describes; its model stays loaded from round to round, as
+        far as there is room.
 
         Raises ``LabelerError`` where it is no reward model.
         """
         if labeler not in self._reward_models:
-            folder = _reward_checkpoint(labeler)
-            logger.info("labeler %s: loading %s", labeler.name, folder)
-            self._reward_models[labeler] = await asyncio.to_thread(
-                build_labeler, labeler, engine=None, seed=self._config.seed, checkpoint=folder
-            )
+            seat = partial(self._reward_seat, labeler)
+            async with seat():  # what is no reward model is refused now
+                pass
+            self._reward_models[labeler] = SeatedLabeler(labeler.name, seat)
         return self._reward_models[labeler]
 
     async def labeler(self, labeler: LabelerConfig) -> Labeler:
@@ -172,7 +226,7 @@ class Models:
         path = (
             self._policy
             if member.model == POLICY
-            else self._checkpoint(member.model, member.engine)
+            else self.checkpoint_of(member.model, member.engine)
         )
         if path not in self._revisions:
             self._revisions[path] = revision(path)
@@ -191,7 +245,7 @@ class Models:
         if opponent := self._config.evaluate.opponent:
             asked.append((opponent.model, opponent.engine or self._config.sample.engine))
         found = {
-            model: revision(self._checkpoint(model, engine))
+            model: revision(self.checkpoint_of(model, engine))
             for model, engine in asked
             if model != POLICY
         }
@@ -214,27 +268,200 @@ class Models:
 
     async def close(self, engine: str, model: str) -> None:
         """Close the engine named ``engine`` for ``model``; it comes back when asked for."""
-        self._serving.pop((engine, model), None)
-        opened = self._engines.pop((engine, model), None)
-        if opened:
-            await opened.aclose()
+        await self._close((engine, model))
 
     async def make_room(self) -> None:
-        """On a GPU, close all models, whose memory training or another model needs."""
-        if has_gpu():
-            await self.release()
+        """Let this machine's models make room for training, whose memory it needs: on a GPU all of
+        them, elsewhere those beside which it does not fit.
+
+        A sleeping engine stays where training fits beside what it keeps of the GPU. Servers stay:
+        what they count goes on.
+        """
+        mode: MemoryMode = "one_at_a_time" if has_gpu() else self._config.memory
+        needs = self._training_footprint()
+        for key in who_leaves(mode, needs, self._residency.inside(), capacity):
+            self._residency.forget([key])
+            await self._leave(key)
+        for device in needs.devices:
+            room = USABLE * capacity(device) - needs.bytes
+            asleep = [key for key in self._asleep if device in self._devices(key)]
+            for key in asleep[max(int(room / ASLEEP), 0) :]:
+                await self._close(key)
 
     async def release(self) -> None:
         """Close every engine, reward model and verifier; they come back when asked for."""
         self._reward_models.clear()
-        self._verifiers.clear()
-        engines, self._engines, self._serving = self._engines, {}, {}
-        for engine in engines.values():
-            await engine.aclose()
+        for key in [*self._loaded, *self._engines]:
+            await self._close(key)
 
-    def _checkpoint(self, model: str, engine: str) -> str:
-        name = self._config.policy if model == POLICY else model
-        return checkpoint(name, served=isinstance(self._config.engines[engine], OpenAIEngine))
+    @asynccontextmanager
+    async def scoring(self) -> AsyncIterator[Scorer]:
+        """The log-probabilities of answers under checkpoints, on the device and in the type that
+        the policy is sampled with: by the engine where it serves the checkpoint, else by a model
+        that is loaded for it, for which others make room.
+
+        It is to be called in a thread, while the engines are asked nothing.
+        """
+        settings = self._config.engines[self._config.sample.engine]
+        [device] = devices_of(settings)[:1] or [device_named("auto")]
+        named = "auto" if isinstance(settings, OpenAIEngine) else settings.dtype
+        at = Placement(device, dtype_on(named, device))
+        longest = sampling_longest(self._config)
+        key = ("log-probabilities", "")
+        footprint = scoring_footprint(self._start, at.device, at.dtype, longest)
+        async with self._residency.place(key, footprint, enter=_nothing, leave=_nothing):
+            _free_cached()
+            yield partial(self._score, at)
+        self._residency.forget([key])
+        _free_cached()
+
+    def _score(
+        self,
+        at: Placement,
+        checkpoint: Path,
+        prompts: Sequence[Sequence[Message]],
+        answers: Sequence[str | Sequence[int]],
+        *,
+        complete: Sequence[bool] | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> NDArray[np.float64]:
+        key = (self._config.sample.engine, POLICY)
+        engine: object = self._engines.get(key)
+        if (
+            answers
+            and self._serving.get(key) == str(checkpoint)
+            and isinstance(engine, ScoringEngine)
+        ):
+            return engine.logprobs(
+                *scored_tokens(checkpoint, prompts, answers, complete, template_kwargs)
+            )
+        return answer_logprobs(
+            checkpoint, prompts, answers, complete=complete, template_kwargs=template_kwargs, at=at
+        )
+
+    def _training_footprint(self) -> Footprint:
+        longest = sampling_longest(self._config)
+        if self._config.train is None:  # for another model, of the policy's kind
+            settings = self._config.engines[self._config.sample.engine]
+            return engine_footprint(settings, self._start, longest)
+        return training_footprint(self._config.train, self._start, longest)
+
+    def _crowds(self, key: ModelKey) -> bool:
+        """Whether somebody would have to leave for ``key``."""
+        inside = self._residency.inside()
+        return key not in inside and bool(
+            who_leaves(self._config.memory, self._footprint(key), inside, self._room)
+        )
+
+    def _room(self, device: str) -> int:
+        """Bytes of ``device`` for engines: less where a training goes on meanwhile."""
+        return capacity(device) - beside_training(self._config, device)
+
+    def _footprint(self, key: ModelKey) -> Footprint:
+        if key not in self._footprints:
+            self._footprints[key] = self._footprint_of(key)
+        return self._footprints[key]
+
+    def _footprint_of(self, key: ModelKey) -> Footprint:
+        engine, model = key
+        longest = sampling_longest(self._config)
+        for labeler in self._config.all_labelers:
+            if isinstance(labeler, JudgeLabeler) and (labeler.engine, labeler.model) == key:
+                longest = judging_longest(labeler, longest)
+        name = self._start if model == POLICY else model
+        return engine_footprint(self._config.engines[engine], name, longest)
+
+    def _devices(self, key: ModelKey) -> tuple[str, ...]:
+        return devices_of(self._config.engines[key[0]])
+
+    @asynccontextmanager
+    async def _seat(self, key: ModelKey) -> AsyncIterator[Engine]:
+        """The engine of ``key``, in memory and serving what its model means now."""
+        engine, model = key
+        wanted = self._policy if model == POLICY else self.checkpoint_of(model, engine)
+        async with self._residency.place(
+            key,
+            self._footprint(key),
+            enter=partial(self._enter, key, wanted),
+            leave=partial(self._leave, key),
+        ):
+            async with self._swapping:
+                if self._serving[key] != wanted:
+                    await self._swap(key[0], self._engines[key], self._serving[key], wanted)
+                    self._serving[key] = wanted
+            yield self._engines[key]
+
+    async def _enter(self, key: ModelKey, wanted: str) -> None:
+        """Wake the engine of ``key``, or open it."""
+        _free_cached()
+        engine, model = key
+        if key in self._asleep:
+            sleeper = self._engines[key]
+            assert isinstance(sleeper, VllmInProcess)
+            logger.info("engine %s: waking", engine)
+            await sleeper.wake_up()
+            self._asleep.discard(key)
+            return
+        base = self._start if model == POLICY and is_adapter(wanted) else wanted
+        logger.info("engine %s: loading %s", engine, base)
+        self._engines[key] = self._known[key] = await build_engine(
+            self._config.engines[engine], base, cache=self._cache and self._cache / engine
+        )
+        self._serving[key] = base
+
+    async def _leave(self, key: ModelKey) -> None:
+        """Put the engine of ``key`` to sleep, or close it: another needs its memory."""
+        engine = self._engines.get(key)
+        if isinstance(engine, VllmInProcess) and engine.can_sleep and self._fits_asleep(key):
+            logger.info("engine %s: sleeping", key[0])
+            await engine.sleep()
+            self._asleep.add(key)
+        else:
+            logger.info("%s: making room", key[0])
+            await self._close(key)
+
+    def _fits_asleep(self, key: ModelKey) -> bool:
+        """Whether main memory has room for the weights of ``key`` while it sleeps."""
+        asleep = sum(model_shape(self._serving[one]).parameters for one in [*self._asleep, key])
+        return 2 * asleep < capacity(CPU) // 2
+
+    async def _close(self, key: ModelKey) -> None:
+        self._residency.forget([key])
+        self._asleep.discard(key)
+        self._serving.pop(key, None)
+        self._loaded.pop(key, None)
+        engine = self._engines.pop(key, None)
+        if engine:
+            await engine.aclose()
+        _free_cached()
+
+    @asynccontextmanager
+    async def _reward_seat(self, labeler: RewardModelLabeler) -> AsyncIterator[Labeler]:
+        """The reward model of ``labeler``, in memory."""
+        key = (f"labeler {labeler.name}", labeler.model_dump_json())
+        if key not in self._footprints:
+            self._footprints[key] = reward_model_footprint(labeler)
+
+        async def enter() -> None:
+            _free_cached()
+            folder = _reward_checkpoint(labeler)
+            logger.info("labeler %s: loading %s", labeler.name, folder)
+            self._loaded[key] = await asyncio.to_thread(
+                build_labeler, labeler, engine=None, seed=self._config.seed, checkpoint=folder
+            )
+
+        leave = partial(self._leave, key)
+        async with self._residency.place(key, self._footprints[key], enter=enter, leave=leave):
+            yield self._loaded[key]
+
+    def checkpoint_of(self, model: str, engine: str) -> str:
+        """Where the weights lie that ``engine`` has for ``model``; a server's name for it as is."""
+        key = (engine, model)
+        if key not in self._checkpoints:
+            name = self._config.policy if model == POLICY else model
+            served = isinstance(self._config.engines[engine], OpenAIEngine)
+            self._checkpoints[key] = checkpoint(name, served=served)
+        return self._checkpoints[key]
 
     async def _swap(self, name: str, engine: Engine, previous: str, path: str) -> None:
         """Let ``engine`` serve ``path``, for sure: in place, or else from a new engine process."""
@@ -265,3 +492,15 @@ class Models:
 
 def _reward_checkpoint(labeler: RewardModelLabeler) -> str:
     return checkpoint(labeler.model, served=False, trust_remote_code=labeler.trust_remote_code)
+
+
+async def _nothing() -> None:
+    pass
+
+
+def _free_cached() -> None:
+    """Give back what torch keeps of a GPU for this process: another may need it now."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,10 +26,11 @@ from prefloop.pipeline.run.stream import run_blocks
 from prefloop.pipeline.stages.label import OpenLabelers
 from prefloop.pipeline.stages.lost_rows import restore_quarantine
 from prefloop.pipeline.stages.matches import MatchJury, forget_other_votes, match, match_figures
-from prefloop.pipeline.stages.measures import answer_figures, likelihood_figures
+from prefloop.pipeline.stages.measures import Likely, answer_figures, likelihood_figures
 from prefloop.pipeline.stages.sample import Draw, open_source, remedy_of, sample_block, sampling_of
 from prefloop.pipeline.stages.train import reference_policy
 from prefloop.training.config import EvaluateConfig, TrainConfig
+from prefloop.training.policy.logprobs import Scorer
 
 
 async def answer_heldout(
@@ -69,6 +71,7 @@ async def answer_heldout(
     with StepProgress(title, len(missing), unit="blocks") as progress:
 
         async def work(index: int) -> None:
+            progress.begin(1)
             prompts = _limited(run, index, settings.limit)
             block = f"evaluate/{policy}/{index}"
             table, failed = await sample_block(prompts, draw, context.index, block)
@@ -106,18 +109,26 @@ async def answer_opponent(
     await models.close(engine, opponent.model)
 
 
+@dataclass(frozen=True)
+class Measuring:
+    """Who measures a policy; each is only opened if it has something to do."""
+
+    open_labelers: OpenLabelers
+    load_jury: Callable[[], MatchJury]
+    """Called once all votes are there."""
+    open_scorer: Callable[[], AbstractAsyncContextManager[Scorer]]
+
+
 async def evaluate_round(
     context: RoundContext,
     settings: EvaluateConfig,
     train: TrainConfig,
     origin: Lineage,
-    open_labelers: OpenLabelers,
-    load_jury: Callable[[], MatchJury],
+    by: Measuring,
 ) -> None:
     """Measure the policy that this round trained: win rates, KL, lengths, reward margin.
 
-    ``train`` and ``origin`` are what it was trained with and from. ``load_jury`` is called once all
-    votes are there.
+    ``train`` and ``origin`` are what it was trained with and from.
     """
     run, metrics = context.run, context.folder.metrics
     if metrics.exists(EVALUATION) or not run.heldout.indices():
@@ -130,18 +141,19 @@ async def evaluate_round(
     if settings.opponent:
         opponents[OPPONENT] = OPPONENT
     for opponent in dict.fromkeys(opponents.values()):
-        await match(context, new, opponent, open_labelers)
-    jury = load_jury()
+        await match(context, new, opponent, by.open_labelers)
+    jury = by.load_jury()
     for against, opponent in opponents.items():
         rows += match_figures(run, jury, new, opponent, against)
-    rows += await asyncio.to_thread(
-        likelihood_figures,
-        context,
-        origin.start,
-        reference_policy(context, train, origin),
-        beta=train.beta,
-        confidence=settings.confidence,
-    )
+    async with by.open_scorer() as score:
+        rows += await asyncio.to_thread(
+            likelihood_figures,
+            context,
+            origin.start,
+            reference_policy(context, train, origin),
+            Likely(score, settings.confidence),
+            beta=train.beta,
+        )
     for row in rows:
         row["round"] = context.index
     metrics.write(EVALUATION, metrics_table(rows))

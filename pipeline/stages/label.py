@@ -52,6 +52,7 @@ async def label_round(
     with StepProgress(title, total, done=total - todo) as progress:
 
         async def work(index: int) -> None:
+            progress.begin(folder.prompts.rows([index]))
             votes = await label_block(context, settings, index, labelers)
 
             async def commit() -> None:

@@ -72,6 +72,7 @@ async def match(
     with StepProgress(title, len(missing), unit="blocks") as progress:
 
         async def work(index: int) -> None:
+            progress.begin(1)
             pairs, answers = _match_pairs(run, policy, opponent, index)
             prompts = run.heldout.read(index)
             built = build_pairs(pairs, prompts, answers, policy - 1, context.system_prompt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from prefloop.pipeline.run.run_dir import PolicyKey, RunDir
 from prefloop.pipeline.stages.rendering import template_kwargs_of
 from prefloop.pipeline.stages.write import split_files
 from prefloop.training.policy.heldout import MOST_PAIRS, implicit_margins
-from prefloop.training.policy.logprobs import answer_logprobs, kl_estimate
+from prefloop.training.policy.logprobs import Scorer, kl_estimate
 
 
 def answer_figures(run: RunDir, policy: PolicyKey, *, against: str | None) -> list[dict[str, Any]]:
@@ -54,22 +55,29 @@ def _mean_reasoning_tokens(tokens: pa.ChunkedArray) -> float | None:
     return float(np.mean(tokens.fill_null(0).to_numpy()))
 
 
+@dataclass(frozen=True)
+class Likely:
+    """How likely texts are measured: by ``score``, with intervals of this ``confidence``."""
+
+    score: Scorer
+    confidence: float
+
+
 def likelihood_figures(
-    context: RoundContext, start: Path, reference: Path, *, beta: float, confidence: float
+    context: RoundContext, start: Path, reference: Path, likely: Likely, *, beta: float
 ) -> list[dict[str, Any]]:
     """KL to the starting policy on the new policy's answers, and rewards on held-out triples.
 
     ``reference`` is the reference policy of the round's training, and ``beta`` its weight.
     """
-    new = context.folder.policy
-    rows = kl_figures(
-        context, context.index + 1, new, start, against="start", confidence=confidence
-    )
+    new, confidence = context.folder.policy, likely.confidence
+    rows = kl_figures(context, context.index + 1, new, start, likely, against="start")
     triples = _heldout_triples(context.run, context.index)
     if len(triples):
         margins = implicit_margins(
-            new, reference, triples, beta, template_kwargs=template_kwargs_of(context, new)
-        )
+            new, reference, triples, beta,
+            template_kwargs=template_kwargs_of(context, new), score=likely.score,
+        )  # fmt: skip
         rows.append({"name": "reward_margin", "estimate": mean_estimate(margins, confidence)})
         right = np.sign(margins) / 2 + 0.5
         rows.append({"name": "reward_accuracy", "estimate": win_rate(right, confidence=confidence)})
@@ -77,7 +85,7 @@ def likelihood_figures(
 
 
 def kl_figures(
-    context: RunContext, policy: int, new: Path, other: Path, *, against: str, confidence: float
+    context: RunContext, policy: int, new: Path, other: Path, likely: Likely, *, against: str
 ) -> list[dict[str, Any]]:
     """KL from ``new``, whose held-out answers are those of ``policy``, to ``other``."""
     conversations = _conversations(context)
@@ -92,7 +100,7 @@ def kl_figures(
         return []
     complete = pc.equal(answers["finish_reason"], "stop").to_pylist()
     of_new, of_other = (
-        answer_logprobs(
+        likely.score(
             model,
             shown_prompts,
             texts,
@@ -101,7 +109,7 @@ def kl_figures(
         )
         for model in (new, other)
     )
-    divergence = kl_estimate(of_new, of_other, confidence)
+    divergence = kl_estimate(of_new, of_other, likely.confidence)
     return [{"name": "kl", "against": against, "estimate": divergence}]
 
 

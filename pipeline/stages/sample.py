@@ -82,6 +82,7 @@ async def sample_round(
     with StepProgress(title, total, done=total - todo) as progress:
 
         async def work(index: int) -> None:
+            progress.begin(folder.prompts.rows([index]))
             candidates, failed = await draw_block(folder, index, draw)
 
             async def commit() -> None:

@@ -12,14 +12,22 @@ import pytest
 from rich.console import Console
 
 from prefloop.pipeline.config import RunConfig, validate_config
-from prefloop.pipeline.plan.plan import Plan, make_plan
+from prefloop.pipeline.machine.speed import MachineSpeed
+from prefloop.pipeline.plan import plan as planning
+from prefloop.pipeline.plan.plan import Plan
 from prefloop.pipeline.plan.plan_text import render_plan
 from prefloop.pipeline.run.run_dir import RunDir
 from tests.helpers.synthetic_run import write_run
 
+SPEED = MachineSpeed(flops=1e11, bytes_per_second=2e10, operation_s=1e-5)
 PROMPTS = 20
 HELDOUT = 4
 PROMPT = "Describe thing number {:04d} in one sentence."  # 43 characters
+
+
+def make_plan(config: RunConfig, run: RunDir | None = None) -> Plan:
+    """The plan for a machine of known speed."""
+    return planning.make_plan(config, run, speed_of=lambda *_: SPEED)
 
 
 def _write(path: Path, numbers: range, text: str = PROMPT) -> str:
@@ -227,3 +235,44 @@ def test_rendering_and_json(tmp_path: Path) -> None:
     written = json.loads(json.dumps(plan.as_dict()))
     assert written["total"]["requests"] == plan.requests
     assert RunDir(tmp_path / "run").rounds() == []
+
+
+def test_time_follows_the_size_of_the_model(tmp_path: Path) -> None:
+    """The model that is guessed by its name is a hundred times larger, and takes that much."""
+    plans = {
+        size: make_plan(_config(tmp_path, policy=f"someone/model-{size}", rounds=1))
+        for size in ("70M", "7B")
+    }
+    seconds = {
+        size: [
+            _steps(plan, "sample", "policy")[0].seconds,
+            _steps(plan, "evaluate", "log-probabilities")[0].seconds,
+            plan.training[0].seconds,
+        ]
+        for size, plan in plans.items()
+    }
+    for small, large in zip(*seconds.values(), strict=True):
+        assert 30 < large / small <= 110
+    # 80 prompts' 18.75 tokens are read once for four samples each: 2 operations a parameter.
+    read = 2 * 7e9 * 20 * 18.75 / (0.6 * SPEED.flops)
+    # One of four bytes a parameter is read for each step, whoever is in it.
+    steps = 50 * 7e9 * 4 / SPEED.bytes_per_second
+    assert seconds["7B"][0] > read + steps
+    # 18 pairs, two answers of 50 tokens each: six operations, and two for the reference.
+    learned = 8 * 7e9 * 18 * 2 * (43 / 4 + 8 + 50) / (0.6 * SPEED.flops)
+    assert seconds["7B"][2] == pytest.approx(learned, rel=0.5)
+
+
+def test_what_the_time_rests_on_is_said(tmp_path: Path) -> None:
+    plan = make_plan(_config(tmp_path, policy="someone/model-7B"))
+    said = " ".join(plan.assumptions)
+    assert "size of someone/model-7B: 7 billion parameters, by its name" in said
+    assert "speed of cpu in float32, measured here: 100 GFLOP/s, 20 GB/s, 10 µs" in said
+    assert "nothing of it is on this machine" in " ".join(make_plan(_config(tmp_path)).assumptions)
+
+
+def test_models_that_do_not_fit_are_warned_of(tmp_path: Path) -> None:
+    plan = make_plan(_config(tmp_path, policy="someone/model-900B"))
+    assert {one.stage for one in plan.memory if not one.fits} == {"sample", "train", "evaluate"}
+    assert any("train: dpo" in warning and "train.lora" in warning for warning in plan.warnings)
+    assert "does not fit" in _text(plan)

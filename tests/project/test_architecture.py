@@ -51,6 +51,7 @@ ORDER = {
     "pipeline": [
         "engines terminal",
         "config",
+        "machine",
         "run",
         "stages",
         "report",

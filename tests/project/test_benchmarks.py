@@ -10,14 +10,17 @@ import pytest
 from tests.helpers.paths import ROOT
 
 SMALL = ["--width", "64", "--layers", "2"]
+TINY = ["--prompts", "4", "--n", "2", "--max-tokens", "8", "--pairs", "8", "--batch", "2", *SMALL]
 RUNS = {
     "audit": ["--rows", "2000"],
+    "gpu": ["--parts", "transformers", "dpo", *TINY],
     "overhead": ["--rows", "20", "60"],
     "reward": ["--answers", "8", "--repeats", "1", *SMALL],
     "scale": ["2000"],
     "training": ["--pairs", "8", "--epochs", "1", "--batch", "4", *SMALL],
 }
 ENGINES = {
+    "gpu": ["--parts", "vllm", *TINY],
     "judge": ["--pairs", "4", "--words", "8", *SMALL],
     "sampling": ["--prompts", "4", "--n", "2", "--max-tokens", "8", "--repeats", "1", *SMALL],
     "turnover": ["--repeats", "1", *SMALL],

@@ -54,10 +54,11 @@ def load(folder):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
-def test_equals_one_sequence_at_a_time(policy, tokenizer, batch_size):
+def test_equals_one_sequence_at_a_time(policy, tokenizer, batch_size, monkeypatch):
     model = load(policy)
     expected = [by_hand(model, tokenizer, *pair) for pair in zip(PROMPTS, ANSWERS, strict=True)]
-    found = answer_logprobs(policy, PROMPTS, ANSWERS, batch_size=batch_size)
+    monkeypatch.setattr("prefloop.training.policy.logprobs.BATCH", batch_size)
+    found = answer_logprobs(policy, PROMPTS, ANSWERS)
     assert found.dtype == np.float64
     assert found == pytest.approx(expected, abs=1e-4)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,20 @@ from prefloop.training.errors import TrainingError
 from prefloop.training.inputs.pairs import tokenised, triples_in
 from prefloop.training.inputs.rows import UNREADABLE, Dropped, prompts_in
 from prefloop.training.policy.checkpoints import context_length, load_tokenizer
-from prefloop.training.policy.logprobs import answer_logprobs, reward_margin
+from prefloop.training.policy.logprobs import (
+    Placement,
+    Scorer,
+    answer_logprobs,
+    reward_margin,
+)
 
 MOST_PAIRS = 256
 """Held-out pairs that a policy is measured on, at most: each is four forward passes."""
 TRAINED_PROMPT = "trained_prompt"
 """Why a held-out pair was left out: the model was trained on its prompt."""
+
+
+_Scores = Callable[[Sequence[Sequence[Message]], Sequence[str]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,7 @@ def implicit_margins(
     beta: float,
     *,
     template_kwargs: Mapping[str, Any] | None = None,
+    score: Scorer = answer_logprobs,
 ) -> NDArray[np.float64]:
     """``prefloop.training.policy.logprobs.reward_margin`` [N] of each row's chosen answer over its
     rejected one.
@@ -57,28 +67,23 @@ def implicit_margins(
         side: [turns[0]["content"] for turns in triples[side].to_pylist()]
         for side in ("chosen", "rejected")
     }
-    prompts = triples["prompt"].to_pylist()
-    return _margins((policy, reference), prompts, answers, beta, template_kwargs)
+    of_policy, of_reference = (
+        partial(score, model, template_kwargs=template_kwargs) for model in (policy, reference)
+    )
+    return _margins(of_policy, of_reference, triples["prompt"].to_pylist(), answers, beta)
 
 
 def _margins(
-    models: tuple[Path, Path],
+    policy: _Scores,
+    reference: _Scores,
     prompts: Sequence[Sequence[Message]],
     answers: Mapping[str, Sequence[str]],
     beta: float,
-    template_kwargs: Mapping[str, Any] | None = None,
 ) -> NDArray[np.float64]:
-    policy, reference = models
-    of = {
-        (side, model): answer_logprobs(
-            model, prompts, answers[side], template_kwargs=template_kwargs
-        )
-        for side in ("chosen", "rejected")
-        for model in (policy, reference)
-    }
+    chosen, rejected = answers["chosen"], answers["rejected"]
     return reward_margin(
-        of["chosen", policy], of["rejected", policy],
-        of["chosen", reference], of["rejected", reference], beta,
+        policy(prompts, chosen), policy(prompts, rejected),
+        reference(prompts, chosen), reference(prompts, rejected), beta,
     )  # fmt: skip
 
 
@@ -125,6 +130,11 @@ def heldout_pairs(
         return Heldout(None, dropped)
     used = table.take(pa.array(fresh))
     answers = {side: used[side].to_pylist() for side in ("chosen", "rejected")}
-    margins = _margins((policy, reference), used["prompt"].to_pylist(), answers, beta)
+    # The training before it left the device free.
+    at = Placement.fastest()
+    of_policy, of_reference = (
+        partial(answer_logprobs, model, at=at) for model in (policy, reference)
+    )
+    margins = _margins(of_policy, of_reference, used["prompt"].to_pylist(), answers, beta)
     right = np.sign(margins) / 2 + 0.5
     return Heldout(win_rate(right, clusters=[ids[row] for row in fresh]), dropped)

@@ -7,8 +7,9 @@ its end token included.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,20 +29,57 @@ if TYPE_CHECKING:
     import torch
 
 
+BATCH = 16
+"""Answers that are scored together."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a policy is computed, and in which type of numbers; both as torch names them."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+
+    @classmethod
+    def fastest(cls) -> Placement:
+        """A GPU where there is one, in bfloat16 where it can."""
+        import torch
+
+        if not torch.cuda.is_available():
+            return cls()
+        return cls("cuda", "bfloat16" if torch.cuda.is_bf16_supported() else "float32")
+
+
+class Scorer(Protocol):
+    """Anything that gives the log-probabilities of :func:`answer_logprobs`."""
+
+    def __call__(
+        self,
+        checkpoint: Path,
+        prompts: Sequence[Sequence[Message]],
+        answers: Sequence[str | Sequence[int]],
+        *,
+        complete: Sequence[bool] | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> NDArray[np.float64]:
+        """See :func:`answer_logprobs`."""
+        ...
+
+
 def answer_logprobs(
     checkpoint: Path,
     prompts: Sequence[Sequence[Message]],
     answers: Sequence[str | Sequence[int]],
     *,
     complete: Sequence[bool] | None = None,
-    batch_size: int = 16,
     template_kwargs: Mapping[str, Any] | None = None,
+    at: Placement = Placement(),  # frozen
 ) -> NDArray[np.float64]:
-    """log p(answer | prompt) in nats [N] under the policy (or adapter) in ``checkpoint``.
+    """log p(answer | prompt) in nats [N] under the policy (or adapter) in ``checkpoint``, computed
+    ``at`` a device in a type; the softmax is in float32 whatever that type.
 
-    In float32 on the CPU. Teacher-forced: each answer is encoded anew and ends with the end token;
-    one that is given as token ids is taken as it is. ``template_kwargs`` are those that the answers
-    were sampled with.
+    Teacher-forced: each answer is encoded anew and ends with the end token; one that is given as
+    token ids is taken as it is. ``template_kwargs`` are those that the answers were sampled with.
     ``complete`` [N] is False for an answer that was cut off at its token limit (finish reason
     ``length``): it has no end token, so none is scored. Raises ``ValueError`` where the lengths
     differ and ``TrainingError`` where ``checkpoint`` holds no model.
@@ -52,6 +90,22 @@ def answer_logprobs(
         raise ValueError(f"{len(prompts)} prompts and {len(answers)} answers (and their flags)")
     if not answers:
         return np.empty(0)
+    asked, ids = scored_tokens(checkpoint, prompts, answers, complete, template_kwargs)
+    model = load_model(checkpoint, dtype=getattr(torch, at.dtype), device=at.device)
+    return sequence_logprobs(model, asked, ids, batch_size=BATCH)
+
+
+def scored_tokens(
+    checkpoint: Path,
+    prompts: Sequence[Sequence[Message]],
+    answers: Sequence[str | Sequence[int]],
+    complete: Sequence[bool] | None,
+    template_kwargs: Mapping[str, Any] | None,
+) -> tuple[list[TokenIds], list[TokenIds]]:
+    """The token ids of prompts and of answers that :func:`answer_logprobs` scores.
+
+    Raises ``TrainingError`` where the model in ``checkpoint`` does not have one of them.
+    """
     tokenizer = load_tokenizer(checkpoint)
     texts = [one if isinstance(one, str) else "" for one in answers]
     ids = answer_ids(tokenizer, texts, end_token(tokenizer), template_kwargs)
@@ -63,8 +117,7 @@ def answer_logprobs(
     ]
     asked = [prompt_ids(tokenizer, prompt, template_kwargs) for prompt in prompts]
     check_embedding(embeddings(checkpoint), checkpoint, [*asked, *ids])
-    model = load_model(checkpoint, dtype=torch.float32)
-    return sequence_logprobs(model, asked, ids, batch_size=batch_size)
+    return asked, ids
 
 
 def sequence_logprobs(

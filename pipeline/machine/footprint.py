@@ -1,0 +1,167 @@
+"""How much memory models take: weights, KV cache, what training keeps beside them.
+
+Estimates for deciding and for people, a little high rather than low.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from prefloop.labelers.config import RewardModelLabeler
+from prefloop.pipeline.engines.settings import OpenAIEngine, TransformersEngine, VllmEngine
+from prefloop.pipeline.machine.hardware import (
+    BYTES,
+    CPU,
+    capacity,
+    device_named,
+    devices_of,
+    dtype_of,
+    dtype_on,
+    gpus,
+)
+from prefloop.pipeline.machine.model_shape import ModelShape, model_shape
+from prefloop.training.config import TrainConfig
+
+GIB = 2**30
+ASLEEP = 2 * GIB
+"""What a sleeping vLLM may keep of a GPU: its context, and graphs that were recorded."""
+_VLLM_OVERHEAD = 3 * GIB // 2  # of a process on the CPU, its libraries included
+_TORCH_ON_GPU = GIB // 2
+_LOGIT_COPIES = 4
+_USUAL_CONTEXT = 4096
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What something takes, by what for, and of which devices."""
+
+    parts: Mapping[str, int]
+    """Bytes on each device."""
+    devices: tuple[str, ...]
+
+    @property
+    def bytes(self) -> int:
+        """On each of its devices."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Longest:
+    """The longest sequences of a stage, in tokens."""
+
+    prompt: int
+    answer: int
+
+    def within(self, shape: ModelShape) -> int:
+        """Both together, as far as the model's context goes."""
+        wanted = self.prompt + self.answer
+        return min(wanted, shape.context or wanted)
+
+
+def engine_footprint(
+    engine: TransformersEngine | VllmEngine | OpenAIEngine, model: str, longest: Longest
+) -> Footprint:
+    """That of ``engine`` serving ``model``; nothing for a server's."""
+    devices = devices_of(engine)
+    if isinstance(engine, OpenAIEngine):
+        return Footprint({}, devices)
+    shape = model_shape(model)
+    each = BYTES[dtype_of(engine)]
+    if isinstance(engine, TransformersEngine):
+        cache = engine.batch_size * longest.within(shape) * shape.cache_bytes(each)
+        logits = _LOGIT_COPIES * engine.batch_size * shape.vocabulary * 4
+        parts = {"weights": shape.weight_bytes(each), "KV cache": cache, "logits": logits}
+        return Footprint(parts | _of_torch(devices[0]), devices)
+    weights = shape.weight_bytes(each) // len(devices)
+    if devices[0] == CPU:
+        cache = engine.cpu_kv_cache_gib * GIB
+        return Footprint(
+            {"weights": weights, "KV cache": cache, "vLLM": _VLLM_OVERHEAD}, devices
+        )  # fmt: skip
+    # It takes its share whole, and lays the cache out in what the weights leave of it.
+    share = int(engine.gpu_memory_utilization * capacity(devices[0]))
+    return Footprint({"weights": weights, "KV cache": max(share - weights, 0)}, devices)
+
+
+def vllm_needs(engine: VllmEngine, model: str) -> int:
+    """Bytes of a device without which vLLM does not start: weights, and one sequence's cache."""
+    shape, each = model_shape(model), BYTES[dtype_of(engine)]
+    context = engine.max_model_len or shape.context or _USUAL_CONTEXT
+    needed = shape.weight_bytes(each) + context * shape.cache_bytes(each)
+    return needed // len(devices_of(engine)) + _VLLM_OVERHEAD
+
+
+def reward_model_footprint(labeler: RewardModelLabeler) -> Footprint:
+    """That of a reward model in this process."""
+    device = device_named(labeler.device)
+    shape = model_shape(labeler.model)
+    each = BYTES[dtype_on(labeler.dtype, device)]
+    tokens = min(labeler.batch_tokens, 1024) if device == CPU else labeler.batch_tokens
+    parts = {"weights": shape.weight_bytes(each), "activations": tokens * _of_token(shape, each)}
+    return Footprint(parts | _of_torch(device), (device,))
+
+
+def scoring_footprint(model: str, device: str, dtype: str, longest: Longest) -> Footprint:
+    """That of computing the log-probabilities of answers under ``model``, 16 at a time."""
+    shape, each = model_shape(model), BYTES[dtype]
+    rows = 16
+    parts = {
+        "weights": shape.weight_bytes(each),
+        "activations": rows * longest.within(shape) * _of_token(shape, each),
+        "logits": rows * longest.answer * shape.vocabulary * each + longest.answer
+        * shape.vocabulary * 8,
+    }  # fmt: skip
+    return Footprint(parts | _of_torch(device), (device,))
+
+
+def training_footprint(train: TrainConfig, policy: str, longest: Longest) -> Footprint:
+    """That of training ``policy``: weights, gradients, AdamW's two states, activations of a batch,
+    and the reference where it is not computed before."""
+    device = device_named("auto")
+    shape = model_shape(policy)
+    bf16 = gpus() > 0 if train.precision == "auto" else train.precision == "bf16"
+    each = 2 if bf16 else 4
+    sequences = train.batch_size * (1 if train.method in ("kto", "sft") else 2)
+    length = min(longest.within(shape), train.max_length)
+    kept = _of_trained_token(shape, each)
+    if train.gradient_checkpointing:
+        kept = kept // shape.layers + shape.layers * shape.hidden * each
+    if train.lora:
+        frozen = shape.parameters // 2 if train.lora.quantize else shape.weight_bytes(each)
+        trained = lora_parameters(shape, train.lora.r)
+        parts = {"weights": frozen, "adapter, gradients, optimiser": 16 * trained}
+    else:
+        parts = {
+            "weights": 4 * shape.parameters,
+            "gradients": 4 * shape.parameters,
+            "optimiser": 8 * shape.parameters,
+        }
+    parts["activations"] = sequences * length * kept
+    # The losses' softmax is in float32, and its gradient too.
+    answers = min(longest.answer, length)
+    parts["logits"] = sequences * answers * shape.vocabulary * (each + 8)
+    if train.method in ("dpo", "kto") and not train.precompute_reference_logprobs:
+        parts["reference"] = shape.weight_bytes(each if train.lora else 4)
+    return Footprint(parts | _of_torch(device), (device,))
+
+
+def lora_parameters(shape: ModelShape, rank: int) -> int:
+    """Of adapters of ``rank`` on all linear layers of a usual block."""
+    # Seven products of a block, whose inputs and outputs together are about 20 widths.
+    return 20 * rank * shape.hidden * shape.layers
+
+
+def _of_token(shape: ModelShape, each: int) -> int:
+    """Activations of a token that exist at one time in a pass without gradients."""
+    return 16 * shape.hidden * each
+
+
+def _of_trained_token(shape: ModelShape, each: int) -> int:
+    """Activations of a token that a backward pass needs: 34 bytes a width and layer in 16 bits
+    (Korthikanti et al. 2022, arXiv 2205.05198, equation 2, without the attention matrix)."""
+    return 17 * each * shape.hidden * shape.layers
+
+
+def _of_torch(device: str) -> dict[str, int]:
+    return {} if device == CPU else {"torch": _TORCH_ON_GPU}

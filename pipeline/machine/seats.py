@@ -1,0 +1,72 @@
+"""Engines and labelers as stages are handed them: in memory while they are asked, wherever they are
+meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from prefloop.data.protocol import Completion, Engine, Request
+from prefloop.labelers.base import Labeler, Pair, Vote
+from prefloop.pipeline.engines.asked import announce, answered
+from prefloop.training.inputs.tokens import TokenIds
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@runtime_checkable
+class ScoringEngine(Protocol):
+    """An engine in this process that can score answers under the weights that it serves."""
+
+    def logprobs(
+        self, prompts: Sequence[TokenIds], answers: Sequence[TokenIds]
+    ) -> NDArray[np.float64]:
+        """log p(answer | prompt) in nats [N] of token ids."""
+        ...
+
+
+class SeatedEngine:
+    """An ``Engine`` that takes its place in memory for each request."""
+
+    def __init__(
+        self, seat: Callable[[], AbstractAsyncContextManager[Engine]], engine: Engine
+    ) -> None:
+        """``engine`` is one that sat there, and tells what such an engine can do."""
+        self._seat = seat
+        self._like = engine
+
+    async def generate(self, request: Request) -> list[Completion]:
+        """See ``prefloop.data.protocol.Engine``."""
+        announce(request)
+        try:
+            async with self._seat() as engine:
+                return await engine.generate(request)
+        finally:
+            answered(request)
+
+    async def load_policy(self, path: str) -> None:
+        """See ``prefloop.data.protocol.Engine``."""
+        async with self._seat() as engine:
+            await engine.load_policy(path)
+
+    async def aclose(self) -> None:
+        """Nothing: the seat belongs to who gave it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._like, name)
+
+
+class SeatedLabeler:
+    """A ``Labeler`` with a model of its own that takes its place in memory for each block."""
+
+    def __init__(self, name: str, seat: Callable[[], AbstractAsyncContextManager[Labeler]]) -> None:
+        self.name = name
+        self._seat = seat
+
+    async def label(self, pairs: Sequence[Pair], *, block: str) -> list[Vote]:
+        """See ``prefloop.labelers.base.Labeler``."""
+        async with self._seat() as labeler:
+            return await labeler.label(pairs, block=block)

@@ -1,0 +1,99 @@
+"""What each stage takes of a device, by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.machine import footprint, hardware, stage_memory
+from prefloop.pipeline.machine.stage_memory import StageMemory, memory_lines
+from tests.helpers.runs import small_config
+
+GIB = 2**30
+JUDGE = {"type": "judge", "name": "judge", "judge": "pairwise", "engine": "judge"}
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with one GPU of 24 GiB."""
+    monkeypatch.setattr(hardware, "gpus", lambda: 1)
+    monkeypatch.setattr(footprint, "gpus", lambda: 1)
+    for module in (footprint, stage_memory):
+        monkeypatch.setattr(module, "capacity", lambda _: 24 * GIB)
+    monkeypatch.setattr(stage_memory, "device_name", lambda device: device)
+
+
+def config(policy: str = "x/m-0.6B", judge: str = "x/j-4B", **changes: Any) -> RunConfig:
+    changes.setdefault("train", {"gradient_checkpointing": True})
+    return small_config(
+        policy=policy,
+        engines={"default": {"type": "vllm"}, "judge": {"type": "vllm", "max_model_len": 4096}},
+        label={"labelers": [{**JUDGE, "model": judge}]},
+        **changes,
+    )
+
+
+def by_stage(config: RunConfig) -> dict[str, StageMemory]:
+    return {one.stage: one for one in stage_memory.stage_memory(config)}
+
+
+@pytest.mark.usefixtures("card")
+def test_policy_and_judge_take_turns_on_one_card() -> None:
+    stages = by_stage(config())
+    assert list(stages) == ["sample", "label", "train", "evaluate"]
+    assert all(one.fits and one.device == "cuda:0" for one in stages.values())
+    assert stages["sample"].parts["weights"] == 600_000_000 * 2
+    assert stages["sample"].needed == int(0.9 * 24 * GIB)  # vLLM takes its share whole
+    assert stages["evaluate"].in_turn
+    assert not stages["label"].in_turn
+    # Weights, gradients and AdamW's two states in float32.
+    train = stages["train"].parts
+    assert sum(train[name] for name in ("weights", "gradients", "optimiser")) == 16 * 600_000_000
+    assert train["activations"] > 0
+    together = by_stage(config(memory="keep_open"))["evaluate"]
+    assert (together.in_turn, together.fits, together.remedy[:16]) == (
+        False,
+        False,
+        "set memory: auto",
+    )
+
+
+@pytest.mark.usefixtures("card")
+def test_what_does_not_fit_says_what_to_change() -> None:
+    stages = by_stage(config(policy="x/m-7B", judge="x/j-32B"))
+    assert {name: one.fits for name, one in stages.items()} == {
+        "sample": True, "label": False, "train": False, "evaluate": False,
+    }  # fmt: skip
+    lines = memory_lines(config(judge="x/j-32B"))
+    assert lines[0] == "memory of cuda:0:"
+    assert "does not fit: a smaller max_model_len" in lines[2]
+
+
+@pytest.mark.usefixtures("card")
+def test_an_adapter_needs_less() -> None:
+    whole, adapter = (
+        by_stage(config(policy="x/m-7B", train={"gradient_checkpointing": True, **lora}))["train"]
+        for lora in ({}, {"lora": {"r": 16}})
+    )
+    assert not whole.fits
+    assert adapter.needed < whole.needed / 4
+    assert adapter.parts["weights"] == 2 * 7_000_000_000
+
+
+@pytest.mark.usefixtures("card")
+def test_a_training_that_samples_meanwhile_leaves_engines_less() -> None:
+    online = {"gradient_checkpointing": True, "online": True, "batch_size": 1}
+    stages = by_stage(config(train=online))
+    assert stages["sample"].capacity == 24 * GIB - stages["train"].needed
+    assert (stages["sample"].fits, stages["sample"].remedy) == (
+        False, "a smaller gpu_memory_utilization",
+    )  # fmt: skip
+
+
+def test_servers_take_nothing_here() -> None:
+    served = small_config(
+        engines={"default": {"type": "openai"}}, evaluate={"enabled": False}, train=None
+    )
+    assert not memory_lines(served)
