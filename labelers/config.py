@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from prefloop.data.names import FileName
-from prefloop.data.strict import Share, Strict
+from prefloop.data.protocol import Thinking
+from prefloop.data.strict import LATER, FreeMapping, Share, Strict
 from prefloop.labelers.people import PeopleRole, is_human
 
 JuryRule = Literal["mean", "majority", "reliability", "dawid_skene"]
@@ -37,14 +38,29 @@ class JudgeLabeler(Strict):
     orders: Literal["both", "one"] = "both"
     """``both`` asks twice with the answers swapped, and a verdict that changes is a tie. ``one``
     asks once, in an order drawn by seed, at half the price and with the judge's position bias."""
-    temperature: NonNegativeFloat = 0.0
+    temperature: NonNegativeFloat | None = 0.0
+    """Null sends none, for servers that refuse it; a local model then draws as its
+    generation_config.json says."""
     max_tokens: PositiveInt | None = None
     """Tokens of the judge's answer at most; null is what the judge's folder says."""
+    thought_tokens: Annotated[PositiveInt | None, LATER] = None
+    """Tokens that the judge may think before it answers, beside ``max_tokens``; null: it is not
+    expected to think."""
+    chat_template_kwargs: Annotated[FreeMapping, LATER] = {}  # noqa: RUF012
+    """Variables of the chat template, such as ``enable_thinking: false``; each wins over the
+    engine's of the same name."""
+    reasoning_effort: Annotated[str | None, LATER] = None
+    """As the model or server names it (``low``, ``high``); null is the engine's."""
     calibration: Path | None = None
     """File that `prefloop calibrate` wrote: it maps the judge's probabilities to those that the
     verdicts of people bear out, before the jury sees them. The votes stay as they were given."""
     weight: PositiveFloat = 1.0
     """Weight of this labeler in the jury."""
+
+    @property
+    def thinking(self) -> Thinking:
+        """How much each answer of the judge may be thought about."""
+        return Thinking(self.thought_tokens, self.chat_template_kwargs, self.reasoning_effort)
 
 
 class VerifierLabeler(Strict):

@@ -21,6 +21,7 @@ from prefloop.data.preferences import PreferenceColumns
 from prefloop.data.preferences.gold import GoldPair, gold_layout, read_gold
 from prefloop.data.schemas import VOTE
 from prefloop.data.shards import ShardFolder
+from prefloop.data.strict import fingerprint
 from prefloop.data.yaml_files import read_yaml
 from prefloop.labelers.base import Answer, Labeler, Pair
 from prefloop.pipeline.config import ConfigError, RunConfig, reason_of, validate_config
@@ -165,7 +166,11 @@ async def _ask(
     try:
         for labeler in config.label.labelers:
             about = {
-                "labeler": labeler.model_dump(mode="json", exclude={"weight", "calibration"}),
+                "labeler": {
+                    key: value
+                    for key, value in fingerprint(labeler).items()
+                    if key not in ("weight", "calibration")
+                },
                 "models": revisions,
                 "files": of_labelers([labeler], calibrated=False),
                 "engines": of_engines(config),

@@ -53,10 +53,12 @@ _SAMPLE_ONLY = {"sample.n", "sample.prompts_per_round"}
 _HARMLESS = {
     "run_dir", "blocks_in_flight", "base_url", "api_key_env", "max_concurrency", "timeout_s",
     "max_retries", "max_backoff_s", "requests_per_minute", "tokens_per_minute", "max_total_tokens",
-    "max_cost", "cache", "cache_dir", "leave_out", "top_logprobs", "gpu_memory_utilization",
-    "block_wait_s", "save_steps", "then",
+    "max_cost", "cache", "cache_dir", "leave_out", "top_logprobs", "max_tokens_field",
+    "extra_headers", "gpu_memory_utilization", "block_wait_s", "save_steps", "then",
 }  # fmt: skip
 """Last parts of keys that change how a run gets there, and not what comes out."""
+_OF_OTHERS = {"extra_body", "extra_headers", "chat_template_kwargs", "engine_args"}
+"""Keys that hold names of others, which mean nothing here."""
 
 
 def open_run(config: RunConfig, run: RunDir, *, revisions: Mapping[str, str]) -> None:
@@ -139,7 +141,7 @@ def _refuse_changed_config(config: RunConfig, run: RunDir) -> list[RoundDir]:
     # Whether a round samples before it trains decides how its prompts are cut into blocks.
     moved = _samples_in_training(old) != _samples_in_training(new)
     for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
+        before, after = (None if each.get(key) == {} else each.get(key) for each in (old, new))
         if before == after or _last_name(key) in _HARMLESS:
             continue
         if key == "label.people":  # for the next pull of their votes
@@ -254,8 +256,10 @@ def _versions() -> dict[str, str]:
 
 
 def _last_name(key: str) -> str:
-    """The last part of a key that is no index of a list."""
-    return next((part for part in reversed(key.split(".")) if not part.isdigit()), key)
+    """The last part of a key that is no index of a list, and none of what others name."""
+    parts = key.split(".")
+    last = next((at + 1 for at, part in enumerate(parts) if part in _OF_OTHERS), len(parts))
+    return next((part for part in reversed(parts[:last]) if not part.isdigit()), key)
 
 
 def _show(value: Any) -> str:

@@ -112,6 +112,7 @@ async def train_while_sampling(
         prompts = _prompts(context, settings.prompts)
         if training.online:
             return fit(job, OnlineDpo(prompts, legs.triples), on_step=step)
+        assert settings.sample.temperature is not None  # the config demands it
         method = Reinforcement(
             prompts,
             legs.groups,

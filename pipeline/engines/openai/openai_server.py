@@ -30,8 +30,10 @@ from prefloop.data.protocol import (
     RequestRejected,
 )
 from prefloop.pipeline.engines.answer_reader import longest, template_kwargs
+from prefloop.pipeline.engines.defaults import completed
 from prefloop.pipeline.engines.openai.api_key import read_key
 from prefloop.pipeline.engines.openai.budget import Budget, Charge
+from prefloop.pipeline.engines.openai.headers import secret_headers, shown_headers
 from prefloop.pipeline.engines.openai.health import MOST_IN_A_ROW, Health
 from prefloop.pipeline.engines.openai.ledger import Amount, ledger_at
 from prefloop.pipeline.engines.openai.openai_errors import Failures, TransientError
@@ -90,8 +92,9 @@ class OpenAIServer:
         Raises ``EngineFailed``."""
         self._config = config
         self._model = model
-        self._key = read_key(config.api_key_env)
-        self._transport = Transport(config.base_url, self._key, config.timeout_s)
+        shown, secret = shown_headers(config.extra_headers), secret_headers(config.extra_headers)
+        self._key = read_key(config.api_key_env, beside=secret.values())
+        self._transport = Transport(config.base_url, self._key, config.timeout_s, shown | secret)
         self._failures = Failures(config)
         self._health = Health()
         self._probing = asyncio.Lock()
@@ -123,6 +126,7 @@ class OpenAIServer:
 
     async def generate(self, request: Request) -> list[Completion]:
         """See ``prefloop.data.protocol.Engine``."""
+        request = completed(request, self._config)
         prompt = None
         if self._config.api == "completions":
             assert self._tokenizer is not None  # the config demands it
@@ -171,6 +175,8 @@ class OpenAIServer:
     def _question(self, request: Request, seed: int, prompt: Sequence[int] | None) -> _Question:
         body = request_body(self._config, self._model, request, seed, prompt)
         asked: dict[str, Any] = {"api": self._config.api, "body": body}
+        if shown := shown_headers(self._config.extra_headers):
+            asked["headers"] = shown
         if "seed" not in body:
             asked["seed"] = seed  # several answers to one prompt are still several
         return _Question(

@@ -30,24 +30,36 @@ def request_body(
         "top_p": sampling.top_p,
         config.max_tokens_field if chat else "max_tokens": longest(request),
     }
+    body = {field: value for field, value in body.items() if value is not None}
     if chat:
         # The server renders the template, and encodes what looks like a control token as one.
         body["messages"] = [
             {**message, "content": broken(message["content"])} for message in request.messages
         ]
+        if request.chat_template_kwargs:
+            body["chat_template_kwargs"] = dict(request.chat_template_kwargs)
+        if request.reasoning_effort is not None:
+            body["reasoning_effort"] = request.reasoning_effort
     else:
-        body["prompt"] = list(prompt or ())
+        body["prompt"] = list(prompt or ())  # its template is rendered already
     if sampling.stop:
         body["stop"] = list(sampling.stop)
     if config.vllm_extensions:
         body["return_token_ids"] = True
-    if sampling.top_k > 0:
+    if sampling.top_k:
         if not config.vllm_extensions:
             raise EngineFailed(
-                "the OpenAI API has no top_k", "set top_k: 0, or vllm_extensions: true for vLLM"
+                "the OpenAI API has no top_k",
+                "set top_k: 0, or vllm_extensions: true for vLLM; for other servers, put it into "
+                "the engine's extra_body",
             )
         body["top_k"] = sampling.top_k
     body |= _logprobs(config, request) | _constraint(config, request)
+    if twice := body.keys() & config.extra_body.keys():
+        raise EngineFailed(
+            f"extra_body has {min(twice)!r}, which is sent already", "take it out of extra_body"
+        )
+    body |= config.extra_body
     return {field: value for field, value in body.items() if field not in config.leave_out}
 
 
