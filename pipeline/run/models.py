@@ -18,6 +18,7 @@ from prefloop.labelers.config import JudgeLabeler, LabelerConfig, RewardModelLab
 from prefloop.labelers.factory import build_labeler
 from prefloop.pipeline.config import POLICY, PoolMember, RunConfig
 from prefloop.pipeline.engines.factory import build_engine
+from prefloop.pipeline.engines.openai.parameters import Place
 from prefloop.pipeline.engines.policy_check import TOLERANCE_NATS, PolicyMismatch, verify_policy
 from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.engines.vllm_engine import VllmInProcess
@@ -118,7 +119,10 @@ class Models:
             base = self._start if model == POLICY and is_adapter(wanted) else wanted
             logger.info("engine %s: loading %s", engine, base)
             self._engines[key] = await build_engine(
-                self._config.engines[engine], base, cache=self._cache and self._cache / engine
+                self._config.engines[engine],
+                base,
+                cache=self._cache and self._cache / engine,
+                place=_place(self._config, engine, model),
             )
             self._serving[key] = base
         if self._serving[key] != wanted:
@@ -248,6 +252,22 @@ class Models:
             await engine.restart(path)
             difference = await verify()
         logger.info("%s serves %s: %.1e nats a token off transformers", name, path, difference)
+
+
+def _place(config: RunConfig, engine: str, model: str) -> Place:
+    """Which keys of ``config`` say what ``model`` is asked on ``engine``."""
+    samples = any(m.engine == engine and m.model == model for m in config.sample.members())
+    judges = (
+        ("label.labelers", config.label.labelers),
+        ("evaluate.judges", config.evaluate.judges),
+    )
+    named = [
+        f"{key}.{one.name}"
+        for key, labelers in judges
+        for one in labelers
+        if isinstance(one, JudgeLabeler) and (one.engine, one.model) == (engine, model)
+    ]
+    return Place(f"engines.{engine}", (*(["sample"] if samples else []), *named))
 
 
 def _reward_checkpoint(labeler: RewardModelLabeler) -> str:

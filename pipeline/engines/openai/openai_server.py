@@ -42,7 +42,9 @@ from prefloop.pipeline.engines.openai.openai_wire import (
     PROBE_TOKENS,
     probe_body,
     request_body,
+    shortened,
 )
+from prefloop.pipeline.engines.openai.parameters import ParameterRefused, Place, mended
 from prefloop.pipeline.engines.openai.reply_reader import (
     GarbledResponseError,
     Reply,
@@ -67,6 +69,8 @@ logger = logging.getLogger(__name__)
 
 _CHARACTERS_PER_TOKEN = 3  # low, so that the budget's reservations are rather too large
 _PROBES = 2
+_LOOKS_FOR_CHOICES = 4
+"""Empty answers, which tell nothing, before the others are no longer held up."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,19 @@ class _Question:
 class OpenAIServer:
     """Engine over an OpenAI-compatible HTTP server. Use it from one event loop."""
 
-    def __init__(self, config: OpenAIEngine, model: str, *, cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: OpenAIEngine,
+        model: str,
+        *,
+        cache: Path | None = None,
+        place: Place | None = None,
+    ) -> None:
         """``model`` is the name the server gives it; ``cache`` is the folder for its responses
-        where ``config`` names none, and beside it lies what the engine has spent. Sends nothing.
-        Raises ``EngineFailed``."""
+        where ``config`` names none, and beside it lies what the engine has spent; ``place`` is
+        where the config says so. Sends nothing. Raises ``EngineFailed``."""
         self._config = config
+        self._place = place or Place()
         self._model = model
         shown, secret = shown_headers(config.extra_headers), secret_headers(config.extra_headers)
         self._key = read_key(config.api_key_env, beside=secret.values())
@@ -104,8 +116,12 @@ class OpenAIServer:
         self._budget = Budget(
             config.max_total_tokens, config.max_cost, ledger_at(_ledger_path(config, cache))
         )
-        self._without_choices = 0
         self._openings: dict[str, str] = {}
+        self._gives_choices = False
+        self._looked_for_choices = 0
+        self._until_choices = asyncio.Lock()
+        self._no_choices: EverythingRefused | None = None
+        self._refuses: EverythingRefused | None = None
         self._warned: set[str] = set()
         self._slots = asyncio.Semaphore(config.max_concurrency)
         # A bucket holds what it fills with in a short time: no burst at a run's start.
@@ -206,11 +222,28 @@ class OpenAIServer:
     async def _answer(self, question: _Question) -> Reply:
         if (known := self._kept(question)) is not None:
             self._health.ever_answered = True
+            self._gives_choices |= known.first_logprobs is not None
             return known
+        if question.wants_choices and self._is_unsure_of_choices:
+            # One at a time until the first came: an answer without them is paid in vain.
+            async with self._until_choices:
+                if self._is_unsure_of_choices:
+                    return await self._ask(question)
+        return await self._ask(question)
+
+    async def _ask(self, question: _Question) -> Reply:
+        if question.wants_choices and self._no_choices is not None:
+            raise self._no_choices
         async with self._slots:
             kept, reply = await self._try_until_answered(question)
-        self._health.answered()
-        is_whole = self._has_choices(question, reply)
+            self._health.answered()
+            if _lacks_choices(question, reply) and not self._gives_choices:
+                kept, reply = await self._try_until_answered(question)
+                self._refuse_without_choices(question, reply)
+        if question.wants_choices:
+            self._looked_for_choices += 1
+            self._gives_choices |= reply.first_logprobs is not None
+        is_whole = reply.has_choices or not question.wants_choices
         if self._cache is not None and is_whole:
             self._cache.put(question.key, kept)
         return reply
@@ -226,26 +259,21 @@ class OpenAIServer:
         lacks_choices = question.wants_choices and not reply.has_choices
         return None if lacks_choices else reply
 
-    def _has_choices(self, question: _Question, reply: Reply) -> bool:
-        """Whether the log-probabilities that were asked for came.
+    @property
+    def _is_unsure_of_choices(self) -> bool:
+        return not self._gives_choices and self._looked_for_choices < _LOOKS_FOR_CHOICES
 
-        Raises ``EngineFailed`` where they never do: every further answer would be paid in vain.
-        """
-        if not question.wants_choices or (reply.has_thought and reply.first_logprobs is None):
-            return True  # behind a thought, the verdict can be read from the text
-        if reply.first_logprobs is not None:
-            self._without_choices = -1
-            return True
-        if self._without_choices >= 0:
-            self._without_choices += 1
-        if self._without_choices >= MOST_IN_A_ROW:
-            raise EngineFailed(
-                f"{self._config.base_url} gives no log-probabilities for the verdicts, in "
-                f"{self._without_choices} answers of {self._without_choices}",
-                "use a judge that answers in JSON or text (parser in its judge.yaml), or a server "
-                "that honours logprobs and top_logprobs",
+    def _refuse_without_choices(self, question: _Question, reply: Reply) -> None:
+        """Raise ``EngineFailed`` where a second answer lacks log-probabilities as well: every
+        further one would be paid in vain."""
+        if _lacks_choices(question, reply):
+            self._no_choices = EverythingRefused(
+                f"{self._config.base_url} gives no log-probabilities for the verdicts, in 2 "
+                "answers of 2",
+                f"set {self._place.other_judge('JSON or text')}, or take a server that honours "
+                "logprobs and top_logprobs",
             )
-        return False
+            raise self._no_choices
 
     async def _try_until_answered(self, question: _Question) -> tuple[str, Reply]:
         failed: list[float] = []
@@ -301,9 +329,14 @@ class OpenAIServer:
         raise RequestRejected(error.reason, f"{error}, {tries}, while the server answers others")
 
     async def _refused(self, question: _Question, rejected: RequestRejected) -> Exception:
-        """What a refusal means: this request's, or, after many, that the server refuses all."""
+        """What a refusal means: this request's, a parameter's that all have, or, after many, that
+        the server refuses all."""
         if rejected.reason != "refused_by_server":
             return rejected
+        if isinstance(rejected, ParameterRefused):
+            if failure := await self._refusal_of_parameters(question, rejected):
+                return failure
+            rejected = RequestRejected(rejected.reason, rejected.detail)
         in_a_row = self._health.failed(question.key, rejected.detail)
         began = self._health.row_began
         if in_a_row % MOST_IN_A_ROW or await self._answers_others(question, began, began):
@@ -312,6 +345,42 @@ class OpenAIServer:
             f"{self._config.base_url} refuses every request: {self._health.commonest_reason}",
             "change what the message names; the same command resumes",
         )
+
+    async def _refusal_of_parameters(
+        self, question: _Question, rejected: ParameterRefused
+    ) -> EverythingRefused | None:
+        """The end of the run, if the same request gets through without the parameters that the
+        server names; null where it is the request's own refusal."""
+        async with self._probing:
+            if self._refuses is not None:
+                return self._refuses
+            body, remedies, names = question.body, [], []
+            said = rejected
+            while True:
+                found = mended(body, said, self._place)
+                if found is None or repr(found.field) in names:
+                    return None
+                body = found.body
+                names.append(repr(found.field))
+                remedies.append(found.remedy)
+                probe = shortened(body)
+                few = min(question.max_tokens, PROBE_TOKENS)
+                try:
+                    await self._try_once(replace(question, body=probe, max_tokens=few))
+                except ParameterRefused as again:
+                    said = again
+                    continue
+                except (RequestRejected, TransientError):
+                    return None
+                break
+            self._health.alive()
+            fields = f"field{'s' if len(names) > 1 else ''} {', '.join(names)}"
+            self._refuses = EverythingRefused(
+                f"{self._config.base_url} refuses the {fields} ({rejected.detail}), and answers "
+                f"without {'them' if len(names) > 1 else 'it'}",
+                "set " + "; ".join(dict.fromkeys(remedies)),
+            )
+            return self._refuses
 
     async def _answers_others(self, question: _Question, since: float, last: float) -> bool:
         """Whether another request got through after ``since``; if none did, a harmless one is
@@ -410,9 +479,7 @@ class OpenAIServer:
     ) -> NoReturn:
         """Raise what an answer with an error's status means."""
         failure = self._failures.classify(status, said, response.headers, question.body)
-        if isinstance(failure, RequestRejected) and not self._health.ever_answered:
-            failure = self._failures.refused_field(failure, said, question.body) or failure
-        elif isinstance(failure, EngineFailed) and status == 403 and self._health.ever_answered:
+        if isinstance(failure, EngineFailed) and status == 403 and self._health.ever_answered:
             # The key is good, as others got through: some servers withhold single answers so.
             failure = RequestRejected("refused_by_server", f"status 403: {said.words}")
         raise failure from None
@@ -521,6 +588,11 @@ class OpenAIServer:
             return completion_tokens
         characters = len(reply.reasoning) + len(reply.text)
         return round(completion_tokens * len(reply.reasoning) / characters)
+
+
+def _lacks_choices(question: _Question, reply: Reply) -> bool:
+    """Whether an answer came, and not the log-probabilities that were asked for with it."""
+    return question.wants_choices and not reply.has_choices and bool(reply.text.strip())
 
 
 def _most_prompt_tokens(request: Request, prompt: Sequence[int] | None) -> int:

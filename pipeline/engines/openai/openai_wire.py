@@ -67,13 +67,18 @@ def probe_body(body: Mapping[str, Any], prompt: Sequence[int] | None) -> dict[st
     """A request like ``body`` with nothing in it that a server could stumble over, to learn whether
     the server answers at all; ``prompt`` is :data:`PROBE` as token ids, for ``api: completions``.
     """
-    few = dict.fromkeys(("max_tokens", "max_completion_tokens"), PROBE_TOKENS)
-    probe = {field: min(few[field], v) if field in few else v for field, v in body.items()}
+    probe = shortened(body)
     if prompt is None:
         probe["messages"] = [dict(message) for message in PROBE]
     else:
         probe["prompt"] = list(prompt)
     return probe
+
+
+def shortened(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A request like ``body`` for a few tokens at most."""
+    few = dict.fromkeys(("max_tokens", "max_completion_tokens"), PROBE_TOKENS)
+    return {field: min(few[field], v) if field in few else v for field, v in body.items()}
 
 
 def _logprobs(config: OpenAIEngine, request: Request) -> dict[str, Any]:
