@@ -155,6 +155,10 @@ class LabelConfig(Strict):
     duplicates, lengths and win rates always go by the answer."""
     pairs_per_prompt: PositiveInt | None = None
     """Pairs of a prompt that are voted on, drawn by seed; null is all of them."""
+    max_invalid: Annotated[Share | None, LATER] = 0.3
+    """Share of a labeler's votes that may be invalid, beyond which the run ends before more is
+    paid: of its last 256, or of all where there are 32 or more, and by more than chance explains.
+    What is valid is kept. Null: never."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> LabelConfig:

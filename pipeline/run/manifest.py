@@ -54,9 +54,13 @@ _HARMLESS = {
     "run_dir", "blocks_in_flight", "base_url", "api_key_env", "max_concurrency", "timeout_s",
     "max_retries", "max_backoff_s", "requests_per_minute", "tokens_per_minute", "max_total_tokens",
     "max_cost", "cache", "cache_dir", "leave_out", "top_logprobs", "max_tokens_field",
-    "extra_headers", "gpu_memory_utilization", "block_wait_s", "save_steps", "then",
+    "extra_headers", "gpu_memory_utilization", "block_wait_s", "save_steps", "then", "max_invalid",
 }  # fmt: skip
 """Last parts of keys that change how a run gets there, and not what comes out."""
+_MENDING = {
+    "max_tokens", "thought_tokens", "temperature", "chat_template_kwargs", "reasoning_effort",
+}  # fmt: skip
+"""Last parts of a judge's keys that decide whether its answers come out."""
 _OF_OTHERS = {"extra_body", "extra_headers", "chat_template_kwargs", "engine_args"}
 """Keys that hold names of others, which mean nothing here."""
 
@@ -146,6 +150,8 @@ def _refuse_changed_config(config: RunConfig, run: RunDir) -> list[RoundDir]:
             continue
         if key == "label.people":  # for the next pull of their votes
             continue
+        if _mends_votes(key, config, run):
+            continue
         if key == "rounds" and int(after or 0) >= len(run.rounds()):
             continue
         stages = _stages_of(key, config)
@@ -165,6 +171,16 @@ def _refuse_changed_config(config: RunConfig, run: RunDir) -> list[RoundDir]:
             + ("" if whole else f" ({run.config} lacks keys: where it is damaged, {CONFIG_REMEDY})")
         )
     return [folder for folder in run.rounds() if not folder.written.exists()] if redo else []
+
+
+def _mends_votes(key: str, config: RunConfig, run: RunDir) -> bool:
+    """Whether ``key`` is one that mends invalid votes, and votes wait to be mended: a labelling
+    ended for them, and the valid ones were kept."""
+    if not any(folder.votes_kept.indices() for folder in run.rounds()):
+        return False
+    if key.startswith("engines."):
+        return _stages_of(key, config) == {"label"}
+    return key.startswith("label.labelers.") and _last_name(key) in _MENDING
 
 
 def _samples_in_training(settings: Mapping[str, Any]) -> bool:

@@ -42,6 +42,7 @@ from prefloop.pipeline.run.promotion import Lineage
 from prefloop.pipeline.run.round_jury import load_round_jury
 from prefloop.pipeline.run.run_dir import RunError, Stopwatch
 from prefloop.pipeline.stages.filter import decide_block
+from prefloop.pipeline.stages.invalid_votes import Breaker
 from prefloop.pipeline.stages.label import OpenLabelers, label_block
 from prefloop.pipeline.stages.label import remedy_of as label_remedy
 from prefloop.pipeline.stages.rendering import rendering_of
@@ -182,6 +183,7 @@ class _Legs:
             label_remedy(settings.label.labelers),
             came_before=any_valid_vote(self._folder.votes),
         )
+        self._breaker = Breaker(f"{title} label", settings.label)
 
     def triples(self, leg: int, now: WeightsNow) -> list[Path]:
         """See ``prefloop.training.session.on_policy.Triples``."""
@@ -257,6 +259,7 @@ class _Legs:
             self._labelers,
             with_empty=self._reinforces,
         )
+        self._breaker.take(votes)
         await asyncio.to_thread(self._folder.votes.write, leg, votes)
         await self._count(self._voted, leg, tally_votes(votes), self._folder.votes)
         self._context.note("label", watch.lap(), block=leg)
