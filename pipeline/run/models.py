@@ -130,6 +130,18 @@ class Models:
             self._serving[key] = wanted
         return self._engines[key]
 
+    async def without_cache(self, engine: str, model: str) -> Engine:
+        """The server that :meth:`engine` gives, asked anew whatever it answered before; its costs
+        count as ever. The caller closes it."""
+        settings = self._config.engines[engine]
+        assert isinstance(settings, OpenAIEngine)
+        return await build_engine(
+            settings.model_copy(update={"cache": False}),
+            self._policy if model == POLICY else model,
+            cache=self._cache and self._cache / engine,
+            place=_place(self._config, engine, model),
+        )
+
     async def reward_model(self, labeler: RewardModelLabeler) -> Labeler:
         """The labeler that ``labeler`` describes; its model stays loaded from round to round.
 
@@ -155,9 +167,20 @@ class Models:
             engine = await self.engine(labeler.engine, labeler.model)
         return build_labeler(labeler, engine=engine, seed=self._config.seed)
 
-    async def labelers(self, labelers: Iterable[LabelerConfig]) -> list[Labeler]:
-        """Those that ``labelers`` describe, in their order. Raises as ``labeler`` does."""
-        return [await self.labeler(labeler) for labeler in labelers]
+    async def labelers(
+        self, labelers: Iterable[LabelerConfig], *, anew: bool = False
+    ) -> list[Labeler]:
+        """Those that ``labelers`` describe, in their order. Raises as ``labeler`` does.
+
+        ``anew``: their servers are asked whatever they answered before.
+        """
+        wanted = list(labelers)
+        for labeler in wanted:
+            if isinstance(labeler, JudgeLabeler):
+                engine = await self.engine(labeler.engine, labeler.model)
+                if hasattr(engine, "asks_anew"):
+                    engine.asks_anew = anew
+        return [await self.labeler(labeler) for labeler in wanted]
 
     def member_revision(self, member: PoolMember) -> str:
         """Revision of the policy that ``member`` of the pool samples from."""

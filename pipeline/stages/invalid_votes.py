@@ -60,16 +60,24 @@ class Breaker:
 
     def _said(self, name: str, invalid: Counter[str], seen: int) -> str:
         why = commonest(invalid)
+        remedy = remedy_for(self._labelers.get(name), why)
         return (
             f"{self._title}: {invalid.total()} of the last {seen} votes of {name} are invalid, and "
             f"label.max_invalid allows {self._most:g}; {why}: "
-            f"{_remedy(self._labelers.get(name), why)}. The valid votes are kept: the same command "
+            f"{remedy}. The valid votes are kept: the same command "
             "then asks for the others again (label.max_invalid: null takes them as they are)"
         )
 
 
+def asks_again(folder: RoundDir, settings: LabelConfig) -> bool:
+    """Whether a labelling ended for its invalid votes, so that judges are to be asked again and not
+    looked up: a server may have been mended. Where all votes are taken as they are, they are."""
+    return settings.max_invalid is not None and folder.votes_kept.folder.exists()
+
+
 def set_aside(folder: RoundDir) -> None:
     """Take back the blocks of votes with an invalid one, and keep what of them is valid."""
+    folder.votes_kept.folder.mkdir(parents=True, exist_ok=True)
     for index in folder.votes.indices():
         votes = folder.votes.read(index)
         kept = valid_part(votes)
@@ -139,7 +147,7 @@ def _is_beyond_chance(invalid: int, seen: int, most: float) -> bool:
     return math.fsum(tail) < _CHANCE
 
 
-def _remedy(labeler: LabelerConfig | None, why: str) -> str:
+def remedy_for(labeler: LabelerConfig | None, why: str) -> str:
     """The key to change, by the reason that was given most."""
     if not isinstance(labeler, JudgeLabeler):
         return f"change the labeler {labeler.name}" if labeler else "change the labeler"

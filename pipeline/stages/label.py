@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefloop.data.conversation import with_system_prompt
+from prefloop.data.errors import NothingCameOut
 from prefloop.labelers.base import Answer, Labeler, Pair, Vote, votes_table
 from prefloop.labelers.config import JudgeLabeler, LabelConfig, LabelerConfig
 from prefloop.labelers.decisions.filters import has_empty_answer
@@ -25,7 +26,6 @@ from prefloop.pipeline.run.stream import run_blocks
 from prefloop.pipeline.stages.answer_text import answer_texts
 from prefloop.pipeline.stages.invalid_votes import (
     Breaker,
-    TooManyInvalid,
     kept_votes,
     set_aside,
     together,
@@ -78,10 +78,10 @@ async def label_round(
 
         try:
             await run_blocks(missing, work, in_flight=context.blocks_in_flight)
-        except TooManyInvalid:
+            await outcome.close()
+        except NothingCameOut:
             set_aside(folder)
             raise
-        await outcome.close()
     shutil.rmtree(folder.votes_kept.folder, ignore_errors=True)
 
 

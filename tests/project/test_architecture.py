@@ -53,7 +53,7 @@ ORDER = {
         "config",
         "run",
         "stages",
-        "report",
+        "report checking",
         "plan audit policies loop redecide",
         "judging review",
         "results api starter",

@@ -36,6 +36,11 @@ class ApiKey:
     def __repr__(self) -> str:
         return "ApiKey(***)"
 
+    @property
+    def is_set(self) -> bool:
+        """Whether there is one."""
+        return self.value != NO_KEY
+
     def blot(self, text: str) -> str:
         """``text`` without the key and without parts of it: for messages."""
         if not self._forms:

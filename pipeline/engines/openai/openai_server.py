@@ -117,6 +117,8 @@ class OpenAIServer:
             config.max_total_tokens, config.max_cost, ledger_at(_ledger_path(config, cache))
         )
         self._openings: dict[str, str] = {}
+        self.asks_anew = False
+        """Ask whatever was answered before; answers are kept all the same."""
         self._gives_choices = False
         self._looked_for_choices = 0
         self._until_choices = asyncio.Lock()
@@ -250,7 +252,9 @@ class OpenAIServer:
 
     def _kept(self, question: _Question) -> Reply | None:
         """The answer from the cache, if there is one and it is a good one."""
-        if self._cache is None or (body := self._cache.get(question.key)) is None:
+        if self._cache is None or self.asks_anew:
+            return None
+        if (body := self._cache.get(question.key)) is None:
             return None
         try:
             reply = read_reply(body, question.max_tokens, question.hints)

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from prefloop.data.errors import NothingCameOut
 from prefloop.labelers.base import Vote, votes_table
 from prefloop.labelers.config import LabelConfig
 from prefloop.pipeline.config import RunConfig, validate_config
@@ -23,11 +24,13 @@ PROMPTS = 80
 VERIFIER = {"type": "verifier", "name": "v", "function": "tests.helpers.served:letters"}
 
 
-def config(url: str, file: Path, *, label: dict[str, Any] | None = None, **judge: Any) -> RunConfig:
+def config(
+    url: str, file: Path, *, label: dict[str, Any] | None = None, cache: bool = False, **judge: Any
+) -> RunConfig:
     """Eighty prompts with two answers each, judged in one order by text."""
     one = {"type": "judge", "name": "j", "engine": "judge", "model": "m", "orders": "one",
            "judge": str(file.parent / "judge")} | judge  # fmt: skip
-    served = {"type": "openai", "base_url": url, "max_retries": 0, "cache": False}
+    served = {"type": "openai", "base_url": url, "max_retries": 0, "cache": cache}
     raw = {
         "seed": 1, "policy": "m", "block_size": 8, "blocks_in_flight": 1,
         "engines": {"default": served, "judge": served},
@@ -120,6 +123,33 @@ def test_the_same_command_unmended_ends_again_and_loses_nothing(
         run_small(run.root, config(server.url, prompts))
     votes = run.round(0).votes_kept.table().to_pylist()
     assert first <= {vote["prompt_id"] for vote in votes if vote["labeler"] == "j"}
+
+
+def test_a_mended_server_is_asked_although_its_answers_were_kept(
+    tmp_path: Path, prompts: Path
+) -> None:
+    run = RunDir(tmp_path / "run")
+    kept = stopped(run, prompts, cache=True)
+    with faulty_server(judging(lambda _: False)) as server:
+        run_small(run.root, config(server.url, prompts, cache=True))
+        assert len(judged(server)) == PROMPTS - len(kept)
+    assert collect_status(run).rounds[0].invalid_votes == {}
+    # Nothing came out at all: that may be mended too.
+    other = RunDir(tmp_path / "other")
+    only = {"labelers": [config("", prompts).label.labelers[0]]}
+    with faulty_server(judging(lambda _: True)) as server, pytest.raises(NothingCameOut):
+        run_small(other.root, config(server.url, prompts, cache=True, label=only))
+    with faulty_server(judging(lambda _: False)) as server:
+        run_small(other.root, config(server.url, prompts, cache=True, label=only))
+        assert len(judged(server)) == PROMPTS
+
+
+def test_null_takes_kept_answers_as_they_are(tmp_path: Path, prompts: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    kept = stopped(run, prompts, cache=True)
+    with faulty_server(judging(three_of_five_are_bad)) as server:
+        run_small(run.root, config(server.url, prompts, cache=True, label={"max_invalid": None}))
+        assert len(judged(server)) < PROMPTS - len(kept)
 
 
 def test_null_goes_on_whatever_comes(tmp_path: Path, prompts: Path) -> None:
