@@ -136,7 +136,7 @@ def test_a_mended_server_is_asked_although_its_answers_were_kept(
     assert collect_status(run).rounds[0].invalid_votes == {}
     # Nothing came out at all: that may be mended too.
     other = RunDir(tmp_path / "other")
-    only = {"labelers": [config("", prompts).label.labelers[0]]}
+    only = {"labelers": [config("http://127.0.0.1:9/v1", prompts).label.labelers[0]]}
     with faulty_server(judging(lambda _: True)) as server, pytest.raises(NothingCameOut):
         run_small(other.root, config(server.url, prompts, cache=True, label=only))
     with faulty_server(judging(lambda _: False)) as server:
