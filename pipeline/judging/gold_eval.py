@@ -160,7 +160,8 @@ async def _ask(
     config = load_judges(path, options.seed)
     # Two servers that serve a model under one name share no response.
     cache = options.out / "cache" / json_hash(of_engines(config))[:12]
-    models = Models(config, cache=cache)
+    # What an engine may spend holds for all that is kept in the folder, whatever else changed.
+    models = Models(config, cache=cache, ledgers=options.out / "cache")
     revisions = models.revisions()
     found = {}
     try:

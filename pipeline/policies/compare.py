@@ -80,7 +80,7 @@ async def evaluate_policy(config: RunConfig, *, policy: str, against: str, out: 
         },
     }
     run = RunDir(out / json_hash(about)[:12])
-    models = Models(other, cache=run.cache)
+    models = Models(other, cache=run.cache, ledgers=out)
     context = RunContext.of(config, run)
     answer = partial(answer_heldout, context.round(0), config.sample, config.evaluate, models)
     with run.lock():

@@ -73,13 +73,17 @@ class Models:
     itself, which has nothing else to be compared with).
     """
 
-    def __init__(self, config: RunConfig, *, cache: Path | None = None) -> None:
-        """``cache``: folder for the responses of servers, a folder in it for each engine.
+    def __init__(
+        self, config: RunConfig, *, cache: Path | None = None, ledgers: Path | None = None
+    ) -> None:
+        """``cache``: folder for the responses of servers, a folder in it for each engine;
+        ``ledgers``: folder for what each engine has spent, by its name, by default the same.
 
         Raises ``EngineFailed`` if the starting policy is nowhere to be found.
         """
         self._config = config
         self._cache = cache
+        self._ledgers = ledgers
         self.probes: list[tuple[Message, ...]] = []
         """A few conversations for comparing log-probabilities after a swap."""
         self._start = self._checkpoint(POLICY, config.sample.engine)
@@ -122,6 +126,7 @@ class Models:
                 self._config.engines[engine],
                 base,
                 cache=self._cache and self._cache / engine,
+                ledger=self._ledgers and self._ledgers / f"{engine}.spent.jsonl",
                 place=_place(self._config, engine, model),
             )
             self._serving[key] = base
@@ -139,6 +144,7 @@ class Models:
             settings.model_copy(update={"cache": False}),
             self._policy if model == POLICY else model,
             cache=self._cache and self._cache / engine,
+            ledger=self._ledgers and self._ledgers / f"{engine}.spent.jsonl",
             place=_place(self._config, engine, model),
         )
 

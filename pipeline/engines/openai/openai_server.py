@@ -96,11 +96,13 @@ class OpenAIServer:
         model: str,
         *,
         cache: Path | None = None,
+        ledger: Path | None = None,
         place: Place | None = None,
     ) -> None:
         """``model`` is the name the server gives it; ``cache`` is the folder for its responses
-        where ``config`` names none, and beside it lies what the engine has spent; ``place`` is
-        where the config says so. Sends nothing. Raises ``EngineFailed``."""
+        where ``config`` names none; ``ledger`` is the file with what the engine has spent, by
+        default beside the cache; ``place`` is where the config says so. Sends nothing. Raises
+        ``EngineFailed``."""
         self._config = config
         self._place = place or Place()
         self._model = model
@@ -114,7 +116,9 @@ class OpenAIServer:
         folder = config.cache_dir or cache
         self._cache = ResponseCache(folder) if config.cache and folder else None
         self._budget = Budget(
-            config.max_total_tokens, config.max_cost, ledger_at(_ledger_path(config, cache))
+            config.max_total_tokens,
+            config.max_cost,
+            ledger_at(ledger or _ledger_path(config, cache)),
         )
         self._openings: dict[str, str] = {}
         self.asks_anew = False
@@ -445,6 +449,7 @@ class OpenAIServer:
         where it is none."""
         charge.spent = Amount()
         if response.status >= 300 or response.status < 200:
+            self._charge_refusal(question, response, charge)
             self._complain(question, response.status, self._said(response), response)
         try:
             body = load_body(response.body)
@@ -501,6 +506,15 @@ class OpenAIServer:
         elif isinstance(body, dict) and body.get("choices"):
             charge.spent = charge.most
 
+    def _charge_refusal(self, question: _Question, response: Response, charge: Charge) -> None:
+        """Charge what the body of an error says that it took; most say nothing, and took it."""
+        try:
+            body = load_body(response.body)
+        except ValueError:
+            return
+        if isinstance(body, dict) and isinstance(body.get("usage"), dict):
+            self._charge(question, body, charge)
+
     def _said(self, response: Response) -> Said:
         return self._blotted(said_in(response.body))
 
@@ -520,7 +534,8 @@ class OpenAIServer:
         """What a reply is charged; what the server does not count, at most a little too much."""
         completion = reply.completion_tokens
         if completion is None:
-            completion = min(self._count(reply.text), question.max_tokens)
+            said = f"{reply.reasoning or ''}{reply.text}"
+            completion = min(self._count(said), question.max_tokens)
         return self._price(reply.prompt_tokens or question.prompt_tokens, completion)
 
     def _price(self, prompt_tokens: int, completion_tokens: int) -> Amount:

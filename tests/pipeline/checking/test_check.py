@@ -190,6 +190,9 @@ CASES: dict[str, tuple[Reply, dict[str, Any], str, str]] = {
     "the policy thinks": (
         but(reasoning="Hm."), {}, "warning",
         r"sample: the model thinks .*sample\.thought_tokens, or sample\.chat_template_kwargs"),
+    "the judge thinks": (
+        but(reasoning="Hm."), {"judge": "pairwise_rationale"}, "warning",
+        r"judge: the judge thinks.*label\.labelers\.judge\.thought_tokens"),
     "a thought and no answer": (
         OnlyThought(), {"sample": THINKING}, "failure",
         r"sample: a thought .* no answer .*raise sample\.thought_tokens"),
