@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from prefloop.data.sources.in_memory import Data
     from prefloop.labelers.statistics.review_draw import Strategy
     from prefloop.pipeline.audit.check import Audit
-    from prefloop.pipeline.checking.finding import Check
+    from prefloop.pipeline.checking.check_lines import Check
     from prefloop.pipeline.judging.agreement_report import AgreementReport
     from prefloop.pipeline.judging.calibrate import RunCalibration
     from prefloop.pipeline.judging.gold_eval import JudgeEval
@@ -86,8 +86,8 @@ def check(
     What it costs counts in the run's budgets, and the answers are kept in its cache. Raises
     ``ConfigError``, and ``EngineFailed`` for a policy that is nowhere to be found.
     """
-    from prefloop.pipeline.checking.check import check_config
     from prefloop.pipeline.checking.check_text import render_check
+    from prefloop.pipeline.checking.run_check import check_config
 
     settings = load_config(config, _overrides(overrides, run_dir, {}))
     return Result(wait_for(lambda: check_config(settings)), render_check)

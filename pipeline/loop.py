@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-from prefloop.pipeline.checking.check import check_before
+from prefloop.pipeline.checking.run_check import check_before
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.redecide import finish_deciding
 from prefloop.pipeline.report.card import write_card

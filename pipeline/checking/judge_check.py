@@ -11,7 +11,7 @@ from prefloop.data.protocol import Engine, Request, RequestRejected, Sampling
 from prefloop.labelers.base import Answer, Labeler, Pair, Vote
 from prefloop.labelers.config import JudgeLabeler, RewardModelLabeler
 from prefloop.labelers.judges.folder import load_judge
-from prefloop.pipeline.checking.finding import Finding, Level
+from prefloop.pipeline.checking.check_lines import CheckLine, Level
 from prefloop.pipeline.checking.sampler_check import QUESTION
 from prefloop.pipeline.stages.invalid_votes import remedy_for
 
@@ -47,7 +47,7 @@ async def check_labeler(
     labeler: Labeler,
     *,
     is_toy: bool,
-) -> list[Finding]:
+) -> list[CheckLine]:
     """What becomes of its votes on the plain pair; ``key`` is its section of the config.
 
     ``is_toy``: which answer it prefers is no sign of anything. Raises ``EngineFailed``.
@@ -57,7 +57,9 @@ async def check_labeler(
     return [_verdict(key, config, votes, is_toy=is_toy), *_thought(key, config, votes)]
 
 
-async def check_schema(key: str, engine: Engine, config: JudgeLabeler, seed: int) -> list[Finding]:
+async def check_schema(
+    key: str, engine: Engine, config: JudgeLabeler, seed: int
+) -> list[CheckLine]:
     """Whether an answer has the form of a JSON schema, of which the question does not speak.
 
     Raises ``EngineFailed``.
@@ -84,32 +86,32 @@ async def check_schema(key: str, engine: Engine, config: JudgeLabeler, seed: int
     except ValueError:
         said = None
     if isinstance(said, dict) and said.get("colour") in ("red", "green"):
-        return [Finding("ok", key, "JSON schemas are honoured")]
+        return [CheckLine("ok", key, "JSON schemas are honoured")]
     return [_schema(key, "JSON schemas are not honoured: verdicts come out as the model likes")]
 
 
-def _schema(key: str, says: str) -> Finding:
+def _schema(key: str, says: str) -> CheckLine:
     remedy = f"set {key}.judge to one that answers in text, or take a server with JSON schemas"
-    return Finding("warning", key, says, remedy)
+    return CheckLine("warning", key, says, remedy)
 
 
 def _verdict(
     key: str, config: JudgeLabeler | RewardModelLabeler, votes: Sequence[Vote], *, is_toy: bool
-) -> Finding:
+) -> CheckLine:
     if not votes:
-        return Finding("warning", key, "it has no opinion on a plain pair, and gave no vote")
+        return CheckLine("warning", key, "it has no opinion on a plain pair, and gave no vote")
     invalid = [vote for vote in votes if vote.preference == "invalid"]
     if invalid:
         why = invalid[0].rationale or invalid[0].completion or "no reason given"
         says = f"no verdict comes out of {len(invalid)} of {len(votes)} answers on a plain pair"
         level: Level = "failure" if len(invalid) == len(votes) else "warning"
-        return Finding(level, key, f"{says} ({why})", remedy_for(config, why))
+        return CheckLine(level, key, f"{says} ({why})", remedy_for(config, why))
     right = sum(vote.preference == "a" for vote in votes)
     known = [f"{vote.p_a:.2f}" for vote in votes if vote.p_a is not None]
     soft = f" (p {', '.join(known)})" if known else ""
     if right == len(votes) or is_toy:
-        return Finding("ok", key, f"a verdict comes out{soft}")
-    return Finding(
+        return CheckLine("ok", key, f"a verdict comes out{soft}")
+    return CheckLine(
         "warning", key,
         f"of a right answer and one beside the point it prefers the right one in {right} of "
         f"{len(votes)} votes{soft}",
@@ -119,7 +121,7 @@ def _verdict(
 
 def _thought(
     key: str, config: JudgeLabeler | RewardModelLabeler, votes: Sequence[Vote]
-) -> list[Finding]:
+) -> list[CheckLine]:
     thoughts = [vote.reasoning_tokens or 0 for vote in votes if vote.reasoning is not None]
     if not isinstance(config, JudgeLabeler) or config.thought_tokens or not thoughts:
         return []
@@ -128,4 +130,4 @@ def _thought(
         "thoughts and its verdicts share max_tokens"
     )
     remedy = f"set {key}.thought_tokens, or {key}.chat_template_kwargs: {{enable_thinking: false}}"
-    return [Finding("warning", key, says, remedy)]
+    return [CheckLine("warning", key, says, remedy)]

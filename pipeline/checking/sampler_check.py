@@ -15,7 +15,7 @@ from prefloop.data.protocol import (
     Sampling,
     Thinking,
 )
-from prefloop.pipeline.checking.finding import Finding
+from prefloop.pipeline.checking.check_lines import CheckLine
 
 QUESTION = "What is the capital of France? Answer in one short sentence."
 _OPEN_QUESTION = "Invent a ship: its name, its captain, and where it is bound."
@@ -46,7 +46,7 @@ class Sampler:
     is_toy: bool = False
 
 
-async def check_sampler(sampler: Sampler) -> list[Finding]:
+async def check_sampler(sampler: Sampler) -> list[CheckLine]:
     """What becomes of a plain question. Raises ``EngineFailed``."""
     messages = with_system_prompt(_turn(QUESTION), sampler.system_prompt)
     try:
@@ -56,7 +56,7 @@ async def check_sampler(sampler: Sampler) -> list[Finding]:
     found = [_answered(sampler, answer), *_thought(sampler, answer)]
     if answer.logprob is None and sampler.wants_logprobs:
         found.append(
-            Finding(
+            CheckLine(
                 "warning", sampler.name, "no log-probabilities come with the answers",
                 f"set {sampler.engine_key}.logprobs: false, which asks for none",
             )
@@ -68,7 +68,7 @@ async def check_sampler(sampler: Sampler) -> list[Finding]:
     return found
 
 
-def _answered(sampler: Sampler, answer: Completion) -> Finding:
+def _answered(sampler: Sampler, answer: Completion) -> CheckLine:
     limit = f"{sampler.key}.max_tokens"
     if not answer.text.strip() and not sampler.is_toy:
         if answer.reasoning is not None:
@@ -77,18 +77,18 @@ def _answered(sampler: Sampler, answer: Completion) -> Finding:
                 "{enable_thinking: false} so that it does not think"
             )
             says = f"a thought of {answer.reasoning_tokens} tokens, and no answer behind it"
-            return Finding("failure", sampler.name, says, remedy)
+            return CheckLine("failure", sampler.name, says, remedy)
         says = f"an answer without text (finish reason {answer.finish_reason!r})"
-        return Finding("failure", sampler.name, says, f"raise {limit}, or change the model")
+        return CheckLine("failure", sampler.name, says, f"raise {limit}, or change the model")
     if answer.finish_reason == "length" and not sampler.is_toy:
         says = (
             f"one short sentence was asked for, and cut off at {sampler.sampling.max_tokens} tokens"
         )
-        return Finding("warning", sampler.name, says, f"raise {limit}")
-    return Finding("ok", sampler.name, f"answers, in {answer.answer_tokens} tokens")
+        return CheckLine("warning", sampler.name, says, f"raise {limit}")
+    return CheckLine("ok", sampler.name, f"answers, in {answer.answer_tokens} tokens")
 
 
-def _thought(sampler: Sampler, answer: Completion) -> list[Finding]:
+def _thought(sampler: Sampler, answer: Completion) -> list[CheckLine]:
     if answer.reasoning is None or sampler.thinking.thought_tokens is not None:
         return []
     says = (
@@ -99,10 +99,10 @@ def _thought(sampler: Sampler, answer: Completion) -> list[Finding]:
         f"set {sampler.key}.thought_tokens, or {sampler.key}.chat_template_kwargs: "
         "{enable_thinking: false}"
     )
-    return [Finding("warning", sampler.name, says, remedy)]
+    return [CheckLine("warning", sampler.name, says, remedy)]
 
 
-async def _refused(sampler: Sampler, rejected: RequestRejected) -> Finding:
+async def _refused(sampler: Sampler, rejected: RequestRejected) -> CheckLine:
     """Why a plain question is refused: the system prompt is tried apart."""
     if sampler.system_prompt is not None:
         try:
@@ -110,29 +110,29 @@ async def _refused(sampler: Sampler, rejected: RequestRejected) -> Finding:
         except RequestRejected:
             pass
         else:
-            return Finding(
+            return CheckLine(
                 "failure", sampler.name,
                 f"a system message is refused ({rejected}), and all else is not",
                 "set sample.system_prompt: null, and put its text into the prompts",
             )  # fmt: skip
     remedy = f"change what the message names, in {sampler.key} or {sampler.engine_key}"
-    return Finding("failure", sampler.name, f"a plain question is refused ({rejected})", remedy)
+    return CheckLine("failure", sampler.name, f"a plain question is refused ({rejected})", remedy)
 
 
-async def _system_prompt(sampler: Sampler, answer: Completion) -> Finding:
+async def _system_prompt(sampler: Sampler, answer: Completion) -> CheckLine:
     """Whether the template writes the system prompt: the prompt is longer with it."""
     bare = await _ask(sampler, _turn(QUESTION), replace(sampler.sampling, max_tokens=1), Thinking())
     if answer.prompt_tokens < bare.prompt_tokens + _LEAST_SYSTEM:
-        return Finding(
+        return CheckLine(
             "failure", sampler.name,
             "the chat template leaves the system prompt out (the prompt has "
             f"{answer.prompt_tokens} tokens with it and {bare.prompt_tokens} without)",
             "set sample.system_prompt: null, and put its text into the prompts",
         )  # fmt: skip
-    return Finding("ok", sampler.name, "the system prompt reaches the model")
+    return CheckLine("ok", sampler.name, "the system prompt reaches the model")
 
 
-async def _seeds(sampler: Sampler, fresh: Callable[[], Awaitable[Engine]]) -> list[Finding]:
+async def _seeds(sampler: Sampler, fresh: Callable[[], Awaitable[Engine]]) -> list[CheckLine]:
     """Whether a seed gives the same answer again, and another seed another one."""
     if sampler.sampling.temperature == 0:
         return []
@@ -141,23 +141,23 @@ async def _seeds(sampler: Sampler, fresh: Callable[[], Awaitable[Engine]]) -> li
     first = await _ask(sampler, _turn(_OPEN_QUESTION), few, Thinking())
     if _said(first) == _said(other):
         return [
-            Finding(
+            CheckLine(
                 "warning", sampler.name,
                 "two seeds give the same answer: the answers to a prompt may all be alike",
                 f"raise {sampler.key}.temperature, or take a server that draws by seed",
             )
         ]  # fmt: skip
     if not sampler.sends_seeds:
-        return [Finding("ok", sampler.name, "seeds are not sent, as leave_out says")]
+        return [CheckLine("ok", sampler.name, "seeds are not sent, as leave_out says")]
     engine = await fresh()
     try:
         again = await _ask(replace(sampler, engine=engine), _turn(_OPEN_QUESTION), few, Thinking())
     finally:
         await engine.aclose()
     if _said(first) == _said(again):
-        return [Finding("ok", sampler.name, "the same seed gives the same answer")]
+        return [CheckLine("ok", sampler.name, "the same seed gives the same answer")]
     return [
-        Finding(
+        CheckLine(
             "warning", sampler.name,
             "the same seed gives another answer: a run that is made again gets other answers",
             f"set {sampler.engine_key}.leave_out: [seed], or take a server that honours seeds",

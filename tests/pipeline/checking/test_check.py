@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import prefloop
 from prefloop.data.errors import PrefloopError
-from prefloop.pipeline.checking.finding import Check, CheckFailed
+from prefloop.pipeline.checking.check_lines import Check, CheckFailed
 from prefloop.pipeline.commands.app import app
 from prefloop.pipeline.config import RunConfig, validate_config
 from prefloop.pipeline.engines.openai.ledger import ledger_at
@@ -139,7 +139,7 @@ def check(server: FaultyServer, root: Path, **changes: Any) -> Check:
 
 
 def said(found: Check, level: str) -> list[str]:
-    return [str(one) for one in found.findings if one.level == level]
+    return [str(one) for one in found.lines if one.level == level]
 
 
 def test_an_ideal_server(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_its_answers_are_kept_and_its_costs_count(tmp_path: Path) -> None:
 def test_a_key_that_is_not_set_is_told_where_a_server_is_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prefloop.pipeline.checking.check import keys_that_are_set
+    from prefloop.pipeline.checking.run_check import keys_that_are_set
 
     monkeypatch.delenv("FAR_KEY", raising=False)
     far = {"base_url": "https://api.far.example/v1", "api_key_env": "FAR_KEY"}
@@ -328,5 +328,5 @@ def test_tiny_models_are_checked_in_this_process(tmp_path: Path) -> None:
     }  # fmt: skip
     found = prefloop.check(raw).facts
     assert (found.failures, found.warnings) == ((), ())
-    assert [one.subject for one in found.findings] == ["label.labelers.judge", "sample"]
+    assert [one.subject for one in found.lines] == ["label.labelers.judge", "sample"]
     assert not (tmp_path / "cache").exists()

@@ -14,7 +14,7 @@ Level = Literal["ok", "warning", "failure"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckLine:
     """One line. ``subject`` is the section of the config that it is about; ``remedy`` is the key to
     set, where something is amiss."""
 
@@ -30,17 +30,17 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """All that was found. A run would fail where a finding is a failure."""
+    """All that was found. A run would fail where a line is a failure."""
 
-    findings: tuple[Finding, ...]
+    lines: tuple[CheckLine, ...]
 
     @property
-    def failures(self) -> tuple[Finding, ...]:
+    def failures(self) -> tuple[CheckLine, ...]:
         """What a run needs and does not get."""
         return self._of("failure")
 
     @property
-    def warnings(self) -> tuple[Finding, ...]:
+    def warnings(self) -> tuple[CheckLine, ...]:
         """What is worse than it could be."""
         return self._of("warning")
 
@@ -51,15 +51,15 @@ class Check:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        counts = Counter(finding.level for finding in self.findings)
+        counts = Counter(line.level for line in self.lines)
         return {
             "failures": counts["failure"],
             "warnings": counts["warning"],
-            "findings": [asdict(finding) for finding in self.findings],
+            "lines": [asdict(line) for line in self.lines],
         }
 
-    def _of(self, level: Level) -> tuple[Finding, ...]:
-        return tuple(finding for finding in self.findings if finding.level == level)
+    def _of(self, level: Level) -> tuple[CheckLine, ...]:
+        return tuple(line for line in self.lines if line.level == level)
 
 
 class CheckFailed(PrefloopError):
@@ -67,9 +67,9 @@ class CheckFailed(PrefloopError):
 
     exit_code = 3
 
-    def __init__(self, failures: Iterable[Finding]) -> None:
-        lines = "; ".join(map(str, failures))
+    def __init__(self, failures: Iterable[CheckLine]) -> None:
+        told = "; ".join(map(str, failures))
         super().__init__(
-            f"the check before the run failed: {lines}. Nothing was begun: the same command then "
+            f"the check before the run failed: {told}. Nothing was begun: the same command then "
             "goes on (--no-check leaves the check out)"
         )

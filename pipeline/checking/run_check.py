@@ -13,7 +13,7 @@ from prefloop.data.errors import PrefloopError
 from prefloop.data.hashing import derive_seed
 from prefloop.data.protocol import Engine
 from prefloop.labelers.config import JudgeLabeler, RewardModelLabeler
-from prefloop.pipeline.checking.finding import Check, CheckFailed, Finding
+from prefloop.pipeline.checking.check_lines import Check, CheckFailed, CheckLine
 from prefloop.pipeline.checking.judge_check import check_labeler, check_schema
 from prefloop.pipeline.checking.sampler_check import Sampler, check_sampler
 from prefloop.pipeline.checking.wanted import Wanted, is_local, is_toy, wanted_by
@@ -27,7 +27,7 @@ from prefloop.pipeline.stages.sample import sampling_of
 logger = logging.getLogger(__name__)
 
 
-def keys_that_are_set(config: RunConfig) -> Iterator[Finding]:
+def keys_that_are_set(config: RunConfig) -> Iterator[CheckLine]:
     """Whether each server elsewhere has the key that it is going to ask for."""
     for name, engine in config.engines.items():
         if not isinstance(engine, OpenAIEngine) or engine.extra_headers:
@@ -37,10 +37,10 @@ def keys_that_are_set(config: RunConfig) -> Iterator[Finding]:
             continue
         if not read_key(engine.api_key_env).is_set:
             says = f"the environment variable {engine.api_key_env} is not set: no key is sent"
-            yield Finding("warning", f"engines.{name}", says, f"set {engine.api_key_env}")
+            yield CheckLine("warning", f"engines.{name}", says, f"set {engine.api_key_env}")
 
 
-OF_THE_CONFIG: tuple[Callable[[RunConfig], Iterable[Finding]], ...] = (keys_that_are_set,)
+OF_THE_CONFIG: tuple[Callable[[RunConfig], Iterable[CheckLine]], ...] = (keys_that_are_set,)
 """What is seen without asking anybody: findings from a config and this machine."""
 
 
@@ -86,17 +86,17 @@ async def check_all(config: RunConfig, models: Models, wanted: Wanted) -> Check:
     return Check(tuple(found))
 
 
-async def _told(key: str, looking: Awaitable[list[Finding]]) -> list[Finding]:
+async def _told(key: str, looking: Awaitable[list[CheckLine]]) -> list[CheckLine]:
     """What ``looking`` finds; that it cannot look is a finding too."""
     try:
         return await looking
     except PrefloopError as error:
-        return [Finding("failure", key, str(error))]
+        return [CheckLine("failure", key, str(error))]
 
 
 async def _labeler(
     config: RunConfig, models: Models, key: str, labeler: JudgeLabeler | RewardModelLabeler
-) -> list[Finding]:
+) -> list[CheckLine]:
     opened = await models.labeler(labeler)
     toy = is_toy(config, labeler.model)
     if isinstance(labeler, RewardModelLabeler):
@@ -110,7 +110,7 @@ async def _labeler(
 
 async def _sampler(
     config: RunConfig, models: Models, key: str, member: PoolMember
-) -> list[Finding]:
+) -> list[CheckLine]:
     settings = config.engines[member.engine]
     fresh: Callable[[], Awaitable[Engine]] | None = None
     sends_seeds = wants_logprobs = True
@@ -135,7 +135,9 @@ async def _sampler(
     return await _of_now(engine, lambda: check_sampler(sampler))
 
 
-async def _of_now(engine: Engine, look: Callable[[], Awaitable[list[Finding]]]) -> list[Finding]:
+async def _of_now(
+    engine: Engine, look: Callable[[], Awaitable[list[CheckLine]]]
+) -> list[CheckLine]:
     """What ``look`` finds; a failure that a kept answer shows may be mended since."""
     found = await look()
     if _fails(found) and hasattr(engine, "asks_anew"):
@@ -147,5 +149,5 @@ async def _of_now(engine: Engine, look: Callable[[], Awaitable[list[Finding]]]) 
     return found
 
 
-def _fails(found: Iterable[Finding]) -> bool:
+def _fails(found: Iterable[CheckLine]) -> bool:
     return any(one.level == "failure" for one in found)
