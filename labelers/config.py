@@ -150,7 +150,7 @@ class LabelConfig(Strict):
     """What votes of people (`prefloop review pull`) do: ``override`` decides the pairs they voted
     on, by their majority; ``jury`` makes each person a member of the jury; ``calibration`` changes
     no decision. It may be changed later, and holds from the next pull on."""
-    show_reasoning: Literal["never", "always"] = "never"
+    show_reasoning: Annotated[Literal["never", "always"], LATER] = "never"
     """Whether labelers see what a policy thought before its answer, or the answer alone. Filters,
     duplicates, lengths and win rates always go by the answer."""
     pairs_per_prompt: PositiveInt | None = None
