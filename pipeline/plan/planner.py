@@ -49,6 +49,8 @@ class _Asked:
     """Generated tokens."""
     most: float = 0
     """Upper bound of the generated tokens."""
+    thought: int = 0
+    """Upper bound of the tokens that are thought before these."""
     longest_prompt: float | None = None
     """Upper bound of the prompt's tokens; null where these are known."""
     timed_like: str = "sample"
@@ -137,6 +139,7 @@ class Planner:
                 prompt_tokens=sum(per_prompt) / max(len(per_prompt), 1),
                 expected=self._answer_tokens(),
                 most=self._config.sample.max_tokens,
+                thought=self._config.sample.thought_tokens or 0,
             )
 
     def _pairs(self, prompts: pa.Table) -> list[int]:
@@ -194,6 +197,7 @@ class Planner:
             prompt_tokens=asked + answers * labelled.answer_tokens,
             expected=1 if by_token else most * RATIONALE_SHARE,
             most=most,
+            thought=labeler.thought_tokens or 0,
             longest_prompt=asked + answers * labelled.longest,
             timed_like="label",
         )
@@ -279,6 +283,7 @@ class Planner:
                 prompt_tokens=sum(lengths) / len(lengths),
                 expected=expected,
                 most=most,
+                thought=config.sample.thought_tokens or 0,
             )
         pairs = settings.samples_per_prompt * opponents
         matches = _Labelled(
@@ -292,7 +297,9 @@ class Planner:
         yield from self._label(matches, config.evaluators or config.label.labelers)
 
     def _step(self, index: int, asked: _Asked) -> Step:
-        requests, prompt_tokens, expected = asked.requests, asked.prompt_tokens, asked.expected
+        requests, prompt_tokens = asked.requests, asked.prompt_tokens
+        expected = asked.expected + asked.thought * ANSWER_SHARE
+        most = asked.most + asked.thought
         longest_prompt = prompt_tokens if asked.longest_prompt is None else asked.longest_prompt
         settings = self._config.engines[asked.engine] if asked.engine else None
         price_in = price_out = 0.0
@@ -316,9 +323,9 @@ class Planner:
             requests=requests,
             prompt_tokens=round(requests * prompt_tokens),
             completion_tokens=round(requests * expected),
-            max_tokens=round(requests * (longest_prompt + asked.most)),
+            max_tokens=round(requests * (longest_prompt + most)),
             cost=requests * (prompt_tokens * price_in + expected * price_out),
-            max_cost=requests * (longest_prompt * price_in + asked.most * price_out),
+            max_cost=requests * (longest_prompt * price_in + most * price_out),
             seconds=seconds,
         )
 
