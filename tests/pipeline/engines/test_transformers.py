@@ -106,6 +106,25 @@ def test_null_draws_as_the_model_s_generation_config_says(folder, tmp_path):
     assert drawn == cooler
 
 
+def test_variables_of_the_engine_reach_the_template_and_the_request_s_win(folder, tmp_path):
+    varied = tmp_path / "varied"
+    shutil.copytree(folder, varied)
+    template = varied / "chat_template.jinja"
+    template.write_text(template.read_text() + "{{ 'x' * (length or 0) }}{{ reasoning_effort }}")
+
+    def prompt(own=None, **config):
+        asked = replace(request(seeds=(1,), max_tokens=1), chat_template_kwargs=own or {})
+        ((answer,),) = complete(str(varied), asked, **config)
+        return answer.prompt_tokens
+
+    bare = prompt()
+    of_engine = prompt(chat_template_kwargs={"length": 40})
+    assert of_engine > bare
+    assert prompt({"length": 0}, chat_template_kwargs={"length": 40}) == bare
+    assert prompt({"length": 40}) == of_engine
+    assert prompt(reasoning_effort="very high") > bare
+
+
 def test_arrival_order_in_a_block_changes_nothing(folder):
     requests = [
         request(i, seeds=(i, 50 + i, 9), block="b", block_size=7, max_tokens=12 + i % 2)
