@@ -57,7 +57,7 @@ _HARMLESS = {
     "extra_headers", "gpu_memory_utilization", "block_wait_s", "save_steps", "then", "max_invalid",
 }  # fmt: skip
 """Last parts of keys that change how a run gets there, and not what comes out."""
-_MENDING = {
+MENDING = {
     "max_tokens", "thought_tokens", "temperature", "chat_template_kwargs", "reasoning_effort",
 }  # fmt: skip
 """Last parts of a judge's keys that decide whether its answers come out."""
@@ -180,7 +180,7 @@ def _mends_votes(key: str, config: RunConfig, run: RunDir) -> bool:
         return False
     if key.startswith("engines."):
         return _stages_of(key, config) == {"label"}
-    return key.startswith("label.labelers.") and _last_name(key) in _MENDING
+    return key.startswith("label.labelers.") and _last_name(key) in MENDING
 
 
 def _samples_in_training(settings: Mapping[str, Any]) -> bool:

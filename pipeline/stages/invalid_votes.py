@@ -16,10 +16,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefloop.data.errors import NothingCameOut
+from prefloop.data.hashing import json_hash
 from prefloop.data.schemas import VOTE
+from prefloop.data.shards import atomic_write_json, read_json_object
+from prefloop.data.strict import fingerprint
 from prefloop.labelers.base import Pair
 from prefloop.labelers.config import JudgeLabeler, LabelConfig, LabelerConfig
+from prefloop.labelers.people import is_human
 from prefloop.pipeline.run.all_or_some import commonest, failures_of, tally_votes
+from prefloop.pipeline.run.answer_key import of_labelers
+from prefloop.pipeline.run.manifest import MENDING
 from prefloop.pipeline.run.run_dir import RoundDir
 
 WINDOW = 256
@@ -28,6 +34,9 @@ LEAST = 32
 """Fewer of them say nothing yet."""
 _CHANCE = 1e-3
 """How often a labeler whose share of invalid votes is just the allowed one may seem worse."""
+
+
+_GIVEN_BY = "labelers.json"
 
 
 class TooManyInvalid(NothingCameOut):
@@ -75,23 +84,47 @@ def asks_again(folder: RoundDir, settings: LabelConfig) -> bool:
     return settings.max_invalid is not None and folder.votes_kept.folder.exists()
 
 
-def set_aside(folder: RoundDir) -> None:
-    """Take back the blocks of votes with an invalid one, and keep what of them is valid."""
+def set_aside(folder: RoundDir, settings: LabelConfig) -> None:
+    """Take back the round's votes, and keep what of them is valid, with who gave it."""
     folder.votes_kept.folder.mkdir(parents=True, exist_ok=True)
+    atomic_write_json(folder.votes_kept.folder / _GIVEN_BY, _identities(settings))
     for index in folder.votes.indices():
-        votes = folder.votes.read(index)
-        kept = valid_part(votes)
-        if len(kept) == len(votes):
-            continue
+        kept = valid_part(folder.votes.read(index))
         if len(kept):
             folder.votes_kept.write(index, kept)  # first: no moment without them
         folder.votes.remove([index])
 
 
-def kept_votes(folder: RoundDir, index: int) -> pa.Table:
-    """The valid votes on block ``index`` that were kept when a labelling ended; mostly none."""
+def kept_votes(folder: RoundDir, index: int, settings: LabelConfig) -> pa.Table:
+    """The valid votes on block ``index`` that were kept when a labelling ended; mostly none.
+
+    Those of people stay, and those of labelers that are still the same: where more was changed
+    than what makes answers come out, another labeler gave them.
+    """
     kept = folder.votes_kept
-    return kept.read(index) if kept.exists(index) else VOTE.empty_table()
+    if not kept.exists(index):
+        return VOTE.empty_table()
+    before = read_json_object(kept.folder / _GIVEN_BY, f"delete {kept.folder}, and all is asked")
+    now = _identities(settings)
+    votes = kept.read(index)
+    same = [
+        is_human(name) or (name in now and before.get(name) == now[name])
+        for name in votes["labeler"].to_pylist()
+    ]
+    return votes.filter(pa.array(same, pa.bool_()))
+
+
+def _identities(settings: LabelConfig) -> dict[str, str]:
+    """A hash of what makes each labeler that labeler, by its name."""
+    harmless = {*MENDING, "weight", "calibration"}
+    files = of_labelers(settings.labelers, calibrated=False)
+    return {
+        one.name: json_hash(
+            [{key: value for key, value in fingerprint(one).items() if key not in harmless},
+             files[one.name]]
+        )
+        for one in settings.labelers
+    }  # fmt: skip
 
 
 def valid_part(votes: pa.Table) -> pa.Table:
@@ -99,7 +132,11 @@ def valid_part(votes: pa.Table) -> pa.Table:
     may be asked about all answers to a prompt together."""
     keys = list(zip(votes["labeler"].to_pylist(), votes["prompt_id"].to_pylist(), strict=True))
     is_invalid = pc.equal(votes["preference"], "invalid").to_pylist()
-    spoilt = {key for key, invalid in zip(keys, is_invalid, strict=True) if invalid}
+    spoilt = {
+        key
+        for key, invalid in zip(keys, is_invalid, strict=True)
+        if invalid and not is_human(key[0])
+    }
     return votes.filter(pa.array([key not in spoilt for key in keys], pa.bool_()))
 
 
@@ -112,20 +149,20 @@ def unasked(pairs: Sequence[Pair], kept: pa.Table, labeler: str) -> list[Pair]:
 
 def together(kept: pa.Table, fresh: pa.Table, pairs: Sequence[Pair], order: list[str]) -> pa.Table:
     """``kept`` and ``fresh`` votes as one labelling would have given them: labeler by labeler in
-    ``order``, each in the order of ``pairs``. Kept votes of others are left out."""
+    ``order``, each in the order of ``pairs``, and then those of people."""
     place = {pair.pair_id: at for at, pair in enumerate(pairs)}
     rank = {name: at for at, name in enumerate(order)}
     votes = pa.concat_tables([kept, fresh])
     known = [
-        name in rank and pair in place
+        is_human(name) or (name in rank and pair in place)
         for name, pair in zip(
             votes["labeler"].to_pylist(), votes["pair_id"].to_pylist(), strict=True
         )
     ]
     votes = votes.filter(pa.array(known, pa.bool_()))
-    places = np.array([place[pair] for pair in votes["pair_id"].to_pylist()], dtype=np.int64)
-    ranks = np.array([rank[name] for name in votes["labeler"].to_pylist()], dtype=np.int64)
-    return votes.take(pa.array(np.lexsort((places, ranks))))
+    places = [place.get(pair, len(place)) for pair in votes["pair_id"].to_pylist()]
+    ranks = [rank.get(name, len(rank)) for name in votes["labeler"].to_pylist()]
+    return votes.take(pa.array(np.lexsort((np.array(places, np.int64), np.array(ranks, np.int64)))))
 
 
 def _spread(reasons: Counter[str]) -> list[str]:

@@ -80,7 +80,7 @@ async def label_round(
             await run_blocks(missing, work, in_flight=context.blocks_in_flight)
             await outcome.close()
         except NothingCameOut:
-            set_aside(folder)
+            set_aside(folder, settings)
             raise
     shutil.rmtree(folder.votes_kept.folder, ignore_errors=True)
 
@@ -136,7 +136,7 @@ async def label_block(
         place = candidates.column_names.index("text")
         candidates = candidates.set_column(place, "text", texts)
     built = build_pairs(pairs, prompts, candidates, context.index, context.system_prompt)
-    kept = kept_votes(folder, index)
+    kept = kept_votes(folder, index, settings)
     fresh = await vote(built, labelers, f"{folder.index}/label/{index}", kept)
     return together(kept, fresh, built, [one.name for one in labelers]) if len(kept) else fresh
 

@@ -16,7 +16,13 @@ from prefloop.labelers.config import LabelConfig
 from prefloop.pipeline.config import RunConfig, validate_config
 from prefloop.pipeline.run.run_dir import RunDir, RunError
 from prefloop.pipeline.run.status import collect_status
-from prefloop.pipeline.stages.invalid_votes import LEAST, WINDOW, Breaker, TooManyInvalid
+from prefloop.pipeline.stages.invalid_votes import (
+    LEAST,
+    WINDOW,
+    Breaker,
+    TooManyInvalid,
+    set_aside,
+)
 from tests.helpers.runs import run_small
 from tests.helpers.servers import FaultyServer, Handler, Reply, faulty_server, good
 
@@ -179,6 +185,33 @@ def test_what_mends_votes_may_change_and_who_gives_them_may_not(
     # Once all are there, they are as any others.
     with pytest.raises(RunError, match="max_tokens"):
         run_small(run.root, config("http://127.0.0.1:9/v1", prompts, max_tokens=7))
+
+
+def test_votes_of_another_judge_are_not_kept(tmp_path: Path, prompts: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    stopped(run, prompts)
+    with faulty_server(judging(lambda _: False)) as server:
+        run_small(run.root, config(server.url, prompts, model="another"))
+        assert len(judged(server)) == PROMPTS
+        assert {body["model"] for _, _, body in server.requests} == {"another"}
+    names = run.round(0).votes.table()["labeler"].to_pylist()
+    assert (names.count("j"), names.count("v")) == (PROMPTS, PROMPTS)
+
+
+def test_votes_of_people_are_never_taken_back(tmp_path: Path, prompts: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    with faulty_server(judging(lambda _: False)) as server:
+        run_small(run.root, config(server.url, prompts))
+        folder = run.round(0)
+        votes = folder.votes.read(0)
+        place = votes.column_names.index("labeler")
+        human = votes.slice(0, 2).set_column(
+            place, votes.schema.field(place), pa.array(["human:ann"] * 2)
+        )
+        folder.votes.write(0, pa.concat_tables([votes, human]))
+        set_aside(folder, config(server.url, prompts).label)
+        run_small(run.root, config(server.url, prompts))
+    assert folder.votes.read(0).equals(pa.concat_tables([votes, human]))
 
 
 def test_some_are_part_of_a_healthy_run(tmp_path: Path, prompts: Path) -> None:
