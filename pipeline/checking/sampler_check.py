@@ -15,12 +15,13 @@ from prefloop.data.protocol import (
     Sampling,
     Thinking,
 )
-from prefloop.pipeline.checking.check_lines import CheckLine
+from prefloop.pipeline.checking.check_lines import CheckLine, Level
 
 QUESTION = "What is the capital of France? Answer in one short sentence."
 _OPEN_QUESTION = "Invent a ship: its name, its captain, and where it is bound."
 _FEW = 24
 _LEAST_SYSTEM = 2  # tokens that a system message takes at least
+_NEW_WORDS = 64
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ async def check_sampler(sampler: Sampler) -> list[CheckLine]:
         answer = await _ask(sampler, messages, sampler.sampling, sampler.thinking)
     except RequestRejected as rejected:
         return [await _refused(sampler, rejected)]
-    found = [_answered(sampler, answer), *_thought(sampler, answer)]
+    found = [await _answered(sampler, answer, messages), *_thought(sampler, answer)]
     if answer.logprob is None and sampler.wants_logprobs:
         found.append(
             CheckLine(
@@ -68,18 +69,23 @@ async def check_sampler(sampler: Sampler) -> list[CheckLine]:
     return found
 
 
-def _answered(sampler: Sampler, answer: Completion) -> CheckLine:
+async def _answered(
+    sampler: Sampler, answer: Completion, messages: tuple[Message, ...]
+) -> CheckLine:
     limit = f"{sampler.key}.max_tokens"
     if not answer.text.strip() and not sampler.is_toy:
+        # One may be chance.
+        again = await _ask(sampler, messages, sampler.sampling, sampler.thinking, seed=1)
+        level: Level = "warning" if again.text.strip() else "failure"
         if answer.reasoning is not None:
             remedy = (
                 f"raise {sampler.key}.thought_tokens, or set {sampler.key}.chat_template_kwargs: "
                 "{enable_thinking: false} so that it does not think"
             )
             says = f"a thought of {answer.reasoning_tokens} tokens, and no answer behind it"
-            return CheckLine("failure", sampler.name, says, remedy)
+            return CheckLine(level, sampler.name, says, remedy)
         says = f"an answer without text (finish reason {answer.finish_reason!r})"
-        return CheckLine("failure", sampler.name, says, f"raise {limit}, or change the model")
+        return CheckLine(level, sampler.name, says, f"raise {limit}, or change the model")
     if answer.finish_reason == "length" and not sampler.is_toy:
         says = (
             f"one short sentence was asked for, and cut off at {sampler.sampling.max_tokens} tokens"
@@ -121,7 +127,12 @@ async def _refused(sampler: Sampler, rejected: RequestRejected) -> CheckLine:
 
 async def _system_prompt(sampler: Sampler, answer: Completion) -> CheckLine:
     """Whether the template writes the system prompt: the prompt is longer with it."""
-    bare = await _ask(sampler, _turn(QUESTION), replace(sampler.sampling, max_tokens=1), Thinking())
+    one = replace(sampler.sampling, max_tokens=1)
+    bare = await _ask(sampler, _turn(QUESTION), one, Thinking())
+    if answer.prompt_tokens < bare.prompt_tokens + _LEAST_SYSTEM:
+        # Some servers do not count what they had read before: a text that is new to them.
+        words = f"{sampler.seed} " + " ".join(map(str, range(_NEW_WORDS)))
+        answer = await _ask(sampler, with_system_prompt(_turn(QUESTION), words), one, Thinking())
     if answer.prompt_tokens < bare.prompt_tokens + _LEAST_SYSTEM:
         return CheckLine(
             "failure", sampler.name,

@@ -118,6 +118,25 @@ class OnlyThought(Ideal):
         return ""
 
 
+class EmptyOnce(Ideal):
+    """By chance, its first answer is empty."""
+
+    def text(self, handler: Handler, body: Any, asked: str) -> str:
+        empty = "capital" in asked and "<answer_a>" not in asked
+        handler.server.sent += empty
+        return "" if empty and handler.server.sent == 1 else super().text(handler, body, asked)
+
+
+class ForgetsWhatItRead(Ideal):
+    """It does not count a system message that it has seen before, as some caches do not."""
+
+    def answer(self, handler: Handler, body: Any, asked: str) -> dict[str, Any]:
+        answer = super().answer(handler, body, asked)
+        if body["messages"][0] == {"role": "system", "content": SYSTEM["system_prompt"]}:
+            answer["usage"]["prompt_tokens"] = 1
+        return answer
+
+
 def config(
     url: str, root: Path, *, judge: str = "pairwise", engine: dict[str, Any] | None = None,
     **sections: Any,
@@ -196,6 +215,8 @@ CASES: dict[str, tuple[Reply, dict[str, Any], str, str]] = {
     "a thought and no answer": (
         OnlyThought(), {"sample": THINKING}, "failure",
         r"sample: a thought .* no answer .*raise sample\.thought_tokens"),
+    "an empty answer by chance": (
+        EmptyOnce(), {}, "warning", r"sample: an answer without text .*raise sample\.max_tokens"),
     "cut off": (
         but(cut=True), {}, "warning", r"sample: .*cut off at 16 tokens: raise sample\.max_tokens"),
     "a refused parameter": (
@@ -218,6 +239,13 @@ def test_what_is_amiss_is_one_line_with_its_remedy(case: str, tmp_path: Path) ->
     with faulty_server(Ideal()) as server:  # the same line is not there where all is well
         healthy = check(server, tmp_path / "healthy", **changes)
     assert not any(re.search(line, one) for one in said(healthy, level))
+
+
+def test_a_server_that_does_not_count_what_it_had_read(tmp_path: Path) -> None:
+    with faulty_server(ForgetsWhatItRead()) as server:
+        found = check(server, tmp_path, sample=SYSTEM)
+    assert found.failures == ()
+    assert "sample: the system prompt reaches the model" in said(found, "ok")
 
 
 def test_thinking_that_was_asked_for_is_no_warning(tmp_path: Path) -> None:
