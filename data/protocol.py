@@ -25,15 +25,26 @@ Message = Mapping[str, Any]
 class Sampling:
     """How to draw completions.
 
-    ``temperature`` 0 is greedy. ``top_k`` 0 keeps the whole vocabulary. ``max_tokens`` counts
-    generated tokens, the end-of-sequence token included. ``stop`` strings are cut off the text.
+    ``temperature`` 0 is greedy. ``top_k`` 0 keeps the whole vocabulary. Of these three, null says
+    nothing about it: a server is not sent it, and a local model draws as its generation config
+    says, or from its plain distribution where that says nothing. ``max_tokens`` counts generated
+    tokens, the end-of-sequence token included. ``stop`` strings are cut off the text.
     """
 
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
+    temperature: float | None = 1.0
+    top_p: float | None = 1.0
+    top_k: int | None = 0
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """How much a model is to think: the fields of :class:`Request` of the same names."""
+
+    thought_tokens: int | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    reasoning_effort: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

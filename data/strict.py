@@ -1,12 +1,24 @@
 """The base of every config model: unknown keys and numbers that are none are refused, values are
 frozen."""
 
-from typing import Annotated, Self
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
+FreeMapping = dict[str, JsonValue]
+"""What others define: it is handed on as it is."""
+
+
+@dataclass(frozen=True)
+class _Later:
+    """Marks a key that versions before it did not know; see :func:`fingerprint`."""
+
+
+LATER = _Later()
 
 
 class Strict(BaseModel):
@@ -22,3 +34,27 @@ class Strict(BaseModel):
             if isinstance(value, int) and not -(2**63) <= value < 2**63:
                 raise ValueError(f"{key} is a number of more than 63 bits")
         return self
+
+
+def fingerprint(model: BaseModel) -> dict[str, Any]:
+    """``model`` as JSON, for hashes that say whether something was made with the same settings.
+
+    Keys marked :data:`LATER` are left out at their defaults: what older versions made, without
+    knowing them, keeps its hash.
+    """
+    return dict(_settled(model, model.model_dump(mode="json")))
+
+
+def _settled(value: Any, dumped: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return {
+            name: _settled(getattr(value, name), dumped[name])
+            for name, field in type(value).model_fields.items()
+            if LATER not in field.metadata
+            or getattr(value, name) != field.get_default(call_default_factory=True)
+        }
+    if isinstance(value, Mapping):
+        return {key: _settled(item, dumped[key]) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_settled(item, of_item) for item, of_item in zip(value, dumped, strict=True)]
+    return dumped

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -39,6 +39,8 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
 def type_name(annotation: Any) -> str:
     """An annotation as a reader of YAML would put it."""
     origin, parts = get_origin(annotation), get_args(annotation)
+    if annotation is JsonValue:
+        return "any value"
     if origin is Annotated:
         return type_name(parts[0])
     if origin in (Union, UnionType):

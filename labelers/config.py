@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from prefloop.data.names import FileName
-from prefloop.data.strict import Share, Strict
+from prefloop.data.protocol import Thinking
+from prefloop.data.strict import LATER, FreeMapping, Share, Strict
 from prefloop.labelers.people import PeopleRole, is_human
 
 JuryRule = Literal["mean", "majority", "reliability", "dawid_skene"]
@@ -37,14 +38,29 @@ class JudgeLabeler(Strict):
     orders: Literal["both", "one"] = "both"
     """``both`` asks twice with the answers swapped, and a verdict that changes is a tie. ``one``
     asks once, in an order drawn by seed, at half the price and with the judge's position bias."""
-    temperature: NonNegativeFloat = 0.0
+    temperature: NonNegativeFloat | None = 0.0
+    """Null sends none, for servers that refuse it; a local model then draws as its
+    generation_config.json says."""
     max_tokens: PositiveInt | None = None
     """Tokens of the judge's answer at most; null is what the judge's folder says."""
+    thought_tokens: Annotated[PositiveInt | None, LATER] = None
+    """Tokens that the judge may think before it answers, beside ``max_tokens``; null: it is not
+    expected to think."""
+    chat_template_kwargs: Annotated[FreeMapping, LATER] = {}  # noqa: RUF012
+    """Variables of the chat template, such as ``enable_thinking: false``; each wins over the
+    engine's of the same name."""
+    reasoning_effort: Annotated[str | None, LATER] = None
+    """As the model or server names it (``low``, ``high``); null is the engine's."""
     calibration: Path | None = None
     """File that `prefloop calibrate` wrote: it maps the judge's probabilities to those that the
     verdicts of people bear out, before the jury sees them. The votes stay as they were given."""
     weight: PositiveFloat = 1.0
     """Weight of this labeler in the jury."""
+
+    @property
+    def thinking(self) -> Thinking:
+        """How much each answer of the judge may be thought about."""
+        return Thinking(self.thought_tokens, self.chat_template_kwargs, self.reasoning_effort)
 
 
 class VerifierLabeler(Strict):
@@ -138,11 +154,15 @@ class LabelConfig(Strict):
     """What votes of people (`prefloop review pull`) do: ``override`` decides the pairs they voted
     on, by their majority; ``jury`` makes each person a member of the jury; ``calibration`` changes
     no decision. It may be changed later, and holds from the next pull on."""
-    show_reasoning: Literal["never", "always"] = "never"
+    show_reasoning: Annotated[Literal["never", "always"], LATER] = "never"
     """Whether labelers see what a policy thought before its answer, or the answer alone. Filters,
     duplicates, lengths and win rates always go by the answer."""
     pairs_per_prompt: PositiveInt | None = None
     """Pairs of a prompt that are voted on, drawn by seed; null is all of them."""
+    max_invalid: Annotated[Share | None, LATER] = 0.3
+    """Share of a labeler's votes that may be invalid, beyond which the run ends before more is
+    paid: of its last 256, or of all where there are 32 or more, and by more than chance explains.
+    What is valid is kept. Null: never."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> LabelConfig:

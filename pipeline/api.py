@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from prefloop.data.sources.in_memory import Data
     from prefloop.labelers.statistics.review_draw import Strategy
     from prefloop.pipeline.audit.check import Audit
+    from prefloop.pipeline.checking.check_lines import Check
     from prefloop.pipeline.judging.agreement_report import AgreementReport
     from prefloop.pipeline.judging.calibrate import RunCalibration
     from prefloop.pipeline.judging.gold_eval import JudgeEval
@@ -73,6 +74,25 @@ def plan(
     return Result(found, render_plan)
 
 
+def check(
+    config: ConfigLike,
+    *,
+    run_dir: str | Path | None = None,
+    overrides: Overrides = (),
+) -> Result[Check]:
+    """Ask every engine and judge of a config once: do they answer, and as the config takes for
+    granted? ``run`` does so too, before its first request.
+
+    What it costs counts in the run's budgets, and the answers are kept in its cache. Raises
+    ``ConfigError``, and ``EngineFailed`` for a policy that is nowhere to be found.
+    """
+    from prefloop.pipeline.checking.check_text import render_check
+    from prefloop.pipeline.checking.run_check import check_config
+
+    settings = load_config(config, _overrides(overrides, run_dir, {}))
+    return Result(wait_for(lambda: check_config(settings)), render_check)
+
+
 def run(
     config: ConfigLike,
     *,
@@ -80,12 +100,14 @@ def run(
     prompts: Data | None = None,
     heldout: Data | None = None,
     overrides: Overrides = (),
+    check: bool = True,
 ) -> Run:
     """Run the loop, or resume it: the same call on the same directory does the rest.
 
     ``run_dir`` wins over the config. ``prompts`` and ``heldout`` are the rows to sample from and to
     evaluate on, in place of ``prompts.train.path`` and ``prompts.heldout.path``; tables in memory
-    are kept in the run directory. ``overrides`` change keys: ``{"sample.n": 8}``.
+    are kept in the run directory. ``overrides`` change keys: ``{"sample.n": 8}``. ``check``: before
+    a model is asked for the first time, see that it answers as the config takes for granted.
 
     Raises ``ConfigError`` for a config that cannot be, ``InputError`` for data that cannot be read,
     ``RunError`` for a directory that cannot be gone on with, and others of ``PrefloopError``.
@@ -99,7 +121,7 @@ def run(
         folder = directory.root / "inputs"
         kept = {name: keep_as_file(data, folder, f"{name}-rows") for name, data in given.items()}
         settings = load_config(settings, _overrides((), None, kept))
-    wait_for(lambda: run_loop(settings, directory))
+    wait_for(lambda: run_loop(settings, directory, check=check))
     return Run(directory.root)
 
 

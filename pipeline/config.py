@@ -11,15 +11,24 @@ import copy
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    NonNegativeFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from prefloop.data.config import PromptsConfig
 from prefloop.data.errors import PrefloopError
 from prefloop.data.names import FileName
-from prefloop.data.strict import Strict
+from prefloop.data.protocol import Thinking
+from prefloop.data.strict import LATER, FreeMapping, Strict
 from prefloop.data.utf8 import one_line
 from prefloop.data.yaml_files import YamlError, parse_yaml, read_yaml
 from prefloop.labelers.config import (
@@ -66,11 +75,22 @@ class SampleConfig(Strict):
 
     n: int = Field(default=4, ge=1, le=10_000)
     """Samples for each prompt."""
-    temperature: float = Field(default=1.0, ge=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0, lt=2**31)
+    temperature: NonNegativeFloat | None = 1.0
+    """Null sends none, for servers that refuse it; a local model then draws as its
+    generation_config.json says. The same holds for ``top_p`` and ``top_k``."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = 1.0
+    top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = 0
     """0 keeps the whole vocabulary."""
     max_tokens: int = Field(default=512, ge=1, lt=2**31)
+    """Tokens of an answer at most."""
+    thought_tokens: Annotated[PositiveInt | None, LATER] = None
+    """Tokens that the policy may think before it answers, beside ``max_tokens``; null: it is not
+    expected to think."""
+    chat_template_kwargs: Annotated[FreeMapping, LATER] = {}  # noqa: RUF012
+    """Variables of the chat template, such as ``enable_thinking: false``; each wins over the
+    engine's of the same name."""
+    reasoning_effort: Annotated[str | None, LATER] = None
+    """As the model or server names it (``low``, ``high``); null is the engine's."""
     stop: tuple[str, ...] = ()
     system_prompt: str | None = None
     """Put before conversations that have no system message of their own."""
@@ -85,6 +105,11 @@ class SampleConfig(Strict):
         """The pool, or the policy alone where none is configured."""
         return self.pool or (PoolMember(name=POLICY, engine=self.engine),)
 
+    @property
+    def thinking(self) -> Thinking:
+        """How much each answer of the policy may be thought about."""
+        return Thinking(self.thought_tokens, self.chat_template_kwargs, self.reasoning_effort)
+
 
 class WriteConfig(Strict):
     """How the dataset is split and written."""
@@ -93,7 +118,7 @@ class WriteConfig(Strict):
     """Also write every candidate that was judged, with a label of its own (the dataset's config
     ``unpaired``: prompt, completion, label). Always done where ``train.method`` is ``kto``."""
 
-    reasoning: Literal["keep", "strip"] = "keep"
+    reasoning: Annotated[Literal["keep", "strip"], LATER] = "keep"
     """Of a policy that thinks before it answers: ``keep`` writes the thought too, so that training
     learns the tokens that were sampled; ``strip`` writes the answer alone, and training asks the
     chat template for a turn without a thought."""
@@ -117,7 +142,7 @@ class RunConfig(Strict):
     """Prompts in a shard: the unit of resuming."""
     blocks_in_flight: int = Field(default=2, ge=1, le=10_000)
     """Blocks worked on at once, so that an engine never drains at a shard's end."""
-    memory: MemoryMode = "auto"
+    memory: Annotated[MemoryMode, LATER] = "auto"
     """Which of this machine's models stay in memory while others work. ``auto``: all that fit
     together; where one does not, those that are idle make room (vLLM sleeps, others are closed and
     opened again). ``one_at_a_time``: never two on one device. ``keep_open``: all, whether they fit
@@ -203,6 +228,11 @@ class RunConfig(Strict):
                     f"method {train.method} compares the sample.n ({self.sample.n}) answers to a "
                     "prompt within a step: train.batch_size x gradient_accumulation "
                     f"({answers}) must be a multiple of it, and it at least 2"
+                )
+            if self.sample.temperature is None:
+                raise ValueError(
+                    f"method {train.method} has to know how its answers were drawn: set "
+                    "sample.temperature to a number"
                 )
             if self.sample.pool or self.uses_references:
                 raise ValueError(

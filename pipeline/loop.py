@@ -11,6 +11,7 @@ import logging
 from dataclasses import replace
 from functools import partial
 
+from prefloop.pipeline.checking.run_check import check_before
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.redecide import finish_deciding
 from prefloop.pipeline.report.card import write_card
@@ -29,6 +30,7 @@ from prefloop.pipeline.stages.evaluate import (
     evaluate_round,
 )
 from prefloop.pipeline.stages.filter import filter_round, require_kept
+from prefloop.pipeline.stages.invalid_votes import asks_again
 from prefloop.pipeline.stages.label import label_round
 from prefloop.pipeline.stages.matches import MatchJury, match_jury
 from prefloop.pipeline.stages.on_policy import LegSettings, train_while_sampling
@@ -41,8 +43,9 @@ from prefloop.training.config import TrainConfig
 logger = logging.getLogger(__name__)
 
 
-async def run_loop(config: RunConfig, run: RunDir) -> None:
-    """Run (or resume) all rounds into ``run``. Raises subclasses of ``PrefloopError``."""
+async def run_loop(config: RunConfig, run: RunDir, *, check: bool = False) -> None:
+    """Run (or resume) all rounds into ``run``. ``check``: first ask everybody once who is going to
+    be asked for the first time. Raises subclasses of ``PrefloopError``."""
     with run.lock():
         models = Models(config, cache=run.cache)
         context = replace(RunContext.of(config, run), blocks_in_flight=models.blocks_in_flight)
@@ -51,6 +54,8 @@ async def run_loop(config: RunConfig, run: RunDir) -> None:
         models.take_probes(run.prompts, config.sample.system_prompt)
         finish_deciding(config, run)
         try:
+            if check:
+                await check_before(config, run, models)
             for index in range(config.rounds):
                 await run_round(config, context.round(index), models)
                 ended = plateau(config.evaluate.patience, run)
@@ -85,7 +90,9 @@ async def run_round(config: RunConfig, context: RoundContext, models: Models) ->
         await sample_round(
             context, config.sample, models, blocks, with_references=config.uses_references
         )
-        await label_round(context, config.label, partial(models.labelers, config.label.labelers))
+        anew = asks_again(context.folder, config.label)
+        open_labelers = partial(models.labelers, config.label.labelers, anew=anew)
+        await label_round(context, config.label, open_labelers)
         filter_round(context, config.label, config.filter)
         require_kept(context)
     share = config.write.test_share

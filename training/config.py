@@ -300,10 +300,11 @@ class EvaluateConfig(Strict):
     """At most this many held-out prompts; null = all."""
     samples_per_prompt: PositiveInt = 1
     """Answers of each policy per prompt; intervals account for several answers of one prompt."""
-    temperature: NonNegativeFloat = 1.0
-    """Sampling temperature; 0 = greedy. The KL estimate needs 1.0."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    """Nucleus sampling. The KL estimate needs 1.0."""
+    temperature: NonNegativeFloat | None = 1.0
+    """Sampling temperature; 0 = greedy; null as in ``sample.temperature``. The KL estimate needs
+    1.0."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = 1.0
+    """Nucleus sampling; null as in ``sample.top_p``. The KL estimate needs 1.0."""
     max_tokens: PositiveInt | None = None
     """Longest answer in tokens; null = as in sampling."""
     labelers: tuple[str, ...] | None = None

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from prefloop.data.hashing import content_id, derive_seed, json_hash
-from prefloop.data.protocol import Completion, Engine, Message, Request, RequestRejected, Sampling
+from prefloop.data.protocol import (
+    Completion,
+    Engine,
+    Message,
+    Request,
+    RequestRejected,
+    Sampling,
+    Thinking,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,7 @@ class Asker:
     sampling: Sampling
     seed: int
     choices: tuple[str, ...] | None
+    thinking: Thinking = field(default_factory=Thinking)
 
     async def ask(self, questions: Sequence[Question], *, block: str) -> list[JudgeReply]:
         """The replies in the order of the questions. Together these are one ``block`` (see
@@ -89,6 +98,9 @@ class Asker:
             seeds=(derive_seed(self.seed, self.name, *question.key),),
             choices=self.choices,
             json_schema=question.schema,
+            thought_tokens=self.thinking.thought_tokens,
+            chat_template_kwargs=self.thinking.chat_template_kwargs,
+            reasoning_effort=self.thinking.reasoning_effort,
             block=block,
             block_size=block_size,
         )

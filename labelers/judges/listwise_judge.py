@@ -54,7 +54,9 @@ class ListwiseJudge:
         self._settings = judge.settings
         max_tokens = config.max_tokens or judge.settings.max_tokens
         sampling = Sampling(temperature=config.temperature, max_tokens=max_tokens)
-        self._asker = Asker(self.name, engine, sampling, seed, choices=None)
+        self._asker = Asker(
+            self.name, engine, sampling, seed, choices=None, thinking=config.thinking
+        )
 
     async def label(self, pairs: Sequence[Pair], *, block: str) -> list[Vote]:
         """One vote for each listing and pair; all requests are one block of the engine."""

@@ -50,6 +50,7 @@ class PairwiseJudge:
             ),
             seed,
             choices=settings.verdicts.words if settings.parser == "token" else None,
+            thinking=config.thinking,
         )
         self._schema = json_schema(settings.verdicts) if settings.parser == "json" else None
 

@@ -57,6 +57,7 @@ class RatingJudge:
             ),
             seed,
             choices=judge.settings.words if by_token else None,
+            thinking=config.thinking,
         )
 
     async def label(self, pairs: Sequence[Pair], *, block: str) -> list[Vote]:

@@ -42,9 +42,32 @@ def plan(
 
 
 @app.command()
-def run(config: ConfigPath, run_dir: RunDirOption = None, override: SetOption = None) -> None:
+def check(
+    config: ConfigPath,
+    run_dir: RunDirOption = None,
+    override: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask every engine and judge of a config once, and say what would go wrong; exit code 3 where a
+    run would fail."""
+    found = prefloop.check(config, run_dir=run_dir, overrides=override or ())
+    say(found, as_json)
+    raise typer.Exit(found.facts.exit_code)
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    run_dir: RunDirOption = None,
+    override: SetOption = None,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Do not ask every model once before the run.")
+    ] = False,
+) -> None:
     """Run the loop, or resume it: the same command on the same directory does the rest."""
-    typer.echo(str(prefloop.run(config, run_dir=run_dir, overrides=override or ())))
+    typer.echo(
+        str(prefloop.run(config, run_dir=run_dir, overrides=override or (), check=not no_check))
+    )
 
 
 @app.command()

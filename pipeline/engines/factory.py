@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 from prefloop.data.protocol import Engine, EngineFailed
+from prefloop.pipeline.engines.openai.parameters import Place
 from prefloop.pipeline.engines.settings import OpenAIEngine, TransformersEngine, VllmEngine
 
 
@@ -15,11 +16,14 @@ async def build_engine(
     *,
     revision: str | None = None,
     cache: Path | None = None,
+    ledger: Path | None = None,
+    place: Place | None = None,
 ) -> Engine:
     """The engine of ``config`` serving ``model``: a checkpoint folder, a hub name, or the name
     that the HTTP server gives it.
 
-    ``cache`` is the folder for a server's responses where ``config`` names none. Raises
+    ``cache`` is the folder for a server's responses where ``config`` names none, ``ledger`` the
+    file with what it has spent, ``place`` where the run's config says all this. Raises
     ``EngineFailed``.
     """
     match config:
@@ -38,4 +42,4 @@ async def build_engine(
         case OpenAIEngine():
             from prefloop.pipeline.engines.openai.openai_server import OpenAIServer
 
-            return OpenAIServer(config, model, cache=cache)
+            return OpenAIServer(config, model, cache=cache, ledger=ledger, place=place)

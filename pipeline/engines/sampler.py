@@ -23,16 +23,18 @@ class SeededSampler:
     """
 
     def __init__(self, sampling: Sampling, seeds: Sequence[int], device: torch.device) -> None:
-        self._greedy = sampling.temperature == 0
+        temperature, top_p, top_k = sampling.temperature, sampling.top_p, sampling.top_k
+        assert temperature is not None and top_p is not None and top_k is not None  # noqa: PT018
+        self._greedy = temperature == 0
         self._warpers = LogitsProcessorList()
         if self._greedy:
             return
-        if sampling.temperature != 1:
-            self._warpers.append(TemperatureLogitsWarper(float(sampling.temperature)))
-        if sampling.top_k > 0:
-            self._warpers.append(TopKLogitsWarper(sampling.top_k))
-        if sampling.top_p < 1:
-            self._warpers.append(TopPLogitsWarper(sampling.top_p))
+        if temperature != 1:
+            self._warpers.append(TemperatureLogitsWarper(float(temperature)))
+        if top_k > 0:
+            self._warpers.append(TopKLogitsWarper(top_k))
+        if top_p < 1:
+            self._warpers.append(TopPLogitsWarper(top_p))
         streams = {
             seed: np.random.Generator(np.random.Philox(seed)).random(sampling.max_tokens)
             for seed in set(seeds)

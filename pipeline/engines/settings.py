@@ -8,26 +8,29 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
-from prefloop.data.strict import Strict
+from prefloop.data.strict import LATER, FreeMapping, Strict
+from prefloop.pipeline.engines.handed_on import (
+    KEY_BEGINS,
+    VARIABLE,
+    check_engine_args,
+    check_fields,
+    check_headers,
+    looks_like_key,
+)
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 MemoryMode = Literal["auto", "keep_open", "one_at_a_time"]
 """How many models are in memory at once; see the run's key ``memory``."""
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_KEY_BEGINS = re.compile(
-    r"(sk|pk|rk|hf|gsk|r8|ghp|gho|glpat|xai|pplx|nvapi|fw|key|api)[-_](?![A-Z_]+$)"
-    r"|AIza|AKIA|eyJ|Bearer",
-    re.ASCII,
-)
-"""How the keys of well-known servers begin, which no variable's name does."""
-
-
-_URL = re.compile(r"[!-~]+")
 
 
 class TransformersEngine(Strict):
@@ -51,6 +54,10 @@ class TransformersEngine(Strict):
     """An idle engine computes an incomplete block of requests after this many seconds."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models whose code you have read."""
+    chat_template_kwargs: Annotated[FreeMapping, LATER] = {}  # noqa: RUF012
+    """Variables of the chat template in every request, such as ``enable_thinking: false``."""
+    reasoning_effort: Annotated[str | None, LATER] = None
+    """For every request, as the model names it (``low``, ``high``)."""
 
 
 class VllmEngine(Strict):
@@ -80,10 +87,22 @@ class VllmEngine(Strict):
     quantization: str | None = None
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models whose code you have read."""
-    enable_sleep_mode: bool | None = None
+    enable_sleep_mode: Annotated[bool | None, LATER] = None
     """While another model works on the GPU, the engine sleeps: its weights wait in main memory, its
     cache is given up, and waking takes seconds. False: it is closed, and started anew. Null is true
     on a GPU and false on the CPU, where vLLM cannot sleep."""
+    chat_template_kwargs: Annotated[FreeMapping, LATER] = {}  # noqa: RUF012
+    """Variables of the chat template in every request, such as ``enable_thinking: false``."""
+    reasoning_effort: Annotated[str | None, LATER] = None
+    """For every request, as the model names it (``low``, ``high``)."""
+    engine_args: Annotated[FreeMapping, LATER] = {}  # noqa: RUF012
+    """Further arguments of vLLM's ``AsyncEngineArgs``, such as ``kv_cache_dtype: fp8``, by their
+    names there."""
+
+    @field_validator("engine_args")
+    @classmethod
+    def _are_not_ours(cls, given: FreeMapping) -> FreeMapping:
+        return check_engine_args(given, own=cls.model_fields)
 
 
 class OpenAIEngine(Strict):
@@ -107,6 +126,17 @@ class OpenAIEngine(Strict):
     leave_out: tuple[Literal["seed", "temperature", "top_p"], ...] = ()
     """Fields that are not sent, for servers that refuse them. Without ``seed`` the same run on
     another day gets other answers."""
+    extra_body: Annotated[FreeMapping, LATER] = {}  # noqa: RUF012
+    """Further fields of every request, such as ``provider: {order: [a, b]}``, by the names that
+    the server gives them. They are written into the run directory: no place for keys."""
+    extra_headers: Annotated[dict[str, str], LATER] = {}  # noqa: RUF012
+    """Further HTTP headers. ``$NAME`` is the value of the environment variable NAME, and the only
+    way to give one that holds a key: ``api-key: $AZURE_API_KEY``."""
+    chat_template_kwargs: Annotated[FreeMapping, LATER] = {}  # noqa: RUF012
+    """Variables of the chat template in every request, such as ``enable_thinking: false``; vLLM's
+    and SGLang's servers know the field."""
+    reasoning_effort: Annotated[str | None, LATER] = None
+    """For every request, as the server names it (``low``, ``high``)."""
     vllm_extensions: bool = False
     """The server is vLLM: send top_k, ask for token ids, load LoRA adapters over HTTP."""
     max_concurrency: PositiveInt = 32
@@ -145,7 +175,7 @@ class OpenAIEngine(Strict):
         if parts.query or parts.fragment or "?" in url or "#" in url:
             raise ValueError("must not hold a query or a fragment; a key belongs into the "
                              "environment variable that api_key_env names")  # fmt: skip
-        if any(_KEY_BEGINS.match(part) and len(part) > 19 for part in parts.path.split("/")):
+        if any(KEY_BEGINS.match(part) and len(part) > 19 for part in parts.path.split("/")):
             raise ValueError("must not hold a key: use api_key_env")
         if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
             raise ValueError("is no address of a server: http://HOST:PORT/v1 or https://HOST/v1")
@@ -159,13 +189,23 @@ class OpenAIEngine(Strict):
     @classmethod
     def _is_variable(cls, name: str) -> str:
         name = name.strip()
-        if not _VARIABLE.fullmatch(name) or (_looks_like_key(name) and name not in os.environ):
+        if not VARIABLE.fullmatch(name) or (looks_like_key(name) and name not in os.environ):
             # Not shown: it may be a key.
             raise ValueError(
                 "must be the name of an environment variable, such as OPENAI_API_KEY; the key "
                 "itself is never written into a config"
             )
         return name
+
+    @field_validator("extra_body")
+    @classmethod
+    def _are_other_fields(cls, given: FreeMapping) -> FreeMapping:
+        return check_fields(given)
+
+    @field_validator("extra_headers")
+    @classmethod
+    def _are_headers(cls, given: dict[str, str]) -> dict[str, str]:
+        return check_headers(given)
 
     @model_validator(mode="after")
     def _is_usable(self) -> OpenAIEngine:
@@ -177,13 +217,6 @@ class OpenAIEngine(Strict):
         if self.max_cost is not None and prices == 0:
             raise ValueError("max_cost needs price_per_million_prompt_tokens or ..._completion_...")
         return self
-
-
-def _looks_like_key(name: str) -> bool:
-    """Whether something that could be a variable's name is rather a key."""
-    has_digit, is_mixed = any(map(str.isdigit, name)), name not in (name.upper(), name.lower())
-    is_random = len(name) >= 16 and has_digit and (is_mixed or "_" not in name)
-    return bool(_KEY_BEGINS.match(name)) or is_random
 
 
 EngineConfig = Annotated[

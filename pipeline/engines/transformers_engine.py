@@ -30,6 +30,7 @@ from prefloop.pipeline.engines.answer_reader import (
 )
 from prefloop.pipeline.engines.blocks import BlockQueue, Pending
 from prefloop.pipeline.engines.decoding import Drawn, decode
+from prefloop.pipeline.engines.defaults import Advice, completed
 from prefloop.pipeline.engines.settings import TransformersEngine
 from prefloop.pipeline.engines.weights import check_template_tokens, load_model, load_tokenizer
 from prefloop.training.inputs.tokens import TokenIds
@@ -73,6 +74,7 @@ class HfEngine:
         """See ``prefloop.data.protocol.Engine``. Waits until the request's block is complete."""
         if self._closed:
             raise EngineFailed("the engine is closed")
+        request = completed(request, self._config, self._advice)
         if request.json_schema is not None:
             raise EngineFailed(
                 "the transformers engine cannot constrain an answer to a JSON schema",
@@ -260,6 +262,7 @@ class HfEngine:
             revision=self._revision,
             trust_remote_code=self._config.trust_remote_code,
         )
+        self._advice = Advice.of(self._model.generation_config)
         self._context = getattr(self._model.config, "max_position_embeddings", None)
         self._end_ids = end_tokens(self._tokenizer, self._model.generation_config.eos_token_id)
         self._embeddings = int(self._model.get_input_embeddings().weight.shape[0])

@@ -7,6 +7,8 @@ the CPU build is in ``_engine_args``.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import difflib
 import itertools
 import os
 from collections.abc import Iterator, Mapping
@@ -22,6 +24,7 @@ from prefloop.pipeline.engines.answer_reader import (
     longest,
     template_kwargs,
 )
+from prefloop.pipeline.engines.defaults import advice_of, completed
 from prefloop.pipeline.engines.settings import VllmEngine
 from prefloop.pipeline.engines.weights import (
     adapter_rank,
@@ -72,6 +75,7 @@ class VllmInProcess:
     async def generate(self, request: Request) -> list[Completion]:
         """See ``prefloop.data.protocol.Engine``."""
         llm = self._running()
+        request = completed(request, self._config, self._advice)
         prompt = render_tokens(
             self._tokenizer, request.messages, template_kwargs=template_kwargs(request)
         )
@@ -164,6 +168,7 @@ class VllmInProcess:
     def _set_ends(self) -> None:
         self._end_ids = end_tokens(self._tokenizer, configured_ends(self._model, self._revision))
         self._reader = AnswerReader(self._tokenizer, self._end_ids)
+        self._advice = advice_of(self._model, self._revision)
 
     async def _load_adapter(self, path: str) -> None:
         from vllm.lora.request import LoRARequest
@@ -329,6 +334,7 @@ def _sampling_params(
     from vllm.sampling_params import RequestOutputKind
 
     sampling, schema = request.sampling, request.json_schema
+    assert None not in (sampling.temperature, sampling.top_p, sampling.top_k)  # filled in
     return SamplingParams(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
@@ -385,6 +391,13 @@ def _start_llm(config: VllmEngine, model: str, revision: str | None) -> AsyncLLM
             f"vLLM cannot be imported: {error}",
             "pip install 'prefloop[vllm]' on a GPU machine, 'prefloop[cpu]' on one without",
         ) from error
+    known = {field.name for field in dataclasses.fields(AsyncEngineArgs) if field.init}
+    for name in config.engine_args.keys() - known:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise EngineFailed(
+            f"engine_args has {name!r}, which vLLM's AsyncEngineArgs does not know",
+            f"write {near[0]!r}" if near else "take it out; `vllm serve --help` lists them",
+        )
     try:
         args = AsyncEngineArgs(model=model, revision=revision, **_engine_args(config, model))
         with _environment(TORCHDYNAMO_DISABLE="1" if args.enforce_eager else "0"):
@@ -433,7 +446,7 @@ def _engine_args(config: VllmEngine, model: str) -> dict[str, Any]:
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
-    }
+    } | config.engine_args
     if not _on_cpu():
         return args | {
             "gpu_memory_utilization": config.gpu_memory_utilization,

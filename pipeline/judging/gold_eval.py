@@ -21,6 +21,7 @@ from prefloop.data.preferences import PreferenceColumns
 from prefloop.data.preferences.gold import GoldPair, gold_layout, read_gold
 from prefloop.data.schemas import VOTE
 from prefloop.data.shards import ShardFolder
+from prefloop.data.strict import fingerprint
 from prefloop.data.yaml_files import read_yaml
 from prefloop.labelers.base import Answer, Labeler, Pair
 from prefloop.pipeline.config import ConfigError, RunConfig, reason_of, validate_config
@@ -159,15 +160,18 @@ async def _ask(
     config = load_judges(path, options.seed)
     # Two servers that serve a model under one name share no response.
     cache = options.out / "cache" / json_hash(of_engines(config))[:12]
-    models = Models(config, cache=cache)
+    # What an engine may spend holds for all that is kept in the folder, whatever else changed.
+    models = Models(config, cache=cache, ledgers=options.out / "cache")
     revisions = models.revisions()
     found = {}
     try:
         for labeler in config.label.labelers:
             about = {
-                "labeler": of_settings(
-                    labeler.model_dump(mode="json", exclude={"weight", "calibration"})
-                ),
+                "labeler": {
+                    key: value
+                    for key, value in of_settings(fingerprint(labeler)).items()
+                    if key not in ("weight", "calibration")
+                },
                 "models": revisions,
                 "files": of_labelers([labeler], calibrated=False),
                 "engines": of_engines(config),

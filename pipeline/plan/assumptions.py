@@ -28,6 +28,7 @@ def token_assumptions(measured: Measured, ratios: Mapping[str, float]) -> Iterab
         yield f"answers: {measured.answer_tokens:.0f} tokens, as measured in the run directory"
     else:
         yield f"answers: {ANSWER_SHARE:.0%} of sample.max_tokens (upper bound: all of them)"
+    yield f"thoughts: {ANSWER_SHARE:.0%} of thought_tokens (upper bound: all of them)"
     yield (
         f"judges: one token for a token verdict, {RATIONALE_SHARE:.0%} of max_tokens for a "
         "rationale"

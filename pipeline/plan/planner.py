@@ -49,6 +49,8 @@ class _Asked:
     """Generated tokens."""
     most: float = 0
     """Upper bound of the generated tokens."""
+    thought: int = 0
+    """Upper bound of the tokens that are thought before these."""
     longest_prompt: float | None = None
     """Upper bound of the prompt's tokens; null where these are known."""
     timed_like: str = "sample"
@@ -156,6 +158,7 @@ class Planner:
                 most=self._config.sample.max_tokens,
                 model=member.model,
                 copies=max(round(self._config.sample.n * share), 1),
+                thought=self._config.sample.thought_tokens or 0,
             )
 
     def _pairs(self, prompts: pa.Table) -> list[int]:
@@ -213,6 +216,7 @@ class Planner:
             prompt_tokens=asked + answers * labelled.answer_tokens,
             expected=1 if by_token else most * RATIONALE_SHARE,
             most=most,
+            thought=labeler.thought_tokens or 0,
             longest_prompt=asked + answers * labelled.longest,
             timed_like="label",
             model=labeler.model,
@@ -305,6 +309,7 @@ class Planner:
                 if policy == OPPONENT and settings.opponent
                 else POLICY,
                 copies=settings.samples_per_prompt,
+                thought=config.sample.thought_tokens or 0,
             )
         yield self._likelihoods(index, sum(lengths) / len(lengths) + expected)
         pairs = settings.samples_per_prompt * opponents
@@ -336,7 +341,9 @@ class Planner:
         )
 
     def _step(self, index: int, asked: _Asked) -> Step:
-        requests, prompt_tokens, expected = asked.requests, asked.prompt_tokens, asked.expected
+        requests, prompt_tokens = asked.requests, asked.prompt_tokens
+        expected = asked.expected + asked.thought * ANSWER_SHARE
+        most = asked.most + asked.thought
         longest_prompt = prompt_tokens if asked.longest_prompt is None else asked.longest_prompt
         settings = self._config.engines[asked.engine] if asked.engine else None
         price_in = price_out = 0.0
@@ -368,9 +375,9 @@ class Planner:
             requests=requests,
             prompt_tokens=round(requests * prompt_tokens),
             completion_tokens=round(requests * expected),
-            max_tokens=round(requests * (longest_prompt + asked.most)),
+            max_tokens=round(requests * (longest_prompt + most)),
             cost=requests * (prompt_tokens * price_in + expected * price_out),
-            max_cost=requests * (longest_prompt * price_in + asked.most * price_out),
+            max_cost=requests * (longest_prompt * price_in + most * price_out),
             seconds=seconds,
         )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prefloop.data.hashing import json_hash
+from prefloop.data.strict import fingerprint
 from prefloop.labelers.jury.round_jury import RoundJury
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.engines.settings import OpenAIEngine
@@ -73,14 +74,14 @@ async def evaluate_policy(config: RunConfig, *, policy: str, against: str, out: 
         "inputs": input_hashes(config),
         "labelers": of_labelers(config.all_labelers),
         "engines": of_engines(config),
-        "config": of_settings(
-            config.model_dump(
-                mode="json", include={"seed", "prompts", "sample", "label", "evaluate"}
-            )
-        ),
+        "config": {
+            key: of_settings(value)
+            for key, value in fingerprint(config).items()
+            if key in ("seed", "prompts", "sample", "label", "evaluate")
+        },
     }
     run = RunDir(out / json_hash(about)[:12])
-    models = Models(other, cache=run.cache)
+    models = Models(other, cache=run.cache, ledgers=out)
     context = RunContext.of(config, run)
     answer = partial(answer_heldout, context.round(0), config.sample, config.evaluate, models)
     with run.lock():

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from prefloop.data.strict import fingerprint
 from prefloop.labelers.config import JudgeLabeler, LabelerConfig, VerifierLabeler
 from prefloop.labelers.judges.folder import judge_revision, question_revision
 from prefloop.labelers.scorers.function_process import search_here
@@ -36,11 +37,7 @@ def of_settings(settings: Any) -> Any:
 def of_engines(config: RunConfig) -> dict[str, dict[str, Any]]:
     """The engines' settings that reach into what they answer, by name."""
     return {
-        name: {
-            key: value
-            for key, value in engine.model_dump(mode="json").items()
-            if key not in _HARMLESS
-        }
+        name: {key: value for key, value in fingerprint(engine).items() if key not in _HARMLESS}
         for name, engine in config.engines.items()
     }
 

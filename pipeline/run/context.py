@@ -34,6 +34,7 @@ class RunContext:
             config.sample.system_prompt,
             config.blocks_in_flight,
             keeps_thoughts=config.write.reasoning == "keep",
+            template_kwargs=_template_kwargs(config),
         )
 
     def round(self, index: int) -> RoundContext:
@@ -64,3 +65,11 @@ class RoundContext(RunContext):
     def note(self, stage: str, seconds: float, **facts: Any) -> None:
         """Append a finished piece of the round's work to the journal."""
         self.run.note(stage, self.index, seconds, **facts)
+
+
+def _template_kwargs(config: RunConfig) -> dict[str, Any]:
+    """Variables of the chat template in every request to the policy."""
+    sample, engine = config.sample, config.engines[config.sample.engine]
+    effort = sample.reasoning_effort or engine.reasoning_effort
+    named = {} if effort is None else {"reasoning_effort": effort}
+    return {**named, **engine.chat_template_kwargs, **sample.chat_template_kwargs}

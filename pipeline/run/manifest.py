@@ -53,10 +53,17 @@ _SAMPLE_ONLY = {"sample.n", "sample.prompts_per_round"}
 _HARMLESS = {
     "run_dir", "blocks_in_flight", "base_url", "api_key_env", "max_concurrency", "timeout_s",
     "max_retries", "max_backoff_s", "requests_per_minute", "tokens_per_minute", "max_total_tokens",
-    "max_cost", "cache", "cache_dir", "leave_out", "top_logprobs", "gpu_memory_utilization",
-    "block_wait_s", "save_steps", "then", "processes", "memory", "enable_sleep_mode",
+    "max_cost", "cache", "cache_dir", "leave_out", "top_logprobs", "max_tokens_field",
+    "extra_headers", "gpu_memory_utilization", "block_wait_s", "save_steps", "then", "max_invalid",
+    "processes", "memory", "enable_sleep_mode",
 }  # fmt: skip
 """Last parts of keys that change how a run gets there, and not what comes out."""
+MENDING = {
+    "max_tokens", "thought_tokens", "temperature", "chat_template_kwargs", "reasoning_effort",
+}  # fmt: skip
+"""Last parts of a judge's keys that decide whether its answers come out."""
+_OF_OTHERS = {"extra_body", "extra_headers", "chat_template_kwargs", "engine_args"}
+"""Keys that hold names of others, which mean nothing here."""
 
 
 def open_run(config: RunConfig, run: RunDir, *, revisions: Mapping[str, str]) -> None:
@@ -139,10 +146,12 @@ def _refuse_changed_config(config: RunConfig, run: RunDir) -> list[RoundDir]:
     # Whether a round samples before it trains decides how its prompts are cut into blocks.
     moved = _samples_in_training(old) != _samples_in_training(new)
     for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
+        before, after = (None if each.get(key) == {} else each.get(key) for each in (old, new))
         if before == after or _last_name(key) in _HARMLESS:
             continue
         if key == "label.people":  # for the next pull of their votes
+            continue
+        if _mends_votes(key, config, run):
             continue
         if key == "rounds" and int(after or 0) >= len(run.rounds()):
             continue
@@ -163,6 +172,16 @@ def _refuse_changed_config(config: RunConfig, run: RunDir) -> list[RoundDir]:
             + ("" if whole else f" ({run.config} lacks keys: where it is damaged, {CONFIG_REMEDY})")
         )
     return [folder for folder in run.rounds() if not folder.written.exists()] if redo else []
+
+
+def _mends_votes(key: str, config: RunConfig, run: RunDir) -> bool:
+    """Whether ``key`` is one that mends invalid votes, and votes wait to be mended: a labelling
+    ended for them, and the valid ones were kept."""
+    if not any(folder.votes_kept.indices() for folder in run.rounds()):
+        return False
+    if key.startswith("engines."):
+        return _stages_of(key, config) == {"label"}
+    return key.startswith("label.labelers.") and _last_name(key) in MENDING
 
 
 def _samples_in_training(settings: Mapping[str, Any]) -> bool:
@@ -254,8 +273,10 @@ def _versions() -> dict[str, str]:
 
 
 def _last_name(key: str) -> str:
-    """The last part of a key that is no index of a list."""
-    return next((part for part in reversed(key.split(".")) if not part.isdigit()), key)
+    """The last part of a key that is no index of a list, and none of what others name."""
+    parts = key.split(".")
+    last = next((at + 1 for at, part in enumerate(parts) if part in _OF_OTHERS), len(parts))
+    return next((part for part in reversed(parts[:last]) if not part.isdigit()), key)
 
 
 def _show(value: Any) -> str:

@@ -27,6 +27,7 @@ from prefloop.labelers.config import (
 from prefloop.labelers.factory import build_labeler
 from prefloop.pipeline.config import POLICY, PoolMember, RunConfig
 from prefloop.pipeline.engines.factory import build_engine
+from prefloop.pipeline.engines.openai.parameters import Place
 from prefloop.pipeline.engines.policy_check import TOLERANCE_NATS, PolicyMismatch, verify_policy
 from prefloop.pipeline.engines.settings import MemoryMode, OpenAIEngine
 from prefloop.pipeline.engines.vllm_engine import VllmInProcess
@@ -115,13 +116,17 @@ class Models:
     itself, which has nothing else to be compared with).
     """
 
-    def __init__(self, config: RunConfig, *, cache: Path | None = None) -> None:
-        """``cache``: folder for the responses of servers, a folder in it for each engine.
+    def __init__(
+        self, config: RunConfig, *, cache: Path | None = None, ledgers: Path | None = None
+    ) -> None:
+        """``cache``: folder for the responses of servers, a folder in it for each engine;
+        ``ledgers``: folder for what each engine has spent, by its name, by default the same.
 
         Raises ``EngineFailed`` if the starting policy is nowhere to be found.
         """
         self._config = config
         self._cache = cache
+        self._ledgers = ledgers
         self.probes: list[tuple[Message, ...]] = []
         """A few conversations for comparing log-probabilities after a swap."""
         self._checkpoints: dict[ModelKey, str] = {}
@@ -186,6 +191,19 @@ class Models:
         """The engine itself that is behind the seats of these names; null where it is closed."""
         return self._engines.get((engine, model))
 
+    async def without_cache(self, engine: str, model: str) -> Engine:
+        """The server that :meth:`engine` gives, asked anew whatever it answered before; its costs
+        count as ever. The caller closes it."""
+        settings = self._config.engines[engine]
+        assert isinstance(settings, OpenAIEngine)
+        return await build_engine(
+            settings.model_copy(update={"cache": False}),
+            self._policy if model == POLICY else model,
+            cache=self._cache and self._cache / engine,
+            ledger=self._ledgers and self._ledgers / f"{engine}.spent.jsonl",
+            place=_place(self._config, engine, model),
+        )
+
     async def reward_model(self, labeler: RewardModelLabeler) -> Labeler:
         """The labeler that ``labeler`` describes; its model stays loaded from round to round, as
         far as there is room.
@@ -217,9 +235,20 @@ class Models:
             engine = await self.engine(labeler.engine, labeler.model)
         return build_labeler(labeler, engine=engine, seed=self._config.seed)
 
-    async def labelers(self, labelers: Iterable[LabelerConfig]) -> list[Labeler]:
-        """Those that ``labelers`` describe, in their order. Raises as ``labeler`` does."""
-        return [await self.labeler(labeler) for labeler in labelers]
+    async def labelers(
+        self, labelers: Iterable[LabelerConfig], *, anew: bool = False
+    ) -> list[Labeler]:
+        """Those that ``labelers`` describe, in their order. Raises as ``labeler`` does.
+
+        ``anew``: their servers are asked whatever they answered before.
+        """
+        wanted = list(labelers)
+        for labeler in wanted:
+            if isinstance(labeler, JudgeLabeler):
+                engine = await self.engine(labeler.engine, labeler.model)
+                if hasattr(engine, "asks_anew"):
+                    engine.asks_anew = anew
+        return [await self.labeler(labeler) for labeler in wanted]
 
     def member_revision(self, member: PoolMember) -> str:
         """Revision of the policy that ``member`` of the pool samples from."""
@@ -405,7 +434,11 @@ class Models:
         base = self._start if model == POLICY and is_adapter(wanted) else wanted
         logger.info("engine %s: loading %s", engine, base)
         self._engines[key] = self._known[key] = await build_engine(
-            self._config.engines[engine], base, cache=self._cache and self._cache / engine
+            self._config.engines[engine],
+            base,
+            cache=self._cache and self._cache / engine,
+            ledger=self._ledgers and self._ledgers / f"{engine}.spent.jsonl",
+            place=_place(self._config, engine, model),
         )
         self._serving[key] = base
 
@@ -488,6 +521,22 @@ class Models:
             await engine.restart(path)
             difference = await verify()
         logger.info("%s serves %s: %.1e nats a token off transformers", name, path, difference)
+
+
+def _place(config: RunConfig, engine: str, model: str) -> Place:
+    """Which keys of ``config`` say what ``model`` is asked on ``engine``."""
+    samples = any(m.engine == engine and m.model == model for m in config.sample.members())
+    judges = (
+        ("label.labelers", config.label.labelers),
+        ("evaluate.judges", config.evaluate.judges),
+    )
+    named = [
+        f"{key}.{one.name}"
+        for key, labelers in judges
+        for one in labelers
+        if isinstance(one, JudgeLabeler) and (one.engine, one.model) == (engine, model)
+    ]
+    return Place(f"engines.{engine}", (*(["sample"] if samples else []), *named))
 
 
 def _reward_checkpoint(labeler: RewardModelLabeler) -> str:

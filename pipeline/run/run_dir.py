@@ -74,6 +74,7 @@ class RoundDir:
         self.prompts = ShardFolder(self.root / "prompt", schemas.PROMPT)
         self.candidates = ShardFolder(self.root / "candidate", schemas.CANDIDATE)
         self.votes = ShardFolder(self.root / "vote", schemas.VOTE)
+        self.votes_kept = ShardFolder(self.root / "vote-kept", schemas.VOTE)
         self.decisions = ShardFolder(self.root / "decision", schemas.DECISION)
         self.triples = ShardFolder(self.root / "triple", schemas.TRIPLE)
         self.metrics = ShardFolder(self.root / "metric", schemas.METRIC)

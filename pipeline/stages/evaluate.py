@@ -63,6 +63,7 @@ async def answer_heldout(
         system_prompt=context.system_prompt,
         seed_parts=(context.seed, "evaluate"),
         merge_identical=False,
+        thinking=sample.thinking,
     )
     watch = Stopwatch()
     title = f"policy {policy} answers"

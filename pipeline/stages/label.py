@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefloop.data.conversation import with_system_prompt
+from prefloop.data.errors import NothingCameOut
 from prefloop.labelers.base import Answer, Labeler, Pair, Vote, votes_table
 from prefloop.labelers.config import JudgeLabeler, LabelConfig, LabelerConfig
 from prefloop.labelers.decisions.filters import has_empty_answer
@@ -22,6 +24,13 @@ from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.run_dir import Stopwatch
 from prefloop.pipeline.run.stream import run_blocks
 from prefloop.pipeline.stages.answer_text import answer_texts
+from prefloop.pipeline.stages.invalid_votes import (
+    Breaker,
+    kept_votes,
+    set_aside,
+    together,
+    unasked,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +58,7 @@ async def label_round(
     outcome = AllOrSome(
         title, "votes", remedy_of(settings.labelers), came_before=any_valid_vote(folder.votes)
     )
+    breaker = Breaker(title, settings)
     with StepProgress(title, total, done=total - todo) as progress:
 
         async def work(index: int) -> None:
@@ -60,14 +70,20 @@ async def label_round(
                 context.note("label", watch.lap(), block=index)
 
             await outcome.take(tally_votes(votes), commit)
+            breaker.take(votes)
             progress.advance(
                 folder.prompts.rows([index]),
                 tokens=pc.sum(votes["prompt_tokens"]).as_py() or 0,
                 cost=pc.sum(votes["cost"]).as_py() or 0.0,
             )
 
-        await run_blocks(missing, work, in_flight=context.blocks_in_flight)
-        await outcome.close()
+        try:
+            await run_blocks(missing, work, in_flight=context.blocks_in_flight)
+            await outcome.close()
+        except NothingCameOut:
+            set_aside(folder, settings)
+            raise
+    shutil.rmtree(folder.votes_kept.folder, ignore_errors=True)
 
 
 def remedy_of(labelers: Sequence[LabelerConfig]) -> str:
@@ -121,13 +137,29 @@ async def label_block(
         place = candidates.column_names.index("text")
         candidates = candidates.set_column(place, "text", texts)
     built = build_pairs(pairs, prompts, candidates, context.index, context.system_prompt)
-    return await vote(built, labelers, f"{folder.index}/label/{index}")
+    kept = kept_votes(folder, index, settings)
+    fresh = await vote(built, labelers, f"{folder.index}/label/{index}", kept)
+    return together(kept, fresh, built, [one.name for one in labelers]) if len(kept) else fresh
 
 
-async def vote(pairs: Sequence[Pair], labelers: Sequence[Labeler], block: str) -> pa.Table:
-    """The votes of all labelers on ``pairs``: schema VOTE, labeler by labeler in their order."""
+async def vote(
+    pairs: Sequence[Pair],
+    labelers: Sequence[Labeler],
+    block: str,
+    kept: pa.Table | None = None,
+) -> pa.Table:
+    """The votes of all labelers on ``pairs``: schema VOTE, labeler by labeler in their order.
+
+    A labeler is not asked about prompts on which it has votes in ``kept``.
+    """
     votes: list[list[Vote]] = await asyncio.gather(
-        *(labeler.label(pairs, block=f"{block}/{labeler.name}") for labeler in labelers)
+        *(
+            labeler.label(
+                pairs if kept is None or not len(kept) else unasked(pairs, kept, labeler.name),
+                block=f"{block}/{labeler.name}",
+            )
+            for labeler in labelers
+        )
     )
     return votes_table([one for of_labeler in votes for one in of_labeler])
 

@@ -42,6 +42,7 @@ from prefloop.pipeline.run.promotion import Lineage
 from prefloop.pipeline.run.round_jury import load_round_jury
 from prefloop.pipeline.run.run_dir import RunError, Stopwatch
 from prefloop.pipeline.stages.filter import decide_block, why_none_kept
+from prefloop.pipeline.stages.invalid_votes import Breaker
 from prefloop.pipeline.stages.label import OpenLabelers, label_block
 from prefloop.pipeline.stages.label import remedy_of as label_remedy
 from prefloop.pipeline.stages.lost_rows import restore_sample_quarantine
@@ -117,6 +118,7 @@ async def train_while_sampling(
         prompts = _prompts(context, settings)
         if training.online:
             return fit(job, OnlineDpo(prompts, legs.triples), on_step=step)
+        assert settings.sample.temperature is not None  # the config demands it
         method = Reinforcement(
             prompts,
             legs.groups,
@@ -193,6 +195,7 @@ class _Legs:
             label_remedy(settings.label.labelers),
             came_before=any_valid_vote(self._folder.votes),
         )
+        self._breaker = Breaker(f"{title} label", settings.label)
 
     def triples(self, leg: int, now: WeightsNow) -> list[Path]:
         """See ``prefloop.training.session.on_policy.Triples``.
@@ -274,6 +277,7 @@ class _Legs:
             self._labelers,
             with_empty=self._reinforces,
         )
+        self._breaker.take(votes)
         await asyncio.to_thread(self._folder.votes.write, leg, votes)
         await self._count(self._voted, leg, tally_votes(votes), self._folder.votes)
         self._context.note("label", watch.lap(), block=leg)

@@ -7,7 +7,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,14 @@ import pyarrow.compute as pc
 
 from prefloop.data.conversation import with_system_prompt
 from prefloop.data.hashing import content_id, derive_seed
-from prefloop.data.protocol import Completion, Engine, Request, RequestRejected, Sampling
+from prefloop.data.protocol import (
+    Completion,
+    Engine,
+    Request,
+    RequestRejected,
+    Sampling,
+    Thinking,
+)
 from prefloop.data.quarantine import BadRow, quarantine_table
 from prefloop.data.schemas import CANDIDATE
 from prefloop.data.utf8 import BLANK
@@ -53,6 +60,7 @@ class Draw:
     system_prompt: str | None
     seed_parts: tuple[str | int, ...]
     merge_identical: bool = True
+    thinking: Thinking = field(default_factory=Thinking)
     count_reference_tokens: Callable[[str], int] | None = None
     """If given, reference answers become candidates, with this count of their tokens."""
 
@@ -135,6 +143,7 @@ async def open_draw(
         sampling=sampling_of(settings),
         system_prompt=context.system_prompt,
         seed_parts=(context.seed, "sample", context.index),
+        thinking=settings.thinking,
         count_reference_tokens=models.token_counter() if with_references else None,
     )
 
@@ -209,6 +218,9 @@ async def sample_block(
             messages=with_system_prompt(row["messages"], draw.system_prompt),
             sampling=draw.sampling,
             seeds=tuple(_seed(draw, row["prompt_id"], index) for index in indices),
+            thought_tokens=draw.thinking.thought_tokens,
+            chat_template_kwargs=draw.thinking.chat_template_kwargs,
+            reasoning_effort=draw.thinking.reasoning_effort,
             block=f"{block}/{source.name}",
             block_size=per_source[source.name],
         )

@@ -154,6 +154,20 @@ def test_replay_adds_its_share_of_earlier_pairs(
     assert [each.examples for each in plan.training] == examples
 
 
+def test_thoughts_are_tokens_too(tmp_path: Path) -> None:
+    judge = {"type": "judge", "engine": "api", "model": "judge-model"}
+    changes = {"sample": {"thought_tokens": 300},
+               "label": {"labelers": [{**judge, "thought_tokens": 1000}]}}  # fmt: skip
+    plain = make_plan(_config(tmp_path, label={"labelers": [judge]}))
+    thinking = make_plan(_config(tmp_path, **changes))
+    for before, after in zip(plain.steps, thinking.steps, strict=True):
+        thought = 1000 if after.what == "judge" else 300
+        assert after.requests == before.requests
+        assert after.max_tokens == before.max_tokens + after.requests * thought
+        assert after.completion_tokens > before.completion_tokens
+        assert after.prompt_tokens == before.prompt_tokens
+
+
 def test_pool_shares_the_samples_by_weight(tmp_path: Path) -> None:
     pool = [
         {"name": "one", "weight": 3.0},

@@ -54,7 +54,7 @@ ORDER = {
         "machine",
         "run",
         "stages",
-        "report",
+        "report checking",
         "plan audit policies loop redecide",
         "judging review",
         "results api starter",

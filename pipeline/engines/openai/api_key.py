@@ -1,4 +1,4 @@
-"""The key of a server: read from its variable, sent in one header, and blotted out elsewhere."""
+"""The keys of a server: read from their variables, sent in headers, and blotted out elsewhere."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import html
 import json
 import os
 import re
+from collections.abc import Iterable
 from urllib.parse import quote
 
 from prefloop.data.protocol import EngineFailed
@@ -19,14 +20,26 @@ _MASKED = re.compile(r"([\w.-]{0,64}?)(?:\.{2,}|…+|\*{2,}|•{2,}|[xX]{4,})([\
 
 
 class ApiKey:
-    """A key, or that there is none. Its text stands in :attr:`value` alone, in no ``repr``."""
+    """A key, or that there is none. Its text stands in :attr:`value` alone, in no ``repr``.
 
-    def __init__(self, value: str | None) -> None:
+    ``beside`` are other texts that are as secret: values of headers from the environment.
+    """
+
+    def __init__(self, value: str | None, *, beside: Iterable[str] = ()) -> None:
         self.value = value or NO_KEY
-        self._forms = _forms(value) if value else []
+        # A short word of a header is no key, and would be blotted out of every sentence.
+        others = [text for text in beside if len(text) >= _SHORTEST_STRUCK]
+        self._keys = [key.lower() for key in (value, *others) if key]
+        written = {form for key in (value, *others) if key for form in _forms(key)}
+        self._forms = sorted(written, key=lambda form: (-len(form), form))
 
     def __repr__(self) -> str:
         return "ApiKey(***)"
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is one."""
+        return self.value != NO_KEY
 
     def blot(self, text: str) -> str:
         """``text`` without the key and without parts of it: for messages."""
@@ -53,13 +66,16 @@ class ApiKey:
 
     def _unmasked(self, found: re.Match[str]) -> str:
         head, tail = found[1].lower(), found[2].lower()
-        key = self.value.lower()
-        own = (len(head) > 1 and key.startswith(head)) or (len(tail) > 1 and key.endswith(tail))
+        own = any(
+            (len(head) > 1 and key.startswith(head)) or (len(tail) > 1 and key.endswith(tail))
+            for key in self._keys
+        )
         return "***" if own else found[0]
 
 
-def read_key(variable: str) -> ApiKey:
-    """The key in the environment variable, white space around it taken off.
+def read_key(variable: str, *, beside: Iterable[str] = ()) -> ApiKey:
+    """The key in the environment variable, white space around it taken off; ``beside`` as in
+    :class:`ApiKey`.
 
     Raises ``EngineFailed``, without showing it, for a key that no HTTP header can hold.
     """
@@ -70,16 +86,15 @@ def read_key(variable: str) -> ApiKey:
             "another character that no key has",
             f"put the key alone into {variable}, on one line",
         )
-    return ApiKey(value)
+    return ApiKey(value, beside=beside)
 
 
-def _forms(key: str) -> list[str]:
-    """The key and what it looks like after the usual ways of escaping, the longest first."""
-    written = {
+def _forms(key: str) -> set[str]:
+    """The key and what it looks like after the usual ways of escaping."""
+    return {
         key,
         json.dumps(key)[1:-1],
         repr(key)[1:-1],
         quote(key, safe=""),
         html.escape(key),
     }
-    return sorted(written, key=lambda form: (-len(form), form))

@@ -43,12 +43,13 @@ class Budget:
         the limit is reached and nothing in flight can change that.
         """
         if self._max_tokens is None and self._max_cost is None:
-            charge = Charge(most)
+            # Kept all the same: it counts where a limit is set later.
+            with self._ledger.exclusive():
+                key, charge = self._ledger.reserve(most), Charge(most)
             try:
                 yield charge
             finally:
-                if charge.spent != Amount():
-                    self._ledger.settle("", charge.spent)
+                self._ledger.settle(key, charge.spent)
             return
         key, charge = await self._reserve(most)
         try:

@@ -6,10 +6,11 @@ import email.utils
 import math
 import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
-from prefloop.data.protocol import EngineFailed, EverythingRefused, RequestRejected
-from prefloop.pipeline.engines.openai.server_words import Said, quoted_fields
+from prefloop.data.protocol import EngineFailed, RequestRejected
+from prefloop.pipeline.engines.openai.parameters import ParameterRefused, refused_fields
+from prefloop.pipeline.engines.openai.server_words import Said
 from prefloop.pipeline.engines.settings import OpenAIEngine
 
 _OVERFLOW = re.compile(
@@ -26,29 +27,6 @@ _WITHHELD = re.compile(r"moderat|flagged|safety|content[ _](policy|filter|manage
 _NO_MODEL = re.compile(
     r"model_not_found|(model|deployment)\b.{0,120}(does not exist|not found|not exist|unknown"
     r"|no longer (available|exist))|(no such|unknown|invalid) model"
-)
-_AMISS = re.compile(
-    r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|extra (inputs|fields)|forbidden"
-    r"|not (permitted|allowed|valid|known|a valid|available)|invalid|must be|should be|out of range"
-    r"|too (large|small|many|high)|cannot|deprecated|less than|greater than|at most|additional"
-)
-_CONTENT = {"messages", "prompt"}
-_REMEDIES = {
-    "model": "put the name that the server gives the model into model: (GET {url}/models)",
-    "max_tokens": "set max_tokens_field: max_completion_tokens on the engine, or a smaller "
-    "max_tokens",
-    "max_completion_tokens": "set max_tokens_field: max_tokens on the engine, or a smaller "
-    "max_tokens",
-    "logprobs": "set logprobs: false on the engine, and use a judge that answers in JSON or text",
-    "top_logprobs": "set top_logprobs: 5 (or fewer) on the engine, or logprobs: false",
-    "response_format": "use a judge whose parser is text",
-    "structured_outputs": "set vllm_extensions: false on the engine, or use another judge",
-    "return_token_ids": "set vllm_extensions: false on the engine",
-    "top_k": "set top_k: 0",
-    "stop": "set stop: []",
-} | dict.fromkeys(
-    ("seed", "temperature", "top_p"),
-    "set leave_out: [{field}] on the engine, so that the field is not sent, or another value",
 )
 
 
@@ -86,6 +64,9 @@ class Failures:
         url, words = self._config.base_url, said.words or "no reason given"
         text = " ".join([*sorted(said.codes), words]).lower()
         shown = f"status {status}: {words}"
+        # Some servers take what they do not know for a fault of their own.
+        if status in (500, 501) and (named := refused_fields(said, body, plainly=True)):
+            return ParameterRefused("refused_by_server", shown, named, said.words)
         if status == 402 or (status in (400, 403, 429) and _NO_MONEY.search(text)):
             return EngineFailed(
                 f"{url}: the account's quota is used up ({shown})",
@@ -110,25 +91,9 @@ class Failures:
                 f"({shown})",
                 f"GET {url}/models lists the names that it serves; check model and base_url",
             )
+        if named := refused_fields(said, body):
+            return ParameterRefused("refused_by_server", shown, named, said.words)
         return RequestRejected("refused_by_server", shown)
-
-    def refused_field(
-        self, rejected: RequestRejected, said: Said, sent: Collection[str]
-    ) -> EngineFailed | None:
-        """The end of the run, if what the server refuses is a field that every request has."""
-        fields = [field for field in sent if field not in _CONTENT]
-        named = [field for field in said.fields if field in fields]
-        if any(field in _CONTENT for field in said.fields) or rejected.reason == "context_overflow":
-            return None
-        if not named and _AMISS.search(said.words.lower()):
-            named = quoted_fields(said.words, fields)
-        if not named:
-            return None
-        url, field = self._config.base_url, named[0]
-        remedy = _REMEDIES.get(field, "change what the engine sends for it").format(
-            url=url, field=field
-        )
-        return EverythingRefused(f"{url} refuses the field {field!r} ({rejected.detail})", remedy)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

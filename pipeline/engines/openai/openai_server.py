@@ -30,8 +30,10 @@ from prefloop.data.protocol import (
     RequestRejected,
 )
 from prefloop.pipeline.engines.answer_reader import longest, template_kwargs
+from prefloop.pipeline.engines.defaults import completed
 from prefloop.pipeline.engines.openai.api_key import read_key
 from prefloop.pipeline.engines.openai.budget import Budget, Charge
+from prefloop.pipeline.engines.openai.headers import secret_headers, shown_headers
 from prefloop.pipeline.engines.openai.health import MOST_IN_A_ROW, Health
 from prefloop.pipeline.engines.openai.ledger import Amount, ledger_at
 from prefloop.pipeline.engines.openai.openai_errors import Failures, TransientError
@@ -40,7 +42,9 @@ from prefloop.pipeline.engines.openai.openai_wire import (
     PROBE_TOKENS,
     probe_body,
     request_body,
+    shortened,
 )
+from prefloop.pipeline.engines.openai.parameters import ParameterRefused, Place, mended
 from prefloop.pipeline.engines.openai.reply_reader import (
     GarbledResponseError,
     Reply,
@@ -65,6 +69,8 @@ logger = logging.getLogger(__name__)
 
 _CHARACTERS_PER_TOKEN = 3  # low, so that the budget's reservations are rather too large
 _PROBES = 2
+_LOOKS_FOR_CHOICES = 4
+"""Empty answers, which tell nothing, before the others are no longer held up."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +90,25 @@ class _Question:
 class OpenAIServer:
     """Engine over an OpenAI-compatible HTTP server. Use it from one event loop."""
 
-    def __init__(self, config: OpenAIEngine, model: str, *, cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: OpenAIEngine,
+        model: str,
+        *,
+        cache: Path | None = None,
+        ledger: Path | None = None,
+        place: Place | None = None,
+    ) -> None:
         """``model`` is the name the server gives it; ``cache`` is the folder for its responses
-        where ``config`` names none, and beside it lies what the engine has spent. Sends nothing.
-        Raises ``EngineFailed``."""
+        where ``config`` names none; ``ledger`` is the file with what the engine has spent, by
+        default beside the cache; ``place`` is where the config says so. Sends nothing. Raises
+        ``EngineFailed``."""
         self._config = config
+        self._place = place or Place()
         self._model = model
-        self._key = read_key(config.api_key_env)
-        self._transport = Transport(config.base_url, self._key, config.timeout_s)
+        shown, secret = shown_headers(config.extra_headers), secret_headers(config.extra_headers)
+        self._key = read_key(config.api_key_env, beside=secret.values())
+        self._transport = Transport(config.base_url, self._key, config.timeout_s, shown | secret)
         self._failures = Failures(config)
         self._health = Health()
         self._probing = asyncio.Lock()
@@ -99,10 +116,18 @@ class OpenAIServer:
         folder = config.cache_dir or cache
         self._cache = ResponseCache(folder) if config.cache and folder else None
         self._budget = Budget(
-            config.max_total_tokens, config.max_cost, ledger_at(_ledger_path(config, cache))
+            config.max_total_tokens,
+            config.max_cost,
+            ledger_at(ledger or _ledger_path(config, cache)),
         )
-        self._without_choices = 0
         self._openings: dict[str, str] = {}
+        self.asks_anew = False
+        """Ask whatever was answered before; answers are kept all the same."""
+        self._gives_choices = False
+        self._looked_for_choices = 0
+        self._until_choices = asyncio.Lock()
+        self._no_choices: EverythingRefused | None = None
+        self._refuses: EverythingRefused | None = None
         self._warned: set[str] = set()
         self._slots = asyncio.Semaphore(config.max_concurrency)
         # A bucket holds what it fills with in a short time: no burst at a run's start.
@@ -123,6 +148,7 @@ class OpenAIServer:
 
     async def generate(self, request: Request) -> list[Completion]:
         """See ``prefloop.data.protocol.Engine``."""
+        request = completed(request, self._config)
         prompt = None
         if self._config.api == "completions":
             assert self._tokenizer is not None  # the config demands it
@@ -171,6 +197,8 @@ class OpenAIServer:
     def _question(self, request: Request, seed: int, prompt: Sequence[int] | None) -> _Question:
         body = request_body(self._config, self._model, request, seed, prompt)
         asked: dict[str, Any] = {"api": self._config.api, "body": body}
+        if shown := shown_headers(self._config.extra_headers):
+            asked["headers"] = shown
         if "seed" not in body:
             asked["seed"] = seed  # several answers to one prompt are still several
         return _Question(
@@ -200,18 +228,37 @@ class OpenAIServer:
     async def _answer(self, question: _Question) -> Reply:
         if (known := self._kept(question)) is not None:
             self._health.ever_answered = True
+            self._gives_choices |= known.first_logprobs is not None
             return known
+        if question.wants_choices and self._is_unsure_of_choices:
+            # One at a time until the first came: an answer without them is paid in vain.
+            async with self._until_choices:
+                if self._is_unsure_of_choices:
+                    return await self._ask(question)
+        return await self._ask(question)
+
+    async def _ask(self, question: _Question) -> Reply:
+        if question.wants_choices and self._no_choices is not None:
+            raise self._no_choices
         async with self._slots:
             kept, reply = await self._try_until_answered(question)
-        self._health.answered()
-        is_whole = self._has_choices(question, reply)
+            self._health.answered()
+            if _lacks_choices(question, reply) and not self._gives_choices:
+                kept, reply = await self._try_until_answered(question)
+                self._refuse_without_choices(question, reply)
+        if question.wants_choices:
+            self._looked_for_choices += 1
+            self._gives_choices |= reply.first_logprobs is not None
+        is_whole = reply.has_choices or not question.wants_choices
         if self._cache is not None and is_whole:
             self._cache.put(question.key, kept)
         return reply
 
     def _kept(self, question: _Question) -> Reply | None:
         """The answer from the cache, if there is one and it is a good one."""
-        if self._cache is None or (body := self._cache.get(question.key)) is None:
+        if self._cache is None or self.asks_anew:
+            return None
+        if (body := self._cache.get(question.key)) is None:
             return None
         try:
             reply = read_reply(body, question.max_tokens, question.hints)
@@ -220,26 +267,21 @@ class OpenAIServer:
         lacks_choices = question.wants_choices and not reply.has_choices
         return None if lacks_choices else reply
 
-    def _has_choices(self, question: _Question, reply: Reply) -> bool:
-        """Whether the log-probabilities that were asked for came.
+    @property
+    def _is_unsure_of_choices(self) -> bool:
+        return not self._gives_choices and self._looked_for_choices < _LOOKS_FOR_CHOICES
 
-        Raises ``EngineFailed`` where they never do: every further answer would be paid in vain.
-        """
-        if not question.wants_choices or (reply.has_thought and reply.first_logprobs is None):
-            return True  # behind a thought, the verdict can be read from the text
-        if reply.first_logprobs is not None:
-            self._without_choices = -1
-            return True
-        if self._without_choices >= 0:
-            self._without_choices += 1
-        if self._without_choices >= MOST_IN_A_ROW:
-            raise EngineFailed(
-                f"{self._config.base_url} gives no log-probabilities for the verdicts, in "
-                f"{self._without_choices} answers of {self._without_choices}",
-                "use a judge that answers in JSON or text (parser in its judge.yaml), or a server "
-                "that honours logprobs and top_logprobs",
+    def _refuse_without_choices(self, question: _Question, reply: Reply) -> None:
+        """Raise ``EngineFailed`` where a second answer lacks log-probabilities as well: every
+        further one would be paid in vain."""
+        if _lacks_choices(question, reply):
+            self._no_choices = EverythingRefused(
+                f"{self._config.base_url} gives no log-probabilities for the verdicts, in 2 "
+                "answers of 2",
+                f"set {self._place.other_judge('JSON or text')}, or take a server that honours "
+                "logprobs and top_logprobs",
             )
-        return False
+            raise self._no_choices
 
     async def _try_until_answered(self, question: _Question) -> tuple[str, Reply]:
         failed: list[float] = []
@@ -295,9 +337,14 @@ class OpenAIServer:
         raise RequestRejected(error.reason, f"{error}, {tries}, while the server answers others")
 
     async def _refused(self, question: _Question, rejected: RequestRejected) -> Exception:
-        """What a refusal means: this request's, or, after many, that the server refuses all."""
+        """What a refusal means: this request's, a parameter's that all have, or, after many, that
+        the server refuses all."""
         if rejected.reason != "refused_by_server":
             return rejected
+        if isinstance(rejected, ParameterRefused):
+            if failure := await self._refusal_of_parameters(question, rejected):
+                return failure
+            rejected = RequestRejected(rejected.reason, rejected.detail)
         in_a_row = self._health.failed(question.key, rejected.detail)
         began = self._health.row_began
         if in_a_row % MOST_IN_A_ROW or await self._answers_others(question, began, began):
@@ -306,6 +353,42 @@ class OpenAIServer:
             f"{self._config.base_url} refuses every request: {self._health.commonest_reason}",
             "change what the message names; the same command resumes",
         )
+
+    async def _refusal_of_parameters(
+        self, question: _Question, rejected: ParameterRefused
+    ) -> EverythingRefused | None:
+        """The end of the run, if the same request gets through without the parameters that the
+        server names; null where it is the request's own refusal."""
+        async with self._probing:
+            if self._refuses is not None:
+                return self._refuses
+            body, remedies, names = question.body, [], []
+            said = rejected
+            while True:
+                found = mended(body, said, self._place)
+                if found is None or repr(found.field) in names:
+                    return None
+                body = found.body
+                names.append(repr(found.field))
+                remedies.append(found.remedy)
+                probe = shortened(body)
+                few = min(question.max_tokens, PROBE_TOKENS)
+                try:
+                    await self._try_once(replace(question, body=probe, max_tokens=few))
+                except ParameterRefused as again:
+                    said = again
+                    continue
+                except (RequestRejected, TransientError):
+                    return None
+                break
+            self._health.alive()
+            fields = f"field{'s' if len(names) > 1 else ''} {', '.join(names)}"
+            self._refuses = EverythingRefused(
+                f"{self._config.base_url} refuses the {fields} ({rejected.detail}), and answers "
+                f"without {'them' if len(names) > 1 else 'it'}",
+                "set " + "; ".join(dict.fromkeys(remedies)),
+            )
+            return self._refuses
 
     async def _answers_others(self, question: _Question, since: float, last: float) -> bool:
         """Whether another request got through after ``since``; if none did, a harmless one is
@@ -366,6 +449,7 @@ class OpenAIServer:
         where it is none."""
         charge.spent = Amount()
         if response.status >= 300 or response.status < 200:
+            self._charge_refusal(question, response, charge)
             self._complain(question, response.status, self._said(response), response)
         try:
             body = load_body(response.body)
@@ -404,9 +488,7 @@ class OpenAIServer:
     ) -> NoReturn:
         """Raise what an answer with an error's status means."""
         failure = self._failures.classify(status, said, response.headers, question.body)
-        if isinstance(failure, RequestRejected) and not self._health.ever_answered:
-            failure = self._failures.refused_field(failure, said, question.body) or failure
-        elif isinstance(failure, EngineFailed) and status == 403 and self._health.ever_answered:
+        if isinstance(failure, EngineFailed) and status == 403 and self._health.ever_answered:
             # The key is good, as others got through: some servers withhold single answers so.
             failure = RequestRejected("refused_by_server", f"status 403: {said.words}")
         raise failure from None
@@ -423,6 +505,15 @@ class OpenAIServer:
             charge.spent = self._price(prompt or question.prompt_tokens, completion or 0)
         elif isinstance(body, dict) and body.get("choices"):
             charge.spent = charge.most
+
+    def _charge_refusal(self, question: _Question, response: Response, charge: Charge) -> None:
+        """Charge what the body of an error says that it took; most say nothing, and took it."""
+        try:
+            body = load_body(response.body)
+        except ValueError:
+            return
+        if isinstance(body, dict) and isinstance(body.get("usage"), dict):
+            self._charge(question, body, charge)
 
     def _said(self, response: Response) -> Said:
         return self._blotted(said_in(response.body))
@@ -443,7 +534,8 @@ class OpenAIServer:
         """What a reply is charged; what the server does not count, at most a little too much."""
         completion = reply.completion_tokens
         if completion is None:
-            completion = min(self._count(reply.text), question.max_tokens)
+            said = f"{reply.reasoning or ''}{reply.text}"
+            completion = min(self._count(said), question.max_tokens)
         return self._price(reply.prompt_tokens or question.prompt_tokens, completion)
 
     def _price(self, prompt_tokens: int, completion_tokens: int) -> Amount:
@@ -515,6 +607,11 @@ class OpenAIServer:
             return completion_tokens
         characters = len(reply.reasoning) + len(reply.text)
         return round(completion_tokens * len(reply.reasoning) / characters)
+
+
+def _lacks_choices(question: _Question, reply: Reply) -> bool:
+    """Whether an answer came, and not the log-probabilities that were asked for with it."""
+    return question.wants_choices and not reply.has_choices and bool(reply.text.strip())
 
 
 def _most_prompt_tokens(request: Request, prompt: Sequence[int] | None) -> int:

@@ -30,25 +30,37 @@ def request_body(
         "top_p": sampling.top_p,
         config.max_tokens_field if chat else "max_tokens": longest(request),
     }
+    body = {field: value for field, value in body.items() if value is not None}
     if chat:
         # The server renders the template, and encodes what looks like a control token as one.
         body["messages"] = [
             {**message, "content": break_control_tokens(message["content"])}
             for message in request.messages
         ]
+        if request.chat_template_kwargs:
+            body["chat_template_kwargs"] = dict(request.chat_template_kwargs)
+        if request.reasoning_effort is not None:
+            body["reasoning_effort"] = request.reasoning_effort
     else:
-        body["prompt"] = list(prompt or ())
+        body["prompt"] = list(prompt or ())  # its template is rendered already
     if sampling.stop:
         body["stop"] = list(sampling.stop)
     if config.vllm_extensions:
         body["return_token_ids"] = True
-    if sampling.top_k > 0:
+    if sampling.top_k:
         if not config.vllm_extensions:
             raise EngineFailed(
-                "the OpenAI API has no top_k", "set top_k: 0, or vllm_extensions: true for vLLM"
+                "the OpenAI API has no top_k",
+                "set top_k: 0, or vllm_extensions: true for vLLM; for other servers, put it into "
+                "the engine's extra_body",
             )
         body["top_k"] = sampling.top_k
     body |= _logprobs(config, request) | _constraint(config, request)
+    if twice := body.keys() & config.extra_body.keys():
+        raise EngineFailed(
+            f"extra_body has {min(twice)!r}, which is sent already", "take it out of extra_body"
+        )
+    body |= config.extra_body
     return {field: value for field, value in body.items() if field not in config.leave_out}
 
 
@@ -56,13 +68,18 @@ def probe_body(body: Mapping[str, Any], prompt: Sequence[int] | None) -> dict[st
     """A request like ``body`` with nothing in it that a server could stumble over, to learn whether
     the server answers at all; ``prompt`` is :data:`PROBE` as token ids, for ``api: completions``.
     """
-    few = dict.fromkeys(("max_tokens", "max_completion_tokens"), PROBE_TOKENS)
-    probe = {field: min(few[field], v) if field in few else v for field, v in body.items()}
+    probe = shortened(body)
     if prompt is None:
         probe["messages"] = [dict(message) for message in PROBE]
     else:
         probe["prompt"] = list(prompt)
     return probe
+
+
+def shortened(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A request like ``body`` for a few tokens at most."""
+    few = dict.fromkeys(("max_tokens", "max_completion_tokens"), PROBE_TOKENS)
+    return {field: min(few[field], v) if field in few else v for field, v in body.items()}
 
 
 def _logprobs(config: OpenAIEngine, request: Request) -> dict[str, Any]:

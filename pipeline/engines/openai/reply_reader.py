@@ -185,8 +185,13 @@ def read_usage(body: Any) -> TokenUsage:
         completion = total - prompt
     elif total is not None and completion is not None and prompt is None and total >= completion:
         prompt = total - completion
+    hidden = 0
+    if total is not None and prompt and completion is not None and total > prompt + completion:
+        hidden = total - prompt - completion  # some count the thought in the total alone
+        completion += hidden
     details = usage.get("completion_tokens_details", usage.get("output_tokens_details"))
     thought = _first_count(details, "reasoning_tokens") if isinstance(details, dict) else None
+    thought = thought or hidden or None
     if thought is not None and completion is not None:
         thought = min(thought, completion)
     # No prompt is without tokens: a server that says so does not count.

@@ -41,22 +41,26 @@ class Response:
 class Transport:
     """HTTP to one server, with its key. Use it from one event loop."""
 
-    def __init__(self, base_url: str, key: ApiKey, timeout_s: float) -> None:
-        """Sends nothing. Raises ``EngineFailed`` for an address that is none."""
+    def __init__(
+        self, base_url: str, key: ApiKey, timeout_s: float, headers: Mapping[str, str]
+    ) -> None:
+        """``headers`` are sent beside ours, by their names in lower case. Sends nothing. Raises
+        ``EngineFailed`` for an address that is none."""
         self._base_url = base_url.rstrip("/")
         self._key = key
         self._timeout_s = timeout_s
-        headers = {
+        all_headers = {
             "authorization": f"Bearer {key.value}",
             "content-type": "application/json",
             "accept": "application/json",
             "accept-encoding": "gzip",
             "user-agent": "prefloop",
+            **headers,
         }
         try:
             httpx.URL(base_url)
             self._client = httpx.AsyncClient(
-                headers=headers,
+                headers=all_headers,
                 timeout=timeout_s,
                 follow_redirects=False,
                 limits=httpx.Limits(max_connections=1000, max_keepalive_connections=100),

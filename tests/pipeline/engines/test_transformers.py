@@ -40,7 +40,7 @@ def reference(folder):
 def request(index=0, seeds=(1, 2), block="", block_size=1, choices=None, **sampling):
     chat = ({"role": "user", "content": "Write about a fox. " * (1 + index % 3)},)
     sampling = Sampling(**{"max_tokens": 12, **sampling})
-    return Request(f"r{index}", chat, sampling, seeds, choices, None, block, block_size)
+    return Request(f"r{index}", chat, sampling, seeds, choices, block=block, block_size=block_size)
 
 
 def complete(folder, *requests, **config):
@@ -87,6 +87,42 @@ def test_greedy_is_generates_greedy(folder, reference):
     prompt = torch.tensor([render_tokens(tokenizer, request().messages)])
     expected = model.generate(prompt, do_sample=False, max_new_tokens=20)[0, prompt.shape[1] :]
     assert list(answers[0].token_ids) == expected.tolist()
+
+
+def test_null_draws_as_the_model_s_generation_config_says(folder, tmp_path):
+    advised = tmp_path / "advised"
+    shutil.copytree(folder, advised)
+    advice = {"temperature": 0.4, "top_k": 3, "top_p": 0.8, "do_sample": True}
+    file = advised / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | advice))
+    left_open = request(temperature=None, top_p=None, top_k=None, max_tokens=30)
+    own = request(temperature=None, top_p=1.0, top_k=0, max_tokens=30)
+    said = request(temperature=0.4, top_p=0.8, top_k=3, max_tokens=30)
+    plain = request(max_tokens=30)
+    assert complete(advised, left_open) == complete(folder, said)
+    assert complete(folder, left_open) == complete(folder, plain)
+    [drawn] = complete(advised, own)
+    [cooler] = complete(folder, request(temperature=0.4, max_tokens=30))
+    assert drawn == cooler
+
+
+def test_variables_of_the_engine_reach_the_template_and_the_request_s_win(folder, tmp_path):
+    varied = tmp_path / "varied"
+    shutil.copytree(folder, varied)
+    template = varied / "chat_template.jinja"
+    template.write_text(template.read_text() + "{{ 'x' * (length or 0) }}{{ reasoning_effort }}")
+
+    def prompt(own=None, **config):
+        asked = replace(request(seeds=(1,), max_tokens=1), chat_template_kwargs=own or {})
+        ((answer,),) = complete(str(varied), asked, **config)
+        return answer.prompt_tokens
+
+    bare = prompt()
+    of_engine = prompt(chat_template_kwargs={"length": 40})
+    assert of_engine > bare
+    assert prompt({"length": 0}, chat_template_kwargs={"length": 40}) == bare
+    assert prompt({"length": 40}) == of_engine
+    assert prompt(reasoning_effort="very high") > bare
 
 
 def test_arrival_order_in_a_block_changes_nothing(folder):

@@ -219,3 +219,18 @@ def test_without_vllm_the_error_says_what_to_install(monkeypatch, runner, tmp_pa
     monkeypatch.setitem(__import__("sys").modules, "vllm", None)
     with pytest.raises(EngineFailed, match=r"prefloop\[cpu\]"):
         runner.run(build_engine(VllmEngine(), str(tmp_path)))
+
+
+def test_an_engine_argument_that_vllm_does_not_know_is_one_line(folders, runner):
+    wrong = VllmEngine(engine_args={"kv_cache_dtpye": "fp8"})
+    with pytest.raises(EngineFailed, match=r"'kv_cache_dtpye'.*write 'kv_cache_dtype'"):
+        runner.run(build_engine(wrong, folders["base"]))
+
+
+def test_further_engine_arguments_reach_vllm(folders):
+    from prefloop.pipeline.engines.vllm_engine import _engine_args
+
+    given = VllmEngine(engine_args={"swap_space": 1, "kv_cache_dtype": "auto"})
+    made = _engine_args(given, folders["base"])
+    assert (made["swap_space"], made["kv_cache_dtype"]) == (1, "auto")
+    assert made["load_format"] == "safetensors"

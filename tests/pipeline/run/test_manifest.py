@@ -151,3 +151,24 @@ def test_a_directory_deleted_under_a_run_is_one_line(tmp_path: Path) -> None:
         run.prompts.write(0, schemas.PROMPT.empty_table())  # makes the folder again
         with pytest.raises(RunError, match="was deleted or moved"):
             run.note("prompts", 0, 1.0)
+
+
+def served(**keys: object) -> RunConfig:
+    """A run whose judge is served by an engine with ``keys``."""
+    engine = {"type": "openai", "base_url": "http://127.0.0.1:9/v1", **keys}
+    judge = {"type": "judge", "engine": "e", "model": "m"}
+    return small_config(
+        engines={"default": {"type": "transformers"}, "e": engine}, label={"labelers": [judge]}
+    )
+
+
+def test_what_is_handed_on_to_a_server_may_not_change_under_its_votes(tmp_path: Path) -> None:
+    run = begun(tmp_path, served(), "candidates", "votes")
+    open_run(served(extra_headers={"x-a": "b"}, max_tokens_field="max_completion_tokens"), run,
+             revisions={})  # fmt: skip
+    # Names of others mean nothing here, whatever they are.
+    for keys in ({"extra_body": {"timeout_s": 3}}, {"chat_template_kwargs": {"then": 1}},
+                 {"reasoning_effort": "low"}):  # fmt: skip
+        with pytest.raises(RunError, match="differs") as raised:
+            open_run(served(**keys), run, revisions={})
+        assert str(raised.value).count("->") == 1

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from prefloop.data.protocol import Completion, EngineFailed, RequestRejected
+from prefloop.data.protocol import Completion, EngineFailed, EverythingRefused, RequestRejected
 from prefloop.pipeline.engines.openai import transport
 from tests.helpers.served import ask, asked, question
 from tests.helpers.servers import by_prompt, endless, faulty_server, good, raw, says
@@ -207,9 +207,17 @@ def test_a_judge_without_log_probabilities_is_told_before_all_is_paid():
     requests = [question(str(i), choices=("A", "B")) for i in range(40)]
     with faulty_server(good("A")) as server:
         outcomes = ask(server.url, *requests, max_concurrency=1)
-    stopped = [each for each in outcomes if isinstance(each, EngineFailed)]
-    assert "no log-probabilities" in str(stopped[0])
-    assert all(each[0].choice_logprobs is None for each in outcomes[:7])
+    assert all(isinstance(each, EverythingRefused) for each in outcomes)
+    assert "no log-probabilities" in str(outcomes[0])
+    assert len(server.requests) == 2
+
+
+def test_a_thought_without_an_answer_says_nothing_about_log_probabilities():
+    requests = [question(str(i), choices=("A", "B")) for i in range(9)]
+    with faulty_server(good("", finish_reason="length")) as server:
+        outcomes = ask(server.url, *requests)
+    assert [each[0].text for each in outcomes] == [""] * 9
+    assert len(server.requests) == 9
 
 
 def test_one_answer_without_log_probabilities_is_that_answer_s(tmp_path):
@@ -249,7 +257,9 @@ def test_an_unknown_encoding_is_not_unpacked():
 
 
 def test_fields_that_a_server_refuses_are_left_out():
-    with faulty_server(good()) as server:
+    top = [{"token": "A", "logprob": -0.1}]
+    seen = {"content": [{"token": "A", "logprob": -0.1, "top_logprobs": top}]}
+    with faulty_server(good(logprobs=seen)) as server:
         (answers,) = ask(
             server.url, question(seeds=(1, 2), choices=("A",)), leave_out=("seed", "top_p"),
             top_logprobs=5,

@@ -96,31 +96,6 @@ def test_a_code_in_a_body_counts_as_that_status():
     assert (rejected.reason, len(server.requests)) == ("context_overflow", 1)
 
 
-@pytest.mark.parametrize(
-    ("body", "field", "remedy"),
-    [
-        ({"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]},
-         "seed", "leave_out: [seed]"),
-        ({"error": {"message": "Unsupported parameter: 'max_tokens' is not supported",
-                    "param": "max_tokens", "code": "unsupported_parameter"}},
-         "max_tokens", "max_completion_tokens"),
-        ({"error": {"message": "Unrecognized request argument supplied: top_p"}},
-         "top_p", "leave_out: [top_p]"),
-        ({"message": "top_logprobs must be less than or equal to 5"}, "top_logprobs",
-         "top_logprobs: 5"),
-        ({"error": {"message": "`temperature` does not support 1.0", "param": "temperature"}},
-         "temperature", "leave_out: [temperature]"),
-    ],
-)  # fmt: skip
-def test_a_refused_parameter_is_named_with_the_key_to_change(body, field, remedy):
-    with faulty_server(says(body, 400)) as server:
-        (stopped,) = ask(server.url, question(choices=("A", "B")))
-    assert isinstance(stopped, EngineFailed)
-    assert f"refuses the field {field!r}" in str(stopped)
-    assert remedy in str(stopped)
-    assert len(server.requests) == 1
-
-
 def test_a_server_that_refuses_everything_is_told_after_a_few():
     requests = [question(str(i)) for i in range(40)]
     with faulty_server(says({"error": "bad request, bad words"}, 400)) as server:

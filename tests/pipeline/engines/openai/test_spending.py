@@ -11,10 +11,12 @@ import time
 import pytest
 
 from prefloop.data.protocol import EngineFailed
+from prefloop.pipeline.config import validate_config
 from prefloop.pipeline.engines.openai.budget import Budget
 from prefloop.pipeline.engines.openai.ledger import Amount, ledger_at
 from prefloop.pipeline.engines.openai.openai_server import OpenAIServer
 from prefloop.pipeline.engines.settings import OpenAIEngine
+from prefloop.pipeline.run.models import Models
 from tests.helpers.paths import ROOT
 from tests.helpers.served import ask, question
 from tests.helpers.servers import faulty_server, good, raw, says, status
@@ -73,12 +75,74 @@ def test_all_models_and_openers_of_an_engine_share_its_budget(tmp_path):
     assert sum(not isinstance(each, EngineFailed) for each in outcomes) == 6
 
 
+def test_engines_opened_again_or_without_their_cache_go_on_with_what_was_spent(tmp_path):
+    """As ``Models`` opens them: after room was made for training, for a judge, for the check."""
+
+    async def go(url):
+        engine = {"type": "openai", "base_url": url, "max_total_tokens": 100}
+        judge = {"type": "judge", "engine": "e", "model": "j", "judge": "pairwise_short"}
+        config = validate_config(
+            {
+                "engines": {"default": engine, "e": engine}, "policy": "m",
+                "prompts": {"train": {"path": "embedded:prompts"}},
+                "sample": {"engine": "e"}, "label": {"labelers": [judge]},
+            },
+            "test",
+        )  # fmt: skip
+        models, outcomes = Models(config, cache=tmp_path / "cache"), []
+        for start, model in [(0, "policy"), (2, "j"), (4, "policy"), (6, "j")]:
+            opened = await models.engine("e", model)
+            anew = await models.without_cache("e", model)
+            asked = [(opened, start), (anew, start), (opened, start + 1)]
+            outcomes += await asyncio.gather(
+                *(each.generate(requests(n, n + 1)[0]) for each, n in asked),
+                return_exceptions=True,
+            )
+            await anew.aclose()
+            await models.release()
+        return outcomes
+
+    with faulty_server(good()) as server:
+        outcomes = asyncio.run(go(server.url))
+        assert len(server.requests) * EACH <= 100
+    assert sum(not isinstance(each, EngineFailed) for each in outcomes) == 6
+    assert ledger_at(tmp_path / "cache" / "e.spent.jsonl").settled == Amount(90)
+
+
+def test_a_request_that_was_under_way_without_a_limit_counts_when_there_is_one(tmp_path):
+    path = tmp_path / "spent.jsonl"
+
+    async def killed():
+        budget = Budget(None, None, ledger_at(path))
+        async with budget.reserved(Amount(40)):
+            return path.read_text()
+
+    at_the_kill = asyncio.run(killed())
+    path.write_text(at_the_kill)
+    assert Budget(100, None, ledger_at(path)).spent == Amount(40)
+
+
+def test_thoughts_that_only_the_total_counts_are_paid_too(tmp_path):
+    choice = {"message": {"content": "yes"}, "finish_reason": "stop"}
+    hidden = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 75}
+    seen = {"message": {"content": "yes", "reasoning": "long " * 40}, "finish_reason": "stop"}
+    with faulty_server(says({"choices": [choice], "usage": hidden}),
+                       says({"choices": [seen]})) as server:  # fmt: skip
+        [answer] = ask(server.url, question("a", max_tokens=90), folder=tmp_path / "e")
+        ask(server.url, question("b", max_tokens=90), folder=tmp_path / "f")
+    assert (answer[0].completion_tokens, answer[0].reasoning_tokens) == (65, 60)
+    assert ledger_at(tmp_path / "e.spent.jsonl").settled.tokens == 75
+    assert ledger_at(tmp_path / "f.spent.jsonl").settled.tokens >= 50
+
+
 USED = {"usage": {"prompt_tokens": 10, "completion_tokens": 5}}
 BILLED = [
     says({"choices": [{"message": {"content": "x"}, "finish_reason": "content_filter"}]} | USED),
     says({"choices": [{"message": {"content": 7}, "finish_reason": "stop"}]} | USED),
     says({"choices": [{"finish_reason": "stop"}]} | USED),
     says({"error": {"message": "odd"}} | USED),
+    says({"error": {"message": "withheld"}} | USED, 400),
+    says({"error": {"message": "ill"}} | USED, 500),
 ]
 
 

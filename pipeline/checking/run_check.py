@@ -1,0 +1,153 @@
+"""`prefloop check`, also at the beginning of a run: everybody that is going to be asked, is asked
+once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from prefloop.data.errors import PrefloopError
+from prefloop.data.hashing import derive_seed
+from prefloop.data.protocol import Engine
+from prefloop.labelers.config import JudgeLabeler, RewardModelLabeler
+from prefloop.pipeline.checking.check_lines import Check, CheckFailed, CheckLine
+from prefloop.pipeline.checking.judge_check import check_labeler, check_schema
+from prefloop.pipeline.checking.sampler_check import Sampler, check_sampler
+from prefloop.pipeline.checking.wanted import Wanted, is_local, is_toy, wanted_by
+from prefloop.pipeline.config import PoolMember, RunConfig
+from prefloop.pipeline.engines.openai.api_key import read_key
+from prefloop.pipeline.engines.settings import OpenAIEngine
+from prefloop.pipeline.run.models import Models
+from prefloop.pipeline.run.run_dir import RunDir
+from prefloop.pipeline.stages.sample import sampling_of
+
+logger = logging.getLogger(__name__)
+
+
+def keys_that_are_set(config: RunConfig) -> Iterator[CheckLine]:
+    """Whether each server elsewhere has the key that it is going to ask for."""
+    for name, engine in config.engines.items():
+        if not isinstance(engine, OpenAIEngine) or engine.extra_headers:
+            continue
+        host = urlsplit(engine.base_url).hostname or ""
+        if host in ("localhost", "::1") or host.startswith("127."):
+            continue
+        if not read_key(engine.api_key_env).is_set:
+            says = f"the environment variable {engine.api_key_env} is not set: no key is sent"
+            yield CheckLine("warning", f"engines.{name}", says, f"set {engine.api_key_env}")
+
+
+OF_THE_CONFIG: tuple[Callable[[RunConfig], Iterable[CheckLine]], ...] = (keys_that_are_set,)
+"""What is seen without asking anybody: findings from a config and this machine."""
+
+
+async def check_config(config: RunConfig) -> Check:
+    """Check all that a run of ``config`` asks. Costs count, and answers are kept, as the run's.
+
+    Raises subclasses of ``PrefloopError`` for what cannot even be tried.
+    """
+    models = Models(config, cache=RunDir(Path(config.run_dir)).cache)
+    try:
+        return await check_all(config, models, wanted_by(config))
+    finally:
+        await models.release()
+
+
+async def check_before(config: RunConfig, run: RunDir, models: Models) -> None:
+    """Check what ``run`` has not begun to ask yet. Warnings are logged.
+
+    Raises :class:`CheckFailed` where it would get nothing.
+    """
+    wanted = wanted_by(config, run)
+    if not wanted.samplers and not wanted.labelers:
+        return
+    found = await check_all(config, models, wanted)
+    for warning in found.warnings:
+        logger.warning("check: %s", warning)
+    if found.failures:
+        raise CheckFailed(found.failures)
+
+
+async def check_all(config: RunConfig, models: Models, wanted: Wanted) -> Check:
+    """Check those in ``wanted``, the samplers last: their models are needed first."""
+    found = [finding for look in OF_THE_CONFIG for finding in look(config)]
+    for key, labeler in wanted.labelers:
+        found += await _told(key, _labeler(config, models, key, labeler))
+        if isinstance(labeler, RewardModelLabeler) or is_local(config, labeler.engine):
+            await models.make_room()
+    for at, member in enumerate(wanted.samplers):
+        if at and is_local(config, member.engine):
+            await models.make_room()
+        key = f"sample.pool.{member.name}" if config.sample.pool else "sample"
+        found += await _told(key, _sampler(config, models, key, member))
+    return Check(tuple(found))
+
+
+async def _told(key: str, looking: Awaitable[list[CheckLine]]) -> list[CheckLine]:
+    """What ``looking`` finds; that it cannot look is a finding too."""
+    try:
+        return await looking
+    except PrefloopError as error:
+        return [CheckLine("failure", key, str(error))]
+
+
+async def _labeler(
+    config: RunConfig, models: Models, key: str, labeler: JudgeLabeler | RewardModelLabeler
+) -> list[CheckLine]:
+    opened = await models.labeler(labeler)
+    toy = is_toy(config, labeler.model)
+    if isinstance(labeler, RewardModelLabeler):
+        return await check_labeler(key, labeler, opened, is_toy=toy)
+    engine = await models.engine(labeler.engine, labeler.model)
+    found = await _of_now(engine, lambda: check_labeler(key, labeler, opened, is_toy=toy))
+    if not _fails(found):
+        found += await check_schema(key, engine, labeler, derive_seed(config.seed, "check"))
+    return found
+
+
+async def _sampler(
+    config: RunConfig, models: Models, key: str, member: PoolMember
+) -> list[CheckLine]:
+    settings = config.engines[member.engine]
+    fresh: Callable[[], Awaitable[Engine]] | None = None
+    sends_seeds = wants_logprobs = True
+    if isinstance(settings, OpenAIEngine):
+        sends_seeds, wants_logprobs = "seed" not in settings.leave_out, settings.logprobs
+        fresh = partial(models.without_cache, member.engine, member.model)
+    engine = await models.engine(member.engine, member.model)
+    sampler = Sampler(
+        name=key,
+        key="sample",
+        engine_key=f"engines.{member.engine}",
+        engine=engine,
+        sampling=sampling_of(config.sample),
+        thinking=config.sample.thinking,
+        system_prompt=config.sample.system_prompt,
+        seed=derive_seed(config.seed, "check"),
+        fresh=fresh,
+        sends_seeds=sends_seeds,
+        wants_logprobs=wants_logprobs,
+        is_toy=is_toy(config, member.model),
+    )
+    return await _of_now(engine, lambda: check_sampler(sampler))
+
+
+async def _of_now(
+    engine: Engine, look: Callable[[], Awaitable[list[CheckLine]]]
+) -> list[CheckLine]:
+    """What ``look`` finds; a failure that a kept answer shows may be mended since."""
+    found = await look()
+    if _fails(found) and hasattr(engine, "asks_anew"):
+        engine.asks_anew = True
+        try:
+            found = await look()
+        finally:
+            engine.asks_anew = False
+    return found
+
+
+def _fails(found: Iterable[CheckLine]) -> bool:
+    return any(one.level == "failure" for one in found)

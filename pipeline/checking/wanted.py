@@ -1,0 +1,46 @@
+"""Whom a run is going to ask, as far as it is not done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prefloop.labelers.config import JudgeLabeler, RewardModelLabeler
+from prefloop.pipeline.config import POLICY, PoolMember, RunConfig
+from prefloop.pipeline.engines.settings import OpenAIEngine
+from prefloop.pipeline.run.run_dir import RunDir
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The members that sample, and the labelers whose models are asked, with the sections of the
+    config that name them."""
+
+    samplers: tuple[PoolMember, ...]
+    labelers: tuple[tuple[str, JudgeLabeler | RewardModelLabeler], ...]
+
+
+def wanted_by(config: RunConfig, run: RunDir | None = None) -> Wanted:
+    """All that ``config`` asks; of ``run``, what it has not begun to ask."""
+    rounds = run.rounds() if run is not None else []
+    sampled = any(folder.candidates.indices() for folder in rounds)
+    labelled = any(folder.votes.indices() or folder.votes_kept.indices() for folder in rounds)
+    named = [("label.labelers", config.label.labelers)]
+    if config.train and config.evaluate.enabled:
+        named.append(("evaluate.judges", config.evaluate.judges))
+    asked = [
+        (f"{section}.{one.name}", one)
+        for section, labelers in named
+        for one in labelers
+        if isinstance(one, JudgeLabeler | RewardModelLabeler)
+    ]
+    return Wanted(() if sampled else config.sample.members(), () if labelled else tuple(asked))
+
+
+def is_local(config: RunConfig, engine: str) -> bool:
+    """Whether ``engine`` computes in this process, on this machine's memory."""
+    return not isinstance(config.engines[engine], OpenAIEngine)
+
+
+def is_toy(config: RunConfig, model: str) -> bool:
+    """Whether ``model`` is one that ships with prefloop: it knows its own few tasks alone."""
+    return (config.policy if model == POLICY else model).startswith("embedded:")
