@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from functools import partial
 
+from prefloop.pipeline.adoption import finish_adoption
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.redecide import finish_deciding
 from prefloop.pipeline.report.card import write_card
@@ -39,6 +40,7 @@ async def run_loop(config: RunConfig, run: RunDir) -> None:
     """Run (or resume) all rounds into ``run``. Raises subclasses of ``PrefloopError``."""
     with run.lock():
         context = RunContext.of(config, run)
+        finish_adoption(run)
         models = Models(config, cache=run.cache)
         open_run(config, run, revisions=models.revisions())
         read_prompts(context, config.prompts, block_size=config.block_size)
