@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,12 @@ from prefloop.data.shards import (
 )
 from prefloop.pipeline.config import RunConfig, dump_config, validate_config
 from prefloop.pipeline.redecide import Redecided, mark_undecided, redecide
-from prefloop.pipeline.run.manifest import labeler_hashes, read_manifest
+from prefloop.pipeline.run.manifest import (
+    labeler_hashes,
+    models_of_labelers,
+    new_manifest,
+    read_manifest,
+)
 from prefloop.pipeline.run.run_dir import RunDir
 
 logger = logging.getLogger(__name__)
@@ -44,24 +49,37 @@ def adopt(
     The caller holds the lock. Returns where the labels of before are kept (null where there were
     none, or these are the run's already), and what became of the dataset.
     """
-    if _text(run.config) == dump_config(config) and _same_votes(run, source):
+    # What a run does not watch, such as code, may be another by the next block.
+    inputs = _those_of(manifest["inputs"], labeler_hashes(config))
+    models = _those_of(manifest["models"], models_of_labelers(config))
+    if (
+        _text(run.config) == dump_config(config)
+        and _merged(run, config, inputs, models) == _merged(run, config, {}, {})
+        and _same_votes(run, source)
+    ):
         return None, []
     kept = keep_aside(run)
-    atomic_write_json(
-        run.adopting,
-        {
-            "name": source.root.name,
-            "config": config.model_dump(mode="json"),
-            # What a run does not watch, such as code, may be another by the next block.
-            "inputs": {
-                key: manifest["inputs"][key]
-                for key in labeler_hashes(config)
-                if key in manifest["inputs"]
-            },
-            "models": manifest["models"],
-        },
-    )
+    settings = config.model_dump(mode="json")
+    marker = {"name": source.root.name, "config": settings, "inputs": inputs, "models": models}
+    atomic_write_json(run.adopting, marker)
     return kept, finish_adoption(run)
+
+
+def _those_of(found: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    return {name: found[name] for name in names if name in found}
+
+
+def _merged(
+    run: RunDir, config: RunConfig, inputs: Mapping[str, str], models: Mapping[str, str]
+) -> dict[str, Any]:
+    """The run's manifest, with these inputs and models."""
+    try:
+        manifest = read_manifest(run)
+    except FileNotFoundError:
+        manifest = new_manifest(config.seed, {}, {})
+    manifest["inputs"] |= inputs
+    manifest["models"] |= models
+    return manifest
 
 
 def finish_adoption(run: RunDir) -> list[Redecided]:
@@ -78,10 +96,7 @@ def finish_adoption(run: RunDir) -> list[Redecided]:
     mark_undecided(run)
     for folder in run.rounds():
         _replace_votes(folder.votes, source.round(folder.index).votes)
-    manifest = read_manifest(run)
-    manifest["inputs"] |= inputs
-    manifest["models"] |= models
-    atomic_write_json(run.manifest, manifest)
+    atomic_write_json(run.manifest, _merged(run, config, inputs, models))
     atomic_write_text(run.config, dump_config(config))
     rounds = redecide(config, run)
     run.adopting.unlink()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 
 from prefloop.labelers.base import Labeler
 from prefloop.labelers.config import JudgeLabeler, LabelerConfig
 from prefloop.pipeline.config import POLICY, RunConfig, SampleConfig
 from prefloop.pipeline.relabel.relabel_folder import LabelerRound
-from prefloop.pipeline.run.context import RoundContext
+from prefloop.pipeline.run.context import RunContext
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.promotion import lineage
 from prefloop.pipeline.run.run_dir import RunDir
@@ -29,12 +30,9 @@ class LabelersOnCall:
 
     async def ask(self, folder: LabelerRound, labeler: LabelerConfig) -> None:
         """Have the votes of ``labeler`` on the blocks of a round that it has not voted on."""
-        config = self.config
-        system_prompt = config.sample.system_prompt
-        context = RoundContext(
-            self.directory, config.seed, system_prompt, config.blocks_in_flight, folder
-        )
-        settings = config.label.model_copy(update={"labelers": (labeler,)})
+        whole = RunContext.of(self.config, self.directory).round(folder.index)
+        context = replace(whole, folder=folder)
+        settings = self.config.label.model_copy(update={"labelers": (labeler,)})
         await label_round(context, settings, partial(self._open, labeler, folder.index))
 
     async def close(self) -> None:

@@ -31,7 +31,7 @@ from prefloop.pipeline.relabel.relabel_folder import (
     take_over,
 )
 from prefloop.pipeline.relabel.relabelled import Relabelled, VotesFrom
-from prefloop.pipeline.relabel.vote_keys import VoteKeys, files_of, vote_keys
+from prefloop.pipeline.relabel.vote_keys import VoteKeys, files_of, recorded, vote_keys
 from prefloop.pipeline.relabel.wanted import Asked, Wanted, wanted_labels
 from prefloop.pipeline.report.card import write_card
 from prefloop.pipeline.report.run_page import write_report
@@ -41,7 +41,6 @@ from prefloop.pipeline.run.manifest import (
     JUDGE_QUESTION,
     labeler_hashes,
     new_manifest,
-    read_manifest,
     require_adoptable,
 )
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir, RunError
@@ -115,10 +114,10 @@ def _made_with(run: RunDir, wanted: Wanted) -> tuple[dict[str, Any], VoteKeys]:
     old = tuple(one for one in config.label.labelers if one.name not in wanted.new)
     inputs, models = files_of(new), models_for(config, new).revisions()
     if old:
-        recorded = read_manifest(run)
-        _refuse_changed(run, old, recorded["inputs"])
-        inputs |= recorded["inputs"]
-        models |= recorded["models"]
+        of_old, models_of_old = recorded(run)
+        _refuse_changed(run, old, of_old)
+        inputs |= of_old
+        models |= models_of_old
     of_calibrations = {CALIBRATION.format(name) for name in config.label.calibrations}
     hashes = labeler_hashes(config)
     inputs |= {key: value for key, value in hashes.items() if key in of_calibrations}

@@ -10,6 +10,7 @@ RUN_DIR/relabels/NAME/   a run directory of its own, but for
 from __future__ import annotations
 
 import logging
+from filecmp import cmp
 from itertools import count
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from prefloop.data.shards import ShardFolder, link_files
 from prefloop.labelers.decisions.pairs import propose_pairs
 from prefloop.pipeline.adoption import BEFORE
 from prefloop.pipeline.config import ConfigError, RunConfig
+from prefloop.pipeline.redecide import mark_undecided
 from prefloop.pipeline.relabel.vote_keys import VoteKeys, keys_in
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir, RunError
 
@@ -64,11 +66,30 @@ def find_folder(run: RunDir, name: str, keys: VoteKeys, *, is_given: bool) -> Ru
 
 
 def link_answers(run: RunDir, directory: RunDir) -> None:
-    """Let the run's prompts and candidates be those of ``directory`` too."""
-    for pattern in _LINKED:
-        link_files(run.root, directory.root, pattern)
-    if not any(folder.candidates.indices() for folder in directory.rounds()):
+    """Let the run's prompts and candidates be those of ``directory`` too.
+
+    Where a block of the run was lost and sampled again since, votes on the answers of before are
+    forgotten. Raises ``RunError`` where the run has no answers.
+    """
+    if not any(folder.candidates.indices() for folder in run.rounds()):
         raise RunError(f"{run.root} has no answers yet: `prefloop run` samples them first")
+    for pattern in _LINKED:
+        for path in run.root.glob(pattern):
+            ours = directory.root / path.relative_to(run.root)
+            if ours.exists() and not (ours.samefile(path) or cmp(ours, path, shallow=False)):
+                _forget_block(directory, ours)
+        link_files(run.root, directory.root, pattern)
+
+
+def _forget_block(directory: RunDir, path: Path) -> None:
+    """Remove a file of prompts or answers that is another in the run now, and votes on it first."""
+    if path.parent.name == "candidate":
+        mark_undecided(directory)
+        round_folder = path.parents[1]
+        for votes in [*round_folder.glob(f"by-labeler/*/{path.name}"),
+                      *round_folder.glob(f"vote/{path.name}")]:  # fmt: skip
+            votes.unlink()
+    path.unlink()
 
 
 def known_sources(run: RunDir, directory: RunDir) -> list[tuple[RunDir, VoteKeys]]:
@@ -79,7 +100,7 @@ def known_sources(run: RunDir, directory: RunDir) -> list[tuple[RunDir, VoteKeys
             continue
         try:
             found.append((source, keys_in(source)))
-        except (PrefloopError, FileNotFoundError) as error:
+        except PrefloopError as error:
             logger.warning("%s: its votes are not used again: %s", source.root, error)
     return found
 

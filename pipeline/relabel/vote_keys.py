@@ -27,10 +27,18 @@ VoteKeys = dict[str, str | None]
 def keys_in(run: RunDir) -> VoteKeys:
     """What the votes of a run, or of a relabelling, were made with, by config and manifest.
 
-    Raises ``ConfigError``, ``StorageError`` or ``FileNotFoundError``.
+    Raises ``ConfigError`` or ``StorageError``.
     """
-    manifest = read_manifest(run)
-    return vote_keys(load_config(run.config), manifest["inputs"], manifest["models"])
+    return vote_keys(load_config(run.config), *recorded(run))
+
+
+def recorded(run: RunDir) -> tuple[dict[str, str], dict[str, str]]:
+    """The inputs and models in a run's manifest; none where it is missing."""
+    try:
+        manifest = read_manifest(run)
+    except FileNotFoundError:
+        return {}, {}
+    return manifest["inputs"], manifest["models"]
 
 
 def vote_keys(config: RunConfig, inputs: Mapping[str, str], models: Mapping[str, str]) -> VoteKeys:

@@ -83,11 +83,11 @@ def wanted_labels(config: RunConfig, asked: Asked) -> Wanted:
         engines = base["engines"] | _renamed(config, engines, labelers)
     if asked.jury:
         labelers = [*base["label"]["labelers"], *labelers]
-    merged = base | {
+    merged: dict[str, Any] = base | {
         "engines": engines,
         "label": base["label"] | label | {"labelers": labelers},
-        **{key: sections[key] for key in ("filter", "write") if key in sections},
     }
+    merged |= {key: sections[key] for key in ("filter", "write") if key in sections}
     before = {labeler.name for labeler in config.label.labelers}
     if asked.jury:
         named = [str(one.get("name") or one.get("type")) for one in labelers[len(before) :]]

@@ -185,11 +185,24 @@ def _stages_of_inputs(config: RunConfig) -> dict[str, set[str]]:
                 names.append(labeler.model)
             for name in names:
                 found[name] = found.get(name, set()) | {stage}
-    writers = [config.policy, *(member.model for member in config.sample.pool)]
-    if config.evaluate.opponent:
-        writers.append(config.evaluate.opponent.model)
-    found |= {name: {"prompts"} for name in writers if name in found}
+    found |= {name: {"prompts"} for name in _writers(config) if name in found}
     return found | {CALIBRATION.format(name): {DECIDED} for name in config.label.calibrations}
+
+
+def models_of_labelers(config: RunConfig) -> set[str]:
+    """The models that vote and write no answers, by their names in the config."""
+    models = {
+        labeler.model
+        for labeler in config.label.labelers
+        if isinstance(labeler, JudgeLabeler | RewardModelLabeler)
+    }
+    return models - _writers(config)
+
+
+def _writers(config: RunConfig) -> set[str]:
+    """The models that write answers, by their names in the config."""
+    found = {config.policy, *(member.model for member in config.sample.pool)}
+    return found | ({config.evaluate.opponent.model} if config.evaluate.opponent else set())
 
 
 def _remedy(
@@ -205,23 +218,23 @@ def _remedy(
             f"what it asks is the same, so `prefloop reparse {run.root} --write` reads its kept "
             "answers again and asks nobody; or put the old version back"
         )
-    return _relabel(run, "put the old version back", trained=trained)
+    return _relabel(run, "put the old version back", trained=trained, of_files=True)
 
 
-def _relabel(run: RunDir, undo: str, *, trained: bool) -> str:
-    """How to get other labels for a run's answers; ``undo`` says how to do without them."""
-    command = f"prefloop relabel {run.root} --judge CONFIG"
+def _relabel(run: RunDir, undo: str, *, trained: bool, of_files: bool = False) -> str:
+    """How to get other labels for a run's answers; ``undo`` says how to do without them. Where
+    ``of_files``, files changed and not the config."""
+    command = f"prefloop relabel {run.root}" + ("" if of_files else " --judge CONFIG")
+    what = "with what is there now" if of_files else "with the config that has the change"
     if trained:
         return (
             "a policy was trained on the labels as they are, and the rounds after it would be "
-            f"others. {undo[0].upper()}{undo[1:]} to go on; `{command}`, with the config that has "
-            "the change, labels the same answers again beside, as a dataset of its own; or use a "
-            "new --run-dir"
+            f"others. {undo[0].upper()}{undo[1:]} to go on; `{command}` labels the same answers "
+            f"again beside, {what}, as a dataset of its own; or use a new --run-dir"
         )
     return (
-        f"the answers stay: `{command} --adopt`, with the config that has the change, labels them "
-        f"again, keeps the votes of now in {run.relabels}, and the same `prefloop run` goes on; "
-        f"or {undo}"
+        f"the answers stay: `{command} --adopt` labels them again, {what}, keeps the votes of now "
+        f"in {run.relabels}, and the same `prefloop run` goes on; or {undo}"
     )
 
 

@@ -13,6 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 import prefloop
+from prefloop.labelers.judges.folder import SHIPPED
 from prefloop.pipeline import redecide as redeciding
 from prefloop.pipeline.adoption import finish_adoption
 from prefloop.pipeline.commands.app import app
@@ -94,6 +95,29 @@ def test_a_judge_is_changed_and_nothing_is_lost(
     assert adopted(run, config_of(JUDGE, LONG)).kept is None
 
 
+def test_a_mended_judge_of_the_run_is_adopted(run: RunDir, tmp_path: Path) -> None:
+    mine = Path(shutil.copytree(SHIPPED / "pairwise_short", tmp_path / "mine"))
+    config = config_of({**JUDGE, "judge": str(mine), "orders": "one"})
+    adopted(run, config)
+    for text in ("{# a comment #}", "Be strict."):
+        (mine / "prompt.jinja").write_text((mine / "prompt.jinja").read_text() + text)
+        with pytest.raises(RunError, match=r"judge .*mine changed since .*relabel [^ ]* --adopt"):
+            run_small(run.root, config)
+        found = adopted(run, None)
+        assert found.votes["judge"].asked == 48
+        run_small(run.root, config)
+
+
+def test_old_and_new_labelers_are_adopted_together(run: RunDir) -> None:
+    found = asyncio.run(relabel(run, Asked(SHORT, jury=True), adopts=True))
+    assert found.votes["judge"] == VotesFrom(taken=96)
+    before = of_the_run(run)
+    run_small(run.root, config_of(JUDGE, LONG, SHORT))
+    assert of_the_run(run) == before
+    names = run.round(0).votes.table(["labeler"])["labeler"].to_pylist()
+    assert {name: names.count(name) for name in names} == {"judge": 96, "long": 48, "short": 48}
+
+
 def test_filters_go_with_the_labels(run: RunDir) -> None:
     changed = config_of(SHORT, filter={"strategy": {"type": "all"}, "filters": []})
     found = adopted(run, changed)
@@ -101,6 +125,26 @@ def test_filters_go_with_the_labels(run: RunDir) -> None:
     assert change.kept > change.kept_before
     run_small(run.root, changed)
     assert collect_status(run).rounds[0].kept == change.kept
+
+
+def test_what_costs_nothing_is_changed_by_the_run_itself(run: RunDir, tmp_path: Path) -> None:
+    fresh = Path(shutil.copytree(run.root, tmp_path / "fresh"))
+    for name in ("decision", "triple", "../dataset"):
+        shutil.rmtree(fresh / "round-000" / name)
+    (fresh / "round-000" / "written.json").unlink()
+    changed = config_of(
+        {**JUDGE, "weight": 3.0},
+        LONG,
+        filter={"strategy": {"type": "all"}, "filters": [{"type": "margin", "min": 0.2}]},
+        write={"test_share": 0.5, "unpaired": True},
+    )
+    run_small(fresh, changed)
+    first = of_the_run(run)
+    run_small(run.root, changed)
+    assert of_the_run(run) == of_the_run(RunDir(fresh))
+    assert len(dataset_rows(run)) == 2
+    run_small(run.root, config_of(JUDGE, LONG))
+    assert of_the_run(run) == first
 
 
 def test_half_of_the_votes_are_enough_to_begin_with(run: RunDir) -> None:

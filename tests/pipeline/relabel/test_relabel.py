@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import prefloop
 from prefloop.data.errors import PrefloopError
 from prefloop.data.protocol import EngineFailed
+from prefloop.labelers.judges.folder import SHIPPED
 from prefloop.pipeline.commands.app import app
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.redecide import redecide
@@ -23,6 +24,7 @@ from prefloop.pipeline.relabel import relabel as relabelling
 from prefloop.pipeline.relabel.relabel import relabel
 from prefloop.pipeline.relabel.relabelled import Relabelled, VotesFrom
 from prefloop.pipeline.relabel.wanted import Asked
+from prefloop.pipeline.report.run_page import render_report
 from prefloop.pipeline.run.run_dir import RunDir, RunError
 from prefloop.pipeline.stages import label as labelling
 from tests.helpers.runs import JUDGE, VERIFIER, dataset_rows, run_small, small_config
@@ -185,6 +187,14 @@ def chosen(run: RunDir) -> set[tuple[str, str]]:
     return {(row["chosen_id"], row["rejected_id"]) for row in rows}
 
 
+def test_votes_on_other_pairs_are_not_taken_over(run: RunDir) -> None:
+    again(run, SHORT)
+    fewer = again(run, {"labelers": [SHORT], "pairs_per_prompt": 1})
+    assert fewer.folder.name == "short-2"
+    assert fewer.votes["short"] == VotesFrom(asked=16)
+    assert fewer.difference.pairs == 16
+
+
 def test_votes_of_people_count_as_before(run: RunDir) -> None:
     folder = run.round(0)
     votes = folder.votes.read(0)
@@ -236,8 +246,7 @@ def test_a_server_is_asked_within_the_run_s_budget_and_cache(run: RunDir) -> Non
 
 
 def test_a_judge_is_named_by_its_folder(run: RunDir, tmp_path: Path) -> None:
-    shipped = Path(labelling.__file__).parents[2] / "labelers/judges/shipped/pairwise_short"
-    mine = Path(shutil.copytree(shipped, tmp_path / "mine"))
+    mine = judge_folder(tmp_path / "mine")
     template = mine / "prompt.jinja"
     first = again(run, str(mine), model="embedded:judge", engine="default")
     assert first.labelers == ("mine",)
@@ -283,6 +292,35 @@ def test_a_name_that_others_have_is_refused(run: RunDir) -> None:
     assert again(run, NONE).folder.name == "none"
 
 
+def test_answers_that_were_sampled_again_are_labelled_again(run: RunDir) -> None:
+    found = again(run, SHORT)
+    folder = run.round(0)
+    rows = folder.candidates.read(1).to_pylist()
+    rows[0] |= {"text": "Quite another one!", "candidate_id": "f" * 32}
+    folder.candidates.write(1, pa.Table.from_pylist(rows, folder.candidates.schema))
+    folder.votes.path(1).unlink()
+    second = again(run, SHORT)
+    assert second.folder == found.folder
+    assert second.votes["short"].asked == second.votes["short"].there == 24
+    ids = {row["candidate_id"] for row in rows}
+    of_block = RunDir(found.folder).round(0).decisions.read(1)
+    assert ids >= set(of_block["chosen_id"].to_pylist()) | set(of_block["rejected_id"].to_pylist())
+    assert "f" * 32 in {*of_block["chosen_id"].to_pylist(), *of_block["rejected_id"].to_pylist()}
+    assert second.difference.pairs == 24, "what the run has no votes on is not compared"
+
+
+def test_the_policy_can_judge_its_own_answers(run: RunDir, tmp_path: Path) -> None:
+    lenient = judge_folder(tmp_path / "lenient")
+    settings = lenient / "judge.yaml"
+    settings.write_text(settings.read_text() + "\nmin_mass: 0.0\n")
+    itself = {**JUDGE, "name": "itself", "judge": str(lenient), "model": "policy", "orders": "one"}
+    assert again(run, itself).votes["itself"].asked == 48
+
+
+def judge_folder(folder: Path) -> Path:
+    return Path(shutil.copytree(SHIPPED / "pairwise_short", folder))
+
+
 def test_a_run_without_answers_has_nothing_to_label(run: RunDir) -> None:
     shutil.rmtree(run.round(0).root)
     with pytest.raises(RunError, match="no answers yet"):
@@ -302,6 +340,12 @@ def test_the_command_says_what_changed(run: RunDir, tmp_path: Path) -> None:
     assert found["difference"]["decisions"]["kappa"]["low"] is not None
     kept = json.loads((run.relabels / "short" / "comparison.json").read_text())
     assert kept == found
+    (run.relabels / "other").mkdir()
+    (run.relabels / "other" / "comparison.json").write_text('{"labelers": 3}')
+    page = render_report(run)
+    assert page.count('<th scope="row">short</th>') == 1
+    assert "labelled again" in page
+    shutil.rmtree(run.relabels / "other")
     file.write_text(yaml.safe_dump(NONE))
     nothing = CliRunner().invoke(app, ["relabel", str(run.root), "--judge", str(file)])
     assert "kept 0 pairs" in nothing.output

@@ -114,7 +114,7 @@ def test_labels_that_were_trained_on_are_not_changed(tmp_path: Path, trained: st
     else:
         found.mkdir(parents=True)
     for change in changes:
-        with pytest.raises(RunError, match=r"-> .*trained on.*--judge CONFIG`, with"):
+        with pytest.raises(RunError, match=r"-> .*trained on.*--judge CONFIG` labels"):
             open_run(small_config(**change), run, revisions={})
     assert run.round(0).decisions.exists(0)
 
