@@ -77,12 +77,15 @@ def _key(
     settings = labeler.model_dump(
         mode="json", exclude={"weight", "calibration"}, exclude_defaults=True
     )
+    shown = config.label.model_dump(
+        mode="json", exclude={"labelers", "jury", "people"}, exclude_defaults=True
+    )
     about: dict[str, Any] = {
         "type": labeler.type,
         "name": labeler.name,
         "settings": settings,
         "seed": config.seed,
-        "pairs_per_prompt": config.label.pairs_per_prompt,
+        "shown": shown,
         "system_prompt": config.sample.system_prompt,
     }
     wanted: list[str | None] = []

@@ -312,7 +312,7 @@ def test_answers_that_were_sampled_again_are_labelled_again(run: RunDir) -> None
 def test_the_policy_can_judge_its_own_answers(run: RunDir, tmp_path: Path) -> None:
     lenient = judge_folder(tmp_path / "lenient")
     settings = lenient / "judge.yaml"
-    settings.write_text(settings.read_text() + "\nmin_mass: 0.0\n")
+    settings.write_text(settings.read_text() + "\nmin_mass: 0.000001\n")
     itself = {**JUDGE, "name": "itself", "judge": str(lenient), "model": "policy", "orders": "one"}
     assert again(run, itself).votes["itself"].asked == 48
 
