@@ -119,7 +119,8 @@ def _refuse_other_questions(run: RunDir, judges: list[str]) -> None:
         if before is not None and before != question_revision(judge):
             raise RunError(
                 f"the judge {judge} asks otherwise than it did in {run.root}: its answers there "
-                "are to another question; put its template back, or label in a new run"
+                "are to another question; put its template back, or have it asked again: "
+                f"`prefloop relabel {run.root} --adopt`"
             )
 
 

@@ -14,11 +14,9 @@ from typer.testing import CliRunner
 
 import prefloop
 from prefloop.labelers.judges.folder import SHIPPED
-from prefloop.pipeline import redecide as redeciding
 from prefloop.pipeline.adoption import finish_adoption
 from prefloop.pipeline.commands.app import app
 from prefloop.pipeline.config import RunConfig
-from prefloop.pipeline.relabel import relabel as relabelling
 from prefloop.pipeline.relabel.relabel import relabel
 from prefloop.pipeline.relabel.relabelled import Relabelled, VotesFrom
 from prefloop.pipeline.relabel.wanted import Asked
@@ -42,6 +40,13 @@ def config_of(*labelers: dict[str, Any], **changes: Any) -> RunConfig:
 @pytest.fixture(scope="module")
 def sampled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_small(tmp_path_factory.mktemp("sampled") / "run", config_of(JUDGE, LONG)).root
+
+
+@pytest.fixture(autouse=True)
+def no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than all the rest."""
+    for module in ("redecide", "loop", "relabel.relabel"):
+        monkeypatch.setattr(f"prefloop.pipeline.{module}.write_report", lambda run: None)
 
 
 @pytest.fixture
@@ -72,7 +77,6 @@ def test_a_judge_is_changed_and_nothing_is_lost(
     }
     with monkeypatch.context() as patched:  # everything is done
         patched.setattr("prefloop.pipeline.stages.label.label_block", None)
-        patched.setattr("prefloop.pipeline.loop.write_report", lambda run: None)
         run_small(run.root, changed)
     fresh = Path(shutil.copytree(run.root, tmp_path / "fresh"))
     for name in ("vote", "decision", "triple", "../dataset", "../relabels"):
@@ -182,9 +186,6 @@ def test_more_than_labels_is_not_adopted(run: RunDir) -> None:
 def test_adopting_killed_anywhere_is_finished_by_the_next_command(
     run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finish: str
 ) -> None:
-    for module in (redeciding, relabelling):
-        monkeypatch.setattr(module, "write_report", lambda run: None)
-    monkeypatch.setattr("prefloop.pipeline.loop.write_report", lambda run: None)
     changed = config_of(SHORT)
     asyncio.run(relabel(run, Asked(changed)))
     first = of_the_run(run)

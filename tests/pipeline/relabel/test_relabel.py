@@ -49,6 +49,13 @@ def sampled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_small(tmp_path_factory.mktemp("sampled") / "run", config_of(JUDGE, LONG)).root
 
 
+@pytest.fixture(autouse=True)
+def no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than all the rest."""
+    for module in ("redecide", "loop", "relabel.relabel"):
+        monkeypatch.setattr(f"prefloop.pipeline.{module}.write_report", lambda run: None)
+
+
 @pytest.fixture
 def run(sampled: Path, tmp_path: Path) -> RunDir:
     return RunDir(Path(shutil.copytree(sampled, tmp_path / "run")))
