@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -111,6 +112,38 @@ def remove_leftovers(folder: Path) -> None:
         match = _TEMPORARY.fullmatch(path.name)
         if match and not _alive(int(match.group(1))):
             path.unlink(missing_ok=True)
+
+
+def link_file(source: Path, target: Path) -> None:
+    """Let ``target`` be the file ``source`` too, or a copy; one that is there is left as it is.
+
+    Files of a run are replaced and never written into, so what one name has does not change when
+    the other gets new content. Raises ``StorageError``.
+    """
+    if target.exists():
+        return
+    partial = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)
+        try:
+            partial.hardlink_to(source)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, partial)
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(
+            f"{target}: cannot be made from {source}: {error.strerror or error}: make room, then "
+            "run the same command again"
+        ) from None
+
+
+def link_files(source: Path, target: Path, pattern: str) -> None:
+    """Let what matches ``pattern`` in the folder ``source`` be in ``target`` too."""
+    for path in sorted(source.glob(pattern)):
+        if path.is_file() and not path.name.startswith("."):
+            link_file(path, target / path.relative_to(source))
 
 
 class ShardFolder:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from prefloop.pipeline.plan.plan import Plan
     from prefloop.pipeline.policies.compare import Evaluation
     from prefloop.pipeline.policies.train_alone import Trained
+    from prefloop.pipeline.relabel.relabelled import Relabelled
     from prefloop.pipeline.run.status import RunStatus
     from prefloop.training.config import Method
 
@@ -308,6 +309,35 @@ def reparse(run: RunLike, *, write: bool = False) -> Result[Reparsed]:
     from prefloop.pipeline.judging.reparse_text import render_reparsed
 
     return Result(read_again(_directory(run), write=write), render_reparsed)
+
+
+def relabel(
+    run: RunLike,
+    judge: ConfigLike | None = None,
+    *,
+    model: str | None = None,
+    engine: str | None = None,
+    name: str | None = None,
+    jury: bool = False,
+    adopt: bool = False,
+) -> Result[Relabelled]:
+    """Label the answers of a run again, beside its labels in ``RUN/relabels/NAME``, and compare.
+
+    ``judge`` is a labeler, several, or a run's config: the path of YAML, a mapping or a config; or
+    the name or folder of a judge, with ``model`` and ``engine``; null is the run's labelers, with
+    judges and models as they are now. ``jury`` decides by the old votes and the new together,
+    ``adopt`` puts the new labels in the place of the run's, which are kept. Nobody is asked for
+    votes that are there. Raises ``RunError``, ``ConfigError``, ``LabelerError`` or
+    ``EngineFailed``.
+    """
+    from prefloop.pipeline.relabel.relabel import relabel as label_again
+    from prefloop.pipeline.relabel.relabel_text import render_relabelled
+    from prefloop.pipeline.relabel.wanted import Asked
+
+    directory = _directory(run)
+    asked = Asked(judge, model, engine, jury)
+    found = wait_for(lambda: label_again(directory, asked, name=name, adopts=adopt))
+    return Result(found, render_relabelled)
 
 
 def train(

@@ -11,6 +11,7 @@ import logging
 from dataclasses import replace
 from functools import partial
 
+from prefloop.pipeline.adoption import finish_adoption
 from prefloop.pipeline.checking.run_check import check_before
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.redecide import finish_deciding
@@ -47,6 +48,7 @@ async def run_loop(config: RunConfig, run: RunDir, *, check: bool = False) -> No
     """Run (or resume) all rounds into ``run``. ``check``: first ask everybody once who is going to
     be asked for the first time. Raises subclasses of ``PrefloopError``."""
     with run.lock():
+        finish_adoption(run)
         models = Models(config, cache=run.cache)
         context = replace(RunContext.of(config, run), blocks_in_flight=models.blocks_in_flight)
         open_run(config, run, revisions=models.revisions())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import pyarrow.compute as pc
+import pyarrow as pa
 
 from prefloop.data.shards import ShardFolder, atomic_write_text
 from prefloop.pipeline.config import RunConfig
@@ -21,6 +23,7 @@ from prefloop.pipeline.stages.write import write_round
 logger = logging.getLogger(__name__)
 
 _COMPARED = ["pair_id", "chosen_id", "kept"]
+_CHANGES = ("kept_before", "kept", "added", "removed", "turned")
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,15 @@ def mark_undecided(run: RunDir) -> None:
 
 
 def finish_deciding(config: RunConfig, run: RunDir) -> list[Redecided]:
-    """Do the rest where a kill came between changed votes and their decisions; the caller holds
-    the lock."""
+    """Decide again where votes or settings changed and the pairs were not decided by them yet; the
+    caller holds the lock."""
     if not run.decides_again():
         return []
-    logger.warning("votes of %s were changed and not decided: deciding again", run.root)
-    return redecide(config, run)
+    logger.warning("votes or settings of %s changed: its pairs are decided again", run.root)
+    found = redecide(config, run)
+    for line in (line for each in found for line in each.lines()):
+        logger.warning("%s", line)
+    return found
 
 
 def _redecide_round(config: RunConfig, context: RoundContext) -> Redecided:
@@ -109,21 +115,31 @@ def _redecide_round(config: RunConfig, context: RoundContext) -> Redecided:
 
 
 def _compare(folder: RoundDir, before: ShardFolder, indices: Sequence[int]) -> Redecided:
-    counts = dict.fromkeys(("kept_before", "kept", "added", "removed", "turned"), 0)
+    counts: Counter[str] = Counter(dict.fromkeys(_CHANGES, 0))
     for index in indices:
-        if not before.exists(index):
-            continue
-        old, new = before.read(index, _COMPARED), folder.decisions.read(index, _COMPARED)
-        assert old["pair_id"].equals(new["pair_id"])
-        was, now = old["kept"].to_numpy(), new["kept"].to_numpy()
-        moved = pc.not_equal(old["chosen_id"], new["chosen_id"]).to_numpy()
-        found = {
-            "kept_before": was,
-            "kept": now,
-            "added": now & ~was,
-            "removed": was & ~now,
-            "turned": was & now & moved,
-        }
-        for name, mask in found.items():
-            counts[name] += int(mask.sum())
-    return Redecided(round=folder.index, trained=folder.policy.exists(), **counts)
+        if before.exists(index):
+            counts += compare_kept(
+                before.read(index, _COMPARED), folder.decisions.read(index, _COMPARED)
+            )
+    numbers = {name: counts[name] for name in _CHANGES}
+    return Redecided(round=folder.index, trained=folder.policy.exists(), **numbers)
+
+
+def compare_kept(old: pa.Table, new: pa.Table) -> Counter[str]:
+    """How many pairs were kept and are, came, went and turned round, by the names in
+    :class:`Redecided`, from two tables of decisions; pairs are matched by their id."""
+    was = {row["pair_id"]: row["chosen_id"] for row in _kept(old)}
+    now = {row["pair_id"]: row["chosen_id"] for row in _kept(new)}
+    both = was.keys() & now.keys()
+    return Counter(
+        kept_before=len(was),
+        kept=len(now),
+        added=len(now) - len(both),
+        removed=len(was) - len(both),
+        turned=sum(was[pair] != now[pair] for pair in both),
+    )
+
+
+def _kept(decisions: pa.Table) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = decisions.filter(decisions["kept"]).select(_COMPARED).to_pylist()
+    return rows

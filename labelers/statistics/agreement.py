@@ -14,7 +14,7 @@ are left out of the interval, and ``undefined`` counts them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any, Literal
 
@@ -164,6 +164,29 @@ def cohen_kappa(
         return kappa_of_tables(both_ways(tables) if ratings.mirrored else tables)
 
     return _interval(value, n, _draws(times, resamples, seed), kappa)
+
+
+def clustered_kappa(
+    one: Ints, other: Ints, clusters: Ints, *, labels: int, resamples: int = 1000, seed: int = 0
+) -> Agreement:
+    """Cohen's kappa of two annotators' labels [N], of ``labels`` many, where the items of a cluster
+    [N] (the pairs of a prompt) tend to be labelled alike: whole clusters are drawn."""
+    n = len(one)
+    if not n:
+        return Agreement(None, reason=NO_COMMON_ITEM)
+    value = kappa_of_labels(one, other)
+    if value is None:
+        return Agreement(None, n=n, reason=ONE_LABEL)
+    _, row = np.unique(clusters, return_inverse=True)
+    tables = np.zeros((int(row.max()) + 1, labels * labels), np.int64)
+    np.add.at(tables, (row, one * labels + other), 1)
+    patterns, times = _patterns(tables)
+
+    def kappa(weights: Floats) -> Floats:
+        return kappa_of_tables((weights @ patterns).reshape(-1, labels, labels))
+
+    found = _interval(value, len(tables), _draws(times, resamples, seed), kappa)
+    return replace(found, n=n)
 
 
 def kappa_of_labels(one: Ints, other: Ints) -> float | None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import prefloop
+from prefloop.data.errors import NothingCameOut
 from prefloop.data.utf8 import shown_block
 from prefloop.pipeline.commands.options import JsonOption, RunPath, say, say_json, words
 
@@ -154,3 +155,43 @@ def reparse(
 ) -> None:
     """Read the judges' kept answers again, with the judges as they are now: costs no request."""
     say(prefloop.reparse(run_dir, write=write), as_json)
+
+
+@app.command()
+def relabel(
+    run_dir: RunPath,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="YAML of a labeler, of several or of a run, or the name or folder of a judge; "
+            "default: the run's labelers, with their judges and models as they are now."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model of a judge that is given by its name or folder.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="Engine of such a judge.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Folder in RUN_DIR/relabels; default: after the judge.")
+    ] = None,
+    jury: Annotated[
+        bool, typer.Option("--jury", help="Decide by the run's votes and the new ones together.")
+    ] = False,
+    adopt: Annotated[
+        bool,
+        typer.Option(
+            "--adopt", help="Put the new labels in the place of the run's, and keep both."
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Label a run's answers again, beside its labels or in their place, and say what changed."""
+    found = prefloop.relabel(
+        run_dir, judge, model=model, engine=engine, name=name, jury=jury, adopt=adopt
+    )
+    say(found, as_json)
+    if not found.difference.kept["kept"]:
+        raise NothingCameOut(
+            f"{found.folder}: no pair is kept, so its dataset is empty: change the labelers, or "
+            "`jury` and `filter` beside them in the file, and give the command again"
+        )

@@ -16,6 +16,7 @@ from prefloop.data.shards import atomic_write_json
 from prefloop.labelers.config import JudgeLabeler
 from prefloop.labelers.judges.folder import Judge, judge_revision, load_judge, question_revision
 from prefloop.labelers.judges.reread import reread
+from prefloop.pipeline.adoption import finish_adoption
 from prefloop.pipeline.config import RunConfig, load_config
 from prefloop.pipeline.redecide import Redecided, mark_undecided, redecide
 from prefloop.pipeline.run.manifest import JUDGE, JUDGE_QUESTION
@@ -57,6 +58,9 @@ def reparse(run: RunDir, *, write: bool) -> Reparsed:
     the evaluation stay as they are. Raises ``RunError`` where a judge asks otherwise than it did:
     then the answers are to another question, and have to be asked for.
     """
+    if write and run.adopting.exists():
+        with run.lock():
+            finish_adoption(run)
     config = load_config(run.config)
     judges = {
         labeler.name: (labeler.judge, load_judge(labeler.judge))
@@ -115,7 +119,8 @@ def _refuse_other_questions(run: RunDir, judges: list[str]) -> None:
         if before is not None and before != question_revision(judge):
             raise RunError(
                 f"the judge {judge} asks otherwise than it did in {run.root}: its answers there "
-                "are to another question; put its template back, or label in a new run"
+                "are to another question; put its template back, or have it asked again: "
+                f"`prefloop relabel {run.root} --adopt`"
             )
 
 

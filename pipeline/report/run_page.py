@@ -20,6 +20,7 @@ from prefloop.pipeline.report.figures import (
     read_metrics,
     win_figures,
 )
+from prefloop.pipeline.report.other_labels import read_other_labels
 from prefloop.pipeline.report.pages import render_page
 from prefloop.pipeline.report.pair_figures import decision_figures, length_figures, length_shares
 from prefloop.pipeline.report.provenance import (
@@ -83,6 +84,7 @@ def render_report(run: RunDir) -> str:
         length_shares=length_shares(tally),
         decision_figures=decision_figures(tally),
         tally=tally,
+        other_labels=read_other_labels(run),
         side_by_side=read_side_by_side(run),
         kept=kept,
         dropped=dropped,

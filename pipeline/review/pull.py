@@ -15,6 +15,7 @@ from prefloop.data.schemas import VOTE
 from prefloop.data.shards import write_shard
 from prefloop.labelers.base import Order, Preference
 from prefloop.labelers.people import HUMAN
+from prefloop.pipeline.adoption import finish_adoption
 from prefloop.pipeline.config import load_config
 from prefloop.pipeline.redecide import Redecided, mark_undecided, redecide
 from prefloop.pipeline.review.argilla_api import ArgillaApi
@@ -80,6 +81,7 @@ def pull(api: ArgillaApi, folder: ReviewFolder) -> Pulled:
     if review.is_run:
         run = RunDir(folder.root.parents[1])
         with run.lock():
+            finish_adoption(run)
             # After a kill nothing changes any more, but what did is not decided yet.
             if _put_votes(run, votes, set(pushed)) or run.decides_again():
                 rounds = redecide(load_config(run.config), run)

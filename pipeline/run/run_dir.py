@@ -23,6 +23,9 @@
       dataset/               what the run is for: opens with ``datasets.load_dataset``
       report.html
       undecided              there while votes were changed and not all pairs are decided again
+      relabels/              the same answers labelled by others (`prefloop relabel`), each of them
+                             a run directory; before-NNN holds the labels that others took the place
+                             of, and adopting.json is there until these are in that place
 
 Part k of every noun of a round belongs to the same block of prompts, so that joins never leave
 a block and memory does not grow with the number of prompts.
@@ -90,6 +93,10 @@ class RoundDir:
         """Rows that failed in this round, in ``sample`` or ``evaluate-`` and the policy's key."""
         return ShardFolder(self.root / "quarantine" / stage, schemas.QUARANTINE)
 
+    def trained(self) -> bool:
+        """Whether weights were trained on the round's labels, to the end or for a warm-up."""
+        return self.policy.exists() or self.warm_up.exists() or bool(self.metrics.indices())
+
     def forget_decisions(self) -> None:
         """Remove what was decided from the votes, for the filter and write stages to make anew.
 
@@ -120,6 +127,8 @@ class RunDir:
         self.card = self.dataset / "README.md"
         self.report = root / "report.html"
         self.undecided = root / "undecided"
+        self.relabels = root / "relabels"
+        self.adopting = self.relabels / "adopting.json"
         self._inode: int | None = None
 
     def round(self, index: int) -> RoundDir:
@@ -159,10 +168,12 @@ class RunDir:
         return found
 
     def decides_again(self) -> bool:
-        """Whether votes were changed, by people or by reading answers again, and a kill came before
-        all pairs were decided by them."""
-        return self.undecided.exists() or any(
-            folder.decisions_before.folder.exists() for folder in self.rounds()
+        """Whether votes were changed, by people, by other labelers or by reading answers again, and
+        a kill came before all pairs were decided by them."""
+        return (
+            self.undecided.exists()
+            or self.adopting.exists()
+            or any(folder.decisions_before.folder.exists() for folder in self.rounds())
         )
 
     def answers(self, policy: PolicyKey) -> ShardFolder:

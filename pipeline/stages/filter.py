@@ -35,8 +35,11 @@ _LOOSEN = (
 )
 _REMEDIES = {
     EMPTY_ANSWER: "raise sample.max_tokens or change the model, in a new --run-dir",
-    NO_VALID_VOTE: "change the labelers or their engines, in a new --run-dir",
-    TIE: "no labeler preferred any answer: use others, or raise sample.n, in a new --run-dir",
+    NO_VALID_VOTE: "label the same answers by others: "
+    "`prefloop relabel RUN_DIR --judge FILE --adopt`",
+    TIE: "change `label.jury` or the labelers' weights (the same command then decides again, and "
+    "asks nobody), or label the same answers by others: "
+    "`prefloop relabel RUN_DIR --judge FILE --adopt`",
     Identical().type: "the answers to a prompt are alike: raise sample.temperature, in a new "
     "--run-dir",
     PAIR_STRATEGY: _LOOSEN.format("strategy"),
@@ -108,9 +111,10 @@ def why_none_kept(context: RoundContext) -> NothingCameOut | None:
     [(reason, times)] = reasons.most_common(1)
     notes = tally_notes(folder.votes) if reason == NO_VALID_VOTE else Counter()
     why = f" ({commonest(notes)})" if notes else ""
+    remedy = _REMEDIES.get(reason, _LOOSEN.format(reason))
     return NothingCameOut(
         f"round {context.index}: all {reasons.total()} pairs were dropped, {times} of them by "
-        f"{reason}{why}: {_REMEDIES.get(reason, _LOOSEN.format(reason))}"
+        f"{reason}{why}: {remedy.replace('RUN_DIR', str(context.run.root))}"
     )
 
 

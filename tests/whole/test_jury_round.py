@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from prefloop.data.errors import NothingCameOut
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.jury.calibrator import Calibrator
+from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.redecide import redecide
 from prefloop.pipeline.run.run_dir import RunDir, RunError
 from tests.helpers.runs import JUDGE, VERIFIER, dataset_rows, run_small, small_config
@@ -78,9 +80,42 @@ def test_a_calibration_changes_the_soft_votes_and_is_an_input_of_the_run(tmp_pat
     surer = both[1] > 0.55
     assert surer.any()
     assert (both[0][surer] < both[1][surer]).all()
+    votes = run.round(0).votes.path(0).stat().st_mtime_ns
     path.write_text(json.dumps({"calibration": Calibrator("platt", 500, slope=0.9).as_dict()}))
+    run_small(run.root, config)
+    milder = run.round(0).decisions.table().to_pandas().set_index("pair_id")["p_chosen"].to_numpy()
+    assert (milder[surer] > both[0][surer]).all()
+    assert run.round(0).votes.path(0).stat().st_mtime_ns == votes
+    run.round(0).policy.mkdir()
+    path.write_text(json.dumps({"calibration": PLATT.as_dict()}))
     with pytest.raises(RunError, match="calibration of judge changed"):
         run_small(run.root, config)
+
+
+def test_a_tied_run_is_decided_by_another_jury_and_nobody_is_asked(tmp_path: Path) -> None:
+    long = SHORT | {"name": "long", "function": "tests.helpers.scores:length"}
+
+    def config(**jury: Any) -> RunConfig:
+        weight = jury.pop("weight", 1.0)
+        label = {"labelers": [long, {**SHORT, "weight": weight}], "jury": jury}
+        return small_config(label=label, filter={"filters": []})
+
+    with pytest.raises(NothingCameOut, match=r"by tie: change `label.jury`"):
+        run_small(tmp_path, config(rule="majority"))
+    folder = RunDir(tmp_path).round(0)
+    votes = [folder.votes.path(at).stat().st_mtime_ns for at in folder.votes.indices()]
+    run = run_small(tmp_path, config(rule="mean", weight=2.0))
+    first = dataset_rows(run)
+    assert sum(map(len, first.values())) > 10
+    assert all(row["chosen_tokens"] for rows in first.values() for row in rows)
+    second = dataset_rows(run_small(tmp_path, config(rule="mean", weight=0.5)))
+    pairs = [
+        {(row["chosen_id"], row["rejected_id"]) for rows in each.values() for row in rows}
+        for each in (first, second)
+    ]
+    assert pairs[1] & {(rejected, chosen) for chosen, rejected in pairs[0]}
+    assert not pairs[1] & pairs[0]
+    assert votes == [folder.votes.path(at).stat().st_mtime_ns for at in folder.votes.indices()]
 
 
 def test_a_calibration_that_is_none_is_refused_before_anything_is_sampled(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What may change between two starts of a run, and what is made anew then."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,12 @@ from hypothesis import strategies as st
 
 from prefloop.data import schemas
 from prefloop.data.errors import PrefloopError
+from prefloop.labelers.judges.folder import SHIPPED
 from prefloop.pipeline.config import ConfigError, RunConfig, validate_config
 from prefloop.pipeline.run.manifest import open_run
 from prefloop.pipeline.run.run_dir import RunDir, RunError
 from prefloop.pipeline.run.status import collect_status
-from tests.helpers.runs import VERIFIER, small_config
+from tests.helpers.runs import JUDGE, VERIFIER, small_config
 
 COUNTS = {"read": 1, "kept": 1, "heldout": 0, "dropped": 0, "quarantined": 0}
 
@@ -63,9 +65,14 @@ def test_half_of_a_free_stage_is_made_anew_with_changed_settings(
     kept = "write" in change
     assert folder.decisions.exists(0) == kept
     assert folder.unbalanced.exists(0) == kept
+    assert not run.undecided.exists()
     folder.written.write_text(json.dumps({"train": 0, "test": 0}))
-    with pytest.raises(RunError, match=r"(filter|write)\..*->"):
-        open_run(small_config(), run, revisions={})
+    open_run(small_config(), run, revisions={})
+    assert run.undecided.exists(), "a written round is decided again, its dataset stands meanwhile"
+    assert folder.written.exists()
+    folder.policy.mkdir()
+    with pytest.raises(RunError, match=r"(filter|write)\..*-> .*rounds after it would be others"):
+        open_run(small_config(**change), run, revisions={})
 
 
 @pytest.mark.parametrize(
@@ -86,6 +93,64 @@ def test_half_of_a_paid_stage_refuses_changed_settings(
     with pytest.raises(RunError, match="config differs"):
         open_run(small_config(**change), run, revisions={})
     open_run(small_config(), run, revisions={})
+
+
+@pytest.mark.parametrize("trained", ["policy", "warm_up", "metrics"])
+def test_labels_that_were_trained_on_are_not_changed(tmp_path: Path, trained: str) -> None:
+    run = begun(tmp_path, small_config(), "candidates", "votes", "decisions")
+    changes: list[dict] = [
+        {"label": {"labelers": [VERIFIER]}},
+        {"label": {"labelers": [JUDGE, VERIFIER], "jury": {"rule": "majority"}}},
+        {"label": {"labelers": [{**JUDGE, "weight": 2.0}, VERIFIER]}},
+    ]
+    with pytest.raises(
+        RunError,
+        match=r'with: label.labelers.judge: "judge" -> \(not set\)\. .*relabel .* --adopt`',
+    ):
+        open_run(small_config(**changes[0]), run, revisions={})
+    found = getattr(run.round(0), trained)
+    if trained == "metrics":
+        found.write(0, found.schema.empty_table())
+    else:
+        found.mkdir(parents=True)
+    for change in changes:
+        with pytest.raises(RunError, match=r"-> .*trained on.*--judge CONFIG` labels"):
+            open_run(small_config(**change), run, revisions={})
+    assert run.round(0).decisions.exists(0)
+
+
+@pytest.mark.parametrize(
+    ("change", "asks"),
+    [("prompt.jinja", r"relabel .* --adopt"), ("judge.yaml", r"reparse .* --write")],
+)
+def test_a_judge_s_folder_may_change_until_it_is_asked(
+    tmp_path: Path, change: str, asks: str
+) -> None:
+    judge = Path(shutil.copytree(SHIPPED / "pairwise_short", tmp_path / "judge"))
+    config = small_config(label={"labelers": [{**JUDGE, "judge": str(judge)}]})
+    run = begun(tmp_path / "run", config, "candidates")
+    file = judge / change
+    number = 0
+
+    def mend() -> None:
+        nonlocal number
+        number += 1
+        comment = {"prompt.jinja": f"{{# {number} #}}", "judge.yaml": f"# {number}"}[change]
+        file.write_text(f"{file.read_text()}\n{comment}\n")
+
+    for _ in range(2):
+        mend()
+        open_run(config, run, revisions={"embedded:judge": "1"})
+    votes = run.round(0).votes
+    votes.write(0, votes.schema.empty_table())
+    with pytest.raises(RunError, match=r"embedded:judge changed since .*relabel .* --adopt"):
+        open_run(config, run, revisions={"embedded:judge": "2"})
+    asked = file.read_text()
+    mend()
+    with pytest.raises(RunError, match=rf"judge .* changed since .*{asks}"):
+        open_run(config, run, revisions={"embedded:judge": "1"})
+    file.write_text(asked)
+    open_run(config, run, revisions={"embedded:judge": "1"})
 
 
 def test_inputs_that_came_later_are_remembered(tmp_path: Path) -> None:

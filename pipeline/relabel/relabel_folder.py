@@ -1,0 +1,135 @@
+"""Where a relabelling lies, and which votes there are already that it can take over.
+
+RUN_DIR/relabels/NAME/   a run directory of its own, but for
+  round-000/prompt/ candidate/   the run's files under another name
+  round-000/by-labeler/LABELER/  the votes of each labeler, as they come
+  round-000/vote/                all that count: those, and those of people in the run
+  comparison.json                how the labels differ from the run's
+"""
+
+from __future__ import annotations
+
+import logging
+from filecmp import cmp
+from itertools import count
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from prefloop.data.errors import PrefloopError
+from prefloop.data.names import name_problem
+from prefloop.data.schemas import VOTE
+from prefloop.data.shards import ShardFolder, link_files
+from prefloop.labelers.decisions.pairs import propose_pairs
+from prefloop.pipeline.adoption import BEFORE
+from prefloop.pipeline.config import ConfigError, RunConfig
+from prefloop.pipeline.redecide import mark_undecided
+from prefloop.pipeline.relabel.vote_keys import VoteKeys, keys_in
+from prefloop.pipeline.run.run_dir import RoundDir, RunDir, RunError
+
+logger = logging.getLogger(__name__)
+
+COMPARISON = "comparison.json"
+_LINKED = ("prompts.json", "prompt/*.parquet", "round-*/prompt/*.parquet",
+           "round-*/candidate/*.parquet")  # fmt: skip
+
+
+class LabelerRound(RoundDir):
+    """A round whose votes are those of one labeler."""
+
+    def __init__(self, root: Path, index: int, labeler: str) -> None:
+        super().__init__(root, index)
+        self.votes = ShardFolder(self.root / "by-labeler" / labeler, VOTE)
+
+
+def find_folder(run: RunDir, name: str, keys: VoteKeys, *, is_given: bool) -> RunDir:
+    """Where the labels of labelers with these ``keys`` lie or will lie: ``name``, or where other
+    labels lie there, ``name-2`` and so on.
+
+    Raises ``RunError`` where other labels lie under a name that ``is_given`` by the user.
+    """
+    problem = name_problem(name)
+    if problem or name.startswith(BEFORE):
+        reason = problem or f"begins with {BEFORE}: that is how labels of before are called"
+        raise ConfigError(f"--name {name!r} {reason}")
+    for number in count(1):
+        found = RunDir(run.relabels / (name if number == 1 else f"{name}-{number}"))
+        if not found.config.exists() or keys_in(found) == keys:
+            return found
+        if is_given:
+            raise RunError(
+                f"{found.root} holds the votes of other labelers, or of other settings, files or "
+                "models: give another --name"
+            )
+    raise AssertionError
+
+
+def link_answers(run: RunDir, directory: RunDir) -> None:
+    """Let the run's prompts and candidates be those of ``directory`` too.
+
+    Where a block of the run was lost and sampled again since, votes on the answers of before are
+    forgotten. Raises ``RunError`` where the run has no answers.
+    """
+    if not any(folder.candidates.indices() for folder in run.rounds()):
+        raise RunError(f"{run.root} has no answers yet: `prefloop run` samples them first")
+    for pattern in _LINKED:
+        for path in run.root.glob(pattern):
+            ours = directory.root / path.relative_to(run.root)
+            if ours.exists() and not (ours.samefile(path) or cmp(ours, path, shallow=False)):
+                _forget_block(directory, ours)
+        link_files(run.root, directory.root, pattern)
+
+
+def _forget_block(directory: RunDir, path: Path) -> None:
+    """Remove a file of prompts or answers that is another in the run now, and votes on it first."""
+    if path.parent.name == "candidate":
+        mark_undecided(directory)
+        round_folder = path.parents[1]
+        for votes in [*round_folder.glob(f"by-labeler/*/{path.name}"),
+                      *round_folder.glob(f"vote/{path.name}")]:  # fmt: skip
+            votes.unlink()
+    path.unlink()
+
+
+def known_sources(run: RunDir, directory: RunDir) -> list[tuple[RunDir, VoteKeys]]:
+    """The run and its other relabellings, with the keys of the votes that lie there."""
+    found = []
+    for source in (run, *(RunDir(path) for path in sorted(run.relabels.glob("[!.]*")))):
+        if source.root == directory.root or not source.config.is_file():
+            continue
+        try:
+            found.append((source, keys_in(source)))
+        except PrefloopError as error:
+            logger.warning("%s: its votes are not used again: %s", source.root, error)
+    return found
+
+
+def take_over(source: RunDir, folder: LabelerRound, labeler: str, config: RunConfig) -> None:
+    """Take the votes of ``labeler`` that lie in ``source`` into the blocks of ``folder`` that have
+    none; ``config`` says which pairs there are."""
+    theirs = LabelerRound(source.root, folder.index, labeler)
+    for index in folder.candidates.indices():
+        if folder.votes.exists(index):
+            continue
+        found = _votes(source.round(folder.index), theirs, index, labeler)
+        if found is None:
+            continue
+        candidates = folder.candidates.read(index, ["candidate_id", "prompt_id"])
+        proposed = propose_pairs(
+            candidates, per_prompt=config.label.pairs_per_prompt, seed=config.seed
+        )
+        known = proposed["pair_id"].combine_chunks()
+        # Of other answers, where these were lost and sampled again since.
+        if pc.all(pc.is_in(found["pair_id"], value_set=known), min_count=0).as_py():
+            folder.votes.write(index, found)
+
+
+def _votes(whole: RoundDir, apart: LabelerRound, index: int, labeler: str) -> pa.Table | None:
+    """The votes of one labeler on a block, wherever they lie; null where it was not asked."""
+    if apart.votes.exists(index):
+        return apart.votes.read(index)
+    if not whole.votes.exists(index):
+        return None
+    votes = whole.votes.read(index)
+    return votes.filter(pc.equal(votes["labeler"], labeler))
