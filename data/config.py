@@ -15,18 +15,49 @@ Format = Literal["auto", "jsonl", "json", "csv", "parquet", "text", "datasets"]
 class Columns(Strict):
     """Which column of the source holds what. A column named here must exist in the source."""
 
-    prompt: str = "prompt"
-    """A prompt as one string, or a conversation as in ``messages``."""
-    messages: str = "messages"
-    """A conversation; where a row has one, it wins over the prompt column."""
+    prompt: str | None = None
+    """A prompt as one string, or a conversation as in ``messages``; null: the column ``prompt``.
+    Or a template over the row's columns, ``"{{ instruction }}\\n\\n{{ input }}"``: Jinja without
+    assignments and macros, ``row["a name"]`` for names that are no words. Null is empty in it, and
+    empty lines around the prompt are taken off; a row none of whose named columns holds anything
+    is a bad row. A line of a text file is its column ``prompt``."""
+    messages: str | None = None
+    """A conversation; null: the column ``messages``. Where a row has one, it wins over the prompt
+    column, unless ``prompt`` is set."""
+    prefer: Literal["prompt", "messages"] | None = None
+    """Which is taken where ``prompt`` is set and a row has a conversation too, with another prompt
+    in it. Null: such a row stops the reading with an error."""
+    system: str | None = None
+    """A system prompt, put before a conversation that has no system turn of its own."""
+    tools: str | None = None
+    """The tools that the policy may call: a list of JSON schemas as chat templates take them, or
+    such a list written as JSON."""
     id: str | None = None
     """Ids of the source (strings or whole numbers), carried along as ``id`` in the metadata. Two
     different prompts with one id: the second is a bad row."""
     reference: str | None = None
-    """A human's answer to the prompt. Without it, the assistant's turn that ends a conversation
-    is taken as the reference."""
+    """A human's answer to the prompt, which judges are shown as known to be good."""
+    last_turn: Literal["drop", "reference"] = "drop"
+    """What becomes of the assistant's turn that ends a conversation: ``drop`` leaves it out;
+    ``reference`` makes it the reference answer where the reference column gives none."""
     metadata: tuple[str, ...] | None = None
-    """Columns carried along in the metadata; null: all that are not used otherwise."""
+    """Columns carried along in the metadata; null: all that are not used otherwise. A column named
+    here is meant not to be in the prompt: there is no warning about it."""
+
+    @property
+    def prompt_column(self) -> str:
+        """The column (or the template) of prompts."""
+        return "prompt" if self.prompt is None else self.prompt
+
+    @property
+    def text_column(self) -> str:
+        """The column that a line of a text file is."""
+        return "prompt" if "{" in self.prompt_column else self.prompt_column
+
+    @property
+    def messages_column(self) -> str:
+        """The column of conversations."""
+        return "messages" if self.messages is None else self.messages
 
 
 class PromptSource(Strict):

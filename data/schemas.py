@@ -25,6 +25,11 @@ PROMPT = pa.schema(
         pa.field("metadata", pa.string(), nullable=False),  # JSON object, "{}" if none
         pa.field("source", pa.string(), nullable=False),  # file or dataset it was read from
         pa.field("row", pa.int64(), nullable=False),  # 1-based row (line) in the source
+        # JSON list of the tools that may be called, as chat templates take them; null: none
+        pa.field("tools", pa.string(), metadata=ADDED),
+        # JSON list of the turns as chat templates take them, where any is more than role and
+        # content (calls of tools); ``messages`` then has the calls as text
+        pa.field("turns", pa.string(), metadata=ADDED),
     ]
 )
 

@@ -152,14 +152,15 @@ def _near_hits(table: pa.Table, config: PromptsConfig, seed: int) -> Iterator[st
         (messages[-1]["content"] for messages in conversations),
         config.near_duplicates,
         seed=seed,
-        groups=map(_context, conversations),
+        groups=map(_context, conversations, table["tools"].to_pylist()),
     )
     return (None if hit is None else ids[hit].as_py() for hit in hits)
 
 
-def _context(messages: list[dict[str, str]]) -> str | None:
-    """Stands for the turns before the last: other turns there make it another prompt."""
-    parts = [normalise(message[key]) for message in messages[:-1] for key in ("role", "content")]
+def _context(messages: list[dict[str, str]], tools: str | None) -> str | None:
+    """Stands for the turns before the last and the tools: others there make it another prompt."""
+    parts = [] if tools is None else [tools]
+    parts += [normalise(message[key]) for message in messages[:-1] for key in ("role", "content")]
     return content_id(*parts) if parts else None
 
 

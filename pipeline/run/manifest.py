@@ -57,6 +57,10 @@ _HARMLESS = {
     "block_wait_s", "save_steps", "then",
 }  # fmt: skip
 """Last parts of keys that change how a run gets there, and not what comes out."""
+_WRITTEN_OUT = {"columns.prompt": "prompt", "columns.messages": "messages"}
+"""What older versions wrote for keys that are null now, and mean the same."""
+_LAST_TURN = "columns.last_turn"
+"""Older versions took the last turn as a reference, as nobody could say."""
 
 
 def open_run(config: RunConfig, run: RunDir, *, revisions: Mapping[str, str]) -> None:
@@ -132,6 +136,7 @@ def _refuse_changed_config(config: RunConfig, run: RunDir) -> list[RoundDir]:
         old = flatten(validate_config(raw, str(run.config)).model_dump(mode="json"))
     except ConfigError:
         old = flatten(raw)
+    written = flatten(raw)
     new = flatten(config.model_dump(mode="json"))
     begun = _stages_begun(run, on_policy=_samples_in_training(old) or _samples_in_training(new))
     differences = []
@@ -141,6 +146,10 @@ def _refuse_changed_config(config: RunConfig, run: RunDir) -> list[RoundDir]:
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
         if before == after or _last_name(key) in _HARMLESS:
+            continue
+        if after is None and before == _WRITTEN_OUT.get(_last_names(key)):
+            continue
+        if _last_names(key) == _LAST_TURN and key not in written:
             continue
         if key == "label.people":  # for the next pull of their votes
             continue
@@ -256,6 +265,10 @@ def _versions() -> dict[str, str]:
 def _last_name(key: str) -> str:
     """The last part of a key that is no index of a list."""
     return next((part for part in reversed(key.split(".")) if not part.isdigit()), key)
+
+
+def _last_names(key: str) -> str:
+    return ".".join(key.split(".")[-2:])
 
 
 def _show(value: Any) -> str:
