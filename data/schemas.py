@@ -191,9 +191,11 @@ DROPPED = pa.schema(
         pa.field("prompt_id", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
         pa.field("row", pa.int64(), nullable=False),
-        # exact_duplicate | near_duplicate | overlap:<name of the evaluation set>
+        # exact_duplicate | near_duplicate | overlap:<name of the evaluation set> | not_drawn
         pa.field("reason", pa.string(), nullable=False),
-        pa.field("detail", pa.string(), nullable=False),  # the prompt_id or text it collides with
+        pa.field(
+            "detail", pa.string(), nullable=False
+        ),  # what it collides with, or whose share is full
         pa.field("messages", MESSAGES, nullable=False),
     ]
 )

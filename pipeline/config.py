@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from prefloop.data.config import PromptsConfig
+from prefloop.data.config import ONE_SOURCE, SEVERAL_SOURCES, PromptsConfig
 from prefloop.data.errors import PrefloopError
 from prefloop.data.names import FileName
 from prefloop.data.strict import Strict
@@ -362,7 +362,8 @@ def _list_item(items: list[Any], name: str, key: str) -> Any:
 
 
 def _explain(problem: Mapping[str, Any]) -> str:
-    location = one_line(".".join(str(part) for part in problem["loc"]))
+    unseen = (ONE_SOURCE, SEVERAL_SOURCES)
+    location = one_line(".".join(str(part) for part in problem["loc"] if part not in unseen))
     if problem["type"] == "extra_forbidden":
         key = str(problem["loc"][-1])
         near = difflib.get_close_matches(key, _keys_beside(problem["loc"]), n=1, cutoff=0.5)

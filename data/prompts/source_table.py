@@ -42,8 +42,13 @@ class SourceRows:
     read: int
 
 
-def read_source(config: PromptsConfig, source: PromptSource, key: str) -> SourceRows:
+def read_source(
+    config: PromptsConfig, source: PromptSource, key: str, first: dict[str, str]
+) -> SourceRows:
     """Read ``source``, which stands in the config at ``key``.
+
+    ``first`` maps the contents of earlier prompts, also of other sources, to their ids; those read
+    here are added.
 
     Raises ``InputError`` for a source that cannot be read, for configured columns that no row
     has, and with ``on_bad_row: fail`` for the first bad row.
@@ -55,7 +60,6 @@ def read_source(config: PromptsConfig, source: PromptSource, key: str) -> Source
     pending: list[Prompt] = []
     bad_rows: list[BadRow] = []
     repeats: dict[int, str] = {}
-    first: dict[str, str] = {}
     read = prompts = 0
     for row in read_rows(source):
         read += 1
