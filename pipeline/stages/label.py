@@ -165,4 +165,5 @@ def _answer(row: dict[str, Any]) -> Answer:
         text=row["text"],
         tokens=row["tokens"],
         origin=row["origin"],
+        policy=row["policy"],
     )
