@@ -114,6 +114,12 @@ DECISION = pa.schema(
     ]
 )
 
+# Of the prompt. The dataset has these columns only where a prompt of the run has tools or calls.
+_TOOLS = (
+    pa.field("tools", pa.string(), metadata=ADDED),  # as in PROMPT, and as TRL takes them
+    pa.field("prompt_turns", pa.string(), metadata=ADDED),  # ``turns`` as in PROMPT
+)
+
 TRIPLE = pa.schema(
     [
         pa.field("prompt", MESSAGES, nullable=False),
@@ -138,6 +144,7 @@ TRIPLE = pa.schema(
         pa.field("rejected_reasoning", pa.string(), metadata=ADDED),
         pa.field("chosen_reasoning_tokens", pa.int32(), metadata=ADDED),
         pa.field("rejected_reasoning_tokens", pa.int32(), metadata=ADDED),
+        *_TOOLS,
     ]
 )
 
@@ -156,6 +163,7 @@ UNPAIRED = pa.schema(
         pa.field("policy", pa.string(), nullable=False),  # who wrote it, "name@revision"
         pa.field("reasoning", pa.string(), metadata=ADDED),  # see TRIPLE
         pa.field("reasoning_tokens", pa.int32(), metadata=ADDED),
+        *_TOOLS,
     ]
 )
 

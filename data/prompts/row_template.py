@@ -209,9 +209,9 @@ def _to_json(value: Any) -> str:
 
 
 def _replace(text: Any, old: str, new: str) -> str:
-    text = str(text)
-    _check_length(len(text) + text.count(old) * len(new))
-    return text.replace(old, new)
+    said = str(text)
+    _check_length(len(said) + said.count(old) * len(new))
+    return said.replace(old, new)
 
 
 def _join(values: Iterable[Any], separator: str = "") -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-from prefloop.data.conversation import with_system_prompt
+from prefloop.data.conversation import as_sampled
 from prefloop.data.embedded import resolve_embedded
 from prefloop.data.hashing import folder_revision
 from prefloop.data.protocol import Engine, EngineFailed, Message
@@ -101,7 +101,7 @@ class Models:
     def take_probes(self, prompts: ShardFolder, system_prompt: str | None) -> None:
         """Take the first of ``prompts`` as probes; none where there are none."""
         self.probes = [
-            with_system_prompt(row["messages"], system_prompt)
+            as_sampled(row, system_prompt)
             for index in prompts.indices()[:1]
             for row in prompts.read(index).slice(0, PROBES).to_pylist()
         ]

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.conversation import with_system_prompt
+from prefloop.data.conversation import as_sampled
 from prefloop.labelers.base import Answer, Labeler, Pair, Vote, votes_table
 from prefloop.labelers.config import JudgeLabeler, LabelConfig, LabelerConfig
 from prefloop.labelers.decisions.filters import has_empty_answer
@@ -149,7 +149,7 @@ def build_pairs(
                 pair_id=pair["pair_id"],
                 prompt_id=pair["prompt_id"],
                 round=round_index,
-                messages=with_system_prompt(prompt["messages"], system_prompt),
+                messages=as_sampled(prompt, system_prompt),
                 reference=prompt["reference"],
                 metadata=json.loads(prompt["metadata"]),
                 a=answers[pair["a_id"]],

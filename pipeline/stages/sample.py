@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.conversation import with_system_prompt
+from prefloop.data.conversation import as_sampled
 from prefloop.data.hashing import content_id, derive_seed
 from prefloop.data.protocol import Completion, Engine, Request, RequestRejected, Sampling
 from prefloop.data.quarantine import BadRow, quarantine_table
@@ -225,7 +225,7 @@ async def sample_block(
     ) -> list[Completion] | RequestRejected:
         request = Request(
             request_id=content_id(block, row["prompt_id"], source.name),
-            messages=with_system_prompt(row["messages"], _system_prompt(source, draw)),
+            messages=as_sampled(row, _system_prompt(source, draw)),
             sampling=source.sampling or draw.sampling,
             seeds=tuple(_seed(draw, row["prompt_id"], index) for index in indices),
             block=f"{block}/{source.name}",

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from prefloop.data.conversation import conversation_of
 from prefloop.data.hashing import prompt_id
 from prefloop.data.protocol import Message
 from prefloop.labelers.statistics.estimate import Estimate
@@ -51,13 +52,17 @@ def implicit_margins(
     """``prefloop.training.policy.logprobs.reward_margin`` [N] of each row's chosen answer over its
     rejected one.
 
-    ``triples`` has ``prompt``, ``chosen`` and ``rejected`` as in ``schemas.TRIPLE``.
+    ``triples`` has ``prompt``, ``chosen``, ``rejected``, ``tools`` and ``prompt_turns`` as in
+    ``schemas.TRIPLE``.
     """
     answers = {
         side: [turns[0]["content"] for turns in triples[side].to_pylist()]
         for side in ("chosen", "rejected")
     }
-    prompts = triples["prompt"].to_pylist()
+    prompts = [
+        conversation_of(row["prompt"], row["prompt_turns"], row["tools"])
+        for row in triples.select(["prompt", "prompt_turns", "tools"]).to_pylist()
+    ]
     return _margins((policy, reference), prompts, answers, beta, template_kwargs)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prefloop.data.conversation import template_turn, tools_in
 from prefloop.data.protocol import EngineFailed, Message, Request
 from prefloop.pipeline.engines.answer_reader import longest
 from prefloop.pipeline.engines.openai.control_tokens import broken
@@ -32,9 +34,9 @@ def request_body(
     }
     if chat:
         # The server renders the template, and encodes what looks like a control token as one.
-        body["messages"] = [
-            {**message, "content": broken(message["content"])} for message in request.messages
-        ]
+        body["messages"] = _messages(request.messages)
+        if (tools := tools_in(request.messages)) is not None:
+            body["tools"] = tools
     else:
         body["prompt"] = list(prompt or ())
     if sampling.stop:
@@ -51,12 +53,40 @@ def request_body(
     return {field: value for field, value in body.items() if field not in config.leave_out}
 
 
+def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """The turns as the chat API takes them: calls of tools have ids, which their results name."""
+    turns: list[dict[str, Any]] = []
+    waiting: list[str] = []  # ids of calls whose results are to come
+    for message in messages:
+        turn = template_turn(message)
+        turn["content"] = broken(turn["content"])
+        if "tool_calls" in turn:
+            turn["tool_calls"] = [
+                {**call, "id": call.get("id") or f"call_{len(turns)}_{number}",
+                 "function": _as_text(call["function"])}
+                for number, call in enumerate(turn["tool_calls"])
+            ]  # fmt: skip
+            waiting = [call["id"] for call in turn["tool_calls"]]
+        elif turn["role"] == "tool":
+            answers = turn.get("tool_call_id") or (waiting[0] if waiting else "call")
+            turn["tool_call_id"] = answers
+            waiting = [one for one in waiting if one != answers]
+        turns.append(turn)
+    return turns
+
+
+def _as_text(function: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = json.dumps(function["arguments"], ensure_ascii=False)
+    return {**function, "arguments": broken(arguments)}
+
+
 def probe_body(body: Mapping[str, Any], prompt: Sequence[int] | None) -> dict[str, Any]:
     """A request like ``body`` with nothing in it that a server could stumble over, to learn whether
     the server answers at all; ``prompt`` is :data:`PROBE` as token ids, for ``api: completions``.
     """
     few = dict.fromkeys(("max_tokens", "max_completion_tokens"), PROBE_TOKENS)
     probe = {field: min(few[field], v) if field in few else v for field, v in body.items()}
+    probe.pop("tools", None)
     if prompt is None:
         probe["messages"] = [dict(message) for message in PROBE]
     else:
