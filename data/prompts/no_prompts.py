@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
 from prefloop.data.config import PromptSource
@@ -12,10 +11,9 @@ from prefloop.data.prompts.load import PromptTables
 from prefloop.data.sources.opening import looks_like
 
 
-def why_no_prompt(tables: PromptTables, sources: Iterable[PromptSource]) -> str:
-    """The commonest reason with its first row, and what the first file looks like; empty if neither
-    is known. It continues a sentence."""
-    source = next(iter(sources))
+def why_no_prompt(tables: PromptTables, source: PromptSource) -> str:
+    """The commonest reason with its first row, and what the file looks like; empty if neither is
+    known. It continues a sentence."""
     parts = []
     apart, name = tables.quarantine, "quarantined"
     if len(tables.dropped) > len(apart):

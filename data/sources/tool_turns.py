@@ -38,6 +38,7 @@ def call_text(calls: Any) -> str:
             for one in calls
         ],
         ensure_ascii=False,
+        default=str,
     )
 
 
@@ -55,9 +56,8 @@ def tools_of(value: Any, field: str) -> str | None:
             "bad_tools",
             f"is of type {type(found).__name__} where a list of JSON schemas is needed",
         )
-    return json.dumps(
-        [_tool(one, field, number) for number, one in enumerate(found, 1)], ensure_ascii=False
-    )
+    tools = [_tool(one, field, number) for number, one in enumerate(found, 1)]
+    return json.dumps(tools, ensure_ascii=False, default=str)
 
 
 def _tool(value: Any, field: str, number: int) -> dict[str, Any]:
