@@ -99,12 +99,11 @@ class Models:
         return self._policy
 
     def take_probes(self, prompts: ShardFolder, system_prompt: str | None) -> None:
-        """Take the first of ``prompts`` as probes; none where there are none."""
-        self.probes = [
-            as_sampled(row, system_prompt)
-            for index in prompts.indices()[:1]
-            for row in prompts.read(index).slice(0, PROBES).to_pylist()
-        ]
+        """Take some of the first of ``prompts`` as probes, those without tools where there are any;
+        none where there are none."""
+        rows = [row for index in prompts.indices()[:1] for row in prompts.read(index).to_pylist()]
+        rows.sort(key=lambda row: row["tools"] is not None or row["turns"] is not None)
+        self.probes = [as_sampled(row, system_prompt) for row in rows[:PROBES]]
 
     def use_policy(self, path: str) -> None:
         """Let ``policy`` mean the checkpoint (or LoRA adapter) at ``path`` from now on."""

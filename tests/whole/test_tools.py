@@ -73,6 +73,7 @@ def test_a_server_is_sent_tools_and_its_calls_are_answers(tmp_path: Path) -> Non
     assert {call["function"]["arguments"] for call in called[2]["tool_calls"]} == {'{"a": 1}'}
     rows = [row for rows in dataset_rows(run).values() for row in rows]
     assert len(rows) == 6
+    assert "| `prompt_turns` |" in run.card.read_text()
     for row in rows:
         assert json.loads(row["tools"]) == [TOOL]
         (call,) = json.loads(row["chosen"][0]["content"])
@@ -115,5 +116,6 @@ def test_training_and_its_measures_see_what_was_sampled(tmp_path: Path) -> None:
 
 def test_a_dataset_without_tools_has_no_columns_for_them(tmp_path: Path) -> None:
     run = run_small(tmp_path, small_config(write={"unpaired": True}))
+    assert "prompt_turns" not in run.card.read_text()
     for file in (*(run.dataset / "data").glob("*"), *(run.dataset / "unpaired").glob("*")):
         assert not {"tools", "prompt_turns"} & set(pq.read_schema(file).names)

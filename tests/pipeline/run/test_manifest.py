@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -151,3 +152,26 @@ def test_a_directory_deleted_under_a_run_is_one_line(tmp_path: Path) -> None:
         run.prompts.write(0, schemas.PROMPT.empty_table())  # makes the folder again
         with pytest.raises(RunError, match="was deleted or moved"):
             run.note("prompts", 0, 1.0)
+
+
+def test_a_run_of_a_version_that_wrote_columns_out_goes_on(tmp_path: Path) -> None:
+    run = begun(tmp_path, small_config(), "candidates", "votes")
+    raw = yaml.safe_load(run.config.read_text())
+    for source in (raw["prompts"]["train"], raw["prompts"]["heldout"]):
+        source["columns"] |= {"prompt": "prompt", "messages": "messages"}
+        for key in ("last_turn", "prefer", "system", "tools"):
+            del source["columns"][key]
+        del source["size"], source["weight"]
+    run.config.write_text(yaml.safe_dump(raw))
+    as_before = {"path": "embedded:prompts", "limit": 16, "columns": {"last_turn": "reference"}}
+    prompts = {**raw["prompts"], "train": as_before}
+    for config in (small_config(prompts=prompts), small_config()):
+        run.config.write_text(yaml.safe_dump(raw))
+        open_run(config, run, revisions={})
+    other = {**as_before, "columns": {"prompt": "topic"}}
+    with pytest.raises(
+        RunError, match=r"columns\.prompt: null -> \"topic\"|columns\.prompt: \(not"
+    ):
+        open_run(small_config(prompts={**prompts, "train": other}), run, revisions={})
+    with pytest.raises(RunError, match=r"columns\.last_turn: \"drop\" -> \"reference\""):
+        open_run(small_config(prompts=prompts), run, revisions={})

@@ -10,13 +10,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
-from prefloop.data.config import Columns, PromptsConfig, PromptSource
+from prefloop.data.config import Columns, OverlapSet, PromptsConfig, PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.prompts.load import PromptTables, load_prompts
 from prefloop.data.prompts.row_template import LONGEST, RowTemplate
 from prefloop.data.sources.turns import Unusable
 from tests.data.test_formats import write
+from tests.helpers.markdown import fenced
+from tests.helpers.paths import ROOT
 
 FORMATS = ("jsonl", "json", "csv", "parquet", "datasets")
 ALPACA = "{{ instruction }}\n\n{{ input }}"
@@ -55,6 +58,44 @@ def test_a_template_joins_columns_and_leaves_no_empty_lines(
     assert tables.train["reference"].to_pylist() == ["Long.", "Red.", "1"]
     assert set(tables.train["metadata"].to_pylist()) == {"{}"}
     assert not caplog.messages
+
+
+def test_the_readme_maps_alpaca_like_that() -> None:
+    found = [block for block in fenced(ROOT / "README.md") if block.language == "yaml"]
+    blocks = [yaml.safe_load(block.text) for block in found]
+    columns = [
+        one["prompts"]["train"]["columns"]
+        for one in blocks
+        if isinstance(one.get("prompts", {}).get("train"), dict)
+    ]
+    assert columns == [{"prompt": ALPACA, "reference": "output"}]
+
+
+def test_the_example_shows_judges_no_answer_of_the_dataset(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = yaml.safe_load((ROOT / "examples" / "qwen3-0.6b.yaml").read_text())
+    said = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "Chosen."}]
+    row = {"prompt": "Q?", "messages": said, "chosen": said, "score_chosen": 9.0}
+    for source in ("train", "heldout"):
+        tables = read(jsonl(tmp_path, row), **config["prompts"][source]["columns"])
+        (prompt,) = tables.train.to_pylist()
+        assert prompt["messages"] == said[:1]
+        assert (prompt["reference"], prompt["metadata"]) == (None, "{}")
+    assert not caplog.messages
+
+
+def test_an_evaluation_set_may_be_a_template(tmp_path: Path) -> None:
+    known = PromptSource(
+        path=jsonl(tmp_path / "known", ROWS[0]), columns=Columns(prompt=ALPACA, metadata=())
+    )
+    path = jsonl(tmp_path, {"prompt": "Summarise the text. A long one."}, {"prompt": "Other?"})
+    config = PromptsConfig(
+        train=PromptSource(path=path),
+        heldout_share=0,
+        exclude_overlap=(OverlapSet(name="known", source=known),),
+    )
+    assert asked(load_prompts(config, seed=0)) == ["Other?"]
 
 
 def test_nan_is_empty_as_pandas_writes_it(tmp_path: Path) -> None:
