@@ -46,7 +46,10 @@ class IgnoredColumns:
         """Note the columns of a row."""
         self._rows += 1
         for name, value in fields.items():
-            if name.lower() in _NAMES and name not in self._read and _is_filled(value):
+            kind = name.lower()
+            if kind not in _NAMES or name in self._read or not _is_filled(value):
+                continue
+            if kind not in _TURNS or not isinstance(value, int | float):  # a number of turns
                 self._filled[name] += 1
 
     def warn(self) -> None:

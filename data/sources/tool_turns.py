@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from prefloop.data.sources.turns import Unusable, read_turn, text_of
+from prefloop.data.sources.turns import ROLES, Unusable, read_turn, text_of
 from prefloop.data.utf8 import is_blank
 
 _TOOL_ROLES = ("tool", "function", "observation", "ipython", "tool_response")
@@ -85,7 +85,7 @@ def _turn(turn: Any, field: str, number: int) -> dict[str, Any]:
     if not calls:
         role, content = read_turn(turn, field, number)
         return {"role": role, "content": content}
-    if said not in (None, *_CALL_ROLES) and said != "assistant":
+    if said not in _CALL_ROLES and ROLES.get(said or "") != "assistant":
         raise Unusable(field, "bad_messages", f"turn {number} calls a tool, and is no assistant's")
     text = text_of(turn.get("content"), field, f"turn {number} ") or ""
     found = _from_json(calls, field, f"turn {number}: its tool_calls")

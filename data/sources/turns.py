@@ -18,6 +18,7 @@ ROLES = {
     "user": "user", "human": "user", "prompter": "user",
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
     "model": "assistant",
+    "tool": "tool",
 }  # fmt: skip
 """What the world calls them, in lower case, and what we call them."""
 

@@ -217,6 +217,13 @@ def test_the_warning_names_the_key_to_set(
     assert remedy in said
 
 
+def test_a_number_of_turns_is_no_conversation(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    read(jsonl(tmp_path, {"prompt": "Hi?", "turns": 2}))
+    assert not caplog.messages
+
+
 # --- a prompt and a conversation ----------------------------------------------------------------
 
 QUESTION, ANSWER = {"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A."}

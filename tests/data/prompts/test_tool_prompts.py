@@ -79,6 +79,7 @@ def test_tools_and_their_calls_are_the_same_from_every_format(tmp_path: Path, fo
         [ASK, {**CALLS, "content": None, "tool_calls": [CALL["function"]]}, RESULT],
         [ASK, {**CALLS, "tool_calls": [{"function": {"name": "add", "arguments": '{"a": 1}'}}]},
          {**RESULT, "role": "function"}],
+        [ASK, {**CALLS, "role": "gpt"}, RESULT],
         [{"from": "human", "value": "1+1?"},
          {"from": "function_call", "value": '{"name": "add", "arguments": {"a": 1}}'},
          {"from": "observation", "value": "2", "name": "add"}],
