@@ -6,12 +6,14 @@ whoever receives it, and gets a second BOS there (vLLM #9519 and many copies of 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from prefloop.data.conversation import template_turn, tools_in
 from prefloop.data.protocol import EngineFailed, Message, RequestRejected
 from prefloop.data.reasoning import opened_by
 
@@ -70,17 +72,13 @@ def render_tokens(
             f"the tokenizer of {tokenizer.name_or_path} has no chat template",
             "use an instruction-tuned model, or put a chat_template.jinja into the model folder",
         )
-    contents = "".join(message["content"] for message in messages)
-    cut = _unused_character(contents)
+    turns, tools = [template_turn(message) for message in messages], tools_in(messages)
+    _require_tools(tokenizer, turns, tools)
+    cut = _unused_character(json.dumps([turns, tools], ensure_ascii=False))
     try:
         text = tokenizer.apply_chat_template(
-            [
-                {
-                    "role": message["role"],
-                    "content": _cut_control_strings(tokenizer, message["content"], cut),
-                }
-                for message in messages
-            ],
+            _cut_everywhere(tokenizer, turns, cut),
+            tools=_cut_everywhere(tokenizer, tools, cut),
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             **(template_kwargs or {}),
@@ -203,6 +201,36 @@ def beyond_embedding(token: int, embeddings: int) -> str:
         f"embeddings (ids 0 to {embeddings - 1}): resize them (resize_token_embeddings of "
         "transformers) and save the model again, or take the tokenizer that belongs to it"
     )
+
+
+def _require_tools(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, Any]], tools: Any
+) -> None:
+    """Raise ``RequestRejected`` where the template would leave tools or their calls out without a
+    word."""
+    template = str(tokenizer.chat_template)
+    wanted = ("tools", tools), ("tool_calls", any("tool_calls" in turn for turn in turns))
+    for name, given in wanted:
+        if given and name not in template:
+            raise RequestRejected(
+                "no_tools",
+                f"the chat template of {tokenizer.name_or_path} writes no {name}: take a model "
+                "that calls tools, or unset columns.tools",
+            )
+
+
+def _cut_everywhere(tokenizer: PreTrainedTokenizerBase, value: Any, cut: str) -> Any:
+    """``value`` with each text in it as :func:`_cut_control_strings` gives it; keys stay."""
+    if isinstance(value, str):
+        return _cut_control_strings(tokenizer, value, cut)
+    if isinstance(value, Mapping):
+        return {
+            key: item if key == "role" else _cut_everywhere(tokenizer, item, cut)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_cut_everywhere(tokenizer, item, cut) for item in value]
+    return value
 
 
 def _unused_character(text: str) -> str:

@@ -18,7 +18,11 @@ from typing import Any, Protocol, runtime_checkable
 from prefloop.data.errors import PrefloopError
 
 Message = Mapping[str, Any]
-"""One turn of a conversation: ``{"role": "system" | "user" | "assistant", "content": str}``."""
+"""One turn of a conversation: ``{"role": ..., "content": str}``, the role being ``system``,
+``user``, ``assistant`` or ``tool``.
+
+Tools and their calls stand beside the content, see ``prefloop.data.conversation``.
+"""
 
 
 @dataclass(frozen=True, slots=True)

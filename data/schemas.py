@@ -25,6 +25,11 @@ PROMPT = pa.schema(
         pa.field("metadata", pa.string(), nullable=False),  # JSON object, "{}" if none
         pa.field("source", pa.string(), nullable=False),  # file or dataset it was read from
         pa.field("row", pa.int64(), nullable=False),  # 1-based row (line) in the source
+        # JSON list of the tools that may be called, as chat templates take them; null: none
+        pa.field("tools", pa.string(), metadata=ADDED),
+        # JSON list of the turns as chat templates take them, where any is more than role and
+        # content (calls of tools); ``messages`` then has the calls as text
+        pa.field("turns", pa.string(), metadata=ADDED),
     ]
 )
 
@@ -109,6 +114,12 @@ DECISION = pa.schema(
     ]
 )
 
+# Of the prompt. The dataset has these columns only where a prompt of the run has tools or calls.
+_TOOLS = (
+    pa.field("tools", pa.string(), metadata=ADDED),  # as in PROMPT, and as TRL takes them
+    pa.field("prompt_turns", pa.string(), metadata=ADDED),  # ``turns`` as in PROMPT
+)
+
 TRIPLE = pa.schema(
     [
         pa.field("prompt", MESSAGES, nullable=False),
@@ -133,6 +144,7 @@ TRIPLE = pa.schema(
         pa.field("rejected_reasoning", pa.string(), metadata=ADDED),
         pa.field("chosen_reasoning_tokens", pa.int32(), metadata=ADDED),
         pa.field("rejected_reasoning_tokens", pa.int32(), metadata=ADDED),
+        *_TOOLS,
     ]
 )
 
@@ -151,6 +163,7 @@ UNPAIRED = pa.schema(
         pa.field("policy", pa.string(), nullable=False),  # who wrote it, "name@revision"
         pa.field("reasoning", pa.string(), metadata=ADDED),  # see TRIPLE
         pa.field("reasoning_tokens", pa.int32(), metadata=ADDED),
+        *_TOOLS,
     ]
 )
 
@@ -186,9 +199,11 @@ DROPPED = pa.schema(
         pa.field("prompt_id", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
         pa.field("row", pa.int64(), nullable=False),
-        # exact_duplicate | near_duplicate | overlap:<name of the evaluation set>
+        # exact_duplicate | near_duplicate | overlap:<name of the evaluation set> | not_drawn
         pa.field("reason", pa.string(), nullable=False),
-        pa.field("detail", pa.string(), nullable=False),  # the prompt_id or text it collides with
+        pa.field(
+            "detail", pa.string(), nullable=False
+        ),  # what it collides with, or whose share is full
         pa.field("messages", MESSAGES, nullable=False),
     ]
 )

@@ -33,7 +33,8 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
     """The config models that an annotation mentions, in order."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for part in get_args(annotation) for model in models_in(part)]
+    found = [model for part in get_args(annotation) for model in models_in(part)]
+    return list(dict.fromkeys(found))
 
 
 def type_name(annotation: Any) -> str:

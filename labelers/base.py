@@ -35,12 +35,16 @@ class LabelerError(PrefloopError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One candidate as a labeler sees it. ``origin`` is ``"sampled"`` or ``"reference"``."""
+    """One candidate as a labeler sees it. ``origin`` is ``"sampled"`` or ``"reference"``.
+
+    ``policy`` is the name of the policy that wrote it; null where that is not told.
+    """
 
     candidate_id: str
     text: str
     tokens: int
     origin: str
+    policy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,8 +123,32 @@ class ReferenceLabeler(Strict):
     """Weight of this labeler in the jury."""
 
 
+class OriginLabeler(Strict):
+    """The answers of one member of the pool are preferred to those of another: "delta" pairs, such
+    as of a larger and a smaller model, or of one model with a better and a worse system prompt.
+
+    No opinion on answers of one member, of members that ``order`` does not name, and on texts that
+    both members wrote.
+    """
+
+    type: Literal["origin"] = "origin"
+    name: FileName = "origin"
+    """Name in the ``labeler`` column of the votes."""
+    order: tuple[str, ...] = Field(min_length=2)
+    """Names of members of ``sample.pool``, the best first."""
+    weight: PositiveFloat = 1.0
+    """Weight of this labeler in the jury."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> OriginLabeler:
+        twice = next((name for name in self.order if self.order.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"order names {twice!r} twice: name each member once")
+        return self
+
+
 LabelerConfig = Annotated[
-    JudgeLabeler | RewardModelLabeler | VerifierLabeler | ReferenceLabeler,
+    JudgeLabeler | RewardModelLabeler | VerifierLabeler | ReferenceLabeler | OriginLabeler,
     Field(discriminator="type"),
 ]
 """One of the labelers, told apart by ``type``."""
@@ -345,8 +369,31 @@ class AllPairs(Strict):
     min_margin: Annotated[float, Field(ge=-1, le=1)] = 0.0
 
 
+class AcrossPolicies(Strict):
+    """Pairs of answers of different policies only, chosen among these by another strategy.
+
+    Scores are still means over all pairs that were labelled, and ``label.pairs_per_prompt`` draws
+    from all of them.
+    """
+
+    type: Literal["across_policies"] = "across_policies"
+    choose: Literal["best_vs_worst", "best_vs_random", "ranked_neighbours", "all"] = "best_vs_worst"
+    """The strategy that chooses among the pairs across policies."""
+    min_margin: Annotated[float, Field(ge=-1, le=1)] = 0.0
+    """For ``all``: least difference in score."""
+
+    @property
+    def chooser(self) -> BestVsWorst | BestVsRandom | RankedNeighbours | AllPairs:
+        """That strategy."""
+        if self.choose == "all":
+            return AllPairs(min_margin=self.min_margin)
+        others = (BestVsWorst(), BestVsRandom(), RankedNeighbours())
+        return next(one for one in others if one.type == self.choose)
+
+
 PairStrategy = Annotated[
-    BestVsWorst | BestVsRandom | RankedNeighbours | AllPairs, Field(discriminator="type")
+    BestVsWorst | BestVsRandom | RankedNeighbours | AllPairs | AcrossPolicies,
+    Field(discriminator="type"),
 ]
 """Which of a prompt's pairs that passed the filters go into the dataset."""
 

@@ -24,9 +24,9 @@ from pydantic import (
     model_validator,
 )
 
-from prefloop.data.config import PromptsConfig
+from prefloop.data.config import ONE_SOURCE, SEVERAL_SOURCES, PromptsConfig
 from prefloop.data.errors import PrefloopError
-from prefloop.data.names import FileName
+from prefloop.data.names import FileName, name_problem
 from prefloop.data.protocol import Thinking
 from prefloop.data.strict import LATER, FreeMapping, Strict
 from prefloop.data.utf8 import one_line
@@ -37,6 +37,7 @@ from prefloop.labelers.config import (
     LabelConfig,
     LabelerConfig,
     LengthBalance,
+    OriginLabeler,
     ReferenceLabeler,
 )
 from prefloop.labelers.jury.rules import FITTED_RULES
@@ -51,6 +52,10 @@ from prefloop.training.config import EvaluateConfig, TrainConfig
 _SHOWN_PROBLEMS = 10
 POLICY = "policy"
 """As a model's name: the policy of the current round."""
+REFERENCE = "reference"
+"""In the column ``policy``: who wrote the reference answers."""
+_OWN = ("temperature", "top_p", "top_k", "max_tokens", "stop", "system_prompt")
+"""Settings of the sampling that a member of the pool may have its own value for."""
 
 
 class ConfigError(PrefloopError):
@@ -67,14 +72,41 @@ class PoolMember(Strict):
     engine: str = "default"
     """Name of one of the run's ``engines``."""
     weight: float = Field(default=1.0, gt=0)
-    """Relative share of the samples drawn from this member."""
+    """Relative share of the samples drawn from this member, among the members without an ``n``."""
+    n: int | None = Field(default=None, ge=1, le=10_000)
+    """Samples for each prompt that this member draws; null: drawn by ``weight``."""
+    temperature: float | None = Field(default=None, ge=0)
+    """Null, here and below: as in ``sample``."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=0, lt=2**31)
+    max_tokens: int | None = Field(default=None, ge=1, lt=2**31)
+    stop: tuple[str, ...] | None = None
+    system_prompt: str | None = None
+    """What this member is shown in place of ``sample.system_prompt``; an empty one is none. Judges
+    and the dataset have the prompt with ``sample.system_prompt``, whoever answered."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        problem = name_problem(value.replace("/", "-"))  # names of models are names too
+        if problem:
+            raise ValueError(f"{value!r} {problem}")
+        if value == REFERENCE:
+            raise ValueError(f"{value!r} is the name of reference answers: take another")
+        return value
+
+    def own(self) -> dict[str, Any]:
+        """The settings of ``sample`` that this member has its own value for."""
+        values = {key: getattr(self, key) for key in _OWN}
+        return {key: value for key, value in values.items() if value is not None}
 
 
 class SampleConfig(Strict):
     """How candidates are drawn."""
 
     n: int = Field(default=4, ge=1, le=10_000)
-    """Samples for each prompt."""
+    """Samples for each prompt. Where each member of the pool has an ``n``, it is their sum, and
+    this is not looked at."""
     temperature: NonNegativeFloat | None = 1.0
     """Null sends none, for servers that refuse it; a local model then draws as its
     generation_config.json says. The same holds for ``top_p`` and ``top_k``."""
@@ -109,6 +141,39 @@ class SampleConfig(Strict):
     def thinking(self) -> Thinking:
         """How much each answer of the policy may be thought about."""
         return Thinking(self.thought_tokens, self.chat_template_kwargs, self.reasoning_effort)
+
+    def of_member(self, member: PoolMember) -> SampleConfig:
+        """How ``member`` is asked."""
+        return self.model_copy(update=member.own())
+
+    @property
+    def total(self) -> int:
+        """Samples for each prompt, of all members."""
+        fixed = [member.n for member in self.members()]
+        return self.n if None in fixed else sum(filter(None, fixed))
+
+    def expected_of(self, member: PoolMember) -> float:
+        """Samples for each prompt that ``member`` draws, on average."""
+        if member.n is not None:
+            return member.n
+        drawing = [one for one in self.members() if one.n is None]
+        fixed = sum(one.n or 0 for one in self.members())
+        return (self.n - fixed) * member.weight / sum(one.weight for one in drawing)
+
+    @model_validator(mode="after")
+    def _pool_adds_up(self) -> SampleConfig:
+        names = [member.name for member in self.pool]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two members of pool are named {twice!r}: give each its own name")
+        fixed = sum(member.n or 0 for member in self.pool)
+        drawing = [member.name for member in self.pool if member.n is None]
+        if self.pool and drawing and fixed >= self.n:
+            raise ValueError(
+                f"the members of pool with an n draw {fixed} samples, and n is {self.n}: none is "
+                f"left for {drawing[0]!r}: raise n, or give it an n too"
+            )
+        return self
 
 
 class WriteConfig(Strict):
@@ -192,6 +257,7 @@ class RunConfig(Strict):
                 )
         if self.train and self.train.on_policy:
             self._fit_on_policy(self.train)
+        self._check_origins()
         names = [labeler.name for labeler in self.label.labelers]
         twice = {labeler.name for labeler in self.evaluate.judges} & set(names)
         if twice:
@@ -208,6 +274,24 @@ class RunConfig(Strict):
                     f"{', '.join(names)}"
                 )
         return self
+
+    def _check_origins(self) -> None:
+        """Raise ``ValueError`` where a labeler ``origin`` names whom the pool does not have, or is
+        left alone to compare policies."""
+        members = [member.name for member in self.sample.members()]
+        for labeler in self.all_labelers:
+            for name in labeler.order if isinstance(labeler, OriginLabeler) else ():
+                if name not in members:
+                    raise ValueError(
+                        f"label.labelers.{labeler.name}.order names {name!r}, and sample.pool has "
+                        f"only {', '.join(members)}"
+                    )
+        evaluates = self.train is not None and self.evaluate.enabled
+        if evaluates and all(isinstance(one, OriginLabeler) for one in self.evaluators):
+            raise ValueError(
+                "a labeler of type origin has no opinion on answers to held-out prompts: give "
+                "evaluate.judges, or set evaluate.enabled: false"
+            )
 
     def _fit_on_policy(self, train: TrainConfig) -> None:
         """Raise ``ValueError`` where something needs the whole round before training begins."""
@@ -402,7 +486,8 @@ def _list_item(items: list[Any], name: str, key: str) -> Any:
 
 
 def _explain(problem: Mapping[str, Any]) -> str:
-    location = one_line(".".join(str(part) for part in problem["loc"]))
+    unseen = (ONE_SOURCE, SEVERAL_SOURCES)
+    location = one_line(".".join(str(part) for part in problem["loc"] if part not in unseen))
     if problem["type"] == "extra_forbidden":
         key = str(problem["loc"][-1])
         near = difflib.get_close_matches(key, _keys_beside(problem["loc"]), n=1, cutoff=0.5)

@@ -17,7 +17,7 @@ from prefloop.data.checks.shapes import raw_texts
 
 Hashes = npt.NDArray[np.uint64]
 
-_ROLES = pa.array(["system", "user", "assistant"])
+_ROLES = pa.array(["system", "user", "assistant", "tool"])
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _OTHER_ODD = np.uint64(0xC2B2AE3D27D4EB4F)
 

@@ -32,7 +32,7 @@ def check_prompt(turns: list[Turn], field: str) -> list[Turn]:
         if is_blank(turn["content"]):
             raise Unusable(field, "empty", f"turn {number} of the prompt holds no text: fill it in")
         _check_unicode(turn["content"], field)
-    if not turns or turns[-1]["role"] != "user":
+    if not turns or turns[-1]["role"] not in ("user", "tool"):
         raise Unusable(field, "bad_messages", "the prompt must end with the user's turn")
     return turns
 

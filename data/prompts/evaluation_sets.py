@@ -87,7 +87,11 @@ def read_evaluation_set(source: PromptSource) -> list[KnownPrompt]:
         if row.source not in found:
             found[row.source] = _known_columns(row) if _names_none(named) else named
         columns = found[row.source]
-        whole = _with_input(row) if _names_none(named) and columns.prompt == _INSTRUCTION else row
+        whole = (
+            _with_input(row)
+            if _names_none(named) and columns.prompt_column == _INSTRUCTION
+            else row
+        )
         prompts.append(KnownPrompt(_turns(whole, columns)))
     return prompts
 
@@ -110,7 +114,7 @@ def _distinctive(turns: Sequence[str]) -> Iterator[str]:
 
 
 def _turns(row: RawRow, columns: Columns) -> list[str]:
-    texts = row.fields.get(columns.prompt)
+    texts = row.fields.get(columns.prompt_column)
     if _are_texts(texts):
         return texts
     prompt = parse_row(row, columns)
@@ -137,14 +141,13 @@ def _are_texts(value: Any) -> TypeGuard[list[str]]:
 
 
 def _names_none(columns: Columns) -> bool:
-    usual = Columns()
-    return (columns.prompt, columns.messages) == (usual.prompt, usual.messages)
+    return columns.prompt is None and columns.messages is None
 
 
 def _known_columns(row: RawRow) -> Columns:
     there = [name for name in _COLUMNS if name in row.fields]
     if "prompt" not in there and {_INSTRUCTION, "input"} <= set(there) - {"turns", "messages"}:
-        return Columns(metadata=()).model_copy(update={"prompt": _INSTRUCTION})
+        return Columns(metadata=(), prompt=_INSTRUCTION, prefer="messages")
     if not there:
         raise InputError(
             f"{row.source}, row {row.row}: has none of the columns {', '.join(_COLUMNS)}, only "
@@ -152,8 +155,9 @@ def _known_columns(row: RawRow) -> Columns:
             "it in the `columns` of the config"
         )
     name = next((name for name in there if _may_hold_prompts(name, row.fields[name])), there[0])
-    usual = Columns(metadata=())
-    return usual if name == usual.messages else usual.model_copy(update={"prompt": name})
+    if name == "messages":
+        return Columns(metadata=())
+    return Columns(metadata=(), prompt=name, prefer="messages")
 
 
 def _may_hold_prompts(name: str, value: Any) -> bool:

@@ -5,6 +5,7 @@ Invariant: every row read is in exactly one of the four tables, in the order of 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ import pyarrow as pa
 from prefloop.data.arrays import Bools
 from prefloop.data.config import PromptsConfig
 from prefloop.data.dedup import near_duplicates, normalise
+from prefloop.data.errors import InputError
 from prefloop.data.hashing import content_id, derive_seed
 from prefloop.data.prompts.evaluation_sets import (
     KnownPrompt,
@@ -25,7 +27,12 @@ from prefloop.data.prompts.evaluation_sets import (
 from prefloop.data.prompts.source_table import SourceRows, read_source
 from prefloop.data.schemas import DROPPED
 
+logger = logging.getLogger(__name__)
+
+NOT_DRAWN = "not_drawn"
+"""Reason of prompts that a source has beyond its size or weight."""
 _DETAIL_CHARS = 500
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -46,8 +53,9 @@ def load_prompts(config: PromptsConfig, *, seed: int) -> PromptTables:
     A prompt is dropped for the first of these reasons: ``exact_duplicate`` (of an earlier row;
     white space at the ends of turns does not count), ``overlap:heldout`` and ``overlap:NAME``
     (train prompts only; the user's turns are compared, see :class:`KnownPrompts`),
-    ``near_duplicate`` (of an earlier row with the same turns before its last one). Exact duplicates
-    are dropped always: they have one id.
+    ``near_duplicate`` (of an earlier row with the same turns before its last one), ``not_drawn``
+    (beyond the size or the weight of its source). Exact duplicates are dropped always: they have
+    one id.
 
     Raises ``InputError`` for sources that cannot be read, for configured columns that no row has,
     and with ``on_bad_row: fail`` for the first bad row. A bad row of an evaluation set always
@@ -60,9 +68,12 @@ def load_prompts(config: PromptsConfig, *, seed: int) -> PromptTables:
         (each.name, known_prompts(read_evaluation_set(each.source)))
         for each in config.exclude_overlap
     ]
-    sources = [read_source(config, config.train, "prompts.train")]
+    sources = []
     if config.heldout is not None:
-        sources.insert(0, read_source(config, config.heldout, "prompts.heldout"))
+        sources.append(read_source(config, config.heldout, "prompts.heldout", {}))
+    first: dict[str, str] = {}
+    for key, source in config.train_sources.items():
+        sources.append(read_source(config, source, key, first))
     sieve = _Sieve(sources)
     if config.heldout is not None:
         heldout = np.arange(len(sieve.table)) < len(sources[0].prompts)
@@ -80,6 +91,8 @@ def load_prompts(config: PromptsConfig, *, seed: int) -> PromptTables:
         sieve.drop(f"overlap:{name}", ~heldout, _repeats_of(known))
     if config.near_duplicates.enabled:
         sieve.drop("near_duplicate", ~heldout, near)
+    for among, detail, count in _shares(config, sieve, ~heldout):
+        sieve.drop(NOT_DRAWN, among, _all_but(count, detail, seed))
     return PromptTables(
         train=sieve.kept(~heldout),
         heldout=sieve.kept(heldout),
@@ -89,12 +102,63 @@ def load_prompts(config: PromptsConfig, *, seed: int) -> PromptTables:
     )
 
 
+def _shares(config: PromptsConfig, sieve: _Sieve, among: Bools) -> Iterator[tuple[Bools, str, int]]:
+    """The prompts of each source that is drawn from, what it says of them, and how many it keeps.
+
+    Raises ``InputError`` where a source has a weight and no prompt.
+    """
+    places = list(sieve.sources)[-len(config.train_sources) :]
+    found = {
+        key: (source, among & (sieve.sources_of_rows == place))
+        for place, (key, source) in zip(places, config.train_sources.items(), strict=True)
+    }
+    left = {key: int((rows & sieve.alive).sum()) for key, (_, rows) in found.items()}
+    units = []
+    for key, (source, _) in found.items():
+        if source.weight is not None:
+            units.append(left[key] / source.weight)
+            if not left[key]:
+                raise InputError(
+                    f"{key}: no prompt of {source.path} is left, so no share of it can be drawn: "
+                    "see why they were dropped without its weight, or leave the source out"
+                )
+    for key, (source, rows) in found.items():
+        if source.weight is not None:
+            count = max(int(min(units) * source.weight + _ROUNDING), 1)
+            yield rows, f"{key}.weight takes {count:,} of {left[key]:,} prompts", count
+        elif source.size is not None:
+            if source.size > left[key]:
+                logger.warning(
+                    "%s.size is %s, and only %s prompts are left of it",
+                    key,
+                    f"{source.size:,}",
+                    f"{left[key]:,}",
+                )
+            yield rows, f"{key}.size takes {source.size:,} of {left[key]:,} prompts", source.size
+
+
+def _all_but(count: int, detail: str, seed: int) -> Callable[[pa.Table], Iterable[str | None]]:
+    """Finds all prompts but ``count``, drawn by seed: a prompt's lot hangs on nothing else."""
+
+    def find(table: pa.Table) -> Iterable[str | None]:
+        ids = table["prompt_id"].to_pylist()
+        order = sorted(range(len(ids)), key=lambda row: derive_seed(seed, NOT_DRAWN, ids[row]))
+        drawn = set(order[:count])
+        return [None if row in drawn else detail for row in range(len(ids))]
+
+    return find
+
+
 class _Sieve:
     """All prompts in order; rows are dropped for one reason after the other."""
 
     def __init__(self, sources: Sequence[SourceRows]) -> None:
         self.table: pa.Table = pa.concat_tables([source.prompts for source in sources])
         self.alive: Bools = np.ones(len(self.table), dtype=bool)
+        self.sources = range(len(sources))
+        self.sources_of_rows = np.repeat(
+            np.arange(len(sources)), [len(source.prompts) for source in sources]
+        )
         self._why: dict[int, tuple[str, str]] = {}
         start = 0
         for source in sources:
@@ -152,14 +216,15 @@ def _near_hits(table: pa.Table, config: PromptsConfig, seed: int) -> Iterator[st
         (messages[-1]["content"] for messages in conversations),
         config.near_duplicates,
         seed=seed,
-        groups=map(_context, conversations),
+        groups=map(_context, conversations, table["tools"].to_pylist()),
     )
     return (None if hit is None else ids[hit].as_py() for hit in hits)
 
 
-def _context(messages: list[dict[str, str]]) -> str | None:
-    """Stands for the turns before the last: other turns there make it another prompt."""
-    parts = [normalise(message[key]) for message in messages[:-1] for key in ("role", "content")]
+def _context(messages: list[dict[str, str]], tools: str | None) -> str | None:
+    """Stands for the turns before the last and the tools: others there make it another prompt."""
+    parts = [] if tools is None else [tools]
+    parts += [normalise(message[key]) for message in messages[:-1] for key in ("role", "content")]
     return content_id(*parts) if parts else None
 
 

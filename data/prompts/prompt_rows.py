@@ -4,31 +4,52 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefloop.data.config import Columns
-from prefloop.data.hashing import prompt_id
+from prefloop.data.errors import InputError
+from prefloop.data.hashing import content_id, prompt_id
+from prefloop.data.prompts.row_template import is_template, row_template
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.rows import RawRow, bad
-from prefloop.data.sources.turns import Unusable, conversation_in, numbered_turns
+from prefloop.data.sources.tool_turns import full_turns, tools_of
+from prefloop.data.sources.turns import (
+    Unusable,
+    conversation_in,
+    is_image,
+    refuse_image,
+    text_of,
+)
 from prefloop.data.utf8 import is_blank, is_text, listed
 
+LAST_TURN = "last_turn"
+"""Of a prompt whose conversation ended in an assistant's turn, which was left out."""
 _TO_FOLLOW = {"role": "assistant", "content": ""}
 """How a transcript ends that is a prompt."""
 
 Prompt = dict[str, Any]
 """A row of ``schemas.PROMPT``."""
+_Turns = list[dict[str, Any]]
 
 
-def parse_row(raw: RawRow, columns: Columns, *, max_chars: int | None = None) -> Prompt | BadRow:
+def parse_row(
+    raw: RawRow,
+    columns: Columns,
+    *,
+    max_chars: int | None = None,
+    notes: Counter[str] | None = None,
+) -> Prompt | BadRow:
     """The prompt in ``raw``: a row of ``schemas.PROMPT``.
 
-    The conversation is kept as it is, but for an assistant's turn at its end: that is the
-    reference answer where the reference column gives none.
+    The conversation is kept as it is, but for an assistant's turn at its end, which is no part of
+    the prompt. ``notes`` counts what was left out (``LAST_TURN``). Raises ``InputError`` for a
+    template that is none, and where the prompt column and the conversation hold different prompts
+    and the config does not say which is meant.
     """
     try:
-        return _parse(raw, columns, max_chars)
+        return _parse(raw, columns, max_chars, Counter() if notes is None else notes)
     except Unusable as problem:
         return bad(raw, problem.field, problem.reason, problem.detail)
     except RecursionError:
@@ -43,56 +64,136 @@ def row_id(raw: RawRow, column: str) -> str | BadRow:
         return bad(raw, problem.field, problem.reason, problem.detail)
 
 
-def _parse(raw: RawRow, columns: Columns, max_chars: int | None) -> Prompt:
+def _parse(raw: RawRow, columns: Columns, max_chars: int | None, notes: Counter[str]) -> Prompt:
     fields = raw.fields
-    field, messages = _conversation(fields, columns)
+    field, turns = _conversation(raw, columns)
     reference = None
-    if messages[-1]["role"] == "assistant":
-        reference = messages.pop()["content"]
-    if not messages or messages[-1]["role"] != "user":
+    if turns[-1]["role"] == "assistant":
+        last = turns.pop()
+        if columns.last_turn == "reference":
+            reference = last["content"]
+        else:
+            notes[LAST_TURN] += 1
+    if not turns or turns[-1]["role"] not in ("user", "tool"):
         raise Unusable(field, "bad_messages", "the last turn to answer must be the user's")
+    if not any(turn["role"] == "user" for turn in turns):
+        raise Unusable(field, "bad_messages", "no turn is the user's")
+    turns = _with_system(turns, fields, columns.system)
     if columns.reference and fields.get(columns.reference) is not None:
         reference = _reference(fields, columns.reference) or reference
-    chars = sum(len(message["content"]) for message in messages)
+    chars = sum(len(turn["content"]) for turn in turns)
     if max_chars is not None and chars > max_chars:
         raise Unusable(
             field, "too_long", f"{chars} characters, and prompts.max_chars is {max_chars}"
         )
+    messages = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+    tools = tools_of(fields.get(columns.tools), columns.tools) if columns.tools else None
+    full = _dump([turn.get("full", turn) for turn in turns]) if _any_full(turns) else None
+    for name, text in ((columns.tools or "", tools), (field, full)):
+        if text is not None and not is_text(text):
+            raise Unusable(name, "not_utf8", "holds escapes that are no Unicode text: mend it")
     return {
-        "prompt_id": prompt_id(messages),
+        "prompt_id": _id_of(messages, tools, full),
         "messages": messages,
         "reference": reference,
         "metadata": _metadata(fields, columns),
         "source": raw.source,
         "row": raw.row,
+        "tools": tools,
+        "turns": full,
     }
 
 
-def _conversation(fields: Mapping[str, Any], columns: Columns) -> tuple[str, list[dict[str, str]]]:
+def _any_full(turns: _Turns) -> bool:
+    return any("full" in turn for turn in turns)
+
+
+def _id_of(messages: _Turns, tools: str | None, full: str | None) -> str:
+    found = prompt_id(messages)
+    return found if tools is None and full is None else content_id(found, tools or "", full or "")
+
+
+def _with_system(turns: _Turns, fields: Mapping[str, Any], column: str | None) -> _Turns:
+    value = fields.get(column) if column else None
+    if column is None or value is None or (isinstance(value, str) and is_blank(value)):
+        return turns
+    if not isinstance(value, str):
+        raise Unusable(
+            column,
+            "wrong_type",
+            f"is of type {type(value).__name__} where a string is needed: quote it, or set "
+            "columns.system to another column",
+        )
+    if turns[0]["role"] == "system":
+        return turns
+    return [{"role": "system", "content": _text(value, column)}, *turns]
+
+
+def _conversation(raw: RawRow, columns: Columns) -> tuple[str, _Turns]:
     """The column that holds the conversation, and the conversation with all its turns."""
-    value = fields.get(columns.messages)
-    if isinstance(value, str) and is_blank(value) and columns.prompt in fields:
+    fields, named = raw.fields, columns.messages_column
+    value = fields.get(named)
+    if isinstance(value, str) and is_blank(value) and _has_prompt_column(fields, columns):
         value = None  # an empty cell is how CSV says that there is none
-    if value is not None:
-        return columns.messages, _messages(value, columns.messages)
-    field = columns.prompt
+    if value is None:
+        return _prompt(fields, columns)
+    if columns.prompt is None or columns.prefer == "messages" or not _has_prompt(fields, columns):
+        return named, _messages(value, named)
+    if columns.prefer == "prompt":
+        return _prompt(fields, columns)
+    (_, one), other = _prompt(fields, columns), _messages(value, named)
+    if _asked(one) != _asked(other):
+        raise InputError(
+            f"{raw.source}, row {raw.row}: columns.prompt ({columns.prompt}) and the column "
+            f"{named!r} hold different prompts: set columns.prefer to prompt or messages"
+        )
+    return named, other
+
+
+def _asked(turns: _Turns) -> list[tuple[str, str]]:
+    """What two conversations have in common that are the same prompt."""
+    said = turns[:-1] if turns[-1]["role"] == "assistant" else turns
+    return [(turn["role"], turn["content"].strip()) for turn in said]
+
+
+def _has_prompt_column(fields: Mapping[str, Any], columns: Columns) -> bool:
+    return is_template(columns.prompt_column) or columns.prompt_column in fields
+
+
+def _has_prompt(fields: Mapping[str, Any], columns: Columns) -> bool:
+    """Whether the columns of the prompt hold anything."""
+    values = [fields.get(name) for name in prompt_columns(columns)]
+    return any(not is_blank(one) if isinstance(one, str) else bool(one) for one in values)
+
+
+def _prompt(fields: Mapping[str, Any], columns: Columns) -> tuple[str, _Turns]:
+    """As :func:`_conversation`, by the prompt column or the template."""
+    field, messages = columns.prompt_column, columns.messages_column
+    if is_template(field):
+        template = row_template(field)
+        field = ", ".join(template.columns)
+        text = _text(template.render(fields, field), field)
+        return field, [{"role": "user", "content": text}]
     if field not in fields:
-        if columns.messages in fields:
-            raise Unusable(columns.messages, "null", "write a list of {role, content}")
+        if messages in fields:
+            raise Unusable(messages, "null", "write a list of {role, content}")
         raise Unusable(
             field,
             "missing_column",
-            f"the row has neither {field!r} nor {columns.messages!r}, only "
+            f"the row has neither {field!r} nor {messages!r}, only "
             f"{listed(fields) or 'nothing'}: set columns.prompt or columns.messages",
         )
     value = fields[field]
     if value is None:
         raise Unusable(field, "null", "write the prompt as a string, or delete the row")
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        return field, _messages(value, field)
+        if "type" not in value[0]:
+            return field, _messages(value, field)
+        value = text_of(value, field, "")  # one turn, in parts
     if isinstance(value, str) and conversation_in(value, field) is not None:
         return field, _messages(value, field)
     if not isinstance(value, str):
+        refuse_image(value, field, "")
         raise Unusable(
             field,
             "wrong_type",
@@ -106,7 +207,7 @@ def _conversation(fields: Mapping[str, Any], columns: Columns) -> tuple[str, lis
     return field, [{"role": "user", "content": _text(value, field)}]
 
 
-def _messages(value: Any, field: str) -> list[dict[str, str]]:
+def _messages(value: Any, field: str) -> _Turns:
     """The turns of a list, or of a text that is a transcript or a list written out."""
     found = conversation_in(value, field)
     if isinstance(value, str) and isinstance(found, dict):
@@ -118,15 +219,15 @@ def _messages(value: Any, field: str) -> list[dict[str, str]]:
             f"is of type {type(value).__name__} where a list of {{role, content}} is needed: "
             "set columns.messages to another column",
         )
-    turns = list(numbered_turns(found, field))
+    turns = list(full_turns(found, field))
     if isinstance(value, str) and turns and turns[-1][1] == _TO_FOLLOW:
         turns.pop()
     if not turns:
         raise Unusable(field, "empty", "the conversation has no turn with text: delete the row")
-    return [
-        {"role": turn["role"], "content": _text(turn["content"], field, f"turn {number} ")}
-        for number, turn in turns
-    ]
+    for number, turn in turns:
+        if turn["role"] != "tool":  # a tool may give nothing back
+            _text(turn["content"], field, f"turn {number} ")
+    return [turn for _, turn in turns]
 
 
 def _text(value: str, field: str, which: str = "") -> str:
@@ -169,12 +270,16 @@ def _id(fields: Mapping[str, Any], column: str) -> str:
 
 def _metadata(fields: Mapping[str, Any], columns: Columns) -> str:
     """JSON object of the columns carried along; the explicit id is its ``id``."""
-    used = {columns.prompt, columns.messages, columns.reference, columns.id}
+    used = {
+        *prompt_columns(columns), columns.messages_column, columns.reference, columns.id,
+        columns.system, columns.tools,
+    }  # fmt: skip
     wanted = columns.metadata if columns.metadata is not None else fields
     kept = {
         name: fields[name]
         for name in wanted
-        if name in fields and (columns.metadata is not None or name not in used)
+        if name in fields
+        and (columns.metadata is not None or (name not in used and not is_image(fields[name])))
     }
     if columns.id is not None:
         kept["id"] = fields.get(columns.id)
@@ -193,6 +298,12 @@ def _metadata(fields: Mapping[str, Any], columns: Columns) -> str:
             "columns.metadata",
         )
     return text
+
+
+def prompt_columns(columns: Columns) -> tuple[str, ...]:
+    """The columns that prompts are made of: one, or those that the template names."""
+    named = columns.prompt_column
+    return row_template(named).columns if is_template(named) else (named,)
 
 
 def _dump(value: Any) -> str:

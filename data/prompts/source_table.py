@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from prefloop.data.config import Columns, PromptsConfig, PromptSource
 from prefloop.data.errors import InputError
-from prefloop.data.hashing import prompt_id
-from prefloop.data.prompts.prompt_rows import Prompt, parse_row, row_id
+from prefloop.data.hashing import content_id, prompt_id
+from prefloop.data.prompts.ignored_columns import IgnoredColumns
+from prefloop.data.prompts.prompt_rows import LAST_TURN, Prompt, parse_row, prompt_columns, row_id
+from prefloop.data.prompts.row_template import is_template
 from prefloop.data.quarantine import BadRow, quarantine_table
 from prefloop.data.schemas import PROMPT
 from prefloop.data.sources.files import read_rows
 from prefloop.data.sources.rows import RawRow, bad
 from prefloop.data.utf8 import listed
 
+logger = logging.getLogger(__name__)
+
 _CHUNK = 10_000
 """Rows gathered as Python objects before they become Arrow, which is much smaller."""
+_OTHERS = ("id", "reference", "system", "tools")
 _ROWS_TO_JUDGE_COLUMNS = 10_000
 """So many rows without the prompt's column, and the mapping is taken to be wrong."""
 
@@ -35,19 +42,24 @@ class SourceRows:
     read: int
 
 
-def read_source(config: PromptsConfig, source: PromptSource, key: str) -> SourceRows:
+def read_source(
+    config: PromptsConfig, source: PromptSource, key: str, first: dict[str, str]
+) -> SourceRows:
     """Read ``source``, which stands in the config at ``key``.
+
+    ``first`` maps the contents of earlier prompts, also of other sources, to their ids; those read
+    here are added.
 
     Raises ``InputError`` for a source that cannot be read, for configured columns that no row
     has, and with ``on_bad_row: fail`` for the first bad row.
     """
-    found = _FoundColumns(source.columns, key)
+    found, ignored = _FoundColumns(source.columns, key), IgnoredColumns(source.columns, key)
+    notes: Counter[str] = Counter()
     ids = _Ids(source.columns.id)
     tables = [PROMPT.empty_table()]
     pending: list[Prompt] = []
     bad_rows: list[BadRow] = []
     repeats: dict[int, str] = {}
-    first: dict[str, str] = {}
     read = prompts = 0
     for row in read_rows(source):
         read += 1
@@ -56,7 +68,8 @@ def read_source(config: PromptsConfig, source: PromptSource, key: str) -> Source
             prompt = row
         else:
             found.look(row)
-            prompt = parse_row(row, source.columns, max_chars=config.max_chars)
+            ignored.look(row.fields)
+            prompt = parse_row(row, source.columns, max_chars=config.max_chars, notes=notes)
             if not isinstance(prompt, BadRow):
                 content = _content(prompt)
                 prompt = ids.check(row, content) or prompt
@@ -75,6 +88,15 @@ def read_source(config: PromptsConfig, source: PromptSource, key: str) -> Source
             tables.append(pa.Table.from_pylist(pending, PROMPT))
             pending.clear()
     found.end()
+    ignored.warn()
+    if notes[LAST_TURN]:
+        logger.warning(
+            "%s: %s conversations end in an assistant's turn, which is left out: set "
+            "%s.columns.last_turn to reference where judges are to take it as known to be good",
+            key,
+            f"{notes[LAST_TURN]:,}",
+            key,
+        )
     tables.append(pa.Table.from_pylist(pending, PROMPT))
     return SourceRows(
         pa.concat_tables(tables), quarantine_table("prompts", bad_rows), repeats, read
@@ -85,7 +107,11 @@ def _content(prompt: Prompt) -> str:
     """What exact repeats have in common: the id they have without space at the ends of turns."""
     turns = prompt["messages"]
     stripped = [{**turn, "content": turn["content"].strip()} for turn in turns]
-    return str(prompt["prompt_id"]) if stripped == turns else prompt_id(stripped)
+    if stripped == turns:
+        return str(prompt["prompt_id"])
+    content = prompt_id(stripped)
+    more = (prompt["tools"], prompt["turns"])
+    return content if more == (None, None) else content_id(content, *(one or "" for one in more))
 
 
 class _Ids:
@@ -114,10 +140,13 @@ class _FoundColumns:
     def __init__(self, columns: Columns, key: str) -> None:
         self._columns = columns
         self._key = key
-        self._prompt_missing = True
-        others = {"id": columns.id, "reference": columns.reference}
-        others |= {f"metadata.{n}": name for n, name in enumerate(columns.metadata or ())}
-        self._others_missing = {k: name for k, name in others.items() if name is not None}
+        templated = is_template(columns.prompt_column)
+        self._prompt_missing = not templated
+        others = [(key, getattr(columns, key)) for key in _OTHERS]
+        others += [(f"metadata.{n}", name) for n, name in enumerate(columns.metadata or ())]
+        if templated:
+            others += [("prompt", name) for name in prompt_columns(columns)]
+        self._others_missing = [(key, name) for key, name in others if name is not None]
         self._names: dict[str, None] = {}
         self._rows = 0
 
@@ -127,11 +156,12 @@ class _FoundColumns:
             return
         self._rows += 1
         self._names |= dict.fromkeys(row.fields)
-        if self._columns.prompt in row.fields or self._columns.messages in row.fields:
+        of_prompt = (self._columns.prompt_column, self._columns.messages_column)
+        if any(name in row.fields for name in of_prompt):
             self._prompt_missing = False
-        self._others_missing = {
-            key: name for key, name in self._others_missing.items() if name not in row.fields
-        }
+        self._others_missing = [
+            (key, name) for key, name in self._others_missing if name not in row.fields
+        ]
         if self._prompt_missing and self._rows == _ROWS_TO_JUDGE_COLUMNS:
             self.end()
 
@@ -143,11 +173,11 @@ class _FoundColumns:
         columns = f"{self._key}.columns"
         if self._prompt_missing:
             raise InputError(
-                f"{self._key}: no row has the column {self._columns.prompt!r} or "
-                f"{self._columns.messages!r}; {found}: set {columns}.prompt or "
+                f"{self._key}: no row has the column {self._columns.prompt_column!r} or "
+                f"{self._columns.messages_column!r}; {found}: set {columns}.prompt or "
                 f"{columns}.messages to one of them"
             )
-        for key, name in self._others_missing.items():
+        for key, name in self._others_missing:
             raise InputError(
                 f"{self._key}: no row has the column {name!r} of {columns}.{key}; {found}: "
                 "name one of them, or leave the key out"

@@ -102,7 +102,7 @@ def _file_rows(path: Path, name: str, source: PromptSource) -> Iterator[SourceRo
     if form == "parquet":
         return _parquet_rows(path, name)
     if form == "text":
-        return _text_rows(path, name, source.columns.prompt)
+        return _text_rows(path, name, source.columns.text_column)
     raise InputError(
         f"{path}: the ending tells no format: set `format` to jsonl, json, csv, parquet or text"
     )

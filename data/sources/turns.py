@@ -18,12 +18,14 @@ ROLES = {
     "user": "user", "human": "user", "prompter": "user",
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
     "model": "assistant",
+    "tool": "tool",
 }  # fmt: skip
 """What the world calls them, in lower case, and what we call them."""
 
 Turn = dict[str, str]
 """``{"role": ..., "content": ...}``."""
 
+_IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM")
 _SPACE = " \t\r\n\f\v"
 CONVERSATION_START = rf"^[{_SPACE}]*(?:Human:|\[|\{{|array\()"
 """How a text begins that may be a conversation, for Python's ``re`` and for RE2: white space is
@@ -96,7 +98,7 @@ def read_turn(turn: Any, field: str, number: int) -> tuple[str, str]:
             "bad_messages",
             f"turn {number} has the role {shown(repr(said)[:80])}: use system, user or assistant",
         )
-    content = _either(turn, ("content", "value"), field, number)
+    content = text_of(_either(turn, ("content", "value"), field, number), field, f"turn {number} ")
     if content is None and role == "system":
         return role, ""
     if not isinstance(content, str):
@@ -106,6 +108,46 @@ def read_turn(turn: Any, field: str, number: int) -> tuple[str, str]:
             f"turn {number} has content of type {type(content).__name__}: write one string",
         )
     return role, content
+
+
+def text_of(content: Any, field: str, which: str) -> Any:
+    """``content`` with the parts of a text (``{type: text, text}``) put together. What is no list
+    of parts is given back as it is. Raises :class:`Unusable` for images, sound and other parts.
+    ``which`` begins the error."""
+    parts = content if isinstance(content, list) else [content]
+    if not parts or not all(isinstance(part, dict) and "type" in part for part in parts):
+        refuse_image(content, field, which)
+        return content
+    for part in parts:
+        refuse_image(part, field, which)
+        if part["type"] != "text" or not isinstance(part.get("text"), str):
+            raise Unusable(
+                field,
+                "bad_messages",
+                f"{which}has a part of type {shown(repr(part['type']))[:80]}: write its text",
+            )
+    return "".join(part["text"] for part in parts)
+
+
+def refuse_image(value: Any, field: str, which: str) -> None:
+    """Raise :class:`Unusable` where ``value`` is an image, or a list that holds one."""
+    if any(map(is_image, value if isinstance(value, list) else [value])):
+        raise Unusable(
+            field,
+            "images",
+            f"{which}is or holds an image, and prefloop reads text only: leave such rows out",
+        )
+
+
+def is_image(value: Any) -> bool:
+    """Whether ``value`` is an image: one that `datasets` decoded or not, or a part of a turn."""
+    if isinstance(value, dict):
+        kind = value.get("type")
+        named = isinstance(kind, str) and kind.startswith("image")
+        return named or value.keys() == {"bytes", "path"}
+    if isinstance(value, bytes):
+        return value.startswith(_IMAGE_STARTS)
+    return type(value).__module__.partition(".")[0] == "PIL"
 
 
 def _either(turn: dict[str, Any], keys: tuple[str, str], field: str, number: int) -> Any:

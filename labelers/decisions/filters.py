@@ -27,6 +27,7 @@ from prefloop.data.schemas import DECISION
 from prefloop.data.utf8 import BLANK
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.config import (
+    AcrossPolicies,
     AgreementFilter,
     FilterConfig,
     Identical,
@@ -37,6 +38,7 @@ from prefloop.labelers.config import (
     MinQuality,
     NearDuplicateAnswers,
     PairFilter,
+    PairStrategy,
     PChosen,
     PositionConsistency,
     Truncated,
@@ -84,7 +86,8 @@ def apply_filters(
 ) -> pa.Table:
     """Drop kept decisions by the filters, in their order, and then by the pair strategy.
 
-    ``candidates`` needs ``candidate_id, text, finish_reason`` of both answers of every kept pair.
+    ``candidates`` needs ``candidate_id, text, finish_reason`` of both answers of every kept pair,
+    and ``policy`` for the strategy ``across_policies``.
     Returns the same rows in the same order (schema DECISION), those dropped with their reason.
     Pairs with an answer that has no text, or whose answers are identical, never stay, listed or
     not, and the former have the reason ``empty_answer`` whether anybody voted on them or not. The
@@ -106,12 +109,27 @@ def apply_filters(
         dropped_by[rows[drop]] = index
         rows, pairs = rows[~drop], pairs.filter(pa.array(~drop))
     decisions = _drop(decisions, dropped_by, reasons)
-    selected = select_pairs(decisions, config.strategy, seed=seed)
+    selected = _select(decisions, candidates, config.strategy, seed)
     unselected = decisions["kept"].to_numpy() & ~selected
     decisions = _drop(decisions, np.where(unselected, len(filters), -1), reasons)
     pairs = pairs.filter(pa.array(selected[rows]))
     assert not _run(Identical(), pairs).any(), "a kept pair has chosen == rejected"
     return decisions
+
+
+def _select(
+    decisions: pa.Table, candidates: pa.Table, strategy: PairStrategy, seed: int
+) -> NDArray[np.bool_]:
+    """Which of the kept decisions the strategy keeps."""
+    if not isinstance(strategy, AcrossPolicies):
+        return select_pairs(decisions, strategy, seed=seed)
+    writers = []
+    for side in ("chosen_id", "rejected_id"):
+        ids = candidates["candidate_id"].combine_chunks()
+        writers.append(candidates["policy"].take(pc.index_in(decisions[side], value_set=ids)))
+    across = pc.and_(decisions["kept"], pc.not_equal(*writers))
+    place = decisions.column_names.index("kept")
+    return select_pairs(decisions.set_column(place, "kept", across), strategy.chooser, seed=seed)
 
 
 def has_empty_answer(

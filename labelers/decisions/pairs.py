@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from prefloop.data.hashing import derive_seed
 from prefloop.labelers.base import LabelerError
-from prefloop.labelers.config import AllPairs, BestVsRandom, BestVsWorst, PairStrategy
+from prefloop.labelers.config import AllPairs, BestVsRandom, BestVsWorst, RankedNeighbours
 
 PAIR = pa.schema([(name, pa.string()) for name in ("pair_id", "prompt_id", "a_id", "b_id")])
 
 Keys = NDArray[np.uint64]
+Chooser = BestVsWorst | BestVsRandom | RankedNeighbours | AllPairs
+"""The strategies that choose by score."""
 
 _ID_LENGTH = 32
 _HASH_ROWS = 65_536
@@ -56,7 +58,7 @@ def propose_pairs(candidates: pa.Table, *, per_prompt: int | None, seed: int) ->
     return table.filter(pa.array(_lowest(_draw_keys(table["pair_id"], seed), of_group, per_prompt)))
 
 
-def select_pairs(decisions: pa.Table, strategy: PairStrategy, *, seed: int) -> NDArray[np.bool_]:
+def select_pairs(decisions: pa.Table, strategy: Chooser, *, seed: int) -> NDArray[np.bool_]:
     """Which of the kept decisions the strategy keeps: a mask [N], false where not kept before.
 
     ``best_vs_worst``: of a prompt's pairs the one with the largest margin, which is the best

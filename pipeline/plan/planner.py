@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from prefloop.labelers.config import (
+    AcrossPolicies,
     BestVsRandom,
     BestVsWorst,
     JudgeLabeler,
@@ -143,22 +144,21 @@ class Planner:
         return math.ceil(max(self._tokens.of_prompts(every, self._model(POLICY)), default=0))
 
     def _sample(self, prompts: pa.Table) -> Iterable[_Asked]:
-        members = self._config.sample.members()
-        total = sum(member.weight for member in members)
-        for member in members:
-            share = member.weight / total
+        settings = self._config.sample
+        for member in settings.members():
+            most = settings.of_member(member).max_tokens
             per_prompt = self._tokens.of_prompts(prompts, self._model(member.model))
             yield _Asked(
                 stage="sample",
                 what=member.name,
                 engine=member.engine,
-                requests=round(len(prompts) * self._config.sample.n * share),
+                requests=round(len(prompts) * settings.expected_of(member)),
                 prompt_tokens=sum(per_prompt) / max(len(per_prompt), 1),
-                expected=self._answer_tokens(),
-                most=self._config.sample.max_tokens,
+                expected=min(self._answer_tokens(), most),
+                most=most,
                 model=member.model,
-                copies=max(round(self._config.sample.n * share), 1),
-                thought=self._config.sample.thought_tokens or 0,
+                copies=max(round(settings.expected_of(member)), 1),
+                thought=settings.thought_tokens or 0,
             )
 
     def _pairs(self, prompts: pa.Table) -> list[int]:
@@ -169,7 +169,7 @@ class Planner:
 
     def _candidates(self, prompts: pa.Table) -> list[int]:
         """Candidates of each prompt, its reference answer among them where it takes part."""
-        n, referenced = self._config.sample.n, self._config.uses_references
+        n, referenced = self._config.sample.total, self._config.uses_references
         return [
             n + int(bool(referenced and reference))
             for reference in prompts["reference"].to_pylist()
@@ -241,11 +241,12 @@ class Planner:
     def _train(self, index: int, prompts: pa.Table, pairs: Sequence[int]) -> Training:
         settings, config = self._config.train, self._config
         assert settings is not None
-        match config.filter.strategy:
+        strategy = config.filter.strategy
+        match strategy.chooser if isinstance(strategy, AcrossPolicies) else strategy:
             case BestVsWorst() | BestVsRandom():
                 kept = sum(min(number, 1) for number in pairs)
             case RankedNeighbours():
-                kept = sum(min(number, config.sample.n) for number in pairs)
+                kept = sum(min(number, config.sample.total) for number in pairs)
             case _:
                 kept = sum(pairs)
         sequences = 1 if settings.method in ("kto", "sft") else 2

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from prefloop.data.conversation import with_system_prompt
+from prefloop.data.conversation import as_sampled, characters_of
 from prefloop.data.embedded import resolve_embedded
 from prefloop.labelers.judges.folder import Judge
 
@@ -31,10 +31,8 @@ class TokenCounter:
 
     def of_prompts(self, prompts: pa.Table, model: str) -> list[float]:
         """Tokens of each prompt as the policy is shown it."""
-        shown = [
-            with_system_prompt(row, self._system_prompt) for row in prompts["messages"].to_pylist()
-        ]
-        texts = ["".join(turn["content"] for turn in turns) for turns in shown]
+        shown = [as_sampled(row, self._system_prompt) for row in prompts.to_pylist()]
+        texts = [characters_of(turns) for turns in shown]
         ratio = self._characters_per_token(model, texts)
         return [
             len(text) / ratio + TEMPLATE_TOKENS * len(turns)
@@ -46,14 +44,8 @@ class TokenCounter:
     ) -> float:
         """Mean tokens of a judge's question without the answers, over all ``questions``."""
         texts, weights, turns = [], [], 0
-        rows = zip(
-            prompts["messages"].to_pylist(),
-            prompts["reference"].to_pylist(),
-            questions,
-            strict=True,
-        )
-        for messages, reference, number in rows:
-            asked = judge.blank(with_system_prompt(messages, self._system_prompt), reference)
+        for row, number in zip(prompts.to_pylist(), questions, strict=True):
+            asked = judge.blank(as_sampled(row, self._system_prompt), row["reference"])
             texts.append("".join(turn["content"] for turn in asked))
             weights.append(number)
             turns = len(asked)

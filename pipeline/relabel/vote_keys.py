@@ -9,8 +9,8 @@ from prefloop.data.hashing import json_hash
 from prefloop.labelers.config import (
     JudgeLabeler,
     LabelerConfig,
-    ReferenceLabeler,
     RewardModelLabeler,
+    VerifierLabeler,
 )
 from prefloop.pipeline.config import POLICY, RunConfig, load_config
 from prefloop.pipeline.run.answer_key import of_engines, of_labelers
@@ -93,7 +93,7 @@ def _key(
         about["engine"] = engines[labeler.engine]
         wanted += [inputs.get(JUDGE.format(labeler.judge))]
         wanted += [inputs.get(JUDGE_QUESTION.format(labeler.judge))]
-    elif not isinstance(labeler, RewardModelLabeler | ReferenceLabeler) and labeler.function:
+    elif isinstance(labeler, VerifierLabeler) and labeler.function:
         wanted.append(inputs.get(CODE.format(labeler.name)) or None)
     if isinstance(labeler, JudgeLabeler | RewardModelLabeler):
         # The round's policy, where the policy is the judge: the same for all that label the round.

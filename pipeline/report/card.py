@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from prefloop.data.dataset_folder import configs_yaml
@@ -65,6 +66,7 @@ def write_card(config: RunConfig, run: RunDir) -> None:
         labelers=[labeler.model_dump() for labeler in config.label.labelers],
         filters=[rule.model_dump() for rule in config.filter.filters],
         strategy=config.filter.strategy.model_dump(),
+        has_tools=_has_tools(run),
     )
     atomic_write_text(run.card, text)
 
@@ -109,3 +111,9 @@ def _round_figures(run: RunDir, index: int) -> dict[str, Any]:
 def _mean(parts: list[np.ndarray]) -> float | None:
     values = np.concatenate(parts) if parts else np.empty(0)
     return float(values.mean()) if len(values) else None
+
+
+def _has_tools(run: RunDir) -> bool:
+    """Whether the dataset has the columns for tools."""
+    files = [*split_files(run, "train"), *split_files(run, "test")]
+    return any("tools" in pq.read_schema(path).names for path in files[:1])

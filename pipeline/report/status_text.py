@@ -21,6 +21,7 @@ from prefloop.pipeline.run.status import (
     RunStatus,
 )
 
+_SOURCES_SHOWN = 12
 _ROUNDS_BESIDE_EACH_OTHER = 5
 
 
@@ -56,6 +57,8 @@ def _prompt_table(prompts: PromptStatus) -> Table:
     table.add_column("", justify="right")
     table.add_row("read" if prompts.complete else "read so far", count(prompts.read))
     table.add_row("  kept", count(prompts.kept))
+    for source, number in list(prompts.kept_by_source.items())[:_SOURCES_SHOWN]:
+        table.add_row(Text(f"    {source}", style="dim"), Text(count(number), style="dim"))
     table.add_row("  held out for evaluation", count(prompts.heldout))
     for title, total, reasons in (
         ("dropped", prompts.dropped, prompts.dropped_by_reason),

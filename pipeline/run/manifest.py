@@ -70,6 +70,10 @@ MENDING = {
 """Last parts of a judge's keys that decide whether its answers come out."""
 _OF_OTHERS = {"extra_body", "extra_headers", "chat_template_kwargs", "engine_args"}
 """Keys that hold names of others, which mean nothing here."""
+_WRITTEN_OUT = {"columns.prompt": "prompt", "columns.messages": "messages"}
+"""What older versions wrote for keys that are null now, and mean the same."""
+_LAST_TURN = "columns.last_turn"
+"""Older versions took the last turn as a reference, as nobody could say."""
 
 
 def open_run(config: RunConfig, run: RunDir, *, revisions: Mapping[str, str]) -> None:
@@ -307,6 +311,7 @@ def _changes(config: RunConfig, run: RunDir) -> _Changes:
         old = flatten(validate_config(raw, str(run.config)).model_dump(mode="json"))
     except ConfigError:
         old = flatten(raw)
+    written = flatten(raw)
     new = flatten(config.model_dump(mode="json"))
     keys: dict[str, tuple[str, set[str]]] = {}
     # Whether a round samples before it trains decides how its prompts are cut into blocks.
@@ -314,6 +319,10 @@ def _changes(config: RunConfig, run: RunDir) -> _Changes:
     for key in sorted(old.keys() | new.keys()):
         before, after = (None if each.get(key) == {} else each.get(key) for each in (old, new))
         if before == after or _last_name(key) in _HARMLESS:
+            continue
+        if after is None and before == _WRITTEN_OUT.get(_last_names(key)):
+            continue
+        if _last_names(key) == _LAST_TURN and key not in written:
             continue
         if key == "label.people":  # for the next pull of their votes
             continue
@@ -413,7 +422,7 @@ def _stages_begun(run: RunDir, *, on_policy: bool) -> set[str]:
 def input_hashes(config: RunConfig) -> dict[str, str]:
     """SHA-256 of the files that prompts come from, of the judges' folders and of calibrations; hub
     datasets are not files of ours."""
-    sources = [config.prompts.train, config.prompts.heldout]
+    sources = [*config.prompts.train_sources.values(), config.prompts.heldout]
     sources += [overlap.source for overlap in config.prompts.exclude_overlap]
     found = {source.path: _named(source) for source in sources if isinstance(source, PromptSource)}
     hashes = {name: digest(paths) for name, paths in found.items() if paths}
@@ -463,6 +472,10 @@ def _last_name(key: str) -> str:
     parts = key.split(".")
     last = next((at + 1 for at, part in enumerate(parts) if part in _OF_OTHERS), len(parts))
     return next((part for part in reversed(parts[:last]) if not part.isdigit()), key)
+
+
+def _last_names(key: str) -> str:
+    return ".".join(key.split(".")[-2:])
 
 
 def _show(value: Any) -> str:

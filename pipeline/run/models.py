@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefloop.data.conversation import with_system_prompt
+from prefloop.data.conversation import as_sampled
 from prefloop.data.embedded import resolve_embedded
 from prefloop.data.hashing import folder_revision
 from prefloop.data.protocol import Engine, EngineFailed, Message
@@ -166,12 +166,11 @@ class Models:
         return max(wanted, BLOCKS_IN_TURN) if turns else wanted
 
     def take_probes(self, prompts: ShardFolder, system_prompt: str | None) -> None:
-        """Take the first of ``prompts`` as probes; none where there are none."""
-        self.probes = [
-            with_system_prompt(row["messages"], system_prompt)
-            for index in prompts.indices()[:1]
-            for row in prompts.read(index).slice(0, PROBES).to_pylist()
-        ]
+        """Take some of the first of ``prompts`` as probes, those without tools where there are any;
+        none where there are none."""
+        rows = [row for index in prompts.indices()[:1] for row in prompts.read(index).to_pylist()]
+        rows.sort(key=lambda row: row["tools"] is not None or row["turns"] is not None)
+        self.probes = [as_sampled(row, system_prompt) for row in rows[:PROBES]]
 
     def use_policy(self, path: str) -> None:
         """Let ``policy`` mean the checkpoint (or LoRA adapter) at ``path`` from now on."""

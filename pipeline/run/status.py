@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from prefloop.data.shards import damaged
@@ -70,6 +70,8 @@ class PromptStatus:
     quarantined: int
     dropped_by_reason: dict[str, int]
     quarantined_by_reason: dict[str, int]
+    kept_by_source: dict[str, int] = field(default_factory=dict)
+    """Where they come from; empty where all are of one source."""
 
     @property
     def adds_up(self) -> bool:
@@ -227,6 +229,7 @@ def _run_state(
 def _prompt_status(run: RunDir) -> PromptStatus:
     dropped = count_values(run.dropped, "reason")
     quarantined = count_values(run.quarantine, "reason")
+    sources = count_values(run.prompts, "source")
     complete = run.prompt_counts.exists()
     if complete:
         counts = run.read_prompt_counts()
@@ -243,6 +246,7 @@ def _prompt_status(run: RunDir) -> PromptStatus:
         **counts,
         dropped_by_reason=dropped,
         quarantined_by_reason=quarantined,
+        kept_by_source=sources if len(sources) > 1 else {},
     )
 
 

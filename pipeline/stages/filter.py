@@ -45,7 +45,7 @@ _REMEDIES = {
     PAIR_STRATEGY: _LOOSEN.format("strategy"),
 }
 """What to change where most pairs were dropped for a reason that is no filter of the user's."""
-_CANDIDATE_COLUMNS = ["candidate_id", "prompt_id", "text", "tokens", "finish_reason"]
+_CANDIDATE_COLUMNS = ["candidate_id", "prompt_id", "text", "tokens", "finish_reason", "policy"]
 
 
 def filter_round(context: RoundContext, label: LabelConfig, filters: FilterConfig) -> None:

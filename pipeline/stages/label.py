@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.conversation import with_system_prompt
+from prefloop.data.conversation import as_sampled
 from prefloop.data.errors import NothingCameOut
 from prefloop.labelers.base import Answer, Labeler, Pair, Vote, votes_table
 from prefloop.labelers.config import JudgeLabeler, LabelConfig, LabelerConfig
@@ -182,7 +182,7 @@ def build_pairs(
                 pair_id=pair["pair_id"],
                 prompt_id=pair["prompt_id"],
                 round=round_index,
-                messages=with_system_prompt(prompt["messages"], system_prompt),
+                messages=as_sampled(prompt, system_prompt),
                 reference=prompt["reference"],
                 metadata=json.loads(prompt["metadata"]),
                 a=answers[pair["a_id"]],
@@ -198,4 +198,5 @@ def _answer(row: dict[str, Any]) -> Answer:
         text=row["text"],
         tokens=row["tokens"],
         origin=row["origin"],
+        policy=row["policy"],
     )

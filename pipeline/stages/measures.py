@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.conversation import with_system_prompt
+from prefloop.data.conversation import as_sampled
 from prefloop.data.protocol import Message
-from prefloop.data.schemas import MESSAGES, TRIPLE
+from prefloop.data.schemas import TRIPLE
 from prefloop.data.shards import read_shard
 from prefloop.labelers.statistics.diversity import distinct_n, repetitive_share, self_bleu
 from prefloop.labelers.statistics.estimate import mean_estimate
@@ -114,17 +114,14 @@ def kl_figures(
 
 
 def _conversations(context: RunContext) -> dict[str, tuple[Message, ...]]:
-    heldout = context.run.heldout.table(["prompt_id", "messages"]).to_pylist()
-    return {
-        row["prompt_id"]: with_system_prompt(row["messages"], context.system_prompt)
-        for row in heldout
-    }
+    heldout = context.run.heldout.table(["prompt_id", "messages", "turns", "tools"]).to_pylist()
+    return {row["prompt_id"]: as_sampled(row, context.system_prompt) for row in heldout}
 
 
 def _heldout_triples(run: RunDir, round_index: int) -> pa.Table:
     """The first triples that the round put in the test split; empty if there are none."""
     files = split_files(run, "test", round_index)
-    columns = ["prompt", "chosen", "rejected"]
+    columns = ["prompt", "chosen", "rejected", "tools", "prompt_turns"]
     if not files:
-        return pa.table({name: pa.array([], MESSAGES) for name in columns})
+        return TRIPLE.empty_table().select(columns)
     return read_shard(files[0], TRIPLE, columns).slice(0, MOST_PAIRS)

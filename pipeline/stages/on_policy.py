@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.conversation import with_system_prompt
+from prefloop.data.conversation import as_sampled
 from prefloop.data.errors import NothingCameOut
 from prefloop.data.hashing import derive_seed, prompt_id
 from prefloop.data.shards import ShardFolder
@@ -154,8 +154,8 @@ def refuse_lost_blocks(context: RoundContext) -> None:
 
 
 def _prompts(context: RoundContext, settings: LegSettings) -> Prompts:
-    rows = context.folder.prompts.table(["prompt_id", "messages"]).to_pylist()
-    asked = [with_system_prompt(row["messages"], context.system_prompt) for row in rows]
+    rows = context.folder.prompts.table(["prompt_id", "messages", "turns", "tools"]).to_pylist()
+    asked = [as_sampled(row, context.system_prompt) for row in rows]
     held_out = frozenset(
         prompt_id(list(messages))
         for row, messages in zip(rows, asked, strict=True)

@@ -51,7 +51,8 @@ def read_prompts(context: RunContext, prompts: PromptsConfig, *, block_size: int
         raise NothingCameOut(
             f"no usable prompt among the {tables.read} read: {len(tables.quarantine)} quarantined "
             f"(reasons in {run.quarantine.folder}), {len(tables.dropped)} dropped, "
-            f"{len(tables.heldout)} held out{why_no_prompt(tables, prompts.train)}"
+            f"{len(tables.heldout)} held out"
+            f"{why_no_prompt(tables, next(iter(prompts.train_sources.values())))}"
         )
     write_blocks(run.heldout, tables.heldout, block_size)
     write_blocks(run.prompts, tables.train, block_size)

@@ -7,14 +7,14 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.conversation import with_system_prompt
+from prefloop.data.conversation import as_sampled
 from prefloop.data.hashing import content_id, derive_seed
 from prefloop.data.protocol import (
     Completion,
@@ -27,7 +27,7 @@ from prefloop.data.protocol import (
 from prefloop.data.quarantine import BadRow, quarantine_table
 from prefloop.data.schemas import CANDIDATE
 from prefloop.data.utf8 import BLANK
-from prefloop.pipeline.config import PoolMember, SampleConfig
+from prefloop.pipeline.config import REFERENCE, PoolMember, SampleConfig
 from prefloop.pipeline.run.all_or_some import AllOrSome, any_text, tally_samples
 from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.models import Models
@@ -48,6 +48,14 @@ class Source:
     revision: str
     weight: float
     engine: Engine
+    n: int | None = None
+    """Samples of each prompt; null: by weight, of those that are left."""
+    sampling: Sampling | None = None
+    """How it is asked; null: as the draw says."""
+    system_prompt: str | None = None
+    """In place of the draw's; empty: none, null: the draw's."""
+    apart: tuple[str, ...] = ()
+    """What tells its answers from equal ones of the same model that was asked otherwise."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +146,11 @@ async def open_draw(
     ``with_references``: reference answers become candidates too.
     """
     return Draw(
-        sources=[await open_source(member, models) for member in settings.members()],
-        n=settings.n,
+        sources=[
+            _asked_its_own_way(await open_source(member, models), member, settings)
+            for member in settings.members()
+        ],
+        n=settings.total,
         sampling=sampling_of(settings),
         system_prompt=context.system_prompt,
         seed_parts=(context.seed, "sample", context.index),
@@ -187,6 +198,17 @@ async def open_source(member: PoolMember, models: Models) -> Source:
     return Source(member.name, models.member_revision(member), member.weight, engine)
 
 
+def _asked_its_own_way(source: Source, member: PoolMember, settings: SampleConfig) -> Source:
+    own = member.own()
+    return replace(
+        source,
+        n=member.n,
+        sampling=sampling_of(settings.of_member(member)),
+        system_prompt=member.system_prompt,
+        apart=(member.name,) if own else (),
+    )
+
+
 def sampling_of(settings: SampleConfig) -> Sampling:
     """The part of ``settings`` that an engine is asked with."""
     return Sampling(
@@ -215,8 +237,8 @@ async def sample_block(
     ) -> list[Completion] | RequestRejected:
         request = Request(
             request_id=content_id(block, row["prompt_id"], source.name),
-            messages=with_system_prompt(row["messages"], draw.system_prompt),
-            sampling=draw.sampling,
+            messages=as_sampled(row, _system_prompt(source, draw)),
+            sampling=source.sampling or draw.sampling,
             seeds=tuple(_seed(draw, row["prompt_id"], index) for index in indices),
             thought_tokens=draw.thinking.thought_tokens,
             chat_template_kwargs=draw.thinking.chat_template_kwargs,
@@ -259,17 +281,26 @@ async def sample_block(
 
 
 def _share_out(prompt_id: str, draw: Draw) -> list[tuple[Source, list[int]]]:
-    """Which source draws which of the n samples of a prompt, by the sources' weights."""
+    """Which source draws which of the n samples of a prompt: the first are of those with an n of
+    their own, the others are drawn by the sources' weights."""
     if len(draw.sources) == 1:
         return [(draw.sources[0], list(range(draw.n)))]
-    weights = np.array([source.weight for source in draw.sources])
-    generator = np.random.default_rng(derive_seed(*draw.seed_parts, "pool", prompt_id))
-    drawn = generator.choice(len(weights), size=draw.n, p=weights / weights.sum())
+    weights = np.array([source.weight if source.n is None else 0.0 for source in draw.sources])
+    fixed = [np.full(source.n or 0, index) for index, source in enumerate(draw.sources)]
+    drawn = np.concatenate([*fixed, np.zeros(0, np.int64)])
+    if left := draw.n - len(drawn):
+        generator = np.random.default_rng(derive_seed(*draw.seed_parts, "pool", prompt_id))
+        others = generator.choice(len(weights), size=left, p=weights / weights.sum())
+        drawn = np.concatenate([drawn, others])
     shares = [
         (source, np.flatnonzero(drawn == index).tolist())
         for index, source in enumerate(draw.sources)
     ]
     return [(source, indices) for source, indices in shares if indices]
+
+
+def _system_prompt(source: Source, draw: Draw) -> str | None:
+    return draw.system_prompt if source.system_prompt is None else source.system_prompt
 
 
 def _seed(draw: Draw, prompt_id: str, index: int) -> int:
@@ -285,7 +316,7 @@ def _candidate(
     round_index: int,
 ) -> dict[str, Any]:
     # Samples that are kept apart although they read alike need ids of their own.
-    apart: tuple[str | int, ...] = () if draw.merge_identical else (index,)
+    apart: tuple[str | int, ...] = source.apart if draw.merge_identical else (index,)
     if completion.raw_text is not None:
         apart += (completion.raw_text,)  # the same answer by another thought is another sample
     thought = completion.reasoning is not None or completion.reasoning_tokens > 0
@@ -316,7 +347,7 @@ def _reference(
     row: Mapping[str, Any], round_index: int, count_tokens: Callable[[str], int]
 ) -> dict[str, Any]:
     return {
-        "candidate_id": content_id(row["prompt_id"], "reference", row["reference"]),
+        "candidate_id": content_id(row["prompt_id"], REFERENCE, row["reference"]),
         "prompt_id": row["prompt_id"],
         "round": round_index,
         "sample_index": -1,
@@ -325,8 +356,8 @@ def _reference(
         "finish_reason": "stop",
         "logprob": None,
         "origin": "reference",
-        "policy": "reference",
-        "policy_revision": "reference",
+        "policy": REFERENCE,
+        "policy_revision": REFERENCE,
         "seed": 0,
         "copies": 1,
         "prompt_tokens": 0,

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.conversation import with_system_prompt
+from prefloop.data.conversation import as_sampled, plain, turns_text
 from prefloop.data.errors import NothingCameOut, StorageError
 from prefloop.data.hashing import derive_seed
 from prefloop.data.schemas import MESSAGES, TRIPLE, UNPAIRED
@@ -48,6 +48,7 @@ _DECISION_COLUMNS = [
     "prompt_id", "round", "chosen_id", "rejected_id", "p_chosen", "score_chosen", "score_rejected",
     "margin", "agreement", "chosen_tokens", "rejected_tokens", "labelers", "kept",
 ]  # fmt: skip
+_PROMPT_COLUMNS = ["prompt_id", "messages", "turns", "tools"]
 _CANDIDATE_COLUMNS = [
     "candidate_id", *TEXT_COLUMNS, "reasoning_tokens", "policy", "policy_revision",
 ]  # fmt: skip
@@ -90,7 +91,8 @@ def write_round(context: RoundContext, *, test_share: float, unpaired: bool) -> 
 def _conform_earlier(context: RoundContext) -> None:
     """Give the dataset's files of earlier versions the columns that were added since: the files of
     a dataset have to have the same ones."""
-    for schema, folder in ((TRIPLE, TRIPLES_FOLDER), (UNPAIRED, UNPAIRED_FOLDER)):
+    for whole, folder in ((TRIPLE, TRIPLES_FOLDER), (UNPAIRED, UNPAIRED_FOLDER)):
+        schema = _schema_of(context, whole)
         for path in sorted((context.run.dataset / folder).glob("*.parquet")):
             if lacks_columns(path, schema):
                 write_shard(read_shard(path, schema), path, schema, row_group_size=ROW_GROUP_ROWS)
@@ -210,7 +212,7 @@ def triples_of_block(context: RoundContext, index: int) -> pa.Table:
     decisions = folder.decisions.read(index, _DECISION_COLUMNS)
     kept = decisions.filter(decisions["kept"])
     candidates = folder.candidates.read(index, _CANDIDATE_COLUMNS)
-    prompts = folder.prompts.read(index, ["prompt_id", "messages"])
+    prompts = folder.prompts.read(index, _PROMPT_COLUMNS)
     chosen = _rows_of(kept["chosen_id"], candidates["candidate_id"], candidates)
     rejected = _rows_of(kept["rejected_id"], candidates["candidate_id"], candidates)
     prompt = _rows_of(kept["prompt_id"], prompts["prompt_id"], prompts)
@@ -218,7 +220,7 @@ def triples_of_block(context: RoundContext, index: int) -> pa.Table:
         name: kept[name] for name in TRIPLE.names if name in kept.column_names
     }
     columns |= {
-        "prompt": _with_system_prompt(prompt["messages"], context.system_prompt),
+        **_shown(prompt, context.system_prompt),
         "chosen": _assistant_turn(answer_texts(chosen, with_thoughts=context.keeps_thoughts)),
         "rejected": _assistant_turn(answer_texts(rejected, with_thoughts=context.keeps_thoughts)),
         "policy": _policy_name(chosen),
@@ -244,13 +246,13 @@ def unpaired_of_block(context: RoundContext, index: int) -> pa.Table:
     scores = scores.filter(
         pc.invert(pc.is_in(scores["candidate_id"], value_set=empty.combine_chunks()))
     )
-    prompts = folder.prompts.read(index, ["prompt_id", "messages"])
+    prompts = folder.prompts.read(index, _PROMPT_COLUMNS)
     found = _rows_of(scores["candidate_id"], candidates["candidate_id"], candidates)
     prompt = _rows_of(found["prompt_id"], prompts["prompt_id"], prompts)
     columns_of: dict[str, Any] = {name: found[name] for name in ("prompt_id", "tokens", "round")}
     columns_of |= {name: scores[name] for name in ("candidate_id", "score", "pairs")}
     columns_of |= {
-        "prompt": _with_system_prompt(prompt["messages"], context.system_prompt),
+        **_shown(prompt, context.system_prompt),
         "completion": _assistant_turn(answer_texts(found, with_thoughts=context.keeps_thoughts)),
         "label": pc.greater(scores["score"], 0.5),
         "policy": _policy_name(found),
@@ -267,12 +269,13 @@ def _add_unpaired(context: RoundContext, test_share: float) -> dict[Path, int]:
     table = pa.concat_tables([UNPAIRED.empty_table(), *tables])
     splits = _splits(table["prompt_id"], context.seed, test_share)
     files: dict[Path, int] = {}
+    schema = _schema_of(context, UNPAIRED)
     for split in SPLITS:
         rows = table.filter(pa.array(splits == split))
         for number, start in enumerate(range(0, len(rows), FILE_ROWS)):
             part = rows.slice(start, FILE_ROWS)
             path = _file(context, UNPAIRED_FOLDER, split, number)
-            write_shard(part, path, UNPAIRED, row_group_size=ROW_GROUP_ROWS)
+            write_shard(part.select(schema.names), path, schema, row_group_size=ROW_GROUP_ROWS)
             files[path] = len(part)
     return files
 
@@ -292,12 +295,28 @@ def _policy_name(candidates: pa.Table) -> pa.ChunkedArray:
     return pc.binary_join_element_wise(candidates["policy"], candidates["policy_revision"], "@")
 
 
-def _with_system_prompt(messages: pa.ChunkedArray, system_prompt: str | None) -> Any:
+def _shown(prompts: pa.Table, system_prompt: str | None) -> dict[str, Any]:
+    """The prompts as the policy was shown them: the columns ``prompt``, ``prompt_turns`` and
+    ``tools``."""
+    turns, tools = prompts["turns"], prompts["tools"]
     if not system_prompt:
-        return messages
-    return pa.array(
-        [list(with_system_prompt(row, system_prompt)) for row in messages.to_pylist()], MESSAGES
-    )
+        return {"prompt": prompts["messages"], "prompt_turns": turns, "tools": tools}
+    shown = [as_sampled(row, system_prompt) for row in prompts.to_pylist()]
+    return {
+        "prompt": pa.array(list(map(plain, shown)), MESSAGES),
+        "prompt_turns": pa.array(list(map(turns_text, shown)), pa.string()),
+        "tools": tools,
+    }
+
+
+def _schema_of(context: RoundContext, schema: pa.Schema) -> pa.Schema:
+    """``schema`` without the columns for tools where no prompt of the run has any: all files of a
+    dataset have the same columns."""
+    for prompts in context.run.prompts.iter(["tools", "turns"]):
+        if any(prompts[name].null_count < len(prompts) for name in prompts.column_names):
+            return schema
+    unused = ("tools", "prompt_turns")
+    return pa.schema([field for field in schema if field.name not in unused])
 
 
 def _file(context: RoundContext, folder: str, split: str, number: int) -> Path:
@@ -310,12 +329,13 @@ def _extend_dataset(context: RoundContext, test_share: float) -> dict[Path, int]
     files: dict[Path, int] = {}
     gathered: dict[str, list[pa.Table]] = {"train": [], "test": []}
     written = {"train": 0, "test": 0}
+    schema = _schema_of(context, TRIPLE)
 
     def flush(split: str) -> None:
-        table = pa.concat_tables(gathered[split])
+        table = pa.concat_tables(gathered[split]).select(schema.names)
         number = written[split] // FILE_ROWS
         path = _file(context, TRIPLES_FOLDER, split, number)
-        write_shard(table, path, TRIPLE, row_group_size=ROW_GROUP_ROWS)
+        write_shard(table, path, schema, row_group_size=ROW_GROUP_ROWS)
         files[path] = len(table)
         gathered[split] = []
         written[split] += len(table)

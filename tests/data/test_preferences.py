@@ -326,3 +326,15 @@ def test_scores_that_dispute_a_pair_are_marked(
     [batch] = read_preferences(PromptSource(path=str(path)))
     assert batch.disputed.tolist() == [False, True, False]
     assert len(batch.pairs) == 3
+
+
+def test_a_prompt_may_end_in_what_a_tool_gave_back(tmp_path: Path) -> None:
+    asked = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "[call]"},
+             {"role": "tool", "content": "2"}]  # fmt: skip
+    row = {"prompt": asked, "chosen": [{"role": "assistant", "content": "two"}],
+           "rejected": [{"role": "assistant", "content": "three"}]}  # fmt: skip
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps(row))
+    pairs, bad = read(path)
+    assert [pair["prompt"] for pair in pairs] == [asked]
+    assert not bad

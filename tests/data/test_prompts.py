@@ -112,6 +112,8 @@ def test_every_format_gives_the_same_prompts(tmp_path: Path, form: str) -> None:
         "metadata": '{"topic": "greeting"}',
         "source": str(path),
         "row": 2 if "csv" in form or form == "tsv" else 1,
+        "tools": None,
+        "turns": None,
     }
 
 
@@ -388,7 +390,7 @@ def test_conversations_keep_their_turns(tmp_path: Path) -> None:
         [{"role": "user", "content": "Hi"}],
         [{"role": "user", "content": "as TRL has it"}],
     ]
-    assert tables.train["reference"].to_pylist() == [None, None, "Hello.", None]
+    assert tables.train["reference"].to_pylist() == [None] * 4
     assert set(tables.train["metadata"].to_pylist()) == {"{}"}
 
 
@@ -398,7 +400,10 @@ def test_the_reference_column_wins_over_the_last_turn(tmp_path: Path) -> None:
         {"messages": [{"role": "user", "content": str(i)}, answer], "gold": gold}
         for i, gold in enumerate(["from the column", None, ""])
     ]
-    tables = load(write_jsonl(tmp_path, rows), columns={"reference": "gold"})
+    tables = load(
+        write_jsonl(tmp_path, rows),
+        columns={"reference": "gold", "last_turn": "reference"},
+    )
     assert tables.train["reference"].to_pylist() == [
         "from the column", "from the turn", "from the turn",
     ]  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from prefloop.data.conversation import plain
 from prefloop.data.sources.turns import Unusable
 from prefloop.training.errors import TrainingError
 from prefloop.training.inputs.answers import read_answers
@@ -252,7 +253,7 @@ def test_heldout_pairs_of_any_form_are_measured_or_named(policy: Path, tmp_path:
         rejected=["y"] * 3,
     )  # fmt: skip
     dropped = Dropped()
-    assert measurable(policy, [text], dropped)["prompt"].to_pylist() == [ASK]
+    assert list(map(plain, measurable(policy, [text], dropped)["prompt"].to_pylist())) == [ASK]
     assert dropped.as_dict() == {"context_overflow": 1, "unreadable": 1}
     bad = parquet(tmp_path / "b.parquet", prompt=[7], chosen=["x"], rejected=["y"])
     with pytest.raises(TrainingError, match=r"no held-out pair of .*b\.parquet.*row 1: prompt is"):

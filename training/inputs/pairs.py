@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from prefloop.data.conversation import FULL
 from prefloop.data.hashing import content_id
 from prefloop.data.protocol import RequestRejected
 from prefloop.data.schemas import MESSAGES
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _ROWS = 1024
+_TURN = pa.struct([*MESSAGES.value_type, pa.field(FULL, pa.string())])
 _SCHEMA = pa.schema(
     [
-        ("prompt", MESSAGES),
+        ("prompt", pa.list_(_TURN)),
         ("chosen", pa.string()),
         ("rejected", pa.string()),
         ("p_chosen", pa.float64()),

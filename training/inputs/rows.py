@@ -9,9 +9,10 @@ prompt itself says which prompt a row has: ids of others are often null, or shar
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from prefloop.data.conversation import conversation_of, plain, turns_text
 from prefloop.data.hashing import prompt_id
 from prefloop.data.protocol import Message
+from prefloop.data.sources.tool_turns import full_turns, tools_of
 from prefloop.data.sources.turns import Unusable, conversation_in, turns_of
 from prefloop.training.errors import TrainingError
 
 UNREADABLE = "unreadable"
 _BATCH = 1024
 _OURS = frozenset({"system", "user", "assistant", "tool"})
+_TOOLS = ("tools", "prompt_turns")
+_TOOL_KEYS = ("tool_calls", "tool_call_id")
 _YES_NO: dict[str, int] = {
     "true": 1, "false": 0, "1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1,
 }  # fmt: skip
@@ -37,8 +42,9 @@ _SINGLE = "single answers have prompt, completion and label"
 
 
 _PAIR_COLUMNS = (
-    "prompt", "chosen", "rejected", "p_chosen", "margin", "chosen_id", "rejected_id",
+    "prompt", "chosen", "rejected", "p_chosen", "margin", "chosen_id", "rejected_id", *_TOOLS,
 )  # fmt: skip
+_ANSWER_COLUMNS = ("prompt", "completion", "label", "candidate_id", *_TOOLS)
 
 
 @dataclass
@@ -109,7 +115,7 @@ def pair_rows(files: Sequence[Path], dropped: Dropped) -> Iterator[TripleRow]:
                 prompt = read_prompt(row.get("prompt"))
                 yield TripleRow(
                     where,
-                    prompt,
+                    _with_tools(prompt, row),
                     read_answer(row.get("chosen"), "chosen", prompt),
                     read_answer(row.get("rejected"), "rejected", prompt),
                     _probability(row.get("p_chosen")),
@@ -132,14 +138,15 @@ def answer_rows(files: Sequence[Path], dropped: Dropped) -> Iterator[AnswerRow]:
             continue
         _require(file, names, ("prompt", "completion", "label"), _SINGLE)
         _check_labels(file)
-        for where, row in _rows(file, names, ("prompt", "completion", "label", "candidate_id")):
+        for where, row in _rows(file, names, _ANSWER_COLUMNS):
             try:
                 prompt = read_prompt(row.get("prompt"))
                 text = read_answer(row.get("completion"), "completion", prompt)
                 label = read_label(row.get("label"))
                 if label is None:
                     raise Unusable("label", "no_label", "is null: write true or false")
-                yield AnswerRow(where, prompt, text, label > 0, _id(row.get("candidate_id")))
+                shown, whose = _with_tools(prompt, row), _id(row.get("candidate_id"))
+                yield AnswerRow(where, shown, text, label > 0, whose)
             except Unusable as unusable:
                 dropped.add(unusable.reason, where, f"{unusable.field} {unusable.detail}")
 
@@ -171,6 +178,19 @@ def read_prompt(value: Any) -> list[Message]:
     return _turns(value, "prompt")
 
 
+def _with_tools(prompt: list[Message], row: Mapping[str, Any]) -> list[Message]:
+    """``prompt`` with the tools of its row. Raises ``Unusable``."""
+    tools, turns = tools_of(row.get("tools"), "tools"), row.get("prompt_turns")
+    if turns is None:
+        turns = turns_text(prompt)  # of a file that has whole turns in its prompts
+    if tools is None and turns is None:
+        return prompt
+    try:
+        return conversation_of(prompt, turns, tools)
+    except (ValueError, TypeError, AttributeError):
+        raise _unreadable("prompt_turns", "are not the turns of the prompt as JSON") from None
+
+
 def read_answer(value: Any, column: str, prompt: Sequence[Message]) -> str:
     """The text of the assistant's answer to ``prompt``. Raises ``Unusable``."""
     if isinstance(value, str):
@@ -183,7 +203,7 @@ def read_answer(value: Any, column: str, prompt: Sequence[Message]) -> str:
     if last["role"] != "assistant":
         raise _unreadable(column, _FORM)
     said = [turn for turn in prompt if turn["role"] != "system"]
-    if before and before != list(prompt) and before != said:
+    if before and plain(before) != plain(prompt) and plain(before) != plain(said):
         raise _unreadable(column, f"repeats another conversation than its prompt: {_FORM}")
     return str(last["content"])
 
@@ -285,10 +305,14 @@ def _turn(turn: Any, column: str, number: int) -> list[Message]:
     """The turn; none where it is a system's without text."""
     if isinstance(turn, dict):
         match turn:
-            case {"role": str(role), "content": str(content)} if role in _OURS:
+            case {"role": str(role), "content": str(content)} if role in _OURS and not any(
+                map(turn.get, _TOOL_KEYS)
+            ):
                 return [{"role": role, "content": content}]
         # Rows of mixed formats have all keys, and null for those of the other format.
         turn = {key: value for key, value in turn.items() if value is not None}
+        if any(map(turn.get, _TOOL_KEYS)):
+            return _tool_turn(turn, column, number)
         parts = turn.get("content")
         if isinstance(parts, list) and parts and all(map(_is_text_part, parts)):
             turn["content"] = "".join(part["text"] for part in parts)
@@ -298,6 +322,16 @@ def _turn(turn: Any, column: str, number: int) -> list[Message]:
         detail = unusable.detail.replace("turn 1 ", f"turn {number} ", 1)
         raise _unreadable(column, detail) from None
     return [{"role": one["role"], "content": one["content"]} for one in found]
+
+
+def _tool_turn(turn: dict[str, Any], column: str, number: int) -> list[Message]:
+    try:
+        [(_, found)] = full_turns(turn, column)
+    except Unusable as unusable:
+        detail = unusable.detail.replace("turn 1", f"turn {number}", 1)
+        raise _unreadable(column, detail) from None
+    text = {"role": found["role"], "content": found["content"]}
+    return conversation_of([text], json.dumps([found.get("full", text)]), None)
 
 
 def _is_text_part(part: Any) -> bool:

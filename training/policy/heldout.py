@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from prefloop.data.conversation import conversation_of
 from prefloop.data.hashing import prompt_id
 from prefloop.data.protocol import Message
 from prefloop.labelers.statistics.estimate import Estimate
@@ -61,16 +62,21 @@ def implicit_margins(
     """``prefloop.training.policy.logprobs.reward_margin`` [N] of each row's chosen answer over its
     rejected one.
 
-    ``triples`` has ``prompt``, ``chosen`` and ``rejected`` as in ``schemas.TRIPLE``.
+    ``triples`` has ``prompt``, ``chosen``, ``rejected``, ``tools`` and ``prompt_turns`` as in
+    ``schemas.TRIPLE``.
     """
     answers = {
         side: [turns[0]["content"] for turns in triples[side].to_pylist()]
         for side in ("chosen", "rejected")
     }
+    prompts = [
+        conversation_of(row["prompt"], row["prompt_turns"], row["tools"])
+        for row in triples.select(["prompt", "prompt_turns", "tools"]).to_pylist()
+    ]
     of_policy, of_reference = (
         partial(score, model, template_kwargs=template_kwargs) for model in (policy, reference)
     )
-    return _margins(of_policy, of_reference, triples["prompt"].to_pylist(), answers, beta)
+    return _margins(of_policy, of_reference, prompts, answers, beta)
 
 
 def _margins(

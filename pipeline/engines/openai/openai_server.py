@@ -21,6 +21,7 @@ import tenacity
 from aiolimiter import AsyncLimiter
 
 from prefloop.data.chat import render_tokens, thought_opening
+from prefloop.data.conversation import characters_of
 from prefloop.data.hashing import folder_revision, json_hash
 from prefloop.data.protocol import (
     Completion,
@@ -558,7 +559,7 @@ class OpenAIServer:
                 return len(render_tokens(self._tokenizer, request.messages))
             except RequestRejected:  # the server's own template took it
                 pass
-        return sum(self._count(message["content"]) for message in request.messages)
+        return self._count(characters_of(request.messages))
 
     def _warn_once(self, what: str) -> None:
         if what not in self._warned:
@@ -618,7 +619,7 @@ def _most_prompt_tokens(request: Request, prompt: Sequence[int] | None) -> int:
     """An upper estimate of the tokens of a prompt."""
     if prompt is not None:
         return len(prompt)
-    text = "".join(message["content"] for message in request.messages)
+    text = characters_of(request.messages)
     ascii_size = sum(map(str.isascii, text))
     # Of a rare script, each byte may be a token.
     other_size = len(text.encode("utf-8", "surrogatepass")) - ascii_size

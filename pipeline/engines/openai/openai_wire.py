@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefloop.data.chat import break_control_tokens
+from prefloop.data.conversation import template_turn, tools_in
 from prefloop.data.protocol import EngineFailed, Message, Request
 from prefloop.pipeline.engines.answer_reader import longest
 from prefloop.pipeline.engines.settings import OpenAIEngine
@@ -33,14 +35,13 @@ def request_body(
     body = {field: value for field, value in body.items() if value is not None}
     if chat:
         # The server renders the template, and encodes what looks like a control token as one.
-        body["messages"] = [
-            {**message, "content": break_control_tokens(message["content"])}
-            for message in request.messages
-        ]
         if request.chat_template_kwargs:
             body["chat_template_kwargs"] = dict(request.chat_template_kwargs)
         if request.reasoning_effort is not None:
             body["reasoning_effort"] = request.reasoning_effort
+        body["messages"] = _messages(request.messages)
+        if (tools := tools_in(request.messages)) is not None:
+            body["tools"] = tools
     else:
         body["prompt"] = list(prompt or ())  # its template is rendered already
     if sampling.stop:
@@ -64,11 +65,39 @@ def request_body(
     return {field: value for field, value in body.items() if field not in config.leave_out}
 
 
+def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """The turns as the chat API takes them: calls of tools have ids, which their results name."""
+    turns: list[dict[str, Any]] = []
+    waiting: list[str] = []  # ids of calls whose results are to come
+    for message in messages:
+        turn = template_turn(message)
+        turn["content"] = break_control_tokens(turn["content"])
+        if "tool_calls" in turn:
+            turn["tool_calls"] = [
+                {**call, "id": call.get("id") or f"call_{len(turns)}_{number}",
+                 "function": _as_text(call["function"])}
+                for number, call in enumerate(turn["tool_calls"])
+            ]  # fmt: skip
+            waiting = [call["id"] for call in turn["tool_calls"]]
+        elif turn["role"] == "tool":
+            answers = turn.get("tool_call_id") or (waiting[0] if waiting else "call")
+            turn["tool_call_id"] = answers
+            waiting = [one for one in waiting if one != answers]
+        turns.append(turn)
+    return turns
+
+
+def _as_text(function: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = json.dumps(function["arguments"], ensure_ascii=False)
+    return {**function, "arguments": break_control_tokens(arguments)}
+
+
 def probe_body(body: Mapping[str, Any], prompt: Sequence[int] | None) -> dict[str, Any]:
     """A request like ``body`` with nothing in it that a server could stumble over, to learn whether
     the server answers at all; ``prompt`` is :data:`PROBE` as token ids, for ``api: completions``.
     """
     probe = shortened(body)
+    probe.pop("tools", None)
     if prompt is None:
         probe["messages"] = [dict(message) for message in PROBE]
     else:

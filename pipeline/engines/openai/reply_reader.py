@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -237,7 +239,7 @@ def _text(message: Any, choice: Mapping[str, Any]) -> str:
         content = choice["text"]
     else:
         raise _garbled("a choice without a message")
-    text = "".join(_parts(content, choice))
+    text = "\n".join(filter(None, ("".join(_parts(content, choice)), _calls(message))))
     if len(text) > _LONGEST_ANSWER:
         raise _garbled(f"an answer of {len(text)} characters")
     return cleaned(text)
@@ -299,6 +301,25 @@ def _raw_text(written: str, thought: Thought, hints: ThoughtHints) -> str | None
     return written if led else f"{hints.opening}{written}"
 
 
+def _calls(message: Any) -> str:
+    """The tools that an answer calls, as JSON: a list of ``{name, arguments}``; empty if none, or
+    one that has no name."""
+    calls = message.get("tool_calls") if isinstance(message, dict) else None
+    if not isinstance(calls, list) or not calls:
+        return ""
+    found = []
+    for call in calls:
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            return ""
+        arguments = function.get("arguments")
+        if isinstance(arguments, str):
+            with suppress(ValueError, RecursionError):  # a model may write what is no JSON
+                arguments = json.loads(arguments)
+        found.append({"name": function["name"], "arguments": arguments})
+    return json.dumps(found, ensure_ascii=False)
+
+
 def _parts(content: Any, choice: Mapping[str, Any]) -> Iterator[str]:
     """The pieces of an answer's text; a thought that stands beside it is none of them."""
     if content is None:
@@ -358,6 +379,8 @@ def _finish_reason(choice: Mapping[str, Any], has_text: bool, is_full: bool) -> 
     said = one_line(str(choice.get("finish_reason")), 60)
     if word in ("stop", "length"):
         return word
+    if word == "tool" and has_text and _calls(choice.get("message")):
+        return "stop"
     if word == "tool":
         raise RequestRejected(
             "refused_by_server",

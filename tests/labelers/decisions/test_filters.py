@@ -45,8 +45,12 @@ def make_rows(rows: list[dict]) -> tuple[pa.Table, pa.Table]:
         )  # fmt: skip
         for side, candidate in zip(("chosen", "rejected"), ids, strict=True):
             text, stop = values[side], values[f"{side}_stop"]
-            candidates.append({"candidate_id": candidate, "text": text, "finish_reason": stop})
-    schema = pa.schema([(name, pa.string()) for name in ("candidate_id", "text", "finish_reason")])
+            policy = values.get(f"{side}_policy", "policy")
+            candidates.append(
+                {"candidate_id": candidate, "text": text, "finish_reason": stop, "policy": policy}
+            )
+    columns = ("candidate_id", "text", "finish_reason", "policy")
+    schema = pa.schema([(name, pa.string()) for name in columns])
     return (
         pa.Table.from_pylist(decisions, schema=DECISION),
         pa.Table.from_pylist(candidates, schema=schema),
@@ -259,3 +263,32 @@ def test_the_balance_reaches_its_ceiling_with_the_smallest_margins(drawn, ceilin
         rest = [(row["margin"], row["pair_id"]) for row in kept if row["chosen_tokens"] > 10]
         assert all(last < one for one in rest)
     assert not any(math.isnan(row["margin"]) for row in kept)
+
+
+def test_across_policies_chooses_among_pairs_of_different_policies() -> None:
+    rows = [
+        {"prompt": "p", "margin": 0.5},
+        {"prompt": "p", "margin": 0.3, "rejected_policy": "other"},
+        {"prompt": "p", "margin": 0.2, "chosen_policy": "other"},
+        {"prompt": "q", "margin": 0.4, "chosen_policy": "third", "rejected_policy": "third"},
+    ]
+    across = {"type": "across_policies"}
+    aside = "pair_strategy"
+    assert reasons(rows, strategy=across) == [aside, None, aside, aside]
+    every = {**across, "choose": "all"}
+    assert reasons(rows, strategy=every) == [aside, None, None, aside]
+    assert reasons(rows, strategy={**every, "min_margin": 0.25}) == [aside, None, aside, aside]
+    low = {"type": "margin", "min": 0.35}
+    assert reasons(rows, low, strategy=every) == [aside, "margin", "margin", aside]
+
+
+@pytest.mark.parametrize("choose", ["best_vs_worst", "best_vs_random", "ranked_neighbours", "all"])
+def test_across_policies_is_the_strategy_itself_where_all_pairs_are(choose: str) -> None:
+    rows = [
+        {"prompt": index % 3, "margin": 0.1 * index - 0.2, "score_chosen": 0.1 * index,
+         "score_rejected": 0.2, "rejected_policy": "other"}
+        for index in range(9)
+    ]  # fmt: skip
+    alone = reasons(rows, strategy={"type": choose})
+    assert reasons(rows, strategy={"type": "across_policies", "choose": choose}) == alone
+    assert len(set(alone)) == 2

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -237,3 +238,26 @@ def test_what_is_handed_on_to_a_server_may_not_change_under_its_votes(tmp_path: 
         with pytest.raises(RunError, match="differs") as raised:
             open_run(served(**keys), run, revisions={})
         assert str(raised.value).count("->") == 1
+
+
+def test_a_run_of_a_version_that_wrote_columns_out_goes_on(tmp_path: Path) -> None:
+    run = begun(tmp_path, small_config(), "candidates", "votes")
+    raw = yaml.safe_load(run.config.read_text())
+    for source in (raw["prompts"]["train"], raw["prompts"]["heldout"]):
+        source["columns"] |= {"prompt": "prompt", "messages": "messages"}
+        for key in ("last_turn", "prefer", "system", "tools"):
+            del source["columns"][key]
+        del source["size"], source["weight"]
+    run.config.write_text(yaml.safe_dump(raw))
+    as_before = {"path": "embedded:prompts", "limit": 16, "columns": {"last_turn": "reference"}}
+    prompts = {**raw["prompts"], "train": as_before}
+    for config in (small_config(prompts=prompts), small_config()):
+        run.config.write_text(yaml.safe_dump(raw))
+        open_run(config, run, revisions={})
+    other = {**as_before, "columns": {"prompt": "topic"}}
+    with pytest.raises(
+        RunError, match=r"columns\.prompt: null -> \"topic\"|columns\.prompt: \(not"
+    ):
+        open_run(small_config(prompts={**prompts, "train": other}), run, revisions={})
+    with pytest.raises(RunError, match=r"columns\.last_turn: \"drop\" -> \"reference\""):
+        open_run(small_config(prompts=prompts), run, revisions={})

@@ -7,6 +7,7 @@ import pytest
 
 from prefloop.data.protocol import Completion, EngineFailed, EverythingRefused, RequestRejected
 from prefloop.pipeline.engines.openai import transport
+from prefloop.pipeline.engines.openai.reply_reader import read_reply
 from tests.helpers.served import ask, asked, question
 from tests.helpers.servers import by_prompt, endless, faulty_server, good, raw, says
 
@@ -359,3 +360,20 @@ def test_log_probabilities_are_those_behind_the_thought():
         del reply["choices"][0]["logprobs"]
         [got] = answer_to(says(reply), asking={"choices": ("A", "B"), "thought_tokens": 50})
         assert (got.text, got.choice_logprobs) == ("B", None)
+
+
+CALLS = [
+    {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}},
+    {"id": "2", "type": "function", "function": {"name": "say", "arguments": "no JSON"}},
+]
+CALLED = '[{"name": "add", "arguments": {"a": 1}}, {"name": "say", "arguments": "no JSON"}]'
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"), [(None, CALLED), ("", CALLED), ("Let me see.", f"Let me see.\n{CALLED}")]
+)
+@pytest.mark.parametrize("reason", ["tool_calls", "stop"])
+def test_a_call_of_a_tool_is_an_answer_as_json(content, wanted, reason):
+    message = {"content": content, "tool_calls": CALLS}
+    reply = read_reply(body(message=message, finish_reason=reason), 100)
+    assert (reply.text, reply.finish_reason) == (wanted, "stop")

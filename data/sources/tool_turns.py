@@ -1,0 +1,164 @@
+"""Turns that call tools, and the tools: as chat templates and TRL take them.
+
+A turn has ``role`` and ``content``, the content as people and judges read it: a call of a tool is
+there as JSON. Where a turn is more than that, ``full`` holds what a chat template is given.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prefloop.data.sources.turns import ROLES, Unusable, read_turn, text_of
+from prefloop.data.utf8 import is_blank
+
+_TOOL_ROLES = ("tool", "function", "observation", "ipython", "tool_response")
+_CALL_ROLES = ("function_call", "tool_call")
+"""How ShareGPT's layout names the turn of an assistant that is a call."""
+
+
+def full_turns(value: Any, field: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The turns of a conversation, each with its number in the row; a system turn without text is
+    left out. Raises :class:`Unusable`."""
+    turns = [value] if isinstance(value, dict) else value
+    if not turns:
+        raise Unusable(field, "empty", "the conversation has no turn: delete the row")
+    for number, turn in enumerate(turns, 1):
+        found = _turn(turn, field, number)
+        if found["role"] != "system" or not is_blank(found["content"]):
+            yield number, found
+
+
+def call_text(calls: Any) -> str:
+    """Calls of tools as they are shown: a JSON list of ``{name, arguments}``."""
+    return json.dumps(
+        [
+            {"name": one["function"]["name"], "arguments": one["function"]["arguments"]}
+            for one in calls
+        ],
+        ensure_ascii=False,
+        default=str,
+    )
+
+
+def tools_of(value: Any, field: str) -> str | None:
+    """The tools of a row as JSON, each ``{type: function, function: {name, ...}}``; null where it
+    has none. Raises :class:`Unusable`."""
+    found = _from_json(value, field, "the tools")
+    if isinstance(found, Mapping):
+        found = [found]
+    if not found:
+        return None
+    if not isinstance(found, list):
+        raise Unusable(
+            field,
+            "bad_tools",
+            f"is of type {type(found).__name__} where a list of JSON schemas is needed",
+        )
+    tools = [_tool(one, field, number) for number, one in enumerate(found, 1)]
+    return json.dumps(tools, ensure_ascii=False, default=str)
+
+
+def _tool(value: Any, field: str, number: int) -> dict[str, Any]:
+    tool = _from_json(value, field, f"tool {number}")
+    function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise Unusable(
+            field,
+            "bad_tools",
+            f"tool {number} has no name: write {{type: function, function: {{name, description, "
+            "parameters}}}",
+        )
+    return {"type": "function", "function": _without_nulls(function)}
+
+
+def _turn(turn: Any, field: str, number: int) -> dict[str, Any]:
+    said = _role(turn)
+    if said in _CALL_ROLES:
+        text = turn.get("content") or turn.get("value")
+        calls = _from_json(text, field, f"turn {number}")
+        turn = {"role": "assistant", "content": "", "tool_calls": calls}
+    elif said in _TOOL_ROLES:
+        return _tool_turn(turn, field, number)
+    calls = turn.get("tool_calls") if isinstance(turn, dict) else None
+    if not calls:
+        role, content = read_turn(turn, field, number)
+        return {"role": role, "content": content}
+    if said not in _CALL_ROLES and ROLES.get(said or "") != "assistant":
+        raise Unusable(field, "bad_messages", f"turn {number} calls a tool, and is no assistant's")
+    text = text_of(turn.get("content"), field, f"turn {number} ") or ""
+    found = _from_json(calls, field, f"turn {number}: its tool_calls")
+    full: dict[str, Any] = {
+        "role": "assistant",
+        "content": text,
+        "tool_calls": [
+            _call(one, field, number) for one in (found if isinstance(found, list) else [found])
+        ],
+    }
+    shown = call_text(full["tool_calls"])
+    return {"role": "assistant", "content": f"{text}\n{shown}" if text else shown, "full": full}
+
+
+def _tool_turn(turn: dict[str, Any], field: str, number: int) -> dict[str, Any]:
+    content = turn.get("content")
+    if content is None:
+        content = turn.get("value")
+    content = text_of(content, field, f"turn {number} ")
+    if content is None:
+        content = ""
+    if not isinstance(content, str):
+        content = json.dumps(_without_nulls(content), ensure_ascii=False, default=str)
+    found = {"role": "tool", "content": content}
+    more = {key: turn[key] for key in ("name", "tool_call_id") if isinstance(turn.get(key), str)}
+    return {**found, "full": {**found, **more}} if more else found
+
+
+def _call(value: Any, field: str, number: int) -> dict[str, Any]:
+    """A call as chat templates take it: its arguments are an object, no text."""
+    call = _from_json(value, field, f"turn {number}: a call")
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise Unusable(
+            field,
+            "bad_messages",
+            f"turn {number} has a call without a name: write {{type: function, function: {{name, "
+            "arguments}}}",
+        )
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        arguments = _from_json(arguments, field, f"turn {number}: the arguments of a call")
+    else:
+        arguments = _without_nulls(arguments)
+    identity = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
+    return {
+        **identity,
+        "type": "function",
+        "function": {"name": function["name"], "arguments": arguments or {}},
+    }
+
+
+def _role(turn: Any) -> str | None:
+    said = (turn.get("role") or turn.get("from")) if isinstance(turn, dict) else None
+    return said.strip().lower() if isinstance(said, str) else None
+
+
+def _from_json(value: Any, field: str, what: str) -> Any:
+    """``value``, read where it is JSON as text."""
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        return None
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise Unusable(field, "bad_tools", f"{what}: not valid JSON: {error}") from None
+
+
+def _without_nulls(value: Any) -> Any:
+    """``value`` without the keys that are null: a table gives each object the keys of all."""
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value
