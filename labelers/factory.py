@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefloop.data.protocol import Engine
 from prefloop.labelers.base import Labeler, LabelerError
 from prefloop.labelers.config import (
+    GivenLabeler,
     JudgeLabeler,
     LabelerConfig,
     ReferenceLabeler,
@@ -16,6 +17,7 @@ from prefloop.labelers.judges.listwise_judge import ListwiseJudge
 from prefloop.labelers.judges.pairwise_judge import PairwiseJudge
 from prefloop.labelers.judges.rating_judge import RatingJudge
 from prefloop.labelers.judges.settings import ListwiseSettings, RatingSettings
+from prefloop.labelers.scorers.given import GivenLabels
 from prefloop.labelers.scorers.reference import ReferencePreferred
 from prefloop.labelers.scorers.reward_model import RewardModel
 from prefloop.labelers.scorers.verifier import Verifier
@@ -43,5 +45,7 @@ def build_labeler(
         return RewardModel(config, checkpoint)
     if isinstance(config, VerifierLabeler):
         return Verifier(config)
+    if isinstance(config, GivenLabeler):
+        return GivenLabels(config)
     assert isinstance(config, ReferenceLabeler)
     return ReferencePreferred(config)

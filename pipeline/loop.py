@@ -41,7 +41,9 @@ async def run_loop(config: RunConfig, run: RunDir) -> None:
         context = RunContext.of(config, run)
         models = Models(config, cache=run.cache)
         open_run(config, run, revisions=models.revisions())
-        read_prompts(context, config.prompts, block_size=config.block_size)
+        read_prompts(
+            context, config.prompts, block_size=config.block_size, given=config.sample.given
+        )
         models.take_probes(run.prompts, config.sample.system_prompt)
         finish_deciding(config, run)
         try:

@@ -228,7 +228,17 @@ def parse_columns(text: str) -> PreferenceColumns:
     numbers = [key for key in ("ratings", "ranks") if key in given]
     if (numbers and "answers" not in given) or len(numbers) > 1:
         raise InputError(f"--columns {text}: give ratings or ranks, and with them answers")
-    return PreferenceColumns(prompt, **given)
+    return PreferenceColumns(
+        prompt,
+        chosen=given.get("chosen"),
+        rejected=given.get("rejected"),
+        a=given.get("a"),
+        b=given.get("b"),
+        label=given.get("label"),
+        answers=given.get("answers"),
+        ratings=given.get("ratings"),
+        ranks=given.get("ranks"),
+    )
 
 
 def named_columns(columns: str | None, labels: str | None) -> PreferenceColumns | None:

@@ -143,8 +143,8 @@ def answers_left_out(fields: Mapping[str, Any], layout: Layout) -> int:
     if listed.kind == "completions":
         value = fields.get(listed.a)
         return max(len(value) - 2, 0) if isinstance(value, list) else 0
-    several = (fields.get(name) for name in (layout.a, layout.b))
-    return sum(len(value) - 1 for value in several if several_texts(value))
+    both = (fields.get(name) for name in (layout.a, layout.b))
+    return sum(len(value) - 1 for value in both if isinstance(value, list) and several_texts(value))
 
 
 def several_texts(value: Any) -> bool:

@@ -261,7 +261,8 @@ def _left_out(batch: pa.RecordBatch, layout: Layout) -> Ints:
     if layout.beside is None:
         return np.zeros(len(batch), np.int64)
     lengths = pc.fill_null(pc.list_value_length(batch.column(layout.beside.a)), 0)
-    return np.maximum(lengths.to_numpy(zero_copy_only=False).astype(np.int64) - 2, 0)
+    found: Ints = np.maximum(lengths.to_numpy(zero_copy_only=False).astype(np.int64) - 2, 0)
+    return found
 
 
 def _disputed(batch: pa.RecordBatch, layout: Layout) -> Bools:

@@ -40,8 +40,11 @@ class PromptTables:
     read: int
 
 
-def load_prompts(config: PromptsConfig, *, seed: int) -> PromptTables:
+def load_prompts(
+    config: PromptsConfig, *, seed: int, train: SourceRows | None = None
+) -> PromptTables:
     """Read and sort out the prompts of a run; the same input and seed give the same tables.
+    ``train`` are the train prompts where they were read already.
 
     A prompt is dropped for the first of these reasons: ``exact_duplicate`` (of an earlier row;
     white space at the ends of turns does not count), ``overlap:heldout`` and ``overlap:NAME``
@@ -60,7 +63,7 @@ def load_prompts(config: PromptsConfig, *, seed: int) -> PromptTables:
         (each.name, known_prompts(read_evaluation_set(each.source)))
         for each in config.exclude_overlap
     ]
-    sources = [read_source(config, config.train, "prompts.train")]
+    sources = [train or read_source(config, config.train, "prompts.train")]
     if config.heldout is not None:
         sources.insert(0, read_source(config, config.heldout, "prompts.heldout"))
     sieve = _Sieve(sources)

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from prefloop.data.prompts.load import load_prompts
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.plan.planner import Planner
@@ -21,6 +20,7 @@ from prefloop.pipeline.plan.speeds import Measured
 from prefloop.pipeline.plan.steps import Step, Training
 from prefloop.pipeline.report.formats import money, short_count
 from prefloop.pipeline.run.run_dir import RunDir
+from prefloop.pipeline.stages.given_rows import load_with_answers
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ def make_plan(config: RunConfig, run: RunDir | None = None) -> Plan:
     ``run`` is where finished work is looked for, the config's run directory by default. Raises
     ``InputError`` for unusable prompts.
     """
-    tables = load_prompts(config.prompts, seed=config.seed)
+    tables, given = load_with_answers(config.prompts, config.sample.given, seed=config.seed)
     measured = Measured.of(config, run or RunDir(Path(config.run_dir)))
-    planner = Planner(config, tables.train, tables.heldout, measured)
+    planner = Planner(config, tables.train, tables.heldout, measured, given)
     for index in range(config.rounds):
         planner.add_round(index)
     return Plan(

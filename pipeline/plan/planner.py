@@ -21,6 +21,7 @@ from prefloop.labelers.judges.settings import ListwiseSettings, RatingSettings
 from prefloop.pipeline.config import POLICY, RunConfig
 from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.plan.assumptions import time_assumptions, token_assumptions
+from prefloop.pipeline.plan.planned_answers import PlannedAnswers
 from prefloop.pipeline.plan.speeds import (
     ANSWER_SHARE,
     RATIONALE_SHARE,
@@ -32,6 +33,7 @@ from prefloop.pipeline.plan.speeds import (
 from prefloop.pipeline.plan.steps import Step, Training
 from prefloop.pipeline.plan.token_counts import TokenCounter
 from prefloop.pipeline.run.run_dir import OPPONENT
+from prefloop.pipeline.stages.given_rows import GivenAnswers
 from prefloop.pipeline.stages.prompts import round_rows, round_size
 from prefloop.training.session.setup import optimiser_steps
 
@@ -74,7 +76,12 @@ class Planner:
     """Adds up the steps of a run, round by round."""
 
     def __init__(
-        self, config: RunConfig, prompts: pa.Table, heldout: pa.Table, measured: Measured
+        self,
+        config: RunConfig,
+        prompts: pa.Table,
+        heldout: pa.Table,
+        measured: Measured,
+        given: GivenAnswers | None = None,
     ) -> None:
         self._config = config
         self._prompts = prompts
@@ -82,6 +89,7 @@ class Planner:
         self._heldout = heldout if limit is None else heldout.slice(0, limit)
         self._measured = measured
         self._tokens = TokenCounter(config.sample.system_prompt)
+        self._given = PlannedAnswers(given)
         self._pairs_so_far = 0
         self._timed: set[tuple[str, str]] = set()
         self.steps: list[Step] = []
@@ -114,7 +122,7 @@ class Planner:
                 for number, candidates in zip(pairs, self._candidates(prompts), strict=True)
             ],
             answer_tokens=self._answer_tokens(),
-            longest=config.sample.max_tokens,
+            longest=max(config.sample.max_tokens * bool(config.sample.n), self._given.longest),
         )
         asked += self._label(labelled, config.label.labelers)
         if config.train:
@@ -124,7 +132,7 @@ class Planner:
         self.steps += [self._step(index, each) for each in asked]
 
     def _sample(self, prompts: pa.Table) -> Iterable[_Asked]:
-        members = self._config.sample.members()
+        members = self._config.sample.members() if self._config.sample.n else ()
         total = sum(member.weight for member in members)
         for member in members:
             share = member.weight / total
@@ -142,15 +150,22 @@ class Planner:
     def _pairs(self, prompts: pa.Table) -> list[int]:
         """Pairs of each prompt, if no two of its candidates are the same."""
         label = self._config.label
-        every = [math.comb(candidates, 2) for candidates in self._candidates(prompts)]
+        every = [
+            math.comb(candidates, 2) - self._given.apart(messages)
+            for candidates, messages in zip(
+                self._candidates(prompts), prompts["messages"].to_pylist(), strict=True
+            )
+        ]
         return [min(number, label.pairs_per_prompt or number) for number in every]
 
     def _candidates(self, prompts: pa.Table) -> list[int]:
         """Candidates of each prompt, its reference answer among them where it takes part."""
         n, referenced = self._config.sample.n, self._config.uses_references
         return [
-            n + int(bool(referenced and reference))
-            for reference in prompts["reference"].to_pylist()
+            n + int(bool(referenced and reference)) + self._given.of(messages)
+            for reference, messages in zip(
+                prompts["reference"].to_pylist(), prompts["messages"].to_pylist(), strict=True
+            )
         ]
 
     def _label(self, labelled: _Labelled, labelers: Sequence[LabelerConfig]) -> Iterable[_Asked]:
@@ -323,6 +338,8 @@ class Planner:
         )
 
     def _answer_tokens(self) -> float:
+        if not self._config.sample.n:
+            return self._given.tokens
         return self._measured.answer_tokens or self._config.sample.max_tokens * ANSWER_SHARE
 
     def _model(self, model: str) -> str:

@@ -72,9 +72,7 @@ async def evaluate_policy(config: RunConfig, *, policy: str, against: str, out: 
         "inputs": input_hashes(config),
         "labelers": of_labelers(config.all_labelers),
         "engines": of_engines(config),
-        "config": config.model_dump(
-            mode="json", include={"seed", "prompts", "sample", "label", "evaluate"}
-        ),
+        "config": _settings(config),
     }
     run = RunDir(out / json_hash(about)[:12])
     models = Models(other, cache=run.cache)
@@ -82,7 +80,9 @@ async def evaluate_policy(config: RunConfig, *, policy: str, against: str, out: 
     answer = partial(answer_heldout, context.round(0), config.sample, config.evaluate, models)
     with run.lock():
         try:
-            read_prompts(context, config.prompts, block_size=config.block_size)
+            read_prompts(
+                context, config.prompts, block_size=config.block_size, given=config.sample.given
+            )
             models.take_probes(run.heldout, config.sample.system_prompt)
             if not models.probes:
                 raise RunError("there are no held-out prompts: set prompts.heldout in the config")
@@ -110,3 +110,13 @@ async def evaluate_policy(config: RunConfig, *, policy: str, against: str, out: 
         )
     table = metrics_table([{**row, "round": 0} for row in rows]).to_pylist()
     return Evaluation(policy, against, run.root, table)
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """The settings that reach into the comparison: as earlier versions wrote them, so that what
+    they have kept is found."""
+    included = {"seed", "prompts", "sample", "label", "evaluate"}
+    found = config.model_dump(mode="json", include=included)
+    if found["sample"]["from"] is None:
+        del found["sample"]["from"]
+    return found

@@ -215,6 +215,7 @@ def input_hashes(config: RunConfig) -> dict[str, str]:
     """SHA-256 of the files that prompts come from, of the judges' folders and of calibrations; hub
     datasets are not files of ours."""
     sources = [config.prompts.train, config.prompts.heldout]
+    sources += [config.sample.given.source] if config.sample.given else []
     sources += [overlap.source for overlap in config.prompts.exclude_overlap]
     found = {source.path: _named(source) for source in sources if isinstance(source, PromptSource)}
     hashes = {name: digest(paths) for name, paths in found.items() if paths}

@@ -191,14 +191,21 @@ class Models:
     def token_counter(self) -> Callable[[str], int]:
         """Counts the tokens of an answer, its end token included, with the policy's tokenizer.
 
-        A served policy without a known tokenizer is counted at four characters a token.
+        A policy that is not used, and a served one without a known tokenizer, are counted at four
+        characters a token.
         """
+        if not self._config.uses_policy:
+            return _by_characters
         engine = self._config.engines[self._config.sample.engine]
         name = engine.tokenizer if isinstance(engine, OpenAIEngine) else self._start
         if name is None:
-            return lambda text: len(text) // 4 + 1
+            return _by_characters
         tokenizer = load_tokenizer(name)
         return lambda text: len(tokenizer.encode(text, add_special_tokens=False)) + 1
+
+    def counts_characters(self) -> bool:
+        """Whether :meth:`token_counter` knows no tokenizer."""
+        return self.token_counter() is _by_characters
 
     async def close(self, engine: str, model: str) -> None:
         """Close the engine named ``engine`` for ``model``; it comes back when asked for."""
@@ -221,7 +228,7 @@ class Models:
 
     def _checkpoint(self, model: str, engine: str) -> str:
         name = self._config.policy if model == POLICY else model
-        return checkpoint(name, served=isinstance(self._config.engines[engine], OpenAIEngine))
+        return checkpoint(name, served=isinstance(self._config.engines.get(engine), OpenAIEngine))
 
     async def _swap(self, name: str, engine: Engine, previous: str, path: str) -> None:
         """Let ``engine`` serve ``path``, for sure: in place, or else from a new engine process."""
@@ -248,6 +255,10 @@ class Models:
             await engine.restart(path)
             difference = await verify()
         logger.info("%s serves %s: %.1e nats a token off transformers", name, path, difference)
+
+
+def _by_characters(text: str) -> int:
+    return len(text) // 4 + 1
 
 
 def _reward_checkpoint(labeler: RewardModelLabeler) -> str:

@@ -54,7 +54,7 @@ ORDER = {
         "run",
         "stages",
         "report",
-        "plan audit policies loop redecide",
+        "plan audit policies loop redecide label_data",
         "judging review",
         "results api starter",
         "commands",
