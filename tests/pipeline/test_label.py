@@ -81,6 +81,10 @@ def test_the_command_makes_a_run_of_any_layout(tmp_path: Path) -> None:
     assert all(len(one["chosen"][0]["content"]) > len(one["rejected"][0]["content"])
                for one in triples)  # fmt: skip
     assert {tuple(one["labelers"]) for one in triples} == {("length",)}
+    card = run.card.read_text()
+    assert f"answers in `{data}`" in card
+    assert "samples a prompt" not in card
+    assert "`given` (given: the labels that the answers came with, which decide nothing)" in card
     assert prefloop.agreement(out).raw.value == pytest.approx(2 / 3)
     pairs = sum(len(split) for split in prefloop.Run(out).load_dataset().values())
     assert pairs == 3
