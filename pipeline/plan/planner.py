@@ -275,7 +275,7 @@ class Planner:
         config = self._config
         settings, heldout = config.evaluate, self._heldout
         most = settings.max_tokens or config.sample.max_tokens
-        expected = min(self._answer_tokens(), most)
+        expected = min(self._sampled_tokens(), most)
         lengths = self._tokens.of_prompts(heldout, self._model(POLICY))
         # Round 0 answers with the starting policy too.
         policies = [f"policy {policy}" for policy in ([0, 1] if index == 0 else [index + 1])]
@@ -338,8 +338,9 @@ class Planner:
         )
 
     def _answer_tokens(self) -> float:
-        if not self._config.sample.n:
-            return self._given.tokens
+        return self._sampled_tokens() if self._config.sample.n else self._given.tokens
+
+    def _sampled_tokens(self) -> float:
         return self._measured.answer_tokens or self._config.sample.max_tokens * ANSWER_SHARE
 
     def _model(self, model: str) -> str:
