@@ -21,10 +21,10 @@ from prefloop.data.preferences.pair_rows import (
     several_texts,
 )
 from prefloop.data.preferences.ratings import RatedAnswer, as_number, model_name, text_of
-from prefloop.data.preferences.transcripts import check_answer
+from prefloop.data.preferences.transcripts import check_answer, check_prompt, split_answer
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.rows import RawRow, bad
-from prefloop.data.sources.turns import Turn, Unusable
+from prefloop.data.sources.turns import Turn, Unusable, conversation_in, turns_of
 from prefloop.data.utf8 import is_blank, is_text
 
 _OF_VERDICT: Mapping[str, tuple[float, float]] = {
@@ -77,6 +77,8 @@ def parse_set(raw: RawRow, layout: Layout) -> AnswerSet | BadRow:
 
 def _parse(raw: RawRow, layout: Layout) -> AnswerSet:
     fields = raw.fields
+    if layout.kind == "single" and layout.a in layout.prompt:
+        return _of_conversation(raw, layout)
     if layout.kind in ("completions", "single"):
         return _of_list(raw, layout, explicit_prompt(fields, layout))
     found = compare(fields, layout)
@@ -104,7 +106,7 @@ def _parse(raw: RawRow, layout: Layout) -> AnswerSet:
         tuple(FoundAnswer(*one, raw.row) for one in texts),
         absolute=layout.kind == "scored",
         ties=len(texts) == 2,
-        **_about(raw, layout),
+        **_about(raw, layout, [text for text, _, _ in texts]),
     )
 
 
@@ -140,8 +142,18 @@ def _of_list(raw: RawRow, layout: Layout, prompt: list[Turn]) -> AnswerSet:
         absolute=all(one.absolute for one in entries if one.rating is not None),
         # Good answers beside good ones, and bad beside bad, are not compared by unpaired data.
         ties=not (layout.kind == "single" and layout.ratings == "label"),
-        **_about(raw, layout),
+        **_about(raw, layout, [answer.text for answer in answers]),
     )
+
+
+def _of_conversation(raw: RawRow, layout: Layout) -> AnswerSet:
+    """The last turn of a whole conversation as the one answer to those before it."""
+    value = field_of(raw.fields, layout.a)
+    turns = turns_of(conversation_in(value, layout.a) or [], layout.a)
+    before, answer = split_answer(turns, layout.a)
+    found = (FoundAnswer(answer, None, None, raw.row),)
+    about = _about(raw, layout, [answer])
+    return AnswerSet(raw.source, raw.row, check_prompt(before, layout.a), found, **about)
 
 
 def _single(fields: Mapping[str, Any], value: Any, layout: Layout) -> RatedAnswer:
@@ -156,13 +168,15 @@ def _is_empty(value: Any) -> bool:
     return is_null(value) or value == [] or (isinstance(value, str) and is_blank(value))
 
 
-def _about(raw: RawRow, layout: Layout) -> dict[str, Any]:
+def _about(raw: RawRow, layout: Layout, answers: Sequence[str]) -> dict[str, Any]:
     """The row's reference answer, and its other columns: none that the layout reads, so that no
-    label is among them."""
+    label is among them. One of the ``answers`` is no reference: that would say which is good."""
     reference = raw.fields.get("reference")
     used = {*layout.columns, "reference"}
     others = {name: value for name, value in raw.fields.items() if name not in used}
     usable = isinstance(reference, str) and not is_blank(reference) and is_text(reference)
+    if usable and reference.strip() in {text.strip() for text in answers}:
+        usable = False
     return {"reference": reference if usable else None, "metadata": _json(others)}
 
 

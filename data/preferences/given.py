@@ -61,7 +61,11 @@ def read_answer_sets(
             "prompt=NAME,answers=NAME,ratings=NAME"
         )
     yield from gatherer.all()
-    labels.check(source.path)
+    labels.check(
+        source.path,
+        "say which with `labels` in sample.from, or --labels: a=1,b=0 (or a=0,b=1, or "
+        "a=1,b=2,tie=0)",
+    )
 
 
 def _rows(source: PromptSource) -> Iterator[SourceRow]:

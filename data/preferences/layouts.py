@@ -80,7 +80,7 @@ _MODELS_OF_PAIRS = (
     ("generator_1", "generator_2"),
 )  # fmt: skip
 """Columns that say who wrote the first and the second answer."""
-_MODELS_OF_SINGLES = ("model", "model_name", "generation_model", "generator")
+_MODELS_OF_SINGLES = ("model", "model_name", "generation_model", "generator", "policy")
 _SINGLES = ("response", "completion", "answer", "output")
 _RATINGS_OF_SINGLES = ("helpfulness", "score", "rating", "reward", "overall_score")
 _TREE_NODES = ("message_id", "parent_id", "text", "role")
@@ -358,7 +358,8 @@ def _unlabelled_layout(present: list[str], prompt: tuple[str, ...]) -> Layout | 
             return Layout("unlabelled", prompt, a, b, system, history=earlier, models=models)
     answer = next((name for name in _SINGLES if name in there), None)
     if answer is None:
-        return None
+        # A conversation with its answer, as for SFT.
+        return Layout("single", prompt, *2 * prompt) if prompt in WHOLE_CONVERSATIONS else None
     writer = next((name for name in _MODELS_OF_SINGLES if name in there), None)
     return Layout(
         "single", prompt, answer, answer, system, history=earlier,

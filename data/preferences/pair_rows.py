@@ -118,6 +118,8 @@ def compare(fields: Mapping[str, Any], layout: Layout) -> Comparison:
     if layout.kind == "scored":
         scores = {name: field_of(fields, name) for name in layout.label}
         return Comparison(prompt, a, b, by_scores(scores))
+    if layout.kind == "unlabelled":
+        return Comparison(prompt, a, b, "tie")
     tied = layout.status is not None and fields.get(layout.status) == TIE_STATUS
     verdict = "a" if layout.kind == "direct" else _verdict(fields, layout)
     return Comparison(prompt, a, b, "tie" if tied else verdict)

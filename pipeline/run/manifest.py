@@ -15,6 +15,7 @@ from typing import Any
 
 from prefloop.data.config import PromptSource
 from prefloop.data.embedded import resolve_embedded
+from prefloop.data.preferences.reader import parquet_files
 from prefloop.data.shards import (
     atomic_write_json,
     atomic_write_text,
@@ -215,9 +216,11 @@ def input_hashes(config: RunConfig) -> dict[str, str]:
     """SHA-256 of the files that prompts come from, of the judges' folders and of calibrations; hub
     datasets are not files of ours."""
     sources = [config.prompts.train, config.prompts.heldout]
-    sources += [config.sample.given.source] if config.sample.given else []
     sources += [overlap.source for overlap in config.prompts.exclude_overlap]
     found = {source.path: _named(source) for source in sources if isinstance(source, PromptSource)}
+    if config.sample.given:
+        answers = config.sample.given.source
+        found[answers.path] = parquet_files(answers) or _named(answers)
     hashes = {name: digest(paths) for name, paths in found.items() if paths}
     for labeler in config.all_labelers:
         if isinstance(labeler, JudgeLabeler):

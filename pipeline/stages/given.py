@@ -143,6 +143,13 @@ def open_pool(run: RunDir, models: Models, *, alone: bool) -> GivenPool:
             "tokens of given answers are counted at four characters a token: name a `policy` "
             "(or an engine's `tokenizer`) to count by its tokenizer"
         )
+    single = read_given_counts(run).get("prompts_with_one", 0)
+    if alone and single:
+        logger.warning(
+            "sample.from: %s prompts have one answer only, equal ones being one: there is nothing "
+            "to compare it with",
+            f"{single:,}",
+        )
     return GivenPool(GivenShards(run), models.token_counter(), alone)
 
 

@@ -160,10 +160,11 @@ def write_given(run: RunDir, answers: GivenAnswers, prompts: pa.Table, block_siz
 
     Answers to other prompts are counted; so are rows without answers, which are quarantined.
     """
+    texts = answers.rows["text"].combine_chunks()
     by_key: dict[str, list[int]] = {}
     for place, key in enumerate(answers.rows["prompt_id"].to_pylist()):
         by_key.setdefault(key, []).append(place)
-    used = 0
+    used = single = 0
     starts = range(0, len(prompts), block_size)
     for index, start in enumerate(starts):
         block = prompts.slice(start, block_size).select(["prompt_id", "messages"]).to_pylist()
@@ -171,6 +172,7 @@ def write_given(run: RunDir, answers: GivenAnswers, prompts: pa.Table, block_siz
         for prompt in block:
             mine = by_key.get(prompt_key(prompt["messages"]), [])
             places += mine
+            single += len(set(texts.take(pa.array(mine, pa.int64())).to_pylist())) == 1
             ids += [prompt["prompt_id"]] * len(mine)
         rows = answers.rows.take(pa.array(places, pa.int64()))
         run.given.write(index, rows.set_column(0, GIVEN.field(0), pa.array(ids, pa.string())))
@@ -187,6 +189,7 @@ def write_given(run: RunDir, answers: GivenAnswers, prompts: pa.Table, block_siz
         "sets": answers.sets,
         "answers": len(answers.rows),
         "used": used,
+        "prompts_with_one": single,
         "of_other_prompts": others,
         "without_text": answers.left_out,
         "unreadable": len(answers.bad),

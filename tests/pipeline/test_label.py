@@ -78,7 +78,8 @@ def test_the_command_makes_a_run_of_any_layout(tmp_path: Path) -> None:
     # What the data say decides nothing: the longer answer is chosen everywhere.
     triples = rows_of(run.round(0).triples)
     assert len(triples) == 3
-    assert all(len(one["chosen"][0]["content"]) > len(one["rejected"][0]["content"])
+    by_id = texts(run)
+    assert all(len(by_id[one["chosen_id"]]["text"]) > len(by_id[one["rejected_id"]]["text"])
                for one in triples)  # fmt: skip
     assert {tuple(one["labelers"]) for one in triples} == {("length",)}
     card = run.card.read_text()
@@ -166,6 +167,45 @@ def test_a_table_in_memory_and_a_run_can_be_labelled(tmp_path: Path) -> None:
     assert {row["policy"] for row in texts(again.directory).values()} == {
         "big@given", "small@given", "tiny@given"
     }  # fmt: skip
+    prefloop.report(first)  # what is no answer in a run may change
+    (first.path / "note.txt").write_text("x")
+    assert prefloop.label(first, {**BY_LENGTH, "filter": EVERY}, tmp_path / "again").path
+
+
+def test_single_answers_and_their_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    turns = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]
+    rows = [
+        {"messages": turns},
+        {"prompt": "Hi?", "completion": [{"role": "assistant", "content": "Go!"}], "label": False},
+        {"prompt": "Hi?", "completion": "Good day.", "label": True},
+        {"prompt": "Hi?", "completion": "Away!", "label": False},
+        {"prompt": "Ho?", "chosen": "same", "rejected": "same"},
+        {"prompt": "Ha?", "response_a": "x", "response_b": "xy", "label": None},
+    ]
+    data = write(tmp_path / "d.jsonl", rows)
+    run = prefloop.label(data, {**BY_LENGTH, "filter": EVERY}, tmp_path / "out").directory
+    # Four answers to the first prompt; of the labels, good against bad alone compares.
+    assert len(rows_of(run.round(0).decisions)) == 7
+    assert [vote["labeler"] for vote in rows_of(run.round(0).votes)].count("given") == 2
+    assert "1 prompts have one answer only" in caplog.text
+
+
+def test_a_reference_that_is_one_of_the_answers_is_none(tmp_path: Path) -> None:
+    rows = [{"prompt": p, "chosen": "Yes.", "rejected": "Noo.", "reference": r}
+            for p, r in (("Hi?", "Yes."), ("Ho?", "Maybe."))]  # fmt: skip
+    data = write(tmp_path / "d.jsonl", rows)
+    judge = {"labelers": [{"type": "given", "decides": True}], "filter": EVERY}
+    run = prefloop.label(data, judge, tmp_path / "out").directory
+    assert [row["reference"] for row in rows_of(run.prompts)] == [None, "Maybe."]
+
+
+def test_labels_that_may_mean_two_things_are_not_guessed(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n}?", "response_a": "a", "response_b": "b", "label": n} for n in (0, 1)]
+    data = write(tmp_path / "d.jsonl", rows)
+    judge = {"labelers": [{"type": "given", "decides": True}], "filter": EVERY}
+    with pytest.raises(prefloop.PrefloopError, match=r"say which with `labels` in sample\.from"):
+        prefloop.label(data, judge, tmp_path / "out")
+    assert prefloop.label(data, judge, tmp_path / "out", labels="a=0,b=1,tie=2")
 
 
 def fresh(data: Path, run_dir: Path, **changes: Any) -> dict[str, Any]:
