@@ -161,7 +161,8 @@ def _single(fields: Mapping[str, Any], value: Any, layout: Layout) -> RatedAnswe
     flag = _FLAGS.get(str(said).strip().lower()) if isinstance(said, bool | str) else None
     rating = as_number(said) if flag is None else flag
     model = model_name(fields.get(layout.models[0])) if layout.models else None
-    return RatedAnswer(value, rating, model, flag is None and rating is not None)
+    absolute = rating is not None and layout.ratings != "label"
+    return RatedAnswer(value, rating, model, absolute)
 
 
 def _is_empty(value: Any) -> bool:
@@ -174,10 +175,14 @@ def _about(raw: RawRow, layout: Layout, answers: Sequence[str]) -> dict[str, Any
     reference = raw.fields.get("reference")
     used = {*layout.columns, "reference"}
     others = {name: value for name, value in raw.fields.items() if name not in used}
-    usable = isinstance(reference, str) and not is_blank(reference) and is_text(reference)
-    if usable and reference.strip() in {text.strip() for text in answers}:
-        usable = False
-    return {"reference": reference if usable else None, "metadata": _json(others)}
+    if (
+        not isinstance(reference, str)
+        or is_blank(reference)
+        or not is_text(reference)
+        or reference.strip() in {text.strip() for text in answers}
+    ):
+        reference = None
+    return {"reference": reference, "metadata": _json(others)}
 
 
 def _json(values: Mapping[str, Any]) -> str:

@@ -158,7 +158,9 @@ def _sets_of_tree(raw: RawRow) -> list[AnswerSet]:
         if node is None:
             continue
         turns = [*before, {"role": node.role, "content": node.text}]
-        replies = [one for one in fields.get("replies") or () if isinstance(one, dict)]
+        replies = fields.get("replies") or []
+        if not isinstance(replies, list) or not all(isinstance(one, dict) for one in replies):
+            raise Unusable("prompt", "wrong_type", "has `replies` that are no list of messages")
         open_nodes += [(one, turns) for one in reversed(replies)]
         nodes = [_node(raw, one, None) for one in replies]
         answers = [one for one in nodes if one is not None and one.role == "assistant"]

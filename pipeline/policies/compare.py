@@ -58,6 +58,11 @@ async def evaluate_policy(config: RunConfig, *, policy: str, against: str, out: 
     contents of the files that they name (prompts, judges, calibrations).
     Raises subclasses of ``PrefloopError``.
     """
+    if config.sample.engine not in config.engines:  # nothing was to be sampled
+        raise RunError(
+            f"the config has no engine {config.sample.engine!r} to ask the policies with: add it "
+            "to `engines`, or name another with sample.engine"
+        )
     served = isinstance(config.engines[config.sample.engine], OpenAIEngine)
     if served:
         raise RunError(

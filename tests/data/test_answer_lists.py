@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.preferences import parse_columns, read_preferences
 from prefloop.data.preferences.answer_sets import AnswerSet
 from prefloop.data.preferences.given import read_answer_sets
+from prefloop.data.utf8 import is_blank
 
 Row = dict[str, Any]
 ASKED = [{"role": "user", "content": "Hi?"}]
@@ -234,3 +238,46 @@ def test_what_excel_says_of_its_separator(tmp_path: Path, first: str) -> None:
     pairs, [bad], _, _ = pairs_in(path)
     assert [(one["row"], one["chosen"]) for one in pairs] == [(3, "a, b")]
     assert (bad["row"], bad["reason"]) == (4, "wrong_field_count")
+
+
+NAMES = ["prompt", "instruction", "input", "context", "messages", "history", "chosen", "rejected",
+         "completions", "generations", "ratings", "ranks", "generation_models", "response",
+         "helpfulness", "output", "completion", "label", "response_a", "response_b", "message_id",
+         "parent_id", "role", "text", "rank", "message_tree_id", "reference", "x"]  # fmt: skip
+words = st.sampled_from(
+    ["Hi?", "Yes.", "No.", "", " ", "prompter", "assistant", "1", "a", "\ud800"]
+)
+values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-3, 3), st.floats(), words),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(["role", "content", "rank", "answer", "text", "replies", "model"]),
+            inner,
+            max_size=3,
+        ),
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(rows=st.lists(st.dictionaries(st.sampled_from(NAMES), values, max_size=8), max_size=4))
+@example(rows=[{"prompt": "Hi?", "response_a": "x", "response_b": "y", "label": None}])
+@example(rows=[{"message_tree_id": "t", "prompt": {"role": "prompter", "text": "a", "replies": 3}}])
+@example(rows=[{"message_id": "1", "parent_id": "1", "role": "assistant", "text": "a"}])
+def test_no_row_is_too_odd(rows: list[Row]) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "d.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)))
+        for read in (read_preferences, read_answer_sets):
+            try:
+                found: list[Any] = list(read(PromptSource(path=str(path))))
+            except InputError:
+                continue
+            for one in found:
+                if isinstance(one, AnswerSet):
+                    assert one.prompt[-1]["role"] == "user"
+                    assert one.answers
+                    assert not any(is_blank(answer.text) for answer in one.answers)
+                    json.loads(one.metadata)
