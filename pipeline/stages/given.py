@@ -183,17 +183,18 @@ def _rows(run: RunDir, prompt_ids: pa.ChunkedArray) -> Iterator[Row]:
     return GivenShards(run).of(pc.unique(prompt_ids).to_pylist())
 
 
-def with_given(run: RunDir, pairs: Sequence[Pair]) -> list[Pair]:
-    """``pairs`` with the labels that the data came with."""
+def with_given(run: RunDir, pairs: Sequence[Pair], candidates: pa.Table) -> list[Pair]:
+    """``pairs`` of ``candidates`` with the labels that the data came with."""
     if not run.given_counts.exists():
         return list(pairs)
-    texts: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    prompts = dict.fromkeys(pair.prompt_id for pair in pairs)
-    for row in GivenShards(run).of(prompts):
-        texts[row["prompt_id"], row["text"]].append(row)
+    columns = candidates.select(["candidate_id", "prompt_id", "text"]).to_pylist()
+    texts = {row["candidate_id"]: (row["prompt_id"], row["text"]) for row in columns}
+    given: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in GivenShards(run).of(dict.fromkeys(pair.prompt_id for pair in pairs)):
+        given[row["prompt_id"], row["text"]].append(row)
     found = []
     for pair in pairs:
-        of_a, of_b = (texts.get((pair.prompt_id, one.text), []) for one in (pair.a, pair.b))
+        of_a, of_b = (given.get(texts[one.candidate_id], []) for one in (pair.a, pair.b))
         found.append(replace(pair, given=tuple(_verdicts(of_a, of_b))))
     return found
 
