@@ -37,7 +37,8 @@ def audit(
     columns: Annotated[
         str | None,
         typer.Option(
-            help="Names of columns: prompt=..,chosen=..,rejected=.. or a=..,b=..,label=.."
+            help="Names of columns: prompt=..,chosen=..,rejected=.. or a=..,b=..,label=.. or "
+            "answers=..,ratings=.."
         ),
     ] = None,
     labels: Annotated[str | None, typer.Option(help="What labels mean: a=1,b=2,tie=0.")] = None,
