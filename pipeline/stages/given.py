@@ -143,11 +143,11 @@ def open_pool(run: RunDir, models: Models, *, alone: bool) -> GivenPool:
             "tokens of given answers are counted at four characters a token: name a `policy` "
             "(or an engine's `tokenizer`) to count by its tokenizer"
         )
-    single = read_given_counts(run).get("prompts_with_one", 0)
+    single = read_given_counts(run).get("sets_with_one", 0)
     if alone and single:
         logger.warning(
-            "sample.from: %s prompts have one answer only, equal ones being one: there is nothing "
-            "to compare it with",
+            "sample.from: %s of its rows or lists have one answer only, equal ones being one: "
+            "there is nothing in them to compare",
             f"{single:,}",
         )
     return GivenPool(GivenShards(run), models.token_counter(), alone)

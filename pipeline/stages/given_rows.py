@@ -42,6 +42,8 @@ class GivenAnswers:
     read: int
     """Sets of answers and rows without any."""
     sets: int
+    single: int
+    """Sets with one answer only, equal ones being one."""
     left_out: int
     """Answers without text, which are in no set."""
     pairs: str
@@ -73,7 +75,7 @@ def _read(given: AnswerSource, prompts: PromptsConfig, own: list[dict[str, Any]]
     tables, pending = [GIVEN.empty_table()], list[dict[str, Any]]()
     bad: list[BadRow] = []
     seen: set[str] = set()
-    read = sets = left_out = 0
+    read = sets = single = left_out = 0
     for found in read_answer_sets(given.source, given.named):
         read += 1
         if isinstance(found, AnswerSet) and _too_long(found, prompts):
@@ -86,6 +88,7 @@ def _read(given: AnswerSource, prompts: PromptsConfig, own: list[dict[str, Any]]
         rows = _rows_of(found, sets)
         left_out += found.left_out + len(found.answers) - len(rows)
         sets += 1
+        single += len({row["text"] for row in rows}) == 1
         if (key := prompt_key(found.prompt)) not in seen:
             seen.add(key)
             own.append(_prompt_of(found))
@@ -95,7 +98,7 @@ def _read(given: AnswerSource, prompts: PromptsConfig, own: list[dict[str, Any]]
             pending.clear()
     tables.append(pa.Table.from_pylist(pending, GIVEN))
     return GivenAnswers(
-        pa.concat_tables(tables), bad, read, sets, left_out, given.pairs, given.own_prompts
+        pa.concat_tables(tables), bad, read, sets, single, left_out, given.pairs, given.own_prompts
     )
 
 
@@ -160,11 +163,10 @@ def write_given(run: RunDir, answers: GivenAnswers, prompts: pa.Table, block_siz
 
     Answers to other prompts are counted; so are rows without answers, which are quarantined.
     """
-    texts = answers.rows["text"].combine_chunks()
     by_key: dict[str, list[int]] = {}
     for place, key in enumerate(answers.rows["prompt_id"].to_pylist()):
         by_key.setdefault(key, []).append(place)
-    used = single = 0
+    used = 0
     starts = range(0, len(prompts), block_size)
     for index, start in enumerate(starts):
         block = prompts.slice(start, block_size).select(["prompt_id", "messages"]).to_pylist()
@@ -172,7 +174,6 @@ def write_given(run: RunDir, answers: GivenAnswers, prompts: pa.Table, block_siz
         for prompt in block:
             mine = by_key.get(prompt_key(prompt["messages"]), [])
             places += mine
-            single += len(set(texts.take(pa.array(mine, pa.int64())).to_pylist())) == 1
             ids += [prompt["prompt_id"]] * len(mine)
         rows = answers.rows.take(pa.array(places, pa.int64()))
         run.given.write(index, rows.set_column(0, GIVEN.field(0), pa.array(ids, pa.string())))
@@ -187,9 +188,9 @@ def write_given(run: RunDir, answers: GivenAnswers, prompts: pa.Table, block_siz
     counts = {
         "read": answers.read,
         "sets": answers.sets,
+        "sets_with_one": answers.single,
         "answers": len(answers.rows),
         "used": used,
-        "prompts_with_one": single,
         "of_other_prompts": others,
         "without_text": answers.left_out,
         "unreadable": len(answers.bad),

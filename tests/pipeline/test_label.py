@@ -187,7 +187,7 @@ def test_single_answers_and_their_labels(tmp_path: Path, caplog: pytest.LogCaptu
     # Four answers to the first prompt; of the labels, good against bad alone compares.
     assert len(rows_of(run.round(0).decisions)) == 7
     assert [vote["labeler"] for vote in rows_of(run.round(0).votes)].count("given") == 2
-    assert "1 prompts have one answer only" in caplog.text
+    assert "1 of its rows or lists have one answer only" in caplog.text
 
 
 def test_a_reference_that_is_one_of_the_answers_is_none(tmp_path: Path) -> None:
