@@ -43,7 +43,7 @@ CANDIDATE = pa.schema(
         pa.field("tokens", pa.int32(), nullable=False),  # of the answer, end token included
         pa.field("finish_reason", pa.string(), nullable=False),  # stop | length
         pa.field("logprob", pa.float64()),  # nats, sum over the tokens; null if unknown
-        pa.field("origin", pa.string(), nullable=False),  # sampled | reference
+        pa.field("origin", pa.string(), nullable=False),  # sampled | reference | given
         pa.field("policy", pa.string(), nullable=False),
         pa.field("policy_revision", pa.string(), nullable=False),
         pa.field("seed", pa.int64(), nullable=False),
@@ -57,6 +57,22 @@ CANDIDATE = pa.schema(
         # null where it did not think, or the server does not tell
         pa.field("raw_text", pa.string(), metadata=ADDED),
         pa.field("token_ids", pa.list_(pa.int32()), metadata=ADDED),
+    ]
+)
+
+# Answers that were there before the run, a row for each time that one is given.
+GIVEN = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("reasoning", pa.string()),  # the thought that stood before it
+        pa.field("policy", pa.string(), nullable=False),  # who wrote it; "given" if unknown
+        pa.field("source", pa.string(), nullable=False),  # file or dataset it was read from
+        pa.field("row", pa.int64(), nullable=False),  # 1-based row (line) in the source
+        pa.field("set", pa.int64(), nullable=False),  # number of the answers given together
+        pa.field("rating", pa.float64()),  # higher is better within the set; null if unknown
+        pa.field("absolute", pa.bool_(), nullable=False),  # ratings are scores, not an order
+        pa.field("ties", pa.bool_(), nullable=False),  # equal ratings mean equally good
     ]
 )
 

@@ -48,7 +48,7 @@ def fingerprint(model: BaseModel) -> dict[str, Any]:
 def _settled(value: Any, dumped: Any) -> Any:
     if isinstance(value, BaseModel):
         return {
-            name: _settled(getattr(value, name), dumped[name])
+            (field.alias or name): _settled(getattr(value, name), dumped[field.alias or name])
             for name, field in type(value).model_fields.items()
             if LATER not in field.metadata
             or getattr(value, name) != field.get_default(call_default_factory=True)

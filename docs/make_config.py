@@ -95,7 +95,11 @@ def section(model: type[BaseModel], seen: list[type[BaseModel]]) -> str:
         text = " ".join((field.description or "").split())
         kind = "" if inner else f"*{type_name(field.annotation)}.* "
         see = f" See {links}{' and others below' if len(inner) > 4 else ''}." if inner else ""
-        lines.append(f"| `{name}` | {default_of(field)} | {kind}{text}{see} |".replace("||", "or"))
+        lines.append(
+            f"| `{field.alias or name}` | {default_of(field)} | {kind}{text}{see} |".replace(
+                "||", "or"
+            )
+        )
     return "\n".join(lines) + "\n"
 
 

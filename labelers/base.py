@@ -35,7 +35,8 @@ class LabelerError(PrefloopError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One candidate as a labeler sees it. ``origin`` is ``"sampled"`` or ``"reference"``.
+    """One candidate as a labeler sees it. ``origin`` is ``"sampled"``, ``"reference"`` or
+    ``"given"``.
 
     ``policy`` is the name of the policy that wrote it; null where that is not told.
     """
@@ -45,6 +46,18 @@ class Answer:
     tokens: int
     origin: str
     policy: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GivenVerdict:
+    """What a row of the data says about two answers that it has."""
+
+    preference: Literal["a", "b", "tie"]
+    score_a: float | None
+    """Null where the row has no scores of single answers."""
+    score_b: float | None
+    where: str
+    """``source:row``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +72,8 @@ class Pair:
     metadata: Mapping[str, Any]
     a: Answer
     b: Answer
+    given: tuple[GivenVerdict, ...] = ()
+    """Labels that the data came with. Judges are never shown them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

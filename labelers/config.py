@@ -147,8 +147,27 @@ class OriginLabeler(Strict):
         return self
 
 
+class GivenLabeler(Strict):
+    """The labels, ratings or ranks that the answers of ``sample.from`` came with. No judge sees
+    them."""
+
+    type: Literal["given"] = "given"
+    name: FileName = "given"
+    """Name in the ``labeler`` column of the votes."""
+    decides: bool = False
+    """Whether its votes count in the jury. Without, they are kept beside those of the others, to be
+    compared with them (`prefloop agreement`, the report)."""
+    weight: PositiveFloat = 1.0
+    """Weight of this labeler in the jury."""
+
+
 LabelerConfig = Annotated[
-    JudgeLabeler | RewardModelLabeler | VerifierLabeler | ReferenceLabeler | OriginLabeler,
+    JudgeLabeler
+    | RewardModelLabeler
+    | VerifierLabeler
+    | ReferenceLabeler
+    | OriginLabeler
+    | GivenLabeler,
     Field(discriminator="type"),
 ]
 """One of the labelers, told apart by ``type``."""
@@ -191,6 +210,10 @@ class LabelConfig(Strict):
     @model_validator(mode="after")
     def _names_are_unique(self) -> LabelConfig:
         names = [labeler.name for labeler in self.labelers]
+        if self.silent == set(names):
+            raise ValueError(
+                "no labeler decides: add one, or set `decides: true` of the labeler of type given"
+            )
         twice = sorted({name for name in names if names.count(name) > 1})
         human = next((name for name in names if is_human(name)), None)
         if human:
@@ -206,7 +229,7 @@ class LabelConfig(Strict):
             return self
         if self.jury.rule != "reliability":
             raise ValueError(f"jury.reliability is given, but jury.rule is {self.jury.rule}")
-        names = {labeler.name for labeler in self.labelers}
+        names = {labeler.name for labeler in self.labelers} - self.silent
         for name in sorted(names ^ given.keys()):
             what = "names no labeler" if name in given else "is missing"
             raise ValueError(f"jury.reliability: {name!r} {what}: give each labeler's accuracy")
@@ -220,6 +243,15 @@ class LabelConfig(Strict):
             for labeler in self.labelers
             if isinstance(labeler, JudgeLabeler) and labeler.calibration is not None
         }
+
+    @property
+    def silent(self) -> frozenset[str]:
+        """Labelers whose votes are kept and decide nothing, by name."""
+        return frozenset(
+            labeler.name
+            for labeler in self.labelers
+            if isinstance(labeler, GivenLabeler) and not labeler.decides
+        )
 
     @property
     def weights(self) -> dict[str, float]:

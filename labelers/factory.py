@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefloop.data.protocol import Engine
 from prefloop.labelers.base import Labeler, LabelerError
 from prefloop.labelers.config import (
+    GivenLabeler,
     JudgeLabeler,
     LabelerConfig,
     OriginLabeler,
@@ -17,6 +18,7 @@ from prefloop.labelers.judges.listwise_judge import ListwiseJudge
 from prefloop.labelers.judges.pairwise_judge import PairwiseJudge
 from prefloop.labelers.judges.rating_judge import RatingJudge
 from prefloop.labelers.judges.settings import ListwiseSettings, RatingSettings
+from prefloop.labelers.scorers.given import GivenLabels
 from prefloop.labelers.scorers.origin import OriginPreferred
 from prefloop.labelers.scorers.reference import ReferencePreferred
 from prefloop.labelers.scorers.reward_model import RewardModel
@@ -47,5 +49,7 @@ def build_labeler(
         return Verifier(config)
     if isinstance(config, OriginLabeler):
         return OriginPreferred(config)
+    if isinstance(config, GivenLabeler):
+        return GivenLabels(config)
     assert isinstance(config, ReferenceLabeler)
     return ReferencePreferred(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -18,6 +19,17 @@ majority; ``jury`` makes each person a member of the jury; ``calibration`` chang
 def is_human(labeler: str) -> bool:
     """Whether ``labeler`` is a person."""
     return labeler.startswith(HUMAN)
+
+
+def without(votes: pa.Table, labelers: Collection[str]) -> pa.Table:
+    """The votes of others than ``labelers``."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not labelers:
+        return votes
+    names = pa.array(sorted(labelers), pa.string())
+    return votes.filter(pc.invert(pc.is_in(votes["labeler"], names)))
 
 
 def without_people(votes: pa.Table) -> pa.Table:

@@ -126,6 +126,36 @@ def run(
     return Run(directory.root)
 
 
+def label(
+    data: Data | RunLike,
+    judge: ConfigLike,
+    out: str | Path,
+    *,
+    columns: str | None = None,
+    labels: str | None = None,
+    overrides: Overrides = (),
+) -> Run:
+    """Label the answers in ``data`` by ``judge``, as a run in ``out``; the same call resumes it.
+
+    ``data`` are pairs, ranked or rated lists or single answers, in any layout that ``audit`` reads;
+    the labels that they come with are kept as votes of a labeler ``given``, which decides nothing
+    and is compared with the others. ``judge`` is a labeler, several, or a run's config: a path of
+    YAML, a mapping or a ``RunConfig``. ``columns`` and ``labels`` as for ``audit``. Raises as
+    ``run`` does.
+    """
+    from prefloop.pipeline.label_data import label_config
+    from prefloop.pipeline.loop import run_loop
+
+    directory = RunDir(Path(out))
+    given = data.path if isinstance(data, Run) else data
+    about = {"path": "-", "columns": columns, "labels": labels}
+    label_config(judge, about, out, overrides)  # a mistake in it comes before anything is written
+    path = keep_as_file(given, directory.root / "inputs", "answers")
+    settings = label_config(judge, {**about, "path": path}, out, overrides)
+    wait_for(lambda: run_loop(settings, directory))
+    return Run(directory.root)
+
+
 def status(run: RunLike) -> Result[RunStatus]:
     """What a run has done so far, with counts that add up. Raises ``RunError`` for no run."""
     from prefloop.pipeline.report.status_text import render_status

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import (
     BaseModel,
+    ConfigDict,
     Field,
     NonNegativeFloat,
     PositiveInt,
@@ -27,12 +28,14 @@ from pydantic import (
 from prefloop.data.config import ONE_SOURCE, SEVERAL_SOURCES, PromptsConfig
 from prefloop.data.errors import PrefloopError
 from prefloop.data.names import FileName, name_problem
+from prefloop.data.preferences.answer_source import AnswerSource
 from prefloop.data.protocol import Thinking
 from prefloop.data.strict import LATER, FreeMapping, Strict
 from prefloop.data.utf8 import one_line
 from prefloop.data.yaml_files import YamlError, parse_yaml, read_yaml
 from prefloop.labelers.config import (
     FilterConfig,
+    GivenLabeler,
     JudgeLabeler,
     LabelConfig,
     LabelerConfig,
@@ -104,9 +107,17 @@ class PoolMember(Strict):
 class SampleConfig(Strict):
     """How candidates are drawn."""
 
-    n: int = Field(default=4, ge=1, le=10_000)
-    """Samples for each prompt. Where each member of the pool has an ``n``, it is their sum, and
-    this is not looked at."""
+    model_config = ConfigDict(
+        serialize_by_alias=True, validate_by_name=True, validate_by_alias=True
+    )
+
+    given: Annotated[AnswerSource | None, LATER] = Field(default=None, alias="from")
+    """Answers that someone already has: they become candidates for their prompts, and no engine is
+    opened to sample; with ``n``, fresh ones are drawn beside them. Without ``prompts.train``, the
+    prompts are theirs."""
+    n: int = Field(default=4, ge=0, le=10_000)
+    """Samples for each prompt; 0 where there is ``from`` and nothing else is said. Where each
+    member of the pool has an ``n``, it is their sum, and this is not looked at."""
     temperature: NonNegativeFloat | None = 1.0
     """Null sends none, for servers that refuse it; a local model then draws as its
     generation_config.json says. The same holds for ``top_p`` and ``top_k``."""
@@ -228,9 +239,55 @@ class RunConfig(Strict):
             raise ValueError("is empty: name the directory that the run is to live in")
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _given_answers_have_prompts(cls, raw: Any) -> Any:
+        """Where answers are given and nothing else is said: nothing is sampled, and the prompts
+        are theirs."""
+        sample = raw.get("sample") if isinstance(raw, Mapping) else None
+        given = sample.get("from") if isinstance(sample, Mapping) else None
+        given = {"path": given} if isinstance(given, str) else given
+        if not isinstance(sample, Mapping) or not isinstance(given, Mapping):
+            return raw
+        prompts = raw.get("prompts") or {}
+        if isinstance(prompts, Mapping) and prompts.get("train") is None and "path" in given:
+            given = {**given, "own_prompts": True}
+            prompts = {**prompts, "train": {"path": given["path"]}}
+        alone = {} if "n" in sample or sample.get("pool") else {"n": 0}
+        return {**raw, "prompts": prompts, "sample": {**sample, **alone, "from": given}}
+
+    def _fit_given(self) -> None:
+        """Raise ``ValueError`` where given answers, or none, do not fit the rest."""
+        given, compared = (
+            self.sample.given,
+            [one.name for one in self.label.labelers if isinstance(one, GivenLabeler)],
+        )
+        if given is None:
+            if self.sample.n == 0:
+                raise ValueError("sample.n is 0, and there are no other answers: set sample.from")
+            if compared:
+                raise ValueError(
+                    f"label.labelers.{compared[0]} is of type given, and no answers are: set "
+                    "sample.from, or leave it out"
+                )
+            return
+        if self.sample.n == 0 and self.rounds > 1:
+            raise ValueError(
+                "sample.from gives the same answers in every round: set rounds: 1, or sample.n to "
+                "draw fresh ones beside them"
+            )
+        if self.train and self.train.on_policy:
+            raise ValueError(
+                f"train.method {self.train.method} learns from answers that it samples itself: "
+                "leave out sample.from"
+            )
+        if self.sample.n == 0 and self.sample.pool:
+            raise ValueError("sample.n is 0, so nobody in sample.pool is asked: set one or neither")
+
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
-        named = [("sample.engine", self.sample.engine)]
+        self._fit_given()
+        named = [("sample.engine", self.sample.engine)] if self.uses_policy else []
         named += [(f"sample.pool.{m.name}.engine", m.engine) for m in self.sample.pool]
         named += [
             (f"label.labelers.{labeler.name}.engine", labeler.engine)
@@ -264,6 +321,11 @@ class RunConfig(Strict):
             raise ValueError(
                 f"evaluate.judges and label.labelers both have a {min(twice)!r}: give it another "
                 "`name`, or choose it with evaluate.labelers"
+            )
+        if self.train and self.evaluate.enabled and not self.evaluators:
+            raise ValueError(
+                "no labeler can compare answers to held-out prompts: give evaluate.judges, or set "
+                "evaluate.enabled: false"
             )
         if self.evaluate.judges and self.evaluate.labelers is not None:
             raise ValueError("evaluate.judges and evaluate.labelers: give one or the other")
@@ -325,6 +387,18 @@ class RunConfig(Strict):
                 )
 
     @property
+    def uses_policy(self) -> bool:
+        """Whether the policy is asked, trained, or at least named."""
+        judges = (one for one in self.all_labelers if isinstance(one, JudgeLabeler))
+        default = type(self).model_fields["policy"].default
+        return (
+            self.sample.n > 0
+            or self.train is not None
+            or self.policy != default
+            or any(judge.model == POLICY for judge in judges)
+        )
+
+    @property
     def prompts_per_leg(self) -> int | None:
         """Prompts that are sampled at once while training; null where sampling comes first."""
         train = self.train
@@ -344,7 +418,11 @@ class RunConfig(Strict):
         if self.evaluate.judges:
             return self.evaluate.judges
         wanted = self.evaluate.labelers
-        return tuple(one for one in self.label.labelers if wanted is None or one.name in wanted)
+        return tuple(
+            one
+            for one in self.label.labelers
+            if (wanted is None or one.name in wanted) and not isinstance(one, GivenLabeler)
+        )
 
     @property
     def all_labelers(self) -> tuple[LabelerConfig, ...]:
@@ -510,12 +588,15 @@ def _keys_beside(location: Sequence[Any]) -> list[str]:
         following = [
             found
             for model in models
-            if part in model.model_fields
-            for found in _models_in(model.model_fields[str(part)].annotation)
+            for name, field in model.model_fields.items()
+            if part in (name, field.alias)
+            for found in _models_in(field.annotation)
         ]
         tagged = [model for model in models if _tag(model) == part]
         models = following or tagged or models
-    return sorted({name for model in models for name in model.model_fields})
+    return sorted(
+        {field.alias or name for model in models for name, field in model.model_fields.items()}
+    )
 
 
 def _tag(model: type[BaseModel]) -> Any:

@@ -52,7 +52,9 @@ async def run_loop(config: RunConfig, run: RunDir, *, check: bool = False) -> No
         models = Models(config, cache=run.cache)
         context = replace(RunContext.of(config, run), blocks_in_flight=models.blocks_in_flight)
         open_run(config, run, revisions=models.revisions())
-        read_prompts(context, config.prompts, block_size=config.block_size)
+        read_prompts(
+            context, config.prompts, block_size=config.block_size, given=config.sample.given
+        )
         models.take_probes(run.prompts, config.sample.system_prompt)
         finish_deciding(config, run)
         try:

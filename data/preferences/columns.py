@@ -40,7 +40,7 @@ def regular_rows(batch: pa.RecordBatch, layout: Layout) -> RegularRows | None:
 
     ``batch`` has valid UTF-8 and the columns of ``layout``.
     """
-    if layout.kind != "direct" or layout.system or len(layout.prompt) > 1:
+    if layout.kind != "direct" or layout.system or layout.history or len(layout.prompt) > 1:
         return None
     prompt = _normal(batch.column(layout.prompt[0])) if layout.prompt else None
     chosen, rejected = (_normal(batch.column(name)) for name in (layout.a, layout.b))

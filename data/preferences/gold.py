@@ -10,8 +10,9 @@ from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import content_id, derive_seed, pair_id, prompt_id
 from prefloop.data.preferences.labels import SeenLabels
-from prefloop.data.preferences.layouts import Layout, PreferenceColumns, find_layout
+from prefloop.data.preferences.layouts import GATHERED, Layout, PreferenceColumns
 from prefloop.data.preferences.pair_rows import parse_comparison
+from prefloop.data.preferences.row_layouts import RowLayouts
 from prefloop.data.protocol import Message
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.files import read_rows
@@ -110,17 +111,21 @@ def gold_layout(source: PromptSource, columns: PreferenceColumns | None = None) 
 def _with_layout(
     source: PromptSource, columns: PreferenceColumns | None
 ) -> Iterable[tuple[RawRow | BadRow, Layout]]:
-    layout: Layout | None = None
+    layouts = RowLayouts(columns)
+    usual: Layout | None = None
     for row in counted(read_rows(source)):
-        if isinstance(row, RawRow) and layout is None:
-            layout = find_layout(row.fields, columns)
-            if layout is None:
+        # Bad rows may come before the first that shows the layout, and need none.
+        layout = usual if isinstance(row, BadRow) else layouts.of(row.fields)
+        if isinstance(row, RawRow) and usual is None:
+            if layout is None or layout.kind in GATHERED:
                 raise InputError(
                     f"{row.source}, row {row.row}: no known layout; columns found: "
                     f"{listed(row.fields) or 'none'}: name them with --columns "
                     "prompt=NAME,a=NAME,b=NAME,label=NAME (or chosen=NAME,rejected=NAME)"
                 )
-        # Bad rows may come before the first that shows the layout, and need none.
+            usual = layout
+        if layout is None or layout.kind in GATHERED:
+            layout = usual
         yield row, layout or _NO_LAYOUT
 
 

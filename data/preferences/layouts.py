@@ -2,7 +2,9 @@
 
 A *direct* layout names the preferred answer; a *labelled* one has two answers and a label that
 says which is preferred; a *scored* one has two answers with a score each; *completions* has
-several rated or ranked answers in one row (UltraFeedback, Nectar): the best and the worst count.
+several answers in one row, rated or ranked (UltraFeedback, distilabel, Nectar). Where the answers
+to a prompt are spread over rows, *single* has one a row (HelpSteer), *messages* are the nodes of
+trees (OASST), and *trees* whole trees. *unlabelled* are two answers of which nothing is said.
 """
 
 from __future__ import annotations
@@ -15,7 +17,11 @@ from typing import Literal
 from prefloop.data.errors import InputError
 from prefloop.data.preferences.labels import LABELS, PairLabel, key_values, parse_labels
 
-Kind = Literal["direct", "labelled", "scored", "completions"]
+Kind = Literal[
+    "direct", "labelled", "scored", "completions", "unlabelled", "single", "messages", "trees"
+]
+GATHERED: tuple[Kind, ...] = ("single", "messages", "trees")
+"""Kinds of layouts of which a row is not one set of answers to one prompt."""
 
 _FROM_ZERO: Mapping[str, PairLabel] = {"0": "a", "1": "b"}
 _ONE_IS_A: Mapping[str, PairLabel] = {"1": "a", "0": "b"}
@@ -50,17 +56,37 @@ _SCORED = (
     ("response_a", "response_b", "score_a", "score_b"),
     ("answer_a", "answer_b", "score_a", "score_b"),
 )
-_COMPLETIONS = ("completions", "answers")
+_COMPLETIONS = (
+    "completions",
+    "answers",
+    "generations",
+    "responses",
+    "candidates",
+    "candidates_completions",
+    "all_generated_responses",
+)
+"""Columns with a list of answers: texts, turns or objects."""
+_RATINGS = ("ratings", "rating", "scores", "rewards", "all_rm_scores")
+"""Columns with a list of numbers, one for each answer of a list: higher is better."""
+_RANKS = ("ranks", "ranking")
+"""The same, and lower is better."""
+_ORDERED = ("output",)
+"""A list of answers, the best first (LLaMA-Factory's ranking)."""
+_MODELS_OF_LISTS = ("generation_models", "generation_model", "candidate_policies", "model_names")
+_MODELS_OF_PAIRS = (
+    ("chosen_model", "rejected_model"), ("chosen-model", "rejected-model"),
+    ("chosen_policy", "rejected_policy"), ("policy", "rejected_policy"),
+    ("model_a", "model_b"), ("model_1", "model_2"), ("model1", "model2"),
+    ("generator_1", "generator_2"),
+)  # fmt: skip
+"""Columns that say who wrote the first and the second answer."""
+_MODELS_OF_SINGLES = ("model", "model_name", "generation_model", "generator", "policy")
+_SINGLES = ("response", "completion", "answer", "output")
+_RATINGS_OF_SINGLES = ("helpfulness", "score", "rating", "reward", "overall_score")
+_TREE_NODES = ("message_id", "parent_id", "text", "role")
 _WITHOUT_PAIRS: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("message_id", "parent_id"),
-     "holds messages of trees (as OASST): make pairs of the replies to one message by their ranks"),
-    (("message_tree_id", "prompt"),
-     "holds trees of messages (as OASST): make pairs of the replies to one message by their ranks"),
     (("completion", "label"),
      "is unpaired data (as for KTO): single answers with labels hold no pair to compare"),
-    (("response", "helpfulness"),
-     "has one rated answer a row (as HelpSteer): join two rows of one prompt into response_1, "
-     "response_2, score_1 and score_2"),
     (("prompt", "completion"), "has one answer a row (as for SFT): there is no pair to compare"),
     (("messages",), "has one conversation a row (as for SFT): there is no pair to compare"),
     (("conversations",), "has one conversation a row (as for SFT): there is no pair to compare"),
@@ -80,12 +106,14 @@ _ANSWERS = (
 _LABEL_NAMES = ("label", "preference", "winner", "gold")
 LABEL_COLUMNS = (*_LABEL_NAMES, *(label for *_, label, _ in _LABELLED))
 """Names of columns that say which answer is preferred."""
+_KEYS = ("prompt", "chosen", "rejected", "a", "b", "label", "answers", "ratings", "ranks")
 _ANNOTATOR = re.compile(r"annotator_?\d+")
 
 
 @dataclass(frozen=True)
 class PreferenceColumns:
-    """A user's own names. Either ``chosen`` and ``rejected``, or ``a``, ``b`` and ``label``.
+    """A user's own names. Either ``chosen`` and ``rejected``, or ``a``, ``b`` and ``label``, or
+    ``answers``.
 
     ``prompt`` may name several columns, whose texts are joined by a blank line. ``labels`` maps
     the label's text (``label_text``) to what it says; empty: ``LABELS``.
@@ -98,6 +126,12 @@ class PreferenceColumns:
     b: str | None = None
     label: str | None = None
     labels: Mapping[str, PairLabel] = field(default_factory=dict)
+    answers: str | None = None
+    """Instead of two answers: a column with a list of them."""
+    ratings: str | None = None
+    """Column with a list of numbers, one for each of ``answers``: higher is better."""
+    ranks: str | None = None
+    """The same, and lower is better."""
 
 
 @dataclass(frozen=True)
@@ -119,28 +153,50 @@ class Layout:
     """Column that marks ties of a direct layout."""
     scores: tuple[str, str] | None = None
     """Columns of a direct layout that say how good each answer is: checked, not relied on."""
+    ratings: str | None = None
+    """Column with the ratings of a list of answers, or of the one answer of a row."""
+    ranked: bool = False
+    """Whether lower ratings are better."""
+    ordered: bool = False
+    """Whether a list of answers has the best first."""
+    history: str | None = None
+    """Column with the questions and answers before the prompt."""
+    models: tuple[str, ...] = ()
+    """Columns that say who wrote the answers: of two, or of a list."""
+    beside: Layout | None = None
+    """Where a direct layout's two answers are taken from a list in the row: that list."""
 
     @property
     def columns(self) -> list[str]:
         """All columns that are read."""
-        single = [name for name in (self.system, self.status) if name]
-        names = [*self.prompt, *single, self.a, self.b, *self.label, *(self.scores or ())]
+        single = [self.system, self.status, self.ratings, self.history]
+        names = [*self.prompt, *filter(None, single), self.a, self.b, *self.label]
+        names += [*(self.scores or ()), *self.models, *(self.beside.columns if self.beside else ())]
         return list(dict.fromkeys(names))
 
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The columns without which a row has no answers or no label."""
+        return (self.a, self.b, *(self.label if len(self.label) == 1 else ()))
 
-def find_layout(names: Iterable[str], own: PreferenceColumns | None = None) -> Layout | None:
+
+def find_layout(
+    names: Iterable[str], own: PreferenceColumns | None = None, *, unlabelled: bool = False
+) -> Layout | None:
     """The layout that the columns ``names`` have, or None.
 
     With ``own``, the layout is what the user says; None where a column of it is missing.
+    ``unlabelled``: answers of which nothing says which is better will do.
     """
     present = list(names)
-    if own is not None and (own.chosen or own.a):
+    if own is not None and (own.chosen or own.a or own.answers):
         return _own_layout(present, own)
-    found = _known_layout(present, own.prompt if own else ())
+    prompt = own.prompt if own else ()
+    found = _known_layout(present, prompt)
+    if found is None and unlabelled:
+        found = _unlabelled_layout(present, prompt)
     if found and own and own.labels and found.kind == "labelled":
-        return Layout(
-            "labelled", found.prompt, found.a, found.b, found.system, found.label, own.labels, True
-        )
+        return replace(found, labels=own.labels, named=True)
     return found
 
 
@@ -155,7 +211,7 @@ def parse_columns(text: str) -> PreferenceColumns:
 
     Raises :class:`InputError` for an unknown key or an incomplete set.
     """
-    given = key_values(text, "--columns", ("prompt", "chosen", "rejected", "a", "b", "label"))
+    given = key_values(text, "--columns", _KEYS)
     prompt = tuple(name for name in given.pop("prompt", "").split("+") if name)
     for together in (("chosen", "rejected"), ("a", "b", "label")):
         missing = [key for key in together if key not in given]
@@ -164,8 +220,14 @@ def parse_columns(text: str) -> PreferenceColumns:
                 f"--columns {text}: {' and '.join(missing)} missing: "
                 "give chosen and rejected, or a, b and label"
             )
-    if "chosen" in given and "a" in given:
-        raise InputError(f"--columns {text}: give chosen and rejected, or a, b and label, not both")
+    kinds = [key for key in ("chosen", "a", "answers") if key in given]
+    if len(kinds) > 1:
+        raise InputError(
+            f"--columns {text}: give chosen and rejected, or a, b and label, or answers, not both"
+        )
+    numbers = [key for key in ("ratings", "ranks") if key in given]
+    if (numbers and "answers" not in given) or len(numbers) > 1:
+        raise InputError(f"--columns {text}: give ratings or ranks, and with them answers")
     return PreferenceColumns(
         prompt,
         chosen=given.get("chosen"),
@@ -173,6 +235,9 @@ def parse_columns(text: str) -> PreferenceColumns:
         a=given.get("a"),
         b=given.get("b"),
         label=given.get("label"),
+        answers=given.get("answers"),
+        ratings=given.get("ratings"),
+        ranks=given.get("ranks"),
     )
 
 
@@ -193,6 +258,11 @@ def _own_layout(present: list[str], own: PreferenceColumns) -> Layout | None:
         layout = Layout(
             "labelled", prompt, own.a, own.b, None, (own.label,), labels, bool(own.labels)
         )
+    elif own.answers:
+        layout = Layout(
+            "completions", prompt, own.answers, own.answers, ratings=own.ratings or own.ranks,
+            ranked=own.ranks is not None,
+        )  # fmt: skip
     else:
         return None
     return layout if set(layout.columns) <= set(present) else None
@@ -202,30 +272,99 @@ def _known_layout(present: list[str], prompt: tuple[str, ...]) -> Layout | None:
     there = set(present)
     if prompt and not set(prompt) <= there:
         return None
+    if {*_TREE_NODES} <= there:
+        return Layout(
+            "messages", ("message_id", "parent_id", "role"), "text", "text", ratings="rank",
+            ranked=True, models=tuple(there & {"model_name"}),
+        )  # fmt: skip
+    if "message_tree_id" in there and "prompt" in there and "chosen" not in there:
+        return Layout("trees", ("prompt",), "prompt", "prompt", ratings="rank", ranked=True)
     prompt = prompt or _prompt(present)
     system = next((name for name in _SYSTEMS if name in there), None) if prompt else None
+    earlier = "history" if "history" in there and "history" not in prompt and prompt else None
+    models = next((both for both in _MODELS_OF_PAIRS if set(both) <= there), ())
+    listed = _listed_layout(present, prompt)
     for a, b in _DIRECT:
         if {a, b} <= there:
             scores = next((both for both in _SCORES_OF_DIRECT if set(both) <= there), None)
             status = "status" if "status" in there else None
-            return Layout("direct", prompt, a, b, system, status=status, scores=scores)
-    rated = next((name for name in _COMPLETIONS if name in there), None)
-    if rated and prompt:
-        return Layout("completions", prompt, rated, rated, system)
+            return Layout(
+                "direct", prompt, a, b, system, status=status, scores=scores, history=earlier,
+                models=models, beside=listed,
+            )  # fmt: skip
+    if listed and (listed.ratings or listed.a in _COMPLETIONS[:2]):
+        return replace(listed, system=system, history=earlier)
     for a, b, label, labels in _LABELLED:
         if {a, b, label} <= there:
-            return Layout("labelled", prompt, a, b, system, (label,), labels, True)
+            return Layout(
+                "labelled", prompt, a, b, system, (label,), labels, True, history=earlier,
+                models=models,
+            )  # fmt: skip
     for a, b, *of_each in _SCORED:
         if {a, b, *of_each} <= there and not there & {*_LABEL_NAMES}:
-            return Layout("scored", prompt, a, b, system, tuple(of_each), named=True)
+            return Layout(
+                "scored", prompt, a, b, system, tuple(of_each), named=True, history=earlier,
+                models=models,
+            )  # fmt: skip
     for a, b in _ANSWERS:
         if not {a, b} <= there:
             continue
         single = next((name for name in _LABEL_NAMES if name in there), None)
         labels_in = (single,) if single else tuple(filter(_ANNOTATOR.fullmatch, present))
         if labels_in:
-            return Layout("labelled", prompt, a, b, system, labels_in, LABELS)
-    return None
+            return Layout(
+                "labelled", prompt, a, b, system, labels_in, LABELS, history=earlier, models=models
+            )
+    rating = next((name for name in _RATINGS_OF_SINGLES if name in there), None)
+    answer = next((name for name in _SINGLES if name in there), None)
+    if rating and answer and prompt:
+        writer = next((name for name in _MODELS_OF_SINGLES if name in there), None)
+        return Layout(
+            "single", prompt, answer, answer, system, ratings=rating, history=earlier,
+            models=(writer,) if writer else (),
+        )  # fmt: skip
+    if "instruction" in prompt and there & {*_ORDERED}:
+        return Layout("completions", prompt, *2 * _ORDERED, system, ordered=True, history=earlier)
+    return replace(listed, system=system, history=earlier) if listed else None
+
+
+def _listed_layout(present: list[str], prompt: tuple[str, ...]) -> Layout | None:
+    """A list of answers, and what is said about each."""
+    there = set(present)
+    answers = next((name for name in _COMPLETIONS if name in there), None)
+    if answers is None or not prompt:
+        return None
+    ratings = next((name for name in (*_RATINGS, *_RANKS) if name in there), None)
+    models = next((name for name in _MODELS_OF_LISTS if name in there), None)
+    return Layout(
+        "completions", prompt, answers, answers, ratings=ratings, ranked=ratings in _RANKS,
+        models=(models,) if models else (),
+    )  # fmt: skip
+
+
+def _unlabelled_layout(present: list[str], prompt: tuple[str, ...]) -> Layout | None:
+    """Answers of which nothing says which is better: two of them, or one a row."""
+    there = set(present)
+    if prompt and not set(prompt) <= there:
+        return None
+    prompt = prompt or _prompt(present)
+    if not prompt:
+        return None
+    system = next((name for name in _SYSTEMS if name in there), None)
+    earlier = "history" if "history" in there and "history" not in prompt else None
+    for a, b in _ANSWERS:
+        if {a, b} <= there:
+            models = next((both for both in _MODELS_OF_PAIRS if set(both) <= there), ())
+            return Layout("unlabelled", prompt, a, b, system, history=earlier, models=models)
+    answer = next((name for name in _SINGLES if name in there), None)
+    if answer is None:
+        # A conversation with its answer, as for SFT.
+        return Layout("single", prompt, *2 * prompt) if prompt in WHOLE_CONVERSATIONS else None
+    writer = next((name for name in _MODELS_OF_SINGLES if name in there), None)
+    return Layout(
+        "single", prompt, answer, answer, system, history=earlier,
+        ratings="label" if "label" in there else None, models=(writer,) if writer else (),
+    )  # fmt: skip
 
 
 def _prompt(present: list[str]) -> tuple[str, ...]:

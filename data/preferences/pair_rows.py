@@ -19,7 +19,13 @@ from prefloop.data.preferences.layouts import (
     WHOLE_CONVERSATIONS,
     Layout,
 )
-from prefloop.data.preferences.ratings import best_and_worst, by_scores
+from prefloop.data.preferences.ratings import (
+    RatedAnswer,
+    answers_in,
+    best_and_worst,
+    by_scores,
+    in_order,
+)
 from prefloop.data.preferences.transcripts import check_answer, check_prompt, split_answer
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.rows import RawRow, bad
@@ -80,25 +86,26 @@ def parse_comparison(raw: RawRow, layout: Layout) -> Comparison | BadRow:
     ``missing_rating`` or ``too_deep``.
     """
     try:
-        if layout.kind == "completions":
-            prompt = _explicit_prompt(raw.fields, layout)
-            return Comparison(prompt, *best_and_worst(_field(raw.fields, layout.a), layout.a))
-        return _comparison(raw.fields, layout)
+        return compare(raw.fields, layout)
     except Unusable as problem:
         return bad(raw, problem.field, problem.reason, problem.detail)
     except RecursionError:
         return bad(raw, None, "too_deep", "values are nested too deeply: flatten them")
 
 
-def _comparison(fields: Mapping[str, Any], layout: Layout) -> Comparison:
+def compare(fields: Mapping[str, Any], layout: Layout) -> Comparison:
+    """As :func:`parse_comparison`. Raises :class:`Unusable` for what it gives as a bad row."""
+    if layout.kind == "completions":
+        prompt = explicit_prompt(fields, layout)
+        return Comparison(prompt, *best_and_worst(rated_answers(fields, layout), layout.a))
     # A row whose prompt is null reads as in a file without that column.
-    given = any(not _is_null(fields.get(name)) for name in layout.prompt)
+    given = any(not is_null(fields.get(name)) for name in layout.prompt)
     may_hold_answers = layout.prompt in WHOLE_CONVERSATIONS
-    explicit = _explicit_prompt(fields, layout) if given and not may_hold_answers else None
+    explicit = explicit_prompt(fields, layout) if given and not may_hold_answers else None
     before_a, a = _answer(fields, layout.a)
     before_b, b = _answer(fields, layout.b)
     if given and may_hold_answers and not (before_a and before_b):
-        explicit = _explicit_prompt(fields, layout)
+        explicit = explicit_prompt(fields, layout)
     null = layout.prompt[0] if layout.prompt else None
     prompt = _prompt_of(explicit, before_a, layout.a, null)
     if prompt != _prompt_of(explicit, before_b, layout.b, null):
@@ -109,14 +116,46 @@ def _comparison(fields: Mapping[str, Any], layout: Layout) -> Comparison:
             "cannot be compared; delete the row",
         )
     if layout.kind == "scored":
-        scores = {name: _field(fields, name) for name in layout.label}
+        scores = {name: field_of(fields, name) for name in layout.label}
         return Comparison(prompt, a, b, by_scores(scores))
+    if layout.kind == "unlabelled":
+        return Comparison(prompt, a, b, "tie")
     tied = layout.status is not None and fields.get(layout.status) == TIE_STATUS
     verdict = "a" if layout.kind == "direct" else _verdict(fields, layout)
     return Comparison(prompt, a, b, "tie" if tied else verdict)
 
 
-def _field(fields: Mapping[str, Any], name: str) -> Any:
+def rated_answers(fields: Mapping[str, Any], layout: Layout) -> list[RatedAnswer]:
+    """The answers of a layout of the kind ``completions``. Raises :class:`Unusable`."""
+    value = field_of(fields, layout.a)
+    if layout.ordered:
+        return in_order(value, layout.a)
+    return answers_in(
+        value,
+        layout.a,
+        ratings=fields.get(layout.ratings) if layout.ratings else None,
+        models=fields.get(layout.models[0]) if layout.models else None,
+        ranked=layout.ranked,
+    )
+
+
+def answers_left_out(fields: Mapping[str, Any], layout: Layout) -> int:
+    """How many answers a row that holds a pair has beyond the two of the pair."""
+    listed = layout.beside or layout
+    if listed.kind == "completions":
+        value = fields.get(listed.a)
+        return max(len(value) - 2, 0) if isinstance(value, list) else 0
+    both = (fields.get(name) for name in (layout.a, layout.b))
+    return sum(len(value) - 1 for value in both if isinstance(value, list) and several_texts(value))
+
+
+def several_texts(value: Any) -> bool:
+    """Whether ``value`` is a list of answers that are equally good or bad (RewardBench 2)."""
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
+
+
+def field_of(fields: Mapping[str, Any], name: str) -> Any:
+    """The value of a column. Raises :class:`Unusable` where there is none."""
     if name not in fields:
         raise Unusable(
             name,
@@ -124,20 +163,20 @@ def _field(fields: Mapping[str, Any], name: str) -> Any:
             f"the row has no {name!r}, only {listed(fields) or 'nothing'}: add it, "
             "or name the columns with --columns",
         )
-    if _is_null(fields[name]):
+    if is_null(fields[name]):
         raise Unusable(name, "null", "write the text, or delete the row")
     return fields[name]
 
 
-def _is_null(value: Any) -> bool:
+def is_null(value: Any) -> bool:
     """Null, or what pandas writes for it: NaN in JSON, in columns of numbers."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _answer(fields: Mapping[str, Any], name: str) -> tuple[list[Turn], str]:
     """The turns before an answer (none where the column holds the answer alone), and it."""
-    value = _field(fields, name)
-    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+    value = field_of(fields, name)
+    if several_texts(value):
         value = value[0]  # of several good or bad answers, any may be compared
     turns = conversation_in(value, name)
     if turns is not None:
@@ -154,17 +193,17 @@ def _text(value: Any, name: str) -> str:
     return value
 
 
-def _explicit_prompt(fields: Mapping[str, Any], layout: Layout) -> list[Turn]:
+def explicit_prompt(fields: Mapping[str, Any], layout: Layout) -> list[Turn]:
     """The prompt of its own columns. Several columns are joined, blank ones left out."""
     name = layout.prompt[0]
     if len(layout.prompt) == 1:
-        value = _field(fields, name)
+        value = field_of(fields, name)
     else:
         parts = [fields.get(column) for column in layout.prompt]
         texts = [
             _text(part, column)
             for part, column in zip(parts, layout.prompt, strict=True)
-            if not _is_null(part)
+            if not is_null(part)
         ]
         value = "\n\n".join(text for text in texts if not is_blank(text))
     if isinstance(value, Mapping):
@@ -176,10 +215,28 @@ def _explicit_prompt(fields: Mapping[str, Any], layout: Layout) -> list[Turn]:
             turns.pop()
     else:
         turns = [{"role": "user", "content": _text(value, name)}]
+    if layout.history is not None:
+        turns = [*_earlier(fields.get(layout.history), layout.history), *turns]
     system = fields.get(layout.system) if layout.system else None
     if isinstance(system, str) and not is_blank(system) and turns and turns[0]["role"] != "system":
         turns.insert(0, {"role": "system", "content": system})
     return check_prompt(turns, name)
+
+
+def _earlier(value: Any, name: str) -> list[Turn]:
+    """The turns of a list of questions with their answers."""
+    if is_null(value) or value == "" or value == []:
+        return []
+    turns: list[Turn] = []
+    for both in value if isinstance(value, list) else [None]:
+        if not (isinstance(both, list) and len(both) == 2 and several_texts(both)):
+            raise Unusable(
+                name,
+                "bad_messages",
+                "is no list of [question, answer]: mend it, or name the columns with --columns",
+            )
+        turns += [{"role": "user", "content": both[0]}, {"role": "assistant", "content": both[1]}]
+    return turns
 
 
 def _prompt_of(
@@ -204,7 +261,7 @@ def _prompt_of(
 
 def _verdict(fields: Mapping[str, Any], layout: Layout) -> PairLabel:
     """The label, or the relative majority of the annotators; no majority is a tie."""
-    votes = Counter(_label(_field(fields, name), name, layout) for name in layout.label)
+    votes = Counter(_label(field_of(fields, name), name, layout) for name in layout.label)
     (first, most), *others = votes.most_common(2)
     return "tie" if others and others[0][1] == most else first
 

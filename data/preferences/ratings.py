@@ -4,42 +4,96 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from prefloop.data.preferences.labels import PairLabel
-from prefloop.data.preferences.transcripts import check_answer
-from prefloop.data.sources.turns import Unusable
+from prefloop.data.preferences.transcripts import check_answer, split_answer
+from prefloop.data.sources.turns import Unusable, conversation_in, turns_of
 
-_TEXTS = ("response", "text", "answer", "content")
-_SCORES = ("pm_score", "score", "overall_score", "rating")
-"""Higher is better; beside these, a ``rank`` of 1 is the best."""
+_TEXTS = ("response", "text", "answer", "content", "completion", "generation")
+_SCORES = ("pm_score", "score", "overall_score", "rating", "reward")
+"""Higher is better; beside these, a ``rank`` of 1 (or 0) is the best."""
+_MODELS = ("model", "model_name", "policy", "generator")
 
 
-def best_and_worst(value: Any, field: str) -> tuple[str, str, PairLabel]:
+@dataclass(frozen=True)
+class RatedAnswer:
+    """One answer of a list as the row has it: its text is not checked yet."""
+
+    value: Any
+    rating: float | None
+    """Higher is better; null where nothing is said that can be read."""
+    model: str | None
+    absolute: bool = False
+    """Whether the rating is a score of the answer alone, and no rank among others."""
+
+
+def answers_in(
+    value: Any, field: str, *, ratings: Any = None, models: Any = None, ranked: bool = False
+) -> list[RatedAnswer]:
+    """The answers of a list: objects with ratings of their own, or texts or turns with ``ratings``
+    beside them (``ranked``: lower is better). Raises :class:`Unusable`."""
+    if not isinstance(value, list):
+        raise Unusable(field, "wrong_type", "is no list of rated completions")
+    if ratings is not None and (not isinstance(ratings, list) or len(ratings) != len(value)):
+        raise Unusable(
+            field,
+            "missing_rating",
+            f"the {len(value)} answers have ratings that are no list of as many numbers",
+        )
+    names = (
+        models if isinstance(models, list) and len(models) == len(value) else [None] * len(value)
+    )
+    found = []
+    for place, item in enumerate(value):
+        model = model_name(names[place])
+        if isinstance(item, Mapping) and "role" not in item and "from" not in item:
+            text = next((item[key] for key in _TEXTS if item.get(key) is not None), None)
+            rating = _rating(item)
+            model = model or next(
+                (name for key in _MODELS if (name := model_name(item.get(key)))), None
+            )
+            absolute = as_number(item.get("rank")) is None
+        else:
+            text, rating, absolute = item, None, not ranked
+        if ratings is not None and rating is None:
+            rating = as_number(ratings[place])
+            if rating is not None and ranked:
+                rating = -rating
+            absolute = not ranked
+        found.append(RatedAnswer(text, rating, model, absolute and rating is not None))
+    return found
+
+
+def in_order(value: Any, field: str) -> list[RatedAnswer]:
+    """The answers of a list that has the best first. Raises :class:`Unusable`."""
+    if isinstance(value, str):
+        raise Unusable(
+            field, "wrong_type", "is one text and no list of answers: there is no pair to compare"
+        )
+    found = answers_in(value, field)
+    return [RatedAnswer(one.value, -float(place), one.model) for place, one in enumerate(found)]
+
+
+def best_and_worst(answers: Sequence[RatedAnswer], field: str) -> tuple[str, str, PairLabel]:
     """The answers with the highest and the lowest rating; of several with one rating the first.
     A tie of the first two where all ratings are equal.
 
     An answer without a readable rating takes no part. Raises :class:`Unusable`.
     """
-    if not isinstance(value, list):
-        raise Unusable(field, "wrong_type", "is no list of rated completions")
-    rated = []
-    for item in value:
-        rating = _rating(item) if isinstance(item, dict) else None
-        if rating is not None:
-            text = next((item[key] for key in _TEXTS if item.get(key) is not None), None)
-            rated.append((rating, text))
+    rated = [one for one in answers if one.rating is not None]
     if len(rated) < 2:
         raise Unusable(
             field,
             "missing_rating",
-            f"{len(rated)} of {len(value)} completions have ratings, and a pair needs two",
+            f"{len(rated)} of {len(answers)} completions have ratings, and a pair needs two",
         )
-    ratings = [rating for rating, _ in rated]
+    ratings = [one.rating for one in rated if one.rating is not None]
     if max(ratings) == min(ratings):
-        return _completion(rated[0][1], field), _completion(rated[1][1], field), "tie"
-    best, worst = (rated[ratings.index(end(ratings))][1] for end in (max, min))
-    return _completion(best, field), _completion(worst, field), "a"
+        return text_of(rated[0].value, field), text_of(rated[1].value, field), "tie"
+    best, worst = (rated[ratings.index(end(ratings))] for end in (max, min))
+    return text_of(best.value, field), text_of(worst.value, field), "a"
 
 
 def by_scores(of_columns: Mapping[str, Any]) -> PairLabel:
@@ -67,9 +121,25 @@ def as_number(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def _completion(value: Any, field: str) -> str:
+def model_name(value: Any) -> str | None:
+    """The name of a model, where ``value`` is one."""
+    name = " ".join(value.split()) if isinstance(value, str) else ""
+    return name.encode("utf-8", "replace").decode()[:200] or None
+
+
+def text_of(value: Any, field: str) -> str:
+    """The text of one answer of a list. Raises :class:`Unusable`."""
     if value is None:
         raise Unusable(field, "null", "a completion has no response: write its text")
+    if isinstance(value, list | Mapping):
+        before, answer = split_answer(turns_of(conversation_in(value, field), field), field)
+        if before:
+            raise Unusable(
+                field,
+                "bad_messages",
+                "a completion has turns before its answer: move them to the prompt",
+            )
+        return answer
     if not isinstance(value, str):
         kind = type(value).__name__
         raise Unusable(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.arrays import Bools
+from prefloop.data.arrays import Bools, Ints
 from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
+from prefloop.data.preferences.answer_sets import AnswerSet
 from prefloop.data.preferences.columns import regular_rows
+from prefloop.data.preferences.gathered import Gathered, Gatherer
 from prefloop.data.preferences.labels import SeenLabels
 from prefloop.data.preferences.layouts import (
+    GATHERED,
     Layout,
     PreferenceColumns,
     find_layout,
     why_no_pairs,
 )
-from prefloop.data.preferences.pair_rows import PairRow, parse_pair
+from prefloop.data.preferences.pair_rows import PairRow, answers_left_out, parse_pair
 from prefloop.data.preferences.ratings import as_number
+from prefloop.data.preferences.row_layouts import RowLayouts, lacks
 from prefloop.data.quarantine import BadRow, quarantine_table
-from prefloop.data.schemas import MESSAGES, QUARANTINE
+from prefloop.data.schemas import MESSAGES
 from prefloop.data.sources.files import SourceRow, check_names, read_rows
 from prefloop.data.sources.rows import RawRow, bad
 from prefloop.data.utf8 import listed, shown
@@ -54,7 +59,11 @@ _SAVED = ("dataset_dict.json", "state.json")
 
 @dataclass(frozen=True)
 class PreferenceBatch:
-    """Rows read one after the other: each is in ``pairs`` or in ``bad``, in its order."""
+    """Rows read one after the other: each is in ``pairs`` or in ``bad``, in its order.
+
+    Where the answers to a prompt are spread over rows, those behind the first are in neither, and a
+    row that is a whole tree may give several pairs.
+    """
 
     pairs: pa.Table
     """Schema :data:`PREFERENCE`."""
@@ -62,11 +71,25 @@ class PreferenceBatch:
     """Schema ``prefloop.data.schemas.QUARANTINE``, stage ``audit``, round 0."""
     disputed: Bools
     """Of each pair: whether the row has scores, and chosen has the lower one."""
+    rows: int
+    """Rows read."""
+    left_out: Ints
+    """Of each pair: answers to its prompt that came with it and are not in it."""
 
-    @property
-    def rows(self) -> int:
-        """Rows read."""
-        return len(self.pairs) + len(self.bad)
+
+@dataclass(frozen=True)
+class _Reading:
+    """What is known of a source while it is read."""
+
+    columns: PreferenceColumns | None
+    batch_rows: int
+    layouts: RowLayouts
+    labels: SeenLabels = field(default_factory=SeenLabels)
+    gatherer: Gatherer = field(default_factory=Gatherer)
+
+
+_Found = tuple[PairRow | BadRow, bool, int]
+"""A pair, whether its scores dispute it, and the answers that are left out; or a bad row."""
 
 
 def read_preferences(
@@ -86,14 +109,16 @@ def read_preferences(
     Raises ``InputError`` with one line for a source that cannot be read, that has no known
     layout, or whose labels are 0 and 1 only (which may mean first and second, or tie and first).
     """
-    files = _parquet_files(source)
-    labels = SeenLabels()
+    files = parquet_files(source)
+    reading = _Reading(columns, batch_rows, RowLayouts(columns))
     if files:
-        batches = _of_files(files, source.limit, columns, batch_rows, labels)
+        yield from _of_files(files, source.limit, reading)
     else:
-        batches = _of_rows(read_rows(source), source.path, columns, batch_rows, labels)
-    yield from batches
-    labels.check(source.path)
+        yield from _of_rows(read_rows(source), source.path, reading)
+    found = [_of_set(one) for one in reading.gatherer.all()]
+    for start in range(0, len(found), batch_rows):
+        yield _batch(found[start : start + batch_rows], rows=0)
+    reading.labels.check(source.path)
 
 
 def _look(labels: SeenLabels, raw: RawRow, layout: Layout) -> None:
@@ -102,7 +127,7 @@ def _look(labels: SeenLabels, raw: RawRow, layout: Layout) -> None:
             labels.look(raw.fields.get(name), name)
 
 
-def _parquet_files(source: PromptSource) -> list[Path]:
+def parquet_files(source: PromptSource) -> list[Path]:
     """The Parquet files that ``source`` is, all splits of a run's dataset; none if it is else."""
     path = Path(source.path).expanduser()
     if source.format not in ("auto", "parquet"):
@@ -128,14 +153,10 @@ def _parquet_files(source: PromptSource) -> list[Path]:
 
 
 def _of_files(
-    files: Iterable[Path],
-    limit: int | None,
-    columns: PreferenceColumns | None,
-    batch_rows: int,
-    labels: SeenLabels,
+    files: Iterable[Path], limit: int | None, reading: _Reading
 ) -> Iterator[PreferenceBatch]:
     for file in files:
-        for batch in _of_file(file, limit, columns, batch_rows, labels):
+        for batch in _of_file(file, limit, reading):
             yield batch
             if limit is not None:
                 limit -= batch.rows
@@ -143,13 +164,7 @@ def _of_files(
             return
 
 
-def _of_file(
-    file: Path,
-    limit: int | None,
-    columns: PreferenceColumns | None,
-    batch_rows: int,
-    labels: SeenLabels,
-) -> Iterator[PreferenceBatch]:
+def _of_file(file: Path, limit: int | None, reading: _Reading) -> Iterator[PreferenceBatch]:
     """A Parquet file column by column, and row by row from where that is impossible."""
     import pyarrow.parquet as pq
 
@@ -158,23 +173,40 @@ def _of_file(
     try:
         with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as handle:
             check_names(handle.schema_arrow, name)
-            layout = find_layout(handle.schema_arrow.names, columns)
+            names = handle.schema_arrow.names
+            layout = find_layout(names, reading.columns)
             if layout is None:
-                raise _no_layout(name, handle.schema_arrow.names)
-            rows = _rows_at_once(handle.metadata, batch_rows)
-            for batch in handle.iter_batches(batch_size=rows, columns=layout.columns):
-                if limit is not None:
-                    batch = batch.slice(0, limit - done)
-                if not batch.num_rows:
-                    break
-                batch.validate(full=True)
-                yield _read_batch(batch, name, done, layout, labels)
-                done += batch.num_rows
-        return
+                raise _no_layout(name, names)
+            rows = _rows_at_once(handle.metadata, reading.batch_rows)
+            columns = [one for one in names if one in layout.columns]
+            while layout.kind not in GATHERED:
+                narrow = len(columns) < len(names)
+                for batch in _behind(handle.iter_batches(batch_size=rows, columns=columns), done):
+                    if limit is not None:
+                        batch = batch.slice(0, limit - done)
+                    if not batch.num_rows:
+                        return
+                    batch.validate(full=True)
+                    found = _read_batch(batch, name, done, layout, reading, narrow)
+                    if found is None:  # a row that may be read by columns not yet looked at
+                        break
+                    yield found
+                    done += batch.num_rows
+                else:
+                    return
+                columns = names
     except (OSError, pa.ArrowException):
         pass  # the reader of single rows tells which row or what of the file is at fault
     rest = read_rows(PromptSource(path=glob.escape(str(file)), format="parquet", limit=limit))
-    yield from _of_rows(islice(rest, done, None), name, columns, batch_rows, labels)
+    yield from _of_rows(islice(rest, done, None), name, reading)
+
+
+def _behind(batches: Iterable[pa.RecordBatch], done: int) -> Iterator[pa.RecordBatch]:
+    """``batches`` without their first ``done`` rows."""
+    for batch in batches:
+        if done < batch.num_rows:
+            yield batch.slice(done)
+        done = max(done - batch.num_rows, 0)
 
 
 def _rows_at_once(metadata: Any, most: int) -> int:
@@ -185,13 +217,26 @@ def _rows_at_once(metadata: Any, most: int) -> int:
 
 
 def _read_batch(
-    batch: pa.RecordBatch, source: str, before: int, layout: Layout, labels: SeenLabels
-) -> PreferenceBatch:
-    """``batch`` begins behind row ``before`` of ``source``."""
+    batch: pa.RecordBatch,
+    source: str,
+    before: int,
+    layout: Layout,
+    reading: _Reading,
+    narrow: bool,
+) -> PreferenceBatch | None:
+    """``batch`` begins behind row ``before`` of ``source``. ``narrow``: the source has other
+    columns; where a row lacks what those that were read should hold, the answer is null."""
     numbers = np.arange(before + 1, before + 1 + batch.num_rows)
     fast = regular_rows(batch, layout)
+    taken = np.zeros(batch.num_rows, bool) if fast is None else fast.regular
+    others = np.flatnonzero(~taken)
+    rest = batch if fast is None else batch.take(pa.array(others))
+    raw_rows = list(_raw_rows(rest, numbers[others], source))
+    if narrow and any(lacks(raw.fields, layout) for raw in raw_rows):
+        return None
+    parsed = _parse(raw_rows, layout, reading)
     if fast is None:
-        return _parse(_raw_rows(batch, numbers, source), layout, labels)
+        return parsed
     pairs = pa.table(
         [
             pa.array(numbers[fast.regular]),
@@ -202,16 +247,22 @@ def _read_batch(
         ],
         schema=PREFERENCE,
     )
-    disputed = _disputed(batch, layout)
-    if fast.regular.all():
-        return PreferenceBatch(pairs, QUARANTINE.empty_table(), disputed[fast.regular])
-    others = np.flatnonzero(~fast.regular)
-    parsed = _parse(
-        _raw_rows(batch.take(pa.array(others)), numbers[others], source), layout, labels
-    )
     if len(parsed.pairs):
         pairs = pa.concat_tables([pairs, parsed.pairs]).sort_by("row")
-    return PreferenceBatch(pairs, parsed.bad, disputed[pairs["row"].to_numpy() - before - 1])
+    places = pairs["row"].to_numpy() - before - 1
+    left_out = _left_out(batch, layout)
+    return PreferenceBatch(
+        pairs, parsed.bad, _disputed(batch, layout)[places], batch.num_rows, left_out[places]
+    )
+
+
+def _left_out(batch: pa.RecordBatch, layout: Layout) -> Ints:
+    """Answers of a list beside the pair of each row."""
+    if layout.beside is None:
+        return np.zeros(len(batch), np.int64)
+    lengths = pc.fill_null(pc.list_value_length(batch.column(layout.beside.a)), 0)
+    found: Ints = np.maximum(lengths.to_numpy(zero_copy_only=False).astype(np.int64) - 2, 0)
+    return found
 
 
 def _disputed(batch: pa.RecordBatch, layout: Layout) -> Bools:
@@ -235,52 +286,80 @@ def _raw_rows(batch: pa.RecordBatch, numbers: Any, source: str) -> Iterator[RawR
         yield RawRow(source, number, fields)
 
 
-def _parse(rows: Iterable[RawRow], layout: Layout, labels: SeenLabels) -> PreferenceBatch:
+def _parse(rows: Sequence[RawRow], usual: Layout, reading: _Reading) -> PreferenceBatch:
+    """Rows of a table whose columns have the layout ``usual``."""
     found = []
     for raw in rows:
-        _look(labels, raw, layout)
-        found.append(_parsed(raw, layout))
-    return _batch(found)
+        layout = usual
+        if lacks(raw.fields, usual):
+            layout = reading.layouts.of(raw.fields) or usual
+        found += _parsed(raw, layout, reading)
+    return _batch(found, rows=len(rows))
 
 
-def _parsed(raw: RawRow, layout: Layout) -> tuple[PairRow | BadRow, bool]:
-    """The pair, and whether its scores dispute it."""
+def _parsed(raw: RawRow, layout: Layout, reading: _Reading) -> list[_Found]:
+    """The pair of a row; none where the answers to its prompt may be spread over others."""
+    if layout.kind in GATHERED:
+        reading.gatherer.add(raw, layout)
+        return []
+    _look(reading.labels, raw, layout)
     scores = (raw.fields.get(name) for name in layout.scores or ())
-    return parse_pair(raw, layout), layout.scores is not None and _is_lower(*scores)
+    disputed = layout.scores is not None and _is_lower(*scores)
+    return [(parse_pair(raw, layout), disputed, answers_left_out(raw.fields, layout))]
 
 
-def _of_rows(
-    rows: Iterator[SourceRow],
-    name: str,
-    columns: PreferenceColumns | None,
-    batch_rows: int,
-    labels: SeenLabels,
-) -> Iterator[PreferenceBatch]:
-    layouts: dict[tuple[str, ...], Layout | None] = {}
-    read, known, seen = 0, False, dict[str, None]()
-    while chunk := list(islice(rows, batch_rows)):
-        found: list[tuple[PairRow | BadRow, bool]] = []
+def _of_set(found: Gathered) -> _Found:
+    """The best answer of a set against the worst."""
+    if isinstance(found, BadRow):
+        return found, False, 0
+    rated = [one for one in found.answers if one.rating is not None]
+    ratings = [one.rating for one in rated if one.rating is not None]
+    if len(found.answers) < 2:
+        return _no_pair(found, "single_answer", "no other answer has this prompt"), False, 0
+    if len(rated) < 2:
+        detail = f"{len(rated)} of {len(found.answers)} answers have ratings, and a pair needs two"
+        return _no_pair(found, "missing_rating", detail), False, 0
+    if max(ratings) == min(ratings):
+        detail = "neither answer is preferred: no pair to learn from"
+        return _no_pair(found, "tie", detail), False, 0
+    best, worst = (rated[ratings.index(end(ratings))] for end in (max, min))
+    pair = {
+        "row": best.row,
+        "source": found.source,
+        "prompt": found.prompt,
+        "chosen": best.text,
+        "rejected": worst.text,
+    }
+    return pair, False, len(found.answers) - 2
+
+
+def _no_pair(found: AnswerSet, reason: str, detail: str) -> BadRow:
+    content = {"prompt": found.prompt, "answers": [one.text for one in found.answers]}
+    text = json.dumps(content, ensure_ascii=False)
+    return BadRow(found.source, found.row, None, reason, detail, text)
+
+
+def _of_rows(rows: Iterator[SourceRow], name: str, reading: _Reading) -> Iterator[PreferenceBatch]:
+    layouts = reading.layouts
+    read, known = 0, False
+    while chunk := list(islice(rows, reading.batch_rows)):
+        found: list[_Found] = []
         for row in chunk:
             if isinstance(row, BadRow):
-                found.append((row, False))
+                found.append((row, False, 0))
                 continue
             read += 1
-            keys = tuple(row.fields)
-            if keys not in layouts:
-                layouts[keys] = find_layout(keys, columns)
-                seen |= dict.fromkeys(keys)
-            layout = layouts[keys]
+            layout = layouts.of(row.fields)
             if layout is None:
-                found.append((_without_layout(row), False))
+                found.append((_without_layout(row), False, 0))
                 continue
             known = True
-            _look(labels, row, layout)
-            found.append(_parsed(row, layout))
+            found += _parsed(row, layout, reading)
         if not known and read >= _ROWS_TO_JUDGE_COLUMNS:
             break
-        yield _batch(found)
+        yield _batch(found, rows=len(chunk))
     if read and not known:
-        raise _no_layout(name, list(seen))
+        raise _no_layout(name, layouts.seen)
 
 
 def _without_layout(row: RawRow) -> BadRow:
@@ -305,18 +384,13 @@ def _no_layout(name: str, columns: Iterable[str]) -> InputError:
     )
 
 
-def _batch(rows: Iterable[tuple[PairRow | BadRow, bool]]) -> PreferenceBatch:
-    pairs: list[PairRow] = []
-    bad_rows: list[BadRow] = []
-    disputed: list[bool] = []
-    for row, is_disputed in rows:
-        if isinstance(row, BadRow):
-            bad_rows.append(row)
-        else:
-            pairs.append(row)
-            disputed.append(is_disputed)
+def _batch(found: Sequence[_Found], *, rows: int) -> PreferenceBatch:
+    """``rows``: how many were read for it."""
+    pairs = [(one, *more) for one, *more in found if not isinstance(one, BadRow)]
     return PreferenceBatch(
-        pa.Table.from_pylist(pairs, PREFERENCE),
-        quarantine_table("audit", bad_rows),
-        np.array(disputed, dtype=bool),
+        pa.Table.from_pylist([pair for pair, _, _ in pairs], PREFERENCE),
+        quarantine_table("audit", (one for one, _, _ in found if isinstance(one, BadRow))),
+        np.array([disputed for _, disputed, _ in pairs], dtype=bool),
+        rows,
+        np.array([left_out for _, _, left_out in pairs], dtype=np.int64),
     )

@@ -47,8 +47,11 @@ class PromptTables:
     read: int
 
 
-def load_prompts(config: PromptsConfig, *, seed: int) -> PromptTables:
+def load_prompts(
+    config: PromptsConfig, *, seed: int, train: SourceRows | None = None
+) -> PromptTables:
     """Read and sort out the prompts of a run; the same input and seed give the same tables.
+    ``train`` are the train prompts where they were read already.
 
     A prompt is dropped for the first of these reasons: ``exact_duplicate`` (of an earlier row;
     white space at the ends of turns does not count), ``overlap:heldout`` and ``overlap:NAME``
@@ -72,8 +75,11 @@ def load_prompts(config: PromptsConfig, *, seed: int) -> PromptTables:
     if config.heldout is not None:
         sources.append(read_source(config, config.heldout, "prompts.heldout", {}))
     first: dict[str, str] = {}
-    for key, source in config.train_sources.items():
-        sources.append(read_source(config, source, key, first))
+    if train is not None:
+        sources.append(train)
+    else:
+        for key, source in config.train_sources.items():
+            sources.append(read_source(config, source, key, first))
     sieve = _Sieve(sources)
     if config.heldout is not None:
         heldout = np.arange(len(sieve.table)) < len(sources[0].prompts)

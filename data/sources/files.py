@@ -41,6 +41,8 @@ _FORMATS: Mapping[str, FileFormat] = {
 }  # fmt: skip
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _DELIMITERS = (",", ";", "\t", "|")
+_EXCEL_SEPARATOR = re.compile(r"\"?sep=([^\"\w])\"?\s*", re.IGNORECASE)
+"""The first line of a CSV file of Excel's, where it says what parts the fields."""
 
 
 def read_rows(source: PromptSource) -> Iterator[SourceRow]:
@@ -283,13 +285,17 @@ def _csv_rows(path: Path, name: str) -> Iterator[SourceRow]:
     csv.field_size_limit(LONGEST_LINE)
     read = lines()
     begin = list(islice(read, 1))
-    delimiter = _delimiter(begin, path)
+    said = _EXCEL_SEPARATOR.fullmatch(begin[0]) if begin else None
+    delimiter = said[1] if said else _delimiter(begin, path)
+    if said:
+        begin = []
+    above = 1 if said else 0
     # Strict, because otherwise a quote that is never closed silently swallows the rows behind it.
     reader = csv.reader(chain(begin, read), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:
         record.clear()
-        number = reader.line_num + 1
+        number = above + reader.line_num + 1
         try:
             fields = next(reader)
         except StopIteration:
@@ -302,7 +308,8 @@ def _csv_rows(path: Path, name: str) -> Iterator[SourceRow]:
                 number,
                 None,
                 "broken_csv",
-                f"{error}: lines {number} to {reader.line_num} are no CSV record, check the quotes",
+                f"{error}: lines {number} to {above + reader.line_num} are no CSV record, check "
+                "the quotes",
                 "".join(record),
             )
             continue

@@ -35,7 +35,7 @@ from prefloop.labelers.jury.verdict_table import (
     read_votes,
     rows_in,
 )
-from prefloop.labelers.people import is_human, without_people
+from prefloop.labelers.people import is_human, without, without_people
 
 TIE = "tie"
 NO_VALID_VOTE = "no_valid_vote"
@@ -66,6 +66,7 @@ def decide(
     if pairs is None:
         pairs = pairs_of(votes)
     _check_pairs(pairs)
+    votes = without(votes, jury.silent)
     if jury.people == "calibration":
         votes = without_people(votes)
     counted = read_votes(votes, pairs)

@@ -7,6 +7,7 @@ drawn by (seed, pair id), and equal scores are told apart by pair id.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -28,12 +29,19 @@ _HASH_ROWS = 65_536
 _ROUNDING = 1e-9
 
 
-def propose_pairs(candidates: pa.Table, *, per_prompt: int | None, seed: int) -> pa.Table:
+Sets = Mapping[str, frozenset[int]]
+"""Sets of answers that each candidate belongs to, by its id."""
+
+
+def propose_pairs(
+    candidates: pa.Table, *, per_prompt: int | None, seed: int, sets: Sets | None = None
+) -> pa.Table:
     """Pairs of candidates of the same prompt: schema PAIR, sorted by prompt id.
 
     ``candidates`` needs the columns ``candidate_id`` and ``prompt_id``, in any order of rows. All
-    n (n - 1) / 2 pairs of a prompt's n candidates, or ``per_prompt`` of them drawn by seed. ``a``
-    is the candidate with the smaller id; ids are hashes, so that says nothing about who it is.
+    n (n - 1) / 2 pairs of a prompt's n candidates, or ``per_prompt`` of them drawn by seed. Two
+    candidates that are both in ``sets`` are a pair only where they have one in common. ``a`` is the
+    candidate with the smaller id; ids are hashes, so that says nothing about who it is.
 
     Raises ``LabelerError`` where an id occurs twice in a prompt or is no content hash.
     """
@@ -53,9 +61,19 @@ def propose_pairs(candidates: pa.Table, *, per_prompt: int | None, seed: int) ->
     a, b = candidate_ids.take(pa.array(order[first])), candidate_ids.take(pa.array(order[second]))
     prompt = prompt_ids.take(pa.array(by_id[of_group]))
     table = pa.table([_pair_ids(prompt, a, b), prompt, a, b], schema=PAIR)
+    if sets:
+        together = _together(table, sets)
+        table, of_group = table.filter(pa.array(together)), of_group[together]
     if per_prompt is None or len(table) == 0:
         return table
     return table.filter(pa.array(_lowest(_draw_keys(table["pair_id"], seed), of_group, per_prompt)))
+
+
+def _together(pairs: pa.Table, sets: Sets) -> NDArray[np.bool_]:
+    """Which pairs may be: not those of answers that were given apart from each other."""
+    both = zip(pairs["a_id"].to_pylist(), pairs["b_id"].to_pylist(), strict=True)
+    found = ((sets.get(a), sets.get(b)) for a, b in both)
+    return np.array([not a or not b or not a.isdisjoint(b) for a, b in found], np.bool_)
 
 
 def select_pairs(decisions: pa.Table, strategy: Chooser, *, seed: int) -> NDArray[np.bool_]:

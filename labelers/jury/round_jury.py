@@ -25,3 +25,5 @@ class RoundJury:
     """Calibration of the probabilities of each labeler that has one, by name."""
     people: PeopleRole = "override"
     """What votes of people do."""
+    silent: frozenset[str] = frozenset()
+    """Labelers whose votes decide nothing."""

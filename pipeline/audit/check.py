@@ -1,8 +1,8 @@
 """`prefloop audit`: what is wrong, odd or lopsided in a preference dataset.
 
 One pass over the file keeps some 70 bytes a pair and no text; what pairs say about each other
-(repeats, contradictions, cycles) is found in those. Every row is a pair or an unreadable row, and
-every finding says how many rows it has, which, how bad that is and what to do.
+(repeats, contradictions, cycles) is found in those. Every row is a pair, part of one or unreadable,
+and every finding says how many rows it has, which, how bad that is and what to do.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from prefloop.pipeline.audit.audit_options import AuditOptions
 from prefloop.pipeline.audit.findings import (
     BadRows,
     Finding,
+    LeftOut,
     Places,
     findings_of,
     language_findings,
@@ -124,7 +125,7 @@ def audit(path: str, options: AuditOptions | None = None) -> Audit:
     """
     options = options or AuditOptions()
     facts = Facts(options.against, options.tokens)
-    bad = BadRows()
+    bad, left_out = BadRows(), LeftOut()
     sample = Sample(options.languages, options.seed) if options.languages else None
     texts: list[str] = []
     read = 0
@@ -132,6 +133,7 @@ def audit(path: str, options: AuditOptions | None = None) -> Audit:
         for batch in batches(path, options):
             read += batch.rows
             bad.add(batch)
+            left_out.add(batch)
             facts.add(batch.pairs, batch.disputed)
             if sample and len(batch.pairs):
                 sample.offer(batch.pairs)
@@ -148,6 +150,7 @@ def audit(path: str, options: AuditOptions | None = None) -> Audit:
     suspects = pair_suspects(found, repeats, near, options.against)
     findings = [
         *bad.findings(read),
+        *left_out.findings(read),
         *findings_of(suspects, where, repeats.partner, rows=read),
         *findings_of(odd_suspects(found["oddities"]), where, repeats.partner, rows=read),
         *language_findings(languages, read),

@@ -35,8 +35,14 @@ _APART = {
         "write the column as JSON (json.dumps), or the file as JSON Lines or Parquet",
     ),
     "tie": ("neither answer is preferred", "nothing to learn from: leave the rows out"),
+    "single_answer": (
+        "no other answer to the same prompt is there",
+        "nothing to compare: leave the rows out, or let others answer (`sample.from`)",
+    ),
 }
 """Reasons of rows without a pair that are findings of their own; all others are unreadable."""
+_HARMLESS = ("tie", "single_answer")
+"""Of these, the reasons that are no fault of the row."""
 _OF_UNREADABLE = "no pair can be read from the row"
 
 
@@ -104,7 +110,7 @@ class BadRows:
                 name=reason if reason in _APART else f"unreadable:{reason}",
                 count=count,
                 share=count / rows,
-                severity="info" if reason == "tie" else "error",
+                severity="info" if reason in _HARMLESS else "error",
                 what=what,
                 remedy=remedy,
                 examples=tuple(self.examples.get(reason, ())),
@@ -118,6 +124,40 @@ def _columns(content: str) -> tuple[str, ...]:
     except (ValueError, RecursionError):
         return ()
     return tuple(row) if isinstance(row, dict) else ()
+
+
+@dataclass
+class LeftOut:
+    """Answers that came with a pair and are not in it, counted as they are read."""
+
+    pairs: int = 0
+    answers: int = 0
+    examples: list[str] = field(default_factory=list)
+    """The first few."""
+
+    def add(self, batch: PreferenceBatch) -> None:
+        """Count those of ``batch``."""
+        places = np.flatnonzero(batch.left_out)
+        self.pairs += len(places)
+        self.answers += int(batch.left_out.sum())
+        for place in places[: _EXAMPLES - len(self.examples)].tolist():
+            row = batch.pairs.slice(place, 1).to_pylist()[0]
+            self.examples.append(f"{row['source']}:{row['row']}: {batch.left_out[place]}")
+
+    def findings(self, rows: int) -> Iterator[Finding]:
+        """One, if there are any; ``rows`` are all that were read."""
+        if self.answers:
+            yield Finding(
+                name="answers_not_used",
+                count=self.pairs,
+                share=self.pairs / rows,
+                severity="info",
+                what=f"{self.answers:,} answers are neither the best nor the worst of their lists, "
+                "and in no pair",
+                remedy="`prefloop label` compares every answer of a list",
+                examples=tuple(self.examples),
+                dropped_by_fix=False,
+            )
 
 
 class Places(Sequence[str]):

@@ -73,7 +73,7 @@ def write_fixed(found: Audit, path: str, out: Path, options: AuditOptions) -> di
             for rows, lost in _split(found, path, options):
                 kept.write(rows)
                 dropped.write(lost)
-        if kept.rows + dropped.rows != found.rows:
+        if kept.rows + dropped.rows != found.pairs + sum(found.bad.values()):
             raise InputError(f"{path}: changed while it was read: audit it again")
         counts = {"rows": found.rows, "kept": kept.rows, "dropped": dropped.rows}
         atomic_write_json(partial / "audit.json", {**found.as_dict(), "fix": counts})

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+import prefloop
 from prefloop.data.errors import InputError
-from prefloop.pipeline.commands.options import JsonOption, say_json
+from prefloop.pipeline.commands.options import JsonOption, SetOption, say_json
 
 app = typer.Typer()
 
@@ -36,7 +37,8 @@ def audit(
     columns: Annotated[
         str | None,
         typer.Option(
-            help="Names of columns: prompt=..,chosen=..,rejected=.. or a=..,b=..,label=.."
+            help="Names of columns: prompt=..,chosen=..,rejected=.. or a=..,b=..,label=.. or "
+            "answers=..,ratings=.."
         ),
     ] = None,
     labels: Annotated[str | None, typer.Option(help="What labels mean: a=1,b=2,tie=0.")] = None,
@@ -72,3 +74,27 @@ def audit(
         raise InputError(found.why_no_pair)
     if strict and found.has_errors:
         raise typer.Exit(1)
+
+
+@app.command()
+def label(
+    data: Annotated[
+        str, typer.Argument(help="Pairs, ranked or rated lists of answers, or a run directory.")
+    ],
+    judge: Annotated[Path, typer.Option(help="YAML of a labeler, of several, or of a run.")],
+    out: Annotated[Path, typer.Option(help="Run directory; the same command goes on there.")],
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="Names of columns: prompt=..,chosen=..,rejected=.. or a=..,b=..,label=.. or "
+            "answers=..,ratings=.."
+        ),
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="What labels mean: a=1,b=2,tie=0.")] = None,
+    override: SetOption = None,
+) -> None:
+    """Label answers that are there already: a run without sampling, its labels beside the old."""
+    found = prefloop.label(
+        data, judge, out, columns=columns, labels=labels, overrides=override or ()
+    )
+    typer.echo(str(found))

@@ -36,6 +36,7 @@ from prefloop.data.preferences.labels import (
     read_label,
 )
 from prefloop.data.preferences.layouts import (
+    GATHERED,
     LABEL_COLUMNS,
     Layout,
     PreferenceColumns,
@@ -271,6 +272,8 @@ class _Reader:
         """The pair that a row is about, and whether the row's first answer is its a."""
         # The label is not asked for: a file with verdicts may well leave it out.
         layout = find_layout([*row.fields, *self._label_columns], self._columns)
+        if layout is not None and (layout.kind in GATHERED or layout.ordered):
+            layout = None  # one answer is no pair
         if layout is None and "row" in row.fields:
             if self._files > 1:
                 return bad(

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from prefloop.data.prompts.load import load_prompts
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.machine.speed import machine_speed
@@ -24,6 +23,7 @@ from prefloop.pipeline.plan.speeds import Measured
 from prefloop.pipeline.plan.steps import Step, Training
 from prefloop.pipeline.report.formats import money, short_count
 from prefloop.pipeline.run.run_dir import RunDir
+from prefloop.pipeline.stages.given_rows import load_with_answers
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,10 @@ def make_plan(
     ``run`` is where finished work is looked for, the config's run directory by default. Raises
     ``InputError`` for unusable prompts.
     """
-    tables = load_prompts(config.prompts, seed=config.seed)
+    tables, given = load_with_answers(config.prompts, config.sample.given, seed=config.seed)
     measured = Measured.of(config, run or RunDir(Path(config.run_dir)))
     clock = Clock(config, speed_of)
-    planner = Planner(config, tables.train, tables.heldout, measured, clock)
+    planner = Planner(config, tables.train, tables.heldout, measured, clock, given)
     for index in range(config.rounds):
         planner.add_round(index)
     memory = tuple(stage_memory(config, longest_prompt=planner.longest_prompt()))

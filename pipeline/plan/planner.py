@@ -23,6 +23,7 @@ from prefloop.pipeline.config import POLICY, RunConfig
 from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.plan.assumptions import time_assumptions, token_assumptions
 from prefloop.pipeline.plan.clock import Clock
+from prefloop.pipeline.plan.planned_answers import PlannedAnswers
 from prefloop.pipeline.plan.speeds import (
     ANSWER_SHARE,
     RATIONALE_SHARE,
@@ -32,6 +33,7 @@ from prefloop.pipeline.plan.speeds import (
 from prefloop.pipeline.plan.steps import Step, Training
 from prefloop.pipeline.plan.token_counts import TokenCounter
 from prefloop.pipeline.run.run_dir import OPPONENT
+from prefloop.pipeline.stages.given_rows import GivenAnswers
 from prefloop.pipeline.stages.prompts import round_rows, round_size
 from prefloop.training.policy.heldout import MOST_PAIRS
 from prefloop.training.session.setup import optimiser_steps
@@ -89,6 +91,7 @@ class Planner:
         heldout: pa.Table,
         measured: Measured,
         clock: Clock,
+        given: GivenAnswers | None = None,
     ) -> None:
         self._config = config
         self._clock = clock
@@ -97,6 +100,7 @@ class Planner:
         self._heldout = heldout if limit is None else heldout.slice(0, limit)
         self._measured = measured
         self._tokens = TokenCounter(config.sample.system_prompt)
+        self._given = PlannedAnswers(given)
         self._pairs_so_far = 0
         self._timed: set[tuple[str, str]] = set()
         self.steps: list[Step] = []
@@ -129,7 +133,7 @@ class Planner:
                 for number, candidates in zip(pairs, self._candidates(prompts), strict=True)
             ],
             answer_tokens=self._answer_tokens(),
-            longest=config.sample.max_tokens,
+            longest=max(config.sample.max_tokens * bool(config.sample.n), self._given.longest),
         )
         asked += self._label(labelled, config.label.labelers)
         if config.train:
@@ -145,7 +149,7 @@ class Planner:
 
     def _sample(self, prompts: pa.Table) -> Iterable[_Asked]:
         settings = self._config.sample
-        for member in settings.members():
+        for member in settings.members() if settings.total else ():
             most = settings.of_member(member).max_tokens
             per_prompt = self._tokens.of_prompts(prompts, self._model(member.model))
             yield _Asked(
@@ -164,15 +168,22 @@ class Planner:
     def _pairs(self, prompts: pa.Table) -> list[int]:
         """Pairs of each prompt, if no two of its candidates are the same."""
         label = self._config.label
-        every = [math.comb(candidates, 2) for candidates in self._candidates(prompts)]
+        every = [
+            math.comb(candidates, 2) - self._given.apart(messages)
+            for candidates, messages in zip(
+                self._candidates(prompts), prompts["messages"].to_pylist(), strict=True
+            )
+        ]
         return [min(number, label.pairs_per_prompt or number) for number in every]
 
     def _candidates(self, prompts: pa.Table) -> list[int]:
         """Candidates of each prompt, its reference answer among them where it takes part."""
         n, referenced = self._config.sample.total, self._config.uses_references
         return [
-            n + int(bool(referenced and reference))
-            for reference in prompts["reference"].to_pylist()
+            n + int(bool(referenced and reference)) + self._given.of(messages)
+            for reference, messages in zip(
+                prompts["reference"].to_pylist(), prompts["messages"].to_pylist(), strict=True
+            )
         ]
 
     def _label(self, labelled: _Labelled, labelers: Sequence[LabelerConfig]) -> Iterable[_Asked]:
@@ -287,7 +298,7 @@ class Planner:
         config = self._config
         settings, heldout = config.evaluate, self._heldout
         most = settings.max_tokens or config.sample.max_tokens
-        expected = min(self._answer_tokens(), most)
+        expected = min(self._sampled_tokens(), most)
         lengths = self._tokens.of_prompts(heldout, self._model(POLICY))
         # Round 0 answers with the starting policy too.
         policies = [f"policy {policy}" for policy in ([0, 1] if index == 0 else [index + 1])]
@@ -383,6 +394,9 @@ class Planner:
         )
 
     def _answer_tokens(self) -> float:
+        return self._sampled_tokens() if self._config.sample.n else self._given.tokens
+
+    def _sampled_tokens(self) -> float:
         return self._measured.answer_tokens or self._config.sample.max_tokens * ANSWER_SHARE
 
     def _model(self, model: str) -> str:

@@ -60,6 +60,11 @@ async def evaluate_policy(config: RunConfig, *, policy: str, against: str, out: 
     contents of the files that they name (prompts, judges, calibrations).
     Raises subclasses of ``PrefloopError``.
     """
+    if config.sample.engine not in config.engines:  # nothing was to be sampled
+        raise RunError(
+            f"the config has no engine {config.sample.engine!r} to ask the policies with: add it "
+            "to `engines`, or name another with sample.engine"
+        )
     served = isinstance(config.engines[config.sample.engine], OpenAIEngine)
     if served:
         raise RunError(
@@ -86,7 +91,9 @@ async def evaluate_policy(config: RunConfig, *, policy: str, against: str, out: 
     answer = partial(answer_heldout, context.round(0), config.sample, config.evaluate, models)
     with run.lock():
         try:
-            read_prompts(context, config.prompts, block_size=config.block_size)
+            read_prompts(
+                context, config.prompts, block_size=config.block_size, given=config.sample.given
+            )
             models.take_probes(run.heldout, config.sample.system_prompt)
             if not models.probes:
                 raise RunError("there are no held-out prompts: set prompts.heldout in the config")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from prefloop.data.shards import ShardFolder
+from prefloop.pipeline.report.given_agreement import agreement_with_given
 from prefloop.pipeline.run.promotion import promoted
 from prefloop.pipeline.run.run_dir import EVALUATION, JURY, RunDir
 from prefloop.pipeline.stages.write import rows_written
@@ -25,6 +26,7 @@ def headline(run: RunDir) -> str:
     best = promoted(run)
     if best and best.index != rounds[-1].index:
         lines.append(f"keep      {best.policy}  (no later round won against the one before it)")
+    lines += [f"labels    {each}" for each in agreement_with_given(run)]
     lines.append(f"report    {run.report}")
     return "\n".join(lines)
 

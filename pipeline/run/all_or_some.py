@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -20,6 +20,7 @@ from prefloop.data.shards import ShardFolder
 from prefloop.data.utf8 import BLANK, one_line
 from prefloop.labelers.decisions.filters import EMPTY_ANSWER
 from prefloop.labelers.judges.json_answers import CUT_OFF
+from prefloop.labelers.people import without
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ _OF_THE_ITEM = ("context_overflow",)
 _REMARKABLE = 0.3
 """Share of failures above which a stage that goes on says so."""
 _SHOWN = 400
+SAMPLED, GIVEN_ORIGIN = "sampled", "given"
+"""Origins of candidates: of an engine, and of data that were there before."""
 
 Commit = Callable[[], Awaitable[None]]
 Tally = Mapping[str, Mapping[str, int]]
@@ -142,12 +145,15 @@ def _kind(reason: str) -> str:
     return reason.partition(":")[0]
 
 
-def tally_samples(candidates: pa.Table, failed: pa.Table, *, empty_counts: bool = False) -> Tally:
+def tally_samples(
+    candidates: pa.Table, failed: pa.Table, *, empty_counts: bool = False, origin: str = SAMPLED
+) -> Tally:
     """Of a block of samples: prompts with an answer that has text, and why others have none.
+    ``origin``: of the answers that count.
 
     ``empty_counts``: an answer without text is one (a policy that says nothing is measured too).
     """
-    answers = candidates.filter(pc.equal(candidates["origin"], "sampled"))
+    answers = candidates.filter(pc.equal(candidates["origin"], origin))
     full = answers if empty_counts else answers.filter(_has_text(answers))
     answered = set(full["prompt_id"].to_pylist())
     reasons = Counter({"": len(answered)})
@@ -179,18 +185,18 @@ def tally_notes(votes: ShardFolder) -> Counter[str]:
     return sum((failures_of(one) for block in blocks for one in block.values()), Counter())
 
 
-def any_valid_vote(folder: ShardFolder) -> bool:
-    """Whether the votes written so far hold a valid one."""
+def any_valid_vote(folder: ShardFolder, silent: Collection[str] = ()) -> bool:
+    """Whether the votes written so far hold a valid one of others than ``silent``."""
+    parts = (without(votes, silent) for votes in folder.iter(["labeler", "preference"]))
     return any(
-        pc.any(pc.not_equal(votes["preference"], "invalid"), min_count=0).as_py()
-        for votes in folder.iter(["preference"])
+        pc.any(pc.not_equal(votes["preference"], "invalid"), min_count=0).as_py() for votes in parts
     )
 
 
-def any_text(folder: ShardFolder) -> bool:
-    """Whether the candidates written so far hold a sampled answer with text."""
+def any_text(folder: ShardFolder, origin: str = SAMPLED) -> bool:
+    """Whether the candidates written so far hold an answer of ``origin`` with text."""
     return any(
-        pc.any(pc.and_(_has_text(part), pc.equal(part["origin"], "sampled")), min_count=0).as_py()
+        pc.any(pc.and_(_has_text(part), pc.equal(part["origin"], origin)), min_count=0).as_py()
         for part in folder.iter(["origin", "text"])
     )
 

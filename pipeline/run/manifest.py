@@ -16,6 +16,7 @@ from typing import Any
 
 from prefloop.data.config import PromptSource
 from prefloop.data.embedded import resolve_embedded
+from prefloop.data.preferences.reader import parquet_files
 from prefloop.data.shards import (
     atomic_write_json,
     atomic_write_text,
@@ -425,6 +426,9 @@ def input_hashes(config: RunConfig) -> dict[str, str]:
     sources = [*config.prompts.train_sources.values(), config.prompts.heldout]
     sources += [overlap.source for overlap in config.prompts.exclude_overlap]
     found = {source.path: _named(source) for source in sources if isinstance(source, PromptSource)}
+    if config.sample.given:
+        answers = config.sample.given.source
+        found[answers.path] = parquet_files(answers) or _named(answers)
     hashes = {name: digest(paths) for name, paths in found.items() if paths}
     return hashes | labeler_hashes(config)
 

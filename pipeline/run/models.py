@@ -285,14 +285,21 @@ class Models:
     def token_counter(self) -> Callable[[str], int]:
         """Counts the tokens of an answer, its end token included, with the policy's tokenizer.
 
-        A served policy without a known tokenizer is counted at four characters a token.
+        A policy that is not used, and a served one without a known tokenizer, are counted at four
+        characters a token.
         """
+        if not self._config.uses_policy:
+            return _by_characters
         engine = self._config.engines[self._config.sample.engine]
         name = engine.tokenizer if isinstance(engine, OpenAIEngine) else self._start
         if name is None:
-            return lambda text: len(text) // 4 + 1
+            return _by_characters
         tokenizer = load_tokenizer(name)
         return lambda text: len(tokenizer.encode(text, add_special_tokens=False)) + 1
+
+    def counts_characters(self) -> bool:
+        """Whether :meth:`token_counter` knows no tokenizer."""
+        return self.token_counter() is _by_characters
 
     async def close(self, engine: str, model: str) -> None:
         """Close the engine named ``engine`` for ``model``; it comes back when asked for."""
@@ -491,7 +498,7 @@ class Models:
         key = (engine, model)
         if key not in self._checkpoints:
             name = self._config.policy if model == POLICY else model
-            served = isinstance(self._config.engines[engine], OpenAIEngine)
+            served = isinstance(self._config.engines.get(engine), OpenAIEngine)
             self._checkpoints[key] = checkpoint(name, served=served)
         return self._checkpoints[key]
 
@@ -536,6 +543,10 @@ def _place(config: RunConfig, engine: str, model: str) -> Place:
         if isinstance(one, JudgeLabeler) and (one.engine, one.model) == (engine, model)
     ]
     return Place(f"engines.{engine}", (*(["sample"] if samples else []), *named))
+
+
+def _by_characters(text: str) -> int:
+    return len(text) // 4 + 1
 
 
 def _reward_checkpoint(labeler: RewardModelLabeler) -> str:

@@ -15,7 +15,7 @@ from prefloop.labelers.jury.fit import count_patterns, fit_jury
 from prefloop.labelers.jury.round_jury import RoundJury
 from prefloop.labelers.jury.rules import FITTED_RULES, FittedJury
 from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS
-from prefloop.labelers.people import is_human, without_people
+from prefloop.labelers.people import is_human, without, without_people
 from prefloop.pipeline.run.run_dir import RoundDir
 
 logger = logging.getLogger(__name__)
@@ -38,16 +38,17 @@ def jury_on(label: LabelConfig, votes: ShardFolder, kept: Path) -> RoundJury:
         weights=label.weights,
         calibrators={name: read_calibrator(path) for name, path in label.calibrations.items()},
         people=label.people,
+        silent=label.silent,
     )
     if label.jury.rule not in FITTED_RULES:
         return jury
     if not kept.exists():
-        names = [labeler.name for labeler in label.labelers]
-        parts = votes.iter(columns=VOTE_COLUMNS)
+        names = [one.name for one in label.labelers if one.name not in label.silent]
+        parts = (without(part, label.silent) for part in votes.iter(columns=VOTE_COLUMNS))
         if label.people == "jury":
             names += _people(votes)
         else:
-            parts = map(without_people, parts)
+            parts = (without_people(part) for part in parts)
         fitted = fit_jury(count_patterns(parts, names), names, label.jury)
         for note in fitted.notes:
             logger.warning("%s", note)

@@ -6,6 +6,7 @@
       journal.jsonl          one line for each finished piece of work, with its seconds
       prompts.json           counts of the prompts read; its existence says that reading is done
       prompt/ heldout/       the prompts to sample from, and those kept for evaluation
+      given/ given.json      answers that were there before the run, and their counts
       quarantine/ dropped/   prompts that could not be read, and prompts dropped with a reason
       round-000/
         prompt/ candidate/ vote/ decision/ triple/   part-NNNNN.parquet, one block of prompts each
@@ -119,6 +120,8 @@ class RunDir:
         self.prompt_counts = root / "prompts.json"
         self.prompts = ShardFolder(root / "prompt", schemas.PROMPT)
         self.heldout = ShardFolder(root / "heldout", schemas.PROMPT)
+        self.given = ShardFolder(root / "given", schemas.GIVEN)
+        self.given_counts = root / "given.json"
         self.quarantine = ShardFolder(root / "quarantine", schemas.QUARANTINE)
         self.dropped = ShardFolder(root / "dropped", schemas.DROPPED)
         self.cache = root / "cache"

@@ -20,7 +20,6 @@ from prefloop.labelers.decisions.filters import (
     apply_filters,
     balance_cutoff,
 )
-from prefloop.labelers.decisions.pairs import propose_pairs
 from prefloop.labelers.jury.round_jury import RoundJury
 from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS
 from prefloop.pipeline.run.all_or_some import commonest, tally_notes
@@ -28,6 +27,7 @@ from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.round_jury import load_round_jury
 from prefloop.pipeline.run.run_dir import Stopwatch
+from prefloop.pipeline.stages.given import proposed
 
 _LOOSEN = (
     "loosen {} in `filter`; none of them is marked done: the same command then decides again, and "
@@ -45,7 +45,15 @@ _REMEDIES = {
     PAIR_STRATEGY: _LOOSEN.format("strategy"),
 }
 """What to change where most pairs were dropped for a reason that is no filter of the user's."""
-_CANDIDATE_COLUMNS = ["candidate_id", "prompt_id", "text", "tokens", "finish_reason", "policy"]
+_CANDIDATE_COLUMNS = [
+    "candidate_id",
+    "prompt_id",
+    "text",
+    "tokens",
+    "finish_reason",
+    "policy",
+    "origin",
+]
 
 
 def filter_round(context: RoundContext, label: LabelConfig, filters: FilterConfig) -> None:
@@ -124,7 +132,7 @@ def decide_block(
     """Decisions (schema DECISION) on every pair of block ``index``, but for the balance."""
     folder = context.folder
     candidates = folder.candidates.read(index, _CANDIDATE_COLUMNS)
-    pairs = propose_pairs(candidates, per_prompt=label.pairs_per_prompt, seed=context.seed)
+    pairs = proposed(context, candidates, label.pairs_per_prompt)
     decisions = decide(
         folder.votes.read(index, VOTE_COLUMNS),
         pairs,

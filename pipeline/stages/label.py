@@ -17,13 +17,14 @@ from prefloop.data.errors import NothingCameOut
 from prefloop.labelers.base import Answer, Labeler, Pair, Vote, votes_table
 from prefloop.labelers.config import JudgeLabeler, LabelConfig, LabelerConfig
 from prefloop.labelers.decisions.filters import has_empty_answer
-from prefloop.labelers.decisions.pairs import propose_pairs
+from prefloop.labelers.people import without
 from prefloop.pipeline.run.all_or_some import AllOrSome, any_valid_vote, tally_votes
 from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.run_dir import Stopwatch
 from prefloop.pipeline.run.stream import run_blocks
 from prefloop.pipeline.stages.answer_text import answer_texts
+from prefloop.pipeline.stages.given import proposed, with_given
 from prefloop.pipeline.stages.invalid_votes import (
     Breaker,
     kept_votes,
@@ -56,7 +57,10 @@ async def label_round(
     todo = folder.prompts.rows(missing)
     title = f"round {folder.index} label"
     outcome = AllOrSome(
-        title, "votes", remedy_of(settings.labelers), came_before=any_valid_vote(folder.votes)
+        title,
+        "votes",
+        remedy_of(settings.labelers),
+        came_before=any_valid_vote(folder.votes, settings.silent),
     )
     breaker = Breaker(title, settings)
     with StepProgress(title, total, done=total - todo) as progress:
@@ -69,7 +73,7 @@ async def label_round(
                 await asyncio.to_thread(folder.votes.write, index, votes)
                 context.note("label", watch.lap(), block=index)
 
-            await outcome.take(tally_votes(votes), commit)
+            await outcome.take(tally_votes(without(votes, settings.silent)), commit)
             breaker.take(votes)
             progress.advance(
                 folder.prompts.rows([index]),
@@ -128,15 +132,17 @@ async def label_block(
     """
     folder = context.folder
     prompts, candidates = folder.prompts.read(index), folder.candidates.read(index)
-    pairs = propose_pairs(candidates, per_prompt=settings.pairs_per_prompt, seed=context.seed)
+    pairs = proposed(context, candidates, settings.pairs_per_prompt)
     if not with_empty:
         empty = has_empty_answer(pairs["a_id"], pairs["b_id"], candidates)
         pairs = pairs.filter(pa.array(~empty))
+    shown = candidates
     if settings.show_reasoning == "always":
         texts = answer_texts(candidates, with_thoughts=True)
         place = candidates.column_names.index("text")
-        candidates = candidates.set_column(place, "text", texts)
-    built = build_pairs(pairs, prompts, candidates, context.index, context.system_prompt)
+        shown = candidates.set_column(place, "text", texts)
+    built = build_pairs(pairs, prompts, shown, context.index, context.system_prompt)
+    built = with_given(context.run, built, candidates)
     kept = kept_votes(folder, index, settings)
     fresh = await vote(built, labelers, f"{folder.index}/label/{index}", kept)
     return together(kept, fresh, built, [one.name for one in labelers]) if len(kept) else fresh

@@ -11,17 +11,30 @@ import pyarrow as pa
 from prefloop.data.config import PromptsConfig
 from prefloop.data.errors import NothingCameOut, StorageError
 from prefloop.data.hashing import derive_seed
-from prefloop.data.prompts.load import PromptTables, load_prompts
+from prefloop.data.preferences.answer_source import AnswerSource
+from prefloop.data.prompts.load import PromptTables
 from prefloop.data.prompts.no_prompts import why_no_prompt
 from prefloop.data.shards import ShardFolder, atomic_write_json
 from prefloop.pipeline.run.context import RoundContext, RunContext
 from prefloop.pipeline.run.run_dir import RunDir, RunError, Stopwatch
+from prefloop.pipeline.stages.given_rows import (
+    load_with_answers,
+    read_given_counts,
+    write_given,
+)
 
 logger = logging.getLogger(__name__)
 
 
-def read_prompts(context: RunContext, prompts: PromptsConfig, *, block_size: int) -> None:
-    """Read, quarantine and deduplicate the prompts into the run directory; once for a run.
+def read_prompts(
+    context: RunContext,
+    prompts: PromptsConfig,
+    *,
+    block_size: int,
+    given: AnswerSource | None = None,
+) -> None:
+    """Read, quarantine and deduplicate the prompts into the run directory; once for a run. With
+    them go the answers that are ``given``.
 
     Where shards were lost since, they are made again from the same source. Raises ``InputError``
     for unusable input, ``NothingCameOut`` if no prompt is left, and :class:`RunError` if the source
@@ -31,11 +44,13 @@ def read_prompts(context: RunContext, prompts: PromptsConfig, *, block_size: int
     lost = None
     if run.prompt_counts.exists():
         lost = _lost(run)
+        if lost is None and given is not None and not run.given_counts.exists():
+            lost = f"{run.given_counts} is missing"
         if lost is None:
             return
         logger.warning("%s: the prompts are read again from their source", lost)
     watch = Stopwatch()
-    tables = load_prompts(prompts, seed=context.seed)
+    tables, answers = load_with_answers(prompts, given, seed=context.seed)
     counts = {
         "read": tables.read,
         "kept": len(tables.train),
@@ -56,6 +71,8 @@ def read_prompts(context: RunContext, prompts: PromptsConfig, *, block_size: int
         )
     write_blocks(run.heldout, tables.heldout, block_size)
     write_blocks(run.prompts, tables.train, block_size)
+    if answers:
+        write_given(run, answers, tables.train, block_size)
     atomic_write_json(run.prompt_counts, counts)
     run.note("prompts", 0, watch.lap(), prompts=tables.read)
 
@@ -67,6 +84,9 @@ def _lost(run: RunDir) -> str | None:
         "kept": run.prompts, "heldout": run.heldout, "dropped": run.dropped,
         "quarantined": run.quarantine,
     }  # fmt: skip
+    if run.given_counts.exists():
+        folders["used"] = run.given
+        counts["used"] = read_given_counts(run)["used"]
     for name, shards in folders.items():
         try:
             rows = shards.rows()

@@ -28,12 +28,19 @@ from prefloop.data.quarantine import BadRow, quarantine_table
 from prefloop.data.schemas import CANDIDATE
 from prefloop.data.utf8 import BLANK
 from prefloop.pipeline.config import REFERENCE, PoolMember, SampleConfig
-from prefloop.pipeline.run.all_or_some import AllOrSome, any_text, tally_samples
+from prefloop.pipeline.run.all_or_some import (
+    GIVEN_ORIGIN,
+    SAMPLED,
+    AllOrSome,
+    any_text,
+    tally_samples,
+)
 from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.run_dir import RoundDir, Stopwatch
 from prefloop.pipeline.run.stream import run_blocks
+from prefloop.pipeline.stages.given import GivenPool, open_pool
 from prefloop.pipeline.stages.lost_rows import restore_sample_quarantine
 from prefloop.pipeline.stages.run_on import run_on
 
@@ -71,6 +78,8 @@ class Draw:
     thinking: Thinking = field(default_factory=Thinking)
     count_reference_tokens: Callable[[str], int] | None = None
     """If given, reference answers become candidates, with this count of their tokens."""
+    given: GivenPool | None = None
+    """Answers that were there before, which become candidates too."""
 
 
 async def sample_round(
@@ -92,9 +101,10 @@ async def sample_round(
     total = folder.prompts.rows()
     todo = folder.prompts.rows(missing)
     title = f"round {folder.index} sample"
-    outcome = AllOrSome(
-        title, "prompts", remedy_of(settings), came_before=any_text(folder.candidates)
-    )
+    # Where engines are asked too, it is they who must not fail in everything.
+    origin = SAMPLED if settings.total else GIVEN_ORIGIN
+    came_before = any_text(folder.candidates, origin)
+    outcome = AllOrSome(title, "prompts", remedy_of(settings), came_before=came_before)
     with StepProgress(title, total, done=total - todo) as progress:
 
         async def work(index: int) -> None:
@@ -113,7 +123,7 @@ async def sample_round(
                     folder.votes.remove([index])
                 context.note("sample", watch.lap(), block=index, failed=len(failed))
 
-            await outcome.take(tally_samples(candidates, failed), commit)
+            await outcome.take(tally_samples(candidates, failed, origin=origin), commit)
             progress.advance(
                 folder.prompts.rows([index]),
                 tokens=_generated(candidates),
@@ -132,6 +142,8 @@ def _generated(candidates: pa.Table) -> int:
 
 def remedy_of(settings: SampleConfig) -> str:
     """What to change where nothing could be sampled."""
+    if not settings.total:
+        return "give answers to these prompts in sample.from, or draw some with sample.n"
     engines = dict.fromkeys(f"engines.{member.engine}" for member in settings.members())
     return (
         f"change {' or '.join(engines)}, or `sample` (as its max_tokens), so that all is answered"
@@ -149,6 +161,7 @@ async def open_draw(
         sources=[
             _asked_its_own_way(await open_source(member, models), member, settings)
             for member in settings.members()
+            if settings.total
         ],
         n=settings.total,
         sampling=sampling_of(settings),
@@ -156,6 +169,7 @@ async def open_draw(
         seed_parts=(context.seed, "sample", context.index),
         thinking=settings.thinking,
         count_reference_tokens=models.token_counter() if with_references else None,
+        given=open_pool(context.run, models, alone=not settings.total) if settings.given else None,
     )
 
 
@@ -267,6 +281,10 @@ async def sample_block(
                 first["cost"] += candidate["cost"]
             else:
                 candidates.append(candidate)
+    if draw.given:
+        more, without = draw.given.candidates(rows, candidates, round_index)
+        candidates += more
+        failed += without
     if draw.count_reference_tokens:
         sampled = {candidate["prompt_id"] for candidate in candidates}
         candidates += [
@@ -283,6 +301,8 @@ async def sample_block(
 def _share_out(prompt_id: str, draw: Draw) -> list[tuple[Source, list[int]]]:
     """Which source draws which of the n samples of a prompt: the first are of those with an n of
     their own, the others are drawn by the sources' weights."""
+    if not draw.n:
+        return []
     if len(draw.sources) == 1:
         return [(draw.sources[0], list(range(draw.n)))]
     weights = np.array([source.weight if source.n is None else 0.0 for source in draw.sources])

@@ -282,9 +282,6 @@ def test_rows_that_prefer_nothing_are_ties(tmp_path: Path, ending: str) -> None:
     ("row", "said"),
     [
         ({"prompt": "Hi?", "completion": "Yes.", "label": True}, "is unpaired data"),
-        ({"prompt": "Hi?", "response": "Yes.", "helpfulness": 3}, "join two rows of one prompt"),
-        ({"message_id": "1", "parent_id": None, "text": "Hi?", "role": "prompter"}, "of trees"),
-        ({"message_tree_id": "1", "prompt": {"text": "Hi?", "replies": []}}, "replies to one mess"),
         ({"messages": [*ASKED, YES]}, "one conversation a row"),
         ({"prompt": "Hi?", "completion": "Yes."}, "no pair to compare"),
     ],
@@ -293,8 +290,6 @@ def test_rows_that_prefer_nothing_are_ties(tmp_path: Path, ending: str) -> None:
 def test_what_holds_no_pairs_says_what_it_is(
     tmp_path: Path, row: dict, said: str, ending: str
 ) -> None:
-    row = {key: "" if value == {"text": "Hi?", "replies": []} else value
-           for key, value in row.items()}  # fmt: skip
     with pytest.raises(InputError, match=f"{said}.*; columns found: "):
         read(write(tmp_path / f"d.{ending}", [row]))
 

@@ -104,6 +104,26 @@ def test_an_evaluation_set_is_joined_as_the_prompts_are(tmp_path: Path, blank: s
     assert overlap.count == 2
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_answers_that_are_in_no_pair_are_counted(tmp_path: Path, ending: str) -> None:
+    ranked = {"prompt": "Hi?", "answers": [{"answer": a, "rank": n} for n, a in enumerate("abcd")]}
+    path = write(tmp_path / f"ranked.{ending}", [ranked])
+    found = audit(path, make_options())
+    [finding] = [one for one in found.findings if one.name == "answers_not_used"]
+    assert (finding.count, finding.examples) == (1, (f"{path}:1: 2",))
+    assert finding.what.startswith("2 answers")
+    rows = [{"prompt": "Hi?", "response": a, "helpfulness": n} for n, a in enumerate("abc")]
+    path = write(tmp_path / f"rated.{ending}", [*rows, {**rows[0], "prompt": "Ho?"}])
+    options = make_options()
+    found = audit(path, options)
+    assert (found.rows, found.pairs, dict(found.bad)) == (4, 1, {"single_answer": 1})
+    assert counts(found) == {"answers_not_used": 1, "single_answer": 1}
+    assert not found.has_errors
+    assert write_fixed(found, path, tmp_path / "out", options) == {
+        "rows": 4, "kept": 1, "dropped": 1,
+    }  # fmt: skip
+
+
 def test_fix_adds_up_and_trl_takes_it(tmp_path: Path) -> None:
     import datasets
     import trl

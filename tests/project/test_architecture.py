@@ -55,7 +55,7 @@ ORDER = {
         "run",
         "stages",
         "report checking",
-        "plan audit policies loop redecide adoption",
+        "plan audit policies loop redecide adoption label_data",
         "judging review relabel",
         "results api starter",
         "commands",

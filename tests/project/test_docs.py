@@ -24,6 +24,7 @@ from prefloop.labelers.judges.settings import JudgeSettings
 from prefloop.pipeline.commands.app import app
 from prefloop.pipeline.config import RunConfig, validate_config
 from prefloop.pipeline.engines.settings import EngineConfig
+from prefloop.pipeline.label_data import label_config
 from tests.helpers.markdown import Fenced, anchors, fenced, inline_code, relative_links
 from tests.helpers.paths import ROOT
 
@@ -148,7 +149,9 @@ def test_yaml_in_the_docs_is_valid(block: Fenced) -> None:
     given = yaml.safe_load(block.text)
     if isinstance(given, list):
         given = {"label": {"labelers": given}}
-    if "parser" in given or "kind" in given:
+    if "labelers" in given:
+        label_config(given, {"path": "data.parquet"}, "out")
+    elif "parser" in given or "kind" in given:
         TypeAdapter(JudgeSettings).validate_python(given)
     elif "type" in given:
         engines = given.pop("engines", {})

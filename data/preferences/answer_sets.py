@@ -1,0 +1,201 @@
+"""All answers that a row has to its prompt, with who wrote them and what is said of each.
+
+An audit takes two of them for its pair; whoever labels them again takes all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prefloop.data.preferences.layouts import Layout
+from prefloop.data.preferences.pair_rows import (
+    compare,
+    explicit_prompt,
+    field_of,
+    is_null,
+    rated_answers,
+    several_texts,
+)
+from prefloop.data.preferences.ratings import RatedAnswer, as_number, model_name, text_of
+from prefloop.data.preferences.transcripts import check_answer, check_prompt, split_answer
+from prefloop.data.quarantine import BadRow
+from prefloop.data.sources.rows import RawRow, bad
+from prefloop.data.sources.turns import Turn, Unusable, conversation_in, turns_of
+from prefloop.data.utf8 import is_blank, is_text
+
+_OF_VERDICT: Mapping[str, tuple[float, float]] = {
+    "a": (1.0, 0.0), "b": (0.0, 1.0), "tie": (0.5, 0.5),
+}  # fmt: skip
+_FLAGS = {"true": 1.0, "false": 0.0}
+
+
+@dataclass(frozen=True)
+class FoundAnswer:
+    """One answer to a prompt."""
+
+    text: str
+    rating: float | None
+    """Higher is better, among the answers of the set; null where nothing is said of it."""
+    model: str | None
+    """Who wrote it, where the data say so."""
+    row: int
+    """1-based row (line) of its source."""
+
+
+@dataclass(frozen=True)
+class AnswerSet:
+    """Answers to one prompt that were given together."""
+
+    source: str
+    row: int
+    prompt: list[Turn]
+    answers: tuple[FoundAnswer, ...]
+    left_out: int = 0
+    """Answers without text."""
+    absolute: bool = False
+    """Whether ratings are scores of each answer, and not just an order."""
+    ties: bool = True
+    """Whether equal ratings say that neither answer is better."""
+    reference: str | None = None
+    metadata: str = "{}"
+    """JSON object of the row's other columns."""
+
+
+def parse_set(raw: RawRow, layout: Layout) -> AnswerSet | BadRow:
+    """The answers in ``raw``; the reasons of a bad row are those of ``pair_rows``."""
+    try:
+        return _parse(raw, layout)
+    except Unusable as problem:
+        return bad(raw, problem.field, problem.reason, problem.detail)
+    except RecursionError:
+        return bad(raw, None, "too_deep", "values are nested too deeply: flatten them")
+
+
+def _parse(raw: RawRow, layout: Layout) -> AnswerSet:
+    fields = raw.fields
+    if layout.kind == "single" and layout.a in layout.prompt:
+        return _of_conversation(raw, layout)
+    if layout.kind in ("completions", "single"):
+        return _of_list(raw, layout, explicit_prompt(fields, layout))
+    found = compare(fields, layout)
+    models = [model_name(fields.get(name)) for name in layout.models] or [None, None]
+    listed = _listed(raw, layout.beside, found.prompt) if layout.beside else None
+    if listed and {found.first, found.second} <= {answer.text for answer in listed.answers}:
+        return listed
+    if layout.kind == "scored":
+        ratings = [as_number(fields[name]) for name in layout.label]
+    elif layout.kind == "unlabelled":
+        ratings = [None, None]
+    else:
+        ratings = list(_OF_VERDICT[found.verdict])
+    texts: list[tuple[str, float | None, str | None]] = []
+    for name, text, rating, model in zip(
+        (layout.a, layout.b), (found.first, found.second), ratings, models, strict=True
+    ):
+        value = fields[name]
+        every = [check_answer(one, name) for one in value] if several_texts(value) else [text]
+        texts += [(one, rating, model) for one in every]
+    return AnswerSet(
+        raw.source,
+        raw.row,
+        found.prompt,
+        tuple(FoundAnswer(*one, raw.row) for one in texts),
+        absolute=layout.kind == "scored",
+        ties=len(texts) == 2,
+        **_about(raw, layout, [text for text, _, _ in texts]),
+    )
+
+
+def _listed(raw: RawRow, layout: Layout, prompt: list[Turn]) -> AnswerSet | None:
+    """The list beside a pair, where it can be read and says what is better."""
+    try:
+        found = _of_list(raw, layout, prompt)
+    except Unusable:
+        return None
+    return found if any(answer.rating is not None for answer in found.answers) else None
+
+
+def _of_list(raw: RawRow, layout: Layout, prompt: list[Turn]) -> AnswerSet:
+    fields = raw.fields
+    value = field_of(fields, layout.a)
+    if layout.kind == "single" or isinstance(value, str):
+        entries = [_single(fields, value, layout)]
+    else:
+        entries = rated_answers(fields, layout)
+    with_text = [one for one in entries if not _is_empty(one.value)]
+    if not with_text:
+        raise Unusable(layout.a, "empty_answer", "no answer holds text: delete the row")
+    answers = [
+        FoundAnswer(text_of(one.value, layout.a), one.rating, one.model, raw.row)
+        for one in with_text
+    ]
+    return AnswerSet(
+        raw.source,
+        raw.row,
+        prompt,
+        tuple(answers),
+        left_out=len(entries) - len(answers),
+        absolute=all(one.absolute for one in entries if one.rating is not None),
+        # Good answers beside good ones, and bad beside bad, are not compared by unpaired data.
+        ties=not (layout.kind == "single" and layout.ratings == "label"),
+        **_about(raw, layout, [answer.text for answer in answers]),
+    )
+
+
+def _of_conversation(raw: RawRow, layout: Layout) -> AnswerSet:
+    """The last turn of a whole conversation as the one answer to those before it."""
+    value = field_of(raw.fields, layout.a)
+    turns = turns_of(conversation_in(value, layout.a) or [], layout.a)
+    before, answer = split_answer(turns, layout.a)
+    found = (FoundAnswer(answer, None, None, raw.row),)
+    about = _about(raw, layout, [answer])
+    return AnswerSet(raw.source, raw.row, check_prompt(before, layout.a), found, **about)
+
+
+def _single(fields: Mapping[str, Any], value: Any, layout: Layout) -> RatedAnswer:
+    said = fields.get(layout.ratings) if layout.ratings else None
+    flag = _FLAGS.get(str(said).strip().lower()) if isinstance(said, bool | str) else None
+    rating = as_number(said) if flag is None else flag
+    model = model_name(fields.get(layout.models[0])) if layout.models else None
+    absolute = rating is not None and layout.ratings != "label"
+    return RatedAnswer(value, rating, model, absolute)
+
+
+def _is_empty(value: Any) -> bool:
+    return is_null(value) or value == [] or (isinstance(value, str) and is_blank(value))
+
+
+def _about(raw: RawRow, layout: Layout, answers: Sequence[str]) -> dict[str, Any]:
+    """The row's reference answer, and its other columns: none that the layout reads, so that no
+    label is among them. One of the ``answers`` is no reference: that would say which is good."""
+    reference = raw.fields.get("reference")
+    used = {*layout.columns, "reference"}
+    others = {name: value for name, value in raw.fields.items() if name not in used}
+    if (
+        not isinstance(reference, str)
+        or is_blank(reference)
+        or not is_text(reference)
+        or reference.strip() in {text.strip() for text in answers}
+    ):
+        reference = None
+    return {"reference": reference, "metadata": _json(others)}
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    text = json.dumps(_finite(values), ensure_ascii=False, default=str)
+    return text if is_text(text) else json.dumps(_finite(values), default=str)
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with null for the numbers that JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_finite(item) for item in value]
+    return value
