@@ -15,6 +15,7 @@ from prefloop.data.utf8 import escaped
 from prefloop.labelers.base import Answer, LabelerError, Pair, Preference, Vote, vote_on
 from prefloop.labelers.config import VerifierLabeler
 from prefloop.labelers.scorers import constraints
+from prefloop.labelers.scorers.ifeval.following import followed
 
 Score = Callable[..., Any]
 """``(text, *, messages, reference, metadata)`` to a number or a boolean."""
@@ -35,7 +36,10 @@ class Verifier:
         self.name = config.name
         self._min_gap = config.min_gap
         self._column = config.constraints_column
+        self._mode = config.mode
         self._score = load_function(config.function) if config.function else self._by_constraints
+        if config.constraints == "ifeval":
+            self._score = self._by_ifeval
         # Blocks are labelled at the same time; the user's function need not be thread-safe.
         self._one_at_a_time = threading.Lock()
 
@@ -102,6 +106,10 @@ class Verifier:
                 f"the prompt's metadata has no list {self._column!r}: see constraints_column"
             )
         return constraints.score(wanted, text)
+
+    def _by_ifeval(self, text: str, *, metadata: Mapping[str, Any], **_: Any) -> float:
+        marks = followed(metadata, text, self._mode)
+        return sum(marks) / len(marks)
 
 
 def load_function(path: str) -> Score:
