@@ -8,13 +8,13 @@ from typing import Any, Literal
 from prefloop.labelers.scorers.check_types import ConstraintError
 from prefloop.labelers.scorers.ifeval.instructions import INSTRUCTIONS
 
-Mode = Literal["strict", "loose"]
+Strictness = Literal["strict", "loose"]
 """``loose`` also looks at the answer without its first line, its last, both, and its asterisks."""
 IDS, ARGUMENTS = "instruction_id_list", "kwargs"
 """Columns of IFEval's prompts."""
 
 
-def followed(row: Mapping[str, Any], text: str, mode: Mode = "strict") -> list[bool]:
+def followed(row: Mapping[str, Any], text: str, mode: Strictness = "strict") -> list[bool]:
     """For each instruction of a prompt whether ``text`` follows it.
 
     ``row`` has IFEval's columns ``instruction_id_list`` and ``kwargs``, whatever else it has.
@@ -31,10 +31,10 @@ def followed(row: Mapping[str, Any], text: str, mode: Mode = "strict") -> list[b
 
 def instructions_of(row: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Ids and arguments of a prompt's instructions. Raises :class:`ConstraintError`."""
-    ids, arguments = row.get(IDS), row.get(ARGUMENTS)
-    if not _is_list(ids) or not ids or not all(isinstance(name, str) for name in ids):
+    ids, arguments = _list(row.get(IDS)), _list(row.get(ARGUMENTS))
+    if not ids or not all(isinstance(name, str) for name in ids):
         raise ConstraintError(f"the prompt's metadata has no list of ids {IDS!r}, as IFEval has it")
-    if not _is_list(arguments) or len(arguments) != len(ids):
+    if arguments is None or len(arguments) != len(ids):
         raise ConstraintError(f"{ARGUMENTS!r} must have one object for each of {IDS!r}")
     found = []
     for name, given in zip(ids, arguments, strict=True):
@@ -46,8 +46,8 @@ def instructions_of(row: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def _is_list(value: object) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
+def _list(value: Any) -> Sequence[Any] | None:
+    return value if isinstance(value, list | tuple) else None
 
 
 def _whole(value: Any) -> Any:

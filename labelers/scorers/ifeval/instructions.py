@@ -177,6 +177,8 @@ def postscript(text: str, *, postscript_marker: str) -> bool:
 def number_bullet_lists(text: str, *, num_bullets: int) -> bool:
     """Exactly so many bullet points: lines that begin with ``-``, or with one ``*``."""
     _require_count(num_bullets)
+    # Of many blank lines one is enough, and the search would take their number squared.
+    text = re.sub(r"\n(?:[^\S\n]*\n){2,}", "\n\n", text)
     stars = re.findall(r"^\s*\*[^\*].*$", text, re.MULTILINE)
     dashes = re.findall(r"^\s*-.*$", text, re.MULTILINE)
     return len(stars) + len(dashes) == num_bullets

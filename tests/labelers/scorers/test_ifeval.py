@@ -117,7 +117,7 @@ CASES: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
     (
         "detectable_format:number_bullet_lists",
         {"num_bullets": 2},
-        ["* one\n- two", "  - one\n-two", "-\n*one"],
+        ["* one\n- two", "  - one\n-two", "-\n*one", "*\n\n \n\n* two" + "\n" * 30_000],
         ["* one", "* one\n* two\n* three", "** one\n** two"],
     ),
     (
