@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 import prefloop
 from prefloop.data.prompts.load import load_prompts
@@ -38,20 +39,44 @@ ULTRAFEEDBACK = [
     }
     for number, topic in enumerate(TOPICS)
 ]
+TULU = [
+    {
+        "id": f"set_{number}",
+        "messages": [
+            {"role": "user", "content": f"Tell me something about {topic}."},
+            {"role": "assistant", "content": f"I like {topic}."},
+        ],
+        "source": "set",
+    }
+    for number, topic in enumerate(TOPICS)
+]
+ALPACA = [
+    {
+        "instruction": "Summarise the text." if number % 2 else f"Say something about {topic}.",
+        "input": f"A long text about {topic}, and what they are good for." if number % 2 else "",
+        "output": f"I like {topic}.",
+        "text": "Below is an instruction ...",
+    }
+    for number, topic in enumerate(TOPICS)
+]
 OWN = [{"prompt": f"Tell me something about {topic}."} for topic in TOPICS]
 
 ROWS: dict[str, list[dict[str, Any]] | None] = {
+    "alpaca-references": ALPACA,
     "cloud-judge": OWN,
+    "delta-pairs": TULU,
     "demo": None,  # embedded
     "online-dpo": None,
     "qwen3-0.6b": ULTRAFEEDBACK,
+    "relabel": ULTRAFEEDBACK,
+    "thinking-judge-24gb": ULTRAFEEDBACK,
 }
 """For each example rows in the layout of the dataset that it names."""
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.yaml"))
 
 
 def test_each_has_rows() -> None:
-    assert set(EXAMPLES) == ROWS.keys()
+    assert set(EXAMPLES) <= ROWS.keys()
 
 
 def small(name: str, folder: Path) -> dict[str, Any]:
@@ -63,10 +88,13 @@ def small(name: str, folder: Path) -> dict[str, Any]:
     pq.write_table(pa.Table.from_pylist(rows), source)
     half = folder / "heldout.jsonl"
     half.write_text(json.dumps({**rows[0], "prompt": "Say hello."}) + "\n", encoding="utf-8")
-    config = load_config(ROOT / "examples" / f"{name}.yaml")
-    keys: dict[str, Any] = {"prompts.train.path": str(source), "policy": "embedded:policy"}
-    if config.prompts.heldout:
+    raw = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text(encoding="utf-8"))
+    given = "sample.from" if "from" in raw.get("sample", {}) else "prompts.train"
+    keys: dict[str, Any] = {f"{given}.path": str(source), "policy": "embedded:policy"}
+    if "heldout" in raw["prompts"]:
         keys["prompts.heldout.path"] = str(half)
+    for member in raw["sample"].get("pool", ()):
+        keys[f"sample.pool.{member['name']}.model"] = "embedded:policy"
     return keys
 
 
