@@ -58,6 +58,7 @@ def test_none_is_forgotten() -> None:
     assert there - {"review", "real"} == RUNS.keys() | ENGINES.keys()
 
 
+@pytest.mark.slow
 def test_the_real_model_is_measured_before_and_after(tmp_path: Path) -> None:
     """The whole of it with the embedded policy, and a second time on what is there."""
     prompts = tmp_path / "prompts.jsonl"
