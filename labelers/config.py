@@ -77,12 +77,29 @@ class VerifierLabeler(Strict):
     """A call of ``function`` that takes longer is ended, and its answer's votes are invalid."""
     processes: PositiveInt = 1
     """Calls of ``function`` at the same time, each in a process that imports its module."""
+    constraints: Annotated[Literal["own", "ifeval"], LATER] = "own"
+    """Whose constraints came with the prompt, if there is no function: prefloop's ``own``, a list
+    of objects with a ``type``; or ``ifeval``: the columns ``instruction_id_list`` and ``kwargs`` as
+    in IFEval's prompts, checked by its official rules. The score is the share that is met."""
+    mode: Annotated[Literal["strict", "loose"], LATER] = "strict"
+    """With ``ifeval``: ``loose`` also counts an instruction as followed if it is once the answer's
+    first line, its last, both, or its asterisks are taken away."""
     constraints_column: str = "constraints"
-    """Where the prompt's metadata holds its list of constraints, if there is no function."""
+    """Where the prompt's metadata holds its list of prefloop's constraints."""
     min_gap: NonNegativeFloat = 0.0
     """Scores that differ by no more than this are a tie."""
     weight: PositiveFloat = 1.0
     """Weight of this labeler in the jury."""
+
+    @model_validator(mode="after")
+    def _constraints_fit(self) -> VerifierLabeler:
+        if self.function and self.constraints != "own":
+            raise ValueError("function scores answers by itself: leave out constraints")
+        if self.mode != "strict" and self.constraints != "ifeval":
+            raise ValueError(
+                f"mode {self.mode} is IFEval's: set constraints: ifeval, or leave it out"
+            )
+        return self
 
 
 class RewardModelLabeler(Strict):

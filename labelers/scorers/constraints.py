@@ -24,15 +24,13 @@ Nothing here executes or evaluates a text.
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
+from prefloop.labelers.scorers import check_types
 from prefloop.labelers.scorers.regex_search import PatternError, RegexSearch
 
 MAX_REGEX_PATTERN = 500
@@ -42,65 +40,13 @@ MAX_REGEX_TEXT = 20_000
 
 _SEARCH = RegexSearch()
 
-_CheckT = TypeVar("_CheckT", bound=Callable[..., bool])
+ConstraintError = check_types.ConstraintError
+"""A constraint that cannot be checked: unknown type, missing, unknown or wrong parameter."""
 
+_TYPES = check_types.CheckTypes("constraint type")
 
-class ConstraintError(ValueError):
-    """A constraint that cannot be checked: unknown type, missing, unknown or wrong parameter."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Parameter:
-    kind: type
-    optional: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Type:
-    check: Callable[..., bool]
-    parameters: Mapping[str, _Parameter]
-
-
-_TYPES: dict[str, _Type] = {}
-
-_KINDS: dict[Any, type] = {
-    str: str,
-    int: int,
-    bool: bool,
-    list[str]: list,
-    int | None: int,
-    str | None: str,
-    list[str] | None: list,
-}
-"""Annotations a constraint function may use, and the JSON type each stands for."""
-
-
-def constraint(name: str) -> Callable[[_CheckT], _CheckT]:
-    """Register the decorated function as the constraint type ``name``.
-
-    The function takes the text first and its parameters as keywords, annotated with ``str``,
-    ``int``, ``bool``, ``list[str]``, or one of ``int``, ``str`` and
-    ``list[str]`` with ``| None``. It may raise
-    :class:`ConstraintError` for parameters that make no sense together.
-
-    Raises ``ValueError`` where the name is taken or an annotation is not one of those.
-    """
-
-    def register(function: _CheckT) -> _CheckT:
-        if name in _TYPES:
-            raise ValueError(f"constraint type {name!r} is already registered")
-        hints = get_type_hints(function)
-        parameters: dict[str, _Parameter] = {}
-        for parameter in list(inspect.signature(function).parameters.values())[1:]:
-            kind = _KINDS.get(hints.get(parameter.name))
-            if kind is None:
-                raise ValueError(f"{name}.{parameter.name}: unsupported annotation")
-            optional = parameter.default is not inspect.Parameter.empty
-            parameters[parameter.name] = _Parameter(kind, optional)
-        _TYPES[name] = _Type(function, parameters)
-        return function
-
-    return register
+constraint = _TYPES.register
+"""Register the decorated function as the constraint type of this name; see ``CheckTypes``."""
 
 
 def constraint_types() -> dict[str, dict[str, str]]:
@@ -108,13 +54,7 @@ def constraint_types() -> dict[str, dict[str, str]]:
 
     A parameter that may be left out has a question mark: ``"int?"``.
     """
-    return {
-        name: {
-            key: parameter.kind.__name__ + ("?" if parameter.optional else "")
-            for key, parameter in entry.parameters.items()
-        }
-        for name, entry in sorted(_TYPES.items())
-    }
+    return _TYPES.described()
 
 
 def check(constraint: Mapping[str, Any], text: str) -> bool:
@@ -122,8 +62,10 @@ def check(constraint: Mapping[str, Any], text: str) -> bool:
 
     Raises :class:`ConstraintError` for a constraint that cannot be checked.
     """
-    entry, arguments = _resolve(constraint)
-    return entry.check(text, **arguments)
+    if not isinstance(constraint, Mapping) or not isinstance(constraint.get("type"), str):
+        raise ConstraintError(f"a constraint is an object with a string 'type', got {constraint!r}")
+    arguments = {key: value for key, value in constraint.items() if key != "type"}
+    return _TYPES.check(constraint["type"], arguments, text)
 
 
 def satisfied(constraints: Sequence[Mapping[str, Any]], text: str) -> list[bool]:
@@ -140,49 +82,6 @@ def score(constraints: Sequence[Mapping[str, Any]], text: str) -> float:
 def validate(constraint: Mapping[str, Any]) -> None:
     """Raise :class:`ConstraintError` if ``constraint`` cannot be checked; look at no text."""
     check(constraint, "")
-
-
-def _resolve(constraint: Mapping[str, Any]) -> tuple[_Type, dict[str, Any]]:
-    """The registered type and the checked arguments of a constraint."""
-    if not isinstance(constraint, Mapping) or not isinstance(constraint.get("type"), str):
-        raise ConstraintError(f"a constraint is an object with a string 'type', got {constraint!r}")
-    name = constraint["type"]
-    entry = _TYPES.get(name)
-    if entry is None:
-        raise ConstraintError(f"unknown constraint type {name!r}{_nearest(name, _TYPES)}")
-    arguments: dict[str, Any] = {}
-    for key, value in constraint.items():
-        if key == "type":
-            continue
-        parameter = entry.parameters.get(key)
-        if parameter is None:
-            hint = _nearest(key, entry.parameters)
-            raise ConstraintError(f"{name}: unknown parameter {key!r}{hint}")
-        if value is None and parameter.optional:
-            continue  # Parquet and Arrow structs fill absent fields with null
-        _require_kind(name, key, value, parameter.kind)
-        arguments[key] = value
-    for key, parameter in entry.parameters.items():
-        if key not in arguments and not parameter.optional:
-            raise ConstraintError(f"{name}: parameter {key!r} is missing")
-    return entry, arguments
-
-
-def _require_kind(name: str, key: str, value: object, kind: type) -> None:
-    right = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-    if right and isinstance(value, list):
-        right = all(isinstance(item, str) for item in value)
-    if not right:
-        wanted = {str: "string", int: "whole number", bool: "boolean"}
-        expected = wanted.get(kind, "list of strings")
-        raise ConstraintError(f"{name}: {key!r} must be a {expected}, got {value!r}")
-
-
-def _nearest(word: str, options: Mapping[str, object]) -> str:
-    close = get_close_matches(word, options, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(sorted(options))}" if options else "; it takes none"
 
 
 # Counting ---------------------------------------------------------------------------------------

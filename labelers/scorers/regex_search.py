@@ -26,10 +26,13 @@ resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)
 signal.signal(signal.SIGVTALRM, late)
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 for line in sys.stdin.buffer:
-    pattern, text = json.loads(line)
+    pattern, text, counted = json.loads(line)
     try:
         signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
-        answer = re.search(pattern, text) is not None
+        answer = (
+            sum(1 for _ in re.finditer(pattern, text)) if counted
+            else re.search(pattern, text) is not None
+        )
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     except TimeoutError:
         answer = f"takes more than {seconds:g} s of computing on this text"
@@ -55,7 +58,14 @@ class RegexSearch:
 
     def found(self, pattern: str, text: str) -> bool:
         """Whether ``pattern`` is found in ``text``. Raises :class:`PatternError`."""
-        question = json.dumps([pattern, text]).encode() + b"\n"
+        return bool(self._answer(pattern, text, counted=False))
+
+    def count(self, pattern: str, text: str) -> int:
+        """How often ``pattern`` is found in ``text``. Raises :class:`PatternError`."""
+        return self._answer(pattern, text, counted=True)
+
+    def _answer(self, pattern: str, text: str, *, counted: bool) -> int:
+        question = json.dumps([pattern, text, counted]).encode() + b"\n"
         with self._one_at_a_time:
             line = self._ask(question) or self._ask(question)  # again where it had been killed
         if not line:
@@ -63,7 +73,7 @@ class RegexSearch:
         answer = json.loads(line)
         if isinstance(answer, str):
             raise PatternError(answer)
-        return bool(answer)
+        return int(answer)
 
     def close(self) -> None:
         """End the process."""

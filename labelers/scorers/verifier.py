@@ -13,6 +13,7 @@ from prefloop.labelers.base import Answer, Pair, Preference, Vote, vote_on
 from prefloop.labelers.config import VerifierLabeler
 from prefloop.labelers.scorers import constraints
 from prefloop.labelers.scorers.function_pool import Call, FunctionPool, GivenUp
+from prefloop.labelers.scorers.ifeval.following import followed
 from prefloop.labelers.scorers.score_votes import Scored, unscored
 
 _ROUNDING = 1e-9
@@ -32,6 +33,7 @@ class Verifier:
         self.name = config.name
         self._min_gap = config.min_gap
         self._column = config.constraints_column
+        self._is_ifeval, self._mode = config.constraints == "ifeval", config.mode
         self._pool = (
             FunctionPool(config.function, processes=config.processes, timeout_s=config.timeout_s)
             if config.function
@@ -79,6 +81,9 @@ class Verifier:
     def _by_constraints(self, text: str, metadata: Any) -> Scored:
         wanted = metadata.get(self._column)
         try:
+            if self._is_ifeval:
+                marks = followed(metadata, text, self._mode)
+                return sum(marks) / len(marks)
             if not isinstance(wanted, list):
                 raise constraints.ConstraintError(
                     f"the prompt's metadata has no list {self._column!r}: see constraints_column"

