@@ -29,7 +29,7 @@ ROOMS = {
     "data": (
         "The nouns: prompts, candidates, votes, decisions, triples; reading and storing them.",
         ("schemas", "protocol", "errors", "prompts.load", "preferences.reader", "shards", "hashing",
-         "dedup"),
+         "prompts.dedup"),
     ),
     "labelers": (
         "Who prefers what, and what the votes add up to.",

@@ -7,13 +7,14 @@ import pyarrow as pa
 
 from prefloop.data.arrays import Bools
 from prefloop.data.checks.shapes import Shapes
-from prefloop.data.dedup import normalise
+from prefloop.data.prompts.dedup import normalise
 
 _HEAD_WORDS = 4
 
 
 def same_when_normalised(chosen: pa.Array, rejected: pa.Array, a: Shapes, b: Shapes) -> Bools:
-    """Rows whose two texts are equal once normalised (``prefloop.data.dedup.normalise``): bool [N].
+    """Rows whose two texts are equal once normalised (``prefloop.data.prompts.dedup.normalise``):
+    bool [N].
 
     ``a`` and ``b`` are the shapes of ``chosen`` and ``rejected``.
     """

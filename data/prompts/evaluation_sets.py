@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 from prefloop.data.config import Columns, PromptSource
-from prefloop.data.dedup import OverlapIndex, normalise
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import content_id
+from prefloop.data.prompts.dedup import OverlapIndex, normalise
 from prefloop.data.prompts.prompt_rows import parse_row
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.files import read_rows
@@ -38,8 +38,8 @@ class KnownPrompts:
 
     It does where users say the same in all turns, letter case and white space apart, however short
     the turns and whatever others say between them; and where all that the user says *overlaps*
-    (:class:`prefloop.data.dedup.OverlapIndex`) with the first turn, a longer later turn or all
-    turns together of a known prompt.
+    (:class:`prefloop.data.prompts.dedup.OverlapIndex`) with the first turn, a longer later turn or
+    all turns together of a known prompt.
     """
 
     def __init__(

@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from prefloop.data.arrays import Bools
 from prefloop.data.config import PromptsConfig
-from prefloop.data.dedup import near_duplicates, normalise
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import content_id, derive_seed
+from prefloop.data.prompts.dedup import near_duplicates, normalise
 from prefloop.data.prompts.evaluation_sets import (
     KnownPrompt,
     KnownPrompts,

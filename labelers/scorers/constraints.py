@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from prefloop.labelers.scorers import check_types
+from prefloop.labelers.scorers.check_types import CheckTypes, ConstraintError
 from prefloop.labelers.scorers.regex_search import PatternError, RegexSearch
 
 MAX_REGEX_PATTERN = 500
@@ -40,10 +40,7 @@ MAX_REGEX_TEXT = 20_000
 
 _SEARCH = RegexSearch()
 
-ConstraintError = check_types.ConstraintError
-"""A constraint that cannot be checked: unknown type, missing, unknown or wrong parameter."""
-
-_TYPES = check_types.CheckTypes("constraint type")
+_TYPES = CheckTypes("constraint type")
 
 constraint = _TYPES.register
 """Register the decorated function as the constraint type of this name; see ``CheckTypes``."""

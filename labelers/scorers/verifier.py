@@ -12,6 +12,7 @@ from prefloop.data.utf8 import escaped
 from prefloop.labelers.base import Answer, Pair, Preference, Vote, vote_on
 from prefloop.labelers.config import VerifierLabeler
 from prefloop.labelers.scorers import constraints
+from prefloop.labelers.scorers.check_types import ConstraintError
 from prefloop.labelers.scorers.function_pool import Call, FunctionPool, GivenUp
 from prefloop.labelers.scorers.ifeval.following import followed
 from prefloop.labelers.scorers.score_votes import Scored, unscored
@@ -85,7 +86,7 @@ class Verifier:
                 marks = followed(metadata, text, self._mode)
                 return sum(marks) / len(marks)
             if not isinstance(wanted, list):
-                raise constraints.ConstraintError(
+                raise ConstraintError(
                     f"the prompt's metadata has no list {self._column!r}: see constraints_column"
                 )
             return constraints.score(wanted, text)

@@ -18,8 +18,8 @@ from prefloop.data.checks.facts import Facts
 from prefloop.data.checks.language import Languages, Sample, find_languages
 from prefloop.data.checks.repeats import Repeats, find_repeats
 from prefloop.data.config import PromptSource
-from prefloop.data.dedup import near_duplicates
 from prefloop.data.preferences import PreferenceBatch, read_preferences
+from prefloop.data.prompts.dedup import near_duplicates
 from prefloop.data.utf8 import listed, shown
 from prefloop.labelers.statistics.length_bias import QUANTILES, LengthBias, length_bias
 from prefloop.pipeline.audit.audit_options import AuditOptions

@@ -23,7 +23,6 @@ from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.run_dir import Stopwatch
 from prefloop.pipeline.run.stream import run_blocks
-from prefloop.pipeline.stages.answer_text import answer_texts
 from prefloop.pipeline.stages.given import proposed, with_given
 from prefloop.pipeline.stages.invalid_votes import (
     Breaker,
@@ -32,6 +31,7 @@ from prefloop.pipeline.stages.invalid_votes import (
     together,
     unasked,
 )
+from prefloop.pipeline.stages.rendering import answer_texts
 
 logger = logging.getLogger(__name__)
 

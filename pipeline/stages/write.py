@@ -31,7 +31,7 @@ from prefloop.data.utf8 import BLANK
 from prefloop.labelers.decisions.candidate_scores import candidate_scores
 from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir, Stopwatch
-from prefloop.pipeline.stages.answer_text import TEXT_COLUMNS, answer_texts
+from prefloop.pipeline.stages.rendering import TEXT_COLUMNS, answer_texts
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ ROOMS = {
 ORDER = {
     "data": [
         "errors strict arrays hashing names utf8 yaml_files",
-        "config protocol schemas shards chat conversation dedup quarantine dataset_folder",
+        "config protocol schemas shards reasoning chat conversation quarantine dataset_folder",
         "embedded",
         "sources",
         "preferences prompts",

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prefloop.data.config import NearDuplicates
-from prefloop.data.dedup import jaccard, near_duplicates, normalise, overlaps, shingles
+from prefloop.data.prompts.dedup import jaccard, near_duplicates, normalise, overlaps, shingles
 
 CONFIG = NearDuplicates()
 WORDS = [
