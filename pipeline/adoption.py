@@ -34,6 +34,7 @@ BEFORE = "before-"
 _KEPT = (
     "config.yaml", "manifest.json", "prompts.json", "prompt/*.parquet", "dataset/**/*",
     "round-*/prompt/*.parquet", "round-*/candidate/*.parquet", "round-*/vote/*.parquet",
+    "round-*/vote-kept/*",
     "round-*/decision/*.parquet", "round-*/triple/*.parquet", "round-*/jury.json",
     "round-*/written.json",
 )  # fmt: skip
@@ -96,6 +97,8 @@ def finish_adoption(run: RunDir) -> list[Redecided]:
     mark_undecided(run)
     for folder in run.rounds():
         _replace_votes(folder.votes, source.round(folder.index).votes)
+        # Of a labelling that ended for its invalid votes: these labels are whole.
+        shutil.rmtree(folder.votes_kept.folder, ignore_errors=True)
     atomic_write_json(run.manifest, _merged(run, config, inputs, models))
     atomic_write_text(run.config, dump_config(config))
     rounds = redecide(config, run)
@@ -116,7 +119,8 @@ def _replace_votes(ours: ShardFolder, theirs: ShardFolder) -> None:
 def keep_aside(run: RunDir) -> RunDir | None:
     """Keep the labels of a run, its decisions and dataset in a folder of ``relabels/``, if they are
     not there already; null where there are none."""
-    if not any(folder.votes.indices() for folder in run.rounds()):
+    rounds = run.rounds()
+    if not any(folder.votes.indices() or folder.votes_kept.indices() for folder in rounds):
         return None
     folders = sorted(run.relabels.glob(f"{BEFORE}[0-9]*"))
     for folder in folders:
@@ -136,7 +140,7 @@ def keep_aside(run: RunDir) -> RunDir | None:
 def _same_votes(one: RunDir, other: RunDir) -> bool:
     for folder in one.rounds():
         votes, theirs = folder.votes, other.round(folder.index).votes
-        if votes.indices() != theirs.indices():
+        if folder.votes_kept.indices() or votes.indices() != theirs.indices():
             return False
         if not all(votes.read(at).equals(theirs.read(at)) for at in votes.indices()):
             return False

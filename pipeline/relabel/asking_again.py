@@ -14,6 +14,7 @@ from prefloop.pipeline.run.context import RunContext
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.promotion import lineage
 from prefloop.pipeline.run.run_dir import RunDir
+from prefloop.pipeline.stages.invalid_votes import asks_again
 from prefloop.pipeline.stages.label import label_round
 
 
@@ -33,14 +34,15 @@ class LabelersOnCall:
         whole = RunContext.of(self.config, self.directory).round(folder.index)
         context = replace(whole, folder=folder)
         settings = self.config.label.model_copy(update={"labelers": (labeler,)})
-        await label_round(context, settings, partial(self._open, labeler, folder.index))
+        anew = asks_again(folder, settings)
+        await label_round(context, settings, partial(self._open, labeler, folder.index, anew))
 
     async def close(self) -> None:
         """Give back what the models hold."""
         if self._models is not None:
             await self._models.release()
 
-    async def _open(self, labeler: LabelerConfig, round_index: int) -> list[Labeler]:
+    async def _open(self, labeler: LabelerConfig, round_index: int, anew: bool) -> list[Labeler]:
         if self._models is None:
             labelers = self.config.label.labelers
             self._models = models_for(self.config, labelers, cache_of=self.run)
@@ -50,7 +52,7 @@ class LabelersOnCall:
             start = self._models.start
             origin = lineage(self.run, round_index, start, self._before.evaluate, guards)
             self._models.use_policy(str(origin.previous))
-        return [await self._models.labeler(labeler)]
+        return await self._models.labelers([labeler], anew=anew)
 
 
 def models_for(

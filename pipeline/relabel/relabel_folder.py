@@ -41,6 +41,7 @@ class LabelerRound(RoundDir):
     def __init__(self, root: Path, index: int, labeler: str) -> None:
         super().__init__(root, index)
         self.votes = ShardFolder(self.root / "by-labeler" / labeler, VOTE)
+        self.votes_kept = ShardFolder(self.root / "by-labeler-kept" / labeler, VOTE)
 
 
 def find_folder(run: RunDir, name: str, keys: VoteKeys, *, is_given: bool) -> RunDir:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefloop.data.hashing import json_hash
+from prefloop.data.strict import fingerprint
 from prefloop.labelers.config import (
     JudgeLabeler,
     LabelerConfig,
@@ -13,10 +14,14 @@ from prefloop.labelers.config import (
     VerifierLabeler,
 )
 from prefloop.pipeline.config import POLICY, RunConfig, load_config
-from prefloop.pipeline.run.answer_key import of_engines, of_labelers
+from prefloop.pipeline.run.answer_key import of_engines, of_labelers, of_settings
 from prefloop.pipeline.run.manifest import JUDGE, JUDGE_QUESTION, read_manifest
 from prefloop.pipeline.run.run_dir import RunDir
 
+_DECIDES = {"weight", "calibration"}
+"""Keys of a labeler that change what its votes add up to, and not the votes."""
+_NOT_SHOWN = {"labelers", "jury", "people", "max_invalid"}
+"""Keys of ``label`` that change nothing of what labelers are shown."""
 CODE = "code of {}"
 """Name, among the inputs of a relabelling, of the file of a verifier's function."""
 
@@ -73,17 +78,13 @@ def _key(
     inputs: Mapping[str, str],
     models: Mapping[str, str],
 ) -> str | None:
+    settings = of_settings(fingerprint(labeler))
     # Without defaults: a key that a later version adds changes nothing of what was asked.
-    settings = labeler.model_dump(
-        mode="json", exclude={"weight", "calibration"}, exclude_defaults=True
-    )
-    shown = config.label.model_dump(
-        mode="json", exclude={"labelers", "jury", "people"}, exclude_defaults=True
-    )
+    shown = config.label.model_dump(mode="json", exclude=_NOT_SHOWN, exclude_defaults=True)
     about: dict[str, Any] = {
         "type": labeler.type,
         "name": labeler.name,
-        "settings": settings,
+        "settings": {key: settings[key] for key in settings if key not in _DECIDES},
         "seed": config.seed,
         "shown": shown,
         "system_prompt": config.sample.system_prompt,

@@ -22,6 +22,7 @@ from prefloop.pipeline.relabel.relabelled import Relabelled, VotesFrom
 from prefloop.pipeline.relabel.wanted import Asked
 from prefloop.pipeline.run.run_dir import RunDir, RunError
 from prefloop.pipeline.run.status import collect_status
+from prefloop.pipeline.stages.invalid_votes import set_aside
 from tests.helpers.runs import JUDGE, dataset_rows, run_small, small_config
 from tests.whole.test_resume import Killed, killed_at, snapshot
 
@@ -163,6 +164,20 @@ def test_half_of_the_votes_are_enough_to_begin_with(run: RunDir) -> None:
     assert folder.votes.indices() == [0, 1]
     assert set(folder.votes.table(["labeler"])["labeler"].to_pylist()) == {"short"}
     assert RunDir(run.relabels / "before-001").round(0).votes.indices() == [0]
+
+
+def test_votes_that_were_set_aside_are_kept_and_count_no_more(run: RunDir) -> None:
+    folder = run.round(0)
+    votes = folder.votes.table()
+    set_aside(folder, config_of(JUDGE, LONG).label)
+    folder.forget_decisions()
+    found = adopted(run, config_of(SHORT))
+    assert found.difference.pairs == 0, "nothing was decided before"
+    assert not folder.votes_kept.folder.exists()
+    assert found.kept is not None
+    assert RunDir(found.kept).round(0).votes_kept.table().equals(votes)
+    run_small(run.root, config_of(SHORT))
+    assert set(folder.votes.table(["labeler"])["labeler"].to_pylist()) == {"short"}
 
 
 def test_what_was_trained_on_is_not_changed(run: RunDir) -> None:
