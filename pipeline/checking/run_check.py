@@ -14,12 +14,13 @@ from prefloop.data.hashing import derive_seed
 from prefloop.data.protocol import Engine
 from prefloop.labelers.config import JudgeLabeler, RewardModelLabeler
 from prefloop.pipeline.checking.asked_models import AskedModels, is_local, is_toy, wanted_by
-from prefloop.pipeline.checking.check_lines import Check, CheckFailed, CheckLine
+from prefloop.pipeline.checking.check_lines import Check, CheckFailed, CheckLine, Level
 from prefloop.pipeline.checking.judge_check import check_labeler, check_schema
 from prefloop.pipeline.checking.sampler_check import Sampler, check_sampler
 from prefloop.pipeline.config import PoolMember, RunConfig
 from prefloop.pipeline.engines.openai.api_key import read_key
 from prefloop.pipeline.engines.settings import OpenAIEngine
+from prefloop.pipeline.machine.stage_memory import stage_memory
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.stages.sample import sampling_of
@@ -40,8 +41,18 @@ def keys_that_are_set(config: RunConfig) -> Iterator[CheckLine]:
             yield CheckLine("warning", f"engines.{name}", says, f"set {engine.api_key_env}")
 
 
-OF_THE_CONFIG: tuple[Callable[[RunConfig], Iterable[CheckLine]], ...] = (keys_that_are_set,)
-"""What is seen without asking anybody: findings from a config and this machine."""
+def what_fits_into_memory(config: RunConfig) -> Iterator[CheckLine]:
+    """Whether what is computed on this machine fits into it, stage by stage; estimated."""
+    for stage in stage_memory(config):
+        level: Level = "ok" if stage.fits else "warning"
+        yield CheckLine(level, f"memory of {stage.device}", stage.line())
+
+
+OF_THE_CONFIG: tuple[Callable[[RunConfig], Iterable[CheckLine]], ...] = (
+    keys_that_are_set,
+    what_fits_into_memory,
+)
+"""What is seen without asking anybody: from a config and this machine."""
 
 
 async def check_config(config: RunConfig) -> Check:

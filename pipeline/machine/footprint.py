@@ -52,10 +52,12 @@ class Longest:
 
     prompt: int
     answer: int
+    thought: int = 0
+    """Before the answer; nobody is shown it afterwards."""
 
     def within(self, shape: ModelShape) -> int:
         """Both together, as far as the model's context goes."""
-        wanted = self.prompt + self.answer
+        wanted = self.prompt + self.thought + self.answer
         return min(wanted, shape.context or wanted)
 
 

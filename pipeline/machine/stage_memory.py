@@ -119,12 +119,13 @@ def beside_training(config: RunConfig, device: str, longest_prompt: int = USUAL_
 
 def sampling_longest(config: RunConfig, prompt: int = USUAL_PROMPT) -> Longest:
     """The longest sequences of the policies."""
-    return Longest(prompt, config.sample.max_tokens)
+    return Longest(prompt, config.sample.max_tokens, config.sample.thought_tokens or 0)
 
 
 def judging_longest(labeler: JudgeLabeler, longest: Longest) -> Longest:
     """The longest sequences of a judge, which is shown two answers or more behind a prompt."""
-    return Longest(longest.prompt + 2 * longest.answer, labeler.max_tokens or 512)
+    shown = longest.prompt + 2 * longest.answer
+    return Longest(shown, labeler.max_tokens or 512, labeler.thought_tokens or 0)
 
 
 def _labelers(
@@ -145,7 +146,7 @@ def _labelers(
 def _evaluating(config: RunConfig, longest: Longest) -> list[_Guest]:
     engine = config.engines[config.sample.engine]
     most = config.evaluate.max_tokens or longest.answer
-    answers = Longest(longest.prompt, most)
+    answers = Longest(longest.prompt, most, longest.thought)
     member = PoolMember(name=POLICY, engine=config.sample.engine)
     guests = [_engine(config, member.name, member.engine, member.model, answers)]
     guests += _labelers(config, config.evaluators, answers)

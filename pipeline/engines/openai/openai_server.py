@@ -12,7 +12,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -369,6 +369,8 @@ class OpenAIServer:
                 found = mended(body, said, self._place)
                 if found is None or repr(found.field) in names:
                     return None
+                if found.may_fit_others and not await self._is_refused_to_all(question, body):
+                    return None
                 body = found.body
                 names.append(repr(found.field))
                 remedies.append(found.remedy)
@@ -390,6 +392,23 @@ class OpenAIServer:
                 "set " + "; ".join(dict.fromkeys(remedies)),
             )
             return self._refuses
+
+    async def _is_refused_to_all(self, question: _Question, body: Mapping[str, Any]) -> bool:
+        """Whether even the shortest prompt is refused with all else in ``body``."""
+        harmless = dict(body) | self._harmless(body)
+        try:
+            await self._try_once(replace(question, body=harmless, prompt_tokens=32))
+        except RequestRejected:
+            return True
+        except TransientError:
+            return False
+        return False
+
+    def _harmless(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A short prompt, as the field that holds it."""
+        if "prompt" not in body or self._tokenizer is None:
+            return {"messages": [dict(message) for message in PROBE]}
+        return {"prompt": render_tokens(self._tokenizer, PROBE)}
 
     async def _answers_others(self, question: _Question, since: float, last: float) -> bool:
         """Whether another request got through after ``since``; if none did, a harmless one is

@@ -71,11 +71,15 @@ class ParameterRefused(RequestRejected):
 
 @dataclass(frozen=True)
 class Mended:
-    """A request without what was refused: ``field`` of it is other or gone, as ``remedy`` says."""
+    """A request without what was refused: ``field`` of it is other or gone, as ``remedy`` says.
+
+    ``may_fit_others``: with a shorter prompt the field may be right as it is.
+    """
 
     body: dict[str, Any]
     field: str
     remedy: str
+    may_fit_others: bool = False
 
 
 def refused_fields(said: Said, sent: Collection[str], *, plainly: bool = False) -> tuple[str, ...]:
@@ -109,7 +113,8 @@ def mended(body: Mapping[str, Any], refused: ParameterRefused, place: Place) -> 
             return Mended(rest | {other: body[name]}, name, remedy)
         askers = " and ".join(f"{asker}.max_tokens" for asker in place.askers) or "max_tokens"
         few = min([PROBE_TOKENS, *(int(one) for one in _NUMBER.findall(words) if int(one))])
-        return Mended(dict(body) | {name: few}, name, f"{askers}: a smaller number")
+        remedy = f"{askers}: a smaller number"
+        return Mended(dict(body) | {name: few}, name, remedy, may_fit_others=True)
     if name in _LOGPROBS:
         return _fewer_logprobs(body, name, words, place)
     return Mended(rest, name, _remedy(name, place))

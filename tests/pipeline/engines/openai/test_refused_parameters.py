@@ -225,9 +225,10 @@ def test_it_ends_the_run_at_once_and_names_the_key(case: str) -> None:
         assert f"refuses the field '{field}'" in str(stopped)
         assert remedy in str(stopped)
         assert "\n" not in str(stopped)
-    # The first, and the same without it; what comes later is not asked without it again.
-    assert len(server.requests) == 4
-    assert server.requests[1][2]["messages"][0]["content"] == "one"
+    # The first, and the same without it; what comes later is not asked without it again. A limit
+    # that is too high is tried with another prompt, too.
+    assert len(server.requests) == (5 if case == "deepseek" else 4)
+    assert server.requests[-3][2]["messages"][0]["content"] == "one"
 
 
 def test_all_that_is_refused_is_said_at_once() -> None:
@@ -278,6 +279,20 @@ def test_a_prompt_whose_refusal_names_a_parameter_costs_itself(message: str) -> 
     assert isinstance(bad, RequestRejected)
     assert bad.reason == "refused_by_server"
     assert first[0].text == last[0].text == "A"
+
+
+def test_a_limit_that_is_too_high_for_one_prompt_is_that_prompt_s() -> None:
+    message = "max_tokens is too large: with a prompt of 3000 tokens it must be at most 20"
+
+    def reply(handler: Handler) -> None:
+        long = handler.body["messages"][-1]["content"] == "long"
+        refuses = long and handler.body["max_tokens"] > 20
+        (openai(message, "max_tokens", None) if refuses else VERDICT)(handler)
+
+    with faulty_server(reply) as server:
+        rejected, answered = asked_of(server, SAMPLE, a_judge_s("long"), a_judge_s("short"))
+    assert isinstance(rejected, RequestRejected)
+    assert answered[0].text == "A"
 
 
 def test_a_refused_message_is_the_prompt_s() -> None:
