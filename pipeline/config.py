@@ -263,7 +263,7 @@ class RunConfig(Strict):
             [one.name for one in self.label.labelers if isinstance(one, GivenLabeler)],
         )
         if given is None:
-            if self.sample.n == 0:
+            if self.sample.total == 0:
                 raise ValueError("sample.n is 0, and there are no other answers: set sample.from")
             if compared:
                 raise ValueError(
@@ -271,7 +271,7 @@ class RunConfig(Strict):
                     "sample.from, or leave it out"
                 )
             return
-        if self.sample.n == 0 and self.rounds > 1:
+        if self.sample.total == 0 and self.rounds > 1:
             raise ValueError(
                 "sample.from gives the same answers in every round: set rounds: 1, or sample.n to "
                 "draw fresh ones beside them"
@@ -281,7 +281,7 @@ class RunConfig(Strict):
                 f"train.method {self.train.method} learns from answers that it samples itself: "
                 "leave out sample.from"
             )
-        if self.sample.n == 0 and self.sample.pool:
+        if self.sample.total == 0 and self.sample.pool:
             raise ValueError("sample.n is 0, so nobody in sample.pool is asked: set one or neither")
 
     @model_validator(mode="after")
@@ -392,7 +392,7 @@ class RunConfig(Strict):
         judges = (one for one in self.all_labelers if isinstance(one, JudgeLabeler))
         default = type(self).model_fields["policy"].default
         return (
-            self.sample.n > 0
+            self.sample.total > 0
             or self.train is not None
             or self.policy != default
             or any(judge.model == POLICY for judge in judges)

@@ -133,7 +133,7 @@ class Planner:
                 for number, candidates in zip(pairs, self._candidates(prompts), strict=True)
             ],
             answer_tokens=self._answer_tokens(),
-            longest=max(config.sample.max_tokens * bool(config.sample.n), self._given.longest),
+            longest=max(config.sample.max_tokens * bool(config.sample.total), self._given.longest),
         )
         asked += self._label(labelled, config.label.labelers)
         if config.train:
@@ -394,7 +394,7 @@ class Planner:
         )
 
     def _answer_tokens(self) -> float:
-        return self._sampled_tokens() if self._config.sample.n else self._given.tokens
+        return self._sampled_tokens() if self._config.sample.total else self._given.tokens
 
     def _sampled_tokens(self) -> float:
         return self._measured.answer_tokens or self._config.sample.max_tokens * ANSWER_SHARE

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 COMPARISON = "comparison.json"
 _LINKED = ("prompts.json", "prompt/*.parquet", "round-*/prompt/*.parquet",
-           "round-*/candidate/*.parquet")  # fmt: skip
+           "round-*/candidate/*.parquet", "given.json", "given/*.parquet")  # fmt: skip
 
 
 class LabelerRound(RoundDir):

@@ -73,8 +73,9 @@ async def label_round(
                 await asyncio.to_thread(folder.votes.write, index, votes)
                 context.note("label", watch.lap(), block=index)
 
-            await outcome.take(tally_votes(without(votes, settings.silent)), commit)
-            breaker.take(votes)
+            deciding = without(votes, settings.silent)
+            await outcome.take(tally_votes(deciding), commit)
+            breaker.take(deciding)
             progress.advance(
                 folder.prompts.rows([index]),
                 tokens=pc.sum(votes["prompt_tokens"]).as_py() or 0,

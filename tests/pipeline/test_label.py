@@ -172,6 +172,16 @@ def test_a_table_in_memory_and_a_run_can_be_labelled(tmp_path: Path) -> None:
     assert prefloop.label(first, {**BY_LENGTH, "filter": EVERY}, tmp_path / "again").path
 
 
+def test_a_labelled_run_can_be_labelled_again(tmp_path: Path) -> None:
+    data = write(tmp_path / "d.jsonl", DATA)
+    run = prefloop.label(data, {**BY_LENGTH, "filter": EVERY}, tmp_path / "out")
+    again = prefloop.relabel(run, {**BY_LENGTH, "name": "again"})
+    pairs = [{one["pair_id"] for one in rows_of(RunDir(Path(path)).round(0).decisions)}
+             for path in (run.path, again.folder)]  # fmt: skip
+    assert pairs[0] == pairs[1]
+    assert len(pairs[0]) == 3  # answers of different rows are compared by nobody
+
+
 def test_single_answers_and_their_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     turns = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]
     rows = [
