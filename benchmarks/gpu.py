@@ -421,6 +421,8 @@ def trl_dpo(folder: Path, options: argparse.Namespace) -> list[Figure]:
         for row in rows
     ]
     trainer.train_dataset = rows.add_column(arguments.length_column_name, lengths)
+    trainer._set_signature_columns_if_needed()
+    trainer._signature_columns.append(arguments.length_column_name)  # else it is dropped before
     trainer.train()
     return [Figure("TRL", step_seconds(ends), "s", memory=peak_memory())]
 
