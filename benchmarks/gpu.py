@@ -415,6 +415,14 @@ def trl_dpo(folder: Path, options: argparse.Namespace) -> list[Figure]:
     trainer = DPOTrainer(
         model=str(folder / "policy"), args=arguments, train_dataset=data, callbacks=[Ends()]
     )
+    rows = trainer.train_dataset  # tokenised, and with nothing in it that its sampler groups by
+    lengths = [
+        len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+        for row in rows
+    ]
+    trainer.train_dataset = rows.add_column(arguments.length_column_name, lengths)
+    trainer._set_signature_columns_if_needed()
+    trainer._signature_columns.append(arguments.length_column_name)  # else it is dropped before
     trainer.train()
     return [Figure("TRL", step_seconds(ends), "s", memory=peak_memory())]
 
