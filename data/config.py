@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
 
-from prefloop.data.strict import Strict
+from prefloop.data.strict import LATER, Strict, Was
 
 FileFormat = Literal["jsonl", "json", "csv", "parquet", "text"]
 Format = Literal["auto", "jsonl", "json", "csv", "parquet", "text", "datasets"]
@@ -15,21 +15,21 @@ Format = Literal["auto", "jsonl", "json", "csv", "parquet", "text", "datasets"]
 class Columns(Strict):
     """Which column of the source holds what. A column named here must exist in the source."""
 
-    prompt: str | None = None
+    prompt: Annotated[str | None, Was("prompt")] = None
     """A prompt as one string, or a conversation as in ``messages``; null: the column ``prompt``.
     Or a template over the row's columns, ``"{{ instruction }}\\n\\n{{ input }}"``: Jinja without
     assignments and macros, ``row["a name"]`` for names that are no words. Null is empty in it, and
     empty lines around the prompt are taken off; a row none of whose named columns holds anything
     is a bad row. A line of a text file is its column ``prompt``."""
-    messages: str | None = None
+    messages: Annotated[str | None, Was("messages")] = None
     """A conversation; null: the column ``messages``. Where a row has one, it wins over the prompt
     column, unless ``prompt`` is set."""
-    prefer: Literal["prompt", "messages"] | None = None
+    prefer: Annotated[Literal["prompt", "messages"] | None, LATER] = None
     """Which is taken where ``prompt`` is set and a row has a conversation too, with another prompt
     in it. Null: such a row stops the reading with an error."""
-    system: str | None = None
+    system: Annotated[str | None, LATER] = None
     """A system prompt, put before a conversation that has no system turn of its own."""
-    tools: str | None = None
+    tools: Annotated[str | None, LATER] = None
     """The tools that the policy may call: a list of JSON schemas as chat templates take them, or
     such a list written as JSON."""
     id: str | None = None
@@ -37,7 +37,7 @@ class Columns(Strict):
     different prompts with one id: the second is a bad row."""
     reference: str | None = None
     """A human's answer to the prompt, which judges are shown as known to be good."""
-    last_turn: Literal["drop", "reference"] = "drop"
+    last_turn: Annotated[Literal["drop", "reference"], LATER] = "drop"
     """What becomes of the assistant's turn that ends a conversation: ``drop`` leaves it out;
     ``reference`` makes it the reference answer where the reference column gives none."""
     metadata: tuple[str, ...] | None = None
@@ -77,10 +77,10 @@ class PromptSource(Strict):
     """Which column holds what."""
     limit: PositiveInt | None = None
     """Read only so many rows; null: all."""
-    size: PositiveInt | None = None
+    size: Annotated[PositiveInt | None, LATER] = None
     """Of ``prompts.train``: so many prompts are drawn by seed out of those that are neither
     duplicates nor held out; null: all of them."""
-    weight: PositiveFloat | None = None
+    weight: Annotated[PositiveFloat | None, LATER] = None
     """Of several sources in ``prompts.train``: its share of the prompts. Of each source that has a
     weight, prompts are drawn by seed, as many as make the shares right without using one twice;
     null: all its prompts."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic.fields import FieldInfo
 
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
@@ -19,6 +20,13 @@ class _Later:
 
 
 LATER = _Later()
+
+
+@dataclass(frozen=True)
+class Was:
+    """Marks a key whose default older versions wrote out as ``value``, meaning the same."""
+
+    value: Any
 
 
 class Strict(BaseModel):
@@ -48,7 +56,9 @@ def fingerprint(model: BaseModel) -> dict[str, Any]:
 def _settled(value: Any, dumped: Any) -> Any:
     if isinstance(value, BaseModel):
         return {
-            (field.alias or name): _settled(getattr(value, name), dumped[field.alias or name])
+            (field.alias or name): _as_it_was(
+                field, _settled(getattr(value, name), dumped[field.alias or name])
+            )
             for name, field in type(value).model_fields.items()
             if LATER not in field.metadata
             or getattr(value, name) != field.get_default(call_default_factory=True)
@@ -58,3 +68,8 @@ def _settled(value: Any, dumped: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_settled(item, of_item) for item, of_item in zip(value, dumped, strict=True)]
     return dumped
+
+
+def _as_it_was(field: FieldInfo, value: Any) -> Any:
+    was = next((mark for mark in field.metadata if isinstance(mark, Was)), None)
+    return was.value if was is not None and value == field.default else value

@@ -76,15 +76,15 @@ class PoolMember(Strict):
     """Name of one of the run's ``engines``."""
     weight: float = Field(default=1.0, gt=0)
     """Relative share of the samples drawn from this member, among the members without an ``n``."""
-    n: int | None = Field(default=None, ge=1, le=10_000)
+    n: Annotated[int | None, Field(ge=1, le=10_000), LATER] = None
     """Samples for each prompt that this member draws; null: drawn by ``weight``."""
-    temperature: float | None = Field(default=None, ge=0)
+    temperature: Annotated[NonNegativeFloat | None, LATER] = None
     """Null, here and below: as in ``sample``."""
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=0, lt=2**31)
-    max_tokens: int | None = Field(default=None, ge=1, lt=2**31)
-    stop: tuple[str, ...] | None = None
-    system_prompt: str | None = None
+    top_p: Annotated[float | None, Field(gt=0, le=1), LATER] = None
+    top_k: Annotated[int | None, Field(ge=0, lt=2**31), LATER] = None
+    max_tokens: Annotated[int | None, Field(ge=1, lt=2**31), LATER] = None
+    stop: Annotated[tuple[str, ...] | None, LATER] = None
+    system_prompt: Annotated[str | None, LATER] = None
     """What this member is shown in place of ``sample.system_prompt``; an empty one is none. Judges
     and the dataset have the prompt with ``sample.system_prompt``, whoever answered."""
 

@@ -122,7 +122,7 @@ async def _labeler(
 async def _sampler(
     config: RunConfig, models: Models, key: str, member: PoolMember
 ) -> list[CheckLine]:
-    settings = config.engines[member.engine]
+    settings, asked = config.engines[member.engine], config.sample.of_member(member)
     fresh: Callable[[], Awaitable[Engine]] | None = None
     sends_seeds = wants_logprobs = True
     if isinstance(settings, OpenAIEngine):
@@ -134,9 +134,9 @@ async def _sampler(
         key="sample",
         engine_key=f"engines.{member.engine}",
         engine=engine,
-        sampling=sampling_of(config.sample),
-        thinking=config.sample.thinking,
-        system_prompt=config.sample.system_prompt,
+        sampling=sampling_of(asked),
+        thinking=asked.thinking,
+        system_prompt=asked.system_prompt,
         seed=derive_seed(config.seed, "check"),
         fresh=fresh,
         sends_seeds=sends_seeds,
