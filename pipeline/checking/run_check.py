@@ -13,10 +13,10 @@ from prefloop.data.errors import PrefloopError
 from prefloop.data.hashing import derive_seed
 from prefloop.data.protocol import Engine
 from prefloop.labelers.config import JudgeLabeler, RewardModelLabeler
-from prefloop.pipeline.checking.asked_models import AskedModels, is_local, is_toy, wanted_by
 from prefloop.pipeline.checking.check_lines import Check, CheckFailed, CheckLine, Level
 from prefloop.pipeline.checking.judge_check import check_labeler, check_schema
 from prefloop.pipeline.checking.sampler_check import Sampler, check_sampler
+from prefloop.pipeline.checking.still_to_ask import StillToAsk, is_local, is_toy, wanted_by
 from prefloop.pipeline.config import PoolMember, RunConfig
 from prefloop.pipeline.engines.openai.api_key import read_key
 from prefloop.pipeline.engines.settings import OpenAIEngine
@@ -82,7 +82,7 @@ async def check_before(config: RunConfig, run: RunDir, models: Models) -> None:
         raise CheckFailed(found.failures)
 
 
-async def check_all(config: RunConfig, models: Models, wanted: AskedModels) -> Check:
+async def check_all(config: RunConfig, models: Models, wanted: StillToAsk) -> Check:
     """Check those in ``wanted``, the samplers last: their models are needed first."""
     found = [finding for look in OF_THE_CONFIG for finding in look(config)]
     for key, labeler in wanted.labelers:

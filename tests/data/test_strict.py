@@ -20,9 +20,6 @@ def test_a_key_at_its_default_is_as_if_it_were_not_known() -> None:
     # Of the version before `thought_tokens` and the like.
     assert json_hash(of_engines(config)) == "1eba44be49d6396d7de1bb547fc5bb81"
     assert json_hash(fingerprint(judge)) == "1f55a63674db681f2d15bf7cda3d379d"
-    sections = ("seed", "prompts", "sample", "label", "evaluate")
-    compared = {key: value for key, value in fingerprint(config).items() if key in sections}
-    assert json_hash(compared) == "232011fc093a8a8f14f512968a6ea489", "mark new keys as LATER"
     changed = judge.model_copy(update={"thought_tokens": 7})
     assert fingerprint(changed) == fingerprint(judge) | {"thought_tokens": 7}
     assert fingerprint(config)["label"]["labelers"][0] == fingerprint(judge)

@@ -11,7 +11,7 @@ from prefloop.pipeline.run.run_dir import RunDir
 
 
 @dataclass(frozen=True)
-class AskedModels:
+class StillToAsk:
     """The members that sample, and the labelers whose models are asked, with the sections of the
     config that name them."""
 
@@ -19,7 +19,7 @@ class AskedModels:
     labelers: tuple[tuple[str, JudgeLabeler | RewardModelLabeler], ...]
 
 
-def wanted_by(config: RunConfig, run: RunDir | None = None) -> AskedModels:
+def wanted_by(config: RunConfig, run: RunDir | None = None) -> StillToAsk:
     """All that ``config`` asks; of ``run``, what it has not begun to ask."""
     rounds = run.rounds() if run is not None else []
     sampled = any(folder.candidates.indices() for folder in rounds)
@@ -33,7 +33,7 @@ def wanted_by(config: RunConfig, run: RunDir | None = None) -> AskedModels:
         for one in labelers
         if isinstance(one, JudgeLabeler | RewardModelLabeler)
     ]
-    return AskedModels(() if sampled else config.sample.members(), () if labelled else tuple(asked))
+    return StillToAsk(() if sampled else config.sample.members(), () if labelled else tuple(asked))
 
 
 def is_local(config: RunConfig, engine: str) -> bool:
