@@ -73,9 +73,9 @@ class VerifierLabeler(Strict):
     """``module:function``, called as ``function(text, messages=..., reference=..., metadata=...)``
     and returning a number or a boolean. Null checks the constraints that came with the prompt.
     The function is your code; it runs in processes of its own, which share no state."""
-    timeout_s: PositiveFloat = 30.0
+    timeout_s: Annotated[PositiveFloat, LATER] = 30.0
     """A call of ``function`` that takes longer is ended, and its answer's votes are invalid."""
-    processes: PositiveInt = 1
+    processes: Annotated[PositiveInt, LATER] = 1
     """Calls of ``function`` at the same time, each in a process that imports its module."""
     constraints: Annotated[Literal["own", "ifeval"], LATER] = "own"
     """Whose constraints came with the prompt, if there is no function: prefloop's ``own``, a list
