@@ -36,7 +36,8 @@ class GoldPair:
     listed_first: Literal["a", "b"]
     """The answer that the row has first."""
     reference: str | None = None
-    """The row's ``reference``, an answer known to be good."""
+    """The row's ``reference``, an answer known to be good; null where it is one of the two answers,
+    which it would give away."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """The row's other columns, such as the constraints that a verifier checks."""
 
@@ -156,10 +157,16 @@ def _pair(raw: RawRow, layout: Layout) -> GoldPair | BadRow:
         b,
         gold,
         listed_first="a" if first_is_a else "b",
-        reference=reference if isinstance(reference, str) and reference.strip() else None,
+        reference=reference if _is_another(reference, (a, b)) else None,
         metadata={
             name: value
             for name, value in raw.fields.items()
             if name not in layout.columns and name != "reference"
         },
     )
+
+
+def _is_another(reference: Any, answers: tuple[str, str]) -> bool:
+    if not isinstance(reference, str) or not reference.strip():
+        return False
+    return reference.strip() not in [answer.strip() for answer in answers]

@@ -264,3 +264,14 @@ def test_llmbar(tmp_path: Path, subset: str, judge: str) -> None:
     outputs = [one["completion"][0] for row in rows for one in row["results"][0].values()]
     assert figures.first_share is not None
     assert figures.first_share.value == pytest.approx(outputs.count("Output (a)") / len(outputs))
+
+
+def test_a_reference_that_is_one_of_the_answers_gives_nothing_away(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "1?", "chosen": "one", "rejected": "two", "reference": "one "},
+        {"prompt": "2?", "chosen": "one", "rejected": "two", "reference": "two"},
+        {"prompt": "3?", "chosen": "one", "rejected": "two", "reference": "a third"},
+    ]
+    path = write(tmp_path / "gold.jsonl", rows)
+    found, _ = read_gold(PromptSource(path=path))
+    assert [pair.reference for pair in found] == [None, None, "a third"]
