@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from prefloop.labelers.scorers.check_types import ConstraintError
 from prefloop.labelers.scorers.constraints import (
     MAX_REGEX_TEXT,
-    ConstraintError,
     check,
     constraint,
     constraint_types,

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from prefloop.labelers.scorers.constraints import ConstraintError, check
+from prefloop.labelers.scorers.check_types import ConstraintError
+from prefloop.labelers.scorers.constraints import check
 from prefloop.labelers.scorers.regex_search import PatternError, RegexSearch
 
 SLOW = r"(?=([\s\S]*[\s\S]*[\s\S]*[\s\S]*[\s\S]*[\s\S]*[\s\S]*[\s\S]*\u2603))"
