@@ -375,10 +375,12 @@ class RunConfig(Strict):
                     "prompt within a step: train.batch_size x gradient_accumulation "
                     f"({answers}) must be a multiple of it, and it at least 2"
                 )
-            if self.sample.temperature is None:
+            sample = self.sample
+            if not sample.temperature or sample.top_p != 1 or sample.top_k != 0:
                 raise ValueError(
-                    f"method {train.method} has to know how its answers were drawn: set "
-                    "sample.temperature to a number"
+                    f"method {train.method} learns from answers that were drawn from the whole "
+                    "distribution: set sample.temperature above 0 (1 is usual), sample.top_p to 1 "
+                    "and sample.top_k to 0"
                 )
             if self.sample.pool or self.uses_references:
                 raise ValueError(

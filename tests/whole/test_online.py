@@ -188,6 +188,9 @@ def test_what_sampling_in_training_does_not_go_with() -> None:
     grpo = {"method": "grpo", "batch_size": 8}
     with pytest.raises(ConfigError, match=r"\(8\) must be a multiple"):
         online_config(train=grpo)
+    for drawn in ({"temperature": 0.0}, {"top_p": 0.9}, {"top_k": 50}, {"temperature": None}):
+        with pytest.raises(ConfigError, match="drawn from the whole distribution"):
+            online_config(train={**grpo, "batch_size": 6}, sample={"n": 3, **drawn})
     with pytest.raises(ConfigError, match=r"leave out sample\.pool"):
         online_config(train={**grpo, "batch_size": 6}, sample={"n": 3, "pool": [{"name": "a"}]})
 
