@@ -39,11 +39,9 @@ def answer_texts(candidates: pa.Table, *, with_thoughts: bool) -> pa.ChunkedArra
 def rendering_of(context: RoundContext, rounds: Iterable[int], policy: Path) -> Rendering:
     """How ``policy`` is to be trained on the answers of ``rounds``: on what was sampled, or, where
     the dataset holds no thoughts, as it answers without one."""
-    if not context.keeps_thoughts:
-        return Rendering(without_thoughts(context, policy))
     folders = [context.run.round(index).candidates for index in rounds]
     shards = (folder.path(block) for folder in folders for block in folder.indices())
-    return Rendering(context.template_kwargs, tuple(shards))
+    return Rendering(template_kwargs_of(context, policy), tuple(shards))
 
 
 def template_kwargs_of(context: RoundContext, policy: Path) -> dict[str, Any]:

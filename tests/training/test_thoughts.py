@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from prefloop.data.chat import render_tokens, thinking_off, thought_opening
 from prefloop.data.schemas import CANDIDATE
 from prefloop.pipeline.engines.weights import load_tokenizer
+from prefloop.training.inputs.answers import read_answers
 from prefloop.training.inputs.pairs import read_triples, token_pairs
 from prefloop.training.inputs.rendering import Rendering
 from prefloop.training.inputs.tokens import answer_ids, end_token
@@ -75,3 +76,27 @@ def test_tokens_that_were_sampled_are_taken_as_they_are(tmp_path: Path) -> None:
     assert pairs.chosen[0].tolist() == odd
     [edited] = answer_ids(tokenizer, ["edited since"], end_token(tokenizer))
     assert np.array_equal(pairs.chosen[1], edited)
+
+
+def test_a_cut_answer_gets_no_end_that_it_never_wrote(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(make_thinking_model(tmp_path / "model"))
+    end = end_token(tokenizer)
+    row = dict.fromkeys(CANDIDATE.names) | {
+        "candidate_id": "c" * 32, "prompt_id": "p", "round": 0, "sample_index": 0,
+        "text": "and so", "tokens": 2, "finish_reason": "length", "origin": "sampled",
+        "policy": "p", "policy_revision": "r", "seed": 0, "copies": 1, "prompt_tokens": 1,
+        "cost": 0.0,
+    }  # fmt: skip
+    other = row | {"candidate_id": "d" * 32, "text": "done", "finish_reason": "stop"}
+    pq.write_table(pa.Table.from_pylist([row, other], schema=CANDIDATE), tmp_path / "c.parquet")
+    pq.write_table(pa.Table.from_pylist([triple(0, "and so", "done")]), tmp_path / "t.parquet")
+    rendering = Rendering({}, (tmp_path / "c.parquet",))
+    triples = read_triples([tmp_path / "t.parquet"])
+    pairs = token_pairs(triples, tokenizer, max_length=200, rendering=rendering)
+    assert end not in pairs.chosen[0]
+    assert pairs.rejected[0][-1] == end
+    answers = read_answers(
+        [tmp_path / "t.parquet"], tokenizer, max_length=200, max_answers=None, seed=0,
+        rendering=rendering,
+    )  # fmt: skip
+    assert sorted(ids[-1] == end for ids in answers.answers) == [False, True]

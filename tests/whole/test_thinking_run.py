@@ -102,7 +102,7 @@ def test_stripped_answers_are_trained_without_a_thought(
     rows = load_dataset(str(run.dataset), split="train", cache_dir=str(tmp_path / "cache"))
     assert not any("<think>" in row["chosen"][0]["content"] for row in rows)
     rendering = rendering_of(RunContext.of(settings, run).round(0), [0], Path(policy))
-    assert (rendering.template_kwargs, rendering.sampled) == (OFF, ())
+    assert rendering.template_kwargs == OFF
     tokenizer = load_tokenizer(policy)
     triples = read_triples(sorted((run.dataset / "data").glob("train-*.parquet")))
     pairs = token_pairs(triples, tokenizer, max_length=200, rendering=rendering)

@@ -97,6 +97,7 @@ def read_answers(
     drawn = np.random.default_rng(seed).permutation(len(rows))[:max_answers]
     end = end_token(tokenizer)
     rendering = rendering or Rendering()
+    known = rendering.sampled_ids({row.candidate_id for row in rows if row.candidate_id})
     prompt_of = RenderedPrompts(tokenizer, rendering.template_kwargs)
     prompts: list[TokenIds] = []
     answers: list[TokenIds] = []
@@ -106,7 +107,6 @@ def read_answers(
         part = [rows[row] for row in drawn[start : start + _ROWS]]
         encoded = answer_ids(tokenizer, (row.text for row in part), end, rendering.template_kwargs)
         asked = [{"answer": row.text, "answer_id": row.candidate_id} for row in part]
-        known = rendering.sampled_ids({row.candidate_id for row in part if row.candidate_id})
         for row, ids in zip(part, known.replace(encoded, asked, "answer"), strict=True):
             try:
                 prompt = prompt_of(row.prompt)

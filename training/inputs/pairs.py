@@ -181,6 +181,8 @@ def tokenised(
     """``token_pairs``, which may be none, and the rows that they are of."""
     end = end_token(tokenizer)
     rendering = rendering or Rendering()
+    ids = [*triples["chosen_id"].to_pylist(), *triples["rejected_id"].to_pylist()]
+    sampled = rendering.sampled_ids({one for one in ids if one is not None})
     prompt_of = RenderedPrompts(tokenizer, rendering.template_kwargs)
     prompts: list[TokenIds] = []
     chosen: list[TokenIds] = []
@@ -190,9 +192,6 @@ def tokenised(
     overlong, number = 0, -1
     for batch in triples.to_batches(max_chunksize=_ROWS):
         rows = batch.to_pylist()
-        sampled = rendering.sampled_ids(
-            {row[f"{side}_id"] for row in rows for side in ("chosen", "rejected")} - {None}
-        )
         good, bad = (
             sampled.replace(
                 answer_ids(tokenizer, (row[side] for row in rows), end, rendering.template_kwargs),
