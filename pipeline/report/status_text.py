@@ -105,6 +105,8 @@ def _round_table(rounds: tuple[RoundStatus, ...]) -> Table:
         parts = [each.usage.get(stage, Usage()) for each in rounds]
         row(f"tokens, {stage}", (short_count(part.completion_tokens) for part in parts))
         row("  of prompts", (short_count(part.prompt_tokens) for part in parts), "dim")
+        if any(part.reasoning_tokens for part in parts):
+            row("  thoughts", (short_count(part.reasoning_tokens) for part in parts), "dim")
     costs = [sum(part.cost for part in each.usage.values()) for each in rounds]
     if any(costs):
         row("cost", map(money, costs))

@@ -24,13 +24,20 @@ class Usage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0
+    reasoning_tokens: int = 0
+    """Those of ``completion_tokens`` that were thoughts."""
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             self.prompt_tokens + other.prompt_tokens,
             self.completion_tokens + other.completion_tokens,
             self.cost + other.cost,
+            self.reasoning_tokens + other.reasoning_tokens,
         )
+
+
+_USAGE_COLUMNS = ["prompt_tokens", "completion_tokens", "cost", "reasoning_tokens"]
+"""Of votes, in the order of :class:`Usage`."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +73,19 @@ class Sampled:
     @classmethod
     def of(cls, candidates: ShardFolder) -> Sampled:
         """Count shards of candidates."""
-        samples = distinct = tokens = prompt_tokens = 0
+        samples = distinct = tokens = prompt_tokens = thoughts = 0
         cost = 0.0
         columns = ["origin", "tokens", "copies", "prompt_tokens", "cost", "reasoning_tokens"]
         for table in candidates.iter(columns=columns):
             distinct += table.num_rows
             drawn = table.filter(pc.equal(table["origin"], "sampled"))
             samples += _sum(drawn["copies"])
-            generated = pc.add(drawn["tokens"], drawn["reasoning_tokens"].fill_null(0))
-            tokens += _sum(pc.multiply(generated, drawn["copies"]))
+            thought = pc.multiply(drawn["reasoning_tokens"].fill_null(0), drawn["copies"])
+            thoughts += _sum(thought)
+            tokens += _sum(thought) + _sum(pc.multiply(drawn["tokens"], drawn["copies"]))
             prompt_tokens += _sum(pc.multiply(drawn["prompt_tokens"], drawn["copies"]))
             cost += _sum(drawn["cost"])
-        return cls(samples, distinct, Usage(prompt_tokens, tokens, cost))
+        return cls(samples, distinct, Usage(prompt_tokens, tokens, cost, thoughts))
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,7 @@ class Voted:
         given: Counter[str] = Counter()
         invalid: Counter[str] = Counter()
         usage = Usage()
-        columns = ["labeler", "preference", "prompt_tokens", "completion_tokens", "cost"]
+        columns = ["labeler", "preference", *_USAGE_COLUMNS]
         for table in votes.iter(columns=columns):
             given.update(_value_counts(table["labeler"]))
             wrong = table.filter(pc.equal(table["preference"], "invalid"))
@@ -105,9 +113,7 @@ class Voted:
 
 
 def _usage_of_votes(table: pa.Table) -> Usage:
-    return Usage(
-        _sum(table["prompt_tokens"]), _sum(table["completion_tokens"]), _sum(table["cost"])
-    )
+    return Usage(*(_sum(table[name]) for name in _USAGE_COLUMNS))
 
 
 @dataclass(frozen=True)
@@ -151,7 +157,7 @@ def evaluation_usage(run: RunDir, round_index: int) -> Usage:
             votes = run.match_votes(
                 round_index + 1, int(opponent) if opponent.isdigit() else opponent
             )
-            for table in votes.iter(columns=["prompt_tokens", "completion_tokens", "cost"]):
+            for table in votes.iter(columns=_USAGE_COLUMNS):
                 usage += _usage_of_votes(table)
     return usage
 
