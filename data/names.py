@@ -9,7 +9,7 @@ from pydantic import AfterValidator
 
 LONGEST = 64
 _MOST_BYTES = 200
-_UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+_UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
 
 
 def name_problem(name: str) -> str | None:
@@ -19,7 +19,7 @@ def name_problem(name: str) -> str | None:
         return "is empty: give it a name"
     if len(name) > LONGEST or len(name.encode("utf-8", "replace")) > _MOST_BYTES:
         return f"has {len(name)} characters: {LONGEST} are the most"
-    if any(unicodedata.category(letter) in _UNSEEN for letter in name):
+    if any(unicodedata.category(letter) in _UNSEEN for letter in name.replace(" ", "")):
         return "holds characters that nobody sees: write it with letters, digits, - and _"
     if set("/\\\u2044\u2215\uff0f\uff3c") & set(name):
         return "holds a separator of folders: a name is no path"

@@ -113,7 +113,8 @@ async def _labeler(
     if isinstance(labeler, RewardModelLabeler):
         return await check_labeler(key, labeler, opened, is_toy=toy)
     engine = await models.engine(labeler.engine, labeler.model)
-    found = await _of_now(engine, lambda: check_labeler(key, labeler, opened, is_toy=toy))
+    anew = partial(models.ask_anew, labeler.engine, labeler.model)
+    found = await _of_now(anew, lambda: check_labeler(key, labeler, opened, is_toy=toy))
     if not _fails(found):
         found += await check_schema(key, engine, labeler, derive_seed(config.seed, "check"))
     return found
@@ -143,20 +144,20 @@ async def _sampler(
         wants_logprobs=wants_logprobs,
         is_toy=is_toy(config, member.model),
     )
-    return await _of_now(engine, lambda: check_sampler(sampler))
+    anew = partial(models.ask_anew, member.engine, member.model)
+    return await _of_now(anew, lambda: check_sampler(sampler))
 
 
 async def _of_now(
-    engine: Engine, look: Callable[[], Awaitable[list[CheckLine]]]
+    ask_anew: Callable[[bool], bool], look: Callable[[], Awaitable[list[CheckLine]]]
 ) -> list[CheckLine]:
     """What ``look`` finds; a failure that a kept answer shows may be mended since."""
     found = await look()
-    if _fails(found) and hasattr(engine, "asks_anew"):
-        engine.asks_anew = True
+    if _fails(found) and ask_anew(True):
         try:
             found = await look()
         finally:
-            engine.asks_anew = False
+            ask_anew(False)
     return found
 
 

@@ -27,6 +27,7 @@ from prefloop.labelers.config import (
 from prefloop.labelers.factory import build_labeler
 from prefloop.pipeline.config import POLICY, PoolMember, RunConfig
 from prefloop.pipeline.engines.factory import build_engine
+from prefloop.pipeline.engines.openai.openai_server import OpenAIServer
 from prefloop.pipeline.engines.openai.parameters import Place
 from prefloop.pipeline.engines.policy_check import TOLERANCE_NATS, PolicyMismatch, verify_policy
 from prefloop.pipeline.engines.settings import MemoryMode, OpenAIEngine
@@ -190,6 +191,14 @@ class Models:
         """The engine itself that is behind the seats of these names; null where it is closed."""
         return self._engines.get((engine, model))
 
+    def ask_anew(self, engine: str, model: str, anew: bool) -> bool:
+        """Let a server be asked whatever it answered before, or no more; false where the engine is
+        none, and keeps no answers."""
+        opened = self._engines.get((engine, model))
+        if isinstance(opened, OpenAIServer):
+            opened.asks_anew = anew
+        return isinstance(opened, OpenAIServer)
+
     async def without_cache(self, engine: str, model: str) -> Engine:
         """The server that :meth:`engine` gives, asked anew whatever it answered before; its costs
         count as ever. The caller closes it."""
@@ -244,9 +253,8 @@ class Models:
         wanted = list(labelers)
         for labeler in wanted:
             if isinstance(labeler, JudgeLabeler):
-                engine = await self.engine(labeler.engine, labeler.model)
-                if hasattr(engine, "asks_anew"):
-                    engine.asks_anew = anew
+                await self.engine(labeler.engine, labeler.model)
+                self.ask_anew(labeler.engine, labeler.model, anew)
         return [await self.labeler(labeler) for labeler in wanted]
 
     def member_revision(self, member: PoolMember) -> str:

@@ -25,6 +25,7 @@ BAD = [
 @given(st.text(max_size=70))
 @example("ordinary name (2)")
 @example("..")
+@example("0\xa0")
 def test_a_name_without_a_problem_is_one_part_of_a_path(name: str) -> None:
     if name_problem(name) is None:
         assert Path(name).name == name

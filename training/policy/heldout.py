@@ -62,16 +62,16 @@ def implicit_margins(
     """``prefloop.training.policy.logprobs.reward_margin`` [N] of each row's chosen answer over its
     rejected one.
 
-    ``triples`` has ``prompt``, ``chosen``, ``rejected``, ``tools`` and ``prompt_turns`` as in
-    ``schemas.TRIPLE``.
+    ``triples`` has ``prompt``, ``chosen`` and ``rejected`` as in ``schemas.TRIPLE``, and ``tools``
+    and ``prompt_turns`` where prompts have any.
     """
     answers = {
         side: [turns[0]["content"] for turns in triples[side].to_pylist()]
         for side in ("chosen", "rejected")
     }
     prompts = [
-        conversation_of(row["prompt"], row["prompt_turns"], row["tools"])
-        for row in triples.select(["prompt", "prompt_turns", "tools"]).to_pylist()
+        conversation_of(row["prompt"], row.get("prompt_turns"), row.get("tools"))
+        for row in triples.to_pylist()
     ]
     of_policy, of_reference = (
         partial(score, model, template_kwargs=template_kwargs) for model in (policy, reference)
