@@ -17,12 +17,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from prefloop.data.hashing import content_id
-from prefloop.data.schemas import CANDIDATE, MESSAGES, PROMPT, VOTE
+from prefloop.data.schemas import CANDIDATE, PROMPT, VOTE
 from prefloop.labelers.decisions.pairs import propose_pairs
 from prefloop.pipeline.config import RunConfig, validate_config
 from prefloop.pipeline.run.context import RunContext
@@ -79,14 +80,11 @@ def make_up(run: RunDir, rows: int) -> None:
     for index, start in enumerate(range(0, prompts, BLOCK)):
         names = [content_id("prompt", i) for i in range(start, min(start + BLOCK, prompts))]
         messages = [[{"role": "user", "content": f"Write about {name}."}] for name in names]
-        folder.prompts.write(
-            index,
-            pa.table(
-                [names, pa.array(messages, MESSAGES), pa.nulls(len(names), pa.string()),
-                 ["{}"] * len(names), ["made-up"] * len(names), list(range(len(names)))],
-                schema=PROMPT,
-            ),
-        )  # fmt: skip
+        asked = {
+            "prompt_id": names, "messages": messages, "metadata": ["{}"] * len(names),
+            "source": ["made-up"] * len(names), "row": list(range(len(names))),
+        }  # fmt: skip
+        folder.prompts.write(index, made_of(asked, len(names), PROMPT))
         count = len(names) * PER_PROMPT
         owners = [name for name in names for _ in range(PER_PROMPT)]
         lengths = generator.integers(8, 80, count)
@@ -100,7 +98,7 @@ def make_up(run: RunDir, rows: int) -> None:
             "policy_revision": ["made-up"] * count, "seed": [0] * count, "copies": [1] * count,
             "prompt_tokens": [8] * count, "cost": [0.0] * count,
         }  # fmt: skip
-        candidates = pa.table([columns[name] for name in CANDIDATE.names], schema=CANDIDATE)
+        candidates = made_of(columns, count, CANDIDATE)
         folder.candidates.write(index, candidates)
         score = dict(zip(ids, generator.random(count), strict=True))
         pairs = propose_pairs(candidates, per_prompt=None, seed=0)
@@ -114,12 +112,16 @@ def make_up(run: RunDir, rows: int) -> None:
             "p_a": (score_a > score_b).astype(float), "score_a": score_a, "score_b": score_b,
             "prompt_tokens": [0] * n, "completion_tokens": [0] * n, "cost": [0.0] * n,
         }  # fmt: skip
-        empty = pa.nulls(n)  # what a verifier does not say
-        table = pa.table(
-            {field.name: pa.array(votes.get(field.name, empty), field.type) for field in VOTE},
-            schema=VOTE,
-        )
-        folder.votes.write(index, table)
+        folder.votes.write(index, made_of(votes, n, VOTE))
+
+
+def made_of(columns: dict[str, Any], rows: int, schema: pa.Schema) -> pa.Table:
+    """A table of ``columns``; the others of ``schema`` are null."""
+    empty = pa.nulls(rows)
+    return pa.table(
+        {field.name: pa.array(columns.get(field.name, empty), field.type) for field in schema},
+        schema=schema,
+    )
 
 
 def measure(folder: Path) -> dict[str, float]:
