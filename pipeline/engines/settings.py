@@ -158,7 +158,9 @@ class OpenAIEngine(Strict):
     """Keep every response on disk, by what it was asked, and never pay for the same one twice."""
     cache_dir: Path | None = None
     """Folder of the response cache; null is ``cache/NAME`` in the run directory, NAME being the
-    engine's. Runs that name the same folder share their responses."""
+    engine's. Runs that name the same folder share their responses. These are found by model and
+    request, whatever the address, as servers move: a server with another model under the same name
+    needs a folder of its own."""
 
     @field_validator("base_url")
     @classmethod
