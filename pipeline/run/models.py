@@ -334,6 +334,7 @@ class Models:
     async def release(self) -> None:
         """Close every engine, reward model and verifier; they come back when asked for."""
         self._reward_models.clear()
+        self._verifiers.clear()
         for key in [*self._loaded, *self._engines]:
             await self._close(key)
 

@@ -26,7 +26,8 @@ def judge_folder(folder: Path, min_mass: float) -> Path:
 
 def config(judge: Path) -> RunConfig:
     judge_config = {**JUDGE, "judge": str(judge)}
-    return small_config(label={"labelers": [judge_config, VERIFIER]})
+    # The first judge is to give invalid votes.
+    return small_config(label={"labelers": [judge_config, VERIFIER], "max_invalid": None})
 
 
 @pytest.fixture

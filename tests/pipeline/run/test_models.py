@@ -30,7 +30,7 @@ SMALL: dict[str, Any] = {
     },
     "engines": {"default": {"type": "transformers"}, "other": {"type": "transformers"}},
     "sample": {"n": 3, "max_tokens": 12, "pool": POOL},
-    "label": {"labelers": [*JUDGES, VERIFIER]},
+    "label": {"labelers": [*JUDGES, VERIFIER], "max_invalid": None},
     "filter": {"filters": []},
 }
 
