@@ -6,7 +6,6 @@ An audit takes two of them for its pair; whoever labels them again takes all.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +22,7 @@ from prefloop.data.preferences.pair_rows import (
 from prefloop.data.preferences.ratings import RatedAnswer, as_number, model_name, text_of
 from prefloop.data.preferences.transcripts import check_answer, check_prompt, split_answer
 from prefloop.data.quarantine import BadRow
-from prefloop.data.sources.rows import RawRow, bad
+from prefloop.data.sources.rows import RawRow, bad, finite
 from prefloop.data.sources.turns import Turn, Unusable, conversation_in, turns_of
 from prefloop.data.utf8 import is_blank, is_text
 
@@ -186,16 +185,5 @@ def _about(raw: RawRow, layout: Layout, answers: Sequence[str]) -> dict[str, Any
 
 
 def _json(values: Mapping[str, Any]) -> str:
-    text = json.dumps(_finite(values), ensure_ascii=False, default=str)
-    return text if is_text(text) else json.dumps(_finite(values), default=str)
-
-
-def _finite(value: Any) -> Any:
-    """``value`` with null for the numbers that JSON does not have."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [_finite(item) for item in value]
-    return value
+    text = json.dumps(finite(values), ensure_ascii=False, default=str)
+    return text if is_text(text) else json.dumps(finite(values), default=str)

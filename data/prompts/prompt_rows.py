@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from prefloop.data.config import Columns
@@ -13,7 +12,7 @@ from prefloop.data.errors import InputError
 from prefloop.data.hashing import content_id, prompt_id
 from prefloop.data.prompts.row_template import is_template, row_template
 from prefloop.data.quarantine import BadRow
-from prefloop.data.sources.rows import RawRow, bad
+from prefloop.data.sources.rows import RawRow, bad, finite
 from prefloop.data.sources.tool_turns import full_turns, tools_of
 from prefloop.data.sources.turns import (
     Unusable,
@@ -307,23 +306,12 @@ def prompt_columns(columns: Columns) -> tuple[str, ...]:
 
 
 def _dump(value: Any) -> str:
-    return json.dumps(_finite(value), ensure_ascii=False, default=_plain)
+    return json.dumps(finite(value), ensure_ascii=False, default=_plain)
 
 
 def _plain(value: Any) -> str:
     """What JSON has no type for (dates, decimals, bytes) as text."""
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
-
-
-def _finite(value: Any) -> Any:
-    """``value`` with null for the numbers that JSON does not have."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [_finite(item) for item in value]
-    return value
 
 
 _STRICT_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_plain)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,3 +38,14 @@ def counted(rows: Iterable[RawRow | BadRow]) -> Iterator[RawRow | BadRow]:
     for row in rows:
         numbers[row.source] += 1
         yield replace(row, row=numbers[row.source])
+
+
+def finite(value: Any) -> Any:
+    """``value`` with null for the numbers that JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [finite(item) for item in value]
+    return value

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from prefloop.labelers.judges import fences
 from prefloop.labelers.judges.fences import Fences
+from prefloop.labelers.judges.thoughts import without_thought
 
 FENCES = Fences("<answer_a>\n{{ answer_a }}\n</answer_a>\nAnswer B: {{ answer_b }}", {"request"})
 INVISIBLE = [
@@ -88,3 +90,8 @@ def test_time_is_linear() -> None:
 @pytest.mark.parametrize("text", ["<answer_abc>", "<answers>", "answer bc: x", "reanswer b: x"])
 def test_other_words_are_no_fences(text: str) -> None:
     assert FENCES.harmless(text) == text
+
+
+@pytest.mark.parametrize("name", sorted(fences._THOUGHTS))
+def test_what_is_fenced_as_a_thought_is_read_as_one(name: str) -> None:
+    assert without_thought(f"<{name}>first</{name}>second") == "second"
