@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import tenacity
 from aiolimiter import AsyncLimiter
 
-from prefloop.data.chat import render_tokens, thought_opening
+from prefloop.data.chat import render_tokens
 from prefloop.data.conversation import characters_of
 from prefloop.data.hashing import folder_revision, json_hash
 from prefloop.data.protocol import (
@@ -30,7 +30,7 @@ from prefloop.data.protocol import (
     Request,
     RequestRejected,
 )
-from prefloop.pipeline.engines.answer_reader import longest, template_kwargs
+from prefloop.pipeline.engines.answer_reader import AnswerReader, longest, template_kwargs
 from prefloop.pipeline.engines.defaults import completed
 from prefloop.pipeline.engines.openai.api_key import read_key
 from prefloop.pipeline.engines.openai.budget import Budget, Charge
@@ -121,7 +121,7 @@ class OpenAIServer:
             config.max_cost,
             ledger_at(ledger or _ledger_path(config, cache)),
         )
-        self._openings: dict[str, str] = {}
+        self._reader = None if self._tokenizer is None else AnswerReader(self._tokenizer, ())
         self.asks_anew = False
         """Ask whatever was answered before; answers are kept all the same."""
         self._gives_choices = False
@@ -213,12 +213,9 @@ class OpenAIServer:
 
     def _opening(self, request: Request, prompt: Sequence[int] | None) -> str | None:
         """What the prompt opened a thought with; null where the server rendered the prompt."""
-        if prompt is None or self._tokenizer is None:
+        if prompt is None or self._reader is None:
             return None
-        key = json_hash(template_kwargs(request))
-        if key not in self._openings:
-            self._openings[key] = thought_opening(self._tokenizer, template_kwargs(request))
-        return self._openings[key]
+        return self._reader.opening(template_kwargs(request))
 
     async def _answer_or_refusal(self, question: _Question) -> Reply | RequestRejected:
         try:
