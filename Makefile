@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test fuzz check docs gpu real setup setup-gpu setup-dev format clean
+.PHONY: demo test fuzz check docs gpu real sixteen setup setup-gpu setup-dev format clean
 
 ## demo: set-up and the main job on the embedded models: no GPU, no hub, no server
 demo: setup
@@ -20,6 +20,10 @@ fuzz: setup-dev
 ## real: SmolLM2-135M on IFEval before and after rounds of DPO; fetches the model, takes hours
 real: setup
 	$(BIN)/python -m benchmarks.real
+
+## sixteen: ways of training compared on sixteen prompts; fetches the model, takes hours
+sixteen: setup
+	$(BIN)/python -m benchmarks.sixteen
 
 ## check: ruff (format and lint) and mypy
 check: setup-dev

@@ -18,7 +18,6 @@ it out: another checkpoint, and another file of prompts in IFEval's form.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,15 +25,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.answering import answered
 from benchmarks.models import SMOLLM2, NotFetched, fetch_smollm2
 from prefloop.labelers.scorers.ifeval.following import Strictness, followed
 from prefloop.labelers.statistics.winrate import win_rate
 from prefloop.pipeline.config import RunConfig, load_config, overrides_of, set_key
-from prefloop.pipeline.run.context import RunContext
-from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.run_dir import EVALUATION, RunDir
-from prefloop.pipeline.stages.evaluate import answer_heldout
-from prefloop.pipeline.stages.prompts import read_prompts
 
 PUBLISHED = 0.299
 """IFEval of the model's card: the mean of the prompt and the instruction level, greedy."""
@@ -145,24 +141,8 @@ def measure(config: RunConfig, policy: str, half: str, out: Path, max_tokens: in
     if half == TRAIN:
         swapped = {"train": prompts.heldout, "heldout": prompts.train}
         prompts = prompts.model_copy(update=swapped)
-    other = config.model_copy(update={"policy": policy, "block_size": 96, "prompts": prompts})
-    settings = config.evaluate.model_copy(
-        update={"temperature": 0.0, "max_tokens": max_tokens, "limit": None}
-    )
-    run = RunDir(out)
-    context = RunContext.of(other, run)
-    models = Models(other, cache=run.cache)
-
-    async def answer() -> None:
-        read_prompts(context, other.prompts, block_size=other.block_size)
-        try:
-            await answer_heldout(context.round(0), other.sample, settings, models, 0)
-        finally:
-            await models.release()
-
-    with run.lock():
-        asyncio.run(answer())
-    return marked(run)
+    config = config.model_copy(update={"block_size": 96, "prompts": prompts})
+    return marked(answered(config, policy, out, temperature=0.0, max_tokens=max_tokens))
 
 
 def marked(run: RunDir) -> Measured:

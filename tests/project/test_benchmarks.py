@@ -56,7 +56,8 @@ def test_it_runs_with_vllm(name: str) -> None:
 
 
 def test_none_is_forgotten() -> None:
-    there = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"__init__", "models"}
+    there = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    there -= {"__init__", "answering", "models"}
     # People are simulated against a real Argilla, whose own tests run that code.
     assert there - {"review", "real"} == RUNS.keys() | ENGINES.keys()
 
@@ -98,3 +99,26 @@ def test_without_a_network_the_real_model_is_skipped(tmp_path: Path) -> None:
     out = run("real", ["--out", str(tmp_path)], **nowhere)
     assert out.startswith("skipped: SmolLM2-135M-Instruct could not be fetched")
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.slow
+def test_ways_of_training_are_compared_on_sixteen_prompts(tmp_path: Path) -> None:
+    """All of them with the embedded policy; PPO where its TRL can be fetched."""
+    options = [
+        "--out", str(tmp_path), "--model", "embedded:policy", "--threads", "1", "--passes", "1",
+        "--n", "2", "--tokens", "8", "--measured", "2", "--prompts", "4", "--reward-pairs", "8",
+    ]  # fmt: skip
+    first = run("sixteen", options)
+    assert "agrees with people on" in first
+    rows = [line.split("|")[1].strip() for line in first.splitlines() if line.startswith("| ")]
+    names = ["SFT on the best", "DPO", "IPO", "KTO", "ORPO", "SimPO", "iterative DPO", "online DPO",
+             "GRPO", "RLOO"]  # fmt: skip
+    assert rows[2 : 3 + len(names)] == ["start", *names]
+    assert "PPO" in rows or "skipped: PPO: trl==1.12.0 could not be fetched" in first
+    assert "Describe the structure of an atom." in rows
+    assert (tmp_path / "sixteen.svg").stat().st_size > 0
+    page = (tmp_path / "answers.html").read_text(encoding="utf-8")
+    assert "How can we reduce air pollution?" in page
+    tables = [line for line in first.splitlines() if line.startswith("| ")]
+    again = [line for line in run("sixteen", options).splitlines() if line.startswith("| ")]
+    assert again == tables

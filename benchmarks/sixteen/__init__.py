@@ -1,0 +1,1 @@
+"""Ways of training, compared on sixteen prompts with one reward model."""
