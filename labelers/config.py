@@ -6,7 +6,7 @@ This module imports no labeler and no machine-learning library: config checks re
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
@@ -63,6 +63,18 @@ class JudgeLabeler(Strict):
         return Thinking(self.thought_tokens, self.chat_template_kwargs, self.reasoning_effort)
 
 
+ShippedCheck = Literal["math", "choice", "exact", "json_schema", "unit_tests"]
+_OF_CHECK: dict[str, tuple[str, ...]] = {
+    "gold": get_args(ShippedCheck),
+    "unparsed": get_args(ShippedCheck),
+    "choices": ("choice",),
+    "within": ("exact",),
+    "test_seconds": ("unit_tests",),
+    "test_memory_mb": ("unit_tests",),
+}
+"""Keys that mean something with some checks only."""
+
+
 class VerifierLabeler(Strict):
     """A function that scores one answer; the higher score wins."""
 
@@ -73,8 +85,32 @@ class VerifierLabeler(Strict):
     """``module:function``, called as ``function(text, messages=..., reference=..., metadata=...)``
     and returning a number or a boolean. Null checks the constraints that came with the prompt.
     The function is your code; it runs in processes of its own, which share no state."""
+    check: Annotated[ShippedCheck | None, LATER] = None
+    """A verifier that ships with prefloop, instead of a function of yours. ``math``: the answer's
+    last result equals the gold one (`pip install 'prefloop[math]'`). ``choice``: the letter or text
+    of the gold choice. ``exact``: the gold text. ``json_schema``: JSON that a schema allows.
+    ``unit_tests``: the share of tests that the answer's Python code passes, run without network
+    and without write access (Linux)."""
+    gold: Annotated[str | None, LATER] = None
+    """With ``check``: column of the prompts' metadata with what is right (a result, a choice, a
+    text or several, a schema, the tests); null is the prompt's reference answer (``json_schema``:
+    any JSON)."""
+    choices: Annotated[str | None, LATER] = None
+    """With ``check: choice``: column of the prompts' metadata with the texts of the choices."""
+    within: Annotated[Literal["whole", "final", "anywhere"], LATER] = "final"
+    """With ``check: exact``: the gold text is the whole answer, what the answer comes to (its box,
+    what is behind ``####`` or "the answer is", else its last line), or anywhere in it."""
+    unparsed: Annotated[Literal["wrong", "worse", "invalid"], LATER] = "wrong"
+    """With ``check``: an answer that holds nothing to be checked (no result, no choice, no code)
+    counts as ``wrong``, as ``worse`` than wrong, or makes its votes ``invalid``. The votes say in
+    ``completion`` which it was."""
+    test_seconds: Annotated[PositiveFloat, LATER] = 10.0
+    """With ``check: unit_tests``: an answer's code fails where it takes longer."""
+    test_memory_mb: Annotated[PositiveInt, LATER] = 1024
+    """With ``check: unit_tests``: memory that an answer's code may take, in MiB."""
     timeout_s: Annotated[PositiveFloat, LATER] = 30.0
-    """A call of ``function`` that takes longer is ended, and its answer's votes are invalid."""
+    """A call of ``function`` or ``check`` that takes longer is ended, and its answer's votes are
+    invalid."""
     processes: Annotated[PositiveInt, LATER] = 1
     """Calls of ``function`` at the same time, each in a process that imports its module."""
     constraints: Annotated[Literal["own", "ifeval"], LATER] = "own"
@@ -93,8 +129,19 @@ class VerifierLabeler(Strict):
 
     @model_validator(mode="after")
     def _constraints_fit(self) -> VerifierLabeler:
-        if self.function and self.constraints != "own":
-            raise ValueError("function scores answers by itself: leave out constraints")
+        if self.function and self.check:
+            raise ValueError("function and check both score answers: leave out one")
+        if (self.function or self.check) and self.constraints != "own":
+            what = "function" if self.function else "check"
+            raise ValueError(f"{what} scores answers by itself: leave out constraints")
+        for key, check in _OF_CHECK.items():
+            if getattr(self, key) != type(self).model_fields[key].default and (
+                self.check not in check
+            ):
+                named = " or ".join(check)
+                raise ValueError(f"{key} is for check {named}: set that, or leave out {key}")
+        if self.check == "unit_tests" and self.timeout_s <= self.test_seconds:
+            raise ValueError("timeout_s must be above test_seconds, or no code could fail by time")
         if self.mode != "strict" and self.constraints != "ifeval":
             raise ValueError(
                 f"mode {self.mode} is IFEval's: set constraints: ifeval, or leave it out"

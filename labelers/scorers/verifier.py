@@ -6,17 +6,27 @@ import asyncio
 import math
 import threading
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from prefloop.data.utf8 import escaped
-from prefloop.labelers.base import Answer, Pair, Preference, Vote, vote_on
-from prefloop.labelers.config import VerifierLabeler
+from prefloop.labelers.base import Answer, LabelerError, Pair, Preference, Vote, vote_on
+from prefloop.labelers.config import ShippedCheck, VerifierLabeler
 from prefloop.labelers.scorers import constraints
 from prefloop.labelers.scorers.check_types import ConstraintError
 from prefloop.labelers.scorers.function_pool import Call, FunctionPool, GivenUp
 from prefloop.labelers.scorers.ifeval.following import followed
 from prefloop.labelers.scorers.score_votes import Scored, unscored
+from prefloop.labelers.scorers.shipped.cage import CageError, Limits, run_caged
+from prefloop.labelers.scorers.shipped.outcomes import UNPARSED, WRONG, worded
 
+_SHIPPED: dict[ShippedCheck, str] = {
+    "math": "prefloop.labelers.scorers.shipped.math_answer:score",
+    "choice": "prefloop.labelers.scorers.shipped.choice_answer:score",
+    "exact": "prefloop.labelers.scorers.shipped.exact_answer:score",
+    "json_schema": "prefloop.labelers.scorers.shipped.json_answer:score",
+    "unit_tests": "prefloop.labelers.scorers.shipped.unit_tests:score",
+}
 _ROUNDING = 1e-9
 """Scores such as 0.75 - 0.5 and 0.25 are to count as equal differences."""
 
@@ -30,14 +40,18 @@ class Verifier:
     """
 
     def __init__(self, config: VerifierLabeler) -> None:
-        """Raises ``LabelerError`` where ``config.function`` cannot be imported."""
+        """Raises ``LabelerError`` where ``config.function`` cannot be imported, or ``config.check``
+        lacks what it needs here."""
         self.name = config.name
         self._min_gap = config.min_gap
         self._column = config.constraints_column
         self._is_ifeval, self._mode = config.constraints == "ifeval", config.mode
+        self._check, self._unparsed, self._options = config.check, config.unparsed, _options(config)
+        _require(config)
+        function = config.function or (config.check and _SHIPPED[config.check])
         self._pool = (
-            FunctionPool(config.function, processes=config.processes, timeout_s=config.timeout_s)
-            if config.function
+            FunctionPool(function, processes=config.processes, timeout_s=config.timeout_s)
+            if function
             else None
         )
         # Blocks are labelled at the same time; patterns are searched for one at a time.
@@ -59,10 +73,10 @@ class Verifier:
             for answer in (pair.a, pair.b):
                 asked.setdefault(answer.candidate_id, (pair, answer))
         try:
-            found = self._scores([_call(*one) for one in asked.values()], given_up)
+            found = self._scores([self._call(*one) for one in asked.values()], given_up)
         except GivenUp:
             return []
-        scores = dict(zip(asked, map(_finite, found), strict=True))
+        scores = dict(zip(asked, map(self._read, found), strict=True))
         return [
             self._vote(pair, scores[pair.a.candidate_id], scores[pair.b.candidate_id])
             for pair in pairs
@@ -78,6 +92,11 @@ class Verifier:
                     raise GivenUp
                 found.append(self._by_constraints(text, details["metadata"]))
         return found
+
+    def _read(self, score: Scored) -> Scored:
+        if self._check and score == UNPARSED and self._unparsed == "invalid":
+            return "the answer cannot be parsed"
+        return _finite(score)
 
     def _by_constraints(self, text: str, metadata: Any) -> Scored:
         wanted = metadata.get(self._column)
@@ -96,6 +115,11 @@ class Verifier:
     def _vote(self, pair: Pair, of_a: Scored, of_b: Scored) -> Vote:
         if isinstance(of_a, str) or isinstance(of_b, str):
             return unscored(pair, self.name, of_a, of_b)
+        said = None
+        if self._check:
+            said = f"a: {worded(of_a)}, b: {worded(of_b)}"
+            if self._unparsed == "wrong":
+                of_a, of_b = max(of_a, WRONG), max(of_b, WRONG)
         preference: Preference = "tie"
         if abs(of_a - of_b) > self._min_gap + _ROUNDING:
             preference = "a" if of_a > of_b else "b"
@@ -107,16 +131,47 @@ class Verifier:
             p_a={"a": 1.0, "tie": 0.5, "b": 0.0}[preference],
             score_a=of_a,
             score_b=of_b,
+            completion=said,
         )
 
+    def _call(self, pair: Pair, answer: Answer) -> Call:
+        details = {
+            "messages": tuple(map(dict, pair.messages)),
+            "reference": pair.reference,
+            "metadata": dict(pair.metadata),
+        }
+        if self._check:
+            details["options"] = self._options
+        return answer.text, details
 
-def _call(pair: Pair, answer: Answer) -> Call:
-    details = {
-        "messages": tuple(map(dict, pair.messages)),
-        "reference": pair.reference,
-        "metadata": dict(pair.metadata),
+
+def _require(config: VerifierLabeler) -> None:
+    """Raise ``LabelerError`` for a check that could score no answer on this machine."""
+    if config.check == "math" and find_spec("math_verify") is None:
+        raise LabelerError(
+            f"labeler {config.name!r}: check math needs math-verify: pip install 'prefloop[math]'"
+        )
+    if config.check == "unit_tests":
+        try:
+            tried = run_caged("x = 1", Limits(config.test_seconds, config.test_memory_mb), ["x"])
+        except CageError as error:
+            raise LabelerError(f"labeler {config.name!r}: {error}") from None
+        if not tried.passed:
+            raise LabelerError(
+                f"labeler {config.name!r}: not even `x = 1` runs within test_seconds "
+                f"{config.test_seconds:g} and test_memory_mb {config.test_memory_mb}: raise them"
+            )
+
+
+def _options(config: VerifierLabeler) -> dict[str, Any]:
+    """What a shipped verifier is told besides the prompt."""
+    return {
+        "gold": config.gold,
+        "choices": config.choices,
+        "within": config.within,
+        "seconds": config.test_seconds,
+        "memory_mb": config.test_memory_mb,
     }
-    return answer.text, details
 
 
 def _finite(score: Scored) -> Scored:

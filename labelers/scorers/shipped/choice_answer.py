@@ -1,0 +1,108 @@
+"""Which of several choices an answer takes: a letter, a number, or the choice's own words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prefloop.labelers.scorers.shipped.exact_answer import normal
+from prefloop.labelers.scorers.shipped.final_answer import (
+    behind_hashes,
+    boxed,
+    last_line,
+    marked,
+)
+from prefloop.labelers.scorers.shipped.outcomes import RIGHT, UNPARSED, WRONG, GoldError, gold_of
+
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_NO_ARTICLE = r"(?!(?<=[AI])\s+(?!is\b|because\b|since\b)[a-z])"
+"""Not the word in "A good answer", "I think"."""
+
+
+def score(
+    text: str,
+    *,
+    reference: str | None,
+    metadata: Mapping[str, Any],
+    options: Mapping[str, Any],
+    **_: Any,
+) -> float:
+    """Whether the answer takes the gold choice.
+
+    ``options["choices"]`` names the metadata column with the texts of the choices, in order; null:
+    only letters are known. Gold is a letter, a choice's text, or its place counted from 0. Raises
+    ``GoldError`` where it is none of these.
+    """
+    choices, labels = _choices(metadata, options.get("choices"))
+    gold = gold_of(reference, metadata, options)
+    wanted = _LETTERS[labels.index(str(gold))] if str(gold) in labels else _gold(gold, choices)
+    taken = _taken(text, choices)
+    if taken is None:
+        return UNPARSED
+    return RIGHT if taken == wanted else WRONG
+
+
+def _choices(
+    metadata: Mapping[str, Any], column: str | None
+) -> tuple[Sequence[str], Sequence[str]]:
+    """The texts of the choices, and their labels where the data name them, as ARC's do."""
+    if column is None:
+        return (), ()
+    found: Any = metadata.get(column)
+    labels: Sequence[Any] = []
+    if isinstance(found, Mapping):
+        found, labels = found.get("text"), found.get("label") or []
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise GoldError(f"metadata column {column!r} holds no list of choices")
+    if len(found) > len(_LETTERS):
+        raise GoldError(f"metadata column {column!r} holds more than {len(_LETTERS)} choices")
+    return found, [str(label) for label in labels]
+
+
+def _gold(gold: Any, choices: Sequence[str]) -> str:
+    if isinstance(gold, int) and not isinstance(gold, bool):
+        if 0 <= gold < (len(choices) or len(_LETTERS)):
+            return _LETTERS[gold]
+        raise GoldError(f"the gold choice is number {gold} (from 0) of {len(choices)}")
+    text = str(gold)
+    found = _by_text(text, choices) or _letter(text, choices)
+    if found is None:
+        raise GoldError(f"the gold answer {text[:80]!r} is no letter and none of the choices")
+    return found
+
+
+def _taken(text: str, choices: Sequence[str]) -> str | None:
+    """The letter of the choice that ``text`` takes; null where none or several are named."""
+    for part in (boxed(text), behind_hashes(text), marked(text), last_line(text), text):
+        if part is not None and (found := _letter(part, choices) or _by_text(part, choices)):
+            return found
+    return None
+
+
+def _letter(text: str, choices: Sequence[str]) -> str | None:
+    """The letter that ``text`` begins with and that stands by itself: B, (B), **B.** Paris."""
+    last = _LETTERS[len(choices) - 1] if choices else "J"
+    stripped = re.sub(r"\\text(?:bf)?\{([^}]*)\}", r"\1", text)
+    match = re.match(
+        rf"[\s*_$\"'`(\[{{]*(?:option|choice|answer)?[\s(\[*]*([A-{last}])(?![\w']){_NO_ARTICLE}",
+        stripped,
+        re.IGNORECASE if len(stripped.strip()) <= 3 else 0,
+    )
+    return match.group(1).upper() if match else None
+
+
+def _by_text(text: str, choices: Sequence[str]) -> str | None:
+    """The letter of the only choice that ``text`` is, or that it names."""
+    plain = normal(text)
+    if not plain:
+        return None
+    named = [normal(choice) for choice in choices]
+    same = [at for at, choice in enumerate(named) if choice == plain]
+    inside = [
+        at
+        for at, choice in enumerate(named)
+        if choice and re.search(rf"(?<!\w){re.escape(choice)}(?!\w)", plain)
+    ]
+    found = same or inside
+    return _LETTERS[found[0]] if len(found) == 1 else None
