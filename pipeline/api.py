@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from prefloop.labelers.statistics.review_draw import Strategy
     from prefloop.pipeline.audit.check import Audit
     from prefloop.pipeline.checking.check_lines import Check
+    from prefloop.pipeline.export.exporting import Exported
     from prefloop.pipeline.judging.agreement_report import AgreementReport
     from prefloop.pipeline.judging.calibrate import RunCalibration
     from prefloop.pipeline.judging.gold_eval import JudgeEval
@@ -443,6 +444,24 @@ def compare(
         lambda: evaluate_policy(settings, policy=str(policy), against=str(against), out=Path(out))
     )
     return Result(found, render_evaluation)
+
+
+def export(
+    data: RunLike | Sequence[RunLike], *, to: str, out: str | Path, seed: int = 0
+) -> Result[Exported]:
+    """Write the triples of runs, dataset folders or Parquet files to the folder ``out`` as the
+    project ``to`` reads them: llamafactory, alpaca, axolotl, openrlhf, nemo-rl, openai or
+    label-studio.
+
+    Raises ``InputError`` for an unknown project, a folder that exists, or where nothing can be
+    written.
+    """
+    from prefloop.pipeline.export.export_text import render_export
+    from prefloop.pipeline.export.exporting import export_triples
+
+    given = [data] if isinstance(data, str | Path | Run) else data
+    paths = [Path(one.path if isinstance(one, Run) else one) for one in given]
+    return Result(export_triples(paths, to, Path(out), seed=seed), render_export)
 
 
 def make_models(out: str | Path, *, seed: int = 0, quick: bool = False) -> dict[str, Any]:

@@ -98,3 +98,26 @@ def label(
         data, judge, out, columns=columns, labels=labels, overrides=override or ()
     )
     typer.echo(str(found))
+
+
+@app.command()
+def export(
+    data: Annotated[
+        list[Path], typer.Argument(help="Run directories, dataset folders, Parquet files.")
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="llamafactory, alpaca, axolotl, openrlhf, nemo-rl, openai or label-studio."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
+    seed: Annotated[int, typer.Option(help="Of which answer stands left, in label-studio.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Write triples as another project reads them."""
+    found = prefloop.export(list(data), to=to, out=out, seed=seed)
+    if as_json:
+        say_json(found.as_dict())
+    else:
+        typer.echo(str(found))

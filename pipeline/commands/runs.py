@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,14 @@ def init(
     for path in prefloop.init(folder):
         typer.echo(path)
     typer.echo(f"Edit {folder / 'prefloop.yaml'}, then: prefloop run {folder / 'prefloop.yaml'}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of configs, for editors that complete and check YAML by one."""
+    from prefloop.pipeline.config import RunConfig
+
+    typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
 
 
 @app.command()

@@ -56,7 +56,7 @@ ORDER = {
         "stages",
         "report checking",
         "plan audit policies loop redecide adoption label_data",
-        "judging review relabel",
+        "judging review relabel export",
         "results api starter",
         "commands",
     ],

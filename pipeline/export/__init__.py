@@ -1,0 +1,1 @@
+"""Preference datasets in the form that other projects read."""
