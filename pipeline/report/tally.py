@@ -24,6 +24,7 @@ from prefloop.labelers.jury.verdict_table import (
     merge_votes,
     pairs_of,
     position_bias,
+    prompts_of,
     read_votes,
 )
 from prefloop.labelers.statistics.agreement import both_ways, kappa_of_tables
@@ -177,7 +178,7 @@ class VoteTally:
             tally.prompt_tokens += pc.sum(own["prompt_tokens"]).as_py()
             tally.completion_tokens += pc.sum(own["completion_tokens"]).as_py()
             tally.cost += pc.sum(own["cost"]).as_py()
-        for name, bias in position_bias(read, verdicts).items():
+        for name, bias in position_bias(read, verdicts, prompts_of(pairs)).items():
             self.labelers[name].position += bias
         for one, other in combinations(range(len(read.labelers)), 2):
             both = verdicts.valid[:, one] & verdicts.valid[:, other]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -172,8 +173,8 @@ def match_figures(
     votes = run.match_votes(policy, opponent).table()
     rows: list[dict[str, Any]] = []
     if against == "start":
-        rows += _mean_scores(votes, pairs, None, of_new=True)
-        rows += _mean_scores(votes, pairs, "start", of_new=False)
+        rows += _mean_scores(votes, pairs, None, jury.confidence, of_new=True)
+        rows += _mean_scores(votes, pairs, "start", jury.confidence, of_new=False)
     present = sorted(set(votes["labeler"].to_pylist()))
     for labeler in [JURY, *present]:
         counted = votes if labeler == JURY else votes.filter(pc.equal(votes["labeler"], labeler))
@@ -236,22 +237,25 @@ def _outcomes(
 
 
 def _mean_scores(
-    votes: pa.Table, pairs: pa.Table, against: str | None, *, of_new: bool
+    votes: pa.Table, pairs: pa.Table, against: str | None, confidence: float, *, of_new: bool
 ) -> list[dict[str, Any]]:
     """Mean absolute score of one side's answers, for each labeler that gives such scores."""
     new = dict(zip(pairs["pair_id"].to_pylist(), pairs["new_id"].to_pylist(), strict=True))
-    scores: dict[str, list[float]] = {}
-    for row in votes.select(["pair_id", "a_id", "labeler", "score_a", "score_b"]).to_pylist():
+    scores: dict[str, list[float]] = defaultdict(list)
+    prompts: dict[str, list[str]] = defaultdict(list)
+    columns = ["pair_id", "prompt_id", "a_id", "labeler", "score_a", "score_b"]
+    for row in votes.select(columns).to_pylist():
         a_is_new = row["a_id"] == new[row["pair_id"]]
         score = row["score_a"] if a_is_new == of_new else row["score_b"]
         if score is not None:
-            scores.setdefault(row["labeler"], []).append(score)
+            scores[row["labeler"]].append(score)
+            prompts[row["labeler"]].append(row["prompt_id"])
     return [
         {
             "name": "mean_score",
             "labeler": labeler,
             "against": against,
-            "estimate": mean_estimate(values),
+            "estimate": mean_estimate(values, prompts[labeler], confidence),
         }
         for labeler, values in scores.items()
     ]

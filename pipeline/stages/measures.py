@@ -78,9 +78,12 @@ def likelihood_figures(
             new, reference, triples, beta,
             template_kwargs=template_kwargs_of(context, new), score=likely.score,
         )  # fmt: skip
-        rows.append({"name": "reward_margin", "estimate": mean_estimate(margins, confidence)})
+        prompts = triples["prompt_id"].to_pylist()
         right = np.sign(margins) / 2 + 0.5
-        rows.append({"name": "reward_accuracy", "estimate": win_rate(right, confidence=confidence)})
+        rows += [
+            {"name": "reward_margin", "estimate": mean_estimate(margins, prompts, confidence)},
+            {"name": "reward_accuracy", "estimate": win_rate(right, prompts, confidence)},
+        ]
     return rows
 
 
@@ -109,7 +112,7 @@ def kl_figures(
         )
         for model in (new, other)
     )
-    divergence = kl_estimate(of_new, of_other, likely.confidence)
+    divergence = kl_estimate(of_new, of_other, answers["prompt_id"].to_pylist(), likely.confidence)
     return [{"name": "kl", "against": against, "estimate": divergence}]
 
 
@@ -121,7 +124,7 @@ def _conversations(context: RunContext) -> dict[str, tuple[Message, ...]]:
 def _heldout_triples(run: RunDir, round_index: int) -> pa.Table:
     """The first triples that the round put in the test split; empty if there are none."""
     files = split_files(run, "test", round_index)
-    columns = ["prompt", "chosen", "rejected", "tools", "prompt_turns"]
+    columns = ["prompt", "chosen", "rejected", "prompt_id", "tools", "prompt_turns"]
     if not files:
         return TRIPLE.empty_table().select(columns)
     return read_shard(files[0], TRIPLE, columns).slice(0, MOST_PAIRS)

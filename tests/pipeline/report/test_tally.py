@@ -9,7 +9,13 @@ import pyarrow as pa
 import pytest
 
 from prefloop.data.schemas import VOTE
-from prefloop.labelers.jury.verdict_table import merge_votes, pairs_of, position_bias, read_votes
+from prefloop.labelers.jury.verdict_table import (
+    merge_votes,
+    pairs_of,
+    position_bias,
+    prompts_of,
+    read_votes,
+)
 from prefloop.pipeline.report.tally import (
     MARGIN_EDGES,
     AgreementTally,
@@ -25,7 +31,7 @@ def test_blocks_add_up_to_the_whole_table(tmp_path: Path) -> None:
     votes = run.round(0).votes.table()
     pairs = pairs_of(votes)
     read = read_votes(votes, pairs)
-    expected = position_bias(read, merge_votes(read, len(pairs)))
+    expected = position_bias(read, merge_votes(read, len(pairs)), prompts_of(pairs))
     assert len(run.round(0).votes.indices()) > 1
     assert tally[JUDGE].position == expected[JUDGE]
     assert tally[JUDGE].position.first_share is not None
