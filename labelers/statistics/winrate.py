@@ -15,6 +15,9 @@ from prefloop.data.arrays import Floats
 from prefloop.labelers.statistics.clusters import Clusters, Grouping
 from prefloop.labelers.statistics.estimate import Estimate, wilson
 
+LENGTH_GAP = "length_gap"
+"""Metric of ``length_gap``."""
+
 _PRIOR_WEIGHT = 0.25  # of each of the four pseudo-observations: one observation in all
 _ROUNDING = 1e-12
 
@@ -85,6 +88,17 @@ def length_gap(length_difference: ArrayLike) -> float:
     difference = np.asarray(length_difference, dtype=np.float64)
     spread = float(difference.std())
     return float(difference.mean()) / spread if spread > 0 else 0.0
+
+
+def extrapolates(gap: float) -> str | None:
+    """What is to be said of a length-controlled win rate at this ``length_gap``, if anything."""
+    if abs(gap) <= 1:
+        return None
+    way = "longer" if gap > 0 else "shorter"
+    return (
+        f"answers are {way} by {abs(gap):.1f} times the spread of that difference: few are equally "
+        "long, and the length-controlled win rate is an extrapolation"
+    )
 
 
 def length_controlled_win_rate(

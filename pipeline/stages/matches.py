@@ -19,7 +19,13 @@ from prefloop.labelers.config import Jury, LabelerConfig
 from prefloop.labelers.decisions.decide import decide
 from prefloop.labelers.jury.round_jury import RoundJury
 from prefloop.labelers.statistics.estimate import mean_estimate
-from prefloop.labelers.statistics.winrate import length_controlled_win_rate, win_rate
+from prefloop.labelers.statistics.winrate import (
+    LENGTH_GAP,
+    extrapolates,
+    length_controlled_win_rate,
+    length_gap,
+    win_rate,
+)
 from prefloop.pipeline.run.all_or_some import AllOrSome, any_valid_vote, tally_votes
 from prefloop.pipeline.run.context import RunContext
 from prefloop.pipeline.run.progress import StepProgress
@@ -208,19 +214,24 @@ def match_figures(
             )
             continue
         rows.append({"name": "length_controlled_win_rate", "estimate": controlled, **common})
+        if labeler == JURY:
+            gap = length_gap(longer)
+            rows.append({"name": LENGTH_GAP, "value": gap, "n": len(longer), **common})
+            if remark := extrapolates(gap):
+                logger.warning("policy %d against %s: %s", policy, against, remark)
     return rows
 
 
 def _outcomes(
     decisions: pa.Table, pairs: pa.Table, answers: pa.Table
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """1, 0.5 or 0 for each decided pair (float64), its prompt id, and new minus old tokens.
+    """1, 0.5 or 0 for each decided pair (float64), its prompt id, and new minus old characters:
+    the two policies need not have one tokenizer.
 
     Answers that read the same are a tie. Pairs on which nobody gave a valid vote do not count.
     """
-    tokens = dict(
-        zip(answers["candidate_id"].to_pylist(), answers["tokens"].to_pylist(), strict=True)
-    )
+    lengths = pc.utf8_length(answers["text"]).to_pylist()
+    chars = dict(zip(answers["candidate_id"].to_pylist(), lengths, strict=True))
     outcomes, prompts, longer = [], [], []
     for pair, decision in zip(pairs.to_pylist(), decisions.to_pylist(), strict=True):
         if pair["same_text"] or decision["reason"] == "tie":
@@ -232,7 +243,7 @@ def _outcomes(
         old_id = pair["b_id"] if pair["a_id"] == pair["new_id"] else pair["a_id"]
         outcomes.append(outcome)
         prompts.append(pair["prompt_id"])
-        longer.append(tokens[pair["new_id"]] - tokens[old_id])
+        longer.append(chars[pair["new_id"]] - chars[old_id])
     return np.array(outcomes), np.array(prompts), np.array(longer, dtype=np.float64)
 
 
