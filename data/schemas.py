@@ -127,6 +127,9 @@ DECISION = pa.schema(
         pa.field("labelers", pa.list_(pa.string()), nullable=False),  # who gave a valid vote
         pa.field("kept", pa.bool_(), nullable=False),
         pa.field("reason", pa.string()),  # name of the first filter that dropped it, null if kept
+        # Characters, where the two answers' tokens were counted by tokenizers that may differ
+        pa.field("chosen_chars", pa.int32(), metadata=ADDED),
+        pa.field("rejected_chars", pa.int32(), metadata=ADDED),
     ]
 )
 

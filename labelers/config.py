@@ -344,7 +344,8 @@ class Truncated(Strict):
 
 
 class LengthRatio(Strict):
-    """Drop pairs whose longer answer has more than ``max`` times the tokens of the shorter."""
+    """Drop pairs whose longer answer has more than ``max`` times the tokens of the shorter; answers
+    of different models, whose tokenizers need not agree, are compared by characters."""
 
     type: Literal["length_ratio"] = "length_ratio"
     max: Annotated[float, Field(ge=1)] = 3.0
@@ -417,7 +418,8 @@ class LengthBalance(Strict):
 
     type: Literal["length_balance"] = "length_balance"
     max_share_longer: Annotated[float, Field(ge=0.5, le=1)] = 0.55
-    """Share of pairs whose chosen answer has more tokens, among kept pairs of unequal lengths."""
+    """Share of pairs whose chosen answer has more tokens (of answers of different models: more
+    characters), among kept pairs of unequal lengths."""
 
 
 PairFilter = Annotated[

@@ -301,10 +301,11 @@ class EvaluateConfig(Strict):
     samples_per_prompt: PositiveInt = 1
     """Answers of each policy per prompt; intervals account for several answers of one prompt."""
     temperature: NonNegativeFloat | None = 1.0
-    """Sampling temperature; 0 = greedy; null as in ``sample.temperature``. The KL estimate needs
-    1.0."""
+    """Sampling temperature; 0 = greedy; null as in ``sample.temperature``. Where it is not 1, or
+    ``top_p`` is not, KL is measured on a draw of its own: one answer to each of at most 256
+    held-out prompts, at 1 and 1."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = 1.0
-    """Nucleus sampling; null as in ``sample.top_p``. The KL estimate needs 1.0."""
+    """Nucleus sampling; null as in ``sample.top_p``."""
     max_tokens: PositiveInt | None = None
     """Longest answer in tokens; null = as in sampling."""
     labelers: tuple[str, ...] | None = None

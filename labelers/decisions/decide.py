@@ -107,6 +107,8 @@ def decide(
         "labelers": _names(counted.labelers, verdicts.valid),
         "kept": kept,
         "reason": _REASONS.take(pa.array(undecided.astype(np.int8), mask=kept)),
+        "chosen_chars": pa.nulls(len(pairs), pa.int32()),
+        "rejected_chars": pa.nulls(len(pairs), pa.int32()),
     }
     return pa.table([columns[name] for name in DECISION.names], schema=DECISION)
 

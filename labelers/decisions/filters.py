@@ -43,6 +43,7 @@ from prefloop.labelers.config import (
     PositionConsistency,
     Truncated,
 )
+from prefloop.labelers.decisions.lengths import LENGTH_COLUMNS, compared_lengths, with_characters
 from prefloop.labelers.decisions.pairs import id_keys, select_pairs
 
 PAIR_STRATEGY = "pair_strategy"
@@ -55,7 +56,7 @@ Drop = NDArray[np.bool_]
 
 _DECIDED_COLUMNS = [
     "p_chosen", "score_chosen", "score_rejected", "margin", "quality_chosen", "agreement",
-    "position_consistent", "chosen_tokens", "rejected_tokens",
+    "position_consistent", *LENGTH_COLUMNS,
 ]  # fmt: skip
 FILTER_COLUMNS = [
     *_DECIDED_COLUMNS,
@@ -86,8 +87,8 @@ def apply_filters(
 ) -> pa.Table:
     """Drop kept decisions by the filters, in their order, and then by the pair strategy.
 
-    ``candidates`` needs ``candidate_id, text, finish_reason`` of both answers of every kept pair,
-    and ``policy`` for the strategy ``across_policies``.
+    ``candidates`` needs ``candidate_id, text, finish_reason, origin, policy_revision`` of both
+    answers of every kept pair, and ``policy`` for the strategy ``across_policies``.
     Returns the same rows in the same order (schema DECISION), those dropped with their reason.
     Pairs with an answer that has no text, or whose answers are identical, never stay, listed or
     not, and the former have the reason ``empty_answer`` whether anybody voted on them or not. The
@@ -100,6 +101,7 @@ def apply_filters(
         filters.insert(0, Identical())
     reasons = [*(one.type for one in filters), PAIR_STRATEGY]
     empty = has_empty_answer(decisions["chosen_id"], decisions["rejected_id"], candidates)
+    decisions = with_characters(decisions, candidates)
     decisions = _drop(decisions, np.where(empty, 0, -1).astype(np.int8), [EMPTY_ANSWER])
     rows = np.flatnonzero(decisions["kept"].to_numpy())
     dropped_by = np.full(len(decisions), -1, np.int8)
@@ -221,8 +223,9 @@ def truncated(pairs: pa.Table, params: Truncated) -> Drop:
 
 @pair_filter(LengthRatio)
 def length_ratio(pairs: pa.Table, params: LengthRatio) -> Drop:
-    """Drop where the longer answer has too many times the tokens of the shorter."""
-    chosen, rejected = pairs["chosen_tokens"].to_numpy(), pairs["rejected_tokens"].to_numpy()
+    """Drop where the longer answer has too many times the tokens (of answers of different models:
+    characters) of the shorter."""
+    chosen, rejected = compared_lengths(pairs)
     shorter = np.maximum(np.minimum(chosen, rejected), 1)
     drop: Drop = np.maximum(chosen, rejected) / shorter > params.max + _ROUNDING
     return drop
@@ -307,13 +310,13 @@ class BalanceRows:
     pairs: NDArray[np.uint64]
     """The first 64 bits of the pair ids."""
     longer: NDArray[np.bool_]
-    """The chosen answer has more tokens."""
+    """The chosen answer is the longer one."""
 
     @classmethod
     def of(cls, decisions: pa.Table) -> BalanceRows:
         """The kept rows of a table of decisions whose two answers differ in length."""
-        columns = ["pair_id", "margin", "chosen_tokens", "rejected_tokens"]
-        unequal = pc.not_equal(decisions["chosen_tokens"], decisions["rejected_tokens"])
+        unequal = pa.array(np.not_equal(*compared_lengths(decisions)))
+        columns = ["pair_id", "margin", *LENGTH_COLUMNS]
         kept = decisions.select(columns).filter(pc.and_(decisions["kept"], unequal))
         return cls(kept["margin"].to_numpy(), id_keys(kept["pair_id"]), _chosen_is_longer(kept))
 
@@ -359,7 +362,5 @@ def apply_balance(decisions: pa.Table, cutoff: Cutoff | None) -> pa.Table:
 
 
 def _chosen_is_longer(decisions: pa.Table) -> NDArray[np.bool_]:
-    longer: NDArray[np.bool_] = (
-        decisions["chosen_tokens"].to_numpy() > decisions["rejected_tokens"].to_numpy()
-    )
-    return longer
+    chosen, rejected = compared_lengths(decisions)
+    return chosen > rejected

@@ -46,14 +46,14 @@ class PositionBias:
     """Pairs with a valid vote in both orders."""
     steady: int = 0
     """Of those, the ones with the same verdict in both."""
-    pairs: int = 0
-    """Pairs that the ``shown`` votes are about."""
+    prompts: int = 0
+    """Prompts that the ``shown`` votes are about."""
     shown_squares: int = 0
-    """Sum over these pairs of the square of their ``shown`` votes."""
+    """Sum over these prompts of the square of their ``shown`` votes."""
     first_squares: int = 0
     """The same of ``first``."""
     products: int = 0
-    """Sum over these pairs of ``first`` times ``shown``."""
+    """Sum over these prompts of ``first`` times ``shown``."""
 
     @property
     def first_share(self) -> float | None:
@@ -71,7 +71,7 @@ class PositionBias:
             self.first + other.first,
             self.swapped + other.swapped,
             self.steady + other.steady,
-            self.pairs + other.pairs,
+            self.prompts + other.prompts,
             self.shown_squares + other.shown_squares,
             self.first_squares + other.first_squares,
             self.products + other.products,
@@ -120,6 +120,11 @@ def pairs_of(votes: pa.Table) -> pa.Table:
     _, first = np.unique(_codes(votes["pair_id"]), return_index=True)
     columns = ["pair_id", "prompt_id", "a_id", "b_id"]
     return votes.select(columns).take(pa.array(np.sort(first)))
+
+
+def prompts_of(pairs: pa.Table) -> Ints:
+    """The number of each pair's prompt, from 0 [P]."""
+    return _codes(pairs["prompt_id"])
 
 
 def _codes(column: pa.ChunkedArray) -> Ints:
@@ -209,8 +214,10 @@ def calibrated(
     return replace(verdicts, p_a=p_a)
 
 
-def position_bias(votes: Votes, verdicts: Verdicts) -> dict[str, PositionBias]:
-    """For each labeler that was shown an order: which position it prefers, and how steadily."""
+def position_bias(votes: Votes, verdicts: Verdicts, prompts: Ints) -> dict[str, PositionBias]:
+    """For each labeler that was shown an order: which position it prefers, and how steadily.
+
+    ``prompts`` [P] numbers the prompt of each pair, from 0."""
     labeler = votes.cell % max(len(votes.labelers), 1)
     ordered = votes.order <= _BA
     decided = ordered & (votes.preference <= _B)
@@ -221,18 +228,19 @@ def position_bias(votes: Votes, verdicts: Verdicts) -> dict[str, PositionBias]:
         own = labeler == index
         if not (ordered & own).any():
             continue
-        of_pair, first_of_pair = (
-            np.bincount(votes.pair[rows & own], minlength=len(steady)) for rows in (decided, first)
+        of_prompt, first_of_prompt = (
+            np.bincount(prompts[votes.pair[rows & own]], minlength=len(steady))
+            for rows in (decided, first)
         )
         found[name] = PositionBias(
-            shown=int(of_pair.sum()),
-            first=int(first_of_pair.sum()),
+            shown=int(of_prompt.sum()),
+            first=int(first_of_prompt.sum()),
             swapped=int(verdicts.swapped[:, index].sum()),
             steady=int(steady[:, index].sum()),
-            pairs=int((of_pair > 0).sum()),
-            shown_squares=int((of_pair**2).sum()),
-            first_squares=int((first_of_pair**2).sum()),
-            products=int((of_pair * first_of_pair).sum()),
+            prompts=int((of_prompt > 0).sum()),
+            shown_squares=int((of_prompt**2).sum()),
+            first_squares=int((first_of_prompt**2).sum()),
+            products=int((of_prompt * first_of_prompt).sum()),
         )
     return found
 

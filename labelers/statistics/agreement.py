@@ -2,8 +2,9 @@
 
 Every statistic takes :class:`Ratings`. The value is a library's (scikit-learn, statsmodels,
 krippendorff); the interval is a percentile bootstrap over items, the unit that repeats: an item is
-drawn with all its labels. Items with the same labels are interchangeable, so what is drawn is how
-often each pattern of labels occurs, and a hundred thousand items cost no more than a hundred.
+drawn with all its labels, and where items are pairs of a prompt's answers, a prompt with all its
+items. Items with the same labels are interchangeable, so what is drawn is how often each pattern of
+labels occurs, and a hundred thousand items cost no more than a hundred.
 
 Kappa and alpha compare the agreement with that of chance, (observed - chance) / (1 - chance). Where
 only one label was ever used, chance agreement is certain and that is 0 / 0: the value is null and
@@ -14,14 +15,15 @@ are left out of the interval, and ``undefined`` counts them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prefloop.data.arrays import Floats, Ints
+from prefloop.data.arrays import Bools, Floats, Ints
+from prefloop.labelers.statistics.clusters import Clusters, Grouping
 
 MeasurementLevel = Literal["nominal", "ordinal", "interval"]
 
@@ -51,6 +53,9 @@ class Ratings:
     """Whether the first label is the opposite of the last, and so on inwards, and it means nothing
     which of two opposites is which (a and b of a pair): each item then counts both ways round,
     half each, so that agreement by chance does not depend on what was called a."""
+    prompts: Clusters | None = None
+    """[N]: what items (pairs) are about; those of one prompt are drawn together. Null: each item is
+    about something of its own."""
 
     @property
     def counts(self) -> Ints:
@@ -107,23 +112,26 @@ def majority(ratings: Ratings) -> Majority:
 
 def raw_agreement(ratings: Ratings, *, resamples: int = 1000, seed: int = 0) -> Agreement:
     """Share of equal labels among all pairs of annotators, over all items that both labelled."""
-    patterns, times = _patterns(_counts(ratings))
-    pairs = _choose_2(patterns.sum(axis=1))
-    same = _choose_2(patterns).sum(axis=1)
-    return _share(same, pairs, times, resamples, seed)
+    found = _Patterns.of(_counts(ratings), ratings.prompts)
+    pairs = _choose_2(found.rows.sum(axis=1))
+    same = _choose_2(found.rows).sum(axis=1)
+    return _share(same, pairs, found, resamples, seed)
 
 
 def unanimous_share(ratings: Ratings, *, resamples: int = 1000, seed: int = 0) -> Agreement:
     """Share of the items with at least two labels whose labels are all the same."""
-    patterns, times = _patterns(_counts(ratings))
-    given = patterns.sum(axis=1)
+    found = _Patterns.of(_counts(ratings), ratings.prompts)
+    given = found.rows.sum(axis=1)
     several = (given >= 2).astype(float)
-    same = several * (patterns.max(axis=1, initial=0) == given)
-    return _share(same, several, times, resamples, seed)
+    same = several * (found.rows.max(axis=1, initial=0) == given)
+    return _share(same, several, found, resamples, seed)
 
 
-def _share(same: Floats, counted: Floats, times: Ints, resamples: int, seed: int) -> Agreement:
-    """Sum of ``same`` over sum of ``counted``, of patterns [U] that each occur ``times`` [U]."""
+def _share(
+    same: Floats, counted: Floats, patterns: _Patterns, resamples: int, seed: int
+) -> Agreement:
+    """Sum of ``same`` over sum of ``counted``, both of each of the patterns [U]."""
+    times = patterns.times
     n = int(times[counted > 0].sum())
     if not n:
         return Agreement(None, reason=NO_PAIRS)
@@ -131,9 +139,8 @@ def _share(same: Floats, counted: Floats, times: Ints, resamples: int, seed: int
     def share(weights: Floats) -> Floats:
         return _ratio(weights @ same, weights @ counted)
 
-    return _interval(
-        float(share(times[None].astype(float))[0]), n, _draws(times, resamples, seed), share
-    )
+    value = float(share(times[None].astype(float))[0])
+    return _interval(value, n, patterns.draws(resamples, seed), share)
 
 
 def cohen_kappa(
@@ -146,6 +153,7 @@ def cohen_kappa(
     one, other = ratings.codes[:, first], ratings.codes[:, second]
     both = (one != MISSING) & (other != MISSING)
     one, other = one[both], other[both]
+    prompts = _of_items(ratings.prompts, both)
     n = len(one)
     if not n:
         return Agreement(None, reason=NO_COMMON_ITEM)
@@ -157,13 +165,14 @@ def cohen_kappa(
              else kappa_of_labels(one, other))  # fmt: skip
     if value is None:
         return Agreement(None, n=n, reason=ONE_LABEL)
-    times = np.bincount(one * size + other, minlength=size * size)
+    cells = np.eye(size * size, dtype=np.int64)
+    patterns = _Patterns.numbered(cells, one * size + other, prompts)
 
     def kappa(weights: Floats) -> Floats:
         tables = weights.reshape(-1, size, size)
         return kappa_of_tables(both_ways(tables) if ratings.mirrored else tables)
 
-    return _interval(value, n, _draws(times, resamples, seed), kappa)
+    return _interval(value, n, patterns.draws(resamples, seed), kappa)
 
 
 def clustered_kappa(
@@ -177,16 +186,13 @@ def clustered_kappa(
     value = kappa_of_labels(one, other)
     if value is None:
         return Agreement(None, n=n, reason=ONE_LABEL)
-    _, row = np.unique(clusters, return_inverse=True)
-    tables = np.zeros((int(row.max()) + 1, labels * labels), np.int64)
-    np.add.at(tables, (row, one * labels + other), 1)
-    patterns, times = _patterns(tables)
+    cells = np.eye(labels * labels, dtype=np.int64)
+    patterns = _Patterns.numbered(cells, one * labels + other, clusters)
 
     def kappa(weights: Floats) -> Floats:
-        return kappa_of_tables((weights @ patterns).reshape(-1, labels, labels))
+        return kappa_of_tables(weights.reshape(-1, labels, labels))
 
-    found = _interval(value, len(tables), _draws(times, resamples, seed), kappa)
-    return replace(found, n=n)
+    return _interval(value, n, patterns.draws(resamples, seed), kappa)
 
 
 def kappa_of_labels(one: Ints, other: Ints) -> float | None:
@@ -248,20 +254,22 @@ def fleiss_kappa(ratings: Ratings, *, resamples: int = 1000, seed: int = 0) -> A
         return Agreement(None, reason=NO_PAIRS)
     raters = int(numbers[len(items) - 1 - np.argmax(items[::-1])])
     complete = counts[given == raters]
+    prompts = _of_items(ratings.prompts, given == raters)
     n = len(complete)
     counted = np.concatenate([complete, complete[:, ::-1]]) if ratings.mirrored else complete
     if (counted.sum(axis=0) > 0).sum() == 1:
         return Agreement(None, n=n, reason=ONE_LABEL)
-    patterns, times = _patterns(complete)
-    same = _choose_2(patterns).sum(axis=1) / _choose_2(np.array([raters]))[0]
+    patterns = _Patterns.of(complete, prompts)
+    same = _choose_2(patterns.rows).sum(axis=1) / _choose_2(np.array([raters]))[0]
 
     def kappa(weights: Floats) -> Floats:
-        used = weights @ patterns / (n * raters)
+        items = weights.sum(axis=1)
+        used = weights @ patterns.rows / (items[:, None] * raters)
         if ratings.mirrored:
             used = (used + used[:, ::-1]) / 2
-        return _above_chance(weights @ same / n, (used**2).sum(axis=1))
+        return _above_chance(weights @ same / items, (used**2).sum(axis=1))
 
-    return _interval(float(of_table(counted)), n, _draws(times, resamples, seed), kappa)
+    return _interval(float(of_table(counted)), n, patterns.draws(resamples, seed), kappa)
 
 
 def krippendorff_alpha(
@@ -280,7 +288,8 @@ def krippendorff_alpha(
     if level == "ordinal" and not ratings.ordered:
         raise ValueError("the labels have no order")
     counts = _counts(ratings)
-    counts = counts[counts.sum(axis=1) >= 2]
+    several = counts.sum(axis=1) >= 2
+    counts, prompts = counts[several], _of_items(ratings.prompts, several)
     n = len(counts)
     if not n:
         return Agreement(None, reason=NO_PAIRS)
@@ -294,7 +303,8 @@ def krippendorff_alpha(
     if level == "interval":
         assert ratings.values is not None
         domain = ratings.values[used]
-    patterns, times = _patterns(counts)
+    found = _Patterns.of(counts, prompts)
+    patterns = found.rows
     if ratings.mirrored:
         patterns = np.concatenate([patterns, patterns[:, ::-1]])
 
@@ -304,13 +314,13 @@ def krippendorff_alpha(
         return np.array([_alpha(patterns, one, domain, level) for one in weights])
 
     if ratings.mirrored:  # half an item is nothing that the library knows
-        value = alpha(times[None].astype(float))[0]
+        value = alpha(found.times[None].astype(float))[0]
     else:
         value = krippendorff.alpha(
             value_counts=counts, value_domain=domain, level_of_measurement=level
         )
 
-    return _interval(float(value), n, _draws(times, resamples, seed), alpha)
+    return _interval(float(value), n, found.draws(resamples, seed), alpha)
 
 
 def _alpha(patterns: Ints, times: Floats, domain: Floats, level: MeasurementLevel) -> float:
@@ -346,17 +356,50 @@ def _same_way(rows: Ints, opposite: Ints) -> Ints:
     return found
 
 
-def _patterns(counts: Ints) -> tuple[Ints, Ints]:
-    """The different rows of ``counts`` [U, K], and how often each occurs [U]."""
-    patterns, times = np.unique(counts, axis=0, return_counts=True)
-    return patterns, times
+@dataclass(frozen=True)
+class _Patterns:
+    """Items that are alike, and what is drawn in a bootstrap: prompts that are alike."""
+
+    rows: Ints
+    """The U patterns [U, K]."""
+    times: Ints
+    """How often each occurs [U]."""
+    of_prompt: Ints | None
+    """The C different makings of a prompt, in items of each pattern [C, U]; null: an item each."""
+    prompts: Ints
+    """How often each making (each pattern, where that is null) occurs."""
+
+    @classmethod
+    def of(cls, counts: Ints, prompts: Clusters | None) -> _Patterns:
+        """Of items with ``counts`` [N, K]."""
+        rows, number = np.unique(counts, axis=0, return_inverse=True)
+        return cls.numbered(rows, number.reshape(-1), prompts)
+
+    @classmethod
+    def numbered(cls, rows: Ints, number: Ints, prompts: Clusters | None) -> _Patterns:
+        """Of items whose pattern is that ``number`` [N] of ``rows``."""
+        times = np.bincount(number, minlength=len(rows))
+        grouping = Grouping.of(prompts, len(number))
+        if grouping.alone:
+            return cls(rows, times, None, times)
+        whole = np.zeros((len(grouping.sizes), len(rows)), np.int64)
+        np.add.at(whole, (grouping.group, number), 1)
+        makings, often = np.unique(whole, axis=0, return_counts=True)
+        return cls(rows, times, makings, often)
+
+    def draws(self, resamples: int, seed: int) -> Floats:
+        """How often each pattern occurs in each resample [resamples, U]; no resample where there is
+        one thing to draw."""
+        total = int(self.prompts.sum())
+        if total < 2:
+            return np.zeros((0, len(self.rows)))
+        draw = np.random.default_rng(seed)
+        drawn = draw.multinomial(total, self.prompts / total, size=resamples)
+        return (drawn if self.of_prompt is None else drawn @ self.of_prompt).astype(float)
 
 
-def _draws(times: Ints, resamples: int, seed: int) -> Floats:
-    """How often each pattern occurs in each bootstrap resample [resamples, U]."""
-    total = int(times.sum())
-    draw = np.random.default_rng(seed)
-    return draw.multinomial(total, times / total, size=resamples).astype(float)
+def _of_items(prompts: Clusters | None, items: Bools) -> Clusters | None:
+    return None if prompts is None else np.asarray(prompts)[items]
 
 
 def _interval(

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prefloop.data.arrays import Floats, Ints
-from prefloop.labelers.statistics.estimate import Estimate, proportion_estimate
+from prefloop.labelers.statistics.clusters import Clusters
+from prefloop.labelers.statistics.estimate import Estimate
+from prefloop.labelers.statistics.winrate import win_rate
 
 _MOST_BINS = 10
 _FEWEST_IN_A_BIN = 10
@@ -27,7 +29,7 @@ class Bin:
     confidence: float
     """Mean probability that the judge gave to its own verdict, 0.5 to 1."""
     accuracy: Estimate
-    """Share of right verdicts, with Wilson's 95% interval."""
+    """Share of right verdicts, with its 95% interval."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,14 @@ class Calibration:
     """The reliability diagram: at most ten bins of equal mass, of ten verdicts or more."""
 
 
-def calibration(p_a: ArrayLike, a_is_better: ArrayLike) -> Calibration:
+def calibration(
+    p_a: ArrayLike, a_is_better: ArrayLike, clusters: Clusters | None = None
+) -> Calibration:
     """Calibration of P(a preferred to b) ``p_a`` [N] where a is the better one or not (bool [N]).
 
     Which answer is a is arbitrary, so bins are of the confidence max(p, 1 - p); a probability of
-    exactly 0.5 is right half the time. Raises ``ValueError`` for empty input or what is no
+    exactly 0.5 is right half the time. The accuracies' intervals know of ``clusters`` [N] (prompts;
+    default: each verdict is its own). Raises ``ValueError`` for empty input or what is no
     probability.
     """
     from sklearn.metrics import brier_score_loss, log_loss
@@ -67,6 +72,7 @@ def calibration(p_a: ArrayLike, a_is_better: ArrayLike) -> Calibration:
     if not ((p >= 0) & (p <= 1)).all():
         raise ValueError("a probability lies between 0 and 1")
     confidence = np.maximum(p, 1 - p)
+    group = range(p.size) if clusters is None else clusters
     right = np.where(p == 0.5, 0.5, ((p > 0.5) == truth).astype(float))
     bins, gaps = [], 0.0
     draw = np.random.default_rng(_SEED)
@@ -74,7 +80,7 @@ def calibration(p_a: ArrayLike, a_is_better: ArrayLike) -> Calibration:
     for rows in _equal_masses(confidence):
         sure = confidence[rows]
         mean = float(sure.mean())
-        accuracy = proportion_estimate(float(right[rows].sum()), len(rows))
+        accuracy = win_rate(right[rows], [group[row] for row in rows.tolist()])
         bins.append(Bin(mean, accuracy))
         gaps += len(rows) * abs(accuracy.value - mean)
         perfect += np.abs(_perfect_hits(sure, draw) - sure.sum())

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from prefloop.labelers.statistics.clusters import Clusters, Grouping
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -48,20 +50,29 @@ def proportion_estimate(successes: float, n: int, confidence: float = 0.95) -> E
     return Estimate(share, *wilson(share, n, confidence), n)
 
 
-def mean_estimate(values: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """Mean of ``values`` [N] with Student's t interval (N - 1 degrees of freedom).
+def mean_estimate(
+    values: ArrayLike, clusters: Clusters | None = None, confidence: float = 0.95
+) -> Estimate:
+    """Mean of ``values`` [N] with Student's t interval that knows about clusters.
 
-    One value gives an unbounded interval. Raises ``ValueError`` for an empty or non-finite input.
+    ``clusters`` [N] (prompt ids; default: each value is its own): variance and degrees of freedom
+    are those of ``prefloop.labelers.statistics.clusters.Grouping``, which for values that are their
+    own clusters are s^2 / N and N - 1.
+
+    One cluster gives an unbounded interval. Raises ``ValueError`` for an empty or non-finite input,
+    and lengths that differ.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     sample = np.asarray(values, dtype=np.float64)
     if sample.ndim != 1 or sample.size == 0:
         raise ValueError(f"a mean needs at least one value in one dimension, got {sample.shape}")
     if not np.isfinite(sample).all():
         raise ValueError(f"{int((~np.isfinite(sample)).sum())} of {sample.size} are not finite")
+    grouping = Grouping.of(clusters, sample.size)
     mean, n = float(sample.mean()), sample.size
-    if n == 1:
-        return Estimate(mean, -np.inf, np.inf, 1)
-    half = float(t.ppf((1 + confidence) / 2, n - 1) * sample.std(ddof=1) / np.sqrt(n))
+    if len(grouping.sizes) == 1:
+        return Estimate(mean, -np.inf, np.inf, n)
+    error = math.sqrt(grouping.variance_of_mean(sample))
+    half = float(stdtrit(grouping.freedom, (1 + confidence) / 2)) * error
     return Estimate(mean, mean - half, mean + half, n)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prefloop.labelers.statistics.estimate import wilson
+from prefloop.labelers.statistics.clusters import Clusters
+from prefloop.labelers.statistics.winrate import win_rate
 
 Lengths = npt.NDArray[np.integer[Any]]
 
@@ -38,7 +39,7 @@ class LengthBias:
     share: float | None
     """Share of chosen-is-longer among the pairs of unequal length; null where there is none."""
     low: float | None
-    """Ends of the 95% interval of ``share`` (Wilson's)."""
+    """Ends of the 95% interval of ``share``, by prompts."""
     high: float | None
     rank_correlation: float | None
     """Spearman's rho, over all 2N answers, of length and being chosen (1 or 0); from -1 to 1,
@@ -61,8 +62,11 @@ class LengthBias:
         return "chosen answers are shorter" if self.high < 0.5 else "no clear length bias"
 
 
-def length_bias(unit: str, chosen: Lengths, rejected: Lengths) -> LengthBias | None:
-    """Compare the lengths [N] of chosen and rejected answers; None for no pairs."""
+def length_bias(
+    unit: str, chosen: Lengths, rejected: Lengths, prompts: Clusters | None = None
+) -> LengthBias | None:
+    """Compare the lengths [N] of chosen and rejected answers; None for no pairs. ``prompts`` [N]:
+    those that they answer (default: each its own)."""
     from scipy.stats import rankdata, spearmanr
 
     if not len(chosen):
@@ -71,8 +75,10 @@ def length_bias(unit: str, chosen: Lengths, rejected: Lengths) -> LengthBias | N
     longer, shorter = int((more > 0).sum()), int((more < 0).sum())
     share = low = high = biserial = correlation = None
     if longer + shorter:
-        share = longer / (longer + shorter)
-        low, high = wilson(share, longer + shorter)
+        rows = np.flatnonzero(more)
+        group = None if prompts is None else np.asarray(prompts)[rows]
+        found = win_rate(more[rows] > 0, group)
+        share, low, high = found.value, found.low, found.high
         unequal = more[more != 0]
         ranks = rankdata(np.abs(unequal))
         biserial = float(ranks @ np.sign(unequal) / ranks.sum())

@@ -158,7 +158,9 @@ def audit(path: str, options: AuditOptions | None = None) -> Audit:
     order = {"error": 0, "warning": 1, "info": 2}
     units = ["chars", "words", *(["tokens"] if options.tokens else [])]
     lengths = [
-        length_bias(_UNITS[unit], found[f"chosen_{unit}"], found[f"rejected_{unit}"])
+        length_bias(
+            _UNITS[unit], found[f"chosen_{unit}"], found[f"rejected_{unit}"], found["prompt"]
+        )
         for unit in units
     ]
     return Audit(

@@ -16,6 +16,7 @@ from prefloop.labelers.jury.verdict_table import (
     merge_votes,
     pairs_of,
     position_bias,
+    prompts_of,
     read_votes,
 )
 from prefloop.labelers.statistics.agreement import (
@@ -129,6 +130,7 @@ def run_agreement(run: RunDir, *, resamples: int = 1000, seed: int = 0) -> Agree
     """
     position: dict[str, PositionBias] = {}
     parts: list[tuple[tuple[str, ...], Any]] = []
+    prompts: list[str] = []
     missing = 0
     for folder in run.rounds():
         for votes in folder.votes.iter(columns=VOTE_COLUMNS):
@@ -137,8 +139,9 @@ def run_agreement(run: RunDir, *, resamples: int = 1000, seed: int = 0) -> Agree
             verdicts = merge_votes(read, len(pairs))
             codes = np.where(verdicts.valid, 1 - verdicts.verdict, MISSING).astype(np.int8)
             parts.append((read.labelers, codes))
+            prompts += pairs["prompt_id"].to_pylist()
             missing += int((~verdicts.valid).sum())
-            for name, bias in position_bias(read, verdicts).items():
+            for name, bias in position_bias(read, verdicts, prompts_of(pairs)).items():
                 position[name] = position.get(name, PositionBias()) + bias
     names = sorted({name for part, _ in parts for name in part})
     if not names:
@@ -155,6 +158,7 @@ def run_agreement(run: RunDir, *, resamples: int = 1000, seed: int = 0) -> Agree
         values=np.array([1.0, 0.5, 0.0]),
         ordered=True,
         mirrored=True,
+        prompts=prompts,
     )
     labels = Labels(rows=len(whole), missing=missing)
     return _report(str(run.root), labels, ratings, position, resamples, seed)

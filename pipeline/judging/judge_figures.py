@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.arrays import Bools, Floats
+from prefloop.data.arrays import Bools, Floats, Ints
 from prefloop.data.errors import InputError
 from prefloop.data.preferences.gold import GoldPair
 from prefloop.labelers.jury.first_shown import first_shown_share
@@ -40,8 +40,8 @@ GAP_NAMES = ("≤ ½", "shorter", "alike", "longer", "≥ 2×")
 
 @dataclass(frozen=True)
 class JudgeFigures:
-    """Figures of one judge. Shares come with a 95% interval (Wilson's, by pairs); null where there
-    is nothing to count."""
+    """Figures of one judge. Shares come with a 95% interval, prompts being what repeats; null where
+    there is nothing to count."""
 
     judge: str
     pairs: int
@@ -96,6 +96,7 @@ def judge_figures(judge: str, votes: pa.Table, gold: Sequence[GoldPair]) -> Judg
     Raises ``InputError`` where no pair with a decided gold label has a valid verdict.
     """
     pairs = _pairs(gold)
+    prompts = np.unique(pairs["prompt_id"].to_pylist(), return_inverse=True)[1]
     counted = read_votes(votes, pairs)
     verdicts = merge_votes(counted, len(pairs))
     if verdicts.verdict.shape[1] != 1:
@@ -109,6 +110,10 @@ def judge_figures(judge: str, votes: pa.Table, gold: Sequence[GoldPair]) -> Judg
             f"{judge}: no valid verdict on a pair with a decided gold label ({len(votes):,} votes)"
         )
     right = _rightness(verdict, truth)
+
+    def share(outcomes: Any, counting: Bools) -> Estimate | None:
+        return _share(outcomes[counting], prompts[counting])
+
     longer = np.sign(lengths[:, 0] - lengths[:, 1])
     gap = np.log2(lengths[:, 0] / lengths[:, 1]) * truth
     # Twice and half belong to the outer bins, so that both sides are alike.
@@ -126,17 +131,17 @@ def judge_figures(judge: str, votes: pa.Table, gold: Sequence[GoldPair]) -> Judg
         votes=len(votes),
         invalid_votes=_count(votes, "invalid"),
         tie_votes=_count(votes, "tie"),
-        accuracy=_share(right[rows]),
-        **_of_orders(counted, verdicts, truth),
+        accuracy=share(right, rows),
+        **_of_orders(counted, verdicts, truth, prompts),
         kappa=_kappa(verdict[valid], truth[valid]),
-        accuracy_longer=_share(right[rows & (longer == truth)]),
-        accuracy_shorter=_share(right[rows & (longer == -truth)]),
-        prefers_longer=_share((verdict == longer)[decided]),
-        gold_longer=_share((truth == longer)[decided]),
+        accuracy_longer=share(right, rows & (longer == truth)),
+        accuracy_shorter=share(right, rows & (longer == -truth)),
+        prefers_longer=share(verdict == longer, decided),
+        gold_longer=share(truth == longer, decided),
         length_controlled_accuracy=_controlled(right[rows], (lengths[:, 0] - lengths[:, 1])[rows]
-                                               * truth[rows]),
-        by_gap=tuple(_share(right[rows & (bins == at)]) for at in range(len(GAP_NAMES))),
-        calibration=_calibration(counted, truth, rows),
+                                               * truth[rows], prompts[rows]),
+        by_gap=tuple(share(right, rows & (bins == at)) for at in range(len(GAP_NAMES))),
+        calibration=_calibration(counted, truth, rows, prompts),
         completions_per_label=_requests(votes) / asked if knows_tokens else None,
         tokens_per_1000=1000 * float(spent.sum()) / asked if knows_tokens else None,
         cost_per_1000=1000 * pc.sum(votes["cost"]).as_py() / asked if knows_tokens else None,
@@ -194,35 +199,37 @@ def _count(votes: pa.Table, preference: str) -> int:
     return int(pc.sum(pc.equal(votes["preference"], preference)).as_py() or 0)
 
 
-def _share(outcomes: Any, clusters: Any = None) -> Estimate | None:
+def _share(outcomes: Any, clusters: Any) -> Estimate | None:
     return win_rate(outcomes.astype(float), clusters) if len(outcomes) else None
 
 
-def _of_orders(votes: Votes, verdicts: Verdicts, truth: Any) -> dict[str, Estimate | None]:
+def _of_orders(
+    votes: Votes, verdicts: Verdicts, truth: Any, prompts: Ints
+) -> dict[str, Estimate | None]:
     """What depends on single votes and their orders."""
     said = np.array([1, -1, 0, 0])[votes.preference]  # a, b, tie, invalid
     takes_side = (said != 0) & (truth[votes.pair] != 0)
-    single = _share((said == truth[votes.pair])[takes_side], votes.pair[takes_side])
+    single = _share((said == truth[votes.pair])[takes_side], prompts[votes.pair[takes_side]])
     swapped, same = verdicts.swapped[:, 0], verdicts.unanimous[:, 0]
     both = swapped & (truth != 0)
     right = same & (verdicts.verdict[:, 0] == truth)
-    [bias] = position_bias(votes, verdicts).values() or [None]
+    [bias] = position_bias(votes, verdicts, prompts).values() or [None]
     return {
         "vote_accuracy": single,
-        "both_right": _share(right[both]),
-        "swap_agreement": _share(same[swapped]),
+        "both_right": _share(right[both], prompts[both]),
+        "swap_agreement": _share(same[swapped], prompts[swapped]),
         "first_share": None if bias is None else first_shown_share(bias),
     }
 
 
-def _controlled(right: Floats, difference: Any) -> Estimate | None:
+def _controlled(right: Floats, difference: Any, prompts: Ints) -> Estimate | None:
     try:
-        return length_controlled_win_rate(right, difference)
+        return length_controlled_win_rate(right, difference, prompts)
     except ValueError:  # the answers differ in length by the same amount in all pairs
         return None
 
 
-def _calibration(votes: Votes, truth: Any, rows: Bools) -> Calibration | None:
+def _calibration(votes: Votes, truth: Any, rows: Bools, prompts: Ints) -> Calibration | None:
     """Of the mean probability over a pair's votes, also where these contradict each other."""
     soft = np.bincount(votes.pair, weights=votes.soft, minlength=len(truth))
     given = np.bincount(votes.pair, minlength=len(truth))
@@ -230,7 +237,7 @@ def _calibration(votes: Votes, truth: Any, rows: Bools) -> Calibration | None:
     use = rows & (given > 0) & (soft == given)
     if not use.any():
         return None
-    return calibration(total[use] / given[use], truth[use] == 1)
+    return calibration(total[use] / given[use], truth[use] == 1, prompts[use])
 
 
 def side_by_side(figures: Sequence[JudgeFigures]) -> list[tuple[str, list[Mapping[str, Any]]]]:

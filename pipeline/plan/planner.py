@@ -33,6 +33,7 @@ from prefloop.pipeline.plan.speeds import (
 from prefloop.pipeline.plan.steps import Step, Training
 from prefloop.pipeline.plan.token_counts import TokenCounter
 from prefloop.pipeline.run.run_dir import OPPONENT
+from prefloop.pipeline.stages.evaluate import MOST_UNTEMPERED, heldout_sampling, is_untempered
 from prefloop.pipeline.stages.given_rows import GivenAnswers
 from prefloop.pipeline.stages.prompts import round_rows, round_size
 from prefloop.training.policy.heldout import MOST_PAIRS
@@ -323,6 +324,18 @@ class Planner:
                 copies=settings.samples_per_prompt,
                 thought=config.sample.thought_tokens or 0,
             )
+        if not is_untempered(heldout_sampling(config.sample, settings)):
+            yield _Asked(
+                stage="evaluate",
+                what="answers for KL",
+                engine=config.sample.engine,
+                requests=min(len(heldout), MOST_UNTEMPERED),
+                prompt_tokens=sum(lengths) / len(lengths),
+                expected=expected,
+                most=most,
+                model=POLICY,
+                thought=config.sample.thought_tokens or 0,
+            )
         yield self._likelihoods(index, sum(lengths) / len(lengths) + expected)
         pairs = settings.samples_per_prompt * opponents
         matches = _Labelled(
@@ -340,6 +353,8 @@ class Planner:
         both answers of held-out triples under it and its reference."""
         config = self._config
         answers = len(self._heldout) * config.evaluate.samples_per_prompt
+        if not is_untempered(heldout_sampling(config.sample, config.evaluate)):
+            answers = min(len(self._heldout), MOST_UNTEMPERED)
         share = config.write.test_share
         triples = round(self.training[index].examples * share / max(1 - share, 1e-9))
         requests = 2 * answers + 4 * min(triples, MOST_PAIRS)

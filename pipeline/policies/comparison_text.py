@@ -8,10 +8,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from prefloop.labelers.statistics.winrate import LENGTH_GAP, extrapolates
 from prefloop.pipeline.policies.compare import AGAINST, Evaluation
 from prefloop.pipeline.run.run_dir import JURY
 
 _FIGURES = {
+    "mean_chars": "characters an answer",
     "mean_tokens": "tokens an answer",
     "mean_reasoning_tokens": "tokens a thought",
     "truncated_share": "truncated",
@@ -38,6 +40,9 @@ def render_evaluation(found: Evaluation) -> Group:
         new, other = figures.get((name, None)), figures.get((name, AGAINST))
         if new and other:
             lines.append(f"{words}: {new['value']:.3g} and {other['value']:.3g}")
+    gap = figures.get((LENGTH_GAP, AGAINST))
+    if gap and (remark := extrapolates(gap["value"])):
+        lines.append(remark)
     divergence = figures.get(("kl", AGAINST))
     if divergence:
         lines.append(f"KL to the other: {_interval(divergence)} nats an answer")

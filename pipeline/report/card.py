@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from prefloop.data.dataset_folder import configs_yaml
 from prefloop.data.shards import atomic_write_text
+from prefloop.labelers.decisions.lengths import LENGTH_COLUMNS, compared_lengths
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.stages.write import (
@@ -82,7 +83,7 @@ def _round_figures(run: RunDir, index: int) -> dict[str, Any]:
     folder = run.round(index)
     reasons: Counter[str] = Counter()
     margins, agreements, longer, unequal, kept = [], [], 0, 0, 0
-    columns = ["kept", "reason", "margin", "agreement", "chosen_tokens", "rejected_tokens"]
+    columns = ["kept", "reason", "margin", "agreement", *LENGTH_COLUMNS]
     for shard in folder.decisions.indices():
         decisions = folder.decisions.read(shard, columns)
         dropped = decisions.filter(pc.invert(decisions["kept"]))
@@ -91,7 +92,8 @@ def _round_figures(run: RunDir, index: int) -> dict[str, Any]:
         kept += len(good)
         margins.append(good["margin"].to_numpy())
         agreements.append(good["agreement"].to_numpy())
-        more = good["chosen_tokens"].to_numpy() - good["rejected_tokens"].to_numpy()
+        chosen, rejected = compared_lengths(good)
+        more = chosen - rejected
         longer += int((more > 0).sum())
         unequal += int((more != 0).sum())
     return {

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prefloop.data.yaml_files import YamlError, read_yaml
+from prefloop.labelers.statistics.winrate import LENGTH_GAP, extrapolates
 from prefloop.pipeline.report import formats
 from prefloop.pipeline.report.plots import Figure, Series, Words, lines
 from prefloop.pipeline.run.run_dir import JURY, OPPONENT, RunDir
@@ -31,7 +32,7 @@ _OPPONENTS = {
 _WIN_CAPTION = (
     "Held-out prompts; bars are 95 % intervals, the dashed line is no difference. The jury is what "
     "all labelers decided together; length-controlled is its win rate had both policies written "
-    "equally long answers."
+    "equally long answers, in characters."
 )
 
 
@@ -147,7 +148,7 @@ def win_figures(metrics: Sequence[Metric]) -> list[Figure]:
             places = sorted({row.round for row in rows})
             figures.append(
                 lines(
-                    Words(f"win-{against}", title, _WIN_CAPTION),
+                    Words(f"win-{against}", title, _WIN_CAPTION + _remarks(metrics, against)),
                     [_by_round(rows, name or JURY, places, labeler=name) for name in names]
                     + [_by_round(controlled, f"{JURY}, length-controlled", places, labeler=JURY)],
                     x_names=[f"round {place}" for place in places],
@@ -156,6 +157,15 @@ def win_figures(metrics: Sequence[Metric]) -> list[Figure]:
                 )
             )
     return figures
+
+
+def _remarks(metrics: Iterable[Metric], against: str) -> str:
+    """Of the rounds whose length-controlled win rate is an extrapolation."""
+    return "".join(
+        f" Round {row.round}: {remark}."
+        for row in metrics
+        if row.name == LENGTH_GAP and row.against == against and (remark := extrapolates(row.value))
+    )
 
 
 def _labelers(rows: Iterable[Metric]) -> list[str | None]:

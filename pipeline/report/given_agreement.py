@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prefloop.data.arrays import Ints
 from prefloop.labelers.jury.verdict_table import (
@@ -50,23 +51,26 @@ def agreement_with_given(run: RunDir) -> list[WithGiven]:
     given = _given_names(run)
     if not given:
         return []
-    codes = _codes(run)
+    codes, prompts = _codes(run)
     found = []
     for name in given:
         for other in sorted(codes.keys() - set(given)):
             both = np.stack([codes[name], codes[other]], axis=1) if name in codes else None
             if both is None:
                 continue
-            both = both[(both != MISSING).all(axis=1)]
-            ratings = Ratings((name, other), _LABELS, both)
+            judged = (both != MISSING).all(axis=1)
+            both = both[judged]
+            ratings = Ratings((name, other), _LABELS, both, prompts=prompts[judged])
             if len(both):
                 same, kappa = raw_agreement(ratings), cohen_kappa(ratings, 0, 1)
                 found.append(WithGiven(other, name, same, kappa))
     return found
 
 
-def _codes(run: RunDir) -> dict[str, Ints]:
-    """Each labeler's verdicts on all pairs with votes: places in ``_LABELS``, or MISSING."""
+def _codes(run: RunDir) -> tuple[dict[str, Ints], NDArray[np.str_]]:
+    """Each labeler's verdicts on all pairs with votes, places in ``_LABELS`` or MISSING, and the
+    pairs' prompts."""
+    prompts: list[str] = []
     parts: list[tuple[tuple[str, ...], Ints]] = []
     for folder in run.rounds():
         for votes in folder.votes.iter(columns=VOTE_COLUMNS):
@@ -74,6 +78,7 @@ def _codes(run: RunDir) -> dict[str, Ints]:
             read = read_votes(votes, pairs)
             verdicts = merge_votes(read, len(pairs))
             parts.append((read.labelers, np.where(verdicts.valid, 1 - verdicts.verdict, MISSING)))
+            prompts += pairs["prompt_id"].to_pylist()
     names = {name for part, _ in parts for name in part}
     whole = {
         name: np.full(sum(len(codes) for _, codes in parts), MISSING, np.int64) for name in names
@@ -83,7 +88,7 @@ def _codes(run: RunDir) -> dict[str, Ints]:
         for column, name in enumerate(part):
             whole[name][at : at + len(codes)] = codes[:, column]
         at += len(codes)
-    return whole
+    return whole, np.array(prompts, "U")
 
 
 def _given_names(run: RunDir) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from prefloop.data.shards import ShardFolder
+from prefloop.labelers.statistics.winrate import LENGTH_GAP, extrapolates
 from prefloop.pipeline.report.given_agreement import agreement_with_given
 from prefloop.pipeline.run.promotion import promoted
 from prefloop.pipeline.run.run_dir import EVALUATION, JURY, RunDir
@@ -41,11 +42,17 @@ def _win_rates(metrics: ShardFolder) -> list[tuple[str, str]]:
         for row in rows
         if row["name"] == "length_controlled_win_rate"
     }
+    gaps = {
+        row["against"]: f" ({remark})"
+        for row in rows
+        if row["name"] == LENGTH_GAP and (remark := extrapolates(row["value"]))
+    }
     return [
         (
             row["against"],
             f"{_with_interval(row)} of {row['n']}; length-controlled "
-            f"{controlled.get(row['against'], 'none: lengths differ by a constant')}",
+            f"{controlled.get(row['against'], 'none: lengths differ by a constant')}"
+            f"{gaps.get(row['against'], '')}",
         )
         for row in rows
         if row["name"] == "win_rate"

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from prefloop.labelers.decisions.decide import NO_VALID_VOTE, TIE
+from prefloop.labelers.decisions.lengths import LENGTH_COLUMNS, compared_lengths
 from prefloop.labelers.jury.first_shown import first_shown_share
 from prefloop.labelers.jury.verdict_table import (
     VOTE_COLUMNS,
@@ -24,6 +25,7 @@ from prefloop.labelers.jury.verdict_table import (
     merge_votes,
     pairs_of,
     position_bias,
+    prompts_of,
     read_votes,
 )
 from prefloop.labelers.statistics.agreement import both_ways, kappa_of_tables
@@ -37,7 +39,7 @@ MARGIN_EDGES = np.linspace(-1, 1, 41)
 AGREEMENT_EDGES = np.linspace(0, 1, 11)
 
 _DECISION_COLUMNS = [
-    "margin", "agreement", "chosen_tokens", "rejected_tokens", "kept", "reason",
+    "margin", "agreement", *LENGTH_COLUMNS, "kept", "reason",
 ]  # fmt: skip
 _VOTE_COLUMNS = [
     *VOTE_COLUMNS, "prompt_tokens", "completion_tokens", "cost",
@@ -55,10 +57,14 @@ class LengthCounts:
     rejected_longer: int = 0
     same: int = 0
 
-    def add(self, chosen: Counts, rejected: Counts) -> None:
-        """Count the pairs with these lengths [N]."""
-        self.chosen = _plus(self.chosen, np.bincount(chosen))
-        self.rejected = _plus(self.rejected, np.bincount(rejected))
+    def add(self, decisions: pa.Table) -> None:
+        """Count these pairs; which answer is the longer one may be a matter of characters."""
+        tokens = (decisions[name].to_numpy() for name in ("chosen_tokens", "rejected_tokens"))
+        self.chosen, self.rejected = (
+            _plus(so_far, np.bincount(these))
+            for so_far, these in zip((self.chosen, self.rejected), tokens, strict=True)
+        )
+        chosen, rejected = compared_lengths(decisions)
         self.chosen_longer += int((chosen > rejected).sum())
         self.rejected_longer += int((chosen < rejected).sum())
         self.same += int((chosen == rejected).sum())
@@ -98,7 +104,8 @@ class DecisionTally:
 
     def add(self, decisions: pa.Table) -> None:
         """Count a shard of decisions."""
-        column = {name: decisions[name].to_numpy() for name in _DECISION_COLUMNS}
+        names = ("margin", "agreement", "kept", "reason")
+        column = {name: decisions[name].to_numpy() for name in names}
         kept = column["kept"].astype(bool)
         decided = ~np.isin(column["reason"].astype("U"), UNDECIDED)
         self.undecided += int((~decided).sum())
@@ -107,7 +114,7 @@ class DecisionTally:
         self.margins_before += _histogram(column["margin"][decided], MARGIN_EDGES)
         self.margins_after += _histogram(column["margin"][kept], MARGIN_EDGES)
         for lengths, rows in ((self.before, decided), (self.after, kept)):
-            lengths.add(column["chosen_tokens"][rows], column["rejected_tokens"][rows])
+            lengths.add(decisions.filter(pa.array(rows)))
 
 
 @dataclass
@@ -177,7 +184,7 @@ class VoteTally:
             tally.prompt_tokens += pc.sum(own["prompt_tokens"]).as_py()
             tally.completion_tokens += pc.sum(own["completion_tokens"]).as_py()
             tally.cost += pc.sum(own["cost"]).as_py()
-        for name, bias in position_bias(read, verdicts).items():
+        for name, bias in position_bias(read, verdicts, prompts_of(pairs)).items():
             self.labelers[name].position += bias
         for one, other in combinations(range(len(read.labelers)), 2):
             both = verdicts.valid[:, one] & verdicts.valid[:, other]

@@ -85,7 +85,7 @@ def review_status(folder: ReviewFolder, *, seed: int = 0) -> ReviewStatus:
         people[row["username"]][row["status"]] += 1
         if row["status"] == SUBMITTED and row["verdict"]:
             said[row["pair_id"]][row["username"]] = row["verdict"]
-    ratings = _ratings(said)
+    ratings = _ratings(said, pushed)
     majority = {pair: _majority(pushed[pair], views) for pair, views in said.items()}
     decided = {}
     for pair, liked in majority.items():
@@ -106,20 +106,26 @@ def review_status(folder: ReviewFolder, *, seed: int = 0) -> ReviewStatus:
         kappas=cohen_kappas(ratings, seed=seed),
         measured=review.mode == "blind",
         labelers=_labelers(folder, majority) if review.is_run else {},
-        decision=win_rate(list(decided.values())) if decided else None,
+        decision=_decision(decided, pushed),
         dataset=dataset,
         no_dataset=why,
         differences=_differences(pushed, said, decided),
     )
 
 
-def _ratings(said: Mapping[str, Mapping[str, str]]) -> Ratings:
+def _decision(decided: Mapping[str, float], pushed: Mapping[str, Any]) -> Estimate | None:
+    prompts = [pushed[pair]["prompt_id"] for pair in decided]
+    return win_rate(list(decided.values()), prompts) if decided else None
+
+
+def _ratings(said: Mapping[str, Mapping[str, str]], pushed: Mapping[str, Any]) -> Ratings:
     names = sorted({name for views in said.values() for name in views})
     codes = np.full((len(said), len(names)), MISSING, np.int8)
     for row, views in enumerate(said.values()):
         for name, verdict in views.items():
             codes[row, names.index(name)] = _PLACE[verdict]
-    return Ratings(tuple(names), _LABELS, codes, mirrored=True)
+    prompts = [pushed[pair]["prompt_id"] for pair in said]
+    return Ratings(tuple(names), _LABELS, codes, mirrored=True, prompts=prompts)
 
 
 def _majority(pair: Mapping[str, Any], views: Mapping[str, str]) -> str | None:
@@ -143,6 +149,7 @@ def _labelers(folder: ReviewFolder, majority: Mapping[str, str | None]) -> dict[
     import pyarrow.compute as pc
 
     right: dict[str, list[float]] = defaultdict(list)
+    prompts: dict[str, list[str]] = defaultdict(list)
     wanted = pa.array(sorted(majority), pa.string())
     for round_folder in RunDir(folder.root.parents[1]).rounds():
         for votes in round_folder.votes.iter(columns=VOTE_COLUMNS):
@@ -157,7 +164,8 @@ def _labelers(folder: ReviewFolder, majority: Mapping[str, str | None]) -> dict[
                     if verdicts.valid[at, place] and not is_human(name):
                         preferred = words[int(verdicts.verdict[at, place])]
                         right[name].append(_right(preferred, majority[pair["pair_id"]]))
-    return {name: win_rate(outcomes) for name, outcomes in sorted(right.items())}
+                        prompts[name].append(pair["prompt_id"])
+    return {name: win_rate(right[name], prompts[name]) for name in sorted(right)}
 
 
 def _dataset(folder: ReviewFolder, decided: Mapping[str, float]) -> DatasetAccuracy:

@@ -183,6 +183,11 @@ class RunDir:
         """Held-out answers of a policy."""
         return ShardFolder(self.evaluation / f"answers-{_key(policy)}", schemas.CANDIDATE)
 
+    def untempered(self, policy: PolicyKey) -> ShardFolder:
+        """Answers of a policy that KL is measured on, where its held-out answers were drawn from
+        another distribution than its own."""
+        return ShardFolder(self.evaluation / f"untempered-{_key(policy)}", schemas.CANDIDATE)
+
     def match_votes(self, policy: PolicyKey, opponent: PolicyKey) -> ShardFolder:
         """Votes on the held-out answers of one policy against those of another."""
         name = f"votes-{_key(policy)}-against-{_key(opponent)}"

@@ -151,6 +151,7 @@ def evaluation_usage(run: RunDir, round_index: int) -> Usage:
         policies += [0, OPPONENT]
     for policy in policies:
         usage += Sampled.of(run.answers(policy)).usage
+        usage += Sampled.of(run.untempered(policy)).usage
     for path in sorted(run.evaluation.glob(f"votes-{round_index + 1:03d}-against-*")):
         opponent = path.name.rpartition("-")[2]
         if path.is_dir():

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefloop.data.protocol import Sampling
+from prefloop.data.shards import ShardFolder
 from prefloop.pipeline.config import POLICY, PoolMember, SampleConfig
 from prefloop.pipeline.run.all_or_some import AllOrSome, tally_samples
 from prefloop.pipeline.run.context import RoundContext
@@ -32,6 +33,9 @@ from prefloop.pipeline.stages.train import reference_policy
 from prefloop.training.config import EvaluateConfig, TrainConfig
 from prefloop.training.policy.logprobs import Scorer
 
+MOST_UNTEMPERED = 256
+"""Prompts that are answered once more for KL, at most: one answer each."""
+
 
 async def answer_heldout(
     context: RoundContext,
@@ -46,35 +50,78 @@ async def answer_heldout(
     It is the policy that ``models`` serve now, or that of ``member``. Every policy gets the same
     seeds (common random numbers), which narrows the comparison. Journal and quarantine are those of
     the context's round.
+
+    Of a trained policy there is a second, smaller draw from its own distribution where
+    ``settings`` ask for another one: KL is the mean over answers of that distribution alone.
     """
-    run = context.run
-    answers = run.answers(policy)
-    quarantine = context.folder.quarantine(f"evaluate-{policy}")
-    if settings.enabled and context.index == _answered_in(policy):
-        _restore_quarantine(context, settings, policy)
-    missing = [index for index in run.heldout.indices() if not answers.exists(index)]
-    if not missing or not settings.enabled:
+    if not settings.enabled:
         return
+    run = context.run
+    if context.index == _answered_in(policy):
+        _restore_quarantine(context, settings, policy)
     member = member or PoolMember(name=POLICY, engine=sample.engine)
+    sampling = heldout_sampling(sample, settings)
+    answers = _Answers(
+        run.answers(policy), f"evaluate-{policy}", f"policy {policy} answers", sampling,
+        settings.samples_per_prompt, settings.limit, seed="evaluate",
+    )  # fmt: skip
+    await _answer(context, sample, models, member, policy, answers)
+    measured = context.folder.metrics.exists(EVALUATION)
+    if isinstance(policy, int) and policy > 0 and not is_untempered(sampling) and not measured:
+        again = replace(sampling, temperature=1.0, top_p=1.0, top_k=0)
+        limit = min(settings.limit or MOST_UNTEMPERED, MOST_UNTEMPERED)
+        name = f"untempered-{policy}"
+        title = f"policy {policy} answers for KL"
+        answers = _Answers(run.untempered(policy), name, title, again, 1, limit, seed="untempered")
+        await _answer(context, sample, models, member, policy, answers)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """Answers to held-out prompts, and how they are drawn."""
+
+    shards: ShardFolder
+    quarantine: str
+    title: str
+    sampling: Sampling
+    n: int
+    limit: int | None
+    """Held-out prompts, from the first on."""
+    seed: str
+
+
+async def _answer(
+    context: RoundContext,
+    sample: SampleConfig,
+    models: Models,
+    member: PoolMember,
+    policy: PolicyKey,
+    answers: _Answers,
+) -> None:
+    """Write the shards of ``answers`` that are missing."""
+    run, shards = context.run, answers.shards
+    quarantine = context.folder.quarantine(answers.quarantine)
+    missing = [index for index in run.heldout.indices() if not shards.exists(index)]
+    if not missing:
+        return
     draw = Draw(
         sources=[await open_source(member, models)],
-        n=settings.samples_per_prompt,
-        sampling=_heldout_sampling(sample, settings),
+        n=answers.n,
+        sampling=answers.sampling,
         system_prompt=context.system_prompt,
-        seed_parts=(context.seed, "evaluate"),
+        seed_parts=(context.seed, answers.seed),
         merge_identical=False,
         thinking=sample.thinking,
     )
     watch = Stopwatch()
-    title = f"policy {policy} answers"
     asked = sample.model_copy(update={"pool": (member,)})
-    outcome = AllOrSome(title, "prompts", remedy_of(asked), came_before=answers.rows() > 0)
-    with StepProgress(title, len(missing), unit="blocks") as progress:
+    outcome = AllOrSome(answers.title, "prompts", remedy_of(asked), came_before=shards.rows() > 0)
+    with StepProgress(answers.title, len(missing), unit="blocks") as progress:
 
         async def work(index: int) -> None:
             progress.begin(1)
-            prompts = _limited(run, index, settings.limit)
-            block = f"evaluate/{policy}/{index}"
+            prompts = _limited(run, index, answers.limit)
+            block = f"{answers.seed}/{policy}/{index}"
             table, failed = await sample_block(prompts, draw, context.index, block)
 
             async def commit() -> None:
@@ -82,8 +129,9 @@ async def answer_heldout(
                     await asyncio.to_thread(quarantine.write, index, failed)
                 else:  # of an earlier try that was killed
                     quarantine.remove([index])
-                await asyncio.to_thread(answers.write, index, table)
-                forget_other_votes(run, policy, index)
+                await asyncio.to_thread(shards.write, index, table)
+                if shards.folder == run.answers(policy).folder:
+                    forget_other_votes(run, policy, index)
 
             await outcome.take(tally_samples(table, failed, empty_counts=True), commit)
             progress.advance(1, tokens=pc.sum(table["tokens"]).as_py() or 0)
@@ -161,15 +209,22 @@ async def evaluate_round(
     context.note("evaluate", watch.lap())
 
 
-def _heldout_sampling(sample: SampleConfig, settings: EvaluateConfig) -> Sampling:
+def heldout_sampling(sample: SampleConfig, settings: EvaluateConfig) -> Sampling:
     """As in sampling, but for what the evaluation sets itself."""
+    own = sampling_of(sample)
     return replace(
-        sampling_of(sample),
-        temperature=settings.temperature,
-        top_p=settings.top_p,
+        own,
+        temperature=own.temperature if settings.temperature is None else settings.temperature,
+        top_p=own.top_p if settings.top_p is None else settings.top_p,
         top_k=0,
         max_tokens=settings.max_tokens or sample.max_tokens,
     )
+
+
+def is_untempered(sampling: Sampling) -> bool:
+    """Whether answers are drawn from the policy's own distribution. Where it is not said, it is not
+    known."""
+    return (sampling.temperature, sampling.top_p, sampling.top_k) == (1.0, 1.0, 0)
 
 
 def _answered_in(policy: PolicyKey) -> int:

@@ -52,6 +52,7 @@ _CANDIDATE_COLUMNS = [
     "tokens",
     "finish_reason",
     "policy",
+    "policy_revision",
     "origin",
 ]
 

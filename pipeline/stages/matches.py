@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +19,13 @@ from prefloop.labelers.config import Jury, LabelerConfig
 from prefloop.labelers.decisions.decide import decide
 from prefloop.labelers.jury.round_jury import RoundJury
 from prefloop.labelers.statistics.estimate import mean_estimate
-from prefloop.labelers.statistics.winrate import length_controlled_win_rate, win_rate
+from prefloop.labelers.statistics.winrate import (
+    LENGTH_GAP,
+    extrapolates,
+    length_controlled_win_rate,
+    length_gap,
+    win_rate,
+)
 from prefloop.pipeline.run.all_or_some import AllOrSome, any_valid_vote, tally_votes
 from prefloop.pipeline.run.context import RunContext
 from prefloop.pipeline.run.progress import StepProgress
@@ -172,8 +179,8 @@ def match_figures(
     votes = run.match_votes(policy, opponent).table()
     rows: list[dict[str, Any]] = []
     if against == "start":
-        rows += _mean_scores(votes, pairs, None, of_new=True)
-        rows += _mean_scores(votes, pairs, "start", of_new=False)
+        rows += _mean_scores(votes, pairs, None, jury.confidence, of_new=True)
+        rows += _mean_scores(votes, pairs, "start", jury.confidence, of_new=False)
     present = sorted(set(votes["labeler"].to_pylist()))
     for labeler in [JURY, *present]:
         counted = votes if labeler == JURY else votes.filter(pc.equal(votes["labeler"], labeler))
@@ -207,19 +214,24 @@ def match_figures(
             )
             continue
         rows.append({"name": "length_controlled_win_rate", "estimate": controlled, **common})
+        if labeler == JURY:
+            gap = length_gap(longer)
+            rows.append({"name": LENGTH_GAP, "value": gap, "n": len(longer), **common})
+            if remark := extrapolates(gap):
+                logger.warning("policy %d against %s: %s", policy, against, remark)
     return rows
 
 
 def _outcomes(
     decisions: pa.Table, pairs: pa.Table, answers: pa.Table
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """1, 0.5 or 0 for each decided pair (float64), its prompt id, and new minus old tokens.
+    """1, 0.5 or 0 for each decided pair (float64), its prompt id, and new minus old characters:
+    the two policies need not have one tokenizer.
 
     Answers that read the same are a tie. Pairs on which nobody gave a valid vote do not count.
     """
-    tokens = dict(
-        zip(answers["candidate_id"].to_pylist(), answers["tokens"].to_pylist(), strict=True)
-    )
+    lengths = pc.utf8_length(answers["text"]).to_pylist()
+    chars = dict(zip(answers["candidate_id"].to_pylist(), lengths, strict=True))
     outcomes, prompts, longer = [], [], []
     for pair, decision in zip(pairs.to_pylist(), decisions.to_pylist(), strict=True):
         if pair["same_text"] or decision["reason"] == "tie":
@@ -231,27 +243,30 @@ def _outcomes(
         old_id = pair["b_id"] if pair["a_id"] == pair["new_id"] else pair["a_id"]
         outcomes.append(outcome)
         prompts.append(pair["prompt_id"])
-        longer.append(tokens[pair["new_id"]] - tokens[old_id])
+        longer.append(chars[pair["new_id"]] - chars[old_id])
     return np.array(outcomes), np.array(prompts), np.array(longer, dtype=np.float64)
 
 
 def _mean_scores(
-    votes: pa.Table, pairs: pa.Table, against: str | None, *, of_new: bool
+    votes: pa.Table, pairs: pa.Table, against: str | None, confidence: float, *, of_new: bool
 ) -> list[dict[str, Any]]:
     """Mean absolute score of one side's answers, for each labeler that gives such scores."""
     new = dict(zip(pairs["pair_id"].to_pylist(), pairs["new_id"].to_pylist(), strict=True))
-    scores: dict[str, list[float]] = {}
-    for row in votes.select(["pair_id", "a_id", "labeler", "score_a", "score_b"]).to_pylist():
+    scores: dict[str, list[float]] = defaultdict(list)
+    prompts: dict[str, list[str]] = defaultdict(list)
+    columns = ["pair_id", "prompt_id", "a_id", "labeler", "score_a", "score_b"]
+    for row in votes.select(columns).to_pylist():
         a_is_new = row["a_id"] == new[row["pair_id"]]
         score = row["score_a"] if a_is_new == of_new else row["score_b"]
         if score is not None:
-            scores.setdefault(row["labeler"], []).append(score)
+            scores[row["labeler"]].append(score)
+            prompts[row["labeler"]].append(row["prompt_id"])
     return [
         {
             "name": "mean_score",
             "labeler": labeler,
             "against": against,
-            "estimate": mean_estimate(values),
+            "estimate": mean_estimate(values, prompts[labeler], confidence),
         }
         for labeler, values in scores.items()
     ]

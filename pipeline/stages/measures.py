@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ from prefloop.pipeline.stages.write import split_files
 from prefloop.training.policy.heldout import MOST_PAIRS, implicit_margins
 from prefloop.training.policy.logprobs import Scorer, kl_estimate
 
+logger = logging.getLogger(__name__)
+
 
 def answer_figures(run: RunDir, policy: PolicyKey, *, against: str | None) -> list[dict[str, Any]]:
     """What a policy's held-out answers are like, without anyone's judgement."""
@@ -34,6 +38,7 @@ def answer_figures(run: RunDir, policy: PolicyKey, *, against: str | None) -> li
     texts = answers["text"].to_pylist()
     figures = {
         "mean_tokens": float(np.mean(answers["tokens"].to_numpy())),
+        "mean_chars": float(pc.mean(pc.utf8_length(answers["text"])).as_py()),
         "truncated_share": float(np.mean(pc.equal(answers["finish_reason"], "length").to_numpy())),
         "repetitive_share": repetitive_share(texts),
         "distinct_1": distinct_n(texts, 1),
@@ -78,26 +83,45 @@ def likelihood_figures(
             new, reference, triples, beta,
             template_kwargs=template_kwargs_of(context, new), score=likely.score,
         )  # fmt: skip
-        rows.append({"name": "reward_margin", "estimate": mean_estimate(margins, confidence)})
+        prompts = triples["prompt_id"].to_pylist()
         right = np.sign(margins) / 2 + 0.5
-        rows.append({"name": "reward_accuracy", "estimate": win_rate(right, confidence=confidence)})
+        rows += [
+            {"name": "reward_margin", "estimate": mean_estimate(margins, prompts, confidence)},
+            {"name": "reward_accuracy", "estimate": win_rate(right, prompts, confidence)},
+        ]
     return rows
 
 
 def kl_figures(
     context: RunContext, policy: int, new: Path, other: Path, likely: Likely, *, against: str
 ) -> list[dict[str, Any]]:
-    """KL from ``new``, whose held-out answers are those of ``policy``, to ``other``."""
+    """KL from ``new``, whose answers are those of ``policy``, to ``other``; none where it cannot be
+    measured, which is said.
+
+    The answers are those that were drawn from the policy's own distribution for this, or else the
+    held-out answers, which then were drawn from it.
+    """
     conversations = _conversations(context)
-    answers = context.run.answers(policy).table(["prompt_id", "text", "finish_reason", "token_ids"])
+    columns = ["prompt_id", "text", "finish_reason", "token_ids", "reasoning", "reasoning_tokens"]
+    untempered = context.run.untempered(policy)
+    shards = untempered if untempered.indices() else context.run.answers(policy)
+    answers = shards.table(columns)
     shown_prompts = [conversations[prompt] for prompt in answers["prompt_id"].to_pylist()]
-    # Of a policy that thought, the tokens that it sampled: its answer alone is not what it said.
-    texts = [
-        row["text"] if row["token_ids"] is None else row["token_ids"]
-        for row in answers.select(["text", "token_ids"]).to_pylist()
-    ]
-    if not texts:
+    rows = answers.to_pylist()
+    if not rows:
         return []
+    unknown = sum(row["token_ids"] is None and _thought(row) for row in rows)
+    if unknown:
+        logger.warning(
+            "no KL of policy %d: it thought before %d of %d answers, and its engine does not tell "
+            "the tokens; vLLM does, in this process or as a server with vllm_extensions: true",
+            policy,
+            unknown,
+            len(rows),
+        )
+        return []
+    # Of a policy that thought, the tokens that it sampled: its answer alone is not what it said.
+    texts = [row["text"] if row["token_ids"] is None else row["token_ids"] for row in rows]
     complete = pc.equal(answers["finish_reason"], "stop").to_pylist()
     of_new, of_other = (
         likely.score(
@@ -109,8 +133,12 @@ def kl_figures(
         )
         for model in (new, other)
     )
-    divergence = kl_estimate(of_new, of_other, likely.confidence)
+    divergence = kl_estimate(of_new, of_other, answers["prompt_id"].to_pylist(), likely.confidence)
     return [{"name": "kl", "against": against, "estimate": divergence}]
+
+
+def _thought(row: Mapping[str, Any]) -> bool:
+    return row["reasoning"] is not None or bool(row["reasoning_tokens"])
 
 
 def _conversations(context: RunContext) -> dict[str, tuple[Message, ...]]:
@@ -121,7 +149,7 @@ def _conversations(context: RunContext) -> dict[str, tuple[Message, ...]]:
 def _heldout_triples(run: RunDir, round_index: int) -> pa.Table:
     """The first triples that the round put in the test split; empty if there are none."""
     files = split_files(run, "test", round_index)
-    columns = ["prompt", "chosen", "rejected", "tools", "prompt_turns"]
+    columns = ["prompt", "chosen", "rejected", "prompt_id", "tools", "prompt_turns"]
     if not files:
         return TRIPLE.empty_table().select(columns)
     return read_shard(files[0], TRIPLE, columns).slice(0, MOST_PAIRS)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from prefloop.data.protocol import Message
+from prefloop.labelers.statistics.clusters import Clusters
 from prefloop.labelers.statistics.estimate import Estimate, mean_estimate
 from prefloop.training.inputs.tokens import (
     TokenIds,
@@ -179,9 +180,13 @@ def _batch_logprobs(
 
 
 def kl_estimate(
-    logp_policy: ArrayLike, logp_start: ArrayLike, confidence: float = 0.95
+    logp_policy: ArrayLike,
+    logp_start: ArrayLike,
+    prompts: Clusters | None = None,
+    confidence: float = 0.95,
 ) -> Estimate:
-    """KL(policy || start) per answer in nats, with Student's t interval.
+    """KL(policy || start) per answer in nats, with Student's t interval, whose unit are the
+    ``prompts`` [N] (default: each answer has its own).
 
     Schulman's k1 estimator (http://joschu.net/blog/kl-approx.html): the mean over the policy's
     own answers of log policy - log start. It is unbiased if the answers were drawn from the
@@ -191,7 +196,7 @@ def kl_estimate(
     policy, start = np.asarray(logp_policy, float), np.asarray(logp_start, float)
     if policy.shape != start.shape:
         raise ValueError(f"log-probabilities of shapes {policy.shape} and {start.shape}")
-    return mean_estimate(policy - start, confidence)
+    return mean_estimate(policy - start, prompts, confidence)
 
 
 def reward_margin(

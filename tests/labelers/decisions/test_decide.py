@@ -16,6 +16,7 @@ from prefloop.labelers.jury.verdict_table import (
     merge_votes,
     pairs_of,
     position_bias,
+    prompts_of,
     read_votes,
 )
 
@@ -353,4 +354,4 @@ def bias_of(votes: list[Vote]) -> dict[str, PositionBias]:
     table = votes_table(votes)
     pairs = pairs_of(table)
     read = read_votes(table, pairs)
-    return position_bias(read, merge_votes(read, len(pairs)))
+    return position_bias(read, merge_votes(read, len(pairs)), prompts_of(pairs))

@@ -47,9 +47,10 @@ def make_rows(rows: list[dict]) -> tuple[pa.Table, pa.Table]:
             text, stop = values[side], values[f"{side}_stop"]
             policy = values.get(f"{side}_policy", "policy")
             candidates.append(
-                {"candidate_id": candidate, "text": text, "finish_reason": stop, "policy": policy}
-            )
-    columns = ("candidate_id", "text", "finish_reason", "policy")
+                {"candidate_id": candidate, "text": text, "finish_reason": stop, "policy": policy,
+                 "policy_revision": policy, "origin": values.get(f"{side}_origin", "sampled")}
+            )  # fmt: skip
+    columns = ("candidate_id", "text", "finish_reason", "policy", "policy_revision", "origin")
     schema = pa.schema([(name, pa.string()) for name in columns])
     return (
         pa.Table.from_pylist(decisions, schema=DECISION),
@@ -263,6 +264,32 @@ def test_the_balance_reaches_its_ceiling_with_the_smallest_margins(drawn, ceilin
         rest = [(row["margin"], row["pair_id"]) for row in kept if row["chosen_tokens"] > 10]
         assert all(last < one for one in rest)
     assert not any(math.isnan(row["margin"]) for row in kept)
+
+
+OTHER = {"rejected_policy": "other"}
+"""The rejected answer is of another model, with another tokenizer."""
+
+
+def test_tokens_of_two_models_do_not_compare() -> None:
+    alike = {"chosen": "x" * 100, "rejected": "y" * 90, "rejected_tokens": 30}
+    ratio = {"type": "length_ratio", "max": 2}
+    assert reasons([{**alike, **OTHER}, alike], ratio) == [None, "length_ratio"]
+    longer = {"chosen": "x" * 100, "rejected": "y" * 30, "rejected_tokens": 10, **OTHER}
+    assert reasons([longer], ratio) == ["length_ratio"]
+    given = {**alike, "rejected_origin": "given"}
+    both_given = {**given, "chosen_origin": "reference"}
+    assert reasons([given, both_given], ratio) == [None, "length_ratio"]
+
+
+def test_the_balance_compares_characters_of_two_models() -> None:
+    # By tokens chosen is the shorter one throughout.
+    longer = {"chosen": "x" * 40, "rejected": "y" * 30, "rejected_tokens": 30, **OTHER}
+    decisions, candidates = make_rows([longer] * 3)
+    unbalanced = apply_filters(decisions, candidates, FilterConfig(strategy=ALL), seed=0)
+    rows = BalanceRows.of(unbalanced)
+    assert rows.longer.tolist() == [True] * 3
+    cutoff = balance_cutoff([rows], LengthBalance(max_share_longer=0.5))
+    assert apply_balance(unbalanced, cutoff)["reason"].to_pylist() == ["length_balance"] * 3
 
 
 def test_across_policies_chooses_among_pairs_of_different_policies() -> None:

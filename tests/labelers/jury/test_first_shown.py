@@ -12,7 +12,7 @@ from prefloop.labelers.statistics.estimate import wilson
 
 def bias_of(first: np.ndarray, shown: np.ndarray) -> PositionBias:
     return PositionBias(
-        shown=int(shown.sum()), first=int(first.sum()), pairs=len(shown),
+        shown=int(shown.sum()), first=int(first.sum()), prompts=len(shown),
         shown_squares=int((shown**2).sum()), first_squares=int((first**2).sum()),
         products=int((first * shown).sum()),
     )  # fmt: skip
@@ -57,3 +57,11 @@ def test_coverage(pairs: int, chances: tuple[float, float, float]) -> None:
         assert found is not None
         inside.append(found.low <= truth <= found.high)
     assert np.mean(inside) > 0.925
+
+
+def test_pairs_of_one_prompt_are_one_observation() -> None:
+    """Ten pairs of each of 40 prompts, all for the first shown or all for the second."""
+    found = first_shown_share(bias_of(np.array([20] * 30 + [0] * 10), np.full(40, 20)))
+    assert found is not None
+    low, high = wilson(0.75, 40)
+    assert found.high - found.low == pytest.approx(high - low, rel=0.05)

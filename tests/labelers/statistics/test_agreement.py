@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -247,3 +249,31 @@ def test_mirrored_figures_are_those_of_items_counted_both_ways() -> None:
         mine, theirs = (krippendorff_alpha(each, level).value for each in (once, twice))
         assert (1 - mine) / (1 - theirs) == pytest.approx((n - 1) / n * 2 * n / (2 * n - 1))
     assert cohen_kappa(once, 0, 1).high > cohen_kappa(twice, 0, 1).high  # as many items as before
+
+
+@pytest.mark.parametrize(
+    "statistic",
+    [raw_agreement, unanimous_share, fleiss_kappa, krippendorff_alpha,
+     lambda ratings: cohen_kappa(ratings, 0, 1)],
+)  # fmt: skip
+def test_items_of_one_prompt_are_drawn_together(statistic):
+    draw = np.random.default_rng(3)
+    first = draw.integers(0, 3, 40)
+    second = np.where(draw.random(40) < 0.7, first, draw.integers(0, 3, 40))
+    codes = np.stack([first, second], axis=1)
+    alone = Ratings(("x", "y"), ("a", "b", "c"), codes)
+    repeated = Ratings(
+        ("x", "y"), ("a", "b", "c"), np.repeat(codes, 5, axis=0),
+        prompts=[f"p{row}" for row in range(40) for _ in range(5)],
+    )  # fmt: skip
+    naive = replace(repeated, prompts=None)
+    one, five, hundreds = (statistic(ratings) for ratings in (alone, repeated, naive))
+    assert five.value == pytest.approx(one.value, abs=0.01)
+    assert five.high - five.low == pytest.approx(one.high - one.low, rel=0.15)
+    assert five.high - five.low > 1.8 * (hundreds.high - hundreds.low)
+
+
+def test_one_prompt_has_no_interval():
+    codes = np.array([[0, 0], [1, 0], [1, 1]])
+    found = raw_agreement(Ratings(("x", "y"), ("a", "b"), codes, prompts=["p"] * 3))
+    assert (found.value, found.low, found.n) == (pytest.approx(2 / 3), None, 3)

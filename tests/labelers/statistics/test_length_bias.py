@@ -27,3 +27,13 @@ def test_length_bias_by_hand() -> None:
     assert (equal.share, equal.rank_correlation, equal.words) == (
         None, None, "no pair of unequal length",
     )  # fmt: skip
+
+
+def test_pairs_of_one_prompt_count_once() -> None:
+    chosen, rejected = np.array([3, 5, 9, 2, 8]), np.array([1, 1, 1, 7, 7])
+    prompts = np.array([11, 12, 13, 14, 15], np.uint64)
+    alone = length_bias("words", chosen, rejected)
+    several = length_bias("words", np.tile(chosen, 4), np.tile(rejected, 4), np.tile(prompts, 4))
+    assert alone is not None
+    assert several is not None
+    assert (several.low, several.high) == pytest.approx((alone.low, alone.high))

@@ -9,7 +9,13 @@ import pyarrow as pa
 import pytest
 
 from prefloop.data.schemas import VOTE
-from prefloop.labelers.jury.verdict_table import merge_votes, pairs_of, position_bias, read_votes
+from prefloop.labelers.jury.verdict_table import (
+    merge_votes,
+    pairs_of,
+    position_bias,
+    prompts_of,
+    read_votes,
+)
 from prefloop.pipeline.report.tally import (
     MARGIN_EDGES,
     AgreementTally,
@@ -25,7 +31,7 @@ def test_blocks_add_up_to_the_whole_table(tmp_path: Path) -> None:
     votes = run.round(0).votes.table()
     pairs = pairs_of(votes)
     read = read_votes(votes, pairs)
-    expected = position_bias(read, merge_votes(read, len(pairs)))
+    expected = position_bias(read, merge_votes(read, len(pairs)), prompts_of(pairs))
     assert len(run.round(0).votes.indices()) > 1
     assert tally[JUDGE].position == expected[JUDGE]
     assert tally[JUDGE].position.first_share is not None
@@ -42,10 +48,24 @@ def test_ties_have_no_chosen_answer(tmp_path: Path) -> None:
     assert set(tally.rounds) == {0, 1}
 
 
+def decided(chosen: list[int], rejected: list[int], chars: tuple[int, int] | None = None):
+    columns = {"chosen_tokens": chosen, "rejected_tokens": rejected}
+    for place, side in enumerate(("chosen", "rejected")):
+        columns[f"{side}_chars"] = [chars and chars[place]] * len(chosen)
+    return pa.table({name: pa.array(column, pa.int32()) for name, column in columns.items()})
+
+
+def test_answers_of_two_models_are_longer_by_characters() -> None:
+    lengths = LengthCounts()
+    lengths.add(decided([3], [9], chars=(40, 30)))
+    assert (lengths.chosen_longer, lengths.rejected_longer) == (1, 0)
+    assert (lengths.chosen.tolist()[3], lengths.rejected.tolist()[9]) == (1, 1)
+
+
 def test_lengths_grow_and_share_leaves_equal_lengths_out() -> None:
     lengths = LengthCounts()
-    lengths.add(np.array([3, 5, 5]), np.array([2, 5, 9]))
-    lengths.add(np.array([12]), np.array([1]))
+    lengths.add(decided([3, 5, 5], [2, 5, 9]))
+    lengths.add(decided([12], [1]))
     assert lengths.pairs == 4
     assert lengths.share_chosen_longer == pytest.approx(2 / 3)
     assert lengths.chosen.tolist() == [0, 0, 0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 1]
