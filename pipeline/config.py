@@ -382,6 +382,11 @@ class RunConfig(Strict):
                     "distribution: set sample.temperature above 0 (1 is usual), sample.top_p to 1 "
                     "and sample.top_k to 0"
                 )
+            if train.sampler_correction and sample.temperature != 1:
+                raise ValueError(
+                    "train.sampler_correction compares with log-probabilities at temperature 1: "
+                    "set sample.temperature to 1, or leave it out"
+                )
             if self.sample.pool or self.uses_references:
                 raise ValueError(
                     f"method {train.method} learns from the policy's own answers: leave out "
@@ -452,7 +457,11 @@ def load_config(config: ConfigLike, overrides: Overrides = ()) -> RunConfig:
     if isinstance(config, RunConfig):
         if not overrides:
             return config
+        train = config.train
         config = config.model_dump(mode="json")
+        if train:  # what was left out may mean something else after the overrides
+            given = train.model_fields_set
+            config["train"] = {key: config["train"][key] for key in sorted(given)}
     if isinstance(config, Mapping):
         raw, origin = copy.deepcopy(dict(config)), "config"
     else:

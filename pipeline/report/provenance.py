@@ -13,7 +13,7 @@ from prefloop.pipeline.report.redact import redact
 from prefloop.pipeline.run.run_dir import RunDir
 
 _TRAIN_FACTS = (
-    "method", "loss", "online", "online_steps", "beta", "learning_rate", "batch_size",
+    "preset", "method", "loss", "online", "online_steps", "beta", "learning_rate", "batch_size",
     "gradient_accumulation", "epochs", "reference", "data", "precision", "guard",
 )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +272,80 @@ def test_the_loss_of_grpo_is_the_papers(
     assert (result.steps, sampler.legs) == (2, [0, 1])
     assert sampler.revisions[0] == folder_revision(policy)
     assert sampler.revisions[1] not in (sampler.revisions[0], folder_revision(tmp_path / "p"))
+
+
+def first_loss(policy: Path, out: Path, sampler: Sampler, **settings: Any) -> dict[str, Any]:
+    """What GRPO logs of its first step, in two forward passes, without a KL."""
+    settings = {"batch_size": 3, "gradient_accumulation": 2, "beta": 0.0, **settings}
+    return reinforce(policy, policy, out, sampler, method="grpo", **settings).history[0]
+
+
+@pytest.mark.parametrize("loss", ["dr_grpo", "dapo", "bnpo"])
+def test_how_tokens_are_averaged_is_the_papers(policy: Path, tmp_path: Path, loss: str) -> None:
+    """The ratio is 1, so each token's loss is minus its answer's advantage."""
+    sampler = Sampler(5, per_leg=2, size=3)
+    # TRL mixes the answers of a step before it cuts them into forward passes.
+    one_pass = {"batch_size": 6, "gradient_accumulation": 1} if loss == "bnpo" else {}
+    step = first_loss(policy, tmp_path / "p", sampler, policy_loss=loss, **one_pass)
+    it = Sampled(policy, policy, sampler.groups[:2])
+    lengths = np.array([len(own) for own, _ in it.tokens])
+    groups = it.rewards.reshape(-1, 3)
+    advantages = groups - groups.mean(axis=1, keepdims=True)
+    if loss != "dr_grpo":  # whose paper leaves the deviation out, as the default here does
+        advantages /= groups.std(axis=1, ddof=1, keepdims=True) + 1e-4
+    sums = -advantages.ravel() * lengths
+    by_paper = {
+        "dr_grpo": sums.sum() / 6 / 40,  # max_tokens
+        "dapo": sums.sum() / lengths.sum(),
+        "bnpo": sums.sum() / lengths.sum(),
+    }[loss]
+    assert step["loss"] == pytest.approx(float(by_paper), rel=1e-3)
+
+
+def test_truncated_answers_can_be_masked(policy: Path, tmp_path: Path) -> None:
+    """DAPO: neither their tokens nor their number count; their rewards still do in the mean."""
+    sampler = Sampler(5, per_leg=2, size=3)
+    complete = np.array([one for group in sampler.groups[:2] for one in group.complete])
+    assert 0 < complete.sum() < 6
+    step = first_loss(
+        policy, tmp_path / "p", sampler, policy_loss="dapo", mask_truncated=True, batch_size=6,
+        gradient_accumulation=1,
+    )  # fmt: skip
+    it = Sampled(policy, policy, sampler.groups[:2])
+    lengths = np.array([len(own) for own, _ in it.tokens]) * complete
+    groups = it.rewards.reshape(-1, 3)
+    advantages = groups - groups.mean(axis=1, keepdims=True)
+    advantages /= groups.std(axis=1, ddof=1, keepdims=True) + 1e-4
+    by_paper = (-advantages.ravel() * lengths).sum() / lengths.sum()
+    assert step["loss"] == pytest.approx(float(by_paper), rel=1e-3)
+    assert step["completions/truncated"] == pytest.approx(1 - complete.mean())
+
+
+@pytest.mark.parametrize("correction", ["truncate", "mask"])
+def test_a_samplers_mismatch_is_corrected(
+    policy: Path, tmp_path: Path, correction: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The second answer was half as likely to the sampler, the third a tenth; of the fourth it said
+    nothing, and the fifth has other tokens than it counted."""
+    sampler = Sampler(5, per_leg=2, size=3)
+    it = Sampled(policy, policy, sampler.groups[:2])
+    own = np.array([tokens.sum() for tokens, _ in it.tokens])
+    told = [*(own[:3] - np.log([1, 2, 10])).tolist(), None, own[4] - 5, own[5]]
+    lengths = [len(tokens) for tokens, _ in it.tokens]
+    lengths[4] += 1
+    for index in (0, 1):
+        part = slice(3 * index, 3 * index + 3)
+        sampler.groups[index] = replace(
+            sampler.groups[index], logprobs=told[part], tokens=lengths[part]
+        )
+    step = first_loss(policy, tmp_path / "p", sampler, sampler_correction=correction)
+    groups = it.rewards.reshape(-1, 3)
+    advantages = groups - groups.mean(axis=1, keepdims=True)
+    advantages /= groups.std(axis=1, ddof=1, keepdims=True) + 1e-4
+    weights = [1, 2, 3 if correction == "truncate" else 0, 1, 1, 1]
+    by_hand = float(np.mean(-advantages.ravel() * weights))
+    assert step["loss"] == pytest.approx(by_hand, rel=1e-3)
+    assert caplog.text.count("each has the weight 1") == 1  # those of the second leg
 
 
 def test_the_advantages_of_rloo_are_the_papers(

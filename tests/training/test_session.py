@@ -40,6 +40,10 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(make_model(tmp_path_factory.mktemp("model") / "policy", layers=1, width=64))
 
 
+DEFAULTS_OF_THEN = {"learning_rate": 5e-7, "beta": 0.1, "gradient_accumulation": 1}
+"""Of keys that have no one default now: a run goes on with what it was begun with."""
+
+
 # A fingerprint that changes has every unfinished training begin anew, and finished ones refused.
 @pytest.mark.parametrize(
     ("settings", "method", "fingerprint"),
@@ -66,7 +70,8 @@ def test_a_training_has_the_fingerprint_that_it_always_had(
     monkeypatch.setattr(Answers, "digest", lambda _: "answers")
     monkeypatch.setattr(fit_module, "recorded", lambda _, fingerprint: fingerprint)
     shard = write(tmp_path / "t.parquet", rows(6))
-    job = Job(policy, Path("reference"), (shard,), tmp_path, TrainConfig(**settings), seed=7)
+    config = TrainConfig(**{**DEFAULTS_OF_THEN, **settings})
+    job = Job(policy, Path("reference"), (shard,), tmp_path, config, seed=7)
     assert fit(job, method) == fingerprint
 
 

@@ -33,7 +33,7 @@ from prefloop.training.session.checkpoint_folder import (
     checkpoint_folder,
 )
 from prefloop.training.session.disk import full_disk_is_named
-from prefloop.training.session.guards import GuardWatch
+from prefloop.training.session.guards import watch_of
 from prefloop.training.session.job import Job, settings_of
 from prefloop.training.session.method import Rows, Session, TrainingMethod
 from prefloop.training.session.open_policy import open_policy
@@ -116,7 +116,7 @@ def fit(
     checkpoints = checkpoint_folder(out)
     if is_first():
         adopt_earlier(out, fingerprint)
-    guards = GuardWatch(config.guards, beta=config.beta, has_reference=config.uses_reference)
+    guards = watch_of(config)
     watch = Watch(fingerprint, on_step, guards=guards, snapshots=checkpoints / SNAPSHOTS)
     with quiet(verbose), full_disk_is_named(out):
         session = Session(

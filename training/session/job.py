@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prefloop.data.hashing import content_id, folder_revision
+from prefloop.data.strict import fingerprint
 from prefloop.training.config import TrainConfig
 from prefloop.training.inputs.rendering import Rendering
 from prefloop.training.session.setup import environment
@@ -79,7 +80,7 @@ def _full(path: Path) -> str:
 def settings_of(job: Job, max_length: int, *, takes_reference: bool) -> dict[str, Any]:
     """Everything that decides the new weights except the data: the round's record."""
     config = job.config
-    watched = config.model_dump(mode="json")
+    watched = fingerprint(config)
     if config.guards.max_margin is None and config.guards.max_margin_nats == _MARGIN_NATS:
         # As earlier trainings recorded the same limit.
         watched["guards"] = {**watched["guards"], "max_margin": 20.0}
