@@ -44,15 +44,23 @@ Loss = Literal[
     "cdpo",
     "simpo",
     "orpo",
+    "dpop",
+    "clipped",
 ]
-"""TRL's names (``DPOConfig.loss_type``; ``sigmoid`` is the loss of the DPO paper), and four of ours
+"""TRL's names (``DPOConfig.loss_type``; ``sigmoid`` is the loss of the DPO paper), and six of ours
 (``prefloop.training.trainers.losses``)."""
 
-OWN_LOSSES: tuple[Loss, ...] = ("soft", "cdpo", "simpo", "orpo")
+OWN_LOSSES: tuple[Loss, ...] = ("soft", "cdpo", "simpo", "orpo", "dpop", "clipped")
 """Losses that TRL's DPOTrainer has not."""
+
+NOT_WEIGHED: tuple[Loss, ...] = ("aot", "aot_unpaired", "hinge", "sft")
+"""Losses that TRL cannot weigh pair by pair: they have sorted values of a batch, or one value for
+the whole batch, or are multiplied where PyTorch still needs them."""
 
 WITHOUT_REFERENCE: tuple[Loss, ...] = ("simpo", "orpo", "sft")
 """Losses that no reference policy goes into."""
+
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
 
 PolicyLoss = Literal["grpo", "dr_grpo", "dapo", "bnpo"]
 """TRL's names (``GRPOConfig.loss_type``)."""
@@ -149,6 +157,10 @@ class Optimisation(Strict):
     """Tokens of prompt and answer. What is longer is dropped and counted."""
     max_pairs: PositiveInt | None = None
     """At most this many pairs, drawn at random with the seed; null = all."""
+    optimizer: Annotated[Optimizer, LATER] = "adamw"
+    """``adamw``; ``adamw_8bit``, whose state takes a quarter of the memory; ``paged_adamw`` and
+    ``paged_adamw_8bit``, whose state moves to the computer's memory where the GPU's is full. All
+    but the first need bitsandbytes (``pip install 'prefloop[qlora]'``), the paged ones a GPU."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay (AdamW)."""
     max_grad_norm: NonNegativeFloat = 1.0
@@ -208,7 +220,9 @@ class TrainConfig(Optimisation):
     loss: Loss | tuple[Loss, ...] = "sigmoid"
     """Several losses are added up with ``loss_weights``: [sigmoid, sft] is RPO's loss with its NLL
     term. ``soft`` takes the jury's p_chosen for a label, ``cdpo`` 1 - ``label_smoothing``;
-    ``sigmoid_norm`` is length-normalised DPO; ``simpo`` and ``orpo`` need no reference."""
+    ``sigmoid_norm`` is length-normalised DPO; ``simpo`` and ``orpo`` need no reference; ``dpop``
+    (DPO-Positive) does not let chosen answers become less likely than under the reference;
+    ``clipped`` is DPO that learns nothing from a pair beyond ``margin_cap``."""
     loss_weights: tuple[float, ...] | None = None
     """One weight for each of several losses; null = 1 each."""
     beta: NonNegativeFloat = 0.1
@@ -254,6 +268,17 @@ class TrainConfig(Optimisation):
     """Optimiser steps on pairs of one and the same policy (``online``)."""
     simpo_gamma: NonNegativeFloat = 1.0
     """Margin that ``simpo`` asks for, in units of its reward."""
+    dpop_lambda: Annotated[NonNegativeFloat, LATER] = 50.0
+    """Weight of the loss in log-probability of a chosen answer in ``dpop`` (lambda; the paper's
+    value)."""
+    margin_cap: Annotated[PositiveFloat, LATER] = 10.0
+    """Reward margin (beta x nats) beyond which a pair has no gradient in ``clipped``; 1 to 10 is
+    healthy."""
+    wpo: Annotated[bool, LATER] = False
+    """Weigh each pair by how likely its answers are under the policy as it is, per token, so that
+    what other policies wrote counts as little as this one would write it (WPO, arXiv 2406.11827,
+    equation 2, with its sampled alignment). Not with ``aot``, ``aot_unpaired``, ``hinge`` and
+    ``sft``."""
     ld_alpha: float | None = Field(default=None, ge=0, le=1)
     """Weight of an answer's tokens beyond the length of the other one, against length bias
     (LD-DPO); null = 1."""
@@ -280,6 +305,12 @@ class TrainConfig(Optimisation):
     """``length``: drawn by seed, with pairs (or answers) of like length in a batch, which wastes
     less on padding. ``random``: drawn by seed. ``margin``: a curriculum, the pairs with the largest
     margins first (``dpo`` only)."""
+    padding_free: Annotated[bool, LATER] = False
+    """``sft``: answers of a batch one behind the other in one row, instead of padded. Less work
+    where lengths differ, and the same weights, given an attention that keeps them apart."""
+    liger: Annotated[bool, LATER] = False
+    """Liger's kernels for norms, rotations and activations, on a GPU (``pip install
+    'prefloop[liger]'``)."""
     precompute_reference_logprobs: bool = True
     """Run the reference once before training, so that it takes no memory while training."""
     accelerate: Path | None = None
@@ -314,6 +345,11 @@ class TrainConfig(Optimisation):
         own = sorted(set(losses) & set(OWN_LOSSES))
         if own and self.divergence != "reverse_kl":
             raise ValueError(f"divergence {self.divergence} does not go with loss {own[0]}")
+        unweighed = sorted(set(losses) & set(NOT_WEIGHED))
+        if self.wpo and unweighed:
+            raise ValueError(f"wpo does not go with loss {unweighed[0]}: leave one of them out")
+        if self.wpo and self.method != "dpo":
+            raise ValueError(f"wpo is for method dpo, not {self.method}: leave it out")
         if "exo_pair" in losses and self.label_smoothing == 0:
             raise ValueError("loss exo_pair needs label_smoothing above 0, for example 0.001")
         return self
@@ -324,6 +360,11 @@ class TrainConfig(Optimisation):
             raise ValueError(f"online is for method dpo, not {self.method}: leave it out")
         if self.order == "margin" and (self.on_policy or self.method != "dpo"):
             raise ValueError("order margin sorts pairs sampled before: leave it out here")
+        if self.padding_free and self.method != "sft":
+            raise ValueError(
+                f"padding_free is for method sft, not {self.method}: leave it out (TRL's trainers "
+                "of pairs and of rewarded answers pad)"
+            )
         of_grpo = {"policy_loss": "grpo", "clip_high": None, "sampler_correction": None}
         for key, default in of_grpo.items():
             if getattr(self, key) != default and self.method != "grpo":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -181,6 +183,34 @@ def test_the_loss_of_sft_is_the_mean_over_tokens(policy: Path, tmp_path: Path) -
     at_once = config.model_copy(update={"batch_size": 9})
     whole = fit(Job(policy, policy, (shard,), tmp_path / "whole", at_once, seed=3), Sft())
     assert whole.history[0]["loss"] == pytest.approx(per_token, rel=2e-4)
+
+
+def test_answers_in_one_row_train_as_padded_ones(policy: Path, tmp_path: Path) -> None:
+    """Two steps, so that the second one's loss tells of the first one's weights."""
+    shard = labelled(tmp_path / "u.parquet", some_answers(9))
+    losses = []
+    for packed in (False, True):
+        config = TrainConfig(
+            method="sft", batch_size=3, learning_rate=1e-2, warmup_ratio=0, padding_free=packed
+        )
+        job = Job(policy, policy, (shard,), tmp_path / f"{packed}", config, seed=3)
+        losses.append([step["loss"] for step in fit(job, Sft()).history])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0][1] < losses[0][0] - 0.01
+
+
+def test_a_model_that_would_mix_the_answers_of_a_row_is_refused(
+    policy: Path, tmp_path: Path
+) -> None:
+    shard = labelled(tmp_path / "u.parquet", some_answers(9))
+    config = TrainConfig(method="sft", padding_free=True)
+    mixing = tmp_path / "mixing"
+    shutil.copytree(policy, mixing)
+    about = json.loads((mixing / "config.json").read_text())
+    about["layer_types"] = ["linear_attention"] * about["num_hidden_layers"]
+    (mixing / "config.json").write_text(json.dumps(about))
+    with pytest.raises(TrainingError, match=r"linear_attention.*carry a state"):
+        fit(Job(mixing, mixing, (shard,), tmp_path / "p", config, seed=3), Sft())
 
 
 class Sampler:

@@ -132,6 +132,7 @@ def dpo_arguments(session: Session, pairs: int) -> Any:
         f_divergence_type=config.divergence,
         f_alpha_divergence_coef=config.divergence_alpha,
         beta=config.beta,
+        use_weighting=config.wpo,
         label_smoothing=config.label_smoothing,
         train_sampling_strategy="sequential" if config.order == "margin" else "random",
         max_length=None,  # token_pairs has seen to it
