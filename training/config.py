@@ -292,9 +292,15 @@ class TrainConfig(Optimisation):
     learning_rate: PositiveFloat = 5e-7
     """Peak learning rate. Left out, it is 1e-5 with ``sft``, 8e-6 with ``orpo``, 1e-6 with ``grpo``
     and ``rloo``, and ten times as much with ``lora``."""
-    reference: Literal["start", "previous", "average"] = "start"
-    """Reference policy of the loss: the policy before round 0, the one that was sampled from, or
-    the mean of the weights of all policies so far (not with ``lora``)."""
+    reference: Literal["start", "previous", "average", "ema"] = "start"
+    """Reference policy of the loss: the policy before round 0 (``start``), the one that was sampled
+    from, or the mean of the weights of all policies so far; ``ema`` begins each round as the one
+    that was sampled from, and follows the policy at every optimiser step (TR-DPO, arXiv
+    2404.09656). The last two need whole models, not ``lora``, and ``ema`` keeps one more in
+    memory."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1), LATER] = 0.995
+    """With ``ema``: what stays of the reference in an optimiser step; the rest is the policy's. At
+    0.995 it is half of what the policy was 138 steps ago or earlier."""
     data: Literal["fresh", "accumulated", "replay"] = "fresh"
     """Train on the triples of this round only, on those of all rounds so far, or on this round's
     with some of earlier rounds drawn among them (``replay_share``)."""
@@ -340,8 +346,10 @@ class TrainConfig(Optimisation):
             )
         if "cdpo" in losses and self.label_smoothing == 0:
             raise ValueError("loss cdpo needs label_smoothing above 0, for example 0.1")
-        if self.reference == "average" and self.lora is not None:
-            raise ValueError("reference average needs whole models: leave out lora")
+        if self.reference in ("average", "ema") and self.lora is not None:
+            raise ValueError(f"reference {self.reference} needs whole models: leave out lora")
+        if self.reference == "ema":
+            self._ema_fits()
         own = sorted(set(losses) & set(OWN_LOSSES))
         if own and self.divergence != "reverse_kl":
             raise ValueError(f"divergence {self.divergence} does not go with loss {own[0]}")
@@ -353,6 +361,18 @@ class TrainConfig(Optimisation):
         if "exo_pair" in losses and self.label_smoothing == 0:
             raise ValueError("loss exo_pair needs label_smoothing above 0, for example 0.001")
         return self
+
+    def _ema_fits(self) -> None:
+        """Raise ``ValueError`` where no reference can follow the policy."""
+        if self.online or self.method in ("kto", "sft"):
+            what = "online training" if self.online else f"method {self.method}"
+            raise ValueError(f"reference ema is not for {what}: set it to start or previous")
+        if self.accelerate:
+            raise ValueError("reference ema needs all weights in one process: leave out accelerate")
+        if self.precompute_reference_logprobs:
+            raise ValueError(
+                "reference ema moves while training: leave out precompute_reference_logprobs"
+            )
 
     @model_validator(mode="after")
     def _method_fits(self) -> Self:

@@ -67,6 +67,8 @@ def left_out(given: Mapping[str, Any]) -> dict[str, Any]:
         values["scale_rewards"] = False
     if policy_loss == "dapo":
         values["clip_high"] = CLIP_HIGH
+    if known.get("reference") == "ema":
+        values["precompute_reference_logprobs"] = False  # it moves
     values |= preset
     if given.get("lora") is not None:
         values["learning_rate"] = _of_adapter(values["learning_rate"])

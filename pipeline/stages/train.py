@@ -108,7 +108,7 @@ def reference_policy(context: RoundContext, settings: TrainConfig, origin: Linea
     start = warm if warm.exists() else origin.start
     if settings.reference == "start" or origin.previous_index == 0:
         return start
-    if settings.reference == "previous":
+    if settings.reference in ("previous", "ema"):
         return origin.previous
     from prefloop.training.policy.averaging import average_policies
 

@@ -88,6 +88,10 @@ class Dpo:
             data_collator=PairCollator(pad_token_id=session.tokenizer.pad_token_id),
         )
         trainer.settings = config
+        if config.reference == "ema" and live_reference is not None:
+            from prefloop.training.session.ema import follow
+
+            follow(trainer, config.ema_decay)
         if config.order == "length":
             trainer.lengths = rows.lengths()
         return trainer

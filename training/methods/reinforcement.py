@@ -75,6 +75,10 @@ class Reinforcement:
             frozen.requires_grad_(False), evaluation_mode=True
         )
         trainer.beta = job.config.beta
+        if job.config.reference == "ema":
+            from prefloop.training.session.ema import follow
+
+            follow(trainer, job.config.ema_decay)
         # TRL corrects for the one engine that it knows; nothing else looks at this from here on.
         trainer.use_vllm = job.config.sampler_correction is not None
         trainer.masks_truncated = job.config.mask_truncated
