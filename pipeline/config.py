@@ -312,6 +312,11 @@ class RunConfig(Strict):
                     "trained full weights: sample with `vllm` or `transformers`, set train.lora "
                     "(vLLM servers load adapters), or set rounds: 1 with evaluate.enabled: false"
                 )
+        if self.train and self.train.stop_early and not self.write.test_share:
+            raise ValueError(
+                "train.stop_early measures the test split: set write.test_share above 0, or leave "
+                "it out"
+            )
         if self.train and self.train.on_policy:
             self._fit_on_policy(self.train)
         self._check_origins()

@@ -204,6 +204,21 @@ class SftWarmup(Strict):
     """Passes over the chosen answers."""
 
 
+class StopEarly(Strict):
+    """When a round's training ends before its steps do: once held-out pairs get no better. What is
+    saved are the weights that did best on them, also where training went on to its end."""
+
+    by: Literal["loss", "accuracy"] = "loss"
+    """What held-out pairs are measured by: the loss that is trained, or the share of pairs whose
+    chosen answer has the higher reward."""
+    times: PositiveInt = 10
+    """How often in a round they are measured."""
+    patience: PositiveInt = 3
+    """Measurements in a row that are not the best one so far, after which training stops."""
+    max_pairs: PositiveInt = 256
+    """At most this many of them, drawn by seed."""
+
+
 class TrainConfig(Optimisation):
     """How a round trains its policy, with TRL's trainers. What is left out may depend on method,
     loss and adapter: ``prefloop plan`` and the run's ``config.yaml`` show what it came to."""
@@ -326,6 +341,9 @@ class TrainConfig(Optimisation):
     """Begin round 0 with supervised training on its chosen answers, as in the DPO paper where no
     policy was tuned on such answers. What comes out is the policy that preferences train, and the
     reference that ``start`` means."""
+    stop_early: Annotated[StopEarly | None, LATER] = None
+    """Measure pairs of the test split while training (``dpo``), and keep the weights that did best
+    on them; null: keep the last. They are never trained on."""
     guards: Guards = Field(default_factory=Guards)
     """When training is stopped, and what then."""
 
@@ -380,6 +398,14 @@ class TrainConfig(Optimisation):
             raise ValueError(f"online is for method dpo, not {self.method}: leave it out")
         if self.order == "margin" and (self.on_policy or self.method != "dpo"):
             raise ValueError("order margin sorts pairs sampled before: leave it out here")
+        if self.stop_early and (self.on_policy or self.method != "dpo"):
+            raise ValueError(
+                "stop_early measures pairs sampled before: it is for method dpo, not online"
+            )
+        if self.stop_early and self.reference == "ema":
+            raise ValueError(
+                "stop_early compares losses, and reference ema moves between them: leave one out"
+            )
         if self.padding_free and self.method != "sft":
             raise ValueError(
                 f"padding_free is for method sft, not {self.method}: leave it out (TRL's trainers "

@@ -128,7 +128,9 @@ def train_model(sources: Sources, options: TrainOptions) -> Trained:
             return _train_reward(sources, base, out, settings, options.seed, on_step)
         from prefloop.training.session.job import Job
 
-        job = Job(base, reference, sources.train, out, settings, options.seed)
+        job = Job(
+            base, reference, sources.train, out, settings, options.seed, held_out=sources.test
+        )
         return _train_policy(job, sources.test, on_step)
 
 

@@ -91,11 +91,11 @@ def test_a_job_is_the_same_in_another_process(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("policy", "reference", "out", "logps.parquet")]
     job = Job(
         paths[0], paths[1], (tmp_path / "a", tmp_path / "b"), paths[2], config, 3,
-        replay=(tmp_path / "c",), kept_reference=paths[3],
+        replay=(tmp_path / "c",), held_out=(tmp_path / "e",), kept_reference=paths[3],
         rendering=Rendering({"enable_thinking": False}, (tmp_path / "d",)),
     )  # fmt: skip
     assert Job.load(job.dump()) == job
     assert set(json.loads(job.dump())) == {
         "policy", "reference", "files", "replay", "out", "kept_reference", "config", "seed",
-        "template_kwargs", "sampled",
+        "template_kwargs", "sampled", "held_out",
     }  # fmt: skip

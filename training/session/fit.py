@@ -78,6 +78,10 @@ class TrainResult:
     """The guard that stopped the training (``prefloop.training.session.guards.TrainingAlarm``) and
     ``restored_step``, the step whose weights were saved (0: those that training began with); null
     where none did."""
+    early: dict[str, Any] | None = None
+    """With ``stop_early``: ``kept_step``, whose weights were saved (where no guard stopped the
+    training), ``stopped``, whether it ended before its last step, and ``measured``, step, loss and
+    accuracy of each look at held-out pairs."""
 
 
 def fit(
@@ -146,7 +150,10 @@ def fit(
             history=steps.history,
             dropped=data.dropped.as_dict(),
         )
-        restored = None
+        early = getattr(trainer, "early_stop", None)
+        restored = early.weights() if early else None
+        if early:
+            result = replace(result, early=early.record())
         if guards.stopped:
             restored = last_snapshot(checkpoints / SNAPSHOTS) or job.policy
             step = int(restored.name) if restored != job.policy else 0

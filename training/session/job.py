@@ -31,6 +31,9 @@ class Job:
     seed: int
     replay: tuple[Path, ...] = ()
     """Triples of earlier rounds to draw some of."""
+    held_out: tuple[Path, ...] = ()
+    """Triples that are measured while training, where the config says so; their prompts are never
+    trained on."""
     kept_reference: Path | None = None
     """File for the reference's log-probabilities, which are computed once for these data."""
     rendering: Rendering = Rendering()  # noqa: RUF009
@@ -45,6 +48,7 @@ class Job:
                 "reference": _full(self.reference),
                 "files": [_full(path) for path in self.files],
                 "replay": [_full(path) for path in self.replay],
+                "held_out": [_full(path) for path in self.held_out],
                 "out": _full(self.out),
                 "kept_reference": _full(kept) if kept else None,
                 "config": self.config.model_dump(mode="json"),
@@ -67,6 +71,7 @@ class Job:
             config=TrainConfig.model_validate(raw["config"]),
             seed=raw["seed"],
             replay=tuple(map(Path, raw["replay"])),
+            held_out=tuple(map(Path, raw["held_out"])),
             kept_reference=Path(kept) if kept else None,
             rendering=Rendering(raw["template_kwargs"], tuple(map(Path, raw["sampled"]))),
         )
