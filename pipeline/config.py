@@ -312,6 +312,11 @@ class RunConfig(Strict):
                     "trained full weights: sample with `vllm` or `transformers`, set train.lora "
                     "(vLLM servers load adapters), or set rounds: 1 with evaluate.enabled: false"
                 )
+        if self.train and self.train.stop_early and not self.write.test_share:
+            raise ValueError(
+                "train.stop_early measures the test split: set write.test_share above 0, or leave "
+                "it out"
+            )
         if self.train and self.train.on_policy:
             self._fit_on_policy(self.train)
         self._check_origins()
@@ -381,6 +386,11 @@ class RunConfig(Strict):
                     f"method {train.method} learns from answers that were drawn from the whole "
                     "distribution: set sample.temperature above 0 (1 is usual), sample.top_p to 1 "
                     "and sample.top_k to 0"
+                )
+            if train.sampler_correction and sample.temperature != 1:
+                raise ValueError(
+                    "train.sampler_correction compares with log-probabilities at temperature 1: "
+                    "set sample.temperature to 1, or leave it out"
                 )
             if self.sample.pool or self.uses_references:
                 raise ValueError(
@@ -452,7 +462,11 @@ def load_config(config: ConfigLike, overrides: Overrides = ()) -> RunConfig:
     if isinstance(config, RunConfig):
         if not overrides:
             return config
+        train = config.train
         config = config.model_dump(mode="json")
+        if train:  # what was left out may mean something else after the overrides
+            given = train.model_fields_set
+            config["train"] = {key: config["train"][key] for key in sorted(given)}
     if isinstance(config, Mapping):
         raw, origin = copy.deepcopy(dict(config)), "config"
     else:

@@ -18,7 +18,7 @@ from prefloop.pipeline.redecide import finish_deciding
 from prefloop.pipeline.report.card import write_card
 from prefloop.pipeline.report.run_page import write_report
 from prefloop.pipeline.run.context import RoundContext, RunContext
-from prefloop.pipeline.run.manifest import open_run
+from prefloop.pipeline.run.manifest import as_begun, open_run
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.promotion import Lineage, lineage, plateau
 from prefloop.pipeline.run.round_guards import check_round
@@ -49,6 +49,7 @@ async def run_loop(config: RunConfig, run: RunDir, *, check: bool = False) -> No
     be asked for the first time. Raises subclasses of ``PrefloopError``."""
     with run.lock():
         finish_adoption(run)
+        config = as_begun(config, run)
         models = Models(config, cache=run.cache)
         context = replace(RunContext.of(config, run), blocks_in_flight=models.blocks_in_flight)
         open_run(config, run, revisions=models.revisions())

@@ -118,8 +118,8 @@ def scoring_footprint(model: str, device: str, dtype: str, longest: Longest) -> 
 
 
 def training_footprint(train: TrainConfig, policy: str, longest: Longest) -> Footprint:
-    """That of training ``policy``: weights, gradients, AdamW's two states, activations of a batch,
-    and the reference where it is not computed before."""
+    """That of training ``policy``: weights, gradients, the optimiser's two states, activations of a
+    batch, and the reference where it is not computed before."""
     device = device_named("auto")
     shape = model_shape(policy)
     bf16 = gpus() > 0 if train.precision == "auto" else train.precision == "bf16"
@@ -137,7 +137,7 @@ def training_footprint(train: TrainConfig, policy: str, longest: Longest) -> Foo
         parts = {
             "weights": 4 * shape.parameters,
             "gradients": 4 * shape.parameters,
-            "optimiser": 8 * shape.parameters,
+            "optimiser": (2 if train.optimizer.endswith("8bit") else 8) * shape.parameters,
         }
     parts["activations"] = sequences * length * kept
     # The losses' softmax is in float32, and its gradient too.

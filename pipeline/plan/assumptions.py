@@ -14,6 +14,7 @@ from prefloop.pipeline.plan.speeds import (
     Measured,
 )
 from prefloop.pipeline.plan.token_counts import CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS
+from prefloop.training.config import TrainConfig
 
 
 def token_assumptions(measured: Measured, ratios: Mapping[str, float]) -> Iterable[str]:
@@ -53,3 +54,23 @@ def time_assumptions(measured: Measured, *, engines: Set[str], trains: bool) -> 
     yield f"{START_S:g} s for the libraries to be loaded{vllm}"
     if trains and measured.seconds_per_step:
         yield f"time of training: {measured.seconds_per_step:.3g} s a step, as measured"
+
+
+def training_settings(train: TrainConfig | None) -> Iterable[str]:
+    """What a training is set to, those settings among it that the config leaves out."""
+    if train is None:
+        return
+    loss = f", loss {'+'.join(train.losses)}" if train.method == "dpo" else ""
+    answers = train.method in ("grpo", "rloo", "kto", "sft")
+    yield (
+        f"training: {train.method}{loss}, beta {train.beta:g}, learning rate "
+        f"{train.learning_rate:g}, {train.batch_size * train.gradient_accumulation} "
+        f"{'answers' if answers else 'pairs'} a step ({train.batch_size} x "
+        f"{train.gradient_accumulation})"
+    )
+    chosen = {f"train.{key}": value for key, value in train.resolved.items()}
+    if chosen:
+        source = f"the preset {train.preset}" if train.preset else "method, loss and adapter"
+        yield f"left out in the config, and set by {source}: " + ", ".join(
+            f"{key} {value}" for key, value in chosen.items()
+        )

@@ -17,11 +17,13 @@ from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.machine.speed import machine_speed
 from prefloop.pipeline.machine.stage_memory import StageMemory, stage_memory
+from prefloop.pipeline.plan.assumptions import training_settings
 from prefloop.pipeline.plan.clock import Clock, SpeedOf
 from prefloop.pipeline.plan.planner import Planner
 from prefloop.pipeline.plan.speeds import Measured
 from prefloop.pipeline.plan.steps import Step, Training
 from prefloop.pipeline.report.formats import money, short_count
+from prefloop.pipeline.run.manifest import as_begun
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.stages.given_rows import load_with_answers
 
@@ -101,8 +103,10 @@ def make_plan(
     ``run`` is where finished work is looked for, the config's run directory by default. Raises
     ``InputError`` for unusable prompts.
     """
+    run = run or RunDir(Path(config.run_dir))
+    config = as_begun(config, run)
     tables, given = load_with_answers(config.prompts, config.sample.given, seed=config.seed)
-    measured = Measured.of(config, run or RunDir(Path(config.run_dir)))
+    measured = Measured.of(config, run)
     clock = Clock(config, speed_of)
     planner = Planner(config, tables.train, tables.heldout, measured, clock, given)
     for index in range(config.rounds):
@@ -121,7 +125,7 @@ def make_plan(
         training=tuple(planner.training),
         opening_seconds=clock.opening(config.rounds),
         memory=memory,
-        assumptions=tuple(planner.assumptions()),
+        assumptions=(*training_settings(config.train), *planner.assumptions()),
         warnings=(
             *_over_budget(config, planner.steps),
             *(f"memory of {one.device}: {one.line()}" for one in memory if not one.fits),

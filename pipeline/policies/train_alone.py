@@ -23,6 +23,7 @@ from prefloop.pipeline.config import ConfigError, override_key
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.stages.write import TRIPLES_FOLDER, UNPAIRED_FOLDER
 from prefloop.training.config import Method, RewardConfig, TrainConfig
+from prefloop.training.session.records import summary_of
 
 if TYPE_CHECKING:
     from prefloop.labelers.statistics.estimate import Estimate
@@ -111,7 +112,7 @@ def train_model(sources: Sources, options: TrainOptions) -> Trained:
         raise InputError("--reference is for --method dpo and kto: nothing else compares with one")
     if options.accelerate is not None and method is Method.reward:
         raise InputError("--accelerate is for policies: train the reward model without it")
-    settings = _settings(options)
+    settings = _as_made(_settings(options), out)
     base = Path(checkpoint(options.base, served=False))
     out.parent.mkdir(parents=True, exist_ok=True)
     reference = Path(checkpoint(options.reference, served=False)) if options.reference else base
@@ -127,7 +128,9 @@ def train_model(sources: Sources, options: TrainOptions) -> Trained:
             return _train_reward(sources, base, out, settings, options.seed, on_step)
         from prefloop.training.session.job import Job
 
-        job = Job(base, reference, sources.train, out, settings, options.seed)
+        job = Job(
+            base, reference, sources.train, out, settings, options.seed, held_out=sources.test
+        )
         return _train_policy(job, sources.test, on_step)
 
 
@@ -138,6 +141,12 @@ def _settings(options: TrainOptions) -> RewardConfig | TrainConfig:
     if options.accelerate:
         named.append(f"accelerate={json.dumps(str(options.accelerate))}")
     return load_settings(TrainConfig, options.config, [*options.overrides, *named])
+
+
+def _as_made(settings: RewardConfig | TrainConfig, out: Path) -> RewardConfig | TrainConfig:
+    """``settings``, what they leave out being as it was when ``out`` was made, where it was."""
+    made = (summary_of(out) or {}).get("settings") if out.is_dir() else None
+    return settings.continuing(made) if isinstance(made, dict) else settings
 
 
 def load_settings(

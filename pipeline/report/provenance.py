@@ -13,8 +13,9 @@ from prefloop.pipeline.report.redact import redact
 from prefloop.pipeline.run.run_dir import RunDir
 
 _TRAIN_FACTS = (
-    "method", "loss", "online", "online_steps", "beta", "learning_rate", "batch_size",
+    "preset", "method", "loss", "online", "online_steps", "beta", "learning_rate", "batch_size",
     "gradient_accumulation", "epochs", "reference", "data", "precision", "guard",
+    "early",
 )  # fmt: skip
 
 
@@ -45,6 +46,8 @@ def _plain(value: Any) -> str:
         return "–"
     if isinstance(value, dict) and "guard" in value:
         return f"{value['guard']} at step {value['step']}, kept step {value['restored_step']}"
+    if isinstance(value, dict) and "kept_step" in value:
+        return f"kept step {value['kept_step']}" + (", stopped early" if value["stopped"] else "")
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -34,6 +34,7 @@ from prefloop.pipeline.config import (
     validate_config,
 )
 from prefloop.pipeline.run.run_dir import CONFIG_REMEDY, RunDir, RunError
+from prefloop.training.defaults import RESOLVED
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ def open_run(config: RunConfig, run: RunDir, *, revisions: Mapping[str, str]) ->
     Raises :class:`RunError` showing the difference where the config, the prompts or a model
     changed in a way that reaches into finished work.
     """
+    config = as_begun(config, run)
     inputs = input_hashes(config)
     if run.config.exists():
         redo = _refuse_changed_config(config, run)
@@ -103,6 +105,25 @@ def open_run(config: RunConfig, run: RunDir, *, revisions: Mapping[str, str]) ->
     else:
         atomic_write_json(run.manifest, new_manifest(config.seed, inputs, revisions))
     atomic_write_text(run.config, dump_config(config))  # last: it says that the run began
+
+
+def as_begun(config: RunConfig, run: RunDir) -> RunConfig:
+    """``config`` with the values that the run was begun with of keys of ``train`` that it leaves
+    out: their defaults depend on other keys, and older versions had others."""
+    if config.train is None or not run.config.exists():
+        return config
+    before = run.read_config().get("train")
+    if not isinstance(before, dict):
+        return config
+    train = config.train.continuing(before)
+    older = [key for key in RESOLVED if getattr(train, key) != getattr(config.train, key)]
+    if older:
+        logger.info(
+            "%s: was begun with %s, and goes on with that: the config leaves it out",
+            run.root,
+            ", ".join(f"train.{key} {getattr(train, key)}" for key in older),
+        )
+    return config.model_copy(update={"train": train})
 
 
 def _forget(run: RunDir, redo: set[str]) -> None:
@@ -308,6 +329,7 @@ def require_adoptable(config: RunConfig, run: RunDir) -> None:
 
 def _changes(config: RunConfig, run: RunDir) -> _Changes:
     raw = run.read_config()
+    config = as_begun(config, run)
     try:  # keys that an older version did not write out have their defaults
         old = flatten(validate_config(raw, str(run.config)).model_dump(mode="json"))
     except ConfigError:

@@ -213,22 +213,18 @@ class _Legs:
         self._make(leg, now)
         candidates = self._folder.candidates.read(leg)
         rewards = self._rewards(leg)
-        by_prompt: dict[str, list[tuple[Any, bool, float]]] = defaultdict(list)
+        by_prompt: dict[str, list[tuple[Any, bool, float, float | None, int]]] = defaultdict(list)
         for row in candidates.to_pylist():
             reward = rewards.get(row["candidate_id"], math.nan)
             said = row["token_ids"] if row["token_ids"] is not None else row["text"]
-            answer = (said, row["finish_reason"] == "stop", reward)
+            told = (row["logprob"], row["tokens"] + (row["reasoning_tokens"] or 0))
+            answer = (said, row["finish_reason"] == "stop", reward, *told)
             by_prompt[row["prompt_id"]] += [answer] * row["copies"]
         found = []
         for prompt in self._folder.prompts.read(leg, ["prompt_id"])["prompt_id"].to_pylist():
             answers = by_prompt[prompt]  # none where the prompt could not be sampled
-            found.append(
-                Group(
-                    texts=[text for text, _, _ in answers],
-                    complete=[whole for _, whole, _ in answers],
-                    rewards=[reward for _, _, reward in answers],
-                )
-            )
+            columns = [list(column) for column in zip(*answers, strict=True)] or [[]] * 5
+            found.append(Group(*columns))
         return found
 
     def check(self) -> None:

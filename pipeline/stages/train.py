@@ -45,6 +45,7 @@ def train_round(context: RoundContext, settings: TrainConfig, origin: Lineage) -
             reference=reference,
             files=_files(run, rounds, unpaired=settings.method == "kto"),
             replay=_files(run, earlier),
+            held_out=_files(run, [index], split="test") if settings.stop_early else (),
             out=folder.policy,
             config=settings,
             seed=seed,
@@ -70,7 +71,8 @@ def run_training(
     with _progress(f"round {context.index} train") as on_step:
         result = train(on_step)
     metrics.write(TRAINING_CURVES, metrics_table(curves(result.history, context.index)))
-    context.note("train", watch.lap(), **result.settings, guard=result.guard)
+    early = {"early": result.early} if result.early else {}
+    context.note("train", watch.lap(), **result.settings, guard=result.guard, **early)
     raise_if_guard_stopped(context, guards)
 
 
@@ -108,7 +110,7 @@ def reference_policy(context: RoundContext, settings: TrainConfig, origin: Linea
     start = warm if warm.exists() else origin.start
     if settings.reference == "start" or origin.previous_index == 0:
         return start
-    if settings.reference == "previous":
+    if settings.reference in ("previous", "ema"):
         return origin.previous
     from prefloop.training.policy.averaging import average_policies
 
@@ -139,6 +141,7 @@ def warmed_up(context: RoundContext, settings: TrainConfig, origin: Lineage, see
             "learning_rate": asked.learning_rate,
             "epochs": asked.epochs,
             "sft_warmup": None,
+            "stop_early": None,
         }
     )
     warm.parent.mkdir(parents=True, exist_ok=True)
@@ -150,9 +153,11 @@ def warmed_up(context: RoundContext, settings: TrainConfig, origin: Lineage, see
     return warm
 
 
-def _files(run: RunDir, rounds: Iterable[int], *, unpaired: bool = False) -> tuple[Path, ...]:
+def _files(
+    run: RunDir, rounds: Iterable[int], *, split: str = "train", unpaired: bool = False
+) -> tuple[Path, ...]:
     return tuple(
-        path for index in rounds for path in split_files(run, "train", index, unpaired=unpaired)
+        path for index in rounds for path in split_files(run, split, index, unpaired=unpaired)
     )
 
 

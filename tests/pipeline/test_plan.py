@@ -292,3 +292,14 @@ def test_models_that_do_not_fit_are_warned_of(tmp_path: Path) -> None:
     assert {one.stage for one in plan.memory if not one.fits} == {"sample", "train", "evaluate"}
     assert any("train: dpo" in warning and "train.lora" in warning for warning in plan.warnings)
     assert "does not fit" in _text(plan)
+
+
+def test_a_plan_says_what_settings_come_to(tmp_path: Path) -> None:
+    config = _config(tmp_path, train={"preset": "tulu3", "batch_size": 4})
+    said = " ".join(make_plan(config).assumptions)
+    assert "training: dpo, loss sigmoid_norm, beta 5, learning rate 5e-07" in said
+    assert "128 pairs a step (4 x 32)" in said
+    assert "set by the preset tulu3: " in said
+    assert "train.beta 5.0" in said
+    plain = _config(tmp_path, train={"batch_size": 4})
+    assert "left out in the config" not in " ".join(make_plan(plain).assumptions)

@@ -39,7 +39,7 @@ ORDER = {
         "factory",
     ],
     "training": [
-        "errors config",
+        "errors presets defaults config",
         "inputs",
         "policy",
         "session",

@@ -17,7 +17,7 @@ from prefloop.pipeline.run.run_dir import EVALUATION, RunDir, RunError
 from prefloop.training.config import Guards, TrainConfig
 from prefloop.training.methods.dpo import Dpo
 from prefloop.training.session.fit import TrainResult, fit
-from prefloop.training.session.guards import GuardWatch
+from prefloop.training.session.guards import GuardWatch, watch_of
 from prefloop.training.session.job import Job
 from tests.helpers.dpo_data import rows, write
 from tests.helpers.engine_models import make_model
@@ -76,6 +76,51 @@ def test_perfect_accuracy_warns_once() -> None:
     watch = GuardWatch(Guards(max_perfect_steps=3), beta=0.1)
     for step in range(1, 9):  # broken off before the third
         assert watch.see(record(step, accuracy=1.0 if step % 3 else 0.75)) == []
+
+
+def answers(step: int, **changes: float) -> dict:
+    """What GRPO logs of a step."""
+    return {
+        "step": step, "kl": 0.1, "reward": 1.0, "reward_std": 0.5, "entropy": 2.0,
+        "completions/mean_length": 50.0, "completions/truncated": 0.2,
+        "frac_reward_zero_std": 0.0, **changes,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("guard", "astray", "value", "limit"),
+    [
+        ("kl", {"kl": 2.5}, 125, 100),  # nats a token, of 50 tokens
+        ("reward_drop", {"reward": -0.1}, 2.2, 2),  # standard deviations of 0.5
+        ("length", {"completions/mean_length": 160}, 3.2, 3),
+        ("length", {"completions/mean_length": 10}, 5, 3),
+        ("entropy", {"entropy": 0.125}, 16, 10),
+        ("truncated", {"completions/truncated": 0.64}, 0.55, 0.5),  # of the 0.8 that were whole
+    ],
+)
+def test_answers_that_go_astray_stop_a_reinforcement(
+    guard: str, astray: dict, value: float, limit: float
+) -> None:
+    watch = watch_of(TrainConfig(method="grpo", guards=Guards(window=2)))
+    assert [watch.see(answers(step)) for step in (1, 2, 3)] == [[], [], []]
+    assert watch.healthy
+    seen = [one for step in (4, 5) for one in watch.see(answers(step, **astray))]
+    assert [one.level for one in seen][-1] == "stop"
+    assert {one.guard for one in seen} == {guard}
+    assert watch.stopped is not None
+    assert (watch.stopped.step, watch.stopped.value) == (5, pytest.approx(value))
+    assert watch.stopped.limit == limit
+    off = watch_of(TrainConfig(method="rloo", guards=Guards(window=1, enabled=False)))
+    assert off.see(answers(1, **astray)) == []
+
+
+def test_rewards_that_tell_nothing_apart_warn_once() -> None:
+    watch = watch_of(TrainConfig(method="rloo", guards=Guards(max_perfect_steps=3)))
+    flat = [watch.see(answers(step, frac_reward_zero_std=1.0, reward_std=0)) for step in range(5)]
+    assert [[one.guard for one in alarms] for alarms in flat] == [[], [], ["flat_rewards"], [], []]
+    # Without a reference there is no KL, and TRL logs none.
+    none = {key: one for key, one in answers(1).items() if key != "kl"}
+    assert watch.see(none) == []
 
 
 def test_limits_can_be_off() -> None:

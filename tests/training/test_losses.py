@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from prefloop.training.config import WITHOUT_REFERENCE, Divergence, Loss, TrainConfig
+from prefloop.training.config import (
+    NOT_WEIGHED,
+    WITHOUT_REFERENCE,
+    Divergence,
+    Loss,
+    TrainConfig,
+)
 from prefloop.training.inputs.pairs import read_triples, token_pairs
 from prefloop.training.methods.dpo import Dpo
 from prefloop.training.policy.checkpoints import load_model, load_tokenizer
@@ -18,11 +24,13 @@ from prefloop.training.policy.logprobs import sequence_logprobs
 from prefloop.training.session import reference as reference_module
 from prefloop.training.session.fit import fit
 from prefloop.training.session.job import Job
+from prefloop.training.trainers.losses import PairLogps, own_loss
 from tests.helpers.dpo_data import rows, write
 from tests.helpers.engine_models import make_model
 
 PAIRS = 8
 EPSILON, GAMMA, BETA = 0.1, 0.7, 0.3
+LAMBDA, CAP = 5.0, 0.2
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +103,17 @@ def sigma(x: np.ndarray) -> np.ndarray:
 
 def expected(loss: str, it: Logps) -> float:
     """The formula of the paper, averaged over the pairs."""
+    return float(by_pair(loss, it).mean())
+
+
+def by_pair(loss: str, it: Logps) -> np.ndarray:
+    """The formula of the paper for each pair."""
     a, b = it.chosen - it.ref_chosen, it.rejected - it.ref_rejected
     d = BETA * (a - b)
     mean_c, mean_r = it.chosen / it.chosen_tokens, it.rejected / it.rejected_tokens
     per_token = a / it.chosen_tokens - b / it.rejected_tokens
     log_odds = [x - np.log1p(-np.exp(x)) for x in (mean_c, mean_r)]
-    by_pair = {
+    formulas = {
         "sigmoid": -log_sigma(d),
         "sigmoid_norm": -log_sigma(BETA * per_token),
         "hinge": np.maximum(0, 1 - d),
@@ -117,6 +130,8 @@ def expected(loss: str, it: Logps) -> float:
         "soft": -it.p * log_sigma(d) - (1 - it.p) * log_sigma(-d),
         "cdpo": -(1 - EPSILON) * log_sigma(d) - EPSILON * log_sigma(-d),
         "simpo": -log_sigma(BETA * (mean_c - mean_r) - GAMMA),
+        "dpop": -log_sigma(d - BETA * LAMBDA * np.maximum(0, it.ref_chosen - it.chosen)),
+        "clipped": -log_sigma(np.minimum(d, CAP)),
         "orpo": -mean_c - BETA * log_sigma(log_odds[0] - log_odds[1]),
         # AOT compares the sorted values of a batch.
         "aot": -(1 - EPSILON) * log_sigma(_sorted(it)) - EPSILON * log_sigma(-_sorted(it)),
@@ -124,8 +139,8 @@ def expected(loss: str, it: Logps) -> float:
         - EPSILON * log_sigma(-BETA * (np.sort(a) - np.sort(b))),
         "discopop": -log_sigma(d) * (1 - sigma(d / 0.05)) + np.exp(-d) * sigma(d / 0.05),
         "sft": np.full(PAIRS, -it.chosen.sum() / it.chosen_tokens.sum()),
-    }[loss]  # fmt: skip
-    return float(by_pair.mean())
+    }  # fmt: skip
+    return np.asarray(formulas[loss])
 
 
 def _sorted(it: Logps) -> np.ndarray:
@@ -137,8 +152,9 @@ def test_the_loss_is_the_papers(
     policy: Path, reference: Path, shard: Path, logps: Logps, tmp_path: Path, loss: str
 ) -> None:
     step = first_step(
-        policy, reference, shard, tmp_path, loss=loss, label_smoothing=EPSILON, simpo_gamma=GAMMA
-    )
+        policy, reference, shard, tmp_path, loss=loss, label_smoothing=EPSILON, simpo_gamma=GAMMA,
+        dpop_lambda=LAMBDA, margin_cap=CAP,
+    )  # fmt: skip
     assert step["loss"] == pytest.approx(expected(loss, logps), rel=2e-4)
 
 
@@ -154,6 +170,63 @@ def test_losses_add_up_with_their_weights(
         )
         total = sum(w * expected(name, logps) for name, w in zip(losses, weights, strict=True))
         assert step["loss"] == pytest.approx(total, rel=2e-4)
+
+
+def test_what_tells_new_losses_from_dpo_is_in_the_pairs(logps: Logps) -> None:
+    """Some chosen answers became less likely, some more; some margins are beyond the cap."""
+    gains = logps.chosen - logps.ref_chosen
+    margins = BETA * (gains - (logps.rejected - logps.ref_rejected))
+    assert gains.min() < 0 < gains.max()
+    assert margins.min() < CAP < margins.max()
+
+
+def test_a_pair_beyond_the_cap_has_no_gradient() -> None:
+    import torch
+
+    ratio = torch.tensor([1.0, 99.0, 101.0, 6000.0], requires_grad=True)
+    nothing = torch.zeros(4)
+    logps = PairLogps(nothing, nothing, nothing, nothing, ratio, nothing, nothing)
+    config = TrainConfig(loss="clipped", beta=0.1, margin_cap=10)
+    own_loss("clipped", logps, config).sum().backward()
+    assert ratio.grad is not None
+    assert ratio.grad[2:].tolist() == [0, 0]
+    assert (ratio.grad[:2] < 0).all()
+
+
+@pytest.mark.parametrize(
+    "losses", [("sigmoid",), tuple(sorted({*get_args(Loss)} - {*NOT_WEIGHED}))]
+)
+def test_wpo_weighs_pairs_by_how_likely_the_policy_finds_them(
+    policy: Path, reference: Path, shard: Path, logps: Logps, tmp_path: Path, losses: tuple
+) -> None:
+    """Against whole distributions, answer by answer."""
+    import torch
+
+    tokenizer = load_tokenizer(policy)
+    pairs = token_pairs(read_triples([shard]), tokenizer, max_length=512)
+    model = load_model(policy, dtype=torch.float32, device="cpu")
+
+    def weight(prompt: np.ndarray, answer: np.ndarray) -> float:
+        ids = torch.tensor(np.concatenate([prompt, answer])[None].astype(np.int64))
+        with torch.no_grad():
+            p = model(ids).logits[0, len(prompt) - 1 : -1].double().softmax(-1).numpy()
+        own = p[np.arange(len(answer)), answer]
+        return float(np.exp(np.mean(np.log(own / (p**2).sum(axis=1)))))
+
+    weights = np.array(
+        [
+            weight(prompt, good) * weight(prompt, bad)
+            for prompt, good, bad in zip(pairs.prompts, pairs.chosen, pairs.rejected, strict=True)
+        ]
+    )
+    assert weights.std() > 0.1 * weights.mean()
+    million = (1e6,) * len(losses)  # models that know nothing give weights of a millionth
+    step = first_step(
+        policy, reference, shard, tmp_path, loss=losses, loss_weights=million, wpo=True,
+        dpop_lambda=LAMBDA, margin_cap=CAP, label_smoothing=EPSILON, simpo_gamma=GAMMA,
+    )  # fmt: skip
+    by_hand = 1e6 * sum(float((weights * by_pair(loss, logps)).mean()) for loss in losses)
+    assert step["loss"] == pytest.approx(by_hand, rel=1e-3)
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "soft", "cdpo"])
@@ -225,5 +298,7 @@ def test_settings_that_do_not_go_together() -> None:
         TrainConfig(loss="cdpo")
     with pytest.raises(ValidationError, match="does not go with loss soft"):
         TrainConfig(loss="soft", divergence="forward_kl")
+    with pytest.raises(ValidationError, match="wpo does not go with loss hinge"):
+        TrainConfig(loss=("sigmoid", "hinge"), wpo=True)
     assert not TrainConfig(loss=("simpo", "sft")).uses_reference
     assert TrainConfig(loss=("sigmoid", "sft")).uses_reference

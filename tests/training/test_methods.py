@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +185,34 @@ def test_the_loss_of_sft_is_the_mean_over_tokens(policy: Path, tmp_path: Path) -
     assert whole.history[0]["loss"] == pytest.approx(per_token, rel=2e-4)
 
 
+def test_answers_in_one_row_train_as_padded_ones(policy: Path, tmp_path: Path) -> None:
+    """Two steps, so that the second one's loss tells of the first one's weights."""
+    shard = labelled(tmp_path / "u.parquet", some_answers(9))
+    losses = []
+    for packed in (False, True):
+        config = TrainConfig(
+            method="sft", batch_size=3, learning_rate=1e-2, warmup_ratio=0, padding_free=packed
+        )
+        job = Job(policy, policy, (shard,), tmp_path / f"{packed}", config, seed=3)
+        losses.append([step["loss"] for step in fit(job, Sft()).history])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0][1] < losses[0][0] - 0.01
+
+
+def test_a_model_that_would_mix_the_answers_of_a_row_is_refused(
+    policy: Path, tmp_path: Path
+) -> None:
+    shard = labelled(tmp_path / "u.parquet", some_answers(9))
+    config = TrainConfig(method="sft", padding_free=True)
+    mixing = tmp_path / "mixing"
+    shutil.copytree(policy, mixing)
+    about = json.loads((mixing / "config.json").read_text())
+    about["layer_types"] = ["linear_attention"] * about["num_hidden_layers"]
+    (mixing / "config.json").write_text(json.dumps(about))
+    with pytest.raises(TrainingError, match=r"linear_attention.*carry a state"):
+        fit(Job(mixing, mixing, (shard,), tmp_path / "p", config, seed=3), Sft())
+
+
 class Sampler:
     """Answers and rewards that a leg is given; remembers which weights it was offered."""
 
@@ -271,6 +302,80 @@ def test_the_loss_of_grpo_is_the_papers(
     assert (result.steps, sampler.legs) == (2, [0, 1])
     assert sampler.revisions[0] == folder_revision(policy)
     assert sampler.revisions[1] not in (sampler.revisions[0], folder_revision(tmp_path / "p"))
+
+
+def first_loss(policy: Path, out: Path, sampler: Sampler, **settings: Any) -> dict[str, Any]:
+    """What GRPO logs of its first step, in two forward passes, without a KL."""
+    settings = {"batch_size": 3, "gradient_accumulation": 2, "beta": 0.0, **settings}
+    return reinforce(policy, policy, out, sampler, method="grpo", **settings).history[0]
+
+
+@pytest.mark.parametrize("loss", ["dr_grpo", "dapo", "bnpo"])
+def test_how_tokens_are_averaged_is_the_papers(policy: Path, tmp_path: Path, loss: str) -> None:
+    """The ratio is 1, so each token's loss is minus its answer's advantage."""
+    sampler = Sampler(5, per_leg=2, size=3)
+    # TRL mixes the answers of a step before it cuts them into forward passes.
+    one_pass = {"batch_size": 6, "gradient_accumulation": 1} if loss == "bnpo" else {}
+    step = first_loss(policy, tmp_path / "p", sampler, policy_loss=loss, **one_pass)
+    it = Sampled(policy, policy, sampler.groups[:2])
+    lengths = np.array([len(own) for own, _ in it.tokens])
+    groups = it.rewards.reshape(-1, 3)
+    advantages = groups - groups.mean(axis=1, keepdims=True)
+    if loss != "dr_grpo":  # whose paper leaves the deviation out, as the default here does
+        advantages /= groups.std(axis=1, ddof=1, keepdims=True) + 1e-4
+    sums = -advantages.ravel() * lengths
+    by_paper = {
+        "dr_grpo": sums.sum() / 6 / 40,  # max_tokens
+        "dapo": sums.sum() / lengths.sum(),
+        "bnpo": sums.sum() / lengths.sum(),
+    }[loss]
+    assert step["loss"] == pytest.approx(float(by_paper), rel=1e-3)
+
+
+def test_truncated_answers_can_be_masked(policy: Path, tmp_path: Path) -> None:
+    """DAPO: neither their tokens nor their number count; their rewards still do in the mean."""
+    sampler = Sampler(5, per_leg=2, size=3)
+    complete = np.array([one for group in sampler.groups[:2] for one in group.complete])
+    assert 0 < complete.sum() < 6
+    step = first_loss(
+        policy, tmp_path / "p", sampler, policy_loss="dapo", mask_truncated=True, batch_size=6,
+        gradient_accumulation=1,
+    )  # fmt: skip
+    it = Sampled(policy, policy, sampler.groups[:2])
+    lengths = np.array([len(own) for own, _ in it.tokens]) * complete
+    groups = it.rewards.reshape(-1, 3)
+    advantages = groups - groups.mean(axis=1, keepdims=True)
+    advantages /= groups.std(axis=1, ddof=1, keepdims=True) + 1e-4
+    by_paper = (-advantages.ravel() * lengths).sum() / lengths.sum()
+    assert step["loss"] == pytest.approx(float(by_paper), rel=1e-3)
+    assert step["completions/truncated"] == pytest.approx(1 - complete.mean())
+
+
+@pytest.mark.parametrize("correction", ["truncate", "mask"])
+def test_a_samplers_mismatch_is_corrected(
+    policy: Path, tmp_path: Path, correction: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The second answer was half as likely to the sampler, the third a tenth; of the fourth it said
+    nothing, and the fifth has other tokens than it counted."""
+    sampler = Sampler(5, per_leg=2, size=3)
+    it = Sampled(policy, policy, sampler.groups[:2])
+    own = np.array([tokens.sum() for tokens, _ in it.tokens])
+    told = [*(own[:3] - np.log([1, 2, 10])).tolist(), None, own[4] - 5, own[5]]
+    lengths = [len(tokens) for tokens, _ in it.tokens]
+    lengths[4] += 1
+    for index in (0, 1):
+        part = slice(3 * index, 3 * index + 3)
+        sampler.groups[index] = replace(
+            sampler.groups[index], logprobs=told[part], tokens=lengths[part]
+        )
+    step = first_loss(policy, tmp_path / "p", sampler, sampler_correction=correction)
+    groups = it.rewards.reshape(-1, 3)
+    advantages = groups - groups.mean(axis=1, keepdims=True)
+    advantages /= groups.std(axis=1, ddof=1, keepdims=True) + 1e-4
+    weights = [1, 2, 3 if correction == "truncate" else 0, 1, 1, 1]
+    by_hand = float(np.mean(-advantages.ravel() * weights))
+    assert step["loss"] == pytest.approx(by_hand, rel=1e-3)
+    assert caplog.text.count("each has the weight 1") == 1  # those of the second leg
 
 
 def test_the_advantages_of_rloo_are_the_papers(

@@ -40,6 +40,10 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(make_model(tmp_path_factory.mktemp("model") / "policy", layers=1, width=64))
 
 
+DEFAULTS_OF_THEN = {"learning_rate": 5e-7, "beta": 0.1, "gradient_accumulation": 1}
+"""Of keys that have no one default now: a run goes on with what it was begun with."""
+
+
 # A fingerprint that changes has every unfinished training begin anew, and finished ones refused.
 @pytest.mark.parametrize(
     ("settings", "method", "fingerprint"),
@@ -66,7 +70,8 @@ def test_a_training_has_the_fingerprint_that_it_always_had(
     monkeypatch.setattr(Answers, "digest", lambda _: "answers")
     monkeypatch.setattr(fit_module, "recorded", lambda _, fingerprint: fingerprint)
     shard = write(tmp_path / "t.parquet", rows(6))
-    job = Job(policy, Path("reference"), (shard,), tmp_path, TrainConfig(**settings), seed=7)
+    config = TrainConfig(**{**DEFAULTS_OF_THEN, **settings})
+    job = Job(policy, Path("reference"), (shard,), tmp_path, config, seed=7)
     assert fit(job, method) == fingerprint
 
 
@@ -86,11 +91,11 @@ def test_a_job_is_the_same_in_another_process(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("policy", "reference", "out", "logps.parquet")]
     job = Job(
         paths[0], paths[1], (tmp_path / "a", tmp_path / "b"), paths[2], config, 3,
-        replay=(tmp_path / "c",), kept_reference=paths[3],
+        replay=(tmp_path / "c",), held_out=(tmp_path / "e",), kept_reference=paths[3],
         rendering=Rendering({"enable_thinking": False}, (tmp_path / "d",)),
     )  # fmt: skip
     assert Job.load(job.dump()) == job
     assert set(json.loads(job.dump())) == {
         "policy", "reference", "files", "replay", "out", "kept_reference", "config", "seed",
-        "template_kwargs", "sampled",
+        "template_kwargs", "sampled", "held_out",
     }  # fmt: skip

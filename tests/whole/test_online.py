@@ -28,6 +28,7 @@ from prefloop.training.methods.online import OnlineDpo
 from prefloop.training.session.fit import fit
 from prefloop.training.session.job import Job
 from prefloop.training.session.on_policy import Prompts
+from prefloop.training.session.records import summary_of
 from tests.helpers.dpo_data import rows, write
 from tests.helpers.engine_models import make_model
 from tests.helpers.runs import JUDGE, VERIFIER, dataset_rows, run_small, small_config
@@ -215,6 +216,24 @@ def test_reinforcement_is_one_line_of_the_config(tmp_path: Path) -> None:
             assert rewards == pytest.approx([0.5] * 4, abs=0.1)
         assert collect_status(run).state == "done"
         assert run.report.exists()
+
+
+def test_a_guard_stops_a_reinforcement_and_the_run_can_go_on(tmp_path: Path) -> None:
+    """After its first step; the answers that it would have sampled next are nobody's."""
+    guards = {"window": 1, "max_entropy_ratio": 1 + 1e-12, "max_kl": None}
+    train = {"method": "grpo", "batch_size": 12, "learning_rate": 1e-1, "guards": guards}
+    config = online_config(train=train)
+    with pytest.raises(RunError, match=r"guard entropy stopped training at step [23] .*go_on"):
+        run_small(tmp_path / "run", config)
+    with pytest.raises(RunError, match="guard entropy stopped training"):  # and again
+        run_small(tmp_path / "run", config)
+    then = online_config(train={**train, "guards": {**guards, "then": "go_on"}})
+    run = run_small(tmp_path / "run", then)
+    record = summary_of(run.round(0).policy)
+    assert record is not None
+    assert record["guard"]["restored_step"] < record["guard"]["step"]
+    assert collect_status(run).state == "done"
+    assert run.report.exists()
 
 
 def test_kto_trains_on_every_candidate_that_was_judged(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from prefloop.training.inputs.pairs import (
 )
 from prefloop.training.inputs.rows import Dropped
 from prefloop.training.inputs.tokens import check_embedding
+from prefloop.training.methods.held_out import held_out_pairs
 from prefloop.training.policy.checkpoints import embeddings
 from prefloop.training.session.job import Job
 from prefloop.training.session.method import Session, TrainingData
@@ -32,7 +33,7 @@ from prefloop.training.session.reference import (
     no_reference,
     reference_logps,
 )
-from prefloop.training.session.setup import disables_dropout, optimiser_steps
+from prefloop.training.session.setup import dataset_of, disables_dropout, optimiser_steps
 
 
 class Dpo:
@@ -62,9 +63,10 @@ class Dpo:
         check_embedding(
             embeddings(job.policy), job.policy, [*pairs.prompts, *pairs.chosen, *pairs.rejected]
         )
-        return TrainingData(
-            pairs, {"pairs": pairs.digest()}, len(pairs), pairs.dropped_overlong, dropped
-        )
+        decides = {"pairs": pairs.digest()}
+        if config.stop_early:
+            decides["held_out"] = held_out_pairs(job, tokenizer, max_length).digest()
+        return TrainingData(pairs, decides, len(pairs), pairs.dropped_overlong, dropped)
 
     def trainer(self, session: Session, rows: Pairs) -> Any:
         """TRL's trainer, with the reference's log-probabilities in the data or with a reference."""
@@ -80,32 +82,65 @@ class Dpo:
             live_reference = load_reference(job.reference, session.opened)
         arguments = dpo_arguments(session, len(rows))
         arguments.precompute_ref_log_probs = live_reference is None
+        held_out = _held_out(session, live=live_reference is not None)
         trainer = session.trainer(
             PairTrainer,
             arguments,
             table,
             ref_model=live_reference,
+            eval_dataset=held_out,
             data_collator=PairCollator(pad_token_id=session.tokenizer.pad_token_id),
         )
         trainer.settings = config
+        if config.stop_early:
+            from prefloop.training.session.early_stop import BEST, EarlyStop
+
+            folder = session.checkpoints / BEST
+            trainer.early_stop = EarlyStop(trainer, config.stop_early, folder)
+            trainer.add_callback(trainer.early_stop)
+        if config.reference == "ema" and live_reference is not None:
+            from prefloop.training.session.ema import follow
+
+            follow(trainer, config.ema_decay)
         if config.order == "length":
             trainer.lengths = rows.lengths()
         return trainer
 
 
+def _held_out(session: Session, *, live: bool) -> Any:
+    """The pairs that are measured meanwhile as a dataset; null where none are. ``live``: the
+    reference is asked when it comes to them."""
+    job = session.job
+    if not job.config.stop_early:
+        return None
+    pairs = held_out_pairs(job, session.tokenizer, session.max_length)
+    table = pairs.table()
+    if not job.config.uses_reference:
+        table = append_columns(table, no_reference(len(pairs)))
+    elif not live:
+        table = append_columns(table, _compared(session, pairs))
+    return dataset_of(table, pairs.digest())
+
+
+def _compared(session: Session, pairs: Pairs) -> pa.Table:
+    """``reference_logps`` of the job's reference."""
+    job, opened = session.job, session.opened
+    same = job.policy.resolve() == job.reference.resolve() and opened.whole
+    return reference_logps(
+        pairs,
+        opened.model if same else load_reference(job.reference, opened),
+        batch_size=2 * job.config.batch_size,  # two sequences a pair, as in training
+        autocast=opened.autocast,
+        ld_alpha=job.config.ld_alpha,
+    )
+
+
 def _reference_columns(session: Session, pairs: Pairs) -> pa.Table:
-    """``reference_logps`` of the job's reference, kept in its file."""
+    """The same of the pairs that are trained on, kept in the job's file."""
     job, opened, settings = session.job, session.opened, session.settings
 
     def compute() -> pa.Table:
-        same = job.policy.resolve() == job.reference.resolve() and opened.whole
-        return reference_logps(
-            pairs,
-            opened.model if same else load_reference(job.reference, opened),
-            batch_size=2 * job.config.batch_size,  # two sequences a pair, as in training
-            autocast=opened.autocast,
-            ld_alpha=job.config.ld_alpha,
-        )
+        return _compared(session, pairs)
 
     key = {name: settings[name] for name in ("reference_revision", "ld_alpha", "precision")}
     key |= {"pairs": pairs.token_digest(), "quantize": opened.quantize}
@@ -132,9 +167,11 @@ def dpo_arguments(session: Session, pairs: int) -> Any:
         f_divergence_type=config.divergence,
         f_alpha_divergence_coef=config.divergence_alpha,
         beta=config.beta,
+        use_weighting=config.wpo,
         label_smoothing=config.label_smoothing,
         train_sampling_strategy="sequential" if config.order == "margin" else "random",
         max_length=None,  # token_pairs has seen to it
+        per_device_eval_batch_size=config.batch_size,
         precompute_ref_log_probs=True,
         disable_dropout=disables_dropout(config),
     )

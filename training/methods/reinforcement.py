@@ -5,7 +5,8 @@ baselines of ``prefloop.training.methods.dpo``, on the same sampler and labelers
 holds, see ``prefloop.training.session.fit``.
 
 * GRPO (Shao et al. 2024, arXiv 2402.03300, equation 3): advantages are rewards less the group's
-  mean, by default over its standard deviation; the KL to the reference is part of the loss.
+  mean, by default over its standard deviation; the KL to the reference is part of the loss. How
+  tokens are averaged is TRL's ``loss_type`` (``policy_loss``).
 * RLOO (Ahmadian et al. 2024, arXiv 2402.14740, equation 7): the baseline is the mean of the other
   answers' rewards; the KL is taken off the reward.
 """
@@ -74,6 +75,13 @@ class Reinforcement:
             frozen.requires_grad_(False), evaluation_mode=True
         )
         trainer.beta = job.config.beta
+        if job.config.reference == "ema":
+            from prefloop.training.session.ema import follow
+
+            follow(trainer, job.config.ema_decay)
+        # TRL corrects for the one engine that it knows; nothing else looks at this from here on.
+        trainer.use_vllm = job.config.sampler_correction is not None
+        trainer.masks_truncated = job.config.mask_truncated
         trainer.groups = self.groups
         trainer.per_leg = rows.per_leg
         trainer.held_out = [rows.is_held_out(one) for one in rows.messages]
@@ -103,10 +111,16 @@ class Reinforcement:
             "remove_unused_columns": False,
             "disable_dropout": disables_dropout(config),
         }
-        if config.method == "grpo":
-            scale = "group" if config.scale_rewards else "none"
-            return GRPOConfig(**shared, loss_type="grpo", scale_rewards=scale)
-        return RLOOConfig(**shared)
+        if config.method == "rloo":
+            return RLOOConfig(**shared)
+        return GRPOConfig(
+            **shared,
+            loss_type=config.policy_loss,
+            scale_rewards="group" if config.scale_rewards else "none",
+            epsilon_high=config.clip_high,
+            vllm_importance_sampling_mode=f"sequence_{config.sampler_correction or 'truncate'}",
+            vllm_importance_sampling_clip_max=config.sampler_correction_max,
+        )
 
 
 def _never_called(**_: Any) -> list[float]:

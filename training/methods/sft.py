@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
+from prefloop.training.errors import TrainingError
 from prefloop.training.inputs.answers import Answers, read_answers
 from prefloop.training.inputs.rows import Dropped
 from prefloop.training.inputs.tokens import check_embedding
@@ -57,13 +58,38 @@ class Sft:
             max_length=None,  # read_answers has seen to it
             dataset_kwargs={"skip_prepare_dataset": True},
         )
-        collator = DataCollatorForLanguageModeling(pad_token_id=session.tokenizer.pad_token_id)
+        if config.padding_free:
+            _require_apart(session.opened.model)
+        collator = DataCollatorForLanguageModeling(
+            pad_token_id=session.tokenizer.pad_token_id, padding_free=config.padding_free
+        )
         trainer = session.trainer(
             PretokenizedSFTTrainer, arguments, _table(rows), data_collator=collator
         )
         if config.order == "length":
             trainer.lengths = rows.lengths()
         return trainer
+
+
+_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+
+
+def _require_apart(model: Any) -> None:
+    """Raise ``TrainingError`` for a model that would let answers in one row see each other: its
+    layers carry a state along, or its attention is not transformers' own, which goes by positions.
+    """
+    settings = model.config.get_text_config()
+    carrying = sorted(set(getattr(settings, "layer_types", None) or ()) - _ATTENTION)
+    if carrying or getattr(model, "_is_stateful", False):
+        raise TrainingError(
+            f"padding_free: layers of this model ({', '.join(carrying) or settings.model_type}) "
+            "carry a state from one answer of a row into the next: leave padding_free out"
+        )
+    if not getattr(model, "_supports_attention_backend", False):
+        raise TrainingError(
+            f"padding_free: the attention of {settings.model_type} does not keep answers in one "
+            "row apart: leave padding_free out"
+        )
 
 
 def _table(data: Answers) -> pa.Table:

@@ -33,7 +33,7 @@ from prefloop.training.session.checkpoint_folder import (
     checkpoint_folder,
 )
 from prefloop.training.session.disk import full_disk_is_named
-from prefloop.training.session.guards import GuardWatch
+from prefloop.training.session.guards import watch_of
 from prefloop.training.session.job import Job, settings_of
 from prefloop.training.session.method import Rows, Session, TrainingMethod
 from prefloop.training.session.open_policy import open_policy
@@ -78,6 +78,10 @@ class TrainResult:
     """The guard that stopped the training (``prefloop.training.session.guards.TrainingAlarm``) and
     ``restored_step``, the step whose weights were saved (0: those that training began with); null
     where none did."""
+    early: dict[str, Any] | None = None
+    """With ``stop_early``: ``kept_step``, whose weights were saved (where no guard stopped the
+    training), ``stopped``, whether it ended before its last step, and ``measured``, step, loss and
+    accuracy of each look at held-out pairs."""
 
 
 def fit(
@@ -116,7 +120,7 @@ def fit(
     checkpoints = checkpoint_folder(out)
     if is_first():
         adopt_earlier(out, fingerprint)
-    guards = GuardWatch(config.guards, beta=config.beta, has_reference=config.uses_reference)
+    guards = watch_of(config)
     watch = Watch(fingerprint, on_step, guards=guards, snapshots=checkpoints / SNAPSHOTS)
     with quiet(verbose), full_disk_is_named(out):
         session = Session(
@@ -146,7 +150,10 @@ def fit(
             history=steps.history,
             dropped=data.dropped.as_dict(),
         )
-        restored = None
+        early = getattr(trainer, "early_stop", None)
+        restored = early.weights() if early else None
+        if early:
+            result = replace(result, early=early.record())
         if guards.stopped:
             restored = last_snapshot(checkpoints / SNAPSHOTS) or job.policy
             step = int(restored.name) if restored != job.policy else 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prefloop.data.hashing import content_id, folder_revision
+from prefloop.data.strict import fingerprint
 from prefloop.training.config import TrainConfig
 from prefloop.training.inputs.rendering import Rendering
 from prefloop.training.session.setup import environment
@@ -30,6 +31,9 @@ class Job:
     seed: int
     replay: tuple[Path, ...] = ()
     """Triples of earlier rounds to draw some of."""
+    held_out: tuple[Path, ...] = ()
+    """Triples that are measured while training, where the config says so; their prompts are never
+    trained on."""
     kept_reference: Path | None = None
     """File for the reference's log-probabilities, which are computed once for these data."""
     rendering: Rendering = Rendering()  # noqa: RUF009
@@ -44,6 +48,7 @@ class Job:
                 "reference": _full(self.reference),
                 "files": [_full(path) for path in self.files],
                 "replay": [_full(path) for path in self.replay],
+                "held_out": [_full(path) for path in self.held_out],
                 "out": _full(self.out),
                 "kept_reference": _full(kept) if kept else None,
                 "config": self.config.model_dump(mode="json"),
@@ -66,6 +71,7 @@ class Job:
             config=TrainConfig.model_validate(raw["config"]),
             seed=raw["seed"],
             replay=tuple(map(Path, raw["replay"])),
+            held_out=tuple(map(Path, raw["held_out"])),
             kept_reference=Path(kept) if kept else None,
             rendering=Rendering(raw["template_kwargs"], tuple(map(Path, raw["sampled"]))),
         )
@@ -79,7 +85,7 @@ def _full(path: Path) -> str:
 def settings_of(job: Job, max_length: int, *, takes_reference: bool) -> dict[str, Any]:
     """Everything that decides the new weights except the data: the round's record."""
     config = job.config
-    watched = config.model_dump(mode="json")
+    watched = fingerprint(config)
     if config.guards.max_margin is None and config.guards.max_margin_nats == _MARGIN_NATS:
         # As earlier trainings recorded the same limit.
         watched["guards"] = {**watched["guards"], "max_margin": 20.0}

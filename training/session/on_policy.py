@@ -32,6 +32,11 @@ class Group:
     """False for an answer that was cut off at its token limit: it has no end."""
     rewards: Sequence[float]
     """NaN where nobody gave one; the answer then counts for nothing."""
+    logprobs: Sequence[float | None] = ()
+    """What the engine that sampled says of each answer, its end among it: summed over its tokens,
+    in nats, untempered. Null where it does not say; empty where nobody does."""
+    tokens: Sequence[int] = ()
+    """How many tokens ``logprobs`` are of."""
 
 
 Triples = Callable[[int, WeightsNow], Sequence[Path]]

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from prefloop.training.config import Lora, Optimisation
+from prefloop.training.config import Lora, Optimisation, TrainConfig
+from prefloop.training.errors import TrainingError
 
 
 def has_gpu() -> bool:
@@ -54,6 +56,8 @@ def shared_arguments(
     """The arguments of transformers' ``TrainingArguments`` that every method is given."""
     gpu = has_gpu()
     return {
+        **_optimizer(config, gpu=gpu),
+        **_kernels(config, gpu=gpu),
         "output_dir": str(checkpoints),
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": config.lr_scheduler,
@@ -80,6 +84,36 @@ def shared_arguments(
         "disable_tqdm": True,
         "dataloader_pin_memory": gpu,
     }
+
+
+def _optimizer(config: Optimisation, *, gpu: bool) -> dict[str, Any]:
+    """Raises ``TrainingError`` where the optimiser cannot be had here."""
+    name = config.optimizer
+    if name == "adamw":
+        return {}
+    if find_spec("bitsandbytes") is None:
+        raise TrainingError(
+            f"optimizer {name} needs bitsandbytes: pip install 'prefloop[qlora]', or leave it out"
+        )
+    if name.startswith("paged") and not gpu:
+        raise TrainingError(
+            f"optimizer {name} moves its state from and to a GPU, and there is none here: use "
+            "adamw_8bit or adamw"
+        )
+    return {"optim": "paged_adamw_32bit" if name == "paged_adamw" else name}
+
+
+def _kernels(config: Optimisation, *, gpu: bool) -> dict[str, Any]:
+    """Raises ``TrainingError`` where Liger's kernels are asked for and cannot be had here."""
+    if not (isinstance(config, TrainConfig) and config.liger):
+        return {}
+    if find_spec("liger_kernel") is None:
+        raise TrainingError(
+            "liger needs the kernels: pip install 'prefloop[liger]', or leave liger out"
+        )
+    if not gpu:
+        raise TrainingError("liger is for GPUs, and there is none here: leave liger out")
+    return {"use_liger_kernel": True}
 
 
 def on_one_gpu(arguments: Any) -> Any:

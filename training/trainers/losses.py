@@ -26,6 +26,8 @@ class PairLogps:
     rejected_tokens: torch.Tensor
     ratio: torch.Tensor
     """log-ratio of chosen less that of rejected, each policy against reference."""
+    chosen_ratio: torch.Tensor
+    """log-ratio of chosen, policy against reference."""
     p_chosen: torch.Tensor
     """The jury's probability that chosen is preferred."""
 
@@ -52,6 +54,11 @@ def own_loss(name: str, logps: PairLogps, config: TrainConfig) -> torch.Tensor:
     * ``orpo``: -mean log p chosen - beta log sigma(log odds chosen - log odds rejected), with odds
       p / (1 - p) of the mean probability per token (Hong et al. 2024, arXiv 2403.07691, eq. 6 and
       7, beta being its lambda). No reference.
+    * ``dpop``: -log sigma(beta (r - lambda max(0, log reference chosen - log policy chosen))) (Pal
+      et al. 2024, arXiv 2402.13228, eq. 3).
+    * ``clipped``: -log sigma(min(beta r, cap)): DPO with no gradient from pairs beyond the cap.
+      Optimisers that divide by the size of gradients, as Adam does, turn even the faintest pull of
+      pairs that are long told apart into steps of full size, and their margin grows without end.
     """
     if name == "soft":
         return _soft(config.beta * logps.ratio, logps.p_chosen)
@@ -61,6 +68,11 @@ def own_loss(name: str, logps: PairLogps, config: TrainConfig) -> torch.Tensor:
     if name == "simpo":
         gap = config.beta * (logps.mean_chosen - logps.mean_rejected)
         return -F.logsigmoid(gap - config.simpo_gamma)
+    if name == "dpop":
+        lost = (-logps.chosen_ratio).clamp(min=0)
+        return -F.logsigmoid(config.beta * (logps.ratio - config.dpop_lambda * lost))
+    if name == "clipped":
+        return -F.logsigmoid((config.beta * logps.ratio).clamp(max=config.margin_cap))
     assert name == "orpo"
     odds = _log_odds(logps.mean_chosen) - _log_odds(logps.mean_rejected)
     return -logps.mean_chosen - config.beta * F.logsigmoid(odds)
@@ -73,3 +85,16 @@ def _soft(logit: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
 def _log_odds(log_p: torch.Tensor) -> torch.Tensor:
     # log(1 - e^x) without cancellation for x near 0, where expm1 is exact.
     return log_p - torch.log(-torch.expm1(log_p.clamp(max=-1e-7)))
+
+
+def wpo_weights(per_token: torch.Tensor, squares: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """How much each pair [B] counts in WPO (Zhou et al. 2024, arXiv 2406.11827, eq. 2).
+
+    ``per_token`` and ``squares`` [2B, T] are log p of each token, and the log of the sum of squared
+    probabilities at its place; ``mask`` says which are the answers', chosen ones first. The weight
+    of an answer is the mean per token of their difference, as a probability: what sampling from the
+    policy gives has 1 on average (the paper's sampled alignment).
+    """
+    aligned = ((per_token - squares) * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+    chosen, rejected = aligned.detach().exp().chunk(2)
+    return chosen * rejected

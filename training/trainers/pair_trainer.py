@@ -15,7 +15,7 @@ from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from prefloop.training.config import TrainConfig
-from prefloop.training.trainers.losses import OWN, PairLogps, own_loss
+from prefloop.training.trainers.losses import OWN, PairLogps, own_loss, wpo_weights
 from prefloop.training.trainers.offline_mixin import Prepared
 from prefloop.training.trainers.order import Ordered
 
@@ -54,8 +54,9 @@ class PairTrainer(Prepared, Ordered, DPOTrainer):  # type: ignore[misc]  # TRL h
         with self._reference_heard() as reference:
             loss = super()._compute_loss(forward, inputs, return_outputs=False)
         logps = self._pair_logps(seen[0].log_probs, inputs, p_chosen, reference)
+        counts = self._counts(seen[0], inputs)
         for name, weight in own:
-            loss = loss + weight * own_loss(name, logps, self.settings).mean()
+            loss = loss + weight * (counts * own_loss(name, logps, self.settings)).mean()
         if not self.settings.uses_reference:
             self._rewards_without_reference(logps)
         return loss
@@ -93,8 +94,17 @@ class PairTrainer(Prepared, Ordered, DPOTrainer):  # type: ignore[misc]  # TRL h
             chosen_tokens=tokens[0],
             rejected_tokens=tokens[1],
             ratio=of_policy[0] - of_policy[1] - (of_reference[0] - of_reference[1]),
+            chosen_ratio=of_policy[0] - of_reference[0],
             p_chosen=p_chosen.to(chosen),
         )
+
+    def _counts(self, said: Any, inputs: dict[str, Any]) -> torch.Tensor | float:
+        """How much each pair counts, as TRL counts it in its own losses."""
+        if not self.settings.wpo:
+            return 1.0
+        mask = inputs["completion_mask"][..., 1:]
+        length = mask.size(1)
+        return wpo_weights(said.log_probs[:, -length:], said.log_sum_sq_probs[:, -length:], mask)
 
     def _length_weight(self, mask: torch.Tensor) -> torch.Tensor:
         """What each token [2B, T] counts in a log-ratio: those beyond the length of the pair's

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from prefloop.data import schemas
 from prefloop.data.errors import PrefloopError
 from prefloop.labelers.judges.folder import SHIPPED
-from prefloop.pipeline.config import ConfigError, RunConfig, validate_config
-from prefloop.pipeline.run.manifest import open_run
+from prefloop.pipeline.config import ConfigError, RunConfig, load_config, validate_config
+from prefloop.pipeline.run.manifest import as_begun, open_run
 from prefloop.pipeline.run.run_dir import RunDir, RunError
 from prefloop.pipeline.run.status import collect_status
 from tests.helpers.runs import JUDGE, VERIFIER, small_config
@@ -261,3 +261,57 @@ def test_a_run_of_a_version_that_wrote_columns_out_goes_on(tmp_path: Path) -> No
         open_run(small_config(prompts={**prompts, "train": other}), run, revisions={})
     with pytest.raises(RunError, match=r"columns\.last_turn: \"drop\" -> \"reference\""):
         open_run(small_config(prompts=prompts), run, revisions={})
+
+
+WRITTEN_BEFORE = """
+{learning_rate: 5.0e-07, lr_scheduler: linear, warmup_ratio: 0.1, epochs: 1.0, batch_size: 8,
+ gradient_accumulation: 1, max_length: 1024, max_pairs: null, weight_decay: 0.0,
+ max_grad_norm: 1.0, precision: auto, lora: {r: 16, alpha: 32, dropout: 0.0,
+ target_modules: all-linear, quantize: null}, gradient_checkpointing: false, save_steps: 500,
+ method: dpo, loss: sigmoid, loss_weights: null, beta: 0.1, desirable_weight: 1.0,
+ undesirable_weight: 1.0, reward: wins, clip: 0.2, scale_rewards: true, online: false,
+ online_steps: 1, simpo_gamma: 1.0, ld_alpha: null, divergence: reverse_kl, divergence_alpha: 0.5,
+ label_smoothing: 0.0, reference: start, data: fresh, replay_share: 0.25, order: length,
+ precompute_reference_logprobs: true, accelerate: null, sft_warmup: null, guards: {enabled: true,
+ window: 10, warn_share: 0.5, max_margin_nats: 200.0, max_margin: null, max_chosen_drop: 100.0,
+ max_perfect_steps: 100, snapshots: 10, max_kl: 100.0, max_length_ratio: 3.0, max_truncated: 0.5,
+ max_repetitive: 0.5, then: stop}}
+"""
+"""What a version before wrote of ``train: {lora: {}}``, when all defaults were the same for all."""
+
+
+def test_a_run_goes_on_with_what_it_was_begun_with_of_what_its_config_leaves_out(
+    tmp_path: Path,
+) -> None:
+    config = small_config(train={"lora": {}})
+    assert config.train is not None
+    assert (config.train.learning_rate, config.train.gradient_accumulation) == (5e-6, 4)
+    run = begun(tmp_path, config, "candidates", "votes")
+    run.round(0).policy.mkdir()
+    raw = yaml.safe_load(run.config.read_text())
+    raw["train"] = yaml.safe_load(WRITTEN_BEFORE)
+    run.config.write_text(yaml.safe_dump(raw))
+    for _ in range(2):  # and again from what it now wrote itself
+        open_run(config, run, revisions={})
+        kept = yaml.safe_load(run.config.read_text())["train"]
+        assert {key: kept[key] for key in raw["train"] if key != "guards"} == {
+            key: raw["train"][key] for key in raw["train"] if key != "guards"
+        }
+        assert as_begun(config, run).train == validate_config(raw, "old").train
+    for said in ({"learning_rate": 5e-6}, {"gradient_accumulation": 4}, {"loss": "simpo"}):
+        with pytest.raises(RunError, match=rf"train\.{next(iter(said))}: "):
+            open_run(small_config(train={"lora": {}, **said}), run, revisions={})
+    # Where a key changed that decides the others, they follow it, as long as nothing is trained.
+    run.round(0).policy.rmdir()
+    open_run(small_config(train={"lora": {}, "loss": "simpo"}), run, revisions={})
+    assert yaml.safe_load(run.config.read_text())["train"]["beta"] == 2
+
+
+def test_overrides_of_a_config_resolve_anew_what_it_leaves_out() -> None:
+    config = small_config(train={"epochs": 2})
+    changed = load_config(config, {"train.loss": "sigmoid_norm"})
+    assert changed.train is not None
+    assert (changed.train.beta, changed.train.epochs) == (5, 2)
+    said = load_config(small_config(train={"beta": 0.2}), {"train.loss": "sigmoid_norm"})
+    assert said.train is not None
+    assert said.train.beta == 0.2
