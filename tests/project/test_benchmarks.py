@@ -59,7 +59,7 @@ def test_none_is_forgotten() -> None:
     there = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
     there -= {"__init__", "answering", "models"}
     # People are simulated against a real Argilla, whose own tests run that code.
-    assert there - {"review", "real"} == RUNS.keys() | ENGINES.keys()
+    assert there - {"review", "real", "self_instruct"} == RUNS.keys() | ENGINES.keys()
 
 
 @pytest.mark.slow
@@ -122,3 +122,18 @@ def test_ways_of_training_are_compared_on_sixteen_prompts(tmp_path: Path) -> Non
     tables = [line for line in first.splitlines() if line.startswith("| ")]
     again = [line for line in run("sixteen", options).splitlines() if line.startswith("| ")]
     assert again == tables
+
+
+@pytest.mark.slow
+def test_margins_are_measured_under_each_condition(tmp_path: Path) -> None:
+    """On people's answers against the embedded policy's."""
+    out = run("self_instruct", [
+        "--out", str(tmp_path), "--model", "embedded:policy", "--threads", "1", "--pairs", "6",
+        "--tokens", "8", "--rate", "1e-3", "--condition", "batch 1", "--condition", "batch 16, cap",
+    ])  # fmt: skip
+    rows = [line.split(" | ") for line in out.splitlines() if line.startswith("| batch")]
+    assert [row[:2] for row in rows] == [
+        ["| batch 1, rate 0.001", "6"], ["| batch 16, cap, rate 0.001", "1"],
+    ]  # fmt: skip
+    assert float(rows[0][3]) > float(rows[1][3])
+    assert (tmp_path / "margins.svg").stat().st_size > 0
