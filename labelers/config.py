@@ -38,6 +38,9 @@ class JudgeLabeler(Strict):
     orders: Literal["both", "one"] = "both"
     """``both`` asks twice with the answers swapped, and a verdict that changes is a tie. ``one``
     asks once, in an order drawn by seed, at half the price and with the judge's position bias."""
+    votes: Annotated[PositiveInt, LATER] = 1
+    """Times a pairwise judge is asked in each order, each with a seed of its own: what more than
+    half of the votes say is its verdict, and else it is a tie. Needs a ``temperature`` above 0."""
     temperature: NonNegativeFloat | None = 0.0
     """Null sends none, for servers that refuse it; a local model then draws as its
     generation_config.json says."""
@@ -56,6 +59,15 @@ class JudgeLabeler(Strict):
     verdicts of people bear out, before the jury sees them. The votes stay as they were given."""
     weight: PositiveFloat = 1.0
     """Weight of this labeler in the jury."""
+
+    @model_validator(mode="after")
+    def _votes_differ(self) -> JudgeLabeler:
+        if self.votes > 1 and self.temperature == 0:
+            raise ValueError(
+                f"votes {self.votes} would all be the same at temperature 0: set it above, for "
+                "example 0.7, or leave out votes"
+            )
+        return self
 
     @property
     def thinking(self) -> Thinking:

@@ -17,7 +17,7 @@ from prefloop.labelers.judges.folder import load_judge
 from prefloop.labelers.judges.listwise_judge import ListwiseJudge
 from prefloop.labelers.judges.pairwise_judge import PairwiseJudge
 from prefloop.labelers.judges.rating_judge import RatingJudge
-from prefloop.labelers.judges.settings import ListwiseSettings, RatingSettings
+from prefloop.labelers.judges.settings import ListwiseSettings, PairwiseSettings, RatingSettings
 from prefloop.labelers.scorers.given import GivenLabels
 from prefloop.labelers.scorers.origin import OriginPreferred
 from prefloop.labelers.scorers.reference import ReferencePreferred
@@ -38,6 +38,11 @@ def build_labeler(
         if engine is None:
             raise LabelerError(f"labeler {config.name!r} is a judge and needs an engine")
         judge = load_judge(config.judge)
+        if config.votes > 1 and not isinstance(judge.settings, PairwiseSettings):
+            raise LabelerError(
+                f"labeler {config.name!r}: votes is for pairwise judges, and {config.judge} is "
+                "none: leave it out"
+            )
         if isinstance(judge.settings, ListwiseSettings):
             return ListwiseJudge(config, judge, engine, seed=seed)
         if isinstance(judge.settings, RatingSettings):

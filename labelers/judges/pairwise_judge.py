@@ -55,17 +55,19 @@ class PairwiseJudge:
         self._schema = json_schema(settings.verdicts) if settings.parser == "json" else None
 
     async def label(self, pairs: Sequence[Pair], *, block: str) -> list[Vote]:
-        """One vote for each order shown of each pair; all requests are one block of the engine."""
+        """``votes`` votes for each order shown of each pair; all requests are one block of the
+        engine."""
         shown = [
-            (pair, order)
+            (pair, order, time)
             for pair in pairs
             if not (self._settings.needs_reference and _shown_reference(pair) is None)
             for order in self._orders(pair)
+            for time in range(self._config.votes)
         ]
         replies = await self._asker.ask([self._write(*each) for each in shown], block=block)
         return [
             self._vote(pair, order, reply)
-            for (pair, order), reply in zip(shown, replies, strict=True)
+            for (pair, order, _), reply in zip(shown, replies, strict=True)
         ]
 
     def _orders(self, pair: Pair) -> tuple[ShownOrder, ...]:
@@ -74,8 +76,8 @@ class PairwiseJudge:
         drawn = derive_seed(self._seed, self.name, "order", pair.pair_id)
         return ("ab",) if drawn % 2 == 0 else ("ba",)
 
-    def _write(self, pair: Pair, order: ShownOrder) -> Question:
-        key = (pair.pair_id, order)
+    def _write(self, pair: Pair, order: ShownOrder, time: int) -> Question:
+        key = (pair.pair_id, order, *([str(time)] if time else []))
         first, second = (pair.a, pair.b) if order == "ab" else (pair.b, pair.a)
         principles = self._judge.drawn_principles(self._seed, self.name, "principles", pair.pair_id)
         try:

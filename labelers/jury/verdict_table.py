@@ -1,9 +1,10 @@
 """The votes of each labeler on each pair, merged to one verdict: what juries and statistics read.
 
-The votes of one labeler on one pair become one verdict. Votes that all say the same are that
-verdict; votes that contradict each other (a judge that changed its mind when the answers were
-swapped) are a tie; one invalid vote makes the labeler abstain. Its probability is the mean of its
-votes' (1, 0.5, 0 where a vote has none), and 0.5 where the verdict is a tie.
+The votes of one labeler on one pair become one verdict. First, what a judge said when it was asked
+several times in one order is what more than half of these votes say, or else a tie. Then votes that
+all say the same are that verdict; votes that contradict each other (a judge that changed its mind
+when the answers were swapped) are a tie; an invalid one makes the labeler abstain. Its probability
+is the mean of its votes' (1, 0.5, 0 where a vote has none), and 0.5 where the verdict is a tie.
 """
 
 from __future__ import annotations
@@ -134,7 +135,8 @@ def _codes(column: pa.ChunkedArray) -> Ints:
 
 
 def read_votes(votes: pa.Table, pairs: pa.Table) -> Votes:
-    """The votes (VOTE_COLUMNS) as numbers, by the pairs (``pair_id, prompt_id, a_id, b_id``).
+    """The votes (VOTE_COLUMNS) as numbers, by the pairs (``pair_id, prompt_id, a_id, b_id``); one
+    for all votes of a labeler on a pair in one order.
 
     Raises ``LabelerError`` for votes on other pairs, and for preferences, orders or probabilities
     that do not exist or contradict each other.
@@ -154,7 +156,7 @@ def read_votes(votes: pa.Table, pairs: pa.Table) -> Votes:
     soft = ~np.isnan(p_a)
     hard = np.array([1.0, 0.0, 0.5, 0.5])[preference]
     p_a = np.where(soft, p_a, hard)
-    return Votes(
+    single = Votes(
         labelers=tuple(names),
         pair=pair,
         cell=pair * len(names) + labeler,
@@ -163,6 +165,38 @@ def read_votes(votes: pa.Table, pairs: pa.Table) -> Votes:
         soft=soft,
         order=np.where(flipped, np.array([_BA, _AB, _NONE])[order], order),
         flipped=flipped,
+    )
+    return _one_an_order(single)
+
+
+def _one_an_order(votes: Votes) -> Votes:
+    """One vote for all of a labeler on a pair in one order: what more than half of them say, or a
+    tie. Its probability is the mean of the valid ones, and a majority that it contradicts a tie."""
+    _, first, place, counts = np.unique(
+        votes.cell * len(_ORDERS) + votes.order,
+        return_index=True, return_inverse=True, return_counts=True,
+    )  # fmt: skip
+    if len(first) == len(votes.cell):
+        return votes
+    said = np.bincount(place * 4 + votes.preference, minlength=4 * len(first)).reshape(-1, 4)
+    valid = votes.preference != _INVALID
+    answered = np.maximum(counts - said[:, _INVALID], 1)
+    p_a = np.bincount(place, weights=votes.p_a * valid, minlength=len(first)) / answered
+    preference = np.where(2 * said.max(1) > counts, said.argmax(1), _TIE)
+    against = ((preference == _A) & (p_a < 0.5)) | ((preference == _B) & (p_a > 0.5))
+    preference = np.where(against, _TIE, preference)
+    soft = np.bincount(place, weights=~valid | votes.soft, minlength=len(first)) == counts
+    kept = np.argsort(first)  # in the order of their first votes
+    rows = first[kept]
+    return Votes(
+        labelers=votes.labelers,
+        pair=votes.pair[rows],
+        cell=votes.cell[rows],
+        preference=preference[kept],
+        p_a=np.where(preference <= _B, p_a, 0.5)[kept],
+        soft=soft[kept],
+        order=votes.order[rows],
+        flipped=votes.flipped[rows],
     )
 
 

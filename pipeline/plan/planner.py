@@ -211,7 +211,7 @@ class Planner:
             questions = [aspects * number for number in labelled.candidates]
             shown = [1] * len(questions)
         else:
-            questions = [orders * number for number in labelled.pairs]
+            questions = [orders * labeler.votes * number for number in labelled.pairs]
             shown = [2] * len(questions)
         requests = sum(questions)
         answers = sum(a * b for a, b in zip(questions, shown, strict=True)) / max(requests, 1)

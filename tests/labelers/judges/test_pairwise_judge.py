@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pyarrow.compute as pc
 import pytest
+from pydantic import ValidationError
 
 from prefloop.data.hashing import content_id
 from prefloop.data.protocol import Completion, EngineFailed, Request, RequestRejected
@@ -108,6 +109,29 @@ def test_one_order_is_drawn_by_seed_and_about_balanced() -> None:
     assert 70 < sum(vote.order == "ab" for vote in votes) < 130
     reverse = label(ScriptedEngine(prefers("good")), *reversed(pairs), orders="one")
     assert [vote.order for vote in reverse] == [vote.order for vote in votes][::-1]
+
+
+def test_a_judge_may_be_asked_several_times_in_each_order() -> None:
+    engine = ScriptedEngine(prefers("good"))
+    votes = label(engine, make_pair(), votes=3, temperature=0.7)
+    assert [vote.order for vote in votes] == ["ab"] * 3 + ["ba"] * 3
+    assert {vote.preference for vote in votes} == {"a"}
+    assert len({request.seeds for request in engine.requests}) == 6
+    assert len({request.request_id for request in engine.requests}) == 6
+    once = ScriptedEngine(prefers("good"))
+    label(once, make_pair(), temperature=0.7)
+    assert [request.seeds for request in once.requests] == [
+        engine.requests[0].seeds, engine.requests[3].seeds,
+    ]  # fmt: skip
+
+
+def test_several_votes_are_for_pairwise_judges_that_draw() -> None:
+    with pytest.raises(ValidationError, match="would all be the same at temperature 0"):
+        label(ScriptedEngine(prefers("good")), make_pair(), votes=3)
+    with pytest.raises(LabelerError, match="votes is for pairwise judges, and rating is none"):
+        label(
+            ScriptedEngine(prefers("good")), make_pair(), votes=3, temperature=1.0, judge="rating"
+        )
 
 
 def test_no_pairs_no_requests() -> None:

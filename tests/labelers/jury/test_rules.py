@@ -19,6 +19,7 @@ from prefloop.labelers.jury.calibrator import Calibrator
 from prefloop.labelers.jury.fit import count_patterns, fit_jury
 from prefloop.labelers.jury.round_jury import RoundJury
 from prefloop.labelers.jury.rules import FittedJury, log_odds
+from prefloop.labelers.jury.verdict_table import merge_votes, read_votes
 
 RELIABILITY, DAWID_SKENE = Jury(rule="reliability"), Jury(rule="dawid_skene")
 MIRROR = {"a": "b", "b": "a", "tie": "tie", "invalid": "invalid"}
@@ -363,3 +364,51 @@ def test_soft_votes_are_calibrated_before_the_jury_sees_them() -> None:
     # other labelers as they are.
     assert table["p_chosen"].to_pylist() == pytest.approx([0.75, 1.0, 0.9])
     assert table["chosen_id"][0].as_py() == pairs[0]["b_id"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "p_a"),
+    [
+        ("aab", "aaa", (2 / 3 + 1) / 2),  # most of each order say a
+        ("aab", "bba", 0.5),  # the orders contradict each other
+        ("abt", "aaa", 0.5),  # no majority in the first
+        ("aax", "aaa", 1.0),  # one that cannot be read is outvoted
+        ("axx", "aaa", None),  # most cannot be read: the labeler abstains
+        ("a", "a", 1.0),
+        ("a", "x", None),
+    ],
+)
+def test_what_most_votes_of_an_order_say_counts(first: str, second: str, p_a: float | None) -> None:
+    said = {"a": "a", "b": "b", "t": "tie", "x": "invalid"}
+    _, pairs = world(2)
+    votes = [
+        Vote(**pairs[0], round=0, labeler="judge", order=order, preference=said[one])
+        for order, several in (("ab", first), ("ba", second))
+        for one in several
+    ]
+    # Another pair between, so that rows are not where they would be by chance.
+    votes.insert(1, Vote(**pairs[1], round=0, labeler="judge", order="ab", preference="b"))
+    table, proposed = votes_table(votes), pa.Table.from_pylist(pairs)
+    verdicts = merge_votes(read_votes(table, proposed), 2)
+    assert verdicts.valid[:, 0].tolist() == [p_a is not None, True]
+    if p_a is not None:
+        assert verdicts.p_a[0, 0] == pytest.approx(p_a)
+        assert verdicts.verdict[0, 0] == (p_a > 0.5)
+    assert verdicts.verdict[1, 0] == -1
+
+
+def test_a_majority_that_the_probabilities_contradict_is_a_tie() -> None:
+    _, pairs = world(1)
+    probabilities = [0.51, 0.52, 0.05]
+    votes = [
+        Vote(**pairs[0], round=0, labeler="judge", order="ab", preference="a" if p > 0.5 else "b",
+             p_a=p)
+        for p in probabilities
+    ]  # fmt: skip
+    verdicts = merge_votes(read_votes(votes_table(votes), pa.Table.from_pylist(pairs)), 1)
+    assert (verdicts.verdict[0, 0], verdicts.p_a[0, 0]) == (0, 0.5)
+    for vote in votes[:2]:
+        assert vote.preference == "a"
+    steady = merge_votes(read_votes(votes_table(votes[:2]), pa.Table.from_pylist(pairs)), 1)
+    assert steady.p_a[0, 0] == pytest.approx(0.515)
+    assert steady.soft[0, 0]
