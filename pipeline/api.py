@@ -253,6 +253,7 @@ def agreement(
     annotator: str | None = None,
     label: str | None = None,
     annotators: Sequence[str] = (),
+    prompt: str | None = None,
     levels: Sequence[str] = (),
     bootstrap: int = 1000,
     seed: int = 0,
@@ -261,7 +262,8 @@ def agreement(
     the like, with intervals of ``bootstrap`` resamples.
 
     ``item``, ``annotator`` and ``label`` name the columns of a table with a row a label,
-    ``annotators`` the columns of one with a column each; ``levels`` are labels in ascending order.
+    ``annotators`` the columns of one with a column each, ``prompt`` that of what items are about,
+    where several may be about the same; ``levels`` are labels in ascending order.
     Raises ``InputError`` for a table that cannot be read so.
     """
     from prefloop.pipeline.judging.agreement_report import file_agreement, run_agreement
@@ -273,7 +275,7 @@ def agreement(
     ):
         of_run = run_agreement(_directory(data), resamples=bootstrap, seed=seed)
         return Result(of_run, render_agreement)
-    columns = LabelColumns(item, annotator, label, annotators)
+    columns = LabelColumns(item, annotator, label, annotators, prompt)
     with as_files([data], "table") as (path,):
         found = file_agreement(path, columns, levels=levels, resamples=bootstrap, seed=seed)
     return Result(found, render_agreement)

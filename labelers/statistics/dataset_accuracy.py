@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from prefloop.data.arrays import Floats
 from prefloop.labelers.base import LabelerError
-from prefloop.labelers.statistics.estimate import Estimate, proportion_estimate
+from prefloop.labelers.statistics.clusters import Clusters, Grouping
+from prefloop.labelers.statistics.estimate import Estimate
+from prefloop.labelers.statistics.winrate import win_rate
 
 FEWEST = 20
 """People's labels that an estimate needs at least."""
@@ -33,6 +37,7 @@ def dataset_accuracy(
     confidence: ArrayLike,
     all_confidence: ArrayLike,
     inclusion: ArrayLike | None = None,
+    prompts: Clusters | None = None,
 ) -> DatasetAccuracy:
     """Accuracy of N labelled pairs of which people labelled n.
 
@@ -46,6 +51,8 @@ def dataset_accuracy(
     are, and the tighter the better they are. Where people always or never agree, the normal
     interval would have no width: Wilson's of their labels alone stands in for it. Where all
     confidences are the same they tell nothing, and the labels of people alone are the estimate.
+    ``prompts`` [n] (default: each pair has its own) are what repeats: the intervals are widened by
+    the square root of the labels' design effect.
 
     Raises ``LabelerError`` for fewer than 20 labels.
     """
@@ -66,20 +73,29 @@ def dataset_accuracy(
     weights = np.ones(n) if inclusion is None else 1 / np.asarray(inclusion, np.float64)
     weights = weights / weights.mean()
     if np.ptp(y) == 0:
-        alone = proportion_estimate(float(y.sum()), n)
+        alone = win_rate(y, prompts)
         return DatasetAccuracy(alone, alone, len(every))
     mean = float((weights * y).mean())
+    stretch = _widening(weights * (y - mean), Grouping.of(prompts, n))
     low_alone, high_alone = (
         float(np.squeeze(end)) for end in classical_mean_ci(y, w=weights, alpha=0.05)
     )
-    alone = _within(mean, low_alone, high_alone, n)
+    alone = _within(mean, low_alone, high_alone, stretch, n)
     if np.ptp(np.concatenate([f, every])) <= _ALIKE:  # lambda would be 0 / 0
         return DatasetAccuracy(alone, alone, len(every))
     value = float(np.squeeze(ppi_mean_pointestimate(y, f, every, w=weights)))
     low, high = (float(np.squeeze(end)) for end in ppi_mean_ci(y, f, every, alpha=0.05, w=weights))
-    return DatasetAccuracy(_within(value, low, high, n), alone, len(every))
+    return DatasetAccuracy(_within(value, low, high, stretch, n), alone, len(every))
 
 
-def _within(value: float, low: float, high: float, n: int) -> Estimate:
+def _widening(deviations: Floats, grouping: Grouping) -> float:
+    n = len(deviations)
+    alone = float((deviations**2).sum()) / (n * (n - 1))
+    ratio = grouping.variance_of_mean(deviations) / alone
+    return math.sqrt(grouping.design_effect(ratio, deviations, 0.95))
+
+
+def _within(value: float, low: float, high: float, stretch: float, n: int) -> Estimate:
+    low, high = value - stretch * (value - low), value + stretch * (high - value)
     value, low, high = (min(max(one, 0.0), 1.0) for one in (value, low, high))
     return Estimate(value, low, high, n)

@@ -84,6 +84,9 @@ def agreement(
     annotators: Annotated[
         str | None, typer.Option(help="Instead: the columns of a table with one an annotator.")
     ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Column that says what several items are about.")
+    ] = None,
     levels: Annotated[str | None, typer.Option(help="Labels in ascending order: low,high.")] = None,
     bootstrap: Annotated[int, typer.Option(min=1, help="Resamples of the intervals.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 0,
@@ -96,6 +99,7 @@ def agreement(
         annotator=annotator,
         label=label,
         annotators=words(annotators),
+        prompt=prompt,
         levels=words(levels),
         bootstrap=bootstrap,
         seed=seed,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from prefloop.data.arrays import Floats
 from prefloop.data.errors import InputError, StorageError
@@ -26,6 +27,7 @@ from prefloop.pipeline.run.run_dir import RunDir
 
 METHODS: tuple[CalibrationMethod, ...] = ("isotonic", "platt")
 _SIDE = {"a": 1.0, "tie": 0.5, "b": 0.0}
+_PAIR = ("pair_id", "prompt_id")
 
 
 @dataclass(frozen=True)
@@ -72,15 +74,16 @@ def calibrate_judges(found: JudgeEval, folder: Path, method: str, seed: int) -> 
 
     Raises ``InputError`` for an unknown method, and ``LabelerError`` for too few pairs.
     """
-    gold = {pair.pair_id: _SIDE[pair.gold] for pair in found.gold}
+    gold = {pair.pair_id: (_SIDE[pair.gold], pair.prompt_id) for pair in found.gold}
     chosen = _method(method)
     written = []
     for name, votes in found.votes.items():
         ids, p_a = soft_votes(votes).get(next(iter(set(votes["labeler"].to_pylist()))), ([], None))
         if p_a is None or not len(ids):
             continue
-        people = np.array([gold[one] for one in ids])
-        written.append(_calibrate(name, p_a, people, chosen, _path(folder, name), seed))
+        people, prompts = zip(*(gold[one] for one in ids), strict=True)
+        said = _Said(p_a, np.array(people), np.array(prompts))
+        written.append(_calibrate(name, said, chosen, _path(folder, name), seed))
     if not written:
         raise InputError("no judge gives probabilities: there is nothing to calibrate")
     return written
@@ -97,26 +100,30 @@ def calibrate_run(
     """
     chosen = _method(method)
     labels = read_people(people, run)
-    by_labeler: dict[str, tuple[list[float], list[float]]] = {}
+    by_labeler: dict[str, tuple[list[float], list[float], list[str]]] = {}
     seen: dict[str, None] = {}
     for folder in run.rounds():
         for votes in folder.votes.iter(columns=VOTE_COLUMNS):
             labelled = pc.is_in(votes["pair_id"], pa.array(list(labels)))
             for name in pc.unique(votes["labeler"]).to_pylist():
                 seen.setdefault(name)
-            for name, (ids, p_a) in soft_votes(votes.filter(labelled)).items():
-                given, said = by_labeler.setdefault(name, ([], []))
+            mine = votes.filter(labelled)
+            asked = dict(zip(*(mine[one].to_pylist() for one in _PAIR), strict=True))
+            for name, (ids, p_a) in soft_votes(mine).items():
+                given, said, prompts = by_labeler.setdefault(name, ([], [], []))
                 given += p_a.tolist()
                 said += [labels[one].preference_for_a for one in ids]
+                prompts += [asked[one] for one in ids]
     calibrated, skipped = [], {}
     for name in seen:
-        given, said = by_labeler.get(name, ([], []))
+        given, said, prompts = by_labeler.get(name, ([], [], []))
         if not given:
             skipped[name] = "it gives no probabilities"
             continue
         try:
             path = _path(out, name)
-            calibrated.append(_calibrate(name, np.array(given), np.array(said), chosen, path, seed))
+            everything = _Said(np.array(given), np.array(said), np.array(prompts))
+            calibrated.append(_calibrate(name, everything, chosen, path, seed))
         except LabelerError as error:
             skipped[name] = str(error)
     accuracy, why = None, None
@@ -154,9 +161,10 @@ def soft_votes(votes: pa.Table) -> dict[str, tuple[list[str], Floats]]:
 
 
 def _accuracy(run: RunDir, labels: Mapping[str, PeopleLabel]) -> DatasetAccuracy:
-    right, confidence, every, inclusion = [], [], [], []
+    right, confidence, every, inclusion, prompts = [], [], [], [], []
+    columns = ["pair_id", "prompt_id", "chosen_id", "p_chosen", "kept"]
     for folder in run.rounds():
-        for table in folder.decisions.iter(["pair_id", "chosen_id", "p_chosen", "kept"]):
+        for table in folder.decisions.iter(columns):
             kept = table.filter(table["kept"])
             every += kept["p_chosen"].to_pylist()
             for row in kept.filter(pc.is_in(kept["pair_id"], pa.array(list(labels)))).to_pylist():
@@ -164,21 +172,40 @@ def _accuracy(run: RunDir, labels: Mapping[str, PeopleLabel]) -> DatasetAccuracy
                 right.append(label.side_of(row["chosen_id"]))
                 confidence.append(row["p_chosen"])
                 inclusion.append(label.inclusion)
+                prompts.append(row["prompt_id"])
     known = [one for one in inclusion if one is not None]
     return dataset_accuracy(
-        right, confidence, every, known if len(known) == len(right) and known else None
+        right,
+        confidence,
+        every,
+        known if len(known) == len(right) and known else None,
+        prompts,
     )
 
 
+@dataclass(frozen=True)
+class _Said:
+    """What a labeler and people say of N pairs."""
+
+    p_a: Floats
+    people: Floats
+    """1, 0.5 or 0: a is preferred, neither is, b is."""
+    prompts: NDArray[np.str_]
+
+
 def _calibrate(
-    name: str, p_a: Floats, people: Floats, method: CalibrationMethod, path: Path, seed: int
+    name: str, said: _Said, method: CalibrationMethod, path: Path, seed: int
 ) -> Calibrated:
+    p_a, people = said.p_a, said.people
     fitted = Calibrator.fit(p_a, people, method)
     folded = cross_fitted(p_a, people, method, seed=seed)
     decided = people != 0.5
     if not decided.any():
         raise LabelerError("people call every one of these pairs a tie")
-    before, after = (calibration(p[decided], people[decided] == 1.0) for p in (p_a, folded))
+    before, after = (
+        calibration(p[decided], people[decided] == 1.0, said.prompts[decided])
+        for p in (p_a, folded)
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     result = Calibrated(name, str(path), method, len(p_a), before, after)
     atomic_write_json(path, {"calibration": fitted.as_dict(), **result.as_dict()})

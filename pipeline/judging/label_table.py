@@ -47,6 +47,8 @@ class Labels:
     """The first of those, as one line each."""
     contents: list[str] = field(default_factory=list)
     """The same, as they were read."""
+    prompts: dict[str, str] = field(default_factory=dict)
+    """What each item is about, where a column says so."""
     spellings: dict[str, str] = field(default_factory=dict)
     """How a label was first written."""
 
@@ -71,6 +73,11 @@ class Labels:
         else:
             self.conflicts.setdefault((item, annotator), {labels[annotator]}).add(label)
 
+    def place(self, item: str, prompt: str) -> None:
+        """Note what an item is about. Raises ``ValueError`` where it was about something else."""
+        if self.prompts.setdefault(item, prompt) != prompt:
+            raise ValueError(f"item {item} was about {self.prompts[item]} before")
+
     def refuse(self, row: BadRow) -> None:
         """Count a row that cannot be read."""
         self.bad[row.reason] += 1
@@ -85,18 +92,20 @@ class LabelColumns:
 
     A long table has a row for each label: ``item``, ``annotator``, ``label``. A wide one has a row
     for each item and the columns ``annotators``; ``item`` may be null, and the row is the item.
+    ``prompt``: what items are about, where several may be about the same.
     """
 
     item: str | None = None
     annotator: str | None = None
     label: str | None = None
     annotators: Sequence[str] = ()
+    prompt: str | None = None
 
     @property
     def names(self) -> list[str]:
         """All columns that the table must have."""
         names = list(self.annotators) or [one for one in (self.annotator, self.label) if one]
-        return [*names, self.item] if self.item else names
+        return [*names, *(one for one in (self.item, self.prompt) if one)]
 
 
 def read_labels(path: str, columns: LabelColumns) -> Labels:
@@ -132,6 +141,8 @@ def read_labels(path: str, columns: LabelColumns) -> Labels:
             continue
         try:
             for item, annotator, label in _cells(row, columns):
+                if columns.prompt is not None:
+                    _place(labels, item, row, columns.prompt)
                 word = label_text(label)
                 if word is not None:
                     labels.spellings.setdefault(word, _spelled(label, word))
@@ -178,6 +189,16 @@ def _cells(row: RawRow, columns: LabelColumns) -> Iterator[tuple[str, str, Any]]
                 column, "not_a_label", "is a list or an object: a label is text or a number"
             )
         yield of_item, name, value
+
+
+def _place(labels: Labels, item: str, row: RawRow, column: str) -> None:
+    prompt = _word(row.fields[column], column)
+    if prompt is None:
+        raise _NotALabel(column, "no_prompt", "is empty: with --prompt every item is about one")
+    try:
+        labels.place(item, prompt)
+    except ValueError as error:
+        raise _NotALabel(column, "another_prompt", f"{error}: an item has one prompt") from None
 
 
 def _spelled(label: Any, word: str) -> str:
@@ -231,7 +252,8 @@ def ratings_of(source: str, labels: Labels, levels: Sequence[str] = ()) -> Ratin
     for row, given in enumerate(labels.given.values()):
         for annotator, label in given.items():
             codes[row, column[annotator]] = place[label]
-    return Ratings(tuple(annotators), tuple(names), codes, values, ordered)
+    prompts = [labels.prompts[item] for item in labels.given] if labels.prompts else None
+    return Ratings(tuple(annotators), tuple(names), codes, values, ordered, prompts=prompts)
 
 
 def _in_order(source: str, used: list[str], levels: Sequence[str]) -> tuple[list[str], Any, bool]:

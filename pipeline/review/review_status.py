@@ -94,7 +94,7 @@ def review_status(folder: ReviewFolder, *, seed: int = 0) -> ReviewStatus:
     dataset, why = None, None
     if review.mode == "blind":
         try:
-            dataset = _dataset(folder, decided)
+            dataset = _dataset(folder, decided, pushed)
         except LabelerError as error:
             why = str(error)
     return ReviewStatus(
@@ -168,7 +168,9 @@ def _labelers(folder: ReviewFolder, majority: Mapping[str, str | None]) -> dict[
     return {name: win_rate(right[name], prompts[name]) for name in sorted(right)}
 
 
-def _dataset(folder: ReviewFolder, decided: Mapping[str, float]) -> DatasetAccuracy:
+def _dataset(
+    folder: ReviewFolder, decided: Mapping[str, float], pushed: Mapping[str, Any]
+) -> DatasetAccuracy:
     inclusion, confidence = folder.inclusion(), folder.confidence()
     drawn = [pair for pair in decided if pair in inclusion]
     return dataset_accuracy(
@@ -176,6 +178,7 @@ def _dataset(folder: ReviewFolder, decided: Mapping[str, float]) -> DatasetAccur
         [confidence[pair] for pair in drawn],
         list(confidence.values()),
         [inclusion[pair] for pair in drawn],
+        [pushed[pair]["prompt_id"] for pair in drawn],
     )
 
 

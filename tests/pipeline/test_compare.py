@@ -69,6 +69,33 @@ def test_a_policy_against_itself_is_even(run: RunDir, tmp_path: Path) -> None:
     assert figures["kl", None]["value"] == pytest.approx(0, abs=1e-6)
 
 
+def test_kl_does_not_depend_on_how_answers_are_drawn_for_win_rates(
+    run: RunDir, tmp_path: Path
+) -> None:
+    """Greedy answers are the likeliest ones, and say nothing of KL."""
+    found = {}
+    for name, temperature in (("own", 1.0), ("greedy", 0.0)):
+        raw = yaml.safe_load(run.config.read_text())
+        raw["evaluate"] |= {"temperature": temperature, "samples_per_prompt": 2}
+        raw["prompts"]["heldout"]["limit"] = 60
+        config, out = tmp_path / f"{name}.yaml", tmp_path / name
+        config.write_text(yaml.safe_dump(raw))
+        done = CliRunner().invoke(
+            app, ["evaluate", str(run.round(0).policy), "--against", "embedded:policy",
+                  "--config", str(config), "--out", str(out), "--json"],
+        )  # fmt: skip
+        assert done.exception is None
+        rows = json.loads(done.stdout)["figures"]
+        found[name] = next(row for row in rows if row["name"] == "kl")
+        [folder] = [path for path in out.iterdir() if path.is_dir()]
+        asked = RunDir(folder)
+        assert asked.untempered(1).rows() == (60 if name == "greedy" else 0)
+        assert asked.untempered(0).rows() == 0
+    own, greedy = found["own"], found["greedy"]
+    assert (own["n"], greedy["n"]) == (120, 60)
+    assert own["low"] < greedy["value"] < own["high"]
+
+
 @pytest.mark.parametrize("changed", ["heldout", "judge", "calibration", "engine"])
 def test_whatever_changes_an_answer_changes_the_folder(
     changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

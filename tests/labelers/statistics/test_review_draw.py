@@ -115,3 +115,20 @@ def test_few_labels_and_full_agreement() -> None:
     assert all_right.low == pytest.approx(20 / (20 + 1.96**2), abs=1e-3)
     with pytest.raises(ValueError, match="cannot draw 0 of 1 pairs"):
         draw(["x"], [0.5], [1.0], 0, "random", seed=0)
+
+
+def test_pairs_of_one_prompt_widen_the_estimate():
+    draw = np.random.default_rng(5)
+    knows = np.round(draw.uniform(0.5, 1, 60), 2)
+    right = (draw.random(60) < knows).astype(float)
+    alone = dataset_accuracy(right, knows, knows)
+    prompts = np.repeat(np.arange(60), 5)
+    several = [np.repeat(one, 5) for one in (right, knows, knows)]
+    clustered, naive = dataset_accuracy(*several, prompts=prompts), dataset_accuracy(*several)
+    for name in ("estimate", "by_people_alone"):
+        one, five, hundreds = (getattr(found, name) for found in (alone, clustered, naive))
+        assert five.value == pytest.approx(one.value, abs=0.01)
+        assert five.high - five.low == pytest.approx(one.high - one.low, rel=0.1)
+        assert five.high - five.low > 2 * (hundreds.high - hundreds.low)
+    all_right = dataset_accuracy(np.ones(40), np.full(40, 0.9), knows, prompts=np.arange(40) // 2)
+    assert all_right.estimate.low < dataset_accuracy(np.ones(40), knows[:40], knows).estimate.low

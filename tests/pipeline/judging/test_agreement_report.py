@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -206,3 +207,36 @@ def test_decimal_commas_are_numbers_where_all_labels_have_one(tmp_path: Path) ->
         found = ratings_of("t", read_labels(str(path), LabelColumns(annotators=("x", "y"))))
         assert found.ordered == (values is not None)
         assert (None if found.values is None else found.values.tolist()) == values
+
+
+def test_items_of_one_prompt_are_drawn_together(tmp_path: Path) -> None:
+    rows = [
+        {"item": f"{number}-{copy}", "x": said[0], "y": said[1], "asked": f"prompt {number}"}
+        for number, said in enumerate(["11", "12", "22", "11", "21", "22", "11", "22"] * 3)
+        for copy in range(6)
+    ]
+    path = tmp_path / "votes.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    wide = ["agreement", str(path), "--item", "item", "--annotators", "x,y", "--json"]
+    widths = []
+    for more in ([], ["--prompt", "asked"]):
+        done = CliRunner().invoke(app, [*wide, *more])
+        assert done.exception is None
+        found = json.loads(done.stdout)["raw_agreement"]
+        assert found["value"] == 0.75
+        widths.append(found["high"] - found["low"])
+    assert widths[1] > 2 * widths[0]
+
+
+def test_an_item_has_one_prompt(tmp_path: Path) -> None:
+    rows = [("1", "x", "a", "p"), ("1", "y", "a", "q"), ("2", "x", "a", None), ("1", "z", "b", "p")]
+    path = tmp_path / "votes.csv"
+    pd.DataFrame(rows, columns=["item", "who", "label", "asked"]).to_csv(path, index=False)
+    columns = LabelColumns(item="item", annotator="who", label="label", prompt="asked")
+    labels = read_labels(str(path), columns)
+    assert labels.bad == {"another_prompt": 1, "no_prompt": 1}
+    assert "asked" in labels.examples[0]
+    assert "item 1 was about p before: an item has one prompt" in labels.examples[0]
+    assert ratings_of(str(path), labels).prompts == ["p"]
+    with pytest.raises(InputError, match="has no column 'theme'"):
+        read_labels(str(path), replace(columns, prompt="theme"))
