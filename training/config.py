@@ -199,7 +199,7 @@ class SftWarmup(Strict):
     """Supervised training on the chosen answers of round 0, before its training on preferences."""
 
     learning_rate: PositiveFloat = 1e-5
-    """Peak learning rate."""
+    """Peak learning rate. Adapters take about ten times as much."""
     epochs: PositiveFloat = 1.0
     """Passes over the chosen answers."""
 

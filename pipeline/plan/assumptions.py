@@ -16,6 +16,9 @@ from prefloop.pipeline.plan.speeds import (
 from prefloop.pipeline.plan.token_counts import CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS
 from prefloop.training.config import TrainConfig
 
+_FEW = 16
+"""Examples in an optimiser step; with fewer, steps go in all directions and margins explode."""
+
 
 def token_assumptions(measured: Measured, ratios: Mapping[str, float]) -> Iterable[str]:
     """About lengths and numbers; ``ratios`` are the measured characters per token by model."""
@@ -62,11 +65,12 @@ def training_settings(train: TrainConfig | None) -> Iterable[str]:
         return
     loss = f", loss {'+'.join(train.losses)}" if train.method == "dpo" else ""
     answers = train.method in ("grpo", "rloo", "kto", "sft")
+    step = train.batch_size * train.gradient_accumulation
+    few = "; 16 to 128 are usual" if step < _FEW else ""
     yield (
         f"training: {train.method}{loss}, beta {train.beta:g}, learning rate "
-        f"{train.learning_rate:g}, {train.batch_size * train.gradient_accumulation} "
-        f"{'answers' if answers else 'pairs'} a step ({train.batch_size} x "
-        f"{train.gradient_accumulation})"
+        f"{train.learning_rate:g}, {step} {'answers' if answers else 'pairs'} a step "
+        f"({train.batch_size} x {train.gradient_accumulation}{few})"
     )
     chosen = {f"train.{key}": value for key, value in train.resolved.items()}
     if chosen:

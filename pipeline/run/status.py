@@ -151,6 +151,7 @@ class _Wanted:
     rounds: int
     stages: tuple[str, ...]
     patience: int | None
+    samples_in_training: bool
 
 
 def collect_status(run: RunDir) -> RunStatus:
@@ -187,6 +188,11 @@ def _read_config(run: RunDir, *, evaluates: bool) -> _Wanted:
         raise damaged(run.config, str(error), CONFIG_REMEDY) from None
 
 
+def samples_in_training(train: Mapping[str, Any]) -> bool:
+    """Whether a training with these settings samples its answers itself."""
+    return bool(train.get("online")) or train.get("method") in ("grpo", "rloo")
+
+
 def _wanted(settings: Mapping[str, Any], *, evaluates: bool) -> _Wanted:
     trains = settings.get("train") is not None
     asked = trains and (settings.get("evaluate") or {}).get("enabled", True)
@@ -195,6 +201,7 @@ def _wanted(settings: Mapping[str, Any], *, evaluates: bool) -> _Wanted:
         rounds=int(settings.get("rounds", 1)),
         stages=stages,
         patience=(settings.get("evaluate") or {}).get("patience"),
+        samples_in_training=samples_in_training(settings.get("train") or {}),
     )
 
 
@@ -286,6 +293,8 @@ def _round_status(
 
 def _progress(folder: RoundDir, wanted: _Wanted) -> dict[str, Progress]:
     blocks = set(folder.prompts.indices())
+    if wanted.samples_in_training and folder.metrics.exists(TRAINING_CURVES):
+        blocks.intersection_update(folder.candidates.indices())  # a guard may have ended it early
     outputs = {
         "sample": folder.candidates,
         "label": folder.votes,

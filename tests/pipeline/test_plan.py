@@ -302,4 +302,6 @@ def test_a_plan_says_what_settings_come_to(tmp_path: Path) -> None:
     assert "set by the preset tulu3: " in said
     assert "train.beta 5.0" in said
     plain = _config(tmp_path, train={"batch_size": 4})
-    assert "left out in the config" not in " ".join(make_plan(plain).assumptions)
+    said = " ".join(make_plan(plain).assumptions)
+    assert "left out in the config" not in said
+    assert "4 pairs a step (4 x 1; 16 to 128 are usual)" in said

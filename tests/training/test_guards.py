@@ -110,6 +110,8 @@ def test_answers_that_go_astray_stop_a_reinforcement(
     assert watch.stopped is not None
     assert (watch.stopped.step, watch.stopped.value) == (5, pytest.approx(value))
     assert watch.stopped.limit == limit
+    at = 1 + (limit - 1) / 2 if guard in ("length", "entropy") else limit / 2
+    assert seen[0].limit == at, "the warning comes half-way"
     off = watch_of(TrainConfig(method="rloo", guards=Guards(window=1, enabled=False)))
     assert off.see(answers(1, **astray)) == []
 

@@ -375,6 +375,7 @@ def test_a_samplers_mismatch_is_corrected(
     weights = [1, 2, 3 if correction == "truncate" else 0, 1, 1, 1]
     by_hand = float(np.mean(-advantages.ravel() * weights))
     assert step["loss"] == pytest.approx(by_hand, rel=1e-3)
+    assert step["sampling/unknown"] == pytest.approx(2 / 6)
     assert caplog.text.count("each has the weight 1") == 1  # those of the second leg
 
 

@@ -58,8 +58,6 @@ class Reinforcement:
 
     def trainer(self, session: Session, rows: Prompts) -> Any:
         """TRL's trainer, its answers and rewards taken from ``groups``."""
-        from trl.trainer.utils import add_fused_lm_head
-
         from prefloop.training.trainers.rl_trainers import TRAINERS
 
         job, tokenizer = session.job, session.tokenizer
@@ -69,13 +67,10 @@ class Reinforcement:
             _table(rows),
             reward_funcs=[_never_called],
         )
-        frozen = load_reference(job.reference, session.opened)
-        add_fused_lm_head(frozen, temperature=self.temperature)
-        trainer.ref_model = trainer.accelerator.prepare_model(
-            frozen.requires_grad_(False), evaluation_mode=True
-        )
         trainer.beta = job.config.beta
-        if job.config.reference == "ema":
+        if job.config.beta:
+            _compare(trainer, load_reference(job.reference, session.opened), self.temperature)
+        if job.config.beta and job.config.reference == "ema":
             from prefloop.training.session.ema import follow
 
             follow(trainer, job.config.ema_decay)
@@ -121,6 +116,16 @@ class Reinforcement:
             vllm_importance_sampling_mode=f"sequence_{config.sampler_correction or 'truncate'}",
             vllm_importance_sampling_clip_max=config.sampler_correction_max,
         )
+
+
+def _compare(trainer: Any, reference: Any, temperature: float) -> None:
+    """Have the trainer hold its policy to ``reference``."""
+    from trl.trainer.utils import add_fused_lm_head
+
+    add_fused_lm_head(reference, temperature=temperature)
+    trainer.ref_model = trainer.accelerator.prepare_model(
+        reference.requires_grad_(False), evaluation_mode=True
+    )
 
 
 def _never_called(**_: Any) -> list[float]:

@@ -19,6 +19,8 @@ AlarmLevel = Literal["warning", "stop"]
 
 PERFECT = 1 - 1e-9
 """An accuracy from here on is perfect."""
+_RATIOS = {"length", "entropy"}
+"""Guards that look at a ratio, which is 1 where nothing changed."""
 _LEAST = 1e-9
 
 
@@ -107,7 +109,8 @@ class GuardWatch:
             if value is None or limit is None:
                 continue
             mean = self._mean(name, value)
-            warning = self.config.warn_share * limit
+            healthy = 1.0 if name in _RATIOS else 0.0
+            warning = healthy + self.config.warn_share * (limit - healthy)
             if mean > warning:
                 self.healthy = False
             if mean > limit and len(self._windows[name]) == self.config.window:

@@ -144,7 +144,9 @@ class GroupTrainer(_FromGroups, GRPOTrainer):  # type: ignore[misc]  # TRL has n
             return ids, None
         answers = zip(self._answers, ids, strict=True)
         told = [[one.told(len(tokens))] * len(tokens) for one, tokens in answers]
-        if all(math.isnan(one[0]) for one in told):
+        unknown = sum(math.isnan(one[0]) for one in told)
+        self._metrics["train"]["sampling/unknown"].append(unknown / len(told))
+        if unknown == len(told):
             logger.warning(
                 "sampler_correction: of no answer of a step is it known how likely the engine "
                 "found it in the tokens that are trained on; each has the weight 1"
