@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-_SEPARATOR = b"\x1f"
+_SEPARATOR = "\x1f"
 _LARGE = 64 << 20
 """Bytes from which on the digest of a file is kept."""
 _SETTLED_NS = 2_000_000_000
@@ -22,7 +22,7 @@ def content_id(*parts: str | int) -> str:
 
     Parts are separated, so ``("ab", "c")`` and ``("a", "bc")`` differ.
     """
-    joined = _SEPARATOR.join(str(part).encode("utf-8", "surrogatepass") for part in parts)
+    joined = _SEPARATOR.join(map(str, parts)).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(joined, digest_size=16).hexdigest()
 
 

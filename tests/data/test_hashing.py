@@ -1,4 +1,4 @@
-"""Revisions of model folders: what they cover, and digests of large files kept from start to start."""
+"""Revisions of model folders: what they cover, and what of large files is kept between starts."""
 
 import hashlib
 import os
