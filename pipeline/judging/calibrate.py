@@ -100,7 +100,7 @@ def calibrate_run(
     by_labeler: dict[str, tuple[list[float], list[float]]] = {}
     seen: dict[str, None] = {}
     for folder in run.rounds():
-        for votes in folder.votes.iter(columns=VOTE_COLUMNS):
+        for votes in folder.votes.batches(VOTE_COLUMNS):
             labelled = pc.is_in(votes["pair_id"], pa.array(list(labels)))
             for name in pc.unique(votes["labeler"]).to_pylist():
                 seen.setdefault(name)
@@ -156,7 +156,7 @@ def soft_votes(votes: pa.Table) -> dict[str, tuple[list[str], Floats]]:
 def _accuracy(run: RunDir, labels: Mapping[str, PeopleLabel]) -> DatasetAccuracy:
     right, confidence, every, inclusion = [], [], [], []
     for folder in run.rounds():
-        for table in folder.decisions.iter(["pair_id", "chosen_id", "p_chosen", "kept"]):
+        for table in folder.decisions.batches(["pair_id", "chosen_id", "p_chosen", "kept"]):
             kept = table.filter(table["kept"])
             every += kept["p_chosen"].to_pylist()
             for row in kept.filter(pc.is_in(kept["pair_id"], pa.array(list(labels)))).to_pylist():

@@ -80,7 +80,7 @@ class Sampled:
         samples = distinct = tokens = prompt_tokens = thoughts = 0
         cost = 0.0
         columns = ["origin", "tokens", "copies", "prompt_tokens", "cost", "reasoning_tokens"]
-        for table in candidates.iter(columns=columns):
+        for table in candidates.batches(columns):
             distinct += table.num_rows
             drawn = _is(table["origin"], "sampled")
             copies = _numbers(table["copies"])[drawn]
@@ -109,7 +109,7 @@ class Voted:
         invalid: Counter[str] = Counter()
         usage = Usage()
         columns = ["labeler", "preference", *_USAGE_COLUMNS]
-        for table in votes.iter(columns=columns):
+        for table in votes.batches(columns):
             given.update(_value_counts(table["labeler"]))
             wrong = _is(table["preference"], "invalid")
             for labeler in given:
@@ -137,7 +137,7 @@ class Decided:
         """Count shards of decisions."""
         pairs = kept = 0
         dropped: Counter[str] = Counter()
-        for table in decisions.iter(columns=["kept", "reason"]):
+        for table in decisions.batches(["kept", "reason"]):
             pairs += table.num_rows
             kept += _sum(table["kept"])
             lost = table.filter(pc.invert(table["kept"]))
@@ -164,7 +164,7 @@ def evaluation_usage(run: RunDir, round_index: int) -> Usage:
             votes = run.match_votes(
                 round_index + 1, int(opponent) if opponent.isdigit() else opponent
             )
-            for table in votes.iter(columns=_USAGE_COLUMNS):
+            for table in votes.batches(_USAGE_COLUMNS):
                 usage += _usage_of_votes(table)
     return usage
 
@@ -220,7 +220,7 @@ def _is(column: pa.ChunkedArray, value: str) -> Bools:
 
 
 def _numbers(column: pa.ChunkedArray | pa.Array, *, missing: int = 0) -> Floats:
-    """The numbers in ``column``, ``missing`` where there is none; whole ones up to 2**53 exactly."""
+    """The numbers in ``column``, ``missing`` where there is none; up to 2**53 they are exact."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if not len(array):
         return np.zeros(0)
@@ -236,7 +236,7 @@ def _numbers(column: pa.ChunkedArray | pa.Array, *, missing: int = 0) -> Floats:
 def count_values(shards: ShardFolder, column: str) -> dict[str, int]:
     """How often each value of ``column`` occurs."""
     counts: Counter[str] = Counter()
-    for table in shards.iter(columns=[column]):
+    for table in shards.batches([column]):
         counts.update(_value_counts(table[column]))
     return _ordered(counts)
 
