@@ -76,9 +76,22 @@ def atomic_write_text(path: Path, text: str) -> None:
     _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def write_if_changed(path: Path, text: str) -> None:
+    """:func:`atomic_write_text`, but for a file that holds just that, which is left as it is."""
+    with suppress(OSError):
+        if path.read_bytes() == text.encode():
+            return
+    atomic_write_text(path, text)
+
+
 def atomic_write_json(path: Path, value: Any) -> None:
     """Write a JSON value as ``path``, whole or not at all. Raises :class:`StorageError`."""
-    atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    atomic_write_text(path, as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """``value`` as the JSON files of a run have it."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
@@ -178,6 +191,18 @@ class ShardFolder:
         """The shards one after the other. Raises :class:`StorageError`."""
         for index in self.indices():
             yield self.read(index, columns)
+
+    def batches(self, columns: Sequence[str], rows: int = 50_000) -> Iterator[pa.Table]:
+        """The shards in their order, as many together as have about ``rows`` rows: what is counted
+        of them costs as much for a small table as for a large one. Raises :class:`StorageError`."""
+        gathered: list[pa.Table] = []
+        for table in self.iter(columns):
+            gathered.append(table)
+            if sum(map(len, gathered)) >= rows:
+                yield pa.concat_tables(gathered).combine_chunks()
+                gathered.clear()
+        if gathered:
+            yield pa.concat_tables(gathered).combine_chunks()
 
     def rows(self, indices: Sequence[int] | None = None) -> int:
         """Rows of all shards, or of some, from their footers. Raises :class:`StorageError`."""

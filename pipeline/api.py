@@ -18,7 +18,6 @@ import yaml
 
 from prefloop.data.errors import InputError
 from prefloop.data.sources.in_memory import as_files, keep_as_file
-from prefloop.pipeline.config import ConfigLike, Overrides, RunConfig, load_config, overrides_of
 from prefloop.pipeline.results import Result, Run
 from prefloop.pipeline.run.blocking import wait_for
 from prefloop.pipeline.run.run_dir import RunDir
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from prefloop.labelers.statistics.review_draw import Strategy
     from prefloop.pipeline.audit.check import Audit
     from prefloop.pipeline.checking.check_lines import Check
+    from prefloop.pipeline.config import ConfigLike, Overrides
     from prefloop.pipeline.export.exporting import Exported
     from prefloop.pipeline.judging.agreement_report import AgreementReport
     from prefloop.pipeline.judging.calibrate import RunCalibration
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from prefloop.pipeline.policies.train_alone import Trained
     from prefloop.pipeline.relabel.relabelled import Relabelled
     from prefloop.pipeline.run.status import RunStatus
-    from prefloop.training.config import Method
+    from prefloop.training.method_names import Method
 
 RunLike = str | Path | Run
 """A run: its directory, or what ``run`` gave."""
@@ -66,6 +66,7 @@ def plan(
 
     Raises ``ConfigError`` and ``InputError`` as ``run``.
     """
+    from prefloop.pipeline.config import load_config
     from prefloop.pipeline.plan.plan import make_plan
     from prefloop.pipeline.plan.plan_text import render_plan
 
@@ -90,6 +91,7 @@ def check(
     """
     from prefloop.pipeline.checking.check_text import render_check
     from prefloop.pipeline.checking.run_check import check_config
+    from prefloop.pipeline.config import load_config
 
     settings = load_config(config, _overrides(overrides, run_dir, {}))
     return Result(wait_for(lambda: check_config(settings)), render_check)
@@ -114,6 +116,7 @@ def run(
     Raises ``ConfigError`` for a config that cannot be, ``InputError`` for data that cannot be read,
     ``RunError`` for a directory that cannot be gone on with, and others of ``PrefloopError``.
     """
+    from prefloop.pipeline.config import load_config
     from prefloop.pipeline.loop import run_loop
 
     given = _given(prompts, heldout)
@@ -394,9 +397,10 @@ def train(
     path of a YAML file or a mapping, which ``overrides`` change. Raises ``InputError``,
     ``ConfigError``, ``EngineFailed`` or ``TrainingError``.
     """
+    from prefloop.pipeline.config import overrides_of
     from prefloop.pipeline.policies.train_alone import TrainOptions, find_sources, train_model
     from prefloop.pipeline.policies.train_text import render_training
-    from prefloop.training.config import Method
+    from prefloop.training.method_names import Method
 
     if method not in set(Method):
         raise InputError(f"method {method!r} is none of {', '.join(Method)}")
@@ -438,6 +442,7 @@ def compare(
     Answers and votes are kept in ``out``; nothing is done twice. Raises ``ConfigError``,
     ``InputError``, ``LabelerError`` or ``EngineFailed``.
     """
+    from prefloop.pipeline.config import load_config
     from prefloop.pipeline.policies.compare import evaluate_policy
     from prefloop.pipeline.policies.comparison_text import render_evaluation
 
@@ -487,7 +492,7 @@ def _as_yaml(configs: Sequence[ConfigLike], name: str) -> Iterator[list[Path]]:
             if isinstance(config, str | Path):
                 paths.append(Path(config))
                 continue
-            raw = config.model_dump(mode="json") if isinstance(config, RunConfig) else dict(config)
+            raw = dict(config) if isinstance(config, Mapping) else config.model_dump(mode="json")
             paths.append(Path(folder) / f"{name}-{number}.yaml")
             paths[-1].write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
         yield paths
@@ -502,5 +507,7 @@ def _overrides(
     overrides: Overrides, run_dir: str | Path | None, paths: Mapping[str, str]
 ) -> dict[str, Any]:
     """All keys to set; what is an argument of its own wins."""
+    from prefloop.pipeline.config import overrides_of
+
     keys = overrides_of(overrides) | {f"prompts.{name}.path": path for name, path in paths.items()}
     return keys if run_dir is None else keys | {"run_dir": str(run_dir)}

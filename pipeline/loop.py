@@ -18,6 +18,7 @@ from prefloop.pipeline.redecide import finish_deciding
 from prefloop.pipeline.report.card import write_card
 from prefloop.pipeline.report.run_page import write_report
 from prefloop.pipeline.run.context import RoundContext, RunContext
+from prefloop.pipeline.run.fresh import report_is_fresh
 from prefloop.pipeline.run.manifest import as_begun, open_run
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.promotion import Lineage, lineage, plateau
@@ -69,7 +70,8 @@ async def run_loop(config: RunConfig, run: RunDir, *, check: bool = False) -> No
                     break
         finally:
             await models.release()
-        write_report(run)
+        if not report_is_fresh(run):
+            write_report(run)
 
 
 async def run_round(config: RunConfig, context: RoundContext, models: Models) -> None:

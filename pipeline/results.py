@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import pyarrow as pa
 
 from prefloop.data.schemas import METRIC
-from prefloop.pipeline.report.headline import headline
-from prefloop.pipeline.run.promotion import promoted
 from prefloop.pipeline.run.run_dir import EVALUATION, JURY, RunDir
 
 if TYPE_CHECKING:
@@ -41,6 +39,8 @@ class Run:
     @property
     def policy(self) -> Path | None:
         """The policy to keep: of the last round that won; null where none did."""
+        from prefloop.pipeline.run.promotion import promoted
+
         best = promoted(self.directory)
         return best.policy if best else None
 
@@ -74,6 +74,8 @@ class Run:
         }
 
     def __str__(self) -> str:
+        from prefloop.pipeline.report.headline import headline
+
         return headline(self.directory)
 
     def __repr__(self) -> str:

@@ -6,7 +6,6 @@ This module imports no machine-learning library: ``prefloop --help`` and config 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -524,16 +523,3 @@ class RewardConfig(Optimisation):
     @classmethod
     def _left_out(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         return reward_left_out(given, cls.model_fields["learning_rate"].default)
-
-
-class Method(StrEnum):
-    """What ``prefloop train`` trains."""
-
-    reward = "reward"
-    """A Bradley-Terry reward model."""
-    dpo = "dpo"
-    """A policy, by direct preference optimisation."""
-    kto = "kto"
-    """A policy, on single answers with a label each."""
-    sft = "sft"
-    """A policy, on the chosen answers alone."""

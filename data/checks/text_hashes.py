@@ -17,7 +17,7 @@ from prefloop.data.checks.shapes import raw_texts
 
 Hashes = npt.NDArray[np.uint64]
 
-_ROLES = pa.array(["system", "user", "assistant", "tool"])
+_ROLES = ("system", "user", "assistant", "tool")
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _OTHER_ODD = np.uint64(0xC2B2AE3D27D4EB4F)
 
@@ -38,7 +38,7 @@ def conversation_hashes(lists: pa.Array) -> Hashes:
     """Hash of each conversation (MESSAGES, no nulls): of its turns, their roles and their order."""
     turns = lists.flatten()
     ends = np.cumsum(pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int64))
-    role = pc.index_in(turns.field("role"), _ROLES).to_numpy(zero_copy_only=False)
+    role = pc.index_in(turns.field("role"), pa.array(_ROLES)).to_numpy(zero_copy_only=False)
     starts = np.concatenate([[0], ends[:-1]])[: len(ends)]
     place = np.arange(len(turns)) - np.repeat(starts, ends - starts)
     of_turns = combine(text_hashes(turns.field("content")), (place * 4 + role).astype(np.uint64))

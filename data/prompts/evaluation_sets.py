@@ -61,10 +61,12 @@ class KnownPrompts:
     def find(self, turns: Sequence[str]) -> str | None:
         """The name or the text of the known prompt that a prompt with these turns of its user's
         repeats, or None."""
-        same = self._same.get(_said(turns))
+        normal = [normalise(turn) for turn in turns]
+        same = self._same.get(content_id(*normal))
         if same is not None:
             return same
-        hit = self._index.find("\n".join(turns))
+        alone = len(turns) == 1
+        hit = self._index.find_normal(normal[0] if alone else normalise("\n".join(turns)))
         return None if hit is None else self._details[hit]
 
 

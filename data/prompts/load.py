@@ -12,6 +12,7 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from prefloop.data.arrays import Bools
 from prefloop.data.config import PromptsConfig
@@ -33,6 +34,7 @@ NOT_DRAWN = "not_drawn"
 """Reason of prompts that a source has beyond its size or weight."""
 _DETAIL_CHARS = 500
 _ROUNDING = 1e-9
+_BLOCK = 1000
 
 
 @dataclass(frozen=True)
@@ -217,14 +219,47 @@ def _draw(sieve: _Sieve, share: float, seed: int) -> Bools:
 def _near_hits(table: pa.Table, config: PromptsConfig, seed: int) -> Iterator[str | None]:
     """For each prompt the id of the earlier one that it nearly repeats."""
     ids = table["prompt_id"]
-    conversations = list(_conversations(table))
     hits = near_duplicates(
-        (messages[-1]["content"] for messages in conversations),
+        _LastTurns(table),
         config.near_duplicates,
         seed=seed,
-        groups=map(_context, conversations, table["tools"].to_pylist()),
+        groups=_contexts(table),
     )
     return (None if hit is None else ids[hit].as_py() for hit in hits)
+
+
+class _LastTurns:
+    """What the last turn of each conversation says: one after the other a block at a time, and any
+    of them by itself."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._messages = table["messages"]
+        self._block = -1
+        self._texts: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def __getitem__(self, number: int, /) -> str:
+        block = number // _BLOCK
+        if block == self._block + 1:
+            rows = self._messages.slice(block * _BLOCK, _BLOCK).combine_chunks()
+            contents, ends = rows.values.field("content"), rows.offsets.to_numpy()[1:]
+            self._texts = contents.take(pa.array(ends - 1)).to_pylist()
+            self._block = block
+        elif block != self._block:
+            return str(self._messages[number][-1]["content"].as_py())
+        return self._texts[number % _BLOCK]
+
+
+def _contexts(table: pa.Table) -> Iterator[str | None]:
+    for batch in table.select(["messages", "tools"]).to_batches(max_chunksize=_BLOCK):
+        turns = pc.list_value_length(batch["messages"]).to_pylist()
+        for row, (count, tools) in enumerate(zip(turns, batch["tools"].to_pylist(), strict=True)):
+            if count == 1 and tools is None:  # most prompts
+                yield None
+            else:
+                yield _context(batch["messages"][row].as_py(), tools)
 
 
 def _context(messages: list[dict[str, str]], tools: str | None) -> str | None:

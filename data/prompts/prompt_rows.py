@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from prefloop.data.config import Columns
@@ -269,10 +270,7 @@ def _id(fields: Mapping[str, Any], column: str) -> str:
 
 def _metadata(fields: Mapping[str, Any], columns: Columns) -> str:
     """JSON object of the columns carried along; the explicit id is its ``id``."""
-    used = {
-        *prompt_columns(columns), columns.messages_column, columns.reference, columns.id,
-        columns.system, columns.tools,
-    }  # fmt: skip
+    used = _used(columns)
     wanted = columns.metadata if columns.metadata is not None else fields
     kept = {
         name: fields[name]
@@ -297,6 +295,17 @@ def _metadata(fields: Mapping[str, Any], columns: Columns) -> str:
             "columns.metadata",
         )
     return text
+
+
+@lru_cache(maxsize=64)
+def _used(columns: Columns) -> frozenset[str | None]:
+    """The columns that prompts and what belongs to them are made of."""
+    return frozenset(
+        [
+            *prompt_columns(columns), columns.messages_column, columns.reference, columns.id,
+            columns.system, columns.tools,
+        ]
+    )  # fmt: skip
 
 
 def prompt_columns(columns: Columns) -> tuple[str, ...]:

@@ -53,6 +53,7 @@ _BLANK_LINES = re.compile(r"\A(?:[ \t]*\r?\n)+")
 _COUNTED = "_counted"
 
 
+@lru_cache(maxsize=256)
 def is_template(text: str) -> bool:
     """Whether ``text`` is a template, and no column's name."""
     return any(mark in text for mark in _MARKS)

@@ -40,7 +40,7 @@ from prefloop.labelers.people import is_human, without, without_people
 TIE = "tie"
 NO_VALID_VOTE = "no_valid_vote"
 
-_REASONS = pa.array([TIE, NO_VALID_VOTE])
+_REASONS = (TIE, NO_VALID_VOTE)
 
 
 def decide(
@@ -106,7 +106,7 @@ def decide(
         "rejected_tokens": tokens[rejected],
         "labelers": _names(counted.labelers, verdicts.valid),
         "kept": kept,
-        "reason": _REASONS.take(pa.array(undecided.astype(np.int8), mask=kept)),
+        "reason": pa.array(_REASONS).take(pa.array(undecided.astype(np.int8), mask=kept)),
         "chosen_chars": pa.nulls(len(pairs), pa.int32()),
         "rejected_chars": pa.nulls(len(pairs), pa.int32()),
     }

@@ -45,8 +45,8 @@ from prefloop.labelers.config import (
 )
 from prefloop.labelers.decisions.lengths import LENGTH_COLUMNS, compared_lengths, with_characters
 from prefloop.labelers.decisions.pairs import id_keys, select_pairs
+from prefloop.labelers.decisions.reasons import PAIR_STRATEGY
 
-PAIR_STRATEGY = "pair_strategy"
 LENGTH_BALANCE = LengthBalance().type
 EMPTY_ANSWER = "empty_answer"
 """Reason of pairs with an answer that has no text, whatever the filters."""

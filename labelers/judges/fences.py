@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from functools import lru_cache
 
 from prefloop.data.chat import break_control_tokens
 from prefloop.labelers.judges.look_alikes import skeleton
@@ -46,10 +47,15 @@ class Fences:
         tags, labels = {*names, *_TAG.findall(template)}, set(_LABEL.findall(template))
         words = _ANY_WORD if verdicts is None else _either(verdicts)
         self._pattern = _pattern(tags, labels, words)
+        # An answer stands in several pairs, and in both orders, one soon after the other.
+        self._known = lru_cache(maxsize=128)(self._harmless)
 
     def harmless(self, text: str) -> str:
         """``text`` without anything that reads as one of the fences, as the beginning or end of a
         thought, as a verdict, or as a control token."""
+        return self._known(text)
+
+    def _harmless(self, text: str) -> str:
         seen, places = skeleton(text)
         letters: list[str] | None = None
         for found in self._pattern.finditer(seen):

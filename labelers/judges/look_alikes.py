@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 
 _BLANK = "\u115f\u1160\u2800"
 """Letters and signs that print as nothing; all else that does is known by its category."""
@@ -40,9 +43,11 @@ def plain(character: str) -> str:
     return "".join(found) if any(one != " " for one in found) else " "
 
 
-def skeleton(text: str) -> tuple[str, list[int]]:
+def skeleton(text: str) -> tuple[str, Sequence[int]]:
     """``text`` in plain characters, what is passed over as one space, and the place in ``text`` of
     each."""
+    if text.isascii():
+        return _ascii_skeleton(text)
     found: list[str] = []
     places: list[int] = []
     for place, character in enumerate(text):
@@ -52,3 +57,18 @@ def skeleton(text: str) -> tuple[str, list[int]]:
             found.append(one)
             places.append(place)
     return "".join(found), places
+
+
+def _ascii_skeleton(text: str) -> tuple[str, Sequence[int]]:
+    """The same for a text in ASCII, of which each character is one plain character."""
+    seen = text.translate(_ASCII)
+    if "  " not in seen:
+        return seen, range(len(seen))
+    kept = [(found.start(), found.end()) for found in _WITHOUT_RUNS.finditer(seen)]
+    places = list(chain.from_iterable(range(start, end) for start, end in kept))
+    return "".join(seen[start:end] for start, end in kept), places
+
+
+_ASCII = {code: plain(chr(code)) for code in range(128)}
+_WITHOUT_RUNS = re.compile("(?<! ) [^ ]*|[^ ]+")
+"""Pieces of a text that leave out the spaces behind a space."""

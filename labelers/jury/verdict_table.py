@@ -29,9 +29,9 @@ VOTE_COLUMNS = [
 ROUNDING = 1e-9
 """Differences of probabilities below this are the computer's, not the labeler's."""
 
-_PREFERENCES = pa.array(["a", "b", "tie", "invalid"])
+_PREFERENCES = ("a", "b", "tie", "invalid")
 _A, _B, _TIE, _INVALID = range(4)
-_ORDERS = pa.array(["ab", "ba", "none"])
+_ORDERS = ("ab", "ba", "none")
 _AB, _BA, _NONE = range(3)
 
 
@@ -147,9 +147,9 @@ def read_votes(votes: pa.Table, pairs: pa.Table) -> Votes:
     names = sorted(pc.unique(votes["labeler"]).to_pylist())
     labeler = rows_in(votes["labeler"], pa.array(names, pa.string()), "unknown labeler")
     preference = rows_in(
-        votes["preference"], _PREFERENCES, "a preference is not a, b, tie, invalid"
+        votes["preference"], pa.array(_PREFERENCES), "a preference is not a, b, tie, invalid"
     )
-    order = rows_in(votes["order"], _ORDERS, "an order is not ab, ba, none")
+    order = rows_in(votes["order"], pa.array(_ORDERS), "an order is not ab, ba, none")
     flipped = _flipped(votes, pairs.select(["a_id", "b_id"]).take(pa.array(pair)))
     p_a = votes["p_a"].to_numpy()
     _check_probabilities(p_a, preference)

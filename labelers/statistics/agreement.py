@@ -28,6 +28,7 @@ from prefloop.labelers.statistics.clusters import Clusters, Grouping
 MeasurementLevel = Literal["nominal", "ordinal", "interval"]
 
 MISSING = -1
+_MOST_CODES = 1 << 20
 MOST_LABELS = 100
 """Distinct labels at most: the statistics are about categories."""
 
@@ -356,6 +357,20 @@ def _same_way(rows: Ints, opposite: Ints) -> Ints:
     return found
 
 
+def _distinct(rows: Ints) -> tuple[Ints, Ints]:
+    """The different ones of ``rows`` [N, K], counts, in ascending order [U, K], and the number that
+    each row has among them [N]."""
+    base, size = int(rows.max(initial=0)) + 1, rows.shape[1]
+    if base**size > _MOST_CODES:
+        distinct, number = np.unique(rows, axis=0, return_inverse=True)
+        return distinct, number.reshape(-1)
+    # One number stands for a row, in the order of the rows: a hundred times as fast.
+    places = base ** np.arange(size)[::-1]
+    codes = rows @ places
+    there = np.bincount(codes) > 0
+    return np.flatnonzero(there)[:, None] // places % base, (np.cumsum(there) - 1)[codes]
+
+
 @dataclass(frozen=True)
 class _Patterns:
     """Items that are alike, and what is drawn in a bootstrap: prompts that are alike."""
@@ -372,8 +387,8 @@ class _Patterns:
     @classmethod
     def of(cls, counts: Ints, prompts: Clusters | None) -> _Patterns:
         """Of items with ``counts`` [N, K]."""
-        rows, number = np.unique(counts, axis=0, return_inverse=True)
-        return cls.numbered(rows, number.reshape(-1), prompts)
+        rows, number = _distinct(counts)
+        return cls.numbered(rows, number, prompts)
 
     @classmethod
     def numbered(cls, rows: Ints, number: Ints, prompts: Clusters | None) -> _Patterns:

@@ -10,7 +10,7 @@ import typer
 
 import prefloop
 from prefloop.pipeline.commands.options import JsonOption, SetOption, say, say_json
-from prefloop.training.config import Method
+from prefloop.training.method_names import Method
 
 app = typer.Typer()
 

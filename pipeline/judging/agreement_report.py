@@ -133,7 +133,7 @@ def run_agreement(run: RunDir, *, resamples: int = 1000, seed: int = 0) -> Agree
     prompts: list[str] = []
     missing = 0
     for folder in run.rounds():
-        for votes in folder.votes.iter(columns=VOTE_COLUMNS):
+        for votes in folder.votes.batches(VOTE_COLUMNS):
             pairs = pairs_of(votes)
             read = read_votes(votes, pairs)
             verdicts = merge_votes(read, len(pairs))

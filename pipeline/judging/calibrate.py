@@ -103,7 +103,7 @@ def calibrate_run(
     by_labeler: dict[str, tuple[list[float], list[float], list[str]]] = {}
     seen: dict[str, None] = {}
     for folder in run.rounds():
-        for votes in folder.votes.iter(columns=VOTE_COLUMNS):
+        for votes in folder.votes.batches(VOTE_COLUMNS):
             labelled = pc.is_in(votes["pair_id"], pa.array(list(labels)))
             for name in pc.unique(votes["labeler"]).to_pylist():
                 seen.setdefault(name)
@@ -164,7 +164,7 @@ def _accuracy(run: RunDir, labels: Mapping[str, PeopleLabel]) -> DatasetAccuracy
     right, confidence, every, inclusion, prompts = [], [], [], [], []
     columns = ["pair_id", "prompt_id", "chosen_id", "p_chosen", "kept"]
     for folder in run.rounds():
-        for table in folder.decisions.iter(columns):
+        for table in folder.decisions.batches(columns):
             kept = table.filter(table["kept"])
             every += kept["p_chosen"].to_pylist()
             for row in kept.filter(pc.is_in(kept["pair_id"], pa.array(list(labels)))).to_pylist():

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
@@ -60,18 +62,23 @@ def write_queue(
     """
     if path.exists():
         raise InputError(f"{path}: exists: people may have filled it in; give another --out")
-    ids, p_chosen, agreement = [], [], []
+    ids: list[str] = []
+    p_chosen, agreement = [np.zeros(0)], [np.zeros(0)]
     for folder in run.rounds():
         columns = ["pair_id", "p_chosen", "agreement", "kept", "reason"]
-        for table in folder.decisions.iter(columns):
-            for row in table.to_pylist():
-                if row["kept"] or (everything and row["reason"] != "no_valid_vote"):
-                    ids.append(row["pair_id"])
-                    p_chosen.append(row["p_chosen"])
-                    agreement.append(row["agreement"])
+        for table in folder.decisions.batches(columns):
+            shown = table["kept"]
+            if everything:
+                unknown = pc.equal(table["reason"], "no_valid_vote")
+                shown = pc.or_(shown, pc.invert(pc.fill_null(unknown, False)))
+            rows = table.filter(shown)
+            ids += rows["pair_id"].to_pylist()
+            p_chosen.append(rows["p_chosen"].to_numpy())
+            agreement.append(rows["agreement"].to_numpy())
     if not ids:
         raise InputError(f"{run.root}: has no kept pair to look at: run it first")
-    drawn = draw(ids, p_chosen, agreement, n, strategy, seed=seed)
+    confidence, shared = np.concatenate(p_chosen), np.concatenate(agreement)
+    drawn = draw(ids, confidence, shared, n, strategy, seed=seed)
     order = {ids[place]: rank for rank, place in enumerate(drawn.index)}
     rows = _texts(run, set(order), seed)
     chances = dict(zip(order, drawn.inclusion.tolist(), strict=True))
@@ -97,16 +104,12 @@ def _uncelled(value: object) -> str:
 
 
 def _texts(run: RunDir, wanted: set[str], seed: int) -> list[dict[str, str]]:
-    rows = []
+    rows, named = [], pa.array(wanted, pa.string())
     for folder in run.rounds():
         for index in folder.decisions.indices():
-            pairs = [
-                row
-                for row in folder.decisions.read(
-                    index, ["pair_id", "prompt_id", "chosen_id", "rejected_id"]
-                ).to_pylist()
-                if row["pair_id"] in wanted
-            ]
+            columns = ["pair_id", "prompt_id", "chosen_id", "rejected_id"]
+            table = folder.decisions.read(index, columns)
+            pairs = table.filter(pc.is_in(table["pair_id"], named)).to_pylist()
             if not pairs:
                 continue
             prompts = {
@@ -216,8 +219,8 @@ def _pairs(run: RunDir) -> dict[str, tuple[str, str]]:
     """The candidates a and b of every pair that was voted on."""
     found: dict[str, tuple[str, str]] = {}
     for folder in run.rounds():
-        for votes in folder.votes.iter(columns=["pair_id", "a_id", "b_id"]):
-            _, first = np.unique(np.asarray(votes["pair_id"].to_pylist()), return_index=True)
-            for row in votes.take(first).to_pylist():
-                found.setdefault(row["pair_id"], (row["a_id"], row["b_id"]))
+        for votes in folder.votes.batches(["pair_id", "a_id", "b_id"]):
+            rows = zip(*(column.to_pylist() for column in votes.columns), strict=True)
+            for pair, a, b in rows:
+                found.setdefault(pair, (a, b))
     return found

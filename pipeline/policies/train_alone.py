@@ -22,7 +22,8 @@ from prefloop.data.yaml_files import YamlError, read_yaml
 from prefloop.pipeline.config import ConfigError, override_key
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.stages.write import TRIPLES_FOLDER, UNPAIRED_FOLDER
-from prefloop.training.config import Method, RewardConfig, TrainConfig
+from prefloop.training.config import RewardConfig, TrainConfig
+from prefloop.training.method_names import Method
 from prefloop.training.session.records import summary_of
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from prefloop.pipeline.policies.train_alone import Trained
 from prefloop.pipeline.report.formats import count, duration, figure
-from prefloop.training.config import Method
+from prefloop.training.method_names import Method
 
 
 def render_training(trained: Trained) -> str:

@@ -14,6 +14,7 @@ from prefloop.data.dataset_folder import configs_yaml
 from prefloop.data.shards import atomic_write_text
 from prefloop.labelers.decisions.lengths import LENGTH_COLUMNS, compared_lengths
 from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.run.fresh import card_is_fresh
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.stages.write import (
     TRIPLES_FOLDER,
@@ -29,12 +30,14 @@ _SIZES = [
 
 
 def write_card(config: RunConfig, run: RunDir) -> None:
-    """Write ``dataset/README.md`` from the decisions and triples on disk.
+    """Write ``dataset/README.md`` from the decisions and triples on disk, where these changed.
 
     A folder without rows gets none, as nothing can open it.
     """
     if not _globs(run, TRIPLES_FOLDER) and not _globs(run, UNPAIRED_FOLDER):
         run.card.unlink(missing_ok=True)
+        return
+    if card_is_fresh(run):
         return
     rounds = [_round_figures(run, index) for index in range(len(run.rounds()))]
     rounds = [figures for figures in rounds if figures["written"]]
@@ -84,8 +87,7 @@ def _round_figures(run: RunDir, index: int) -> dict[str, Any]:
     reasons: Counter[str] = Counter()
     margins, agreements, longer, unequal, kept = [], [], 0, 0, 0
     columns = ["kept", "reason", "margin", "agreement", *LENGTH_COLUMNS]
-    for shard in folder.decisions.indices():
-        decisions = folder.decisions.read(shard, columns)
+    for decisions in folder.decisions.batches(columns):
         dropped = decisions.filter(pc.invert(decisions["kept"]))
         reasons.update(dropped["reason"].to_pylist())
         good = decisions.filter(decisions["kept"])

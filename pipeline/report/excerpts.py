@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -98,21 +98,43 @@ def read_excerpts(
     )
 
 
+class _Lowest:
+    """The picks with the lowest ids among those that it was shown, ``most`` of them."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._picks: list[_Pick] = []
+        self.limit: str | None = None
+        """The id from which on none is taken any more; null while there are too few."""
+
+    def add(self, pick: _Pick) -> None:
+        """Show it another one."""
+        self._picks.append(pick)
+        if len(self._picks) >= 4 * self._most:
+            self._picks = self.picks
+            self.limit = self._picks[-1].pair_id
+
+    @property
+    def picks(self) -> list[_Pick]:
+        """In their order."""
+        return sorted(self._picks, key=astuple)[: self._most]
+
+
 def _draw(run: RunDir, per_reason: int) -> tuple[list[_Pick], dict[str, list[_Pick]]]:
-    kept: list[_Pick] = []
-    dropped: dict[str, list[_Pick]] = defaultdict(list)
+    found: dict[str, _Lowest] = {}
     for folder in run.rounds():
         for part in folder.decisions.indices():
-            rows = folder.decisions.read(part, columns=_DECISION_COLUMNS).to_pylist()
-            new: dict[str, list[_Pick]] = defaultdict(list)
-            for row in rows:
-                group = "" if row["kept"] else row["reason"] or "unnamed"
-                pick = _Pick(row["pair_id"], row["margin"], folder.index, part, group)
-                new[group].append(pick)
-            kept = heapq.nsmallest(_POOL, kept + new.pop("", []))
-            for reason, picks in new.items():
-                dropped[reason] = heapq.nsmallest(per_reason, dropped[reason] + picks)
-    return kept, dict(dropped)
+            table = folder.decisions.read(part, columns=_DECISION_COLUMNS)
+            reasons = pc.if_else(table["kept"], "", pc.coalesce(table["reason"], "unnamed"))
+            for group in pc.unique(reasons).to_pylist():
+                lowest = found.setdefault(group, _Lowest(per_reason if group else _POOL))
+                rows = table.filter(pc.equal(reasons, group))
+                if lowest.limit is not None:  # soon, very few
+                    rows = rows.filter(pc.less(rows["pair_id"], lowest.limit))
+                for row in rows.select(["pair_id", "margin"]).to_pylist():
+                    lowest.add(_Pick(row["pair_id"], row["margin"], folder.index, part, group))
+    kept = found.pop("").picks if "" in found else []
+    return kept, {reason: lowest.picks for reason, lowest in found.items()}
 
 
 def _by_margin(kept: Sequence[_Pick], per_group: int) -> list[_Pick]:

@@ -73,7 +73,7 @@ def _codes(run: RunDir) -> tuple[dict[str, Ints], NDArray[np.str_]]:
     prompts: list[str] = []
     parts: list[tuple[tuple[str, ...], Ints]] = []
     for folder in run.rounds():
-        for votes in folder.votes.iter(columns=VOTE_COLUMNS):
+        for votes in folder.votes.batches(VOTE_COLUMNS):
             pairs = pairs_of(votes)
             read = read_votes(votes, pairs)
             verdicts = merge_votes(read, len(pairs))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefloop.data.shards import atomic_write_text, row_count
-from prefloop.labelers.decisions.filters import PAIR_STRATEGY
+from prefloop.labelers.decisions.reasons import PAIR_STRATEGY
 from prefloop.pipeline.report.excerpts import read_excerpts
 from prefloop.pipeline.report.figures import (
     curve_figures,

@@ -104,10 +104,10 @@ class DecisionTally:
 
     def add(self, decisions: pa.Table) -> None:
         """Count a shard of decisions."""
-        names = ("margin", "agreement", "kept", "reason")
+        names = ("margin", "agreement", "kept")
         column = {name: decisions[name].to_numpy() for name in names}
         kept = column["kept"].astype(bool)
-        decided = ~np.isin(column["reason"].astype("U"), UNDECIDED)
+        decided = ~pc.is_in(decisions["reason"], pa.array(UNDECIDED)).to_numpy()
         self.undecided += int((~decided).sum())
         self.agreement_before += _histogram(column["agreement"], AGREEMENT_EDGES)
         self.agreement_after += _histogram(column["agreement"][kept], AGREEMENT_EDGES)
@@ -176,7 +176,7 @@ class VoteTally:
         verdicts = merge_votes(read, len(pairs))
         for name in read.labelers:
             own = votes.filter(pc.equal(votes["labeler"], name))
-            said = Counter(own["preference"].to_pylist())
+            said = _counted(own["preference"])
             tally = self.labelers[name]
             tally.votes += len(own)
             tally.invalid += said["invalid"]
@@ -210,12 +210,17 @@ def tally_run(run: RunDir) -> RunTally:
     tally = RunTally()
     for folder in run.rounds():
         of_round = tally.rounds[folder.index] = DecisionTally()
-        for table in folder.decisions.iter(columns=_DECISION_COLUMNS):
+        for table in folder.decisions.batches(_DECISION_COLUMNS):
             of_round.add(table)
             tally.decisions.add(table)
-        for table in folder.votes.iter(columns=_VOTE_COLUMNS):
+        for table in folder.votes.batches(_VOTE_COLUMNS):
             tally.votes.add(table)
     return tally
+
+
+def _counted(column: pa.ChunkedArray) -> Counter[str]:
+    found = pc.value_counts(column).to_pylist()
+    return Counter({one["values"]: one["counts"] for one in found})
 
 
 def _histogram(values: NDArray[np.float64], edges: NDArray[np.float64]) -> Counts:

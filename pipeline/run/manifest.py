@@ -18,10 +18,12 @@ from prefloop.data.config import PromptSource
 from prefloop.data.embedded import resolve_embedded
 from prefloop.data.preferences.reader import parquet_files
 from prefloop.data.shards import (
+    as_json,
     atomic_write_json,
     atomic_write_text,
     damaged,
     read_json_object,
+    write_if_changed,
 )
 from prefloop.labelers.config import JudgeLabeler, RewardModelLabeler
 from prefloop.labelers.judges.folder import judge_revision, question_revision
@@ -97,14 +99,14 @@ def open_run(config: RunConfig, run: RunDir, *, revisions: Mapping[str, str]) ->
             manifest, more = _checked_manifest(run, config, manifest)
             redo |= more
         _forget(run, redo)  # first: a kill must not leave old decisions under new settings
-        atomic_write_json(run.manifest, manifest)
+        write_if_changed(run.manifest, as_json(manifest))
     elif run.begun():
         raise RunError(
             f"{run.root} holds a run but no config.yaml: {CONFIG_REMEDY}, or use an empty directory"
         )
     else:
         atomic_write_json(run.manifest, new_manifest(config.seed, inputs, revisions))
-    atomic_write_text(run.config, dump_config(config))  # last: it says that the run began
+    write_if_changed(run.config, dump_config(config))  # last: it says that the run began
 
 
 def as_begun(config: RunConfig, run: RunDir) -> RunConfig:

@@ -1,6 +1,8 @@
 """What the shards of a run add up to: votes, decisions, tokens, win rates.
 
-Everything is read shard by shard and only in the columns that are counted.
+Everything is read shard by shard and only in the columns that are counted. Nothing here makes an
+Arrow scalar or array out of a Python value, or numpy arrays by Arrow: the first one imports pandas,
+which takes longer than all the rest of a status.
 """
 
 from __future__ import annotations
@@ -9,10 +11,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefloop.data import schemas
+from prefloop.data.arrays import Bools, Floats
 from prefloop.data.shards import ShardFolder
 from prefloop.pipeline.run.run_dir import EVALUATION, JURY, OPPONENT, PolicyKey, RunDir
 
@@ -76,15 +80,16 @@ class Sampled:
         samples = distinct = tokens = prompt_tokens = thoughts = 0
         cost = 0.0
         columns = ["origin", "tokens", "copies", "prompt_tokens", "cost", "reasoning_tokens"]
-        for table in candidates.iter(columns=columns):
+        for table in candidates.batches(columns):
             distinct += table.num_rows
-            drawn = table.filter(pc.equal(table["origin"], "sampled"))
-            samples += _sum(drawn["copies"])
-            thought = pc.multiply(drawn["reasoning_tokens"].fill_null(0), drawn["copies"])
-            thoughts += _sum(thought)
-            tokens += _sum(thought) + _sum(pc.multiply(drawn["tokens"], drawn["copies"]))
-            prompt_tokens += _sum(pc.multiply(drawn["prompt_tokens"], drawn["copies"]))
-            cost += _sum(drawn["cost"])
+            drawn = _is(table["origin"], "sampled")
+            copies = _numbers(table["copies"])[drawn]
+            samples += int(copies.sum())
+            thought = int((_numbers(table["reasoning_tokens"])[drawn] * copies).sum())
+            thoughts += thought
+            tokens += thought + int((_numbers(table["tokens"])[drawn] * copies).sum())
+            prompt_tokens += int((_numbers(table["prompt_tokens"])[drawn] * copies).sum())
+            cost += float(_numbers(table["cost"])[drawn].sum())
         return cls(samples, distinct, Usage(prompt_tokens, tokens, cost, thoughts))
 
 
@@ -104,10 +109,12 @@ class Voted:
         invalid: Counter[str] = Counter()
         usage = Usage()
         columns = ["labeler", "preference", *_USAGE_COLUMNS]
-        for table in votes.iter(columns=columns):
+        for table in votes.batches(columns):
             given.update(_value_counts(table["labeler"]))
-            wrong = table.filter(pc.equal(table["preference"], "invalid"))
-            invalid.update(_value_counts(wrong["labeler"]))
+            wrong = _is(table["preference"], "invalid")
+            for labeler in given:
+                if count := int((wrong & _is(table["labeler"], labeler)).sum()):
+                    invalid[labeler] += count
             usage += _usage_of_votes(table)
         return cls(_ordered(given), _ordered(invalid), usage)
 
@@ -130,12 +137,11 @@ class Decided:
         """Count shards of decisions."""
         pairs = kept = 0
         dropped: Counter[str] = Counter()
-        for table in decisions.iter(columns=["kept", "reason"]):
+        for table in decisions.batches(["kept", "reason"]):
             pairs += table.num_rows
             kept += _sum(table["kept"])
             lost = table.filter(pc.invert(table["kept"]))
-            # A dropped pair without a reason would be a bug; it is shown, never lost from the sum.
-            dropped.update(_value_counts(pc.fill_null(lost["reason"], "unnamed")))
+            dropped.update(_value_counts(lost["reason"]))
         return cls(pairs, kept, _ordered(dropped))
 
 
@@ -158,7 +164,7 @@ def evaluation_usage(run: RunDir, round_index: int) -> Usage:
             votes = run.match_votes(
                 round_index + 1, int(opponent) if opponent.isdigit() else opponent
             )
-            for table in votes.iter(columns=_USAGE_COLUMNS):
+            for table in votes.batches(_USAGE_COLUMNS):
                 usage += _usage_of_votes(table)
     return usage
 
@@ -197,13 +203,40 @@ def read_win_rates(metrics: ShardFolder) -> tuple[WinRate, ...]:
 
 def _value_counts(column: pa.ChunkedArray) -> dict[str, int]:
     pairs = pc.value_counts(column).to_pylist()
-    return {str(pair["values"]): int(pair["counts"]) for pair in pairs}
+    # A dropped pair without a reason would be a bug; it is shown, never lost from the sum.
+    return {
+        "unnamed" if pair["values"] is None else str(pair["values"]): int(pair["counts"])
+        for pair in pairs
+    }
+
+
+def _is(column: pa.ChunkedArray, value: str) -> Bools:
+    """Which of the texts in ``column`` are ``value``."""
+    coded = column.combine_chunks().dictionary_encode()
+    known = coded.dictionary.to_pylist()
+    code = known.index(value) if value in known else -1
+    found: Bools = _numbers(coded.indices, missing=-2) == code
+    return found
+
+
+def _numbers(column: pa.ChunkedArray | pa.Array, *, missing: int = 0) -> Floats:
+    """The numbers in ``column``, ``missing`` where there is none; up to 2**53 they are exact."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if not len(array):
+        return np.zeros(0)
+    known, values = array.buffers()
+    start, end = array.offset, array.offset + len(array)
+    numbers = np.frombuffer(values, array.type.to_pandas_dtype())[start:end].astype(np.float64)
+    if array.null_count:
+        bits = np.unpackbits(np.frombuffer(known, np.uint8), bitorder="little")[start:end]
+        numbers[bits == 0] = missing
+    return numbers
 
 
 def count_values(shards: ShardFolder, column: str) -> dict[str, int]:
     """How often each value of ``column`` occurs."""
     counts: Counter[str] = Counter()
-    for table in shards.iter(columns=[column]):
+    for table in shards.batches([column]):
         counts.update(_value_counts(table[column]))
     return _ordered(counts)
 

@@ -16,8 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from prefloop.data.shards import damaged
-from prefloop.labelers.decisions.filters import PAIR_STRATEGY
-from prefloop.pipeline.run.promotion import plateau
+from prefloop.labelers.decisions.reasons import PAIR_STRATEGY
 from prefloop.pipeline.run.run_dir import (
     CONFIG_REMEDY,
     EVALUATION,
@@ -228,9 +227,17 @@ def _run_state(
         return f"round {last.round}: {last.state}"
     if len(rounds) >= wanted.rounds:
         return DONE
-    if plateau(wanted.patience, run):
+    if _ended_early(wanted, run):
         return f"{DONE}: ended after round {last.round}, which did not win"
     return f"round {last.round} done, next not begun"
+
+
+def _ended_early(wanted: _Wanted, run: RunDir) -> bool:
+    if wanted.patience is None:
+        return False
+    from prefloop.pipeline.run.promotion import plateau  # knows all of the config: slow to import
+
+    return plateau(wanted.patience, run) is not None
 
 
 def _prompt_status(run: RunDir) -> PromptStatus:

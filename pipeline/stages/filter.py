@@ -14,12 +14,12 @@ from prefloop.labelers.config import FilterConfig, Identical, LabelConfig, Lengt
 from prefloop.labelers.decisions.decide import NO_VALID_VOTE, TIE, decide
 from prefloop.labelers.decisions.filters import (
     EMPTY_ANSWER,
-    PAIR_STRATEGY,
     BalanceRows,
     apply_balance,
     apply_filters,
     balance_cutoff,
 )
+from prefloop.labelers.decisions.reasons import PAIR_STRATEGY
 from prefloop.labelers.jury.round_jury import RoundJury
 from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS
 from prefloop.pipeline.run.all_or_some import commonest, tally_notes

@@ -39,7 +39,7 @@ ORDER = {
         "factory",
     ],
     "training": [
-        "errors presets defaults config",
+        "errors method_names presets defaults config",
         "inputs",
         "policy",
         "session",

@@ -31,8 +31,9 @@ from prefloop.pipeline.policies.train_alone import (
     train_model,
 )
 from prefloop.pipeline.policies.train_text import render_training
-from prefloop.training.config import Lora, Method, RewardConfig, TrainConfig
+from prefloop.training.config import Lora, RewardConfig, TrainConfig
 from prefloop.training.errors import TrainingError
+from prefloop.training.method_names import Method
 from prefloop.training.methods.reward import (
     RewardJob,
     RewardResult,

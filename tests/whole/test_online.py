@@ -22,7 +22,8 @@ from prefloop.pipeline.run.metrics import metrics_table
 from prefloop.pipeline.run.promotion import Lineage, lineage
 from prefloop.pipeline.run.run_dir import EVALUATION, RunDir, RunError
 from prefloop.pipeline.run.status import collect_status
-from prefloop.training.config import Method, TrainConfig
+from prefloop.training.config import TrainConfig
+from prefloop.training.method_names import Method
 from prefloop.training.methods.dpo import Dpo
 from prefloop.training.methods.online import OnlineDpo
 from prefloop.training.session.fit import fit

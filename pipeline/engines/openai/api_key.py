@@ -57,6 +57,11 @@ class ApiKey:
         shown = "".join("\0" if hide else letter for letter, hide in zip(text, hidden, strict=True))
         return _MASKED.sub(self._unmasked, re.sub("\0+", "***", shown))
 
+    @property
+    def strikes(self) -> bool:
+        """Whether there is anything that :meth:`strike` takes out of texts."""
+        return bool(self._forms)
+
     def strike(self, text: str) -> str:
         """``text`` without the whole key: for what is kept, where a part may be a mere word."""
         for form in self._forms:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from prefloop.data.protocol import EngineFailed
 from prefloop.pipeline.engines.openai.ledger import Amount, Ledger
+from prefloop.pipeline.engines.openai.together import Together
 
 _REMEDY = "nothing is lost: raise the limit and run the same command to go on"
 _LOOK_AGAIN_S = 0.05
@@ -21,6 +23,22 @@ class Charge:
         self.spent = Amount()
 
 
+@dataclass(slots=True)
+class _Reserved:
+    """Asks for a reservation; its ``key`` is filled in."""
+
+    most: Amount
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """Says what a reservation came to."""
+
+    key: str
+    spent: Amount
+
+
 class Budget:
     """Keeps what is spent plus what is under way within the limits, by a ledger that outlives the
     process and that all models of an engine share."""
@@ -29,6 +47,7 @@ class Budget:
         self._max_tokens = max_tokens
         self._max_cost = max_cost
         self._ledger = ledger
+        self._noting = Together(self._note_all)
 
     @property
     def spent(self) -> Amount:
@@ -44,20 +63,44 @@ class Budget:
         """
         if self._max_tokens is None and self._max_cost is None:
             # Kept all the same: it counts where a limit is set later.
-            with self._ledger.exclusive():
-                key, charge = self._ledger.reserve(most), Charge(most)
+            key, charge = await self._noted(most), Charge(most)
             try:
                 yield charge
-            finally:
-                self._ledger.settle(key, charge.spent)
+            except BaseException:
+                self._ledger.settle({key: charge.spent})
+                raise
+            await self._noting.do(_Settled(key, charge.spent))
             return
         key, charge = await self._reserve(most)
         try:
             await asyncio.to_thread(self._ledger.sync)
             yield charge
         finally:
-            self._ledger.settle(key, charge.spent)
+            self._ledger.settle({key: charge.spent})
         await asyncio.to_thread(self._ledger.sync)
+
+    async def _noted(self, most: Amount) -> str:
+        """A reservation without a limit, together with those of other requests."""
+        reserved = _Reserved(most)
+        try:
+            await self._noting.do(reserved)
+        except asyncio.CancelledError:
+            if reserved.key:  # written, and nobody is left to settle it
+                self._ledger.settle({reserved.key: Amount()})
+            raise
+        return reserved.key
+
+    def _note_all(self, asked: Sequence[_Reserved | _Settled]) -> list[None]:
+        settled = {one.key: one.spent for one in asked if isinstance(one, _Settled)}
+        reserved = [one for one in asked if isinstance(one, _Reserved)]
+        with self._ledger.exclusive():
+            if settled:
+                self._ledger.settle(settled)
+            for one, key in zip(
+                reserved, self._ledger.reserve(*(one.most for one in reserved)), strict=True
+            ):
+                one.key = key
+        return [None] * len(asked)
 
     async def _reserve(self, estimated: Amount) -> tuple[str, Charge]:
         while True:
@@ -66,7 +109,8 @@ class Budget:
                 # Until it is known what a request takes, one goes at a time: estimates may be low.
                 if self._ledger.is_measured or self._ledger.under_way == 0:
                     if not (limit := self._exceeded_by(most)):
-                        return self._ledger.reserve(most), Charge(most)
+                        [key] = self._ledger.reserve(most)
+                        return key, Charge(most)
                     if self._ledger.under_way == 0:
                         raise EngineFailed(f"budget reached: {limit}", _REMEDY)
             await asyncio.sleep(_LOOK_AGAIN_S)

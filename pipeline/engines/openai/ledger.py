@@ -12,8 +12,7 @@ import json
 import math
 import os
 import threading
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,27 +88,29 @@ class Ledger:
                     "make room, or make the file writable; the same command resumes",
                 ) from None
 
-    def reserve(self, most: Amount) -> str:
-        """Set ``most`` aside; the reservation's id. For use within :meth:`exclusive`.
+    def reserve(self, *most: Amount) -> list[str]:
+        """Set each of ``most`` aside; the reservations' ids. For use within :meth:`exclusive`.
 
-        ``most`` has :attr:`surplus` in it already.
+        Each has :attr:`surplus` in it already.
         """
-        key = uuid.uuid4().hex[:12]
-        self._mine.add(key)
+        keys = [os.urandom(6).hex() for _ in most]
+        if not keys:
+            return keys
+        self._mine.update(keys)
         try:
-            self._append("reserve", key, most)
+            self._append("reserve", zip(keys, most, strict=True))
         except BaseException:
-            self._mine.discard(key)
+            self._mine.difference_update(keys)
             raise
-        return key
+        return keys
 
-    def settle(self, key: str, spent: Amount) -> None:
-        """Put ``spent`` in the place of a reservation."""
+    def settle(self, spent: Mapping[str, Amount]) -> None:
+        """Put what was spent in the place of reservations, by their ids."""
         try:
             with self.exclusive():
-                self._append("settle", key, spent)
+                self._append("settle", spent.items())
         finally:
-            self._mine.discard(key)
+            self._mine.difference_update(spent)
 
     def sync(self) -> None:
         """Have what was written on the disk itself."""
@@ -124,20 +125,21 @@ class Ledger:
                 "make room; the same command resumes",
             ) from None
 
-    def _append(self, kind: str, key: str, amount: Amount) -> None:
-        entry = {kind: key, "tokens": amount.tokens, "cost": amount.cost}
-        if self.path is None:
+    def _append(self, kind: str, amounts: Iterable[tuple[str, Amount]]) -> None:
+        entries = [
+            {kind: key, "tokens": amount.tokens, "cost": amount.cost} for key, amount in amounts
+        ]
+        if self.path is not None:
+            lines = b"".join(json.dumps(entry).encode() + b"\n" for entry in entries)
+            with self.path.open("ab") as file:
+                is_torn = file.tell() != self._read
+                file.write(b"\n" + lines if is_torn else lines)
+            if is_torn:
+                self._catch_up()
+                return
+            self._read += len(lines)
+        for entry in entries:
             self._apply(entry)
-            return
-        line = json.dumps(entry).encode() + b"\n"
-        with self.path.open("ab") as file:
-            is_torn = file.tell() != self._read
-            file.write(b"\n" + line if is_torn else line)
-        if is_torn:
-            self._catch_up()
-        else:
-            self._apply(entry)
-            self._read += len(line)
 
     def _catch_up(self) -> None:
         """Read what was appended since; a torn line at the end stays unread."""

@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-import tenacity
 from aiolimiter import AsyncLimiter
 
 from prefloop.data.chat import render_tokens
@@ -33,6 +34,7 @@ from prefloop.data.protocol import (
 from prefloop.pipeline.engines.answer_reader import AnswerReader, longest, template_kwargs
 from prefloop.pipeline.engines.defaults import completed
 from prefloop.pipeline.engines.openai.api_key import read_key
+from prefloop.pipeline.engines.openai.batches import Batches, put_together, shared, taken_apart
 from prefloop.pipeline.engines.openai.budget import Budget, Charge
 from prefloop.pipeline.engines.openai.headers import secret_headers, shown_headers
 from prefloop.pipeline.engines.openai.health import MOST_IN_A_ROW, Health
@@ -61,20 +63,29 @@ from prefloop.pipeline.engines.openai.server_words import (
     one_line,
     said_by,
     said_in,
+    strict_json,
 )
-from prefloop.pipeline.engines.openai.transport import Response, Transport, TransportError
+from prefloop.pipeline.engines.openai.transport import (
+    Response,
+    Transport,
+    TransportError,
+    written,
+)
 from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.engines.weights import is_adapter, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
 _CHARACTERS_PER_TOKEN = 3  # low, so that the budget's reservations are rather too large
+_FIRST_BACKOFF_S = 0.5
 _PROBES = 2
+_FAILED_TOGETHER = 3
+"""Requests of several prompts that fail, in a row, before each is asked alone."""
 _LOOKS_FOR_CHOICES = 4
 """Empty answers, which tell nothing, before the others are no longer held up."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Question:
     """One completion to ask for. ``key`` holds what determines the answer, not where or how it is
     fetched; ``prompt_tokens`` is what its prompt is thought to take, ``max_tokens`` counts those of
@@ -131,6 +142,11 @@ class OpenAIServer:
         self._refuses: EverythingRefused | None = None
         self._warned: set[str] = set()
         self._slots = asyncio.Semaphore(config.max_concurrency)
+        self._taking = asyncio.Lock()
+        self._batches: Batches[_Question, Reply] = Batches(self._ask_together)
+        self._shares = config.api == "completions"
+        """Whether several prompts may be put into one request."""
+        self._failed_together = 0
         # A bucket holds what it fills with in a short time: no burst at a run's start.
         rpm, tpm = config.requests_per_minute, config.tokens_per_minute
         self._request_rate = None if rpm is None else AsyncLimiter(1, 60 / rpm)
@@ -157,6 +173,8 @@ class OpenAIServer:
                 self._tokenizer, request.messages, template_kwargs=template_kwargs(request)
             )
         questions = [self._question(request, seed, prompt) for seed in request.seeds]
+        if len(questions) == 1:  # a judge's: no further task for it
+            return [self._completion(request, await self._answer(questions[0]), prompt)]
         answers = await asyncio.gather(*(self._answer_or_refusal(each) for each in questions))
         for answer in answers:
             if isinstance(answer, RequestRejected):
@@ -233,7 +251,100 @@ class OpenAIServer:
             async with self._until_choices:
                 if self._is_unsure_of_choices:
                     return await self._ask(question)
+        if self._shares and (kind := shared(question.body)) is not None:
+            reply = await self._batches.do(kind, question)
+            if reply is not None:
+                return reply
         return await self._ask(question)
+
+    async def _ask_together(self, questions: Sequence[_Question]) -> list[Reply | None]:
+        """The answers to questions whose bodies are shared, by one request; null for each that has
+        to be asked alone: there, whatever is wrong is found out."""
+        nothing: list[Reply | None] = [None] * len(questions)
+        async with self._several_slots(len(questions)):
+            if not self._shares:
+                return nothing
+            try:
+                found = await self._try_together(questions)
+            except (TransportError, EngineFailed):
+                return nothing
+        self._failed_together = 0 if found and any(found) else self._failed_together + 1
+        if found is None or self._failed_together == _FAILED_TOGETHER:
+            self._shares = False
+            logger.info("%s: prompts are asked alone from now on", self._config.base_url)
+        if found is None or not any(found):
+            return nothing
+        self._health.answered()
+        if self._cache is not None:
+            await asyncio.gather(
+                *(
+                    self._cache.put(question.key, one[0])
+                    for question, one in zip(questions, found, strict=True)
+                    if one is not None
+                )
+            )
+        return [None if one is None else one[1] for one in found]
+
+    async def _try_together(
+        self, questions: Sequence[_Question]
+    ) -> list[tuple[str, Reply] | None] | None:
+        """Bodies for the cache and answers, null for each that is none; null altogether where the
+        server does not take prompts together, or does not say which answer is whose."""
+        prices = [self._price(one.prompt_tokens, one.max_tokens) for one in questions]
+        most = sum(prices, Amount())
+        await self._keep_rates(most)
+        async with self._budget.reserved(most) as charge:
+            charge.spent = charge.most
+            try:
+                response = await self._transport.post(
+                    "/completions", put_together([one.body for one in questions])
+                )
+            except TransportError as error:
+                charge.spent = charge.most if error.was_sent else Amount()
+                raise
+            except EngineFailed:
+                charge.spent = Amount()
+                raise
+            if not 200 <= response.status < 300:
+                charge.spent = Amount()
+                return [None] * len(questions)
+            try:
+                bodies = taken_apart(
+                    strict_json(response.body), [one.body["prompt"] for one in questions]
+                )
+            except ValueError:
+                bodies = None
+            if bodies is None:
+                return None
+            found, charge.spent = [], Amount()
+            for question, body, price in zip(questions, bodies, prices, strict=True):
+                own = Charge(price)
+                found.append(self._taken(question, body, own))
+                charge.spent += own.spent
+            return found
+
+    def _taken(
+        self, question: _Question, body: Mapping[str, Any], charge: Charge
+    ) -> tuple[str, Reply] | None:
+        try:
+            kept, reply = self._read(question, Response(200, {}, written(body)), charge)
+        except (GarbledResponseError, RequestRejected, TransientError, EngineFailed):
+            return None
+        return None if question.wants_choices and not reply.has_choices else (kept, reply)
+
+    @asynccontextmanager
+    async def _several_slots(self, count: int) -> AsyncIterator[None]:
+        """``count`` of the requests that may be under way at once, or all of them."""
+        taken = 0
+        try:
+            async with self._taking:  # one by one, or two would wait for each other's
+                while taken < min(count, self._config.max_concurrency):
+                    await self._slots.acquire()
+                    taken += 1
+            yield
+        finally:
+            for _ in range(taken):
+                self._slots.release()
 
     async def _ask(self, question: _Question) -> Reply:
         if question.wants_choices and self._no_choices is not None:
@@ -249,7 +360,7 @@ class OpenAIServer:
             self._gives_choices |= reply.first_logprobs is not None
         is_whole = reply.has_choices or not question.wants_choices
         if self._cache is not None and is_whole:
-            self._cache.put(question.key, kept)
+            await self._cache.put(question.key, kept)
         return reply
 
     def _kept(self, question: _Question) -> Reply | None:
@@ -283,26 +394,16 @@ class OpenAIServer:
 
     async def _try_until_answered(self, question: _Question) -> tuple[str, Reply]:
         failed: list[float] = []
-        tries = self._config.max_retries + 1
-
-        async def attempt() -> tuple[str, Reply]:
-            try:
-                return await self._try_once(question)
-            except TransientError:
-                failed.append(time.monotonic())
-                raise
-
-        retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type(TransientError),
-            stop=tenacity.stop_after_attempt(tries),
-            wait=self._wait,
-            reraise=True,
-        )
         try:
-            try:
-                return await retrying(attempt)
-            except TransientError as error:
-                return await self._try_a_last_time(question, error, failed)
+            while True:
+                try:
+                    return await self._try_once(question)
+                except TransientError as error:
+                    failed.append(time.monotonic())
+                    if len(failed) > self._config.max_retries:
+                        return await self._try_a_last_time(question, error, failed)
+                    wait = self._wait(error, len(failed))
+                await asyncio.sleep(wait)
         except RequestRejected as rejected:
             failure = await self._refused(question, rejected)
         raise failure from None
@@ -438,10 +539,7 @@ class OpenAIServer:
 
     async def _try_once(self, question: _Question) -> tuple[str, Reply]:
         most = self._price(question.prompt_tokens, question.max_tokens)
-        if self._request_rate is not None:
-            await self._request_rate.acquire()
-        if self._token_rate is not None:
-            await self._token_rate.acquire(min(most.tokens, self._token_rate.max_rate))
+        await self._keep_rates(most)
         path = "/chat/completions" if self._config.api == "chat" else "/completions"
         async with self._budget.reserved(most) as charge:
             charge.spent = charge.most  # whatever ends the wait: the server may have answered
@@ -461,6 +559,12 @@ class OpenAIServer:
             # Raised within the budget's block: what was charged is kept whatever comes.
             raise failure from None
 
+    async def _keep_rates(self, most: Amount) -> None:
+        if self._request_rate is not None:
+            await self._request_rate.acquire()
+        if self._token_rate is not None:
+            await self._token_rate.acquire(min(most.tokens, self._token_rate.max_rate))
+
     def _read(self, question: _Question, response: Response, charge: Charge) -> tuple[str, Reply]:
         """The answer in ``response``, and its body for the cache. Sets what it is charged, also
         where it is none."""
@@ -468,8 +572,9 @@ class OpenAIServer:
         if response.status >= 300 or response.status < 200:
             self._charge_refusal(question, response, charge)
             self._complain(question, response.status, self._said(response), response)
+        kept: str | None = None
         try:
-            body = load_body(response.body)
+            body, kept = _strictly(response.body)
         except ValueError as error:
             if response.body.lstrip()[:1] == b"{":  # cut off on its way
                 charge.spent = charge.most
@@ -480,7 +585,7 @@ class OpenAIServer:
         self._charge(question, body, charge)
         try:
             reply = read_reply(body, question.max_tokens, question.hints)
-            kept = self._key.strike(json.dumps(body))
+            kept = self._key.strike(json.dumps(body) if kept is None else kept)
         except RecursionError:
             raise GarbledResponseError("garbage instead of an answer: nested too deeply") from None
         except GarbledResponseError:
@@ -491,12 +596,13 @@ class OpenAIServer:
         except RequestRejected as rejected:
             self._health.answered()
             raise RequestRejected(rejected.reason, self._key.blot(rejected.detail)) from None
-        reply = replace(
-            reply,
-            text=self._key.strike(reply.text),
-            reasoning=reply.reasoning and self._key.strike(reply.reasoning),
-            raw_text=reply.raw_text and self._key.strike(reply.raw_text),
-        )
+        if self._key.strikes:
+            reply = replace(
+                reply,
+                text=self._key.strike(reply.text),
+                reasoning=reply.reasoning and self._key.strike(reply.reasoning),
+                raw_text=reply.raw_text and self._key.strike(reply.raw_text),
+            )
         charge.spent = self._amount(reply, question)
         return kept, reply
 
@@ -538,14 +644,12 @@ class OpenAIServer:
     def _blotted(self, said: Said) -> Said:
         return replace(said, words=self._key.blot(said.words))
 
-    def _wait(self, state: tenacity.RetryCallState) -> float:
+    def _wait(self, error: TransientError, tries: int) -> float:
         """Exponential backoff with jitter, and never less than the server asks for."""
         longest = self._config.max_backoff_s
-        backoff = tenacity.wait_random_exponential(multiplier=0.5, max=longest)(state)
-        error = state.outcome.exception() if state.outcome is not None else None
-        asked = error.retry_after if isinstance(error, TransientError) else None
+        backoff = random.uniform(0.0, min(longest, _FIRST_BACKOFF_S * 2.0 ** min(tries - 1, 60)))
         # A server that asks for hours is not obeyed: the retries run out and the run can resume.
-        return max(backoff, min(asked or 0.0, 10 * longest))
+        return max(backoff, min(error.retry_after or 0.0, 10 * longest))
 
     def _amount(self, reply: Reply, question: _Question) -> Amount:
         """What a reply is charged; what the server does not count, at most a little too much."""
@@ -626,6 +730,17 @@ class OpenAIServer:
         return round(completion_tokens * len(reply.reasoning) / characters)
 
 
+def _strictly(data: bytes) -> tuple[Any, str | None]:
+    """The JSON value in ``data``, and the same in ASCII, as the cache has it, where that is known
+    already. A key stands in it as it is, without escapes. Raises ``ValueError``."""
+    try:
+        body = strict_json(data)
+    except ValueError:
+        return load_body(data), None
+    kept = written(body)
+    return body, kept.decode() if kept.isascii() else None
+
+
 def _lacks_choices(question: _Question, reply: Reply) -> bool:
     """Whether an answer came, and not the log-probabilities that were asked for with it."""
     return question.wants_choices and not reply.has_choices and bool(reply.text.strip())
@@ -636,7 +751,7 @@ def _most_prompt_tokens(request: Request, prompt: Sequence[int] | None) -> int:
     if prompt is not None:
         return len(prompt)
     text = characters_of(request.messages)
-    ascii_size = sum(map(str.isascii, text))
+    ascii_size = len(text) if text.isascii() else sum(map(str.isascii, text))
     # Of a rare script, each byte may be a token.
     other_size = len(text.encode("utf-8", "surrogatepass")) - ascii_size
     return ascii_size // _CHARACTERS_PER_TOKEN + other_size + 8 * len(request.messages)

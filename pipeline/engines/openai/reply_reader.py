@@ -14,9 +14,8 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
-
-import numpy as np
 
 from prefloop.data.protocol import RequestRejected
 from prefloop.data.reasoning import Thought, split_thought
@@ -25,6 +24,7 @@ from prefloop.pipeline.engines.openai.server_words import is_error, one_line, sa
 _LARGEST_COUNT = 2**31 - 1  # tokens are int32 in the tables
 _LONGEST_ANSWER = 8 << 20  # characters; longer ones are no answer of a language model
 _ROUNDING = 1e-3  # nats above 0 that are taken for a rounding error
+_LN2 = math.log(2)
 _LEAST_LOGPROB = -1e6  # vLLM writes -9999 for minus infinity
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -81,7 +81,7 @@ class GarbledResponseError(Exception):
     """The body is not what the API promises. Worth another try."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reply:
     """A parsed response. ``logprob`` in nats, None without log-probabilities.
 
@@ -112,7 +112,7 @@ class Reply:
         return self.first_logprobs is not None or self.has_thought
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TokenUsage:
     """Tokens that a server says it used, None where it does not say."""
 
@@ -286,12 +286,17 @@ def _thought(
     if reasoning is not None:
         return Thought(reasoning, written.lstrip(), closed=bool(written.strip()))
     opened = None if hints.opening is None else bool(hints.opening)
-    thought = split_thought(written, opened)
+    short = len(written) <= _SHORT
+    thought = (_split_short_thought if short else split_thought)(written, opened)
     in_vain = finish_reason == "length" and hints.expected and opened is None
     if thought.reasoning is None and in_vain:
         # Tokens were left for a thought, all are used, and nothing says where it ended.
         return Thought(written.strip(), "", closed=False)
     return thought
+
+
+_SHORT = 16  # letters: a verdict in one token, of which there are few different ones
+_split_short_thought = lru_cache(maxsize=1024)(split_thought)
 
 
 def _raw_text(written: str, thought: Thought, hints: ThoughtHints) -> str | None:
@@ -366,7 +371,12 @@ def _reason_word(choice: Mapping[str, Any]) -> str:
         return "unsaid"
     if not isinstance(said, str):
         raise _garbled(f"a finish_reason that is {_sketch(said)}")
-    word = re.sub(r"[^a-z0-9]+", "_", said[:100].lower()).strip("_")
+    return _meaning(said[:100])
+
+
+@lru_cache(maxsize=256)
+def _meaning(said: str) -> str:
+    word = re.sub(r"[^a-z0-9]+", "_", said.lower()).strip("_")
     if word in _UNSAID:
         return "unsaid"
     if word in _FINISHED:
@@ -376,9 +386,9 @@ def _reason_word(choice: Mapping[str, Any]) -> str:
 
 def _finish_reason(choice: Mapping[str, Any], has_text: bool, is_full: bool) -> str:
     word = _reason_word(choice)
-    said = one_line(str(choice.get("finish_reason")), 60)
     if word in ("stop", "length"):
         return word
+    said = one_line(str(choice.get("finish_reason")), 60)
     if word == "tool" and has_text and _calls(choice.get("message")):
         return "stop"
     if word == "tool":
@@ -416,7 +426,7 @@ def _count(value: Any, name: str) -> int | None:
     return int(value)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Step:
     """A generated token: its text and log-probability, None where the server does not tell, and
     what else it might have been."""
@@ -499,15 +509,26 @@ def _by_word(seen: Any) -> dict[str, float] | None:
         return None
     tokens: dict[str, float] = {}
     for token, said in pairs:
-        tiny = isinstance(said, int | float) and said < _LEAST_LOGPROB
-        logprob = -math.inf if tiny else _logprob(said, _LEAST_LOGPROB)
+        if type(said) is float and _LEAST_LOGPROB <= said <= 0.0:
+            logprob: float | None = said
+        else:
+            tiny = isinstance(said, int | float) and said < _LEAST_LOGPROB
+            logprob = -math.inf if tiny else _logprob(said, _LEAST_LOGPROB)
         if not isinstance(token, str) or logprob is None:
             return None
         # Some servers list the drawn token beside the likeliest, where it stands already.
-        tokens[token] = max(tokens.get(token, -math.inf), logprob)
+        if token not in tokens or tokens[token] < logprob:
+            tokens[token] = logprob
     words: dict[str, float] = {}
     for token, logprob in tokens.items():
-        word = cleaned(token).strip()
-        both = float(np.logaddexp(words.get(word, -math.inf), logprob))
-        words[word] = min(both, 0.0)
+        word = (token if token.isascii() else cleaned(token)).strip()
+        words[word] = min(_added(words[word], logprob), 0.0) if word in words else logprob
     return words or None
+
+
+def _added(first: float, second: float) -> float:
+    """The logarithm of the sum of two probabilities, to the last bit as numpy's ``logaddexp``."""
+    if first == second:
+        return first + _LN2
+    high, low = max(first, second), min(first, second)
+    return high + math.log1p(math.exp(low - high))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from prefloop.data.protocol import EngineFailed
+from prefloop.pipeline.engines.openai.together import Together
 
 
 class ResponseCache:
@@ -21,13 +22,14 @@ class ResponseCache:
 
     def __init__(self, folder: Path) -> None:
         """Open, or make, the cache in ``folder``. Raises ``EngineFailed``."""
+        self._storing = Together(self._store)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._path = folder / "responses.sqlite"
             self._db = sqlite3.connect(
                 self._path,
                 timeout=30,
-                isolation_level=None,  # every statement is its own transaction
+                isolation_level=None,  # what is no transaction of ours is one of its own
             )
             # A lost tail of the cache after a power cut costs a few repeated requests, no more.
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -50,10 +52,20 @@ class ResponseCache:
         except (ValueError, TypeError, RecursionError):
             return None
 
-    def put(self, key: str, body: str) -> None:
-        """Store ``body``, JSON in ASCII, replacing what was there."""
+    async def put(self, key: str, body: str) -> None:
+        """Store ``body``, JSON in ASCII, replacing what was there. It is stored on return."""
+        await self._storing.do((key, body))
+
+    def _store(self, answers: Sequence[tuple[str, str]]) -> list[None]:
         with self._one_line():
-            self._db.execute("INSERT OR REPLACE INTO response VALUES (?, ?)", (key, body))
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._db.executemany("INSERT OR REPLACE INTO response VALUES (?, ?)", answers)
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._db.rollback()
+                raise
+        return [None] * len(answers)
 
     def close(self) -> None:
         """Close the file. Idempotent."""

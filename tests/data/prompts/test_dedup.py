@@ -2,13 +2,23 @@
 
 import random
 import time
+from zlib import crc32
 
 import pytest
+from datasketch import MinHash
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prefloop.data.config import NearDuplicates
-from prefloop.data.prompts.dedup import jaccard, near_duplicates, normalise, overlaps, shingles
+from prefloop.data.prompts.dedup import (
+    _MinHashes,
+    _shingle_codes,
+    jaccard,
+    near_duplicates,
+    normalise,
+    overlaps,
+    shingles,
+)
 
 CONFIG = NearDuplicates()
 WORDS = [
@@ -198,3 +208,14 @@ def test_marks_upon_one_letter_are_sorted_in_linear_time() -> None:
     assert time.perf_counter() - begun < 30
     assert normalise("a\u0301\u0316") == normalise("a\u0316\u0301") == "\xe1\u0316".casefold()
     assert normalise("a" + "\u0301" * 40) == normalise("A" + "\u0301" * 40)
+
+
+def test_hashes_of_many_texts_are_those_that_datasketch_gives_for_each():
+    draw = random.Random(1)
+    words = ["foo", "bär", "x,y", "b-c", "今日は", "A", "q"]
+    texts = [normalise(" ".join(draw.choices(words, k=k % 12))) for k in range(200)]
+    found = _MinHashes(128, 77, 120).of([_shingle_codes(text, 3) for text in texts])
+    for text, row in zip(texts, found, strict=True):
+        alone = MinHash(128, seed=77, hashfunc=crc32)
+        alone.update_batch([shingle.encode() for shingle in shingles(text, 3)])
+        assert (alone.hashvalues[:120] == row).all()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -161,3 +163,16 @@ def test_torn_journal_line_and_names_like_markup_are_harmless(tmp_path: Path) ->
     text = _text(collect_status(run))
     assert JUDGE in text
     assert "58.0" in text
+
+
+def test_a_status_loads_neither_pandas_nor_the_settings(tmp_path: Path) -> None:
+    """Each takes as long as all the rest of it."""
+    run = write_run(tmp_path / "run", rounds=1, blocks=1)
+    code = (
+        "import sys; from prefloop.pipeline.commands.app import app\n"
+        f"app(['status', {str(run.root)!r}], standalone_mode=False)\n"
+        "slow = {'pandas', 'prefloop.pipeline.config', 'jinja2', 'torch'}\n"
+        "print(sorted(slow & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -215,8 +215,8 @@ def test_a_ledger_survives_torn_and_foreign_lines(tmp_path):
     ledger = ledger_at(path)
     assert (ledger.settled, ledger.lost) == (Amount(4, 0.5), Amount(7, 0.25))
     with ledger.exclusive():
-        key = ledger.reserve(Amount(3, 0.0))
-    ledger.settle(key, Amount(2, 0.0))
+        [key] = ledger.reserve(Amount(3, 0.0))
+    ledger.settle({key: Amount(2, 0.0)})
     whole = path.read_text()
     del ledger
     again = ledger_at(path)
@@ -226,7 +226,8 @@ def test_a_ledger_survives_torn_and_foreign_lines(tmp_path):
         path.write_text(whole[:cut])
         ledger = ledger_at(path)
         with ledger.exclusive():
-            ledger.settle(ledger.reserve(Amount(1, 0.0)), Amount(1, 0.0))
+            [key] = ledger.reserve(Amount(1, 0.0))
+            ledger.settle({key: Amount(1, 0.0)})
         before = (ledger.settled, ledger.lost)
         del ledger
         after = ledger_at(path)

@@ -1,0 +1,52 @@
+"""Whether a page that was made of a run's files is still what they say."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import prefloop.pipeline
+from prefloop.pipeline.run.run_dir import RunDir
+
+_MAKERS = [Path(prefloop.pipeline.__file__).parent / name for name in ("report", "templates")]
+"""What makes the pages: a new version of prefloop makes them anew."""
+
+
+def report_is_fresh(run: RunDir) -> bool:
+    """Whether nothing that the report tells of changed since it was written."""
+    passed = {run.report.name, run.cache.name}
+    return _is_younger(
+        run.report,
+        [
+            path
+            for path in (run.root.iterdir() if run.report.exists() else ())
+            if path.name not in passed and not path.name.startswith(".lock")
+        ],
+    )
+
+
+def card_is_fresh(run: RunDir) -> bool:
+    """Whether nothing that the dataset's card tells of changed since it was written."""
+    parts = [run.config, *(path for path in run.dataset.glob("*") if path != run.card)]
+    for folder in run.rounds():
+        parts += [folder.decisions.folder, folder.prompts.folder, folder.written]
+    return _is_younger(run.card, parts)
+
+
+def _is_younger(page: Path, parts: Iterable[Path]) -> bool:
+    """Whether ``page`` was written after all that is in ``parts``; removals count too."""
+    try:
+        written = page.stat().st_mtime_ns
+        return all(_newest(part) < written for part in [*parts, *_MAKERS] if part.exists())
+    except OSError:
+        return False
+
+
+def _newest(part: Path) -> int:
+    found = [part.stat().st_mtime_ns]
+    for folder, folders, files in os.walk(part):
+        if Path(folder).name == "__pycache__":
+            continue
+        found += [os.stat(os.path.join(folder, name)).st_mtime_ns for name in (*folders, *files)]  # noqa: PTH116, PTH118 (many)
+    return max(found)
