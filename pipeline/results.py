@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from prefloop.data.schemas import METRIC
 from prefloop.pipeline.report.headline import headline
-from prefloop.pipeline.run.promotion import promoted
+from prefloop.pipeline.run.final_split import final_dir, is_judged
+from prefloop.pipeline.run.promotion import keeping
 from prefloop.pipeline.run.run_dir import EVALUATION, JURY, RunDir
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ class Run:
 
     @property
     def policy(self) -> Path | None:
-        """The policy to keep: of the last round that won; null where none did."""
-        best = promoted(self.directory)
+        """The policy to keep: the last one that won against the one kept before it, lost against
+        none and set off no guard; null where none did, or nothing was evaluated."""
+        best = keeping(self.directory).folder
         return best.policy if best else None
 
     def load_dataset(self, split: str | None = None) -> Dataset | DatasetDict:
@@ -59,10 +61,17 @@ class Run:
 
     def win_rates(self) -> DataFrame:
         """The jury's win rates, plain and length-controlled, with their intervals, by round."""
-        found = self.metrics()
-        wanted = found["name"].isin(["win_rate", "length_controlled_win_rate"])
-        columns = ["round", "against", "name", "value", "low", "high", "n"]
-        return found[wanted & (found["labeler"] == JURY)][columns].reset_index(drop=True)
+        return _of_the_jury(self.metrics())
+
+    def final(self) -> DataFrame:
+        """The figures of the policy to keep on prompts that no decision saw (``evaluate.final``), a
+        row a figure as in ``metrics``; empty without them, or before."""
+        kept = keeping(self.directory).folder
+        tables = [METRIC.empty_table()]
+        if kept and is_judged(self.directory, kept):
+            tables.append(final_dir(self.directory).round(kept.index).metrics.read(EVALUATION))
+        frame: DataFrame = pa.concat_tables(tables).to_pandas()
+        return frame
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: paths and win rates."""
@@ -71,6 +80,7 @@ class Run:
             "dataset": str(self.dataset_path),
             "policy": str(self.policy) if self.policy else None,
             "win_rates": self.win_rates().to_dict(orient="records"),
+            "final": _of_the_jury(self.final()).to_dict(orient="records"),
         }
 
     def __str__(self) -> str:
@@ -87,6 +97,13 @@ class Run:
         rates = self.win_rates()
         table = rates.to_html(index=False, float_format="{:.3f}".format) if len(rates) else ""
         return f"{text}<pre>{html.escape(str(self))}</pre>{table}"
+
+
+def _of_the_jury(metrics: DataFrame) -> DataFrame:
+    """The jury's win rates among figures."""
+    wanted = metrics["name"].isin(["win_rate", "length_controlled_win_rate"])
+    columns = ["round", "against", "name", "value", "low", "high", "n"]
+    return metrics[wanted & (metrics["labeler"] == JURY)][columns].reset_index(drop=True)
 
 
 class CommandFacts(Protocol):

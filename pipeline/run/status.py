@@ -17,7 +17,8 @@ from typing import Any
 
 from prefloop.data.shards import damaged
 from prefloop.labelers.decisions.filters import PAIR_STRATEGY
-from prefloop.pipeline.run.promotion import plateau
+from prefloop.pipeline.run.final_split import FinalFigures, final_figures, is_judged
+from prefloop.pipeline.run.promotion import Keeping, keeping, plateau
 from prefloop.pipeline.run.run_dir import (
     CONFIG_REMEDY,
     EVALUATION,
@@ -33,6 +34,7 @@ from prefloop.pipeline.run.shard_counts import (
     WinRate,
     count_values,
     evaluation_usage,
+    final_usage,
     read_win_rates,
 )
 
@@ -127,6 +129,18 @@ class RoundStatus:
 
 
 @dataclass(frozen=True)
+class KeptPolicy:
+    """The policy to keep, as far as the rounds are evaluated."""
+
+    policy: str | None
+    """Null: none is better than the starting policy."""
+    round: int | None
+    """The round that trained it."""
+    because: str
+    """Why no later one is; empty where there is none."""
+
+
+@dataclass(frozen=True)
 class RunStatus:
     """A run as it stands on disk."""
 
@@ -138,6 +152,10 @@ class RunStatus:
     seconds: dict[str, float]
     """By stage, over all rounds; reading the prompts included."""
     usage: Usage
+    keep: KeptPolicy | None = None
+    """Null before a policy was evaluated."""
+    final: FinalFigures | None = None
+    """What the prompts that no round saw say about it; null without them, or before."""
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, as values that ``json`` can write."""
@@ -151,6 +169,7 @@ class _Wanted:
     rounds: int
     stages: tuple[str, ...]
     patience: int | None
+    final: bool
 
 
 def collect_status(run: RunDir) -> RunStatus:
@@ -165,15 +184,25 @@ def collect_status(run: RunDir) -> RunStatus:
     for by_stage in seconds.values():
         totals.update(by_stage)
     usage = sum((part for each in rounds for part in each.usage.values()), Usage())
+    usage += final_usage(run)
+    kept = keeping(run)
     return RunStatus(
         run_dir=str(run.root),
-        state=_run_state(run, prompts, rounds, wanted),
+        state=_run_state(run, prompts, rounds, wanted, kept),
         rounds_planned=wanted.rounds,
         prompts=prompts,
         rounds=rounds,
         seconds=dict(totals),
         usage=usage,
+        keep=_kept_policy(kept) if kept.evaluated else None,
+        final=final_figures(run, kept.folder),
     )
+
+
+def _kept_policy(kept: Keeping) -> KeptPolicy:
+    folder = kept.folder
+    policy, index = (str(folder.policy), folder.index) if folder else (None, None)
+    return KeptPolicy(policy, index, kept.because)
 
 
 def _read_config(run: RunDir, *, evaluates: bool) -> _Wanted:
@@ -195,6 +224,7 @@ def _wanted(settings: Mapping[str, Any], *, evaluates: bool) -> _Wanted:
         rounds=int(settings.get("rounds", 1)),
         stages=stages,
         patience=(settings.get("evaluate") or {}).get("patience"),
+        final=bool(asked and evaluates and (settings.get("evaluate") or {}).get("final")),
     )
 
 
@@ -206,7 +236,11 @@ def _seconds(notes: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
 
 
 def _run_state(
-    run: RunDir, prompts: PromptStatus, rounds: tuple[RoundStatus, ...], wanted: _Wanted
+    run: RunDir,
+    prompts: PromptStatus,
+    rounds: tuple[RoundStatus, ...],
+    wanted: _Wanted,
+    kept: Keeping,
 ) -> str:
     if not run.config.exists():
         return NOT_BEGUN
@@ -219,11 +253,15 @@ def _run_state(
     last = rounds[-1]
     if last.state != DONE:
         return f"round {last.round}: {last.state}"
+    ended = plateau(wanted.patience, run)
+    if len(rounds) < wanted.rounds and not ended:
+        return f"round {last.round} done, next not begun"
+    # A single held-out prompt is none that could be spared.
+    if wanted.final and prompts.heldout > 1 and kept.folder and not is_judged(run, kept.folder):
+        return "rounds done, the policy to keep not judged on the final prompts"
     if len(rounds) >= wanted.rounds:
         return DONE
-    if plateau(wanted.patience, run):
-        return f"{DONE}: ended after round {last.round}, which did not win"
-    return f"round {last.round} done, next not begun"
+    return f"{DONE}: ended after round {last.round}, which did not win"
 
 
 def _prompt_status(run: RunDir) -> PromptStatus:
