@@ -531,6 +531,14 @@ class EvaluateConfig(Strict):
     """Rounds in a row whose policy does not win against the one before (by the jury, the interval
     above 0.5), or sets off a guard, after which the run ends; null = all rounds are run."""
 
+    @model_validator(mode="after")
+    def _final_is_evaluated(self) -> Self:
+        if self.final is not None and not self.enabled:
+            raise ValueError(
+                "final needs rounds that are evaluated: set enabled: true, or leave it out"
+            )
+        return self
+
 
 class RewardConfig(Optimisation):
     """Training of a Bradley-Terry reward model with TRL's RewardTrainer."""

@@ -173,3 +173,5 @@ def test_the_plan_counts_it_and_a_judge_of_another_name_is_needed(whole: RunDir)
     assert asked["other"] == 2 * apart  # both orders
     with pytest.raises(ConfigError, match=r"evaluate.final.judges and label.labelers both have"):
         final_config(judges=[JUDGE])
+    with pytest.raises(ConfigError, match=r"evaluate: final needs rounds that are evaluated"):
+        small_config(evaluate={"enabled": False, "final": {}})
