@@ -321,12 +321,16 @@ class RunConfig(Strict):
             self._fit_on_policy(self.train)
         self._check_origins()
         names = [labeler.name for labeler in self.label.labelers]
-        twice = {labeler.name for labeler in self.evaluate.judges} & set(names)
-        if twice:
-            raise ValueError(
-                f"evaluate.judges and label.labelers both have a {min(twice)!r}: give it another "
-                "`name`, or choose it with evaluate.labelers"
-            )
+        for key, judges in (
+            ("evaluate.judges", self.evaluate.judges),
+            ("evaluate.final.judges", self.final_judges),
+        ):
+            twice = {labeler.name for labeler in judges} & set(names)
+            if twice:
+                raise ValueError(
+                    f"{key} and label.labelers both have a {min(twice)!r}: give it another `name`, "
+                    "or choose it with evaluate.labelers"
+                )
         if self.train and self.evaluate.enabled and not self.evaluators:
             raise ValueError(
                 "no labeler can compare answers to held-out prompts: give evaluate.judges, or set "
@@ -437,9 +441,19 @@ class RunConfig(Strict):
         )
 
     @property
+    def final_judges(self) -> tuple[LabelerConfig, ...]:
+        """The labelers of ``evaluate.final`` alone."""
+        return self.evaluate.final.judges if self.evaluate.final else ()
+
+    @property
+    def final_evaluators(self) -> tuple[LabelerConfig, ...]:
+        """The labelers that compare the policy to keep with the starting one, at the end."""
+        return self.final_judges or self.evaluators
+
+    @property
     def all_labelers(self) -> tuple[LabelerConfig, ...]:
         """Those that label and those that only evaluate."""
-        return (*self.label.labelers, *self.evaluate.judges)
+        return (*self.label.labelers, *self.evaluate.judges, *self.final_judges)
 
     @property
     def uses_references(self) -> bool:

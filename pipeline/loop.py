@@ -11,9 +11,11 @@ import logging
 from dataclasses import replace
 from functools import partial
 
+from prefloop.data.errors import PrefloopError
 from prefloop.pipeline.adoption import finish_adoption
 from prefloop.pipeline.checking.run_check import check_before
 from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.final_evaluation import evaluate_final
 from prefloop.pipeline.redecide import finish_deciding
 from prefloop.pipeline.report.card import write_card
 from prefloop.pipeline.report.run_page import write_report
@@ -21,8 +23,8 @@ from prefloop.pipeline.run.context import RoundContext, RunContext
 from prefloop.pipeline.run.fresh import report_is_fresh
 from prefloop.pipeline.run.manifest import as_begun, open_run
 from prefloop.pipeline.run.models import Models
-from prefloop.pipeline.run.promotion import Lineage, lineage, plateau
-from prefloop.pipeline.run.round_guards import check_round
+from prefloop.pipeline.run.promotion import Lineage, begin_round, plateau, promotion_confidence
+from prefloop.pipeline.run.round_guards import GuardStopped, check_round
 from prefloop.pipeline.run.round_jury import load_round_jury
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.stages.evaluate import (
@@ -34,7 +36,7 @@ from prefloop.pipeline.stages.evaluate import (
 from prefloop.pipeline.stages.filter import filter_round, require_kept
 from prefloop.pipeline.stages.invalid_votes import asks_again
 from prefloop.pipeline.stages.label import label_round
-from prefloop.pipeline.stages.matches import MatchJury, match_jury
+from prefloop.pipeline.stages.matches import MatchJury, match_jury, voting
 from prefloop.pipeline.stages.on_policy import LegSettings, train_while_sampling
 from prefloop.pipeline.stages.prompts import draw_prompts, read_prompts
 from prefloop.pipeline.stages.sample import sample_round
@@ -62,22 +64,51 @@ async def run_loop(config: RunConfig, run: RunDir, *, check: bool = False) -> No
         try:
             if check:
                 await check_before(config, run, models)
-            for index in range(config.rounds):
-                await run_round(config, context.round(index), models)
-                ended = plateau(config.evaluate.patience, run)
-                if ended:
-                    logger.warning("%s", ended)
-                    break
+            await _run_to_the_end(config, context, models)
         finally:
             await models.release()
         if not report_is_fresh(run):
             write_report(run)
 
 
+async def _run_to_the_end(config: RunConfig, context: RunContext, models: Models) -> None:
+    """All rounds that are worth it, and the look at the policy to keep."""
+    try:
+        await _run_rounds(config, context, models)
+    except GuardStopped:
+        # The run may be over, so what it kept is looked at; why it ended is what is said.
+        try:
+            await _look_at_kept(config, context, models)
+            write_report(context.run)
+        except PrefloopError as error:
+            logger.warning("the final prompts are not judged: %s", error)
+        raise
+    await _look_at_kept(config, context, models)
+
+
+async def _look_at_kept(config: RunConfig, context: RunContext, models: Models) -> None:
+    if config.evaluate.final is None:
+        return
+    await evaluate_final(config, context, models)
+    write_card(config, context.run)
+
+
+async def _run_rounds(config: RunConfig, context: RunContext, models: Models) -> None:
+    """All rounds, or as many as are worth it."""
+    for index in range(config.rounds):
+        await run_round(config, context.round(index), models)
+        ended = plateau(config.evaluate.patience, context.run)
+        # A round that was begun is finished, whatever is thought of those before it now.
+        if ended and context.run.rounds()[-1].index <= index:
+            logger.warning("%s", ended)
+            break
+
+
 async def run_round(config: RunConfig, context: RoundContext, models: Models) -> None:
-    """One round, from the last policy that won to the dataset's next part and the next policy."""
+    """One round, from the policy that it begins with to the dataset's next part and the next
+    policy."""
     guards = config.train.guards if config.train else None
-    origin = lineage(context.run, context.index, models.start, config.evaluate, guards)
+    origin = begin_round(context.run, context.index, models.start, config.evaluate, guards)
     models.use_policy(str(origin.previous))
     blocks = draw_prompts(
         context,
@@ -156,6 +187,6 @@ async def _evaluate(
         fitted = load_round_jury(config.label, context.folder)
         return match_jury(config.label.jury, config.evaluate, config.evaluators, fitted)
 
-    open_labelers = partial(models.labelers, config.evaluators)
-    by = Measuring(open_labelers, jury, models.scoring)
+    sure = promotion_confidence(config.evaluate, config.rounds)
+    by = Measuring(voting(config, config.evaluators, models.labelers), jury, models.scoring, sure)
     await evaluate_round(context, config.evaluate, train, origin, by)

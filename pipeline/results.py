@@ -38,10 +38,11 @@ class Run:
 
     @property
     def policy(self) -> Path | None:
-        """The policy to keep: of the last round that won; null where none did."""
-        from prefloop.pipeline.run.promotion import promoted
+        """The policy to keep: the last one that won against the one kept before it, lost against
+        none and set off no guard; null where none did, or nothing was evaluated."""
+        from prefloop.pipeline.run.promotion import keeping
 
-        best = promoted(self.directory)
+        best = keeping(self.directory).folder
         return best.policy if best else None
 
     def load_dataset(self, split: str | None = None) -> Dataset | DatasetDict:
@@ -59,10 +60,20 @@ class Run:
 
     def win_rates(self) -> DataFrame:
         """The jury's win rates, plain and length-controlled, with their intervals, by round."""
-        found = self.metrics()
-        wanted = found["name"].isin(["win_rate", "length_controlled_win_rate"])
-        columns = ["round", "against", "name", "value", "low", "high", "n"]
-        return found[wanted & (found["labeler"] == JURY)][columns].reset_index(drop=True)
+        return _of_the_jury(self.metrics())
+
+    def final(self) -> DataFrame:
+        """The figures of the policy to keep on prompts that no decision saw (``evaluate.final``), a
+        row a figure as in ``metrics``; empty without them, or before."""
+        from prefloop.pipeline.run.final_split import final_dir, is_judged
+        from prefloop.pipeline.run.promotion import keeping
+
+        kept = keeping(self.directory).folder
+        tables = [METRIC.empty_table()]
+        if kept and is_judged(self.directory, kept):
+            tables.append(final_dir(self.directory).round(kept.index).metrics.read(EVALUATION))
+        frame: DataFrame = pa.concat_tables(tables).to_pandas()
+        return frame
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: paths and win rates."""
@@ -71,6 +82,7 @@ class Run:
             "dataset": str(self.dataset_path),
             "policy": str(self.policy) if self.policy else None,
             "win_rates": self.win_rates().to_dict(orient="records"),
+            "final": _of_the_jury(self.final()).to_dict(orient="records"),
         }
 
     def __str__(self) -> str:
@@ -89,6 +101,13 @@ class Run:
         rates = self.win_rates()
         table = rates.to_html(index=False, float_format="{:.3f}".format) if len(rates) else ""
         return f"{text}<pre>{html.escape(str(self))}</pre>{table}"
+
+
+def _of_the_jury(metrics: DataFrame) -> DataFrame:
+    """The jury's win rates among figures."""
+    wanted = metrics["name"].isin(["win_rate", "length_controlled_win_rate"])
+    columns = ["round", "against", "name", "value", "low", "high", "n"]
+    return metrics[wanted & (metrics["labeler"] == JURY)][columns].reset_index(drop=True)
 
 
 class CommandFacts(Protocol):

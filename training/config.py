@@ -474,6 +474,19 @@ class Opponent(Strict):
     """Name of one of the run's ``engines``; null = the one that samples."""
 
 
+class FinalConfig(Strict):
+    """Held-out prompts that no round is evaluated on. When the run is over, the policy to keep
+    answers them, and is compared with the starting policy, once."""
+
+    share: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the held-out prompts, drawn by prompt."""
+    size: PositiveInt | None = None
+    """So many of the held-out prompts instead of a share; null = the share."""
+    judges: tuple[LabelerConfig, ...] = ()
+    """Labelers that vote on them, best ones that labelled no training data; none = those of
+    ``evaluate.judges``, or else the run's own."""
+
+
 class EvaluateConfig(Strict):
     """How a new policy is compared with the starting and the previous one on held-out prompts."""
 
@@ -498,15 +511,32 @@ class EvaluateConfig(Strict):
     a judge's labels does better by that judge than it is. Their jury is the mean."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Coverage of the intervals."""
+    final: Annotated[FinalConfig | None, LATER] = None
+    """Held-out prompts to be looked at once, when the run is over: the rounds' figures chose the
+    policy, so by them it looks better than it is. Null = none."""
     opponent: Opponent | None = None
     """A fixed policy that every round's policy is compared with too."""
     promote: Literal["winner", "always"] = "winner"
     """Which policy the next round samples from and trains: the new one only if it won against the
-    one before (by the jury, the interval above 0.5), else that one again; or always the new one.
-    Without an evaluation it is always the new one."""
+    one before (by the jury, the interval above 0.5) and set off no guard, else that one again; or
+    always the new one. Where nothing is evaluated it is always the new one. The policy that is
+    named as the one to keep is the one that did best, whatever stands here."""
+    promote_error: Annotated[Literal["run", "round"], LATER] = "run"
+    """What the chance of promoting a policy that is no better, half of 1 - ``confidence`` in one
+    round, may add up to. ``run``: to 1 - ``confidence`` in all planned rounds together, so with
+    more than two the interval that promotion goes by is wider (Bonferroni). ``round``: each round
+    goes by its interval as it is, and the chances add up."""
     patience: PositiveInt | None = None
     """Rounds in a row whose policy does not win against the one before (by the jury, the interval
-    above 0.5) after which the run ends; null = all rounds are run."""
+    above 0.5), or sets off a guard, after which the run ends; null = all rounds are run."""
+
+    @model_validator(mode="after")
+    def _final_is_evaluated(self) -> Self:
+        if self.final is not None and not self.enabled:
+            raise ValueError(
+                "final needs rounds that are evaluated: set enabled: true, or leave it out"
+            )
+        return self
 
 
 class RewardConfig(Optimisation):

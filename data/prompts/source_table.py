@@ -89,10 +89,12 @@ def read_source(
             pending.clear()
     found.end()
     ignored.warn()
-    if notes[LAST_TURN]:
+    # Who writes `last_turn: drop` knows it.
+    if notes[LAST_TURN] and LAST_TURN not in source.columns.model_fields_set:
         logger.warning(
             "%s: %s conversations end in an assistant's turn, which is left out: set "
-            "%s.columns.last_turn to reference where judges are to take it as known to be good",
+            "%s.columns.last_turn to reference where judges are to take it as known to be good, or "
+            "to drop where it is not wanted",
             key,
             f"{notes[LAST_TURN]:,}",
             key,

@@ -27,6 +27,7 @@ def wanted_by(config: RunConfig, run: RunDir | None = None) -> StillToAsk:
     named = [("label.labelers", config.label.labelers)]
     if config.train and config.evaluate.enabled:
         named.append(("evaluate.judges", config.evaluate.judges))
+        named.append(("evaluate.final.judges", config.final_judges))
     asked = [
         (f"{section}.{one.name}", one)
         for section, labelers in named

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from prefloop.data.shards import ShardFolder
 from prefloop.data.strict import fingerprint
 from prefloop.data.yaml_files import read_yaml
 from prefloop.labelers.base import Answer, Labeler, Pair
+from prefloop.labelers.config import LabelConfig
 from prefloop.pipeline.config import ConfigError, RunConfig, reason_of, validate_config
 from prefloop.pipeline.judging.judge_figures import JudgeFigures, judge_figures
 from prefloop.pipeline.judging.verdict_file import read_verdicts
@@ -31,6 +33,14 @@ from prefloop.pipeline.run.all_or_some import AllOrSome, any_valid_vote, tally_v
 from prefloop.pipeline.run.answer_key import of_engines, of_labelers, of_settings
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.progress import StepProgress
+from prefloop.pipeline.stages.invalid_votes import (
+    Breaker,
+    VotesAside,
+    asks_again,
+    kept_votes,
+    set_aside,
+    together,
+)
 from prefloop.pipeline.stages.label import remedy_of, vote
 
 logger = logging.getLogger(__name__)
@@ -143,9 +153,10 @@ def load_judges(path: Path, seed: int = 0) -> RunConfig:
         return validate_config(raw, str(path))
     # Nothing is sampled, but a config has to name an engine for it.
     engines = {"default": {"type": "transformers"}} | (raw.pop("engines", None) or {})
+    more = {"max_invalid": raw.pop("max_invalid")} if "max_invalid" in raw else {}
     labelers = raw.pop("labelers", None) or [raw]
     prompts = {"train": {"path": "embedded:prompts"}}
-    label = {"labelers": labelers}
+    label = {"labelers": labelers} | more
     whole = {"seed": seed, "prompts": prompts, "label": label, "engines": engines}
     return validate_config(whole, str(path))
 
@@ -181,9 +192,12 @@ async def _ask(
             folder = ShardFolder(options.out / f"{labeler.name}-{json_hash(about)[:12]}", VOTE)
             missing = [at for at in range(-(-len(gold) // BLOCK)) if not folder.exists(at)]
             if missing:
-                asked = await models.labeler(labeler)
+                kept = ShardFolder(folder.folder.with_name(f"{folder.folder.name}-kept"), VOTE)
+                votes = VotesAside(folder, kept)
+                settings = config.label.model_copy(update={"labelers": (labeler,)})
+                [asked] = await models.labelers([labeler], anew=asks_again(votes, settings))
                 try:
-                    await _vote(asked, gold, folder, missing, remedy_of([labeler]))
+                    await _vote(asked, gold, votes, missing, settings)
                 except NothingCameOut as error:
                     failed.append(error)
                     continue
@@ -196,27 +210,38 @@ async def _ask(
 async def _vote(
     labeler: Labeler,
     gold: Sequence[GoldPair],
-    folder: ShardFolder,
+    votes: VotesAside,
     missing: Sequence[int],
-    remedy: str,
+    settings: LabelConfig,
 ) -> None:
-    came_before = any_valid_vote(folder)
-    outcome = AllOrSome(f"judge-eval {labeler.name}", "votes", remedy, came_before=came_before)
+    folder, title = votes.votes, f"judge-eval {labeler.name}"
+    remedy = remedy_of(settings.labelers)
+    outcome = AllOrSome(title, "votes", remedy, came_before=any_valid_vote(folder))
+    breaker = Breaker(title, settings, "labelers", "max_invalid: null in the judge's file")
     todo = sum(len(gold[BLOCK * at : BLOCK * (at + 1)]) for at in missing)
     with StepProgress(labeler.name, len(gold), done=len(gold) - todo, unit="pairs") as progress:
-        for at in missing:
-            pairs = [_pair(one) for one in gold[BLOCK * at : BLOCK * (at + 1)]]
-            progress.begin(len(pairs))
-            table = await vote(pairs, [labeler], f"judge-eval/{at}")
-            await outcome.take(
-                tally_votes(table), partial(asyncio.to_thread, folder.write, at, table)
-            )
-            progress.advance(
-                len(pairs),
-                tokens=pc.sum(table["prompt_tokens"]).as_py() or 0,
-                cost=pc.sum(table["cost"]).as_py() or 0.0,
-            )
-        await outcome.close()
+        try:
+            for at in missing:
+                pairs = [_pair(one) for one in gold[BLOCK * at : BLOCK * (at + 1)]]
+                progress.begin(len(pairs))
+                kept = kept_votes(votes, at, settings)
+                table = await vote(pairs, [labeler], f"judge-eval/{at}", kept)
+                if len(kept):
+                    table = together(kept, table, pairs, [labeler.name])
+                await outcome.take(
+                    tally_votes(table), partial(asyncio.to_thread, folder.write, at, table)
+                )
+                breaker.take(table)
+                progress.advance(
+                    len(pairs),
+                    tokens=pc.sum(table["prompt_tokens"]).as_py() or 0,
+                    cost=pc.sum(table["cost"]).as_py() or 0.0,
+                )
+            await outcome.close()
+        except NothingCameOut:
+            set_aside(votes, settings)
+            raise
+    shutil.rmtree(votes.votes_kept.folder, ignore_errors=True)
 
 
 def _shown(gold: GoldPair) -> tuple[Any, ...]:

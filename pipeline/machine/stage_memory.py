@@ -149,7 +149,7 @@ def _evaluating(config: RunConfig, longest: Longest) -> list[_Guest]:
     answers = Longest(longest.prompt, most, longest.thought)
     member = PoolMember(name=POLICY, engine=config.sample.engine)
     guests = [_engine(config, member.name, member.engine, member.model, answers)]
-    guests += _labelers(config, config.evaluators, answers)
+    guests += _labelers(config, (*config.evaluators, *config.final_judges), answers)
     device = next(iter(devices_of(engine)), None)
     if device:
         scored = scoring_footprint(config.policy, device, dtype_of(engine), answers)

@@ -111,6 +111,7 @@ def make_plan(
     planner = Planner(config, tables.train, tables.heldout, measured, clock, given)
     for index in range(config.rounds):
         planner.add_round(index)
+    planner.add_final()
     memory = tuple(stage_memory(config, longest_prompt=planner.longest_prompt()))
     return Plan(
         prompts=PlannedPrompts(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from prefloop.labelers.config import (
     AcrossPolicies,
@@ -32,6 +33,8 @@ from prefloop.pipeline.plan.speeds import (
 )
 from prefloop.pipeline.plan.steps import Step, Training
 from prefloop.pipeline.plan.token_counts import TokenCounter
+from prefloop.pipeline.run.final_split import final_ids
+from prefloop.pipeline.run.manifest import FINAL
 from prefloop.pipeline.run.run_dir import OPPONENT
 from prefloop.pipeline.stages.evaluate import MOST_UNTEMPERED, heldout_sampling, is_untempered
 from prefloop.pipeline.stages.given_rows import GivenAnswers
@@ -97,8 +100,13 @@ class Planner:
         self._config = config
         self._clock = clock
         self._prompts = prompts
-        limit = config.evaluate.limit
-        self._heldout = heldout if limit is None else heldout.slice(0, limit)
+        ids = heldout["prompt_id"].to_pylist()
+        apart = final_ids(ids, config.evaluate.final, config.seed)
+        is_final = pa.array([one in apart for one in ids], pa.bool_())
+        self._final = heldout.filter(is_final)
+        self._heldout = heldout.filter(pc.invert(is_final))
+        if config.evaluate.limit is not None:
+            self._heldout = self._heldout.slice(0, config.evaluate.limit)
         self._measured = measured
         self._tokens = TokenCounter(config.sample.system_prompt)
         self._given = PlannedAnswers(given)
@@ -142,6 +150,12 @@ class Planner:
             if config.evaluate.enabled and len(self._heldout):
                 asked += self._evaluate(index)
         self.steps += [self._step(index, each) for each in asked]
+
+    def add_final(self) -> None:
+        """The policy to keep against the starting policy on the final prompts."""
+        config = self._config
+        if config.train and config.evaluate.enabled and len(self._final):
+            self.steps += [self._step(config.rounds - 1, one) for one in self._evaluate_final()]
 
     def longest_prompt(self) -> int:
         """Tokens of the longest prompt."""
@@ -297,10 +311,7 @@ class Planner:
 
     def _evaluate(self, index: int) -> Iterable[_Asked]:
         config = self._config
-        settings, heldout = config.evaluate, self._heldout
-        most = settings.max_tokens or config.sample.max_tokens
-        expected = min(self._sampled_tokens(), most)
-        lengths = self._tokens.of_prompts(heldout, self._model(POLICY))
+        settings = config.evaluate
         # Round 0 answers with the starting policy too.
         policies = [f"policy {policy}" for policy in ([0, 1] if index == 0 else [index + 1])]
         answering = dict.fromkeys(policies, config.sample.engine)
@@ -309,44 +320,91 @@ class Planner:
             opponents += 1
             if index == 0:
                 answering[OPPONENT] = settings.opponent.engine or config.sample.engine
+        yield from self._answer("evaluate", self._heldout, answering)
+        if not is_untempered(heldout_sampling(config.sample, settings)):
+            yield self._answer_for_kl("evaluate", self._heldout)
+        yield self._likelihoods(index, self._held_out_tokens(self._heldout))
+        evaluators = config.evaluators or config.label.labelers
+        yield from self._match("evaluate", self._heldout, opponents, evaluators)
+
+    def _evaluate_final(self) -> Iterable[_Asked]:
+        config = self._config
+        policies = ["policy 0", f"policy {config.rounds}"]
+        answering = dict.fromkeys(policies, config.sample.engine)
+        yield from self._answer(FINAL, self._final, answering)
+        tokens = self._held_out_tokens(self._final)
+        answers = len(self._final) * config.evaluate.samples_per_prompt
+        if not is_untempered(heldout_sampling(config.sample, config.evaluate)):
+            yield self._answer_for_kl(FINAL, self._final)
+            answers = min(len(self._final), MOST_UNTEMPERED)
+        yield self._scored(FINAL, 2 * answers, tokens)
+        evaluators = config.final_evaluators or config.label.labelers
+        yield from self._match(FINAL, self._final, 1, evaluators)
+
+    def _answer(
+        self, stage: str, prompts: pa.Table, answering: Mapping[str, str]
+    ) -> Iterable[_Asked]:
+        """The answers of policies to held-out prompts; ``answering``: each one's engine."""
+        config = self._config
+        settings = config.evaluate
+        lengths = self._tokens.of_prompts(prompts, self._model(POLICY))
         for policy, engine in answering.items():
             yield _Asked(
-                stage="evaluate",
+                stage=stage,
                 what=policy,
                 engine=engine,
-                requests=len(heldout) * settings.samples_per_prompt,
+                requests=len(prompts) * settings.samples_per_prompt,
                 prompt_tokens=sum(lengths) / len(lengths),
-                expected=expected,
-                most=most,
+                expected=self._held_out_answer(),
+                most=settings.max_tokens or config.sample.max_tokens,
                 model=settings.opponent.model
                 if policy == OPPONENT and settings.opponent
                 else POLICY,
                 copies=settings.samples_per_prompt,
                 thought=config.sample.thought_tokens or 0,
             )
-        if not is_untempered(heldout_sampling(config.sample, settings)):
-            yield _Asked(
-                stage="evaluate",
-                what="answers for KL",
-                engine=config.sample.engine,
-                requests=min(len(heldout), MOST_UNTEMPERED),
-                prompt_tokens=sum(lengths) / len(lengths),
-                expected=expected,
-                most=most,
-                model=POLICY,
-                thought=config.sample.thought_tokens or 0,
-            )
-        yield self._likelihoods(index, sum(lengths) / len(lengths) + expected)
-        pairs = settings.samples_per_prompt * opponents
-        matches = _Labelled(
-            stage="evaluate",
-            prompts=heldout,
-            pairs=[pairs] * len(heldout),
-            candidates=[2 * pairs] * len(heldout),  # matches share no answer
-            answer_tokens=expected,
-            longest=most,
+
+    def _answer_for_kl(self, stage: str, prompts: pa.Table) -> _Asked:
+        """Answers from the policy's own distribution, where the others are not."""
+        config = self._config
+        lengths = self._tokens.of_prompts(prompts, self._model(POLICY))
+        return _Asked(
+            stage=stage,
+            what="answers for KL",
+            engine=config.sample.engine,
+            requests=min(len(prompts), MOST_UNTEMPERED),
+            prompt_tokens=sum(lengths) / len(lengths),
+            expected=self._held_out_answer(),
+            most=config.evaluate.max_tokens or config.sample.max_tokens,
+            model=POLICY,
+            thought=config.sample.thought_tokens or 0,
         )
-        yield from self._label(matches, config.evaluators or config.label.labelers)
+
+    def _match(
+        self, stage: str, prompts: pa.Table, opponents: int, by: Sequence[LabelerConfig]
+    ) -> Iterable[_Asked]:
+        """Votes on the held-out answers of a policy and of each of its opponents."""
+        config = self._config
+        pairs = config.evaluate.samples_per_prompt * opponents
+        matches = _Labelled(
+            stage=stage,
+            prompts=prompts,
+            pairs=[pairs] * len(prompts),
+            candidates=[2 * pairs] * len(prompts),  # matches share no answer
+            answer_tokens=self._held_out_answer(),
+            longest=config.evaluate.max_tokens or config.sample.max_tokens,
+        )
+        yield from self._label(matches, by)
+
+    def _held_out_answer(self) -> float:
+        """Tokens of an answer to a held-out prompt."""
+        most = self._config.evaluate.max_tokens or self._config.sample.max_tokens
+        return min(self._sampled_tokens(), most)
+
+    def _held_out_tokens(self, prompts: pa.Table) -> float:
+        """Tokens of a held-out prompt with its answer."""
+        lengths = self._tokens.of_prompts(prompts, self._model(POLICY))
+        return sum(lengths) / len(lengths) + self._held_out_answer()
 
     def _likelihoods(self, index: int, tokens: float) -> _Asked:
         """Log-probabilities of the new policy's answers under it and the starting policy, and of
@@ -357,9 +415,12 @@ class Planner:
             answers = min(len(self._heldout), MOST_UNTEMPERED)
         share = config.write.test_share
         triples = round(self.training[index].examples * share / max(1 - share, 1e-9))
-        requests = 2 * answers + 4 * min(triples, MOST_PAIRS)
+        return self._scored("evaluate", 2 * answers + 4 * min(triples, MOST_PAIRS), tokens)
+
+    def _scored(self, stage: str, requests: int, tokens: float) -> _Asked:
+        """Log-probabilities of so many texts of ``tokens`` each."""
         return _Asked(
-            stage="evaluate",
+            stage=stage,
             what="log-probabilities",
             engine=None,
             requests=requests,

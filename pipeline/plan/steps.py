@@ -11,7 +11,7 @@ class Step:
 
     round: int
     stage: str
-    """sample, label or evaluate."""
+    """sample, label, evaluate or final."""
     what: str
     """The policy or labeler that answers."""
     engine: str | None

@@ -21,7 +21,7 @@ from prefloop.pipeline.run.models import Models, checkpoint, revision
 from prefloop.pipeline.run.round_jury import jury_on
 from prefloop.pipeline.run.run_dir import RunDir, RunError
 from prefloop.pipeline.stages.evaluate import answer_heldout
-from prefloop.pipeline.stages.matches import match, match_figures, match_jury
+from prefloop.pipeline.stages.matches import match, match_figures, match_jury, voting
 from prefloop.pipeline.stages.measures import Likely, answer_figures, kl_figures
 from prefloop.pipeline.stages.prompts import read_prompts
 
@@ -100,7 +100,7 @@ async def evaluate_policy(config: RunConfig, *, policy: str, against: str, out: 
             await answer(_OTHER)
             models.use_policy(paths[policy])
             await answer(_NEW)
-            await match(context, _NEW, _OTHER, partial(models.labelers, config.evaluators))
+            await match(context, _NEW, _OTHER, voting(config, config.evaluators, models.labelers))
             async with models.scoring() as score:
                 divergence = await asyncio.to_thread(
                     kl_figures,

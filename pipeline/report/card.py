@@ -14,7 +14,9 @@ from prefloop.data.dataset_folder import configs_yaml
 from prefloop.data.shards import atomic_write_text
 from prefloop.labelers.decisions.lengths import LENGTH_COLUMNS, compared_lengths
 from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.run.final_split import final_figures
 from prefloop.pipeline.run.fresh import card_is_fresh
+from prefloop.pipeline.run.promotion import keeping
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.stages.write import (
     TRIPLES_FOLDER,
@@ -71,6 +73,7 @@ def write_card(config: RunConfig, run: RunDir) -> None:
         filters=[rule.model_dump() for rule in config.filter.filters],
         strategy=config.filter.strategy.model_dump(),
         has_tools=_has_tools(run),
+        final=final_figures(run, keeping(run).folder) if config.train else None,
     )
     atomic_write_text(run.card, text)
 

@@ -7,8 +7,9 @@ from typing import Any
 from prefloop.data.shards import ShardFolder
 from prefloop.labelers.statistics.winrate import LENGTH_GAP, extrapolates
 from prefloop.pipeline.report.given_agreement import agreement_with_given
-from prefloop.pipeline.run.promotion import promoted
-from prefloop.pipeline.run.run_dir import EVALUATION, JURY, RunDir
+from prefloop.pipeline.run.final_split import final_dir, final_figures
+from prefloop.pipeline.run.promotion import keeping
+from prefloop.pipeline.run.run_dir import EVALUATION, JURY, RoundDir, RunDir
 from prefloop.pipeline.stages.write import rows_written
 
 
@@ -24,12 +25,26 @@ def headline(run: RunDir) -> str:
             for against, text in _win_rates(folder.metrics)
         ]
         lines += [f"policy    {folder.policy}"] if folder.policy.exists() else []
-    best = promoted(run)
-    if best and best.index != rounds[-1].index:
-        lines.append(f"keep      {best.policy}  (no later round won against the one before it)")
+    kept = keeping(run)
+    if kept.evaluated and kept.passed_over:
+        best = kept.folder.policy if kept.folder else "the starting policy"
+        lines.append(f"keep      {best}  ({kept.because})")
+    lines += [f"final     {each}" for each in _final(run, kept.folder)]
     lines += [f"labels    {each}" for each in agreement_with_given(run)]
     lines.append(f"report    {run.report}")
     return "\n".join(lines)
+
+
+def _final(run: RunDir, kept: RoundDir | None) -> list[str]:
+    """What the prompts that no round saw say about the policy to keep."""
+    found = final_figures(run, kept)
+    if found is None:
+        return []
+    [(_, text)] = _win_rates(final_dir(run).round(found.round).metrics)
+    return [
+        f"round {found.round} against start: {text}, on prompts that no decision saw; "
+        f"{found.judged_by}"
+    ]
 
 
 def _win_rates(metrics: ShardFolder) -> list[tuple[str, str]]:

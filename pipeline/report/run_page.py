@@ -67,6 +67,7 @@ def render_report(run: RunDir) -> str:
     notes = run.notes()
     guards = guard_captions(run)
     won = _won(status)
+    led = _led(status, won)
     page = render_page(
         "report.html.jinja",
         name=run.root.resolve().name,
@@ -74,7 +75,8 @@ def render_report(run: RunDir) -> str:
         as_of=notes[-1].get("at") if notes else None,
         dataset=_dataset(run),
         won=won,
-        controlled=won[-1][1].length_controlled if won else None,
+        led=led,
+        controlled=led.length_controlled if led else None,
         flows=[_flow(each) for each in status.rounds],
         win_figures=win_figures(metrics),
         policy_figures=policy_figures(metrics, guards),
@@ -116,6 +118,12 @@ def _won(status: RunStatus) -> list[tuple[int, WinRate]]:
         for rate in each.win_rates
         if rate.labeler == JURY and rate.against == "start"
     ]
+
+
+def _led(status: RunStatus, won: list[tuple[int, WinRate]]) -> WinRate | None:
+    """The figure that leads: of the policy to keep, or of the last one where none is."""
+    kept = status.keep.round if status.keep else None
+    return next((rate for index, rate in won if index == kept), won[-1][1] if won else None)
 
 
 @dataclass(frozen=True)

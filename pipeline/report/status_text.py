@@ -10,11 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from prefloop.pipeline.report.formats import count, duration, money, percent, short_count
+from prefloop.pipeline.run.final_split import FinalFigures
 from prefloop.pipeline.run.run_dir import JURY, OPPONENT
 from prefloop.pipeline.run.shard_counts import Rate, Usage, WinRate
 from prefloop.pipeline.run.status import (
     BLOCK_STAGES,
     MODEL_STAGES,
+    KeptPolicy,
     Progress,
     PromptStatus,
     RoundStatus,
@@ -33,6 +35,10 @@ def render_status(status: RunStatus) -> RenderableType:
         "rounds": f"{len(status.rounds)} begun of {status.rounds_planned}",
         "spent": _spent(status),
     }
+    if status.keep:
+        facts["keep"] = _kept(status.keep)
+    if status.final:
+        facts["final"] = _final(status.final)
     parts: list[RenderableType] = [
         Text.assemble((f"{name:<9}", "dim"), words) for name, words in facts.items()
     ]
@@ -40,6 +46,19 @@ def render_status(status: RunStatus) -> RenderableType:
     for first in range(0, len(status.rounds), _ROUNDS_BESIDE_EACH_OTHER):
         parts.append(_round_table(status.rounds[first : first + _ROUNDS_BESIDE_EACH_OTHER]))
     return Group(*parts)
+
+
+def _kept(kept: KeptPolicy) -> str:
+    return (kept.policy or "the starting policy") + (f"  ({kept.because})" if kept.because else "")
+
+
+def _final(final: FinalFigures) -> str:
+    rate = final.win_rate
+    return (
+        f"win rate of round {final.round} against start {_rate_cell(rate)} of {rate.n}, "
+        f"length-controlled {_rate_cell(rate.length_controlled) or 'not told'}, on prompts that no "
+        f"decision saw; {final.judged_by}"
+    )
 
 
 def _spent(status: RunStatus) -> str:

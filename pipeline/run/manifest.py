@@ -35,6 +35,7 @@ from prefloop.pipeline.config import (
     flatten,
     validate_config,
 )
+from prefloop.pipeline.run.final_split import final_dir
 from prefloop.pipeline.run.run_dir import CONFIG_REMEDY, RunDir, RunError
 from prefloop.training.defaults import RESOLVED
 
@@ -49,6 +50,8 @@ JUDGE_QUESTION = "question of judge {}"
 LABELLED, DECIDED = "label", "decide"
 """Stages that a key reaches into: votes, which are paid for, and what they add up to, which is made
 anew for nothing."""
+FINAL = "final"
+"""Stage that judges the policy to keep on prompts that no round saw."""
 _OF_LABELS = {LABELLED, DECIDED, "filter", "write"}
 """Stages that can be done again over the same answers."""
 _PACKAGES = (
@@ -68,6 +71,12 @@ _HARMLESS = {
     "processes", "memory", "enable_sleep_mode",
 }  # fmt: skip
 """Last parts of keys that change how a run gets there, and not what comes out."""
+_SPEED = {"max_num_seqs", "cpu_kv_cache_gib", "enable_prefix_caching"}
+"""Last parts of an engine's keys that change how much it computes at once, where nothing is
+promised to the last bit (vLLM)."""
+_LAST_BITS = {"batch_size", "threads"}
+"""The same of the transformers engine, whose rows are promised to the bit: a sum in another order
+may differ in the last one."""
 MENDING = {
     "max_tokens", "thought_tokens", "temperature", "chat_template_kwargs", "reasoning_effort",
 }  # fmt: skip
@@ -211,6 +220,7 @@ def _stages_of_inputs(config: RunConfig) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for stage, labelers in (
         (LABELLED, config.label.labelers), ("evaluate", config.evaluate.judges),
+        (FINAL, config.final_judges),
     ):  # fmt: skip
         for labeler in labelers:
             names = []
@@ -283,6 +293,8 @@ class _Changes:
     """Stages that are not made anew."""
     is_whole: bool
     """Whether the run's config has every section."""
+    last_bits: tuple[str, ...]
+    """Differences in words that may reach into the last bits of what a model computes."""
 
     @property
     def redo(self) -> set[str]:
@@ -310,6 +322,12 @@ def _refuse_changed_config(config: RunConfig, run: RunDir) -> set[str]:
             + "; ".join(dict.fromkeys(difference for difference, _ in refused))
             + f". {remedy}"
             + ("" if changes.is_whole else lacks)
+        )
+    if changes.last_bits and changes.begun & {"sample", LABELLED, "answers"}:
+        logger.warning(
+            "%s: the rows that are still to come are right, and may not be bit for bit those of a "
+            "run without the change: sums are made in another order",
+            "; ".join(changes.last_bits),
         )
     return changes.redo
 
@@ -339,11 +357,16 @@ def _changes(config: RunConfig, run: RunDir) -> _Changes:
     written = flatten(raw)
     new = flatten(config.model_dump(mode="json"))
     keys: dict[str, tuple[str, set[str]]] = {}
+    last_bits: list[str] = []
     # Whether a round samples before it trains decides how its prompts are cut into blocks.
     moved = _samples_in_training(old) != _samples_in_training(new)
     for key in sorted(old.keys() | new.keys()):
         before, after = (None if each.get(key) == {} else each.get(key) for each in (old, new))
         if before == after or _last_name(key) in _HARMLESS:
+            continue
+        if key.startswith("engines.") and _last_name(key) in _SPEED | _LAST_BITS:
+            if _last_name(key) in _LAST_BITS:
+                last_bits.append(_difference(key, old, new))
             continue
         if after is None and before == _WRITTEN_OUT.get(_last_names(key)):
             continue
@@ -363,7 +386,7 @@ def _changes(config: RunConfig, run: RunDir) -> _Changes:
         keys[key] = (_difference(key, old, new), stages)
     on_policy = _samples_in_training(old) or _samples_in_training(new)
     is_whole = raw.keys() >= RunConfig.model_fields.keys()
-    return _Changes(keys, _stages_begun(run, on_policy=on_policy), is_whole)
+    return _Changes(keys, _stages_begun(run, on_policy=on_policy), is_whole, tuple(last_bits))
 
 
 def _difference(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -382,11 +405,13 @@ def _on_policy(config: RunConfig) -> bool:
 def _mends_votes(key: str, config: RunConfig, run: RunDir) -> bool:
     """Whether ``key`` is one that mends invalid votes, and votes wait to be mended: a labelling
     ended for them, and the valid ones were kept."""
-    if not any(folder.votes_kept.indices() for folder in run.rounds()):
+    waits = any(folder.votes_kept.indices() for folder in run.rounds())
+    if not waits and not run.keeps_match_votes() and not final_dir(run).keeps_match_votes():
         return False
     if key.startswith("engines."):
         return _stages_of(key, config) == {"label"}
-    return key.startswith("label.labelers.") and _last_name(key) in MENDING
+    of_labelers = ("label.labelers.", "evaluate.judges.", "evaluate.final.judges.")
+    return key.startswith(of_labelers) and _last_name(key) in MENDING
 
 
 def _samples_in_training(settings: Mapping[str, Any]) -> bool:
@@ -408,6 +433,8 @@ def _stages_of(key: str, config: RunConfig) -> set[str]:
         rest.startswith("jury.") or rest.rpartition(".")[2] in ("weight", "calibration")
     ):
         return {DECIDED}
+    if key.startswith("evaluate.final.judges"):
+        return {FINAL}
     if section == "engines" and rest.partition(".")[0] not in samplers(config):
         return {LABELLED}
     return {
@@ -441,6 +468,8 @@ def _stages_begun(run: RunDir, *, on_policy: bool) -> set[str]:
             begun |= {DECIDED, "filter", "write"}
     if run.evaluation.exists():
         begun |= {"evaluate", "answers"}
+    if final_dir(run).evaluation.exists():
+        begun |= {FINAL}
     return begun
 
 

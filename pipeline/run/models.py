@@ -544,6 +544,7 @@ def _place(config: RunConfig, engine: str, model: str) -> Place:
     judges = (
         ("label.labelers", config.label.labelers),
         ("evaluate.judges", config.evaluate.judges),
+        ("evaluate.final.judges", config.final_judges),
     )
     named = [
         f"{key}.{one.name}"

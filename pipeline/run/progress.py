@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 15.0
 FIRST_LOOK_S = 60.0
 """Seconds into a step after which its length is known well enough to say."""
+FIRST_LINE_S = 1.0
+"""Seconds into a step after which it is named where nothing of it is done yet."""
 LONG_S = 3600.0
 """A step that will take longer says so."""
 
@@ -110,6 +113,8 @@ class StepProgress:
         self._said = False
         self._began = self._last_line = time.monotonic()
         self._bar: Progress | None = None
+        self._begins = threading.Timer(FIRST_LINE_S, self._name_it)
+        self._begins.daemon = True
 
     def __enter__(self) -> StepProgress:
         if sys.stderr.isatty():
@@ -126,6 +131,8 @@ class StepProgress:
                 self._title, total=self._total, completed=self._done, count=self._count(), facts=""
             )
             self._bar.start()
+        else:
+            self._begins.start()
         return self
 
     def __exit__(
@@ -136,7 +143,9 @@ class StepProgress:
     ) -> None:
         if self._bar:
             self._bar.stop()
-        elif kind is None:
+            return
+        self._begins.cancel()
+        if kind is None:
             self._line()
 
     def begin(self, items: int) -> None:
@@ -209,7 +218,12 @@ class StepProgress:
             facts += f"  cost {self._cost:,.4f}"
         return facts
 
+    def _name_it(self) -> None:
+        """Say which step is at work: its first block may take long."""
+        print(f"{self._title}: {self._count()} {self._unit} ...", file=sys.stderr, flush=True)
+
     def _line(self) -> None:
+        self._begins.cancel()
         self._last_line = time.monotonic()
         elapsed = self._last_line - self._began
         print(

@@ -26,6 +26,10 @@ _REMEDIES = {
 }
 
 
+class GuardStopped(RunError):
+    """A guard ended the run: of a round's training, or over its new policy."""
+
+
 @dataclass(frozen=True)
 class GuardAlarm:
     """A figure of a round's policy that is beyond its warning level."""
@@ -106,11 +110,12 @@ def _perfect(folder: RoundDir, window: int) -> bool:
 def check_round(folder: RoundDir, guards: Guards, *, promote: Literal["winner", "always"]) -> None:
     """Say which guards the round's policy sets off.
 
-    Raises ``RunError`` where one is beyond its limit and the run is not to go on after that.
+    Raises :class:`GuardStopped` where one is beyond its limit and the run is not to go on after
+    that.
     """
     for alarm in guard_alarms(folder, guards):
         if alarm.stops and guards.then == "stop":
-            raise RunError(
+            raise GuardStopped(
                 f"round {folder.index}: {alarm}. To go on with it all the same: "
                 "--set train.guards.then=go_on"
             )

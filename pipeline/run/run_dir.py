@@ -11,6 +11,7 @@
       round-000/
         prompt/ candidate/ vote/ decision/ triple/   part-NNNNN.parquet, one block of prompts each
         quarantine/          rows that failed in this round, by stage
+        begins-with.json     the policies that rounds up to this one were begun with, by number
         jury.json            how reliable the labelers are, where the jury's rule needs it
         written.json         rows added to each split; its existence says that all were
         reference/           the mean of the policies so far, where that is the reference
@@ -21,6 +22,9 @@
       cache/                 responses of HTTP servers, a folder for each engine, and beside each
                              folder, in NAME.spent.jsonl, what the engine has spent
       evaluation/            answers of each policy to the held-out prompts, and votes on them
+      final/                 held-out prompts that no round was evaluated on, answers of the policy
+                             to keep and of the starting one, votes, figures: a run directory of its
+                             own
       dataset/               what the run is for: opens with ``datasets.load_dataset``
       report.html
       undecided              there while votes were changed and not all pairs are decided again
@@ -53,6 +57,8 @@ from prefloop.data.yaml_files import read_yaml
 
 TRAINING_CURVES, EVALUATION = 0, 1
 """Parts of a round's metrics."""
+FINAL_FOLDER = "final"
+"""Where the look at the policy to keep lies, on prompts that no round saw."""
 OPPONENT = "opponent"
 """The fixed policy that every round is compared with, in metrics and file names."""
 JURY = "jury"
@@ -83,6 +89,7 @@ class RoundDir:
         self.triples = ShardFolder(self.root / "triple", schemas.TRIPLE)
         self.metrics = ShardFolder(self.root / "metric", schemas.METRIC)
         self.jury = self.root / "jury.json"
+        self.begins_with = self.root / "begins-with.json"
         self.policy = self.root / "policy"
         self.warm_up = self.root / "warm-up" / "policy"
         self.reference_logps = self.root / "reference-logps.parquet"
@@ -192,6 +199,15 @@ class RunDir:
         """Votes on the held-out answers of one policy against those of another."""
         name = f"votes-{_key(policy)}-against-{_key(opponent)}"
         return ShardFolder(self.evaluation / name, schemas.VOTE)
+
+    def match_votes_kept(self, policy: PolicyKey, opponent: PolicyKey) -> ShardFolder:
+        """Valid votes of a match that ended for its invalid ones, until it is over."""
+        name = f"kept-votes-{_key(policy)}-against-{_key(opponent)}"
+        return ShardFolder(self.evaluation / name, schemas.VOTE)
+
+    def keeps_match_votes(self) -> bool:
+        """Whether a match ended for its invalid votes, and is not over."""
+        return any(self.evaluation.glob("kept-votes-*"))
 
     def matches(self) -> list[tuple[PolicyKey, PolicyKey]]:
         """Policy and opponent of every match that has votes."""

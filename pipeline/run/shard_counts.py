@@ -18,7 +18,14 @@ import pyarrow.compute as pc
 from prefloop.data import schemas
 from prefloop.data.arrays import Bools, Floats
 from prefloop.data.shards import ShardFolder
-from prefloop.pipeline.run.run_dir import EVALUATION, JURY, OPPONENT, PolicyKey, RunDir
+from prefloop.pipeline.run.run_dir import (
+    EVALUATION,
+    FINAL_FOLDER,
+    JURY,
+    OPPONENT,
+    PolicyKey,
+    RunDir,
+)
 
 
 @dataclass(frozen=True)
@@ -166,6 +173,19 @@ def evaluation_usage(run: RunDir, round_index: int) -> Usage:
             )
             for table in votes.batches(_USAGE_COLUMNS):
                 usage += _usage_of_votes(table)
+    return usage
+
+
+def final_usage(run: RunDir) -> Usage:
+    """Of the answers to the final prompts, which no round saw, and the votes on them."""
+    final = RunDir(run.root / FINAL_FOLDER)
+    usage = Usage()
+    answers = [*final.evaluation.glob("answers-*"), *final.evaluation.glob("untempered-*")]
+    for path in sorted(answers):
+        usage += Sampled.of(ShardFolder(path, schemas.CANDIDATE)).usage
+    for policy, opponent in final.matches():
+        for table in final.match_votes(policy, opponent).iter(columns=_USAGE_COLUMNS):
+            usage += _usage_of_votes(table)
     return usage
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefloop.data.shards import damaged
 from prefloop.labelers.decisions.reasons import PAIR_STRATEGY
@@ -32,8 +32,13 @@ from prefloop.pipeline.run.shard_counts import (
     WinRate,
     count_values,
     evaluation_usage,
+    final_usage,
     read_win_rates,
 )
+
+if TYPE_CHECKING:
+    from prefloop.pipeline.run.final_split import FinalFigures
+    from prefloop.pipeline.run.promotion import Keeping
 
 BLOCK_STAGES = ("sample", "label", "filter", "write")
 """The stages that work block by block, in order."""
@@ -126,6 +131,18 @@ class RoundStatus:
 
 
 @dataclass(frozen=True)
+class KeptPolicy:
+    """The policy to keep, as far as the rounds are evaluated."""
+
+    policy: str | None
+    """Null: none is better than the starting policy."""
+    round: int | None
+    """The round that trained it."""
+    because: str
+    """Why no later one is; empty where there is none."""
+
+
+@dataclass(frozen=True)
 class RunStatus:
     """A run as it stands on disk."""
 
@@ -137,6 +154,10 @@ class RunStatus:
     seconds: dict[str, float]
     """By stage, over all rounds; reading the prompts included."""
     usage: Usage
+    keep: KeptPolicy | None = None
+    """Null before a policy was evaluated."""
+    final: FinalFigures | None = None
+    """What the prompts that no round saw say about it; null without them, or before."""
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, as values that ``json`` can write."""
@@ -151,6 +172,7 @@ class _Wanted:
     stages: tuple[str, ...]
     patience: int | None
     samples_in_training: bool
+    final: bool
 
 
 def collect_status(run: RunDir) -> RunStatus:
@@ -165,15 +187,54 @@ def collect_status(run: RunDir) -> RunStatus:
     for by_stage in seconds.values():
         totals.update(by_stage)
     usage = sum((part for each in rounds for part in each.usage.values()), Usage())
+    usage += final_usage(run)
+    kept = _kept(run)
     return RunStatus(
         run_dir=str(run.root),
-        state=_run_state(run, prompts, rounds, wanted),
+        state=_run_state(run, prompts, rounds, wanted, kept),
         rounds_planned=wanted.rounds,
         prompts=prompts,
         rounds=rounds,
         seconds=dict(totals),
         usage=usage,
+        keep=_kept_policy(kept) if kept and kept.evaluated else None,
+        final=_final(run, kept),
     )
+
+
+# What is imported below knows all of the config, which takes as long as all the rest of a status.
+
+
+def _kept(run: RunDir) -> Keeping | None:
+    """Null where no policy was evaluated."""
+    if not any(folder.metrics.exists(EVALUATION) for folder in run.rounds()):
+        return None
+    from prefloop.pipeline.run.promotion import keeping
+
+    return keeping(run)
+
+
+def _final(run: RunDir, kept: Keeping | None) -> FinalFigures | None:
+    if kept is None:
+        return None
+    from prefloop.pipeline.run.final_split import final_figures
+
+    return final_figures(run, kept.folder)
+
+
+def _unjudged(run: RunDir, kept: Keeping | None) -> bool:
+    """Whether there is a policy to keep that was not judged on the final prompts."""
+    if kept is None or kept.folder is None:
+        return False
+    from prefloop.pipeline.run.final_split import is_judged
+
+    return not is_judged(run, kept.folder)
+
+
+def _kept_policy(kept: Keeping) -> KeptPolicy:
+    folder = kept.folder
+    policy, index = (str(folder.policy), folder.index) if folder else (None, None)
+    return KeptPolicy(policy, index, kept.because)
 
 
 def _read_config(run: RunDir, *, evaluates: bool) -> _Wanted:
@@ -201,6 +262,7 @@ def _wanted(settings: Mapping[str, Any], *, evaluates: bool) -> _Wanted:
         stages=stages,
         patience=(settings.get("evaluate") or {}).get("patience"),
         samples_in_training=samples_in_training(settings.get("train") or {}),
+        final=bool(asked and evaluates and (settings.get("evaluate") or {}).get("final")),
     )
 
 
@@ -212,7 +274,11 @@ def _seconds(notes: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
 
 
 def _run_state(
-    run: RunDir, prompts: PromptStatus, rounds: tuple[RoundStatus, ...], wanted: _Wanted
+    run: RunDir,
+    prompts: PromptStatus,
+    rounds: tuple[RoundStatus, ...],
+    wanted: _Wanted,
+    kept: Keeping | None,
 ) -> str:
     if not run.config.exists():
         return NOT_BEGUN
@@ -225,17 +291,21 @@ def _run_state(
     last = rounds[-1]
     if last.state != DONE:
         return f"round {last.round}: {last.state}"
+    ended = _ended_early(wanted, run)
+    if len(rounds) < wanted.rounds and not ended:
+        return f"round {last.round} done, next not begun"
+    # A single held-out prompt is none that could be spared.
+    if wanted.final and prompts.heldout > 1 and _unjudged(run, kept):
+        return "rounds done, the policy to keep not judged on the final prompts"
     if len(rounds) >= wanted.rounds:
         return DONE
-    if _ended_early(wanted, run):
-        return f"{DONE}: ended after round {last.round}, which did not win"
-    return f"round {last.round} done, next not begun"
+    return f"{DONE}: ended after round {last.round}, which did not win"
 
 
 def _ended_early(wanted: _Wanted, run: RunDir) -> bool:
     if wanted.patience is None:
         return False
-    from prefloop.pipeline.run.promotion import plateau  # knows all of the config: slow to import
+    from prefloop.pipeline.run.promotion import plateau
 
     return plateau(wanted.patience, run) is not None
 

@@ -6,9 +6,10 @@ Policies are counted: policy 0 is the starting policy, policy k + 1 the one that
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,15 +19,28 @@ from prefloop.data.shards import ShardFolder
 from prefloop.pipeline.config import POLICY, PoolMember, SampleConfig
 from prefloop.pipeline.run.all_or_some import AllOrSome, tally_samples
 from prefloop.pipeline.run.context import RoundContext
+from prefloop.pipeline.run.final_split import ids_of_rounds
 from prefloop.pipeline.run.metrics import metrics_table
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.progress import StepProgress
-from prefloop.pipeline.run.promotion import Lineage
-from prefloop.pipeline.run.run_dir import EVALUATION, OPPONENT, PolicyKey, RunDir, Stopwatch
+from prefloop.pipeline.run.promotion import PROMOTION, Lineage, promotion_estimate
+from prefloop.pipeline.run.run_dir import (
+    EVALUATION,
+    JURY,
+    OPPONENT,
+    PolicyKey,
+    RunDir,
+    Stopwatch,
+)
 from prefloop.pipeline.run.stream import run_blocks
-from prefloop.pipeline.stages.label import OpenLabelers
 from prefloop.pipeline.stages.lost_rows import restore_quarantine
-from prefloop.pipeline.stages.matches import MatchJury, forget_other_votes, match, match_figures
+from prefloop.pipeline.stages.matches import (
+    MatchJury,
+    Voting,
+    forget_other_votes,
+    match,
+    match_figures,
+)
 from prefloop.pipeline.stages.measures import Likely, answer_figures, likelihood_figures
 from prefloop.pipeline.stages.sample import Draw, open_source, remedy_of, sample_block, sampling_of
 from prefloop.pipeline.stages.train import reference_policy
@@ -57,22 +71,25 @@ async def answer_heldout(
     if not settings.enabled:
         return
     run = context.run
+    ids = ids_of_rounds(run.heldout, settings, context.seed)
     if context.index == _answered_in(policy):
-        _restore_quarantine(context, settings, policy)
+        _restore_quarantine(context, ids, policy)
     member = member or PoolMember(name=POLICY, engine=sample.engine)
     sampling = heldout_sampling(sample, settings)
     answers = _Answers(
-        run.answers(policy), f"evaluate-{policy}", f"policy {policy} answers", sampling,
-        settings.samples_per_prompt, settings.limit, seed="evaluate",
+        run.answers(policy), f"evaluate-{policy}", f"held-out answers of {_who(policy)}", sampling,
+        settings.samples_per_prompt, ids, seed="evaluate",
     )  # fmt: skip
     await _answer(context, sample, models, member, policy, answers)
     measured = context.folder.metrics.exists(EVALUATION)
     if isinstance(policy, int) and policy > 0 and not is_untempered(sampling) and not measured:
         again = replace(sampling, temperature=1.0, top_p=1.0, top_k=0)
         limit = min(settings.limit or MOST_UNTEMPERED, MOST_UNTEMPERED)
-        name = f"untempered-{policy}"
-        title = f"policy {policy} answers for KL"
-        answers = _Answers(run.untempered(policy), name, title, again, 1, limit, seed="untempered")
+        fewer = settings.model_copy(update={"limit": limit})
+        answers = _Answers(
+            run.untempered(policy), f"untempered-{policy}", f"answers of {_who(policy)} for KL",
+            again, 1, ids_of_rounds(run.heldout, fewer, context.seed), seed="untempered",
+        )  # fmt: skip
         await _answer(context, sample, models, member, policy, answers)
 
 
@@ -85,8 +102,8 @@ class _Answers:
     title: str
     sampling: Sampling
     n: int
-    limit: int | None
-    """Held-out prompts, from the first on."""
+    ids: frozenset[str] | None
+    """The held-out prompts that are answered; null: all."""
     seed: str
 
 
@@ -120,7 +137,7 @@ async def _answer(
 
         async def work(index: int) -> None:
             progress.begin(1)
-            prompts = _limited(run, index, answers.limit)
+            prompts = _asked(run, index, answers.ids)
             block = f"{answers.seed}/{policy}/{index}"
             table, failed = await sample_block(prompts, draw, context.index, block)
 
@@ -162,10 +179,12 @@ async def answer_opponent(
 class Measuring:
     """Who measures a policy; each is only opened if it has something to do."""
 
-    open_labelers: OpenLabelers
+    voting: Voting
     load_jury: Callable[[], MatchJury]
     """Called once all votes are there."""
     open_scorer: Callable[[], AbstractAsyncContextManager[Scorer]]
+    promotion_confidence: float
+    """Coverage of the interval that promotion goes by."""
 
 
 async def evaluate_round(
@@ -190,10 +209,13 @@ async def evaluate_round(
     if settings.opponent:
         opponents[OPPONENT] = OPPONENT
     for opponent in dict.fromkeys(opponents.values()):
-        await match(context, new, opponent, by.open_labelers)
+        await match(context, new, opponent, by.voting)
     jury = by.load_jury()
     for against, opponent in opponents.items():
         rows += match_figures(run, jury, new, opponent, against)
+        if against != OPPONENT and by.promotion_confidence != jury.confidence:
+            stricter = replace(jury, confidence=by.promotion_confidence)
+            rows += _promotion_figure(match_figures(run, stricter, new, opponent, against))
     async with by.open_scorer() as score:
         rows += await asyncio.to_thread(
             likelihood_figures,
@@ -207,6 +229,15 @@ async def evaluate_round(
         row["round"] = context.index
     metrics.write(EVALUATION, metrics_table(rows))
     context.note("evaluate", watch.lap())
+
+
+def _promotion_figure(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The jury's win rate among the figures of a match, under the name that promotion knows."""
+    return [
+        {**row, "name": PROMOTION, "estimate": promotion_estimate(row["estimate"])}
+        for row in rows
+        if (row["name"], row["labeler"]) == ("win_rate", JURY)
+    ]
 
 
 def heldout_sampling(sample: SampleConfig, settings: EvaluateConfig) -> Sampling:
@@ -227,26 +258,35 @@ def is_untempered(sampling: Sampling) -> bool:
     return (sampling.temperature, sampling.top_p, sampling.top_k) == (1.0, 1.0, 0)
 
 
+def _who(policy: PolicyKey) -> str:
+    if policy == OPPONENT:
+        return "the opponent"
+    return f"policy {policy}" if policy else "the starting policy"
+
+
 def _answered_in(policy: PolicyKey) -> int:
     """The round that lets a policy answer, where nothing is lost."""
     return max(policy - 1, 0) if isinstance(policy, int) else 0
 
 
-def _restore_quarantine(context: RoundContext, settings: EvaluateConfig, policy: PolicyKey) -> None:
+def _restore_quarantine(
+    context: RoundContext, asked_ids: frozenset[str] | None, policy: PolicyKey
+) -> None:
     """See ``restore_quarantine``: for the answers of ``policy`` that are there."""
     run, name = context.run, f"evaluate-{policy}"
     for index in run.answers(policy).indices():
         if any(folder.quarantine(name).exists(index) for folder in run.rounds()):
             continue  # drawn again in another round
-        prompts = _limited(run, index, settings.limit)
+        prompts = _asked(run, index, asked_ids)
         answered = run.answers(policy).read(index, ["prompt_id"])["prompt_id"]
         shards = context.folder.quarantine(name)
         restore_quarantine(shards, index, prompts, answered, context.index)
 
 
-def _limited(run: RunDir, index: int, limit: int | None) -> pa.Table:
-    """Held-out block ``index``, as far as it lies within the first ``limit`` prompts."""
+def _asked(run: RunDir, index: int, ids: frozenset[str] | None) -> pa.Table:
+    """Held-out block ``index``, as far as its prompts are among ``ids``; null: all."""
     prompts = run.heldout.read(index)
-    if limit is None:
+    if ids is None:
         return prompts
-    return prompts.slice(0, max(limit - run.heldout.rows(range(index)), 0))
+    among = [one in ids for one in prompts["prompt_id"].to_pylist()]
+    return prompts.filter(pa.array(among, pa.bool_()))

@@ -1,4 +1,5 @@
-"""A labelling that goes wrong ends before all of it is paid, and its valid votes are kept.
+"""Voting that goes wrong ends before all of it is paid, and its valid votes are kept: the labelling
+of a round, the matches of its evaluation, the evaluation of judges.
 
 Some invalid votes are part of every run. Where a labeler gives more than ``label.max_invalid`` of
 them, the run ends; the same command, mended or not, asks again about the prompts with an invalid
@@ -10,6 +11,8 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +21,7 @@ import pyarrow.compute as pc
 from prefloop.data.errors import NothingCameOut
 from prefloop.data.hashing import json_hash
 from prefloop.data.schemas import VOTE
-from prefloop.data.shards import atomic_write_json, read_json_object
+from prefloop.data.shards import ShardFolder, atomic_write_json, read_json_object
 from prefloop.data.strict import fingerprint
 from prefloop.labelers.base import Pair
 from prefloop.labelers.config import JudgeLabeler, LabelConfig, LabelerConfig
@@ -26,7 +29,6 @@ from prefloop.labelers.people import is_human
 from prefloop.pipeline.run.all_or_some import commonest, failures_of, tally_votes
 from prefloop.pipeline.run.answer_key import of_labelers
 from prefloop.pipeline.run.manifest import MENDING
-from prefloop.pipeline.run.run_dir import RoundDir
 
 WINDOW = 256
 """The last votes of a labeler that are looked at."""
@@ -37,20 +39,46 @@ _CHANCE = 1e-3
 
 
 _GIVEN_BY = "labelers.json"
+LABELERS = "label.labelers"
+"""Where in the config the labelers of a round stand."""
 
 
 class TooManyInvalid(NothingCameOut):
     """A labeler's votes are invalid too often for more of them to be paid."""
 
 
+class VoteFolders(Protocol):
+    """Where votes lie, and those that are kept when the voting ends for the others; a round is
+    such."""
+
+    votes: ShardFolder
+    votes_kept: ShardFolder
+
+
+@dataclass
+class VotesAside:
+    """Such folders of votes that are no round's."""
+
+    votes: ShardFolder
+    votes_kept: ShardFolder
+
+
 class Breaker:
     """Looks at the votes of each labeler as they come.
 
-    ``title`` names the stage. A tie is a valid vote.
+    ``title`` names the stage, ``section`` where in the config its labelers stand. A tie is a valid
+    vote.
     """
 
-    def __init__(self, title: str, settings: LabelConfig) -> None:
-        self._title = title
+    def __init__(
+        self,
+        title: str,
+        settings: LabelConfig,
+        section: str = LABELERS,
+        as_they_are: str = "label.max_invalid: null",
+    ) -> None:
+        """``as_they_are``: what to set to take all votes as they are."""
+        self._title, self._section, self._as_they_are = title, section, as_they_are
         self._most = settings.max_invalid
         self._labelers = {labeler.name: labeler for labeler in settings.labelers}
         self._windows: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=WINDOW))
@@ -69,23 +97,23 @@ class Breaker:
 
     def _said(self, name: str, invalid: Counter[str], seen: int) -> str:
         why = commonest(invalid)
-        remedy = remedy_for(self._labelers.get(name), why)
+        remedy = remedy_for(self._labelers.get(name), why, self._section)
         return (
             f"{self._title}: {invalid.total()} of the last {seen} votes of {name} are invalid, and "
             f"label.max_invalid allows {self._most:g}; {why}: "
             f"{remedy}. The valid votes are kept: the same command "
-            "then asks for the others again (label.max_invalid: null takes them as they are)"
+            f"then asks for the others again ({self._as_they_are} takes them as they are)"
         )
 
 
-def asks_again(folder: RoundDir, settings: LabelConfig) -> bool:
+def asks_again(folder: VoteFolders, settings: LabelConfig) -> bool:
     """Whether a labelling ended for its invalid votes, so that judges are to be asked again and not
     looked up: a server may have been mended. Where all votes are taken as they are, they are."""
     return settings.max_invalid is not None and folder.votes_kept.folder.exists()
 
 
-def set_aside(folder: RoundDir, settings: LabelConfig) -> None:
-    """Take back the round's votes, and keep what of them is valid, with who gave it."""
+def set_aside(folder: VoteFolders, settings: LabelConfig) -> None:
+    """Take back the votes, and keep what of them is valid, with who gave it."""
     folder.votes_kept.folder.mkdir(parents=True, exist_ok=True)
     atomic_write_json(folder.votes_kept.folder / _GIVEN_BY, _identities(settings))
     for index in folder.votes.indices():
@@ -95,7 +123,7 @@ def set_aside(folder: RoundDir, settings: LabelConfig) -> None:
         folder.votes.remove([index])
 
 
-def kept_votes(folder: RoundDir, index: int, settings: LabelConfig) -> pa.Table:
+def kept_votes(folder: VoteFolders, index: int, settings: LabelConfig) -> pa.Table:
     """The valid votes on block ``index`` that were kept when a labelling ended; mostly none.
 
     Those of people stay, and those of labelers that are still the same: where more was changed
@@ -184,11 +212,12 @@ def _is_beyond_chance(invalid: int, seen: int, most: float) -> bool:
     return math.fsum(tail) < _CHANCE
 
 
-def remedy_for(labeler: LabelerConfig | None, why: str) -> str:
-    """The key to change, by the reason that was given most."""
+def remedy_for(labeler: LabelerConfig | None, why: str, section: str = LABELERS) -> str:
+    """The key to change, by the reason that was given most. ``section``: where in the config the
+    labeler stands."""
     if not isinstance(labeler, JudgeLabeler):
         return f"change the labeler {labeler.name}" if labeler else "change the labeler"
-    key = f"label.labelers.{labeler.name}"
+    key = f"{section}.{labeler.name}"
     if "unfinished thought" in why or "thought" in why:
         return (
             f"raise {key}.thought_tokens, or set {key}.chat_template_kwargs (as "

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from prefloop.data.errors import NothingCameOut
 from prefloop.data.hashing import content_id, pair_id
-from prefloop.labelers.config import Jury, LabelerConfig
+from prefloop.labelers.base import Labeler, Pair
+from prefloop.labelers.config import Jury, LabelConfig, LabelerConfig
 from prefloop.labelers.decisions.decide import decide
 from prefloop.labelers.jury.round_jury import RoundJury
 from prefloop.labelers.statistics.estimate import mean_estimate
@@ -26,15 +29,28 @@ from prefloop.labelers.statistics.winrate import (
     length_gap,
     win_rate,
 )
+from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.run.all_or_some import AllOrSome, any_valid_vote, tally_votes
 from prefloop.pipeline.run.context import RunContext
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.run_dir import JURY, PolicyKey, RunDir
 from prefloop.pipeline.run.stream import run_blocks
-from prefloop.pipeline.stages.label import OpenLabelers, build_pairs, vote
+from prefloop.pipeline.stages.invalid_votes import (
+    LABELERS,
+    Breaker,
+    VotesAside,
+    asks_again,
+    kept_votes,
+    set_aside,
+    together,
+)
+from prefloop.pipeline.stages.label import build_pairs, vote
 from prefloop.training.config import EvaluateConfig
 
 logger = logging.getLogger(__name__)
+
+OpenSome = Callable[..., Awaitable[list[Labeler]]]
+"""Opens the labelers that it is given; ``anew``: their servers are asked whatever they answered."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +77,47 @@ def _mean_of(jury: Jury) -> Jury:
     return Jury(rule="mean", tie_band=jury.tie_band)
 
 
-async def match(
-    context: RunContext, policy: int, opponent: PolicyKey, open_labelers: OpenLabelers
-) -> None:
+class OpenMatchLabelers(Protocol):
+    """Opens the labelers of a match."""
+
+    def __call__(self, *, anew: bool) -> Awaitable[list[Labeler]]:
+        """``anew``: servers are asked whatever they answered before."""
+
+
+@dataclass(frozen=True)
+class Voting:
+    """Who votes on a match."""
+
+    open_labelers: OpenMatchLabelers
+    settings: LabelConfig
+    """The labelers, and how many of their votes may be invalid."""
+    section: str
+    """Where in the config they stand."""
+
+
+def voting(config: RunConfig, evaluators: Sequence[LabelerConfig], open_them: OpenSome) -> Voting:
+    """The voting of ``evaluators``, some of the config's labelers; ``open_them`` opens those it is
+    given."""
+    section = LABELERS
+    for key, judges in (
+        ("evaluate.judges", config.evaluate.judges), ("evaluate.final.judges", config.final_judges),
+    ):  # fmt: skip
+        section = key if judges and evaluators == judges else section
+    settings = config.label.model_copy(update={"labelers": tuple(evaluators)})
+    return Voting(partial(open_them, evaluators), settings, section)
+
+
+async def match(context: RunContext, policy: int, opponent: PolicyKey, by: Voting) -> None:
     """Let the labelers vote on the held-out answers of two policies to the same prompts."""
     run = context.run
     votes = run.match_votes(policy, opponent)
     missing = [index for index in run.heldout.indices() if not votes.exists(index)]
     if not missing:
         return
-    labelers = await open_labelers()
+    folder = VotesAside(votes, run.match_votes_kept(policy, opponent))
+    labelers = await by.open_labelers(anew=asks_again(folder, by.settings))
     title = f"policy {policy} against {opponent}"
+    breaker = Breaker(title, by.settings, by.section)
     remedy = (
         "change the labelers that evaluate (label.labelers or evaluate.judges) or their engines"
     )
@@ -83,14 +129,29 @@ async def match(
             pairs, answers = _match_pairs(run, policy, opponent, index)
             prompts = run.heldout.read(index)
             built = build_pairs(pairs, prompts, answers, policy - 1, context.system_prompt)
-            table = await vote(built, labelers, f"evaluate/{policy}-{opponent}/{index}")
+            kept = _of_pairs(kept_votes(folder, index, by.settings), built)
+            table = await vote(built, labelers, f"evaluate/{policy}-{opponent}/{index}", kept)
+            if len(kept):
+                table = together(kept, table, built, [one.name for one in labelers])
             await outcome.take(
                 tally_votes(table), partial(asyncio.to_thread, votes.write, index, table)
             )
+            breaker.take(table)
             progress.advance(1)
 
-        await run_blocks(missing, work, in_flight=context.blocks_in_flight)
-        await outcome.close()
+        try:
+            await run_blocks(missing, work, in_flight=context.blocks_in_flight)
+            await outcome.close()
+        except NothingCameOut:
+            set_aside(folder, by.settings)
+            raise
+    shutil.rmtree(folder.votes_kept.folder, ignore_errors=True)
+
+
+def _of_pairs(votes: pa.Table, pairs: Sequence[Pair]) -> pa.Table:
+    """Those of ``votes`` that are about ``pairs``: answers may have been lost and drawn again."""
+    ids = pa.array([pair.pair_id for pair in pairs], pa.string())
+    return votes.filter(pc.is_in(votes["pair_id"], ids))
 
 
 def forget_other_votes(run: RunDir, policy: PolicyKey, index: int) -> None:

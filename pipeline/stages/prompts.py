@@ -67,7 +67,7 @@ def read_prompts(
             f"no usable prompt among the {tables.read} read: {len(tables.quarantine)} quarantined "
             f"(reasons in {run.quarantine.folder}), {len(tables.dropped)} dropped, "
             f"{len(tables.heldout)} held out"
-            f"{why_no_prompt(tables, next(iter(prompts.train_sources.values())))}"
+            f"{why_no_prompt(tables, prompts)}"
         )
     write_blocks(run.heldout, tables.heldout, block_size)
     write_blocks(run.prompts, tables.train, block_size)

@@ -12,6 +12,7 @@ from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.metrics import metrics_table
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.promotion import Lineage
+from prefloop.pipeline.run.round_guards import GuardStopped
 from prefloop.pipeline.run.run_dir import TRAINING_CURVES, RunDir, RunError, Stopwatch
 from prefloop.pipeline.stages.rendering import rendering_of, warn_of_thoughts
 from prefloop.pipeline.stages.write import split_files
@@ -172,14 +173,14 @@ def _progress(title: str) -> Iterator[OnStep]:
 
 
 def raise_if_guard_stopped(context: RoundContext, guards: Guards) -> None:
-    """Raise ``RunError`` where a guard stopped the round's training and that ends the run."""
+    """Raise ``GuardStopped`` where a guard stopped the round's training and that ends the run."""
     if guards.then == "go_on":
         return
     # The policy carries its record from the moment it exists; the journal may lack a line.
     noted = (note.get("guard") for note in _train_notes(context))
     guard = guard_of(context.folder.policy) or next(filter(None, noted), None)
     if guard:
-        raise RunError(
+        raise GuardStopped(
             f"round {context.index}: guard {guard['guard']} stopped training at step "
             f"{guard['step']} ({guard['value']:.4g}, limit {guard['limit']:.4g}); its policy "
             f"has the weights of step {guard['restored_step']}. {guard['remedy']}. To go on "

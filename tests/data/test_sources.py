@@ -8,12 +8,13 @@ import logging
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prefloop.data.config import PromptsConfig, PromptSource
+from prefloop.data.config import OverlapSet, PromptsConfig, PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.preferences import read_preferences
 from prefloop.data.prompts.load import PromptTables, load_prompts
@@ -55,7 +56,7 @@ def test_why_there_is_no_prompt(tmp_path: Path, name: str, content: str, said: s
     source = write(tmp_path, name, content)
     tables = load(source)
     assert len(tables.train) == 0
-    why = why_no_prompt(tables, source)
+    why = why_no_prompt(tables, PromptsConfig(train=source))
     assert re.search(said, why), why
     assert "\n" not in why
 
@@ -152,6 +153,24 @@ def test_a_long_text_is_looked_through_once(text: str) -> None:
     assert time.perf_counter() - begun < 20
 
 
+def test_prompts_that_are_all_held_out_say_so(tmp_path: Path) -> None:
+    rows = "".join(json.dumps(row) + "\n" for row in ROWS)
+    source, copy = write(tmp_path, "a.jsonl", rows), write(tmp_path, "b.jsonl", rows)
+    other = write(tmp_path, "c.jsonl", json.dumps({"prompt": "Something else."}) + "\n")
+
+    def said(**changes: Any) -> str:
+        config = PromptsConfig(train=source, **changes)
+        tables = load_prompts(config, seed=0)
+        assert len(tables.train) == 0
+        return why_no_prompt(tables, config)
+
+    assert "prompts.train and prompts.heldout are the same" in said(heldout=source)
+    assert "b.jsonl) has the prompts of prompts.train" in said(heldout=copy)
+    assert "name other prompts in prompts.heldout, or leave it out" in said(heldout=copy)
+    overlap = OverlapSet(name="bench", source=copy)
+    assert "one of prompts.exclude_overlap.bench" in said(exclude_overlap=(overlap,), heldout=other)
+
+
 def test_messages_command_no_terminal(tmp_path: Path) -> None:
     evil = "\x1b[31m\x07\r\n\u202e\x9b\u2028"
     assert shown(f"a{evil}é") == "a\\x1b[31m\\x07\\r\\n\\u202e\\x9b\\u2028é"
@@ -168,7 +187,7 @@ def test_messages_command_no_terminal(tmp_path: Path) -> None:
     ):
         source = write(tmp_path, name, content)
         try:
-            said = why_no_prompt(load(source), source)
+            said = why_no_prompt(load(source), PromptsConfig(train=source))
         except InputError as error:
             said = str(error)
         assert said.isprintable(), said

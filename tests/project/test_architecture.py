@@ -55,7 +55,7 @@ ORDER = {
         "run",
         "stages",
         "report checking",
-        "plan audit policies loop redecide adoption label_data",
+        "plan audit policies final_evaluation loop redecide adoption label_data",
         "judging review relabel export",
         "results api starter",
         "commands",

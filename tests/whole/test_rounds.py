@@ -15,7 +15,7 @@ from prefloop.pipeline.config import ConfigError
 from prefloop.pipeline.plan.plan import make_plan
 from prefloop.pipeline.report.headline import headline
 from prefloop.pipeline.run.metrics import metrics_table
-from prefloop.pipeline.run.promotion import plateau, promoted, verdicts
+from prefloop.pipeline.run.promotion import PROMOTION, keeping, plateau, verdicts
 from prefloop.pipeline.run.run_dir import EVALUATION, RunDir
 from prefloop.pipeline.run.status import collect_status
 from prefloop.training.config import TrainConfig
@@ -171,7 +171,7 @@ def test_when_a_run_ends(tmp_path: Path, rates, patience, ends: bool, best: int 
     assert len(verdicts(run)) == len(rates)
     why = plateau(patience, run)
     assert (why is not None) == ends
-    found = promoted(run)
+    found = keeping(run).folder
     assert (found.index if found else None) == best
     if why:
         assert ("is worth keeping" in why) == (best is None)
@@ -189,8 +189,18 @@ def test_a_run_that_does_not_improve_ends(tmp_path: Path, caplog: pytest.LogCapt
     before = {path: path.stat().st_mtime_ns for path in run.root.rglob("*.parquet")}
     assert len(run_small(run.root, config).rounds()) == 1
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert "keep " not in headline(run)
+    assert "keep      the starting policy  (round 0 did not win against" in headline(run)
     assert isinstance(run.round(0).metrics, ShardFolder)
+    # Three planned rounds share one chance: promotion goes by a wider interval than is shown.
+    rows = {
+        (row["name"], row["against"]): row
+        for row in run.round(0).metrics.read(EVALUATION).to_pylist()
+        if row["labeler"] == "jury"
+    }
+    for against in ("previous", "start"):
+        shown, strict = rows["win_rate", against], rows[PROMOTION, against]
+        assert strict["value"] == shown["value"]
+        assert strict["low"] < shown["low"] <= shown["high"] < strict["high"]
 
 
 def test_judges_that_only_evaluate(tmp_path: Path) -> None:

@@ -261,6 +261,10 @@ def test_the_last_turn_is_a_reference_only_where_the_config_says_so(
     (said,) = caplog.messages
     assert "1 conversations end in an assistant's turn" in said
     assert "prompts.train.columns.last_turn" in said
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        read(path, last_turn="drop")  # who writes it knows it
+    assert not caplog.messages
 
 
 def test_a_system_column_leads_conversations_that_have_none(tmp_path: Path) -> None:

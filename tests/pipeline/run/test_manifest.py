@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -315,3 +316,25 @@ def test_overrides_of_a_config_resolve_anew_what_it_leaves_out() -> None:
     said = load_config(small_config(train={"beta": 0.2}), {"train.loss": "sigmoid_norm"})
     assert said.train is not None
     assert said.train.beta == 0.2
+
+
+def test_how_much_an_engine_computes_at_once_may_change(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def with_engine(**settings: Any) -> RunConfig:
+        return small_config(engines={"default": settings})
+
+    local = {"type": "transformers"}
+    run = begun(tmp_path / "a", with_engine(**local), "candidates", "votes")
+    open_run(with_engine(**local, batch_size=8, threads=1), run, revisions={})
+    [said] = caplog.messages
+    assert "engines.default.batch_size: 64 -> 8" in said
+    assert "engines.default.threads: (not set) -> 1" in said
+    assert "bit for bit" in said
+    with pytest.raises(RunError, match=r"engines.default.dtype"):
+        open_run(with_engine(**local, dtype="bfloat16"), run, revisions={})
+    caplog.clear()
+    served = {"type": "vllm"}
+    run = begun(tmp_path / "b", with_engine(**served), "candidates", "votes")
+    open_run(with_engine(**served, max_num_seqs=8, cpu_kv_cache_gib=2), run, revisions={})
+    assert not caplog.messages

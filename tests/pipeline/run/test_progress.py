@@ -8,6 +8,7 @@ import pytest
 
 from prefloop.data.protocol import Request, Sampling
 from prefloop.pipeline.engines.asked import announce, answered
+from prefloop.pipeline.run import progress as progress_module
 from prefloop.pipeline.run.progress import StepProgress, remaining_seconds, said_of_long
 
 
@@ -37,6 +38,21 @@ def test_a_block_counts_by_its_answered_requests() -> None:
 
     asyncio.run(both())
     assert seen == [5, 10, 10, 15, 20, 25]
+
+
+def test_a_step_is_named_before_its_first_block_is_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress_module, "FIRST_LINE_S", 0.0)
+    with StepProgress("slow step", 40, done=5) as progress:
+        progress._begins.join()
+        assert capsys.readouterr().err == "slow step: 5/40 prompts ...\n"
+    # One that is over by then has its last line only.
+    monkeypatch.setattr(progress_module, "FIRST_LINE_S", 3600.0)
+    with StepProgress("quick step", 1) as progress:
+        progress.advance(1)
+    progress._begins.join()
+    assert "..." not in capsys.readouterr().err
 
 
 def test_requests_without_a_block_that_began_change_nothing() -> None:
