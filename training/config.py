@@ -20,7 +20,13 @@ from pydantic import (
 
 from prefloop.data.strict import LATER, Strict
 from prefloop.labelers.config import LabelerConfig
-from prefloop.training.defaults import BATCH_SIZE, as_begun, left_out, reward_left_out
+from prefloop.training.defaults import (
+    BATCH_SIZE,
+    as_begun,
+    left_out,
+    of_adapter,
+    reward_left_out,
+)
 from prefloop.training.presets import Preset
 
 Loss = Literal[
@@ -198,9 +204,15 @@ class SftWarmup(Strict):
     """Supervised training on the chosen answers of round 0, before its training on preferences."""
 
     learning_rate: PositiveFloat = 1e-5
-    """Peak learning rate. Adapters take about ten times as much."""
+    """Peak learning rate. Left out, it is ten times as much with ``lora``."""
     epochs: PositiveFloat = 1.0
     """Passes over the chosen answers."""
+
+    def at(self, rate: float) -> Self:
+        """The same at another learning rate, which still counts as left out."""
+        made = self.model_copy()
+        made.__dict__["learning_rate"] = rate
+        return made
 
 
 class StopEarly(Strict):
@@ -378,6 +390,20 @@ class TrainConfig(Optimisation):
         if "exo_pair" in losses and self.label_smoothing == 0:
             raise ValueError("loss exo_pair needs label_smoothing above 0, for example 0.001")
         return self
+
+    @model_validator(mode="after")
+    def _warm_up_by_adapter(self) -> Self:
+        warm = self.sft_warmup
+        if warm and self.lora and "learning_rate" not in warm.model_fields_set:
+            self.__dict__["sft_warmup"] = warm.at(of_adapter(warm.learning_rate))
+        return self
+
+    def continuing(self, before: Mapping[str, Any]) -> Self:
+        made, warm, was = super().continuing(before), self.sft_warmup, before.get("sft_warmup")
+        alike = (self.lora is None) == (before.get("lora") is None)
+        if warm and was and alike and "learning_rate" not in warm.model_fields_set:
+            return made.model_copy(update={"sft_warmup": warm.at(was["learning_rate"])})
+        return made
 
     def _ema_fits(self) -> None:
         """Raise ``ValueError`` where no reference can follow the policy."""

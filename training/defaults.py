@@ -71,14 +71,14 @@ def left_out(given: Mapping[str, Any]) -> dict[str, Any]:
         values["precompute_reference_logprobs"] = False  # it moves
     values |= preset
     if given.get("lora") is not None:
-        values["learning_rate"] = _of_adapter(values["learning_rate"])
+        values["learning_rate"] = of_adapter(values["learning_rate"])
     return {key: value for key, value in values.items() if key not in given}
 
 
 def reward_left_out(given: Mapping[str, Any], rate: float) -> dict[str, Any]:
     """The same of a reward model's training, ``rate`` being that of full weights."""
     adapter = given.get("lora") is not None
-    return {"learning_rate": _of_adapter(rate)} if adapter and "learning_rate" not in given else {}
+    return {"learning_rate": of_adapter(rate)} if adapter and "learning_rate" not in given else {}
 
 
 def as_begun(given: set[str], now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,7 +98,8 @@ def as_begun(given: set[str], now: Mapping[str, Any], before: Mapping[str, Any])
     return {key: before[key] for key in RESOLVED if key in before and key not in given}
 
 
-def _of_adapter(rate: float) -> float:
+def of_adapter(rate: float) -> float:
+    """The learning rate of an adapter, by that of full weights."""
     return float(f"{rate * ADAPTER_RATE:.6g}")  # 5e-6, and no digits of binary numbers behind it
 
 

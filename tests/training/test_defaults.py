@@ -77,3 +77,25 @@ def test_a_reward_models_adapter_has_a_higher_rate() -> None:
     assert RewardConfig.model_validate({"lora": {}}).learning_rate == 1e-4
     before = {"learning_rate": 1e-5, "lora": {"r": 16}}
     assert RewardConfig.model_validate({"lora": {}}).continuing(before).learning_rate == 1e-5
+
+
+def test_a_warm_up_of_an_adapter_has_a_higher_rate() -> None:
+    def rate(**given: Any) -> float:
+        warm = TrainConfig.model_validate(given).sft_warmup
+        assert warm is not None
+        return warm.learning_rate
+
+    assert rate(sft_warmup={}) == 1e-5
+    assert rate(sft_warmup={"epochs": 2}, lora={}) == 1e-4
+    assert rate(sft_warmup={"learning_rate": 2e-5}, lora={}) == 2e-5
+    config = TrainConfig.model_validate({"sft_warmup": {}, "lora": {}})
+    written = config.model_dump(mode="json")
+    assert TrainConfig.model_validate(written) == config
+    before = {**written, "sft_warmup": {"learning_rate": 1e-5, "epochs": 1.0}}
+    begun = config.continuing(before)
+    assert begun.sft_warmup is not None
+    assert begun.sft_warmup.learning_rate == 1e-5
+    assert begun.continuing(before) == begun
+    without = TrainConfig.model_validate({"sft_warmup": {}}).continuing(before)
+    assert without.sft_warmup is not None
+    assert without.sft_warmup.learning_rate == 1e-5

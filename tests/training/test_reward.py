@@ -466,6 +466,20 @@ def test_dpo_on_the_same_sources(base: Path, tmp_path: Path) -> None:
     assert measured.heldout.value == np.mean(margins > 0)
 
 
+def test_a_policy_that_was_trained_under_other_defaults_is_not_trained_again(
+    base: Path, tmp_path: Path
+) -> None:
+    """What the settings leave out is as it was when the folder was made."""
+    sources = find_sources([plain_triples(tmp_path / "mine.parquet", 8)])
+    said = ["lora.r=4", "learning_rate=5e-7", "gradient_accumulation=1"]
+    options = TrainOptions(Method.dpo, str(base), out=tmp_path / "policy", overrides=said)
+    before = train_model(sources, options)
+    again = train_model(sources, replace(options, overrides=["lora.r=4"]))
+    assert (again.steps, again.seconds) == (before.steps, before.seconds)
+    with pytest.raises(TrainingError, match="was not made from these data and settings"):
+        train_model(sources, replace(options, overrides=["lora.r=4", "learning_rate=5e-6"]))
+
+
 def prefloop(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(PREFLOOP), *arguments],

@@ -248,3 +248,22 @@ def test_the_average_of_the_policies_is_the_reference(tmp_path: Path) -> None:
         average_policies(
             [policies[0], Path(make_model(tmp_path / "other", layers=1, width=64))], tmp_path / "x"
         )
+
+
+def test_a_run_that_was_begun_under_other_defaults_trains_its_next_round_as_the_first(
+    tmp_path: Path,
+) -> None:
+    said = {"learning_rate": 5e-7, "gradient_accumulation": 1, "beta": 0.1}
+    always = {"promote": "always"}
+    run = run_small(
+        tmp_path / "run", small_config(train={"lora": {"r": 4}, **said}, evaluate=always)
+    )
+    first = folder_revision(run.round(0).policy)
+    left_out = small_config(rounds=2, train={"lora": {"r": 4}}, evaluate=always)
+    assert left_out.train is not None
+    assert left_out.train.learning_rate == 5e-6
+    run_small(run.root, left_out)
+    assert folder_revision(run.round(0).policy) == first
+    notes = [note for note in run.notes() if note["stage"] == "train"]
+    assert [{key: note[key] for key in said} for note in notes] == [said, said]
+    assert run.read_config()["train"]["learning_rate"] == 5e-7

@@ -93,13 +93,13 @@ class Dpo:
         )
         trainer.settings = config
         if config.stop_early:
-            from prefloop.training.session.early_stop import BEST, EarlyStop
+            from prefloop.training.trainers.early_stop import BEST, EarlyStop
 
             folder = session.checkpoints / BEST
             trainer.early_stop = EarlyStop(trainer, config.stop_early, folder)
             trainer.add_callback(trainer.early_stop)
         if config.reference == "ema" and live_reference is not None:
-            from prefloop.training.session.ema import follow
+            from prefloop.training.trainers.ema import follow
 
             follow(trainer, config.ema_decay)
         if config.order == "length":

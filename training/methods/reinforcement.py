@@ -71,7 +71,7 @@ class Reinforcement:
         if job.config.beta:
             _compare(trainer, load_reference(job.reference, session.opened), self.temperature)
         if job.config.beta and job.config.reference == "ema":
-            from prefloop.training.session.ema import follow
+            from prefloop.training.trainers.ema import follow
 
             follow(trainer, job.config.ema_decay)
         # TRL corrects for the one engine that it knows; nothing else looks at this from here on.

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from prefloop.data.hashing import folder_revision
 from prefloop.training.config import TrainConfig
 from prefloop.training.methods.dpo import Dpo
-from prefloop.training.session import ema
 from prefloop.training.session.fit import fit
 from prefloop.training.session.job import Job
+from prefloop.training.trainers import ema
 from tests.helpers.dpo_data import rows, write
 from tests.helpers.engine_models import make_model
 

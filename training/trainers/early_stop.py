@@ -20,7 +20,7 @@ _LOSS, _ACCURACY = "eval_loss", "eval_rewards/accuracies"
 
 
 @dataclass(frozen=True)
-class Measured:
+class HeldOutFigures:
     """What held-out pairs came to at a step."""
 
     step: int
@@ -34,7 +34,7 @@ class EarlyStop(TrainerCallback):  # type: ignore[misc]  # transformers' types a
 
     def __init__(self, trainer: Any, config: StopEarly, folder: Path) -> None:
         self.trainer, self.config, self.folder = trainer, config, folder
-        self.measured: list[Measured] = []
+        self.measured: list[HeldOutFigures] = []
         self.stopped = False
 
     def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
@@ -66,7 +66,7 @@ class EarlyStop(TrainerCallback):  # type: ignore[misc]  # transformers' types a
         return len(self.measured) - 1 - self.measured.index(self.best)
 
     @property
-    def best(self) -> Measured:
+    def best(self) -> HeldOutFigures:
         """The first of the best measurements."""
         by_loss = self.config.by == "loss"
         return min(self.measured, key=lambda one: one.loss if by_loss else -one.accuracy)
@@ -89,5 +89,5 @@ class EarlyStop(TrainerCallback):  # type: ignore[misc]  # transformers' types a
         }
 
 
-def _of(log: dict[str, float]) -> Measured:
-    return Measured(int(log["step"]), log[_LOSS], log[_ACCURACY])
+def _of(log: dict[str, float]) -> HeldOutFigures:
+    return HeldOutFigures(int(log["step"]), log[_LOSS], log[_ACCURACY])
