@@ -209,6 +209,7 @@ class OpenAIServer:
 
     async def aclose(self) -> None:
         """See ``prefloop.data.protocol.Engine``."""
+        self._budget.close()
         await self._transport.aclose()
         if self._cache is not None:
             self._cache.close()
