@@ -139,7 +139,9 @@ class OpenAIEngine(Strict):
     """For every request, as the server names it (``low``, ``high``)."""
     vllm_extensions: bool = False
     """The server is vLLM: send top_k, ask for token ids, load LoRA adapters over HTTP."""
-    max_concurrency: PositiveInt = 32
+    max_concurrency: PositiveInt | None = None
+    """Requests under way at once; of several prompts in one, each counts. Null: 256 to vLLM
+    (``vllm_extensions``), which works on so many together, and 32 to others."""
     timeout_s: Seconds = 120.0
     max_retries: Annotated[int, Field(ge=0)] = 6
     max_backoff_s: Seconds = 60.0
@@ -161,6 +163,11 @@ class OpenAIEngine(Strict):
     engine's. Runs that name the same folder share their responses. These are found by model and
     request, whatever the address, as servers move: a server with another model under the same name
     needs a folder of its own."""
+
+    @property
+    def concurrency(self) -> int:
+        """Requests under way at once."""
+        return self.max_concurrency or (256 if self.vllm_extensions else 32)
 
     @field_validator("base_url")
     @classmethod

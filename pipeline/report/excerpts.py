@@ -9,7 +9,8 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from typing import Any
 
 import pyarrow as pa
@@ -98,6 +99,11 @@ def read_excerpts(
     )
 
 
+_ORDER = attrgetter(*(field.name for field in fields(_Pick)))
+_BEYOND = 1000
+"""Picks that are gathered before the lowest are looked for."""
+
+
 class _Lowest:
     """The picks with the lowest ids among those that it was shown, ``most`` of them."""
 
@@ -110,14 +116,14 @@ class _Lowest:
     def add(self, pick: _Pick) -> None:
         """Show it another one."""
         self._picks.append(pick)
-        if len(self._picks) >= 4 * self._most:
+        if len(self._picks) >= self._most + _BEYOND:
             self._picks = self.picks
             self.limit = self._picks[-1].pair_id
 
     @property
     def picks(self) -> list[_Pick]:
         """In their order."""
-        return sorted(self._picks, key=astuple)[: self._most]
+        return sorted(self._picks, key=_ORDER)[: self._most]
 
 
 def _draw(run: RunDir, per_reason: int) -> tuple[list[_Pick], dict[str, list[_Pick]]]:

@@ -46,7 +46,6 @@ def _is_younger(page: Path, parts: Iterable[Path]) -> bool:
 def _newest(part: Path) -> int:
     found = [part.stat().st_mtime_ns]
     for folder, folders, files in os.walk(part):
-        if Path(folder).name == "__pycache__":
-            continue
+        folders[:] = [name for name in folders if name != "__pycache__"]
         found += [os.stat(os.path.join(folder, name)).st_mtime_ns for name in (*folders, *files)]  # noqa: PTH116, PTH118 (many)
     return max(found)

@@ -106,6 +106,18 @@ def revision(path: str) -> str:
     return folder_revision(folder)
 
 
+def _local_models(config: RunConfig) -> int:
+    """How many models of a run may need memory of this machine: where it is one, nobody takes
+    turns, and nothing need be asked about the machine."""
+    named = {(config.sample.engine, POLICY)}
+    named |= {(member.engine, member.model) for member in config.sample.pool}
+    judges = [one for one in config.all_labelers if isinstance(one, JudgeLabeler)]
+    named |= {(judge.engine, judge.model) for judge in judges}
+    local = [key for key in named if not isinstance(config.engines[key[0]], OpenAIEngine)]
+    rewards = sum(isinstance(one, RewardModelLabeler) for one in config.all_labelers)
+    return len(local) + rewards
+
+
 class Models:
     """The engines of a run, built when first needed, and the policy that they serve.
 
@@ -160,7 +172,8 @@ class Models:
     def blocks_in_flight(self) -> int:
         """Blocks to work on at once: more where engines of one stage take turns, as each turn
         costs the opening of an engine, or its waking."""
-        turns = self._config.memory != "keep_open" and any(
+        several = self._config.memory != "keep_open" and _local_models(self._config) > 1
+        turns = several and any(
             one.in_turn for one in stage_memory(self._config) if one.stage in ("sample", "label")
         )
         wanted = self._config.blocks_in_flight

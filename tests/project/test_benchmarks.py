@@ -20,6 +20,18 @@ RUNS = {
     "gpu": ["--parts", "transformers", "dpo", *TINY],
     "overhead": ["--rows", "20", "60"],
     "reward": ["--answers", "8", "--repeats", "1", *SMALL],
+    "judge_client": [
+        "--prompts",
+        "4",
+        "--connections",
+        "8",
+        "--repeats",
+        "1",
+        "--api",
+        "chat",
+        "completions",
+    ],
+    "reading": ["300", "--run", "400"],
     "scale": ["2000"],
     "training": ["--pairs", "8", "--epochs", "1", "--batch", "4", *SMALL],
 }

@@ -69,7 +69,7 @@ class Budget:
             except BaseException:
                 self._ledger.settle({key: charge.spent})
                 raise
-            await self._noting.do(_Settled(key, charge.spent))
+            await self._noting.do(_Settled(key, charge.spent), whatever=True)
             return
         key, charge = await self._reserve(most)
         try:
@@ -78,6 +78,10 @@ class Budget:
         finally:
             self._ledger.settle({key: charge.spent})
         await asyncio.to_thread(self._ledger.sync)
+
+    def close(self) -> None:
+        """Write down what is not yet."""
+        self._noting.flush()
 
     async def _noted(self, most: Amount) -> str:
         """A reservation without a limit, together with those of other requests."""

@@ -141,7 +141,7 @@ class OpenAIServer:
         self._no_choices: EverythingRefused | None = None
         self._refuses: EverythingRefused | None = None
         self._warned: set[str] = set()
-        self._slots = asyncio.Semaphore(config.max_concurrency)
+        self._slots = asyncio.Semaphore(config.concurrency)
         self._taking = asyncio.Lock()
         self._batches: Batches[_Question, Reply] = Batches(self._ask_together)
         self._shares = config.api == "completions"
@@ -209,6 +209,7 @@ class OpenAIServer:
 
     async def aclose(self) -> None:
         """See ``prefloop.data.protocol.Engine``."""
+        self._budget.close()
         await self._transport.aclose()
         if self._cache is not None:
             self._cache.close()
@@ -338,7 +339,7 @@ class OpenAIServer:
         taken = 0
         try:
             async with self._taking:  # one by one, or two would wait for each other's
-                while taken < min(count, self._config.max_concurrency):
+                while taken < min(count, self._config.concurrency):
                     await self._slots.acquire()
                     taken += 1
             yield

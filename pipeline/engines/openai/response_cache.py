@@ -54,7 +54,7 @@ class ResponseCache:
 
     async def put(self, key: str, body: str) -> None:
         """Store ``body``, JSON in ASCII, replacing what was there. It is stored on return."""
-        await self._storing.do((key, body))
+        await self._storing.do((key, body), whatever=True)
 
     def _store(self, answers: Sequence[tuple[str, str]]) -> list[None]:
         with self._one_line():
@@ -68,7 +68,8 @@ class ResponseCache:
         return [None] * len(answers)
 
     def close(self) -> None:
-        """Close the file. Idempotent."""
+        """Store what is not yet, and close the file. Idempotent."""
+        self._storing.flush()
         self._db.close()
 
     @contextmanager

@@ -20,32 +20,40 @@ class Together(Generic[T, R]):
     def __init__(self, work: Callable[[Sequence[T]], Sequence[R]]) -> None:
         """``work`` gives a result for each of its items, in their order."""
         self._work = work
-        self._asked: list[tuple[T, asyncio.Future[R]]] = []
+        self._asked: list[tuple[T, asyncio.Future[R], bool]] = []
         self._next = 0.0
 
-    async def do(self, item: T) -> R:
-        """What ``work`` gives for ``item``; raises what it raises. A task that is cancelled before
-        the work began leaves nothing behind."""
+    async def do(self, item: T, *, whatever: bool = False) -> R:
+        """What ``work`` gives for ``item``; raises what it raises. Where the task is cancelled
+        before the work began, nothing is done for it; with ``whatever``, it is done all the same.
+        """
         loop = asyncio.get_running_loop()
         if not self._asked:
             now = loop.time()
             self._next = min(max(now, self._next), now + PAUSE_S)  # another loop, another clock
-            loop.call_at(self._next, self._do_all)
+            loop.call_at(self._next, self.flush)
         future: asyncio.Future[R] = loop.create_future()
-        self._asked.append((item, future))
+        self._asked.append((item, future, whatever))
         return await future
 
-    def _do_all(self) -> None:
-        asked = [(item, future) for item, future in self._asked if not future.done()]
+    def flush(self) -> None:
+        """Do now what is asked for."""
+        asked = [
+            (item, future)
+            for item, future, whatever in self._asked
+            if whatever or not future.done()
+        ]
         self._asked = []
-        self._next += PAUSE_S
         if not asked:
             return
+        self._next += PAUSE_S
         try:
             results = self._work([item for item, _ in asked])
         except Exception as error:  # noqa: BLE001  # it is raised where it was asked for
             for _, future in asked:
-                future.set_exception(error)
+                if not future.done():
+                    future.set_exception(error)
             return
         for (_, future), result in zip(asked, results, strict=True):
-            future.set_result(result)
+            if not future.done():
+                future.set_result(result)
