@@ -89,8 +89,9 @@ def _margins(
     chosen, rejected = answers["chosen"], answers["rejected"]
     # Both answers at once: they share their prompt, and each model is loaded once.
     asked, said = [*prompts, *prompts], [*chosen, *rejected]
-    of_policy, of_reference = policy(asked, said), reference(asked, said)
-    return reward_margin(*np.split(of_policy, 2), *np.split(of_reference, 2), beta=beta)
+    good, bad = np.split(policy(asked, said), 2)
+    reference_good, reference_bad = np.split(reference(asked, said), 2)
+    return reward_margin(good, bad, reference_good, reference_bad, beta)
 
 
 def measurable(policy: Path, files: Sequence[Path], dropped: Dropped) -> pa.Table:
