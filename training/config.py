@@ -335,8 +335,8 @@ class TrainConfig(Optimisation):
     many; drawn by seed."""
     order: Literal["length", "random", "margin"] = "length"
     """``length``: drawn by seed, with pairs (or answers) of like length in a batch, which wastes
-    less on padding. ``random``: drawn by seed. ``margin``: a curriculum, the pairs with the largest
-    margins first (``dpo`` only)."""
+    less on padding, and batches of different lengths in a step. ``random``: drawn by seed.
+    ``margin``: a curriculum, the pairs with the largest margins first (``dpo`` only)."""
     padding_free: Annotated[bool, LATER] = False
     """``sft``: answers of a batch one behind the other in one row, instead of padded. Less work
     where lengths differ, and the same weights, given an attention that keeps them apart."""

@@ -29,6 +29,10 @@ ASLEEP = 2 * GIB
 _VLLM_OVERHEAD = 3 * GIB // 2  # of a process on the CPU, its libraries included
 _TORCH_ON_GPU = GIB // 2
 _LOGIT_COPIES = 4
+LOGITS_AT_ONCE = 1 << 24
+"""Logits that a training computes at the same time on a CPU, at most: as
+``prefloop.training.policy.head.CHUNK``, whose module imports torch."""
+_TILE = 4096 * 32768  # the same of TRL's kernel on a GPU
 _USUAL_CONTEXT = 4096
 
 
@@ -111,9 +115,8 @@ def scoring_footprint(model: str, device: str, dtype: str, longest: Longest) -> 
     parts = {
         "weights": shape.weight_bytes(each),
         "activations": rows * longest.within(shape) * _of_token(shape, each),
-        "logits": rows * longest.answer * shape.vocabulary * each + longest.answer
-        * shape.vocabulary * 8,
-    }  # fmt: skip
+        "logits": _of_logits(rows * longest.answer, shape, device),
+    }
     return Footprint(parts | _of_torch(device), (device,))
 
 
@@ -140,9 +143,7 @@ def training_footprint(train: TrainConfig, policy: str, longest: Longest) -> Foo
             "optimiser": (2 if train.optimizer.endswith("8bit") else 8) * shape.parameters,
         }
     parts["activations"] = sequences * length * kept
-    # The losses' softmax is in float32, and its gradient too.
-    answers = min(longest.answer, length)
-    parts["logits"] = sequences * answers * shape.vocabulary * (each + 8)
+    parts["logits"] = _of_logits(sequences * min(longest.answer, length), shape, device)
     if train.method in ("dpo", "kto") and not train.precompute_reference_logprobs:
         parts["reference"] = shape.weight_bytes(each if train.lora else 4)
     return Footprint(parts | _of_torch(device), (device,))
@@ -157,6 +158,12 @@ def lora_parameters(shape: ModelShape, rank: int) -> int:
 def _of_token(shape: ModelShape, each: int) -> int:
     """Activations of a token that exist at one time in a pass without gradients."""
     return 16 * shape.hidden * each
+
+
+def _of_logits(tokens: int, shape: ModelShape, device: str) -> int:
+    """Those of answers' tokens, some at a time, in float32, and once more for their softmax or
+    gradient."""
+    return 8 * min(tokens * shape.vocabulary, LOGITS_AT_ONCE if device == CPU else _TILE)
 
 
 def _of_trained_token(shape: ModelShape, each: int) -> int:

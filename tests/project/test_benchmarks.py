@@ -67,6 +67,13 @@ def test_it_runs_with_vllm(name: str) -> None:
     assert any(character.isdigit() for character in run(name, ENGINES[name]))
 
 
+@pytest.mark.slow
+def test_memory_over_a_large_vocabulary() -> None:
+    options = ["--vocabulary", "20000", "--batch", "2", *SMALL]
+    lines = run("training", options).splitlines()
+    assert sum("ours" in line for line in lines) == 2
+
+
 def test_none_is_forgotten() -> None:
     there = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
     there -= {"__init__", "answering", "models"}

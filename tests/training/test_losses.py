@@ -257,6 +257,19 @@ def test_ld_alpha_weighs_what_is_beyond_the_shorter_answer(
         assert step["loss"] == pytest.approx(by_hand, rel=2e-4)
 
 
+@pytest.mark.parametrize("ahead", [True, False])
+@pytest.mark.parametrize("loss", ["sigmoid", "soft", "cdpo"])
+def test_ld_alpha_discounts_the_reference_as_it_does_the_policy(
+    policy: Path, shard: Path, tmp_path: Path, loss: str, ahead: bool
+) -> None:
+    """A policy that is its reference has a loss of log 2, whatever is discounted."""
+    step = first_step(
+        policy, policy, shard, tmp_path, ld_alpha=0.3, loss=loss,
+        label_smoothing=EPSILON if loss == "cdpo" else 0.0, precompute_reference_logprobs=ahead,
+    )  # fmt: skip
+    assert step["loss"] == pytest.approx(math.log(2), abs=1e-5)
+
+
 @pytest.mark.parametrize("divergence", get_args(Divergence))
 def test_divergences(
     policy: Path, reference: Path, shard: Path, logps: Logps, tmp_path: Path, divergence: str

@@ -81,6 +81,8 @@ def some_answers(n: int) -> list[tuple[str, str, bool]]:
 
 
 def test_the_loss_of_kto_is_the_papers(policy: Path, reference: Path, tmp_path: Path) -> None:
+    from prefloop.training.trainers.order import EpochRows
+
     shard = labelled(tmp_path / "a.parquet", some_answers(10))
     config = TrainConfig(
         method="kto", beta=BETA, batch_size=5, desirable_weight=1.5, undesirable_weight=0.5,
@@ -93,16 +95,14 @@ def test_the_loss_of_kto_is_the_papers(policy: Path, reference: Path, tmp_path: 
     result = fit(job, Kto())
     data = read_answers([shard], load_tokenizer(policy), max_length=512, max_answers=None, seed=3)
     ratio = logps(policy, data.prompts, data.answers) - logps(reference, data.prompts, data.answers)
+    # Behind each prompt another answer, the one before it of the five that it was read with.
+    others = [data.answers[row - row % 5 + (row % 5 - 1) % 5] for row in range(10)]
+    kl = logps(policy, data.prompts, others) - logps(reference, data.prompts, others)
+    order = np.array(list(EpochRows(10, 3)))
     for batch, step in enumerate(result.history):
-        part = slice(5 * batch, 5 * batch + 5)
-        answers = data.answers[part]
-        shifted = [answers[-1], *answers[:-1]]
-        kl = np.mean(
-            logps(policy, data.prompts[part], shifted)
-            - logps(reference, data.prompts[part], shifted)
-        )
-        z = max(float(kl), 0.0)
-        good = np.array(data.labels[part])
+        part = order[5 * batch : 5 * batch + 5]
+        z = max(float(kl[part].mean()), 0.0)
+        good = np.array(data.labels)[part]
         value = np.where(
             good,
             1.5 * (1 - sigma(BETA * (ratio[part] - z))),
@@ -120,7 +120,7 @@ def test_the_loss_of_kto_is_the_papers(policy: Path, reference: Path, tmp_path: 
 
 def test_each_answer_stands_behind_anothers_prompt() -> None:
     shifted = mismatched_answers([np.array([n], dtype=np.int32) for n in range(7)], 3)
-    assert [int(ids[0]) for ids in shifted] == [2, 0, 1, 5, 3, 4, 6]
+    assert [int(ids[0]) for ids in shifted] == [2, 0, 1, 5, 3, 4, 5]
 
 
 def test_triples_are_single_answers_too(policy: Path, tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """A round of training on single answers with TRL's KTOTrainer (Ethayarajh et al. 2024, arXiv
 2402.01306, equation 7): labelled answers in, a new policy folder out.
 
-The KL term of a batch comes from its answers behind each other's prompts; answers are put in
-order once, by seed, for all epochs, so that a batch mixes prompts. For what else holds, see
-``prefloop.training.session.fit``.
+The KL term of a batch comes from answers behind prompts that are not theirs: each prompt keeps
+one such answer, of like length, for all epochs, while each epoch draws an order of its own. For
+what else holds, see ``prefloop.training.session.fit``.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class Kto:
                 "candidates per prompt, or let another labeler judge"
             )
         if config.order == "length":
-            from prefloop.training.trainers.order import LikeLengths
+            from prefloop.training.trainers.order import GroupedLengths
 
-            data = data.take(list(LikeLengths(data.lengths(), config.batch_size, job.seed)))
+            data = data.take(list(GroupedLengths(data.lengths(), config.batch_size, job.seed)))
         return TrainingData(
             data, {"answers": data.digest()}, len(data), data.dropped_overlong, dropped
         )
@@ -87,7 +87,7 @@ class Kto:
             precompute_ref_log_probs=True,
             disable_dropout=disables_dropout(config),
         )
-        return session.trainer(
+        trainer = session.trainer(
             LabelledTrainer,
             arguments,
             append_columns(table, _reference_columns(session, rows, others)),
@@ -95,6 +95,9 @@ class Kto:
                 pad_token_id=session.tokenizer.pad_token_id
             ),
         )
+        if config.order == "length":
+            trainer.lengths = rows.lengths()
+        return trainer
 
 
 def _reference_columns(session: Session, data: Answers, others: list[TokenIds]) -> pa.Table:
@@ -118,6 +121,8 @@ def _reference_columns(session: Session, data: Answers, others: list[TokenIds]) 
 
     key = {name: settings[name] for name in ("reference_revision", "precision", "batch_size")}
     key |= {"answers": data.digest(), "quantize": opened.quantize}
+    if _ends_alone(len(data), job.config.batch_size):
+        key |= {"last": "behind another's prompt"}  # earlier versions had its own there
     return kept_columns(job.kept_reference, json_hash(key), compute)
 
 
@@ -127,4 +132,11 @@ def mismatched_answers(answers: Sequence[TokenIds], batch_size: int) -> list[Tok
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         order[start : start + batch_size] = np.roll(batch, 1)
+    if _ends_alone(len(order), batch_size):
+        order[-1] = len(order) - 2
     return [answers[row] for row in order.tolist()]
+
+
+def _ends_alone(answers: int, batch_size: int) -> bool:
+    """Whether the last batch is a single answer."""
+    return answers > 1 and answers % batch_size == 1

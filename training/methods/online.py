@@ -2,9 +2,9 @@
 
 A round is cut into legs of ``online_steps`` optimiser steps. Before each, the policy as it is
 answers the leg's prompts and the answers are labelled; the leg's pairs are spread evenly over its
-forward passes, so that a leg is always as many steps long, however many pairs were kept. With
-``online_steps: 1`` every step is on-policy. For what else holds, see
-``prefloop.training.session.fit``.
+steps, so that a leg is always as many steps long, however many pairs were kept, and a step's pairs
+go through the model ``batch_size`` at a time. With ``online_steps: 1`` every step is on-policy. For
+what else holds, see ``prefloop.training.session.fit``.
 """
 
 from __future__ import annotations
@@ -42,17 +42,18 @@ class OnlineDpo:
         return TrainingData(prompts, {"prompts": prompts.about()}, len(prompts.messages))
 
     def trainer(self, session: Session, rows: Prompts) -> Any:
-        """TRL's trainer over the numbers of its forward passes."""
+        """TRL's trainer over the numbers of its steps."""
         from prefloop.training.trainers.online_trainer import OnlineTrainer, one_number
 
         config = session.job.config
         legs = OnlineChunks(session, self.triples, rows)
-        passes = rows.legs * legs.passes
-        arguments = dpo_arguments(session, passes * config.batch_size)
-        arguments.per_device_train_batch_size = 1  # the number of a forward pass
+        steps = rows.legs * legs.steps
+        arguments = dpo_arguments(session, steps * config.batch_size * config.gradient_accumulation)
+        arguments.per_device_train_batch_size = 1  # the number of a step ...
+        arguments.gradient_accumulation_steps = 1  # ... which adds up its pairs by itself
         arguments.train_sampling_strategy = "sequential"
         trainer = session.trainer(
-            OnlineTrainer, arguments, _numbers(passes), ref_model=None, data_collator=one_number
+            OnlineTrainer, arguments, _numbers(steps), ref_model=None, data_collator=one_number
         )
         trainer.settings = config
         trainer.legs = legs
@@ -60,12 +61,12 @@ class OnlineDpo:
         return trainer
 
 
-def _numbers(passes: int) -> pa.Table:
-    """One row for each forward pass; the other columns are what DPOTrainer looks for."""
-    nothing = pa.array([[0]] * passes, pa.large_list(pa.int32()))
-    columns: dict[str, Any] = {"number": np.arange(passes)}
+def _numbers(steps: int) -> pa.Table:
+    """One row for each step; the other columns are what DPOTrainer looks for."""
+    nothing = pa.array([[0]] * steps, pa.large_list(pa.int32()))
+    columns: dict[str, Any] = {"number": np.arange(steps)}
     for name in ("prompt_ids", "chosen_ids", "rejected_ids"):
         columns[name] = nothing
     for name in ("ref_chosen_logps", "ref_rejected_logps"):
-        columns[name] = np.zeros(passes)
+        columns[name] = np.zeros(steps)
     return pa.table(columns)

@@ -122,7 +122,10 @@ def _compare(trainer: Any, reference: Any, temperature: float) -> None:
     """Have the trainer hold its policy to ``reference``."""
     from trl.trainer.utils import add_fused_lm_head
 
+    from prefloop.training.trainers.answers_only import on_answers_only
+
     add_fused_lm_head(reference, temperature=temperature)
+    on_answers_only(reference, temperature=temperature)
     trainer.ref_model = trainer.accelerator.prepare_model(
         reference.requires_grad_(False), evaluation_mode=True
     )

@@ -87,10 +87,11 @@ def _margins(
     beta: float,
 ) -> NDArray[np.float64]:
     chosen, rejected = answers["chosen"], answers["rejected"]
-    return reward_margin(
-        policy(prompts, chosen), policy(prompts, rejected),
-        reference(prompts, chosen), reference(prompts, rejected), beta,
-    )  # fmt: skip
+    # Both answers at once: they share their prompt, and each model is loaded once.
+    asked, said = [*prompts, *prompts], [*chosen, *rejected]
+    good, bad = np.split(policy(asked, said), 2)
+    reference_good, reference_bad = np.split(reference(asked, said), 2)
+    return reward_margin(good, bad, reference_good, reference_bad, beta)
 
 
 def measurable(policy: Path, files: Sequence[Path], dropped: Dropped) -> pa.Table:

@@ -6,7 +6,7 @@ its end token included.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,6 +28,8 @@ from prefloop.training.policy.checkpoints import embeddings, load_model, load_to
 
 if TYPE_CHECKING:
     import torch
+
+    from prefloop.training.policy.passes import Passes
 
 
 BATCH = 16
@@ -131,27 +133,96 @@ def sequence_logprobs(
 ) -> NDArray[np.float64]:
     """Summed log-probability [N] of the ids ``answers[i]`` behind the ids ``prompts[i]``.
 
-    Runs in batches of similar length, with logits for the answers' positions only. ``autocast``:
-    mixed precision as the trainer would use it, for a reference that must round alike.
+    Runs in batches of similar length, with logits of the answers' tokens only, some of them at a
+    time; equal prompts are computed once where the model can (``prefloop.training.policy.passes``)
+    and it pays. ``autocast``: mixed precision as the trainer would use it, for a reference that
+    must round alike.
     """
     import torch
 
+    from prefloop.training.policy.passes import passes_of
+
     device = next(model.parameters()).device
     out = np.zeros(len(answers))
-    order = sorted(range(len(answers)), key=lambda i: len(prompts[i]) + len(answers[i]))
     with torch.inference_mode(), torch.autocast(device.type, autocast, enabled=bool(autocast)):
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            out[rows] = _batch_logprobs(
-                model, [prompts[i] for i in rows], [answers[i] for i in rows], device
-            )
+        passes = passes_of(model)
+        together = _ANSWERS_A_PROMPT if passes.apart is None else 1
+        for rows in _batches(_by_prompt(prompts, answers, together), batch_size):
+            flat = [row for bundle in rows for row in bundle]
+            if passes.head is None:
+                pairs = [prompts[row] for row in flat], [answers[row] for row in flat]
+                out[flat] = _batch_logprobs(model, *pairs, device)
+            else:
+                bundles = [
+                    (prompts[bundle[0]], [answers[row] for row in bundle]) for bundle in rows
+                ]
+                out[flat] = _bundle_logprobs(passes, bundles, device)
     return out
+
+
+_ANSWERS_A_PROMPT = 4
+"""Answers that share a forward pass of their prompt, at most: each attends over all of them."""
+
+_Rows = list[int]
+
+
+def _by_prompt(
+    prompts: Sequence[TokenIds], answers: Sequence[TokenIds], together: int
+) -> list[_Rows]:
+    """Rows of equal prompts, at most ``together`` of them each, the shortest first."""
+    bundles: list[_Rows] = []
+    last: dict[bytes, _Rows] = {}
+    for row, prompt in enumerate(prompts):
+        key = np.asarray(prompt).tobytes()
+        if key not in last or len(last[key]) == together:
+            last[key] = []
+            bundles.append(last[key])
+        last[key].append(row)
+
+    def length(rows: _Rows) -> int:
+        return len(prompts[rows[0]]) + sum(len(answers[row]) for row in rows)
+
+    return sorted(bundles, key=length)
+
+
+def _batches(bundles: Sequence[_Rows], batch_size: int) -> Iterator[list[_Rows]]:
+    """The bundles in their order, at most ``batch_size`` rows at a time (one bundle at least)."""
+    batch: list[_Rows] = []
+    for bundle in bundles:
+        if batch and sum(map(len, batch)) + len(bundle) > batch_size:
+            yield batch
+            batch = []
+        batch.append(bundle)
+    if batch:
+        yield batch
+
+
+def _bundle_logprobs(
+    passes: Passes,
+    bundles: Sequence[tuple[TokenIds, Sequence[TokenIds]]],
+    device: torch.device,
+) -> NDArray[np.float64]:
+    """One for each answer, of prompts and the answers to them."""
+    import torch
+
+    from prefloop.training.policy.bundles import Bundle, batch_of, is_cheaper_packed
+
+    made = [Bundle(prompt, tuple(answers)) for prompt, answers in bundles]
+    count = sum(len(one.answers) for one in made)
+    if not is_cheaper_packed(made, passes.width):
+        made = [alone for one in made for alone in one.apart()]
+    batch = batch_of(made, device)
+    log_probs = passes.scores(batch).log_probs.double()
+    sums = torch.zeros(count, dtype=torch.float64, device=log_probs.device)
+    found: NDArray[np.float64] = sums.index_add_(0, batch.answer, log_probs).cpu().numpy()
+    return found
 
 
 def _batch_logprobs(
     model: Any, prompts: list[TokenIds], answers: list[TokenIds], device: torch.device
 ) -> NDArray[np.float64]:
-    """[B] for one batch. Padding is on the right: causal attention never sees it."""
+    """[B] for one batch, by the model's own logits. Padding is on the right: causal attention never
+    sees it."""
     import torch
 
     length = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))

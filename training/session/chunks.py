@@ -1,4 +1,4 @@
-"""The pairs of an online training, leg by leg, as its forward passes ask for them."""
+"""The pairs of an online training, leg by leg, as its optimiser steps ask for them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ logger = logging.getLogger(__name__)
 
 
 class OnlineChunks:
-    """The forward passes of an online training: pairs of the leg that is trained on now."""
+    """The optimiser steps of an online training: pairs of the leg that is trained on now."""
 
     def __init__(self, session: Session, triples: Triples, prompts: Prompts) -> None:
         """``prompts`` says which of them are held out: no pair of theirs is trained on."""
         config = session.job.config
-        self.passes = config.online_steps * config.gradient_accumulation
-        """Forward passes a leg."""
+        self.steps = config.online_steps
+        """Optimiser steps a leg."""
         self.weights = Weights(session.job.policy, session.checkpoints / WEIGHTS)
         self._session, self._triples, self._prompts = session, triples, prompts
         self._live: Any = None
@@ -38,16 +38,15 @@ class OnlineChunks:
         self._rows: list[dict[str, Any]] = []
 
     def rows(self, number: int) -> list[dict[str, Any]]:
-        """The pairs of forward pass ``number``, as the collator of pairs takes them; none where the
-        leg kept none."""
-        leg, part = divmod(number, self.passes)
+        """The pairs of optimiser step ``number``, as the collator of pairs takes them; none where
+        the leg kept none."""
+        leg, part = divmod(number, self.steps)
         if leg != self._leg:
             self._rows, self._leg = self._make(leg), leg
         if not self._rows:
             return []
-        shares = np.array_split(np.arange(len(self._rows)), self.passes)
-        own = shares[part]
-        # Fewer pairs than passes: a pair is then trained on more than once.
+        own = np.array_split(np.arange(len(self._rows)), self.steps)[part]
+        # Fewer pairs than steps: a pair is then trained on more than once.
         picked = own if len(own) else [part % len(self._rows)]
         return [self._rows[row] for row in picked]
 

@@ -40,7 +40,12 @@ from prefloop.training.session.open_policy import open_policy
 from prefloop.training.session.records import RECORD, read_record, write_record
 from prefloop.training.session.reference import is_first
 from prefloop.training.session.setup import is_sharded, quiet_trainer
-from prefloop.training.session.steps import take_steps
+from prefloop.training.session.steps import (
+    GROUPED,
+    checkpoint_mark,
+    order_begun,
+    take_steps,
+)
 from prefloop.training.session.weights_moved import unchanged, weight_sums
 
 logger = logging.getLogger(__name__)
@@ -82,6 +87,11 @@ class TrainResult:
     """With ``stop_early``: ``kept_step``, whose weights were saved (where no guard stopped the
     training), ``stopped``, whether it ended before its last step, and ``measured``, step, loss and
     accuracy of each look at held-out pairs."""
+    how: dict[str, str] = field(default_factory=dict)
+    """How it was computed, where that is decided while training: ``batches``, the order of batches
+    of like length (``prefloop.training.session.steps``); ``prompts``, ``shared`` where both answers
+    of a pair went behind one forward pass of their prompt, else why not. Earlier versions did not
+    say."""
 
 
 def fit(
@@ -120,8 +130,11 @@ def fit(
     checkpoints = checkpoint_folder(out)
     if is_first():
         adopt_earlier(out, fingerprint)
+    ordered = config.order == "length" or config.method == "kto"
+    batches = order_begun(checkpoints, fingerprint) if ordered else GROUPED
+    marker = checkpoint_mark(fingerprint, batches)
     guards = watch_of(config)
-    watch = Watch(fingerprint, on_step, guards=guards, snapshots=checkpoints / SNAPSHOTS)
+    watch = Watch(marker, on_step, guards=guards, snapshots=checkpoints / SNAPSHOTS)
     with quiet(verbose), full_disk_is_named(out):
         session = Session(
             job=job,
@@ -132,10 +145,11 @@ def fit(
             checkpoints=checkpoints,
             opened=open_policy(job.policy, config),
             callbacks=[watch],
+            batches=batches,
         )
         trainer = watch.trainer = quiet_trainer(method.trainer(session, data.rows))
         before = None if is_sharded() else weight_sums(trainer.model)
-        steps = take_steps(trainer, checkpoints, fingerprint)
+        steps = take_steps(trainer, checkpoints, marker)
         if before is not None and weight_sums(trainer.model) == before:
             logger.warning("%s: %s", out, unchanged(config, steps.history))
         result = TrainResult(
@@ -149,6 +163,7 @@ def fit(
             settings=settings,
             history=steps.history,
             dropped=data.dropped.as_dict(),
+            how=({"batches": batches} if ordered else {}) | getattr(trainer, "how", {}),
         )
         early = getattr(trainer, "early_stop", None)
         restored = early.weights() if early else None

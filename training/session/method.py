@@ -12,6 +12,7 @@ from prefloop.training.inputs.rows import Dropped
 from prefloop.training.session.job import Job
 from prefloop.training.session.open_policy import OpenPolicy
 from prefloop.training.session.setup import dataset_of, on_one_gpu, shared_arguments
+from prefloop.training.session.steps import SHUFFLED
 
 Rows = TypeVar("Rows")
 """What a method trains on, in its own form."""
@@ -45,6 +46,8 @@ class Session:
     checkpoints: Path
     opened: OpenPolicy
     callbacks: list[Any]
+    batches: str = SHUFFLED
+    """In which order batches of like length are drawn (``prefloop.training.session.steps``)."""
 
     def arguments(self, steps: int) -> dict[str, Any]:
         """The arguments of TRL's configs that every method gives."""
@@ -63,7 +66,7 @@ class Session:
         from transformers import set_seed
 
         set_seed(self.job.seed)
-        return kind(
+        made = kind(
             model=self.opened.model,
             args=on_one_gpu(arguments),
             train_dataset=dataset_of(rows, self.fingerprint),
@@ -72,6 +75,8 @@ class Session:
             callbacks=self.callbacks,
             **own,
         )
+        made.batches = self.batches
+        return made
 
 
 class TrainingMethod(Protocol[Rows]):

@@ -11,6 +11,22 @@ from typing import Any
 from prefloop.training.errors import TrainingError
 from prefloop.training.session.checkpoint_folder import SUMS, resumable
 
+SHUFFLED = "shuffled"
+"""The order of batches of like length (``train.order: length``): by a draw of their own."""
+GROUPED = "grouped"
+"""The same of earlier versions: from long to short, stretch by stretch."""
+
+
+def order_begun(checkpoints: Path, fingerprint: str) -> str:
+    """In which order a training draws its batches of like length: ``GROUPED`` where it goes on from
+    a checkpoint of an earlier version, since it has seen its rows in that order."""
+    return GROUPED if resumable(checkpoints, fingerprint, tidy=False) else SHUFFLED
+
+
+def checkpoint_mark(fingerprint: str, order: str) -> str:
+    """What the checkpoints of a training are known by: what is trained on what, in which order."""
+    return fingerprint if order == GROUPED else f"{fingerprint} {order}"
+
 
 @dataclass(frozen=True)
 class Steps:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
 
@@ -15,17 +16,34 @@ from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from prefloop.training.config import TrainConfig
+from prefloop.training.trainers.answers_only import AnswersOnly
 from prefloop.training.trainers.losses import OWN, PairLogps, own_loss, wpo_weights
 from prefloop.training.trainers.offline_mixin import Prepared
 from prefloop.training.trainers.order import Ordered
 
 
-class PairTrainer(Prepared, Ordered, DPOTrainer):  # type: ignore[misc]  # TRL has no types
+@dataclass(frozen=True)
+class PartOfStep:
+    """How much of a larger batch, whose gradient is added up, the pairs of a forward pass are."""
+
+    pairs: float = 1.0
+    chosen_tokens: float = 1.0
+    """The same by tokens of the chosen answers, over which ``sft`` takes its mean."""
+
+    def of(self, loss: str) -> float:
+        """What the mean that ``loss`` is counts in that of the larger batch."""
+        return self.chosen_tokens if loss == "sft" else self.pairs
+
+
+class PairTrainer(AnswersOnly, Prepared, Ordered, DPOTrainer):  # type: ignore[misc]  # TRL has no types
     """DPOTrainer over a dataset of ``prompt_ids``, ``chosen_ids``, ``rejected_ids`` and, with
     ``precompute_ref_log_probs``, ``ref_chosen_logps`` and ``ref_rejected_logps``."""
 
+    in_pairs = True
+
     settings: TrainConfig
     """Set by the caller before training."""
+    share = PartOfStep()
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -34,6 +52,20 @@ class PairTrainer(Prepared, Ordered, DPOTrainer):  # type: ignore[misc]  # TRL h
             columns.append("p_chosen")
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        """The loss, as much of it as these pairs have a ``share`` in."""
+        of_trl: Any = self
+        weights, coefficient = of_trl.loss_weights, of_trl.router_aux_loss_coef
+        of_trl.loss_weights = [
+            weight * self.share.of(name)
+            for name, weight in zip(of_trl.loss_types, weights, strict=True)
+        ]
+        of_trl.router_aux_loss_coef = coefficient and coefficient * self.share.pairs
+        try:
+            return self._whole_loss(model, inputs, return_outputs)
+        finally:
+            of_trl.loss_weights, of_trl.router_aux_loss_coef = weights, coefficient
+
+    def _whole_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         """TRL's loss plus those of ours that are asked for, all from one forward pass."""
         p_chosen = inputs.pop("p_chosen", None)
         own = [
@@ -56,7 +88,8 @@ class PairTrainer(Prepared, Ordered, DPOTrainer):  # type: ignore[misc]  # TRL h
         logps = self._pair_logps(seen[0].log_probs, inputs, p_chosen, reference)
         counts = self._counts(seen[0], inputs)
         for name, weight in own:
-            loss = loss + weight * (counts * own_loss(name, logps, self.settings)).mean()
+            of_pairs = (counts * own_loss(name, logps, self.settings)).mean()
+            loss = loss + weight * self.share.of(name) * of_pairs
         if not self.settings.uses_reference:
             self._rewards_without_reference(logps)
         return loss

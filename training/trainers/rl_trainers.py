@@ -16,6 +16,7 @@ from trl import GRPOTrainer, RLOOTrainer
 
 from prefloop.training.inputs.tokens import answer_ids
 from prefloop.training.session.on_policy import Group, Groups, Weights
+from prefloop.training.trainers.answers_only import AnswersOnly
 from prefloop.training.trainers.offline_mixin import OfflineMixin
 
 logger = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ def _answer(group: Group, place: int) -> _Answer:
     return replace(answer, logprob=group.logprobs[place], tokens=group.tokens[place])
 
 
-class GroupTrainer(_FromGroups, GRPOTrainer):  # type: ignore[misc]  # TRL has no types
+class GroupTrainer(AnswersOnly, _FromGroups, GRPOTrainer):  # type: ignore[misc]  # TRL has no types
     """GRPO."""
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
@@ -154,7 +155,7 @@ class GroupTrainer(_FromGroups, GRPOTrainer):  # type: ignore[misc]  # TRL has n
         return ids, told
 
 
-class LeaveOneOutTrainer(_FromGroups, RLOOTrainer):  # type: ignore[misc]
+class LeaveOneOutTrainer(AnswersOnly, _FromGroups, RLOOTrainer):  # type: ignore[misc]
     """RLOO."""
 
     def _generate_single_turn(self, *_: Any, **__: Any) -> list[list[int]]:

@@ -97,3 +97,16 @@ def test_servers_take_nothing_here() -> None:
         engines={"default": {"type": "openai"}}, evaluate={"enabled": False}, train=None
     )
     assert not memory_lines(served)
+
+
+@pytest.mark.usefixtures("card")
+def test_logits_take_what_is_computed_at_the_same_time() -> None:
+    """However many tokens a batch has: they go through the output layer some at a time."""
+    from prefloop.training.policy.head import CHUNK
+
+    assert footprint.LOGITS_AT_ONCE == CHUNK
+    small, large = (
+        by_stage(config(train={"batch_size": size}))["train"].parts for size in (16, 64)
+    )
+    assert large["activations"] == 4 * small["activations"]
+    assert large["logits"] == small["logits"] == 8 * 4096 * 32768
