@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer*",
     "chat_template*",
     "special_tokens_map.json",
@@ -30,6 +30,7 @@ _TOKENIZER_FILES = (
     "merges.txt",
     "*.model",
 )
+"""Patterns of the files that a tokenizer and its chat template lie in."""
 
 
 def is_adapter(checkpoint: Path) -> bool:
@@ -81,7 +82,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
     Loading and saving would rewrite them, and a later round must tokenise as this one did.
     """
-    for pattern in _TOKENIZER_FILES:
+    for pattern in TOKENIZER_FILES:
         for file in source.glob(pattern):
             if file.is_file():
                 shutil.copyfile(file, target / file.name)
