@@ -539,6 +539,20 @@ class BestVsRandom(Strict):
     type: Literal["best_vs_random"] = "best_vs_random"
 
 
+class BestVsLow(Strict):
+    """One pair a prompt: the best answer against the one whose reward is nearest to the mean of the
+    prompt's answers minus ``deviations`` standard deviations (Xiao et al. 2025, arXiv 2502.16825).
+
+    For many answers a prompt, of which the worst is an outlier that teaches little; of five or
+    fewer it is the worst. An answer's reward is the mean of its scores by labelers that give
+    scores, such as a reward model; where they do not, the normal score of its mean win probability.
+    """
+
+    type: Literal["best_vs_low"] = "best_vs_low"
+    deviations: PositiveFloat = 2.0
+    """Standard deviations below the mean."""
+
+
 class RankedNeighbours(Strict):
     """Every pair of answers that are next to each other in the prompt's ranking by score."""
 
@@ -560,22 +574,24 @@ class AcrossPolicies(Strict):
     """
 
     type: Literal["across_policies"] = "across_policies"
-    choose: Literal["best_vs_worst", "best_vs_random", "ranked_neighbours", "all"] = "best_vs_worst"
+    choose: Literal[
+        "best_vs_worst", "best_vs_low", "best_vs_random", "ranked_neighbours", "all"
+    ] = "best_vs_worst"
     """The strategy that chooses among the pairs across policies."""
     min_margin: Annotated[float, Field(ge=-1, le=1)] = 0.0
     """For ``all``: least difference in score."""
 
     @property
-    def chooser(self) -> BestVsWorst | BestVsRandom | RankedNeighbours | AllPairs:
+    def chooser(self) -> BestVsWorst | BestVsLow | BestVsRandom | RankedNeighbours | AllPairs:
         """That strategy."""
         if self.choose == "all":
             return AllPairs(min_margin=self.min_margin)
-        others = (BestVsWorst(), BestVsRandom(), RankedNeighbours())
+        others = (BestVsWorst(), BestVsLow(), BestVsRandom(), RankedNeighbours())
         return next(one for one in others if one.type == self.choose)
 
 
 PairStrategy = Annotated[
-    BestVsWorst | BestVsRandom | RankedNeighbours | AllPairs | AcrossPolicies,
+    BestVsWorst | BestVsLow | BestVsRandom | RankedNeighbours | AllPairs | AcrossPolicies,
     Field(discriminator="type"),
 ]
 """Which of a prompt's pairs that passed the filters go into the dataset."""

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from prefloop.labelers.config import (
     AcrossPolicies,
+    BestVsLow,
     BestVsRandom,
     BestVsWorst,
     JudgeLabeler,
@@ -270,7 +271,7 @@ class Planner:
         assert settings is not None
         strategy = config.filter.strategy
         match strategy.chooser if isinstance(strategy, AcrossPolicies) else strategy:
-            case BestVsWorst() | BestVsRandom():
+            case BestVsWorst() | BestVsLow() | BestVsRandom():
                 kept = sum(min(number, 1) for number in pairs)
             case RankedNeighbours():
                 kept = sum(min(number, config.sample.total) for number in pairs)
