@@ -64,12 +64,15 @@ def base_of(checkpoint: Path) -> Path:
 
 
 def load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in ``checkpoint`` (adapter folders carry their own copy), with a token to pad
-    with: those of Llama, Mistral and GPT-2 name none."""
+    """The tokenizer in ``checkpoint`` (of an adapter that has no copy of it, its base's), with a
+    token to pad with: those of Llama, Mistral and GPT-2 name none."""
     from transformers import AutoTokenizer
 
+    has_none = is_adapter(checkpoint) and not (checkpoint / "tokenizer_config.json").is_file()
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        checkpoint, trust_remote_code=False, local_files_only=True
+        base_of(checkpoint) if has_none else checkpoint,
+        trust_remote_code=False,
+        local_files_only=True,
     )
     padding = padding_id(tokenizer)
     if tokenizer.pad_token_id is None and padding is not None:

@@ -138,10 +138,7 @@ def test_each_answer_is_read_once_by_both(policy: str, reference: str) -> None:
 
 
 def test_an_adapter_is_a_policy(reference: str, tmp_path: Path) -> None:
-    from prefloop.training.policy.checkpoints import copy_tokenizer
-
     adapter = make_adapter(tmp_path / "adapter", reference)
-    copy_tokenizer(Path(reference), Path(adapter))
     [vote] = label(config_of(adapter, reference), [pair(0, *TEXTS[:2])])
     expected = 0.1 * log_ratio(adapter, reference, TEXTS[0])
     assert vote.score_a == pytest.approx(expected, abs=1e-4)
