@@ -487,8 +487,10 @@ def compare(
     if config is None:
         raise InputError("config is missing: give a run's, with prompts.heldout and labelers")
     given = policy if isinstance(policy, list | tuple) else [policy]
-    every = [*([] if against is None else [against]), *given]
-    names = [str(one.path) if isinstance(one, Run) else str(one) for one in every]
+    names = [_policy_name(one) for one in given]
+    if against is not None:
+        first = _policy_name(against)
+        names = [first, *([one for one in names if one != first] or names)]
     settings = load_config(config, overrides)
     options = CompareOptions(Path(out), all_pairs=all_pairs, kl=kl)
     found = wait_for(lambda: compare_policies(settings, names, options))
@@ -519,6 +521,10 @@ def make_models(out: str | Path, *, seed: int = 0, quick: bool = False) -> dict[
     from prefloop.training.tiny.recipe import make_models as make
 
     return make(Path(out), seed=seed, quick=quick)
+
+
+def _policy_name(policy: PolicyLike) -> str:
+    return str(policy.path if isinstance(policy, Run) else policy)
 
 
 def _directory(run: RunLike) -> RunDir:
