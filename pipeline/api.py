@@ -486,7 +486,7 @@ def compare(
 
     if config is None:
         raise InputError("config is missing: give a run's, with prompts.heldout and labelers")
-    given = policy if isinstance(policy, list | tuple) else [policy]
+    given = [policy] if isinstance(policy, str | Path | Run) else list(policy)
     names = [_policy_name(one) for one in given]
     if against is not None:
         first = _policy_name(against)

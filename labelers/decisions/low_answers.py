@@ -40,7 +40,8 @@ def distance_to_low(
     below = {prompt: _below(of_prompt, deviations, rewards) for prompt, of_prompt in scores.items()}
     wanted = decisions.select(["prompt_id", "rejected_id"]).take(pa.array(rows)).to_pylist()
     found = [below[row["prompt_id"]][row["rejected_id"]] for row in wanted]
-    return np.round(np.array(found, np.float64), _DECIMALS)
+    distance: Floats = np.round(np.array(found, np.float64), _DECIMALS)
+    return distance
 
 
 def _below(

@@ -123,20 +123,20 @@ def _read_match(
 
 def mean_rewards(answers: pa.Table, confidence: float) -> list[dict[str, Any]]:
     """Mean score of each policy by each labeler that gives scores, with an interval by prompt:
-    several answers to one prompt are not as many observations, so a prompt is one, by the mean of
-    its answers."""
-    by: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    several answers to one prompt are not as many observations."""
+    scores: dict[tuple[str, str], list[float]] = defaultdict(list)
+    prompts: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row in answers.select(["policy", "prompt_id", "scores"]).to_pylist():
         for labeler, score in row["scores"]:
-            by[row["policy"], labeler][row["prompt_id"]].append(score)
+            scores[row["policy"], labeler].append(score)
+            prompts[row["policy"], labeler].append(row["prompt_id"])
     found = []
-    for (policy, labeler), scores in by.items():
-        means = [float(np.mean(of_prompt)) for of_prompt in scores.values()]
+    for (policy, labeler), values in scores.items():
         row = {
             "name": "mean_score",
             "labeler": labeler,
             "round": 0,
-            "estimate": mean_estimate(means, confidence=confidence),
+            "estimate": mean_estimate(values, prompts[policy, labeler], confidence),
         }
         found += [{**one, "policy": policy} for one in metrics_table([row]).to_pylist()]
     return found

@@ -17,6 +17,7 @@ from prefloop.data.shards import atomic_write_json, read_json_object
 from prefloop.data.strict import fingerprint
 from prefloop.labelers.config import JudgeLabeler
 from prefloop.labelers.jury.round_jury import RoundJury
+from prefloop.labelers.statistics.winrate import LENGTH_GAP, extrapolates
 from prefloop.pipeline.config import POLICY, RunConfig
 from prefloop.pipeline.policies.answer_table import answer_table, mean_rewards, write_answers
 from prefloop.pipeline.policies.comparison import Evaluation
@@ -105,7 +106,7 @@ async def compare_policies(
             await models.release()
         figures: list[dict[str, Any]] = []
         for (first, second), one in zip(pairs, matches, strict=True):
-            rows = _match_rows(config, run, one, len(matches))
+            rows = _match_rows(config, run, one, (shown[second], shown[first]), len(matches))
             figures += _named(rows, shown[second], shown[first])
         for number, name in zip(numbers, shown, strict=True):
             figures += _named(answer_figures(run, number, against=None), name, None)
@@ -121,7 +122,7 @@ async def compare_policies(
             figures=figures,
             page=run.root / f"{stem}.html",
             table=run.root / f"{stem}.parquet",
-            notes=(*divergence.notes, *_notes(len(matches), config.evaluate.confidence)),
+            notes=(*divergence.notes, *_notes(figures, len(matches), config.evaluate.confidence)),
         )
         write_answers(answers, found.table)
         comparison_page(found, answers)
@@ -157,7 +158,8 @@ def _numbered(run: RunDir, policies: Sequence[NamedPolicy]) -> list[int]:
     except FileNotFoundError:
         known = {}
     for one in policies:
-        known.setdefault(one.key, {"number": len(known), "name": one.name})
+        # From 1 on: policy 0 is the starting policy of a run, whose KL nobody measures.
+        known.setdefault(one.key, {"number": len(known) + 1, "name": one.name})
     if len(known) > _MOST:
         raise RunError(f"{run.root} holds {len(known)} policies: take another --out")
     atomic_write_json(file, known)
@@ -266,34 +268,33 @@ def _jury(config: RunConfig, run: RunDir, one: _Match) -> MatchJury:
 
 
 def _match_rows(
-    config: RunConfig, run: RunDir, one: _Match, comparisons: int
+    config: RunConfig, run: RunDir, one: _Match, names: tuple[str, str], comparisons: int
 ) -> list[dict[str, Any]]:
-    """The figures of a match, from the side of its policy."""
+    """The figures of a match between policies of these ``names``, from the side of its policy."""
     jury = _jury(config, run, one)
-    rows = match_figures(run, jury, *one.kept_as, "")
-    alone = 1 - jury.confidence
-    wide = replace(jury, confidence=1 - alone / comparisons)
-    together = {
-        row["name"]: row["estimate"]
-        for row in (match_figures(run, wide, *one.kept_as, "") if comparisons > 1 else rows)
-        if row["labeler"] == JURY
-    }
     flipped = one.kept_as[0] != one.policy
+    against = names[0] if flipped else names[1]
+    rows = match_figures(run, jury, *one.kept_as, against)
+    wide = replace(jury, confidence=1 - (1 - jury.confidence) / comparisons)
+    wider = rows if comparisons == 1 else match_figures(run, wide, *one.kept_as, against)
     found = []
-    for row in rows:
-        estimate = _turned(row["estimate"], flipped)
-        found.append({**row, "estimate": estimate})
-        if row["labeler"] == JURY:
-            wider = _turned(together[row["name"]], flipped)
-            found[-1] |= {"low_all": wider.low, "high_all": wider.high}
+    for row, in_all in zip(rows, wider, strict=True):
+        if row["name"] == "mean_score":  # of one alone, and told for every policy
+            continue
+        found.append(_turned(row) if flipped else row)
+        if row["labeler"] == JURY and "estimate" in row:
+            ends = (_turned(in_all) if flipped else in_all)["estimate"]
+            found[-1] = {**found[-1], "low_all": ends.low, "high_all": ends.high}
     return found
 
 
-def _turned(estimate: Any, flipped: bool) -> Any:
-    """A win rate from the opponent's side, if ``flipped``."""
-    if not flipped:
-        return estimate
-    return replace(estimate, value=1 - estimate.value, low=1 - estimate.high, high=1 - estimate.low)
+def _turned(row: dict[str, Any]) -> dict[str, Any]:
+    """A figure of a match from the opponent's side."""
+    if row["name"] == LENGTH_GAP:
+        return {**row, "value": -row["value"]}
+    one = row["estimate"]
+    turned = replace(one, value=1 - one.value, low=1 - one.high, high=1 - one.low)
+    return {**row, "estimate": turned}
 
 
 def _named(
@@ -312,13 +313,19 @@ def _named(
     ]
 
 
-def _notes(comparisons: int, confidence: float) -> list[str]:
+def _notes(figures: Sequence[dict[str, Any]], comparisons: int, confidence: float) -> list[str]:
+    found = [
+        f"{row['policy']} against {row['against']}: {remark}"
+        for row in figures
+        if row["name"] == LENGTH_GAP and (remark := extrapolates(row["value"]))
+    ]
     if comparisons == 1:
-        return []
+        return found
     return [
+        *found,
         f"{comparisons} comparisons: each {confidence:.0%} interval holds by itself; a win rate is "
         f"marked * where 0.5 lies outside the interval that holds for all {comparisons} together "
-        "(Bonferroni)"
+        "(Bonferroni)",
     ]
 
 

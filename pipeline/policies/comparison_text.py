@@ -13,6 +13,7 @@ from prefloop.pipeline.policies.comparison import Evaluation
 from prefloop.pipeline.run.run_dir import JURY
 
 _FIGURES = {
+    "mean_chars": "characters an answer",
     "mean_tokens": "tokens an answer",
     "mean_reasoning_tokens": "tokens a thought",
     "truncated_share": "truncated",

@@ -20,7 +20,7 @@ from prefloop.pipeline.checking.run_check import check_before
 from prefloop.pipeline.config import RunConfig, dump_config
 from prefloop.pipeline.redecide import finish_deciding
 from prefloop.pipeline.run.context import RunContext
-from prefloop.pipeline.run.manifest import digest, open_run, read_manifest
+from prefloop.pipeline.run.manifest import as_begun, digest, open_run, read_manifest
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.run_dir import RunDir, RunError
 from prefloop.pipeline.stages.evaluate import answer_heldout, answer_opponent
@@ -47,6 +47,7 @@ async def share_round(config: RunConfig, run: RunDir, *, check: bool) -> None:
     the held-out prompts, as far as that is not done. `prefloop run` can go on with the same run."""
     with run.lock():
         finish_adoption(run)
+        config = as_begun(config, run)
         models = Models(config, cache=run.cache)
         context = replace(RunContext.of(config, run), blocks_in_flight=models.blocks_in_flight)
         open_run(config, run, revisions=models.revisions())
