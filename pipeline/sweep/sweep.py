@@ -120,6 +120,9 @@ async def run_sweep(shared: RunConfig, trials: Sequence[Trial], *, check: bool =
 
 
 def _result(trial: Trial, run: RunDir, failed: str | None) -> TrialResult:
+    """What lies in ``run``; nothing where the trial failed, as that may be of other settings."""
+    if failed is not None:
+        return TrialResult(trial.label, trial.settings, run.root, None, 0, {}, failed)
     written = [folder for folder in run.rounds() if folder.written.exists()]
     evaluated = [folder for folder in run.rounds() if folder.metrics.exists(EVALUATION)]
     figures: dict[str, TrialFigure] = {}
@@ -136,5 +139,5 @@ def _result(trial: Trial, run: RunDir, failed: str | None) -> TrialResult:
         round=evaluated[-1].index if evaluated else None,
         triples=sum(rows_written(folder)["train"] for folder in written),
         figures=figures,
-        failed=failed,
+        failed=None,
     )
