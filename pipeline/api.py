@@ -148,6 +148,7 @@ def sweep(
     ``keys`` are ``{"train.beta": [0.03, 0.1]}``, or as the command takes them; several make a grid.
     Other arguments as for ``run``. Raises ``ConfigError`` before anything is done, and as ``run``.
     """
+    from prefloop.pipeline.config import load_config
     from prefloop.pipeline.sweep.sweep import run_sweep
     from prefloop.pipeline.sweep.sweep_page import write_sweep_page
     from prefloop.pipeline.sweep.sweep_text import render_sweep

@@ -39,9 +39,8 @@ def distance_to_low(
         of_prompt[row["rejected_id"]] = row["score_rejected"]
     below = {prompt: _below(of_prompt, deviations, rewards) for prompt, of_prompt in scores.items()}
     wanted = decisions.select(["prompt_id", "rejected_id"]).take(pa.array(rows)).to_pylist()
-    found = [below[row["prompt_id"]][row["rejected_id"]] for row in wanted]
-    distance: Floats = np.round(np.array(found, np.float64), _DECIMALS)
-    return distance
+    found = [round(below[row["prompt_id"]][row["rejected_id"]], _DECIMALS) for row in wanted]
+    return np.array(found, np.float64)
 
 
 def _below(

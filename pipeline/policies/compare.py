@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,13 @@ from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.round_jury import jury_on
 from prefloop.pipeline.run.run_dir import JURY, RunDir, RunError
 from prefloop.pipeline.stages.evaluate import answer_heldout
-from prefloop.pipeline.stages.matches import MatchJury, match, match_figures, match_jury
+from prefloop.pipeline.stages.matches import (
+    MatchJury,
+    match,
+    match_figures,
+    match_jury,
+    voting,
+)
 from prefloop.pipeline.stages.measures import Likely, answer_figures, kl_figures
 from prefloop.pipeline.stages.prompts import read_prompts
 
@@ -100,7 +105,8 @@ async def compare_policies(
         models = _models(config, judge, run, options.out)
         try:
             for one in matches:
-                await match(context, *one.kept_as, partial(models.labelers, config.evaluators))
+                by = voting(config, config.evaluators, models.labelers)
+                await match(context, *one.kept_as, by)
             divergence = await _divergences(context, config, models, named, numbers, options.kl)
         finally:
             await models.release()

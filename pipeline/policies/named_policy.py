@@ -13,7 +13,7 @@ from prefloop.pipeline.config import POLICY, PoolMember, RunConfig
 from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.engines.weights import adapter_base, is_adapter
 from prefloop.pipeline.run.models import checkpoint, revision
-from prefloop.pipeline.run.promotion import promoted
+from prefloop.pipeline.run.promotion import keeping
 from prefloop.pipeline.run.run_dir import RunDir, RunError
 from prefloop.training.policy.checkpoints import TOKENIZER_FILES
 
@@ -107,10 +107,11 @@ def _local(what: str) -> str:
         return str(folder)
     folder = Path(what)
     if RunDir(folder).config.is_file() and not (folder / "config.json").is_file():
-        best = promoted(RunDir(folder))
+        best = keeping(RunDir(folder)).folder
         if best is None:
             raise RunError(
-                f"{what}: no round of this run won, so it has no policy to keep: name a round, as "
+                f"{what}: no round of this run did better than its start, so it has no policy to "
+                f"keep: name a round, as "
                 f"{what}:0"
             )
         return str(best.policy)

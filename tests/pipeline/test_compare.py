@@ -290,7 +290,7 @@ def test_policies_that_are_not_there_are_one_line(run: RunDir, tmp_path: Path) -
     begun = tmp_path / "begun"
     begun.mkdir()
     (begun / "config.yaml").write_text("seed: 1\n")
-    with pytest.raises(RunError, match="no round of this run won"):
+    with pytest.raises(RunError, match="it has no policy to keep"):
         named_policy(str(begun), config)
     with pytest.raises(InputError, match="two policies or more"):
         compared(config, ["embedded:policy"], tmp_path / "out")
