@@ -11,7 +11,7 @@ Invariants every engine keeps:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -141,6 +141,37 @@ class Engine(Protocol):
 
     async def aclose(self) -> None:
         """Free the engine's processes, threads and connections. Idempotent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """How likely an answer is under two models.
+
+    ``policy`` and ``reference``: log-probabilities in nats, summed over the answer's ``tokens``,
+    its end token included where it ended. ``read``: tokens of prompt and answer.
+    """
+
+    policy: float
+    reference: float
+    tokens: int
+    read: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredPrompt:
+    """An answer behind its prompt. ``complete``: false where it was cut off at its token limit."""
+
+    messages: tuple[Message, ...]
+    answer: str
+    complete: bool = True
+
+
+class Likelihoods(Protocol):
+    """What a labeler needs from a policy and its reference."""
+
+    def __call__(self, asked: Sequence[AnsweredPrompt]) -> list[Likelihood | RequestRejected]:
+        """The likelihood of each answer, or why it has none."""
         ...
 
 

@@ -38,7 +38,8 @@ class Answer:
     """One candidate as a labeler sees it. ``origin`` is ``"sampled"``, ``"reference"`` or
     ``"given"``.
 
-    ``policy`` is the name of the policy that wrote it; null where that is not told.
+    ``policy`` is the name of the policy that wrote it; null where that is not told. ``complete``:
+    false where it was cut off at its token limit.
     """
 
     candidate_id: str
@@ -46,6 +47,7 @@ class Answer:
     tokens: int
     origin: str
     policy: str | None = None
+    complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,11 @@ class JudgeLabeler(Strict):
         return self
 
     @property
+    def models(self) -> tuple[str, ...]:
+        """The models that it asks, by their names in the config."""
+        return (self.model,)
+
+    @property
     def thinking(self) -> Thinking:
         """How much each answer of the judge may be thought about."""
         return Thinking(self.thought_tokens, self.chat_template_kwargs, self.reasoning_effort)
@@ -185,8 +190,72 @@ class RewardModelLabeler(Strict):
     """Run code that comes with the checkpoint."""
     min_gap: NonNegativeFloat = 0.0
     """Scores that differ by no more than this are a tie."""
+    calibration: Annotated[Path | None, LATER] = None
+    """File that `prefloop calibrate` wrote, as a judge's."""
     weight: PositiveFloat = 1.0
     """Weight of this labeler in the jury."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that it loads, by their names in the config."""
+        return (self.model,)
+
+
+class ImplicitRewardLabeler(Strict):
+    """A policy that was trained on preferences is a reward model too: an answer's score is
+    ``beta`` * (log p(answer) under the policy - log p(answer) under its reference), equation 5 of
+    Rafailov et al. 2023 (arXiv 2305.18290). The higher score wins.
+
+    Of an answer, what the labeler is shown is scored, its end token included (of an answer that was
+    cut off there is none): without the thought, or with it where ``label.show_reasoning`` is
+    ``always``, in the tokens that training gives it. The soft vote is Bradley-Terry's.
+    """
+
+    type: Literal["implicit_reward"] = "implicit_reward"
+    name: FileName = "implicit_reward"
+    """Name in the ``labeler`` column of the votes."""
+    policy: str
+    """The policy that was trained: a checkpoint folder (such as ``RUN/round-000/policy``), a LoRA
+    adapter's, or a hub name; safetensors. Its chat template and tokenizer are used for both."""
+    reference: str
+    """What it was trained from, the reference of its loss; it must have the same tokens."""
+    beta: PositiveFloat = 0.1
+    """That of the policy's training: it decides how sure the votes are, and not who wins."""
+    per_token: bool = False
+    """Divide the score by the answer's tokens: for a policy that was trained so, or where the sum
+    prefers an answer for its length. ``beta`` is then usually larger (2 to 10)."""
+    chat_template_kwargs: FreeMapping = {}  # noqa: RUF012
+    """Variables of the chat template, those that the policy was trained with, such as
+    ``enable_thinking: false``."""
+    device: str = "auto"
+    """``auto``: a GPU where there is one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """``auto``: bfloat16 on a GPU, float32 on a CPU."""
+    batch_size: PositiveInt = 16
+    """Answers in a batch; batches are sorted by length."""
+    max_length: PositiveInt | None = None
+    """Longest conversation in tokens, longer ones are invalid votes; null: the shorter context of
+    the two models."""
+    min_gap: NonNegativeFloat = 0.0
+    """Scores that differ by no more than this are a tie."""
+    calibration: Path | None = None
+    """File that `prefloop calibrate` wrote, as a judge's."""
+    weight: PositiveFloat = 1.0
+    """Weight of this labeler in the jury."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that it loads, by their names in the config."""
+        return (self.policy, self.reference)
+
+    @model_validator(mode="after")
+    def _two_models(self) -> ImplicitRewardLabeler:
+        if self.policy == self.reference:
+            raise ValueError(
+                "policy and reference are the same model, so every answer would score 0: name what "
+                "the policy was trained from as its reference"
+            )
+        return self
 
 
 class ReferenceLabeler(Strict):
@@ -240,6 +309,7 @@ class GivenLabeler(Strict):
 LabelerConfig = Annotated[
     JudgeLabeler
     | RewardModelLabeler
+    | ImplicitRewardLabeler
     | VerifierLabeler
     | ReferenceLabeler
     | OriginLabeler
@@ -247,6 +317,8 @@ LabelerConfig = Annotated[
     Field(discriminator="type"),
 ]
 """One of the labelers, told apart by ``type``."""
+OwnModelLabeler = RewardModelLabeler | ImplicitRewardLabeler
+"""Those that load models of their own into this process."""
 
 
 class Jury(Strict):
@@ -317,7 +389,8 @@ class LabelConfig(Strict):
         return {
             labeler.name: labeler.calibration
             for labeler in self.labelers
-            if isinstance(labeler, JudgeLabeler) and labeler.calibration is not None
+            if isinstance(labeler, JudgeLabeler | OwnModelLabeler)
+            and labeler.calibration is not None
         }
 
     @property
@@ -466,6 +539,20 @@ class BestVsRandom(Strict):
     type: Literal["best_vs_random"] = "best_vs_random"
 
 
+class BestVsLow(Strict):
+    """One pair a prompt: the best answer against the one whose reward is nearest to the mean of the
+    prompt's answers minus ``deviations`` standard deviations (Xiao et al. 2025, arXiv 2502.16825).
+
+    For many answers a prompt, of which the worst is an outlier that teaches little; of five or
+    fewer it is the worst. An answer's reward is the mean of its scores by labelers that give
+    scores, such as a reward model; where they do not, the normal score of its mean win probability.
+    """
+
+    type: Literal["best_vs_low"] = "best_vs_low"
+    deviations: PositiveFloat = 2.0
+    """Standard deviations below the mean."""
+
+
 class RankedNeighbours(Strict):
     """Every pair of answers that are next to each other in the prompt's ranking by score."""
 
@@ -487,22 +574,24 @@ class AcrossPolicies(Strict):
     """
 
     type: Literal["across_policies"] = "across_policies"
-    choose: Literal["best_vs_worst", "best_vs_random", "ranked_neighbours", "all"] = "best_vs_worst"
+    choose: Literal[
+        "best_vs_worst", "best_vs_low", "best_vs_random", "ranked_neighbours", "all"
+    ] = "best_vs_worst"
     """The strategy that chooses among the pairs across policies."""
     min_margin: Annotated[float, Field(ge=-1, le=1)] = 0.0
     """For ``all``: least difference in score."""
 
     @property
-    def chooser(self) -> BestVsWorst | BestVsRandom | RankedNeighbours | AllPairs:
+    def chooser(self) -> BestVsWorst | BestVsLow | BestVsRandom | RankedNeighbours | AllPairs:
         """That strategy."""
         if self.choose == "all":
             return AllPairs(min_margin=self.min_margin)
-        others = (BestVsWorst(), BestVsRandom(), RankedNeighbours())
+        others = (BestVsWorst(), BestVsLow(), BestVsRandom(), RankedNeighbours())
         return next(one for one in others if one.type == self.choose)
 
 
 PairStrategy = Annotated[
-    BestVsWorst | BestVsRandom | RankedNeighbours | AllPairs | AcrossPolicies,
+    BestVsWorst | BestVsLow | BestVsRandom | RankedNeighbours | AllPairs | AcrossPolicies,
     Field(discriminator="type"),
 ]
 """Which of a prompt's pairs that passed the filters go into the dataset."""

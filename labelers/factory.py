@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from prefloop.data.protocol import Engine
+from prefloop.data.protocol import Engine, Likelihoods
 from prefloop.labelers.base import Labeler, LabelerError
 from prefloop.labelers.config import (
     GivenLabeler,
+    ImplicitRewardLabeler,
     JudgeLabeler,
     LabelerConfig,
     OriginLabeler,
@@ -19,6 +20,7 @@ from prefloop.labelers.judges.pairwise_judge import PairwiseJudge
 from prefloop.labelers.judges.rating_judge import RatingJudge
 from prefloop.labelers.judges.settings import ListwiseSettings, PairwiseSettings, RatingSettings
 from prefloop.labelers.scorers.given import GivenLabels
+from prefloop.labelers.scorers.implicit_reward import ImplicitReward
 from prefloop.labelers.scorers.origin import OriginPreferred
 from prefloop.labelers.scorers.reference import ReferencePreferred
 from prefloop.labelers.scorers.reward_model import RewardModel
@@ -26,12 +28,18 @@ from prefloop.labelers.scorers.verifier import Verifier
 
 
 def build_labeler(
-    config: LabelerConfig, *, engine: Engine | None, seed: int, checkpoint: str | None = None
+    config: LabelerConfig,
+    *,
+    engine: Engine | None,
+    seed: int,
+    checkpoint: str | None = None,
+    likelihoods: Likelihoods | None = None,
 ) -> Labeler:
     """The labeler that ``config`` describes; ``seed`` is the run's.
 
     ``engine`` serves the model of a judge; other labelers need none. ``checkpoint`` is the folder
-    of a reward model whose config has a hub name; null takes the config's own path. Raises
+    of a reward model whose config has a hub name; null takes the config's own path.
+    ``likelihoods`` are those of answers under the two models of an implicit reward. Raises
     ``LabelerError`` where the labeler cannot be built.
     """
     if isinstance(config, JudgeLabeler):
@@ -50,6 +58,10 @@ def build_labeler(
         return PairwiseJudge(config, judge, engine, seed=seed)
     if isinstance(config, RewardModelLabeler):
         return RewardModel(config, checkpoint)
+    if isinstance(config, ImplicitRewardLabeler):
+        if likelihoods is None:
+            raise LabelerError(f"labeler {config.name!r} needs the policy and the reference")
+        return ImplicitReward(config, likelihoods)
     if isinstance(config, VerifierLabeler):
         return Verifier(config)
     if isinstance(config, OriginLabeler):

@@ -34,14 +34,18 @@ if TYPE_CHECKING:
     from prefloop.pipeline.judging.gold_eval import JudgeEval
     from prefloop.pipeline.judging.reparse import Reparsed
     from prefloop.pipeline.plan.plan import Plan
-    from prefloop.pipeline.policies.compare import Evaluation
+    from prefloop.pipeline.policies.comparison import Evaluation
     from prefloop.pipeline.policies.train_alone import Trained
     from prefloop.pipeline.relabel.relabelled import Relabelled
     from prefloop.pipeline.run.status import RunStatus
+    from prefloop.pipeline.sweep.sweep import Sweep
+    from prefloop.pipeline.sweep.swept import Swept
     from prefloop.training.method_names import Method
 
 RunLike = str | Path | Run
 """A run: its directory, or what ``run`` gave."""
+PolicyLike = str | Path | Run
+"""A policy by its name or folder, or the one that a run keeps."""
 
 
 def init(folder: str | Path) -> list[Path]:
@@ -128,6 +132,34 @@ def run(
         settings = load_config(settings, _overrides((), None, kept))
     wait_for(lambda: run_loop(settings, directory, check=check))
     return Run(directory.root)
+
+
+def sweep(
+    config: ConfigLike,
+    keys: Swept,
+    *,
+    run_dir: str | Path | None = None,
+    overrides: Overrides = (),
+    check: bool = True,
+) -> Result[Sweep]:
+    """Try several values of settings of ``train`` and ``filter``: sample and label once, then train
+    and evaluate each, in ``RUN/sweep``; the same call goes on where it was interrupted.
+
+    ``keys`` are ``{"train.beta": [0.03, 0.1]}``, or as the command takes them; several make a grid.
+    Other arguments as for ``run``. Raises ``ConfigError`` before anything is done, and as ``run``.
+    """
+    from prefloop.pipeline.config import load_config
+    from prefloop.pipeline.sweep.sweep import run_sweep
+    from prefloop.pipeline.sweep.sweep_page import write_sweep_page
+    from prefloop.pipeline.sweep.sweep_text import render_sweep
+    from prefloop.pipeline.sweep.swept import trials
+
+    common = _overrides(overrides, run_dir, {})
+    root = Path(load_config(config, common).run_dir)
+    shared, tried = trials(config, common, keys, root)
+    found = wait_for(lambda: run_sweep(shared, tried, check=check))
+    write_sweep_page(found)
+    return Result(found, render_sweep)
 
 
 def label(
@@ -429,27 +461,40 @@ def train(
 
 
 def compare(
-    policy: str | Path,
-    against: str | Path,
-    config: ConfigLike,
+    policy: PolicyLike | Sequence[PolicyLike],
+    against: PolicyLike | None = None,
+    config: ConfigLike | None = None,
     *,
     out: str | Path = "evaluate",
     overrides: Overrides = (),
+    all_pairs: bool = False,
+    kl: bool = True,
 ) -> Result[Evaluation]:
-    """Compare two policies on the held-out prompts and by the labelers of a run's ``config``: win
-    rates with intervals, lengths, KL.
+    """Compare policies on the held-out prompts and by the labelers of a run's ``config``: win rates
+    with intervals, mean scores, lengths, KL, and a page and a table of all answers side by side.
+
+    ``policy`` is one or several: a folder, a hub name, what a server calls it, a run (the policy
+    that it keeps), or ``"RUN:2"``, that of its round 2. Each is compared with ``against``, by
+    default the first of several; with ``all_pairs``, with each other too. ``kl``: measure the KL to
+    that one.
 
     Answers and votes are kept in ``out``; nothing is done twice. Raises ``ConfigError``,
-    ``InputError``, ``LabelerError`` or ``EngineFailed``.
+    ``InputError``, ``LabelerError``, ``RunError`` or ``EngineFailed``.
     """
     from prefloop.pipeline.config import load_config
-    from prefloop.pipeline.policies.compare import evaluate_policy
+    from prefloop.pipeline.policies.compare import CompareOptions, compare_policies
     from prefloop.pipeline.policies.comparison_text import render_evaluation
 
+    if config is None:
+        raise InputError("config is missing: give a run's, with prompts.heldout and labelers")
+    given = [policy] if isinstance(policy, str | Path | Run) else list(policy)
+    names = [_policy_name(one) for one in given]
+    if against is not None:
+        first = _policy_name(against)
+        names = [first, *([one for one in names if one != first] or names)]
     settings = load_config(config, overrides)
-    found = wait_for(
-        lambda: evaluate_policy(settings, policy=str(policy), against=str(against), out=Path(out))
-    )
+    options = CompareOptions(Path(out), all_pairs=all_pairs, kl=kl)
+    found = wait_for(lambda: compare_policies(settings, names, options))
     return Result(found, render_evaluation)
 
 
@@ -477,6 +522,10 @@ def make_models(out: str | Path, *, seed: int = 0, quick: bool = False) -> dict[
     from prefloop.training.tiny.recipe import make_models as make
 
     return make(Path(out), seed=seed, quick=quick)
+
+
+def _policy_name(policy: PolicyLike) -> str:
+    return str(policy.path if isinstance(policy, Run) else policy)
 
 
 def _directory(run: RunLike) -> RunDir:

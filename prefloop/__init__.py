@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         report,
         run,
         status,
+        sweep,
         train,
     )
     from prefloop.pipeline.config import RunConfig, load_config
@@ -59,6 +60,7 @@ __all__ = [
     "report",
     "run",
     "status",
+    "sweep",
     "train",
 ]
 

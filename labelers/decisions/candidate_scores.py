@@ -1,4 +1,4 @@
-"""What a block's decisions say about single candidates."""
+"""What a block's votes and decisions say about single candidates."""
 
 from __future__ import annotations
 
@@ -8,6 +8,23 @@ import pyarrow.compute as pc
 
 from prefloop.labelers.decisions.decide import NO_VALID_VOTE
 from prefloop.labelers.jury.verdict_table import ROUNDING
+
+
+def mean_scores(votes: pa.Table) -> dict[str, float]:
+    """Mean of the absolute scores of each candidate: over votes of a labeler, then labelers."""
+    sides = [
+        votes.select([f"{side}_id", "labeler", f"score_{side}"]).rename_columns(
+            ["candidate_id", "labeler", "score"]
+        )
+        for side in ("a", "b")
+    ]
+    both = pa.concat_tables(sides)
+    both = both.filter(pc.is_valid(both["score"]))
+    of_labeler = both.group_by(["candidate_id", "labeler"]).aggregate([("score", "mean")])
+    mean = of_labeler.group_by(["candidate_id"]).aggregate([("score_mean", "mean")])
+    return dict(
+        zip(mean["candidate_id"].to_pylist(), mean["score_mean_mean"].to_pylist(), strict=True)
+    )
 
 
 def candidate_scores(decisions: pa.Table) -> pa.Table:

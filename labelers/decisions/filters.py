@@ -13,7 +13,7 @@ It gets the pairs that are still kept, with the columns ``FILTER_COLUMNS``, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeVar
@@ -83,12 +83,18 @@ def pair_filter(config: type) -> Callable[[_F], _F]:
 
 
 def apply_filters(
-    decisions: pa.Table, candidates: pa.Table, config: FilterConfig, *, seed: int
+    decisions: pa.Table,
+    candidates: pa.Table,
+    config: FilterConfig,
+    *,
+    seed: int,
+    rewards: Mapping[str, float] | None = None,
 ) -> pa.Table:
     """Drop kept decisions by the filters, in their order, and then by the pair strategy.
 
     ``candidates`` needs ``candidate_id, text, finish_reason, origin, policy_revision`` of both
-    answers of every kept pair, and ``policy`` for the strategy ``across_policies``.
+    answers of every kept pair, and ``policy`` for the strategy ``across_policies``. ``rewards``:
+    the absolute scores of candidates by id, as far as labelers gave them.
     Returns the same rows in the same order (schema DECISION), those dropped with their reason.
     Pairs with an answer that has no text, or whose answers are identical, never stay, listed or
     not, and the former have the reason ``empty_answer`` whether anybody voted on them or not. The
@@ -111,7 +117,7 @@ def apply_filters(
         dropped_by[rows[drop]] = index
         rows, pairs = rows[~drop], pairs.filter(pa.array(~drop))
     decisions = _drop(decisions, dropped_by, reasons)
-    selected = _select(decisions, candidates, config.strategy, seed)
+    selected = _select(decisions, candidates, config.strategy, seed, rewards or {})
     unselected = decisions["kept"].to_numpy() & ~selected
     decisions = _drop(decisions, np.where(unselected, len(filters), -1), reasons)
     pairs = pairs.filter(pa.array(selected[rows]))
@@ -120,18 +126,23 @@ def apply_filters(
 
 
 def _select(
-    decisions: pa.Table, candidates: pa.Table, strategy: PairStrategy, seed: int
+    decisions: pa.Table,
+    candidates: pa.Table,
+    strategy: PairStrategy,
+    seed: int,
+    rewards: Mapping[str, float],
 ) -> NDArray[np.bool_]:
     """Which of the kept decisions the strategy keeps."""
     if not isinstance(strategy, AcrossPolicies):
-        return select_pairs(decisions, strategy, seed=seed)
+        return select_pairs(decisions, strategy, seed=seed, rewards=rewards)
     writers = []
     for side in ("chosen_id", "rejected_id"):
         ids = candidates["candidate_id"].combine_chunks()
         writers.append(candidates["policy"].take(pc.index_in(decisions[side], value_set=ids)))
     across = pc.and_(decisions["kept"], pc.not_equal(*writers))
     place = decisions.column_names.index("kept")
-    return select_pairs(decisions.set_column(place, "kept", across), strategy.chooser, seed=seed)
+    among = decisions.set_column(place, "kept", across)
+    return select_pairs(among, strategy.chooser, seed=seed, rewards=rewards)
 
 
 def has_empty_answer(

@@ -16,12 +16,19 @@ from numpy.typing import NDArray
 
 from prefloop.data.hashing import derive_seed
 from prefloop.labelers.base import LabelerError
-from prefloop.labelers.config import AllPairs, BestVsRandom, BestVsWorst, RankedNeighbours
+from prefloop.labelers.config import (
+    AllPairs,
+    BestVsLow,
+    BestVsRandom,
+    BestVsWorst,
+    RankedNeighbours,
+)
+from prefloop.labelers.decisions.low_answers import distance_to_low
 
 PAIR = pa.schema([(name, pa.string()) for name in ("pair_id", "prompt_id", "a_id", "b_id")])
 
 Keys = NDArray[np.uint64]
-Chooser = BestVsWorst | BestVsRandom | RankedNeighbours | AllPairs
+Chooser = BestVsWorst | BestVsLow | BestVsRandom | RankedNeighbours | AllPairs
 """The strategies that choose by score."""
 
 _ID_LENGTH = 32
@@ -76,12 +83,21 @@ def _together(pairs: pa.Table, sets: Sets) -> NDArray[np.bool_]:
     return np.array([not a or not b or not a.isdisjoint(b) for a, b in found], np.bool_)
 
 
-def select_pairs(decisions: pa.Table, strategy: Chooser, *, seed: int) -> NDArray[np.bool_]:
+def select_pairs(
+    decisions: pa.Table,
+    strategy: Chooser,
+    *,
+    seed: int,
+    rewards: Mapping[str, float] | None = None,
+) -> NDArray[np.bool_]:
     """Which of the kept decisions the strategy keeps: a mask [N], false where not kept before.
 
     ``best_vs_worst``: of a prompt's pairs the one with the largest margin, which is the best
     answer against the worst where all its pairs were labelled. ``best_vs_random``: of the pairs
-    whose chosen answer has the highest score, one drawn by seed. ``ranked_neighbours``: the chosen
+    whose chosen answer has the highest score, one drawn by seed. ``best_vs_low``: of these, the one
+    whose rejected answer is nearest to the mean minus so many standard deviations of the prompt's
+    answers, by ``rewards`` (absolute scores by candidate) where all of these have one (see
+    ``prefloop.labelers.decisions.low_answers``). ``ranked_neighbours``: the chosen
     answer's score is the next above the rejected one's among the scores of the prompt's pairs.
     ``all``: the margin is at least ``min_margin``.
     """
@@ -99,6 +115,13 @@ def select_pairs(decisions: pa.Table, strategy: Chooser, *, seed: int) -> NDArra
     chosen, rejected = kept["score_chosen"].to_numpy(), kept["score_rejected"].to_numpy()
     if isinstance(strategy, BestVsWorst):
         best = _first_of_each(prompt, -margin, id_keys(kept["pair_id"]))
+    elif isinstance(strategy, BestVsLow):
+        distance = distance_to_low(decisions, rows, strategy.deviations, rewards or {})
+        leaders = _tops(prompt, chosen)
+        best = np.zeros(len(rows), np.bool_)
+        best[leaders] = _first_of_each(
+            prompt[leaders], distance[leaders], id_keys(kept["pair_id"])[leaders]
+        )
     elif isinstance(strategy, BestVsRandom):
         best = _first_of_each(prompt, -chosen, _draw_keys(kept["pair_id"], seed))
     else:
@@ -197,6 +220,13 @@ def _lowest(keys: Keys, group: NDArray[np.int64], count: int) -> NDArray[np.bool
     chosen = np.zeros(len(keys), np.bool_)
     chosen[order[position < count]] = True
     return chosen
+
+
+def _tops(group: NDArray[np.int32], value: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The rows with the highest value of their group."""
+    highest = np.full(int(group.max()) + 1, -np.inf)
+    np.maximum.at(highest, group, value)
+    return np.flatnonzero(value >= highest[group] - _ROUNDING)
 
 
 def _first_of_each(

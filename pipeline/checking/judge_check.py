@@ -9,7 +9,7 @@ from typing import Any
 from prefloop.data.hashing import content_id, pair_id
 from prefloop.data.protocol import Engine, Request, RequestRejected, Sampling
 from prefloop.labelers.base import Answer, Labeler, Pair, Vote
-from prefloop.labelers.config import JudgeLabeler, RewardModelLabeler
+from prefloop.labelers.config import JudgeLabeler, OwnModelLabeler
 from prefloop.labelers.judges.folder import load_judge
 from prefloop.pipeline.checking.check_lines import CheckLine, Level
 from prefloop.pipeline.checking.sampler_check import QUESTION
@@ -43,7 +43,7 @@ def plain_pair(*, with_reference: bool) -> Pair:
 
 async def check_labeler(
     key: str,
-    config: JudgeLabeler | RewardModelLabeler,
+    config: JudgeLabeler | OwnModelLabeler,
     labeler: Labeler,
     *,
     is_toy: bool,
@@ -96,7 +96,7 @@ def _schema(key: str, says: str) -> CheckLine:
 
 
 def _verdict(
-    key: str, config: JudgeLabeler | RewardModelLabeler, votes: Sequence[Vote], *, is_toy: bool
+    key: str, config: JudgeLabeler | OwnModelLabeler, votes: Sequence[Vote], *, is_toy: bool
 ) -> CheckLine:
     if not votes:
         return CheckLine("warning", key, "it has no opinion on a plain pair, and gave no vote")
@@ -120,7 +120,7 @@ def _verdict(
 
 
 def _thought(
-    key: str, config: JudgeLabeler | RewardModelLabeler, votes: Sequence[Vote]
+    key: str, config: JudgeLabeler | OwnModelLabeler, votes: Sequence[Vote]
 ) -> list[CheckLine]:
     thoughts = [vote.reasoning_tokens or 0 for vote in votes if vote.reasoning is not None]
     if not isinstance(config, JudgeLabeler) or config.thought_tokens or not thoughts:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from prefloop.data.errors import PrefloopError
 from prefloop.data.hashing import derive_seed
 from prefloop.data.protocol import Engine
-from prefloop.labelers.config import JudgeLabeler, RewardModelLabeler
+from prefloop.labelers.config import JudgeLabeler, OwnModelLabeler
 from prefloop.pipeline.checking.check_lines import Check, CheckFailed, CheckLine, Level
 from prefloop.pipeline.checking.judge_check import check_labeler, check_schema
 from prefloop.pipeline.checking.sampler_check import Sampler, check_sampler
@@ -87,7 +87,7 @@ async def check_all(config: RunConfig, models: Models, wanted: StillToAsk) -> Ch
     found = [finding for look in OF_THE_CONFIG for finding in look(config)]
     for key, labeler in wanted.labelers:
         found += await _told(key, _labeler(config, models, key, labeler))
-        if isinstance(labeler, RewardModelLabeler) or is_local(config, labeler.engine):
+        if isinstance(labeler, OwnModelLabeler) or is_local(config, labeler.engine):
             await models.make_room()
     for at, member in enumerate(wanted.samplers):
         if at and is_local(config, member.engine):
@@ -106,11 +106,11 @@ async def _told(key: str, looking: Awaitable[list[CheckLine]]) -> list[CheckLine
 
 
 async def _labeler(
-    config: RunConfig, models: Models, key: str, labeler: JudgeLabeler | RewardModelLabeler
+    config: RunConfig, models: Models, key: str, labeler: JudgeLabeler | OwnModelLabeler
 ) -> list[CheckLine]:
     opened = await models.labeler(labeler)
-    toy = is_toy(config, labeler.model)
-    if isinstance(labeler, RewardModelLabeler):
+    toy = any(is_toy(config, model) for model in labeler.models)
+    if isinstance(labeler, OwnModelLabeler):
         return await check_labeler(key, labeler, opened, is_toy=toy)
     engine = await models.engine(labeler.engine, labeler.model)
     anew = partial(models.ask_anew, labeler.engine, labeler.model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prefloop.labelers.config import JudgeLabeler, RewardModelLabeler
+from prefloop.labelers.config import JudgeLabeler, OwnModelLabeler
 from prefloop.pipeline.config import POLICY, PoolMember, RunConfig
 from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.run.run_dir import RunDir
@@ -16,7 +16,7 @@ class StillToAsk:
     config that name them."""
 
     samplers: tuple[PoolMember, ...]
-    labelers: tuple[tuple[str, JudgeLabeler | RewardModelLabeler], ...]
+    labelers: tuple[tuple[str, JudgeLabeler | OwnModelLabeler], ...]
 
 
 def wanted_by(config: RunConfig, run: RunDir | None = None) -> StillToAsk:
@@ -32,7 +32,7 @@ def wanted_by(config: RunConfig, run: RunDir | None = None) -> StillToAsk:
         (f"{section}.{one.name}", one)
         for section, labelers in named
         for one in labelers
-        if isinstance(one, JudgeLabeler | RewardModelLabeler)
+        if isinstance(one, JudgeLabeler | OwnModelLabeler)
     ]
     return StillToAsk(() if sampled else config.sample.members(), () if labelled else tuple(asked))
 

@@ -58,17 +58,39 @@ def train(
 
 @app.command()
 def compare(
-    policy: Annotated[str, typer.Argument(help="Checkpoint folder, hub name, embedded:policy.")],
-    against: Annotated[str, typer.Option(help="The policy to compare with.")],
+    policies: Annotated[
+        list[str],
+        typer.Argument(
+            help="Checkpoint folders, hub names, names at a server, embedded:policy, RUN, or RUN:2 "
+            "(the policy of its round 2)."
+        ),
+    ],
     config: Annotated[Path, typer.Option(help="A run's YAML: held-out prompts and labelers.")],
+    against: Annotated[
+        str | None, typer.Option(help="The policy to compare with; default: the first.")
+    ] = None,
+    all_pairs: Annotated[
+        bool, typer.Option("--all-pairs", help="Compare each with each, not with one alone.")
+    ] = False,
+    kl: Annotated[bool, typer.Option(help="Measure the KL to the one compared with.")] = True,
     out: Annotated[
         Path, typer.Option(help="Where answers and votes are kept; nothing is done twice.")
     ] = Path("evaluate"),
     override: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two policies on held-out prompts: win rates with intervals, lengths, KL."""
-    say(prefloop.compare(policy, against, config, out=out, overrides=override or ()), as_json)
+    """Compare policies on held-out prompts: win rates with intervals, mean scores, lengths, KL, and
+    a page with all answers side by side."""
+    found = prefloop.compare(
+        policies,
+        against,
+        config,
+        out=out,
+        overrides=override or (),
+        all_pairs=all_pairs,
+        kl=kl,
+    )
+    say(found, as_json)
 
 
 @wraps(compare)

@@ -72,8 +72,24 @@ def run(
     no_check: Annotated[
         bool, typer.Option("--no-check", help="Do not ask every model once before the run.")
     ] = False,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=V1,V2",
+            help="Try several values of a key of train or filter over the same answers and votes, "
+            "e.g. train.beta=0.03,0.1,0.3; given again, all combinations.",
+        ),
+    ] = None,
 ) -> None:
     """Run the loop, or resume it: the same command on the same directory does the rest."""
+    if sweep:
+        say(
+            prefloop.sweep(
+                config, sweep, run_dir=run_dir, overrides=override or (), check=not no_check
+            ),
+            as_json=False,
+        )
+        return
     typer.echo(
         str(prefloop.run(config, run_dir=run_dir, overrides=override or (), check=not no_check))
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from prefloop.labelers.config import RewardModelLabeler
+from prefloop.labelers.config import OwnModelLabeler, RewardModelLabeler
 from prefloop.pipeline.engines.settings import OpenAIEngine, TransformersEngine, VllmEngine
 from prefloop.pipeline.machine.hardware import (
     BYTES,
@@ -98,9 +98,19 @@ def vllm_needs(engine: VllmEngine, model: str) -> int:
     return needed // len(devices_of(engine)) + _VLLM_OVERHEAD
 
 
-def reward_model_footprint(labeler: RewardModelLabeler) -> Footprint:
-    """That of a reward model in this process."""
+def own_model_footprint(labeler: OwnModelLabeler, longest: Longest) -> Footprint:
+    """That of a labeler's models in this process. ``longest``: of the answers that it reads."""
     device = device_named(labeler.device)
+    if not isinstance(labeler, RewardModelLabeler):
+        dtype = dtype_on(labeler.dtype, device)
+        both = [
+            scoring_footprint(model, device, dtype, longest, rows=labeler.batch_size)
+            for model in labeler.models
+        ]
+        # One after the other reads: what is not weights is there once.
+        largest = max(both, key=lambda one: one.bytes)
+        weights = sum(one.parts["weights"] for one in both)
+        return Footprint({**largest.parts, "weights": weights}, (device,))
     shape = model_shape(labeler.model)
     each = BYTES[dtype_on(labeler.dtype, device)]
     tokens = min(labeler.batch_tokens, 1024) if device == CPU else labeler.batch_tokens
@@ -108,10 +118,11 @@ def reward_model_footprint(labeler: RewardModelLabeler) -> Footprint:
     return Footprint(parts | _of_torch(device), (device,))
 
 
-def scoring_footprint(model: str, device: str, dtype: str, longest: Longest) -> Footprint:
-    """That of computing the log-probabilities of answers under ``model``, 16 at a time."""
+def scoring_footprint(
+    model: str, device: str, dtype: str, longest: Longest, *, rows: int = 16
+) -> Footprint:
+    """That of computing the log-probabilities of answers under ``model``, ``rows`` at a time."""
     shape, each = model_shape(model), BYTES[dtype]
-    rows = 16
     parts = {
         "weights": shape.weight_bytes(each),
         "activations": rows * longest.within(shape) * _of_token(shape, each),

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from prefloop.labelers.config import JudgeLabeler, LabelerConfig, RewardModelLabeler
+from prefloop.labelers.config import JudgeLabeler, LabelerConfig, OwnModelLabeler
 from prefloop.pipeline.config import POLICY, PoolMember, RunConfig
 from prefloop.pipeline.engines.settings import VllmEngine
 from prefloop.pipeline.machine.footprint import (
@@ -14,7 +14,7 @@ from prefloop.pipeline.machine.footprint import (
     Footprint,
     Longest,
     engine_footprint,
-    reward_model_footprint,
+    own_model_footprint,
     scoring_footprint,
     training_footprint,
     vllm_needs,
@@ -137,8 +137,8 @@ def _labelers(
             asked = judging_longest(one, longest)
             key: object = (one.engine, one.model)
             found[key] = _engine(config, one.name, one.engine, one.model, asked)
-        elif isinstance(one, RewardModelLabeler):
-            footprint = reward_model_footprint(one)
+        elif isinstance(one, OwnModelLabeler):
+            footprint = own_model_footprint(one, longest)
             found[one.name] = _Guest(one.name, footprint, footprint.bytes, _ENGINE_REMEDY)
     return list(found.values())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import cache
 
-from prefloop.labelers.config import JudgeLabeler, RewardModelLabeler
+from prefloop.labelers.config import JudgeLabeler, OwnModelLabeler
 from prefloop.pipeline.config import POLICY, RunConfig
 from prefloop.pipeline.engines.settings import OpenAIEngine, TransformersEngine, VllmEngine
 from prefloop.pipeline.machine.duration import Computing
@@ -76,11 +76,12 @@ class Clock:
             spread = (expected, min(most, 2 * expected) if expected > 1 else expected)
         return computing.answering(requests, spread, prompts=prompts, together=together)
 
-    def scoring(self, labeler: RewardModelLabeler, tokens: float) -> float:
-        """Seconds in which a reward model reads ``tokens``."""
+    def scoring(self, labeler: OwnModelLabeler, tokens: float) -> float:
+        """Seconds in which each model of a labeler reads ``tokens``."""
         device = device_named(labeler.device)
         dtype = dtype_on(labeler.dtype, device)
-        return self._computing(labeler.model, device, dtype).reading(tokens)
+        models = (self._computing(model, device, dtype) for model in labeler.models)
+        return sum(model.reading(tokens) for model in models)
 
     def likelihoods(self, tokens: float) -> float:
         """Seconds of log-probabilities of ``tokens`` under a policy."""

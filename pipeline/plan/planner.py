@@ -11,12 +11,13 @@ import pyarrow.compute as pc
 
 from prefloop.labelers.config import (
     AcrossPolicies,
+    BestVsLow,
     BestVsRandom,
     BestVsWorst,
     JudgeLabeler,
     LabelerConfig,
+    OwnModelLabeler,
     RankedNeighbours,
-    RewardModelLabeler,
 )
 from prefloop.labelers.judges.folder import load_judge
 from prefloop.labelers.judges.settings import ListwiseSettings, RatingSettings
@@ -203,7 +204,7 @@ class Planner:
 
     def _label(self, labelled: _Labelled, labelers: Sequence[LabelerConfig]) -> Iterable[_Asked]:
         for labeler in labelers:
-            if isinstance(labeler, RewardModelLabeler):
+            if isinstance(labeler, OwnModelLabeler):
                 yield self._score(labeler, labelled)
             elif isinstance(labeler, JudgeLabeler):
                 yield self._judge(labeler, labelled)
@@ -248,19 +249,20 @@ class Planner:
             model=labeler.model,
         )
 
-    def _score(self, labeler: RewardModelLabeler, labelled: _Labelled) -> _Asked:
-        """A reward model reads each candidate once, however many pairs it is in."""
+    def _score(self, labeler: OwnModelLabeler, labelled: _Labelled) -> _Asked:
+        """Each model of the labeler reads each candidate once, however many pairs it is in."""
         most = labelled.candidates
         answers = sum(most)
-        lengths = self._tokens.of_prompts(labelled.prompts, labeler.model)
+        models = len(labeler.models)
+        lengths = self._tokens.of_prompts(labelled.prompts, labeler.models[0])
         prompt = sum(a * b for a, b in zip(most, lengths, strict=True)) / max(answers, 1)
         return _Asked(
             stage=labelled.stage,
             what=labeler.name,
             engine=None,
             requests=answers,
-            prompt_tokens=prompt + labelled.answer_tokens,
-            longest_prompt=prompt + labelled.longest,
+            prompt_tokens=models * (prompt + labelled.answer_tokens),
+            longest_prompt=models * (prompt + labelled.longest),
             seconds=self._clock.scoring(labeler, answers * (prompt + labelled.answer_tokens)),
         )
 
@@ -269,7 +271,7 @@ class Planner:
         assert settings is not None
         strategy = config.filter.strategy
         match strategy.chooser if isinstance(strategy, AcrossPolicies) else strategy:
-            case BestVsWorst() | BestVsRandom():
+            case BestVsWorst() | BestVsLow() | BestVsRandom():
                 kept = sum(min(number, 1) for number in pairs)
             case RankedNeighbours():
                 kept = sum(min(number, config.sample.total) for number in pairs)

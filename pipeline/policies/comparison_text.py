@@ -1,15 +1,15 @@
-"""A comparison of two policies, for the terminal."""
+"""A comparison of policies, for the terminal; the page has the same tables."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from prefloop.labelers.statistics.winrate import LENGTH_GAP, extrapolates
-from prefloop.pipeline.policies.compare import AGAINST, Evaluation
+from prefloop.pipeline.policies.comparison import Evaluation
 from prefloop.pipeline.run.run_dir import JURY
 
 _FIGURES = {
@@ -21,38 +21,111 @@ _FIGURES = {
     "distinct_2": "distinct pairs of words",
     "self_bleu": "self-BLEU",
 }
-_SHOWN = ("win_rate", "length_controlled_win_rate")
+_RATES = ("win_rate", "length_controlled_win_rate")
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A table in words."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def win_rate_cells(found: Evaluation) -> Cells:
+    """A row for each match and labeler, the jury's first."""
+    by_match: dict[tuple[str, str], dict[tuple[str, str], dict[str, Any]]] = {}
+    for row in found.figures:
+        if row["name"] in _RATES:
+            of_match = by_match.setdefault((row["policy"], row["against"]), {})
+            of_match[row["labeler"], row["name"]] = row
+    rows: list[tuple[str, ...]] = []
+    for (policy, against), rates in by_match.items():
+        names = list(dict.fromkeys(labeler for labeler, _ in rates))
+        for name in sorted(names, key=lambda one: (one != JURY, one)):
+            cells = [_rate(rates.get((name, figure))) for figure in _RATES]
+            n = f"{rates[name, _RATES[0]]['n']:,}"
+            rows.append((policy, against, name, *cells, n))
+    return Cells(
+        ("policy", "against", "by", "win rate", "length-controlled", "prompts x samples"),
+        tuple(rows),
+    )
+
+
+def policy_cells(found: Evaluation) -> Cells:
+    """A row for each policy: rewards, KL to the first, and what its answers are like."""
+    of = {
+        (row["policy"], row["name"], row["labeler"]): row
+        for row in found.figures
+        if row["name"] not in _RATES
+    }
+    labelers = list(dict.fromkeys(one for _, name, one in of if name == "mean_score"))
+    shown = [name for name in _FIGURES if any(key[1] == name for key in of)]
+    has_kl = any(name == "kl" for _, name, _ in of)
+    columns = ["policy", *(f"mean score by {one}" for one in labelers)]
+    columns += [f"KL to {found.against}"] * has_kl + [_FIGURES[name] for name in shown]
+    rows = []
+    for policy in found.policies:
+        cells = [interval(of.get((policy, "mean_score", one))) for one in labelers]
+        cells += [interval(of.get((policy, "kl", None)))] * has_kl
+        known = [of.get((policy, name, None)) for name in shown]
+        cells += [f"{row['value']:.3g}" if row else "–" for row in known]
+        rows.append((policy, *cells))
+    return Cells(tuple(columns), tuple(rows))
 
 
 def render_evaluation(found: Evaluation) -> Group:
     """For the terminal."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("by", "win rate", "length-controlled", "prompts x samples"):
-        table.add_column(name, justify="left" if name == "by" else "right")
-    rates = {(row["labeler"], row["name"]): row for row in found.rows if row["name"] in _SHOWN}
-    names = list(dict.fromkeys(labeler for labeler, _ in rates))
-    for name in sorted(names, key=lambda one: (one != JURY, one)):
-        cells = [_interval(rates.get((name, figure))) for figure in _SHOWN]
-        table.add_row(Text(name), *cells, f"{rates[name, _SHOWN[0]]['n']:,}")
-    figures = {(row["name"], row["against"]): row for row in found.rows}
-    lines = [f"{found.policy} against {found.against}"]
-    for name, words in _FIGURES.items():
-        new, other = figures.get((name, None)), figures.get((name, AGAINST))
-        if new and other:
-            lines.append(f"{words}: {new['value']:.3g} and {other['value']:.3g}")
-    gap = figures.get((LENGTH_GAP, AGAINST))
-    if gap and (remark := extrapolates(gap["value"])):
-        lines.append(remark)
-    divergence = figures.get(("kl", AGAINST))
-    if divergence:
-        lines.append(f"KL to the other: {_interval(divergence)} nats an answer")
-    lines.append(f"answers and votes: {found.folder}")
-    return Group(Text(lines[0]), table, Text("\n".join(lines[1:])))
+    rates = win_rate_cells(found)
+    if len(found.policies) == 2:
+        head = f"{found.policy} against {found.against}"
+        rates = Cells(rates.columns[2:], tuple(row[2:] for row in rates.rows))
+    else:
+        head = f"{len(found.policies)} policies, on the same prompts"
+    figures = policy_cells(found)
+    # A policy a column: there are more figures than policies.
+    turned = Cells(
+        ("", *(row[0] for row in figures.rows)),
+        tuple(
+            (name, *(row[at] for row in figures.rows))
+            for at, name in enumerate(figures.columns)
+            if at
+        ),
+    )
+    ends = [
+        *found.notes,
+        f"side by side: {found.page}",
+        f"every answer: {found.table}",
+        f"answers and votes: {found.folder}",
+    ]
+    words = 1 if len(found.policies) == 2 else 3
+    return Group(Text(head), _table(rates, words), _table(turned, 1), Text("\n".join(ends)))
 
 
-def _interval(row: dict[str, Any] | None) -> str:
+def interval(row: dict[str, Any] | None) -> str:
+    """A figure with its interval."""
     if row is None:
         return "–"
     if row["low"] is None:
         return f"{row['value']:.3f}"
     return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def _rate(row: dict[str, Any] | None) -> str:
+    """A win rate; marked where it is not a half, all comparisons together."""
+    text = interval(row)
+    if row is None or row.get("low_all") is None:
+        return text
+    low, high = row["low_all"], row["high_all"]
+    is_one_of_several = (low, high) != (row["low"], row["high"])
+    return f"{text} *" if is_one_of_several and not low <= 0.5 <= high else text
+
+
+def _table(cells: Cells, words: int) -> Table:
+    """``cells``, of which the first ``words`` columns are words."""
+    table = Table(box=None, pad_edge=False)
+    for at, name in enumerate(cells.columns):
+        table.add_column(Text(name), justify="left" if at < words else "right", overflow="fold")
+    for row in cells.rows:
+        table.add_row(*map(Text, row))
+    return table

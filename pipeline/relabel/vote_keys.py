@@ -10,7 +10,7 @@ from prefloop.data.strict import fingerprint
 from prefloop.labelers.config import (
     JudgeLabeler,
     LabelerConfig,
-    RewardModelLabeler,
+    OwnModelLabeler,
     VerifierLabeler,
 )
 from prefloop.pipeline.config import POLICY, RunConfig, load_config
@@ -96,9 +96,9 @@ def _key(
         wanted += [inputs.get(JUDGE_QUESTION.format(labeler.judge))]
     elif isinstance(labeler, VerifierLabeler) and labeler.function:
         wanted.append(inputs.get(CODE.format(labeler.name)) or None)
-    if isinstance(labeler, JudgeLabeler | RewardModelLabeler):
+    if isinstance(labeler, JudgeLabeler | OwnModelLabeler):
         # The round's policy, where the policy is the judge: the same for all that label the round.
-        wanted.append(POLICY if labeler.model == POLICY else models.get(labeler.model))
+        wanted += [POLICY if model == POLICY else models.get(model) for model in labeler.models]
     if None in wanted:
         return None
     return json_hash(about | {"files": wanted})

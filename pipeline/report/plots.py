@@ -88,6 +88,15 @@ class Series:
 
 
 @dataclass(frozen=True)
+class Point:
+    """One place, with an interval in both directions or none: value, low, high."""
+
+    label: str
+    x: tuple[float, float | None, float | None]
+    y: tuple[float, float | None, float | None]
+
+
+@dataclass(frozen=True)
 class Bars:
     """One histogram: a count for each bin."""
 
@@ -149,6 +158,37 @@ def lines(
 
     columns, rows = _line_table(series, x_names, words.x or "policy of", form)
     return _figure(words, draw, [each.label for each in series], columns, rows)
+
+
+def scatter(
+    words: Words, points: Sequence[Point], *, y: str, reference: float | None = None
+) -> Figure:
+    """Points with their intervals; ``y`` names what goes upwards, in the table beside it."""
+
+    def draw(axes: Axes) -> None:
+        if reference is not None:
+            axes.axhline(reference, color=_MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        for index, each in enumerate(points):
+            colour = _SERIES[index % COLOURS]
+            (x, *x_ends), (value, *y_ends) = each.x, each.y
+            for ends, across in ((x_ends, True), (y_ends, False)):
+                if None not in ends:
+                    place = [value, value] if across else [x, x]
+                    line = (ends, place) if across else (place, ends)
+                    axes.plot(*line, color=colour, linewidth=1.4, alpha=0.75)
+            marker = _MARKERS[index % len(_MARKERS)]
+            axes.plot([x], [value], marker=marker, color=colour, markersize=6,
+                      markeredgecolor=_PAPER, markeredgewidth=1)  # fmt: skip
+        axes.set_xlabel(words.x)
+
+    rows = tuple((each.label, _interval(each.x), _interval(each.y)) for each in points)
+    return _figure(words, draw, [each.label for each in points], ("", words.x, y), rows)
+
+
+def _interval(of: tuple[float, float | None, float | None]) -> str:
+    value, low, high = of
+    known = "" if low is None or high is None else f" [{figure(low)}, {figure(high)}]"
+    return figure(value) + known
 
 
 def histogram(words: Words, edges: NDArray[np.float64], bars: Sequence[Bars]) -> Figure:

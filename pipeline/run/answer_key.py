@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from prefloop.data.strict import fingerprint
-from prefloop.labelers.config import JudgeLabeler, LabelerConfig, VerifierLabeler
+from prefloop.labelers.config import (
+    JudgeLabeler,
+    LabelerConfig,
+    OwnModelLabeler,
+    VerifierLabeler,
+)
 from prefloop.labelers.judges.folder import judge_revision, question_revision
 from prefloop.labelers.scorers.function_process import search_here
 from prefloop.pipeline.config import RunConfig
@@ -61,6 +66,10 @@ def _files_of(labeler: LabelerConfig, calibrated: bool) -> dict[str, str]:
         if calibrated and labeler.calibration is not None:
             found["calibration"] = digest([labeler.calibration.expanduser()])
         return found
+    if isinstance(labeler, OwnModelLabeler):
+        if calibrated and labeler.calibration is not None:
+            return {"calibration": digest([labeler.calibration.expanduser()])}
+        return {}
     if isinstance(labeler, VerifierLabeler) and labeler.function:
         search_here()
         try:

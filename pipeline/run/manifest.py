@@ -25,7 +25,7 @@ from prefloop.data.shards import (
     read_json_object,
     write_if_changed,
 )
-from prefloop.labelers.config import JudgeLabeler, RewardModelLabeler
+from prefloop.labelers.config import JudgeLabeler, OwnModelLabeler
 from prefloop.labelers.judges.folder import judge_revision, question_revision
 from prefloop.labelers.jury.calibrator import read_calibrator
 from prefloop.pipeline.config import (
@@ -226,8 +226,8 @@ def _stages_of_inputs(config: RunConfig) -> dict[str, set[str]]:
             names = []
             if isinstance(labeler, JudgeLabeler):
                 names += [JUDGE.format(labeler.judge), JUDGE_QUESTION.format(labeler.judge)]
-            if isinstance(labeler, JudgeLabeler | RewardModelLabeler):
-                names.append(labeler.model)
+            if isinstance(labeler, JudgeLabeler | OwnModelLabeler):
+                names += labeler.models
             for name in names:
                 found[name] = found.get(name, set()) | {stage}
     found |= {name: {"prompts"} for name in _writers(config) if name in found}
@@ -237,9 +237,10 @@ def _stages_of_inputs(config: RunConfig) -> dict[str, set[str]]:
 def models_of_labelers(config: RunConfig) -> set[str]:
     """The models that vote and write no answers, by their names in the config."""
     models = {
-        labeler.model
+        model
         for labeler in config.label.labelers
-        if isinstance(labeler, JudgeLabeler | RewardModelLabeler)
+        if isinstance(labeler, JudgeLabeler | OwnModelLabeler)
+        for model in labeler.models
     }
     return models - _writers(config)
 

@@ -19,8 +19,10 @@ from prefloop.data.protocol import Engine, EngineFailed, Message
 from prefloop.data.shards import ShardFolder
 from prefloop.labelers.base import Labeler
 from prefloop.labelers.config import (
+    ImplicitRewardLabeler,
     JudgeLabeler,
     LabelerConfig,
+    OwnModelLabeler,
     RewardModelLabeler,
     VerifierLabeler,
 )
@@ -37,7 +39,7 @@ from prefloop.pipeline.machine.footprint import (
     ASLEEP,
     Footprint,
     engine_footprint,
-    reward_model_footprint,
+    own_model_footprint,
     scoring_footprint,
     training_footprint,
 )
@@ -51,6 +53,7 @@ from prefloop.pipeline.machine.stage_memory import (
     sampling_longest,
     stage_memory,
 )
+from prefloop.training.policy.log_ratios import PolicyAndReference, Scoring
 from prefloop.training.policy.logprobs import (
     Placement,
     Scorer,
@@ -150,7 +153,7 @@ class Models:
         self._asleep: set[ModelKey] = set()
         self._known: dict[ModelKey, Engine] = {}
         """Engines that were opened once, maybe closed: they tell what such an engine can do."""
-        self._reward_models: dict[RewardModelLabeler, SeatedLabeler] = {}
+        self._reward_models: dict[ModelKey, SeatedLabeler] = {}
         self._loaded: dict[ModelKey, Labeler] = {}
         self._verifiers: dict[VerifierLabeler, Labeler] = {}
         self._revisions: dict[str, str] = {}
@@ -225,25 +228,26 @@ class Models:
             place=_place(self._config, engine, model),
         )
 
-    async def reward_model(self, labeler: RewardModelLabeler) -> Labeler:
-        """The labeler that ``labeler`` describes; its model stays loaded from round to round, as
+    async def reward_model(self, labeler: OwnModelLabeler) -> Labeler:
+        """The labeler that ``labeler`` describes; its models stay loaded from round to round, as
         far as there is room.
 
-        Raises ``LabelerError`` where it is no reward model.
+        Raises ``LabelerError`` or ``TrainingError`` where they are no such models.
         """
-        if labeler not in self._reward_models:
+        key = _own_key(labeler)
+        if key not in self._reward_models:
             seat = partial(self._reward_seat, labeler)
             async with seat():  # what is no reward model is refused now
                 pass
-            self._reward_models[labeler] = SeatedLabeler(labeler.name, seat)
-        return self._reward_models[labeler]
+            self._reward_models[key] = SeatedLabeler(labeler.name, seat)
+        return self._reward_models[key]
 
     async def labeler(self, labeler: LabelerConfig) -> Labeler:
         """The labeler that ``labeler`` describes, with the engine or the model it asks for.
 
         Raises ``LabelerError`` where it cannot be made.
         """
-        if isinstance(labeler, RewardModelLabeler):
+        if isinstance(labeler, OwnModelLabeler):
             return await self.reward_model(labeler)
         if isinstance(labeler, VerifierLabeler):
             if labeler not in self._verifiers:  # its processes have imported the function
@@ -299,8 +303,9 @@ class Models:
             if model != POLICY
         }
         for labeler in self._config.all_labelers:
-            if isinstance(labeler, RewardModelLabeler):
-                found[labeler.model] = revision(_reward_checkpoint(labeler))
+            if isinstance(labeler, OwnModelLabeler):
+                folders = zip(labeler.models, _own_checkpoints(labeler), strict=True)
+                found |= {model: revision(folder) for model, folder in folders}
         return found
 
     def token_counter(self) -> Callable[[str], int]:
@@ -497,19 +502,16 @@ class Models:
         _free_cached()
 
     @asynccontextmanager
-    async def _reward_seat(self, labeler: RewardModelLabeler) -> AsyncIterator[Labeler]:
-        """The reward model of ``labeler``, in memory."""
-        key = (f"labeler {labeler.name}", labeler.model_dump_json())
+    async def _reward_seat(self, labeler: OwnModelLabeler) -> AsyncIterator[Labeler]:
+        """The models of ``labeler``, in memory."""
+        key = _own_key(labeler)
         if key not in self._footprints:
-            self._footprints[key] = reward_model_footprint(labeler)
+            self._footprints[key] = own_model_footprint(labeler, sampling_longest(self._config))
 
         async def enter() -> None:
             _free_cached()
-            folder = _reward_checkpoint(labeler)
-            logger.info("labeler %s: loading %s", labeler.name, folder)
-            self._loaded[key] = await asyncio.to_thread(
-                build_labeler, labeler, engine=None, seed=self._config.seed, checkpoint=folder
-            )
+            logger.info("labeler %s: loading %s", labeler.name, " and ".join(labeler.models))
+            self._loaded[key] = await asyncio.to_thread(_load_own, labeler, self._config.seed)
 
         leave = partial(self._leave, key)
         async with self._residency.place(key, self._footprints[key], enter=enter, leave=leave):
@@ -572,8 +574,31 @@ def _by_characters(text: str) -> int:
     return len(text) // 4 + 1
 
 
-def _reward_checkpoint(labeler: RewardModelLabeler) -> str:
-    return checkpoint(labeler.model, served=False, trust_remote_code=labeler.trust_remote_code)
+def _own_key(labeler: OwnModelLabeler) -> ModelKey:
+    return f"labeler {labeler.name}", labeler.model_dump_json()
+
+
+def _own_checkpoints(labeler: OwnModelLabeler) -> list[str]:
+    """The folders of a labeler's models."""
+    trusted = isinstance(labeler, RewardModelLabeler) and labeler.trust_remote_code
+    return [checkpoint(one, served=False, trust_remote_code=trusted) for one in labeler.models]
+
+
+def _load_own(labeler: OwnModelLabeler, seed: int) -> Labeler:
+    """The labeler that ``labeler`` describes, with its models in memory."""
+    folders = _own_checkpoints(labeler)
+    if not isinstance(labeler, ImplicitRewardLabeler):
+        return build_labeler(labeler, engine=None, seed=seed, checkpoint=folders[0])
+    device = device_named(labeler.device)
+    scoring = Scoring(
+        at=Placement(device, dtype_on(labeler.dtype, device)),
+        batch_size=labeler.batch_size,
+        max_length=labeler.max_length,
+        template_kwargs=labeler.chat_template_kwargs,
+    )
+    policy, reference = map(Path, folders)
+    likelihoods = PolicyAndReference(policy, reference, scoring)
+    return build_labeler(labeler, engine=None, seed=seed, likelihoods=likelihoods)
 
 
 async def _nothing() -> None:

@@ -82,7 +82,8 @@ async def answer_heldout(
     )  # fmt: skip
     await _answer(context, sample, models, member, policy, answers)
     measured = context.folder.metrics.exists(EVALUATION)
-    if isinstance(policy, int) and policy > 0 and not is_untempered(sampling) and not measured:
+    trained = isinstance(policy, int) and policy > 0 and member.model == POLICY
+    if trained and not is_untempered(sampling) and not measured:
         again = replace(sampling, temperature=1.0, top_p=1.0, top_k=0)
         limit = min(settings.limit or MOST_UNTEMPERED, MOST_UNTEMPERED)
         fewer = settings.model_copy(update={"limit": limit})

@@ -10,7 +10,15 @@ import pyarrow.compute as pc
 
 from prefloop.data.errors import NothingCameOut
 from prefloop.data.shards import ShardFolder
-from prefloop.labelers.config import FilterConfig, Identical, LabelConfig, LengthBalance
+from prefloop.labelers.config import (
+    AcrossPolicies,
+    BestVsLow,
+    FilterConfig,
+    Identical,
+    LabelConfig,
+    LengthBalance,
+)
+from prefloop.labelers.decisions.candidate_scores import mean_scores
 from prefloop.labelers.decisions.decide import NO_VALID_VOTE, TIE, decide
 from prefloop.labelers.decisions.filters import (
     EMPTY_ANSWER,
@@ -22,6 +30,7 @@ from prefloop.labelers.decisions.filters import (
 from prefloop.labelers.decisions.reasons import PAIR_STRATEGY
 from prefloop.labelers.jury.round_jury import RoundJury
 from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS
+from prefloop.labelers.people import without
 from prefloop.pipeline.run.all_or_some import commonest, tally_notes
 from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.progress import StepProgress
@@ -134,14 +143,19 @@ def decide_block(
     folder = context.folder
     candidates = folder.candidates.read(index, _CANDIDATE_COLUMNS)
     pairs = proposed(context, candidates, label.pairs_per_prompt)
+    votes = folder.votes.read(index, VOTE_COLUMNS)
     decisions = decide(
-        folder.votes.read(index, VOTE_COLUMNS),
+        votes,
         pairs,
         candidates,
         jury,
         round_index=context.index,
     )
-    return apply_filters(decisions, candidates, filters, seed=context.seed)
+    strategy = filters.strategy
+    chooser = strategy.chooser if isinstance(strategy, AcrossPolicies) else strategy
+    looks_at_scores = isinstance(chooser, BestVsLow)
+    rewards = mean_scores(without(votes, label.silent)) if looks_at_scores else {}
+    return apply_filters(decisions, candidates, filters, seed=context.seed, rewards=rewards)
 
 
 def _balance(rule: LengthBalance, unbalanced: ShardFolder, decisions: ShardFolder) -> None:

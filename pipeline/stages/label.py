@@ -206,4 +206,5 @@ def _answer(row: dict[str, Any]) -> Answer:
         tokens=row["tokens"],
         origin=row["origin"],
         policy=row["policy"],
+        complete=row["finish_reason"] != "length",
     )

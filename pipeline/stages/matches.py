@@ -126,7 +126,7 @@ async def match(context: RunContext, policy: int, opponent: PolicyKey, by: Votin
 
         async def work(index: int) -> None:
             progress.begin(1)
-            pairs, answers = _match_pairs(run, policy, opponent, index)
+            pairs, answers = match_pairs(run, policy, opponent, index)
             prompts = run.heldout.read(index)
             built = build_pairs(pairs, prompts, answers, policy - 1, context.system_prompt)
             kept = _of_pairs(kept_votes(folder, index, by.settings), built)
@@ -164,7 +164,7 @@ def forget_other_votes(run: RunDir, policy: PolicyKey, index: int) -> None:
             continue
         if not all(answers.exists(index) for answers in sides):
             continue  # looked at when those are there again
-        pairs, _ = _match_pairs(run, one, other, index)
+        pairs, _ = match_pairs(run, one, other, index)
         voted = set(votes.read(index, ["pair_id"])["pair_id"].to_pylist())
         if voted and voted != set(pairs["pair_id"].to_pylist()):
             logger.warning(
@@ -178,7 +178,7 @@ def forget_other_votes(run: RunDir, policy: PolicyKey, index: int) -> None:
             votes.remove([index])
 
 
-def _match_pairs(
+def match_pairs(
     run: RunDir, policy: PolicyKey, opponent: PolicyKey, index: int
 ) -> tuple[pa.Table, pa.Table]:
     """Pairs of answers with the same prompt and sample index, and all answers of both policies.
@@ -234,7 +234,7 @@ def match_figures(
     A labeler alone decides by its own probabilities, whatever the rule of the jury.
     """
     alone = replace(jury.together, config=_mean_of(jury.together.config))
-    blocks = [_match_pairs(run, policy, opponent, index) for index in run.heldout.indices()]
+    blocks = [match_pairs(run, policy, opponent, index) for index in run.heldout.indices()]
     pairs = pa.concat_tables([block_pairs for block_pairs, _ in blocks])
     answers = pa.concat_tables([block_answers for _, block_answers in blocks])
     votes = run.match_votes(policy, opponent).table()

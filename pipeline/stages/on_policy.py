@@ -17,16 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from prefloop.data.conversation import as_sampled
 from prefloop.data.errors import NothingCameOut
 from prefloop.data.hashing import derive_seed, prompt_id
 from prefloop.data.shards import ShardFolder
 from prefloop.labelers.base import Labeler
 from prefloop.labelers.config import FilterConfig, LabelConfig
-from prefloop.labelers.decisions.candidate_scores import candidate_scores
+from prefloop.labelers.decisions.candidate_scores import candidate_scores, mean_scores
 from prefloop.pipeline.config import SampleConfig
 from prefloop.pipeline.run.all_or_some import (
     AllOrSome,
@@ -315,20 +312,3 @@ class _Legs:
 
 async def _nothing_to_write() -> None:
     pass
-
-
-def mean_scores(votes: pa.Table) -> dict[str, float]:
-    """Mean of the absolute scores of each candidate: over votes of a labeler, then labelers."""
-    sides = [
-        votes.select([f"{side}_id", "labeler", f"score_{side}"]).rename_columns(
-            ["candidate_id", "labeler", "score"]
-        )
-        for side in ("a", "b")
-    ]
-    both = pa.concat_tables(sides)
-    both = both.filter(pc.is_valid(both["score"]))
-    of_labeler = both.group_by(["candidate_id", "labeler"]).aggregate([("score", "mean")])
-    mean = of_labeler.group_by(["candidate_id"]).aggregate([("score_mean", "mean")])
-    return dict(
-        zip(mean["candidate_id"].to_pylist(), mean["score_mean_mean"].to_pylist(), strict=True)
-    )

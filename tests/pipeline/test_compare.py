@@ -1,4 +1,4 @@
-"""`prefloop evaluate`: two policies on held-out prompts, without a run."""
+"""`prefloop compare`: policies on held-out prompts, without a run."""
 
 from __future__ import annotations
 
@@ -6,17 +6,28 @@ import asyncio
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from typer.testing import CliRunner
 
+from prefloop.data.errors import InputError
 from prefloop.labelers.judges.folder import SHIPPED
 from prefloop.labelers.jury.calibrator import Calibrator
 from prefloop.pipeline.commands.app import app
-from prefloop.pipeline.policies.compare import evaluate_policy
-from prefloop.pipeline.run.run_dir import RunDir, RunError
-from tests.helpers.runs import JUDGE, run_small, small_config
+from prefloop.pipeline.policies.answer_table import ANSWERS
+from prefloop.pipeline.policies.compare import CompareOptions, compare_policies
+from prefloop.pipeline.policies.comparison import Evaluation
+from prefloop.pipeline.policies.comparison_page import comparison_page
+from prefloop.pipeline.policies.named_policy import named_policy
+from prefloop.pipeline.run.run_dir import JURY, RunDir, RunError
+from tests.helpers.engine_models import make_adapter, make_model
+from tests.helpers.runs import JUDGE, VERIFIER, run_small, small_config
+from tests.helpers.servers import Handler, faulty_server, good
 
 TRAIN = {"learning_rate": 1e-3, "batch_size": 4, "epochs": 2}
 
@@ -133,7 +144,7 @@ def test_whatever_changes_an_answer_changes_the_folder(
         )
         one = "embedded:policy"
         with pytest.raises(RunError, match="far enough"):
-            asyncio.run(evaluate_policy(config, policy=one, against=one, out=tmp_path / "out"))
+            asyncio.run(compare_policies(config, [one, one], CompareOptions(tmp_path / "out")))
 
     compare("float32")
     compare("float32")
@@ -155,3 +166,157 @@ def test_mistakes_are_one_line(run: RunDir, tmp_path: Path) -> None:
               "--config", str(run.config), "--out", str(tmp_path)],
     )  # fmt: skip
     assert "no such folder" in str(done.exception)
+
+
+def compared(
+    config: Any, names: list[str], out: Path, *, all_pairs: bool = False, kl: bool = True
+) -> Evaluation:
+    options = CompareOptions(out, all_pairs=all_pairs, kl=kl)
+    return asyncio.run(compare_policies(config, names, options))
+
+
+def rate(found: Evaluation, policy: str, against: str) -> dict[str, Any]:
+    [row] = [
+        row
+        for row in found.figures
+        if (row["name"], row["labeler"]) == ("win_rate", JURY)
+        and (row["policy"], row["against"]) == (policy, against)
+    ]
+    return row
+
+
+def test_three_policies_on_the_same_prompts(run: RunDir, tmp_path: Path) -> None:
+    """A run's round, its start and an adapter; then in another order, which asks nobody anew."""
+    adapter = make_adapter(tmp_path / "adapter", str(run.round(0).policy))
+    trained = f"{run.root}:0"
+    names = ["embedded:policy", trained, adapter]
+    config = small_config(label={"labelers": [VERIFIER]})
+    two = compared(config, names[:2], tmp_path / "out")
+    shards = sorted((tmp_path / "out").rglob("part-*.parquet"))
+    before = [path.stat().st_mtime_ns for path in shards]
+
+    found = compared(config, names, tmp_path / "out", all_pairs=True)
+    assert [path.stat().st_mtime_ns for path in shards] == before  # two of them were there
+    assert found.matches == [(trained, names[0]), (adapter, names[0]), (adapter, trained)]
+    row, alone = rate(found, trained, names[0]), rate(two, trained, names[0])
+    assert [row[key] for key in ("value", "low", "high")] == [
+        alone[key] for key in ("value", "low", "high")
+    ]
+    # Of three comparisons together each interval is wider, unless it is at its end.
+    assert row["low_all"] < row["low"]
+    assert row["high_all"] >= row["high"]
+    assert (alone["low_all"], alone["high_all"]) == (alone["low"], alone["high"])
+    assert any("3 comparisons" in note for note in found.notes)
+    assert not two.notes
+
+    table = pq.read_table(found.table)
+    assert table.schema.equals(ANSWERS)
+    rows = table.to_pylist()
+    assert [row["policy"] for row in rows[:3]] == names
+    assert len(rows) == 3 * 8
+    # The figures are those of the table.
+    of = {name: [row for row in rows if row["policy"] == name] for name in names}
+    outcomes = [dict(row["outcomes"])[names[0]] for row in of[trained]]
+    assert rate(found, trained, names[0])["value"] == pytest.approx(np.mean(outcomes))
+    back = [1 - dict(row["outcomes"])[trained] for row in of[names[0]]]
+    assert back == outcomes
+    for name in names:
+        scores = [dict(row["scores"])["verifier"] for row in of[name]]
+        [mean] = [
+            row for row in found.figures if (row["name"], row["policy"]) == ("mean_score", name)
+        ]
+        assert mean["value"] == pytest.approx(np.mean(scores))
+        assert mean["n"] == 8
+    kl = {row["policy"]: row["value"] for row in found.figures if row["name"] == "kl"}
+    assert set(kl) == {trained, adapter}
+    assert all(np.isfinite(value) for value in kl.values())
+    page = found.page.read_text()
+    assert all(name in page for name in names)
+
+    everything = sorted((tmp_path / "out").rglob("part-*.parquet"))
+    turned = compared(config, [trained, names[0]], tmp_path / "out", kl=False)
+    assert sorted((tmp_path / "out").rglob("part-*.parquet")) == everything
+    back_row = rate(turned, names[0], trained)
+    assert back_row["value"] == pytest.approx(1 - row["value"])
+    assert back_row["low"] == pytest.approx(1 - row["high"])
+    assert not any(one["name"] == "kl" for one in turned.figures)
+
+
+def test_each_policy_is_asked_with_its_own_tokenizer(tmp_path: Path) -> None:
+    """Whoever is named first: a policy of another family answers as it does by itself."""
+    other = make_model(tmp_path / "other")
+    config = small_config(label={"labelers": [VERIFIER]})
+    names = [other, "embedded:policy"]
+    texts = []
+    for out, order in (("one", names), ("two", names[::-1])):
+        found = compared(config, order, tmp_path / out)
+        assert any("no KL" in note and "other tokens" in note for note in found.notes)
+        rows = pq.read_table(found.table).to_pylist()
+        texts.append({(row["policy"], row["prompt_id"]): row["text"] for row in rows})
+    assert texts[0] == texts[1]
+
+
+def test_policies_at_a_server_go_by_their_names(tmp_path: Path) -> None:
+    def reply(handler: Handler) -> None:
+        good(f"I am {handler.body['model']}.")(handler)
+
+    with faulty_server(reply) as server:
+        engines = {"default": {"type": "openai", "base_url": server.url, "max_retries": 0}}
+        config = small_config(engines=engines, label={"labelers": [VERIFIER]})
+        found = compared(config, ["big", "small"], tmp_path / "out")
+        with pytest.raises(RunError, match="is a folder, and the engine 'default' is a server"):
+            named_policy(str(tmp_path), config)
+        again = len(server.requests)
+        compared(config, ["big", "small"], tmp_path / "out")
+        assert len(server.requests) == again
+    texts = {row["policy"]: row["text"] for row in pq.read_table(found.table).to_pylist()}
+    assert texts == {"big": "I am big.", "small": "I am small."}
+    assert found.notes == ("no KL: big is on a server",)
+
+
+def test_an_engine_may_be_named() -> None:
+    server = {"type": "openai", "base_url": "http://127.0.0.1:9/v1"}
+    config = small_config(engines={"default": {"type": "transformers"}, "cloud": server})
+    there, here = (named_policy(name, config) for name in ("gpt@cloud", "embedded:policy"))
+    assert (there.model, there.engine, there.is_served) == ("gpt", "cloud", True)
+    assert (here.engine, here.is_served) == ("default", False)
+    assert there.family != here.family
+
+
+def test_policies_that_are_not_there_are_one_line(run: RunDir, tmp_path: Path) -> None:
+    config = small_config()
+    with pytest.raises(RunError, match=r"has no policy of round 7: it has those of 0"):
+        named_policy(f"{run.root}:7", config)
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    (begun / "config.yaml").write_text("seed: 1\n")
+    with pytest.raises(RunError, match="it has no policy to keep"):
+        named_policy(str(begun), config)
+    with pytest.raises(InputError, match="two policies or more"):
+        compared(config, ["embedded:policy"], tmp_path / "out")
+
+
+def test_a_page_takes_no_markup_out_of_answers(tmp_path: Path) -> None:
+    attack = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+    rows = [
+        {
+            "prompt_id": "p", "prompt": json.dumps([{"role": attack, "content": attack}]),
+            "sample_index": 0, "policy": attack, "text": attack, "reasoning": attack, "tokens": 1,
+            "characters": 1, "finish_reason": "length", "scores": [(attack, 0.5)],
+            "outcomes": [(attack, 1.0)],
+        }
+    ]  # fmt: skip
+    figures = [
+        {
+            "name": name, "policy": attack, "against": attack, "labeler": attack, "value": 0.5,
+            "low": 0.4, "high": 0.6, "n": 1,
+        }
+        for name in ("win_rate", "mean_score")
+    ]  # fmt: skip
+    page = tmp_path / "page.html"
+    found = Evaluation((attack, attack), tmp_path, figures, page, tmp_path / "t", (attack,))
+    comparison_page(found, pa.Table.from_pylist(rows, schema=ANSWERS))
+    written = page.read_text()
+    assert "<script" not in written
+    assert "<img" not in written
+    assert written.count("&lt;script&gt;") >= 8

@@ -56,7 +56,7 @@ ORDER = {
         "stages",
         "report checking",
         "plan audit policies final_evaluation loop redecide adoption label_data",
-        "judging review relabel export",
+        "judging review relabel export sweep",
         "results api starter",
         "commands",
     ],
@@ -72,6 +72,7 @@ MANY_PARAMETERS = {
         [
             "pipeline.api.agreement",
             "pipeline.api.audit",
+            "pipeline.api.compare",
             "pipeline.api.judge_eval",
             "pipeline.api.relabel",
             "pipeline.api.train",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer*",
     "chat_template*",
     "special_tokens_map.json",
@@ -30,6 +30,7 @@ _TOKENIZER_FILES = (
     "merges.txt",
     "*.model",
 )
+"""Patterns of the files that a tokenizer and its chat template lie in."""
 
 
 def is_adapter(checkpoint: Path) -> bool:
@@ -63,12 +64,15 @@ def base_of(checkpoint: Path) -> Path:
 
 
 def load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in ``checkpoint`` (adapter folders carry their own copy), with a token to pad
-    with: those of Llama, Mistral and GPT-2 name none."""
+    """The tokenizer in ``checkpoint`` (of an adapter that has no copy of it, its base's), with a
+    token to pad with: those of Llama, Mistral and GPT-2 name none."""
     from transformers import AutoTokenizer
 
+    has_none = is_adapter(checkpoint) and not (checkpoint / "tokenizer_config.json").is_file()
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        checkpoint, trust_remote_code=False, local_files_only=True
+        base_of(checkpoint) if has_none else checkpoint,
+        trust_remote_code=False,
+        local_files_only=True,
     )
     padding = padding_id(tokenizer)
     if tokenizer.pad_token_id is None and padding is not None:
@@ -81,7 +85,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
     Loading and saving would rewrite them, and a later round must tokenise as this one did.
     """
-    for pattern in _TOKENIZER_FILES:
+    for pattern in TOKENIZER_FILES:
         for file in source.glob(pattern):
             if file.is_file():
                 shutil.copyfile(file, target / file.name)

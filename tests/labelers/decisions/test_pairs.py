@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,6 +11,7 @@ from prefloop.data.schemas import DECISION
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.config import (
     AllPairs,
+    BestVsLow,
     BestVsRandom,
     BestVsWorst,
     PairStrategy,
@@ -164,9 +167,90 @@ def test_all_pairs_above_a_margin() -> None:
 
 
 def test_nothing_kept_nothing_selected() -> None:
-    for strategy in (BestVsWorst(), BestVsRandom(), RankedNeighbours(), AllPairs()):
+    for strategy in (BestVsWorst(), BestVsLow(), BestVsRandom(), RankedNeighbours(), AllPairs()):
         assert selected(strategy, [False] * 6) == set()
         assert not len(select_pairs(DECISION.empty_table(), strategy, seed=0))
+
+
+def round_robin(
+    rewards: dict[str, float], *, win: dict[str, float] | None = None, prompt: str = "p"
+) -> pa.Table:
+    """Decisions on all pairs of answers, the higher reward chosen; scores are those in ``win``, or
+    shares of the others that an answer beats."""
+    names = sorted(rewards, key=lambda name: -rewards[name])
+    score = win or {name: 1 - at / (len(names) - 1) for at, name in enumerate(names)}
+    pairs = [(a, b) for at, a in enumerate(names) for b in names[at + 1 :]]
+    table = make_decisions({f"{a}>{b}": (score[a], score[b]) for a, b in pairs}, prompt=prompt)
+    for side, which in (("chosen_id", 0), ("rejected_id", 1)):
+        ids = pa.array([content_id(prompt, pair[which]) for pair in pairs])
+        table = table.set_column(table.column_names.index(side), table.schema.field(side), ids)
+    return table
+
+
+def chosen_low(
+    rewards: dict[str, float], strategy: PairStrategy, *, absolute: bool = True, **more: Any
+) -> str:
+    decisions = round_robin(rewards, **more)
+    known = {content_id("p", name): reward for name, reward in rewards.items()} if absolute else {}
+    mask = select_pairs(decisions, strategy, seed=0, rewards=known)
+    [row] = decisions.filter(pa.array(mask)).to_pylist()
+    name = {content_id("p", one): one for one in rewards}
+    return f"{name[row['chosen_id']]}>{name[row['rejected_id']]}"
+
+
+def test_best_against_the_one_at_mean_minus_two_deviations() -> None:
+    """Mean 0, sum of squares 9 + 9 + 4 x 1 + 4 + 9 + 25 = 60 over 13: deviation 2.148."""
+    rewards = {
+        "a": 3.0, "b": 1.0, "c": 1.0, "d": 1.0, "e": 1.0, "f": -2.0, "g": 3.0, "h": 0.0,
+        "i": 0.0, "j": 0.0, "k": 0.0, "l": -3.0, "m": -5.0,
+    }  # fmt: skip
+    # Two below is -4.297: m is 0.70 away, and l 1.30.
+    assert chosen_low(rewards, BestVsLow()).endswith(">m")
+    # One below is -2.148: f, although l and m are worse.
+    assert chosen_low(rewards, BestVsLow(deviations=1.0)).endswith(">f")
+
+
+def test_an_outlier_is_not_taken() -> None:
+    """0, 1 .. 9, -17 and -30: mean -0.167, mean square 1474 / 12, deviation 11.08, so -22.33: -17
+    is 5.3 away, and the worst 7.7."""
+    rewards = {f"n{at}": float(at) for at in range(10)} | {"x": -30.0, "y": -17.0}
+    assert chosen_low(rewards, BestVsLow()) == "n9>y"
+    assert chosen_low(rewards, BestVsWorst()) == "n9>x"
+
+
+def test_of_few_answers_it_is_the_worst() -> None:
+    """Nothing of 5 answers lies beyond -2 deviations, so the worst is the nearest."""
+    rewards = {"a": 4.0, "b": 3.5, "c": 3.0, "d": 1.0, "e": -9.0}
+    assert chosen_low(rewards, BestVsLow()) == chosen_low(rewards, BestVsWorst()) == "a>e"
+
+
+def test_without_absolute_scores_it_goes_by_normal_scores() -> None:
+    """Of 100 answers that always beat the next ones, the mean of normal scores is 0 and their
+    deviation nearly 1: two below is the 2.3rd of a hundred from below, the third or second last."""
+    rewards = {f"n{at:03d}": float(-at) for at in range(100)}
+    found = chosen_low(rewards, BestVsLow(), absolute=False)
+    assert found == "n000>n097"
+    # By the rewards, which are spread evenly, nothing is that far below: the worst.
+    assert chosen_low(rewards, BestVsLow()) == "n000>n099"
+
+
+def test_the_low_answer_is_one_whose_pair_is_left() -> None:
+    rewards = {"a": 4.0, "b": 3.0, "c": 0.0, "d": -4.0}
+    decisions = round_robin(rewards)
+    names = [f"{a}>{b}" for a, b in ("ab", "ac", "ad", "bc", "bd", "cd")]
+    known = {content_id("p", name): reward for name, reward in rewards.items()}
+
+    def left(kept: set[str]) -> str:
+        flags = pa.array([name in kept for name in names])
+        place = decisions.column_names.index("kept")
+        some = decisions.set_column(place, decisions.schema.field("kept"), flags)
+        mask = select_pairs(some, BestVsLow(), seed=0, rewards=known)
+        [name] = [name for name, keep in zip(names, mask, strict=True) if keep]
+        return name
+
+    assert left(set(names)) == "a>d"
+    assert left({"a>b", "a>c", "b>d"}) == "a>c"  # the best's pairs, and of these the lowest
+    assert left({"b>c", "b>d", "c>d"}) == "b>d"
 
 
 @given(order=st.permutations(range(12)), seed=st.integers(0, 3))
@@ -177,7 +261,7 @@ def test_selection_follows_ids_and_breaks_ties_by_them(order: list[int], seed: i
     decisions = pa.concat_tables(
         [make_decisions(level, prompt="p"), make_decisions(RANKING, prompt="q")]
     )
-    for strategy in (BestVsWorst(), BestVsRandom(), RankedNeighbours(), AllPairs()):
+    for strategy in (BestVsWorst(), BestVsLow(), BestVsRandom(), RankedNeighbours(), AllPairs()):
         mask = select_pairs(decisions, strategy, seed=seed)
         shuffled = select_pairs(decisions.take(order), strategy, seed=seed)
         assert shuffled.tolist() == mask[order].tolist()

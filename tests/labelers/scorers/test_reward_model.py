@@ -20,7 +20,8 @@ from prefloop.labelers.config import Jury, RewardModelLabeler
 from prefloop.labelers.decisions.decide import decide
 from prefloop.labelers.factory import build_labeler
 from prefloop.labelers.jury.round_jury import RoundJury
-from prefloop.labelers.scorers.reward_model import RewardModel, bradley_terry
+from prefloop.labelers.scorers.reward_model import RewardModel
+from prefloop.labelers.scorers.score_votes import bradley_terry
 from prefloop.labelers.scorers.sequence_scores import (
     SequenceScorer,
     conversation_tokens,

@@ -1,0 +1,1 @@
+"""Several values of a setting, over the same answers and votes."""
