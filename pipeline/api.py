@@ -18,8 +18,8 @@ import yaml
 
 from prefloop.data.errors import InputError
 from prefloop.data.sources.in_memory import as_files, keep_as_file
+from prefloop.pipeline.blocking import wait_for
 from prefloop.pipeline.results import Result, Run
-from prefloop.pipeline.run.blocking import wait_for
 from prefloop.pipeline.run.run_dir import RunDir
 
 if TYPE_CHECKING:

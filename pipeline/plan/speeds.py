@@ -68,7 +68,7 @@ def server_seconds(
 ) -> float:
     """How long a server is thought to take for requests of so many tokens each, by its limits."""
     answering = LATENCY_S + answer_tokens / DECODED_PER_CONNECTION
-    bounds = [requests * answering / settings.max_concurrency]
+    bounds = [requests * answering / settings.concurrency]
     if settings.requests_per_minute:
         bounds.append(60 * requests / settings.requests_per_minute)
     if settings.tokens_per_minute:

@@ -49,7 +49,7 @@ ORDER = {
         "tiny",
     ],
     "pipeline": [
-        "engines terminal",
+        "engines terminal blocking",
         "config",
         "machine",
         "run",
