@@ -23,7 +23,7 @@ from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.promotion import keeping
 from prefloop.pipeline.run.round_jury import load_round_jury
 from prefloop.pipeline.run.run_dir import EVALUATION, RunDir, Stopwatch
-from prefloop.pipeline.stages.evaluate import answer_heldout
+from prefloop.pipeline.stages.evaluate import answer_heldout, heldout_sampling, is_untempered
 from prefloop.pipeline.stages.matches import match, match_figures, match_jury, voting
 from prefloop.pipeline.stages.measures import Likely, answer_figures, kl_figures
 from prefloop.pipeline.stages.prompts import write_blocks
@@ -83,7 +83,8 @@ async def _figures(
     rows += answer_figures(final, new, against=None)
     rows += answer_figures(final, 0, against="start")
     async with models.scoring() as score:
-        likely = Likely(score, settings.confidence)
+        own = is_untempered(heldout_sampling(config.sample, settings))
+        likely = Likely(score, settings.confidence, own)
         measure = partial(kl_figures, context, new, policy, start, likely, against="start")
         rows += await asyncio.to_thread(measure)
     return metrics_table([{**row, "round": context.index} for row in rows])

@@ -32,6 +32,8 @@ from prefloop.pipeline.stages.evaluate import (
     answer_heldout,
     answer_opponent,
     evaluate_round,
+    heldout_sampling,
+    is_untempered,
 )
 from prefloop.pipeline.stages.filter import filter_round, require_kept
 from prefloop.pipeline.stages.invalid_votes import asks_again
@@ -188,5 +190,7 @@ async def _evaluate(
         return match_jury(config.label.jury, config.evaluate, config.evaluators, fitted)
 
     sure = promotion_confidence(config.evaluate, config.rounds)
-    by = Measuring(voting(config, config.evaluators, models.labelers), jury, models.scoring, sure)
+    own = is_untempered(heldout_sampling(config.sample, config.evaluate))
+    votes = voting(config, config.evaluators, models.labelers)
+    by = Measuring(votes, jury, models.scoring, sure, untempered=own)
     await evaluate_round(context, config.evaluate, train, origin, by)

@@ -29,7 +29,7 @@ from prefloop.pipeline.run.metrics import metrics_table
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.round_jury import jury_on
 from prefloop.pipeline.run.run_dir import JURY, RunDir, RunError
-from prefloop.pipeline.stages.evaluate import answer_heldout
+from prefloop.pipeline.stages.evaluate import answer_heldout, heldout_sampling, is_untempered
 from prefloop.pipeline.stages.matches import (
     MatchJury,
     match,
@@ -188,11 +188,15 @@ async def _answer(
 ) -> None:
     """Let the ``policies``, by number, answer; one engine serves those of a family in turn."""
     run = context.run
-    todo = {
-        number: one
-        for number, one in policies.items()
-        if not all(run.answers(number).exists(index) for index in run.heldout.indices())
-    }
+    own = is_untempered(heldout_sampling(config.sample, config.evaluate))
+
+    def is_there(number: int, one: NamedPolicy) -> bool:
+        drawn = [run.answers(number)]
+        if not own and not one.is_served:
+            drawn.append(run.untempered(number))
+        return all(each.exists(index) for each in drawn for index in run.heldout.indices())
+
+    todo = {number: one for number, one in policies.items() if not is_there(number, one)}
     families: dict[str, list[int]] = {}
     for number, one in todo.items():
         families.setdefault(one.family, []).append(number)
@@ -240,6 +244,7 @@ async def _divergences(
         found.notes.append(f"no KL: {policies[0].name} is on a server")
         return found
     first = Path(policies[0].model)
+    own = is_untempered(heldout_sampling(config.sample, config.evaluate))
     tokens = load_tokenizer(first)
     for at, (one, number) in enumerate(zip(policies, numbers, strict=True)):
         if at == 0:
@@ -258,7 +263,7 @@ async def _divergences(
                 number,
                 Path(one.model),
                 first,
-                Likely(score, config.evaluate.confidence),
+                Likely(score, config.evaluate.confidence, own),
                 against="",
             )
     return found

@@ -186,6 +186,8 @@ class Measuring:
     open_scorer: Callable[[], AbstractAsyncContextManager[Scorer]]
     promotion_confidence: float
     """Coverage of the interval that promotion goes by."""
+    untempered: bool
+    """Whether held-out answers are drawn from the policies' own distributions."""
 
 
 async def evaluate_round(
@@ -223,7 +225,7 @@ async def evaluate_round(
             context,
             origin.start,
             reference_policy(context, train, origin),
-            Likely(score, settings.confidence),
+            Likely(score, settings.confidence, by.untempered),
             beta=train.beta,
         )
     for row in rows:

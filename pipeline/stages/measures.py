@@ -66,6 +66,9 @@ class Likely:
 
     score: Scorer
     confidence: float
+    untempered: bool
+    """Whether held-out answers are drawn from the policy's own distribution; else only those that
+    were drawn for KL are."""
 
 
 def likelihood_figures(
@@ -98,17 +101,17 @@ def kl_figures(
     """KL from ``new``, whose answers are those of ``policy``, to ``other``; none where it cannot be
     measured, which is said.
 
-    The answers are those that were drawn from the policy's own distribution for this, or else the
-    held-out answers, which then were drawn from it.
+    The answers are the held-out ones where these are drawn from the policy's own distribution, and
+    else those that were drawn from it for this.
     """
     conversations = _conversations(context)
     columns = ["prompt_id", "text", "finish_reason", "token_ids", "reasoning", "reasoning_tokens"]
-    untempered = context.run.untempered(policy)
-    shards = untempered if untempered.indices() else context.run.answers(policy)
-    answers = shards.table(columns)
+    drawn = context.run.answers if likely.untempered else context.run.untempered
+    answers = drawn(policy).table(columns)
     shown_prompts = [conversations[prompt] for prompt in answers["prompt_id"].to_pylist()]
     rows = answers.to_pylist()
     if not rows:
+        logger.warning("no KL of policy %d: none of its answers is there to measure it on", policy)
         return []
     unknown = sum(row["token_ids"] is None and _thought(row) for row in rows)
     if unknown:

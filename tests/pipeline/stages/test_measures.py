@@ -134,19 +134,24 @@ def context_of(run: RunDir) -> RunContext:
     return RunContext.of(small_config(), run)
 
 
-def scored(moved: Any) -> Likely:
+def scored(moved: Any, *, untempered: bool) -> Likely:
     """The new policy finds each text as much likelier than the other as ``moved`` says of it."""
 
     def score(checkpoint: Path, prompts: Any, answers: Any, **_: Any) -> np.ndarray:
         assert len(prompts) == len(answers)
         return np.array([moved(one) if checkpoint.name == "new" else 0.0 for one in answers])
 
-    return Likely(score, 0.95)
+    return Likely(score, 0.95, untempered)
 
 
-def kl_of(run: RunDir, moved: Any) -> Any:
+def kl_of(run: RunDir, moved: Any, *, untempered: bool = True) -> Any:
     rows = kl_figures(
-        context_of(run), 1, Path("new"), Path("other"), scored(moved), against="start"
+        context_of(run),
+        1,
+        Path("new"),
+        Path("other"),
+        scored(moved, untempered=untempered),
+        against="start",
     )
     return rows[0]["estimate"] if rows else None
 
@@ -162,14 +167,21 @@ def test_kl_counts_prompts(tmp_path: Path) -> None:
     assert found.n == 48
 
 
-def test_kl_is_of_the_draw_that_was_made_for_it(tmp_path: Path) -> None:
+def test_kl_is_of_the_draw_that_was_made_for_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run = RunDir(tmp_path)
     ids = write_heldout(run, 3)
     greedy = [candidate("new", one, 0, "greedy") for one in ids]
     own = [candidate("new", one, 0, "own") for one in ids]
     run.answers(1).write(0, table(greedy, schemas.CANDIDATE))
     run.untempered(1).write(0, table(own, schemas.CANDIDATE))
-    assert kl_of(run, {"greedy": 9.0, "own": 2.0}.get).value == 2.0
+    moved = {"greedy": 9.0, "own": 2.0}.get
+    assert kl_of(run, moved, untempered=False).value == 2.0
+    run.untempered(1).remove([0])
+    with caplog.at_level(logging.WARNING):
+        assert kl_of(run, moved, untempered=False) is None
+    assert "no KL of policy 1: none of its answers is there to measure it on" in caplog.text
 
 
 def test_kl_of_thoughts_is_of_the_tokens_or_not_at_all(
