@@ -8,7 +8,7 @@ from typing import Any
 
 from prefloop.data.chat import break_control_tokens
 from prefloop.data.conversation import template_turn, tools_in
-from prefloop.data.protocol import EngineFailed, Message, Request
+from prefloop.data.protocol import EngineFailed, Message, Request, Sampling
 from prefloop.pipeline.engines.answer_reader import longest
 from prefloop.pipeline.engines.settings import OpenAIEngine
 
@@ -56,6 +56,8 @@ def request_body(
                 "the engine's extra_body",
             )
         body["top_k"] = sampling.top_k
+    elif _would_be_cut(config, sampling):
+        body["top_k"] = -1
     body |= _logprobs(config, request) | _constraint(config, request)
     if twice := body.keys() & config.extra_body.keys():
         raise EngineFailed(
@@ -63,6 +65,13 @@ def request_body(
         )
     body |= config.extra_body
     return {field: value for field, value in body.items() if field not in config.leave_out}
+
+
+def _would_be_cut(config: OpenAIEngine, sampling: Sampling) -> bool:
+    """Whether a vLLM server that is told no ``top_k`` could take its model's own, where the whole
+    vocabulary was asked for."""
+    asked = config.vllm_extensions and sampling.top_k == 0 and sampling.temperature != 0
+    return asked and "top_k" not in config.extra_body
 
 
 def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -30,6 +30,25 @@ def test_null_is_not_sent():
     assert body["seed"] == 1
 
 
+@pytest.mark.parametrize(
+    ("asked", "settings", "told"),
+    [
+        ({"temperature": 1.0}, {"vllm_extensions": True}, -1),
+        ({"temperature": 1.0, "top_k": 7}, {"vllm_extensions": True}, 7),
+        ({"temperature": 1.0, "top_k": None}, {"vllm_extensions": True}, None),
+        ({"temperature": 0.0}, {"vllm_extensions": True}, None),
+        ({"temperature": 1.0}, {}, None),
+        ({"temperature": 1.0}, {"vllm_extensions": True, "extra_body": {"top_k": 9}}, 9),
+    ],
+)
+def test_vllm_is_told_that_the_whole_vocabulary_is_meant(asked, settings, told):
+    """Its model's generation_config.json would cut it off otherwise, as Qwen's does."""
+    with faulty_server(good()) as server:
+        ask(server.url, question(**asked), **settings)
+    [body] = sent(server)
+    assert body.get("top_k") == told
+
+
 def test_further_fields_variables_and_effort_are_sent_and_the_request_s_win():
     settings = {
         "extra_body": {"provider": {"order": ["a"]}, "service_tier": "flex"},
