@@ -48,5 +48,5 @@ def test_a_proxy_of_other_addresses_is_none_of_ours(monkeypatch):
 
 def test_a_proxy_that_is_none_is_one_line(monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "ftp://proxy.invalid")
-    with pytest.raises(EngineFailed, match="no client for .* can be made"):
+    with pytest.raises(EngineFailed, match=r"no client for .* can be made"):
         ask(MODEL, question())
