@@ -55,7 +55,9 @@ def _figures(found: Sweep) -> list[plots.Figure]:
             list(range(len(lengths))),
             [one.figures["mean_tokens"].value for one in lengths],
         )
-        words = Words("lengths", "Mean length of held-out answers", "In tokens, by trial.")
+        words = Words(
+            "lengths", "Mean length of held-out answers", "In tokens, by trial.", x="trial"
+        )
         drawn.append(lines(words, [series], x_names=[str(n + 1) for n in range(len(lengths))]))
     return drawn
 
