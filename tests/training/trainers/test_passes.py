@@ -17,7 +17,7 @@ from prefloop.training.policy.logprobs import sequence_logprobs
 from prefloop.training.session.job import Job
 from tests.helpers.dpo_data import rows, write
 from tests.helpers.engine_models import make_model
-from tests.training.steps.test_steps import assert_same_step, plain_descent
+from tests.training.trainers.test_steps import assert_same_step, plain_descent
 
 __all__ = ["plain_descent"]  # a fixture
 
