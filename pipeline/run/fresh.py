@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import prefloop.pipeline
-from prefloop.pipeline.run.run_dir import RunDir
+from prefloop.pipeline.run.run_dir import FINAL_FOLDER, RunDir
 
 _MAKERS = [Path(prefloop.pipeline.__file__).parent / name for name in ("report", "templates")]
 """What makes the pages: a new version of prefloop makes them anew."""
@@ -28,9 +28,11 @@ def report_is_fresh(run: RunDir) -> bool:
 
 def card_is_fresh(run: RunDir) -> bool:
     """Whether nothing that the dataset's card tells of changed since it was written."""
-    parts = [run.config, *(path for path in run.dataset.glob("*") if path != run.card)]
+    parts = [run.config, run.root / FINAL_FOLDER]
+    parts += [path for path in run.dataset.glob("*") if path != run.card]
     for folder in run.rounds():
         parts += [folder.decisions.folder, folder.prompts.folder, folder.written]
+        parts.append(folder.metrics.folder)
     return _is_younger(run.card, parts)
 
 
