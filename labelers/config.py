@@ -553,6 +553,22 @@ class BestVsLow(Strict):
     """Standard deviations below the mean."""
 
 
+class CorrectVsIncorrect(Strict):
+    """Pairs of a right and a wrong answer, of like length: those of a prompt whose lengths differ
+    least. A prompt whose answers are all right, or all wrong, has none.
+
+    For verifiers. A right answer is often the longer one, or the shorter, and pairs of the best and
+    the worst would teach that.
+    """
+
+    type: Literal["correct_vs_incorrect"] = "correct_vs_incorrect"
+    correct: float = 1.0
+    """An answer is right where the mean of its scores, by the labelers that give scores, is this or
+    more, and else wrong. Answers without a score are neither."""
+    pairs: PositiveInt = 1
+    """Pairs of a prompt at most."""
+
+
 class RankedNeighbours(Strict):
     """Every pair of answers that are next to each other in the prompt's ranking by score."""
 
@@ -566,6 +582,10 @@ class AllPairs(Strict):
     min_margin: Annotated[float, Field(ge=-1, le=1)] = 0.0
 
 
+Chooser = BestVsWorst | BestVsLow | BestVsRandom | CorrectVsIncorrect | RankedNeighbours | AllPairs
+"""The strategies that choose by score."""
+
+
 class AcrossPolicies(Strict):
     """Pairs of answers of different policies only, chosen among these by another strategy.
 
@@ -575,25 +595,29 @@ class AcrossPolicies(Strict):
 
     type: Literal["across_policies"] = "across_policies"
     choose: Literal[
-        "best_vs_worst", "best_vs_low", "best_vs_random", "ranked_neighbours", "all"
+        "best_vs_worst",
+        "best_vs_low",
+        "best_vs_random",
+        "correct_vs_incorrect",
+        "ranked_neighbours",
+        "all",
     ] = "best_vs_worst"
     """The strategy that chooses among the pairs across policies."""
     min_margin: Annotated[float, Field(ge=-1, le=1)] = 0.0
     """For ``all``: least difference in score."""
 
     @property
-    def chooser(self) -> BestVsWorst | BestVsLow | BestVsRandom | RankedNeighbours | AllPairs:
+    def chooser(self) -> Chooser:
         """That strategy."""
         if self.choose == "all":
             return AllPairs(min_margin=self.min_margin)
-        others = (BestVsWorst(), BestVsLow(), BestVsRandom(), RankedNeighbours())
+        others = (
+            BestVsWorst(), BestVsLow(), BestVsRandom(), CorrectVsIncorrect(), RankedNeighbours(),
+        )  # fmt: skip
         return next(one for one in others if one.type == self.choose)
 
 
-PairStrategy = Annotated[
-    BestVsWorst | BestVsLow | BestVsRandom | RankedNeighbours | AllPairs | AcrossPolicies,
-    Field(discriminator="type"),
-]
+PairStrategy = Annotated[Chooser | AcrossPolicies, Field(discriminator="type")]
 """Which of a prompt's pairs that passed the filters go into the dataset."""
 
 

@@ -21,16 +21,17 @@ from prefloop.labelers.config import (
     BestVsLow,
     BestVsRandom,
     BestVsWorst,
-    RankedNeighbours,
+    Chooser,
+    CorrectVsIncorrect,
 )
+from prefloop.labelers.decisions.lengths import compared_lengths
 from prefloop.labelers.decisions.low_answers import distance_to_low
 
 PAIR = pa.schema([(name, pa.string()) for name in ("pair_id", "prompt_id", "a_id", "b_id")])
 
 Keys = NDArray[np.uint64]
-Chooser = BestVsWorst | BestVsLow | BestVsRandom | RankedNeighbours | AllPairs
-"""The strategies that choose by score."""
-
+Rewards = Mapping[str, float]
+"""Absolute scores of candidates by id."""
 _ID_LENGTH = 32
 _HASH_ROWS = 65_536
 _ROUNDING = 1e-9
@@ -88,7 +89,7 @@ def select_pairs(
     strategy: Chooser,
     *,
     seed: int,
-    rewards: Mapping[str, float] | None = None,
+    rewards: Rewards | None = None,
 ) -> NDArray[np.bool_]:
     """Which of the kept decisions the strategy keeps: a mask [N], false where not kept before.
 
@@ -97,8 +98,9 @@ def select_pairs(
     whose chosen answer has the highest score, one drawn by seed. ``best_vs_low``: of these, the one
     whose rejected answer is nearest to the mean minus so many standard deviations of the prompt's
     answers, by ``rewards`` (absolute scores by candidate) where all of these have one (see
-    ``prefloop.labelers.decisions.low_answers``). ``ranked_neighbours``: the chosen
-    answer's score is the next above the rejected one's among the scores of the prompt's pairs.
+    ``prefloop.labelers.decisions.low_answers``). ``correct_vs_incorrect``: of the pairs of a right
+    and a wrong answer by ``rewards``, those whose lengths differ least. ``ranked_neighbours``: the
+    chosen answer's score is the next above the rejected one's among the scores of the prompt's pairs.
     ``all``: the margin is at least ``min_margin``.
     """
     selected = np.zeros(len(decisions), np.bool_)
@@ -122,12 +124,37 @@ def select_pairs(
         best[leaders] = _first_of_each(
             prompt[leaders], distance[leaders], id_keys(kept["pair_id"])[leaders]
         )
+    elif isinstance(strategy, CorrectVsIncorrect):
+        best = _right_and_wrong(decisions.take(pa.array(rows)), prompt, strategy, rewards or {})
     elif isinstance(strategy, BestVsRandom):
         best = _first_of_each(prompt, -chosen, _draw_keys(kept["pair_id"], seed))
     else:
         best = _are_neighbours(prompt, chosen, rejected)
     selected[rows] = best
     return selected
+
+
+def _right_and_wrong(
+    kept: pa.Table, prompt: NDArray[np.int32], strategy: CorrectVsIncorrect, rewards: Rewards
+) -> NDArray[np.bool_]:
+    """Of a prompt's pairs with a right chosen and a wrong rejected answer, the first few by how far
+    their lengths are apart, in proportion."""
+    chosen, rejected = (
+        np.array([rewards.get(one, np.nan) for one in kept[f"{side}_id"].to_pylist()])
+        for side in ("chosen", "rejected")
+    )
+    of_both = np.flatnonzero(
+        (chosen >= strategy.correct - _ROUNDING) & (rejected < strategy.correct - _ROUNDING)
+    )
+    one, other = (lengths[of_both] for lengths in compared_lengths(kept))
+    apart = np.abs(np.log((one + 1) / (other + 1)))
+    keys, group = id_keys(kept["pair_id"])[of_both], prompt[of_both]
+    order = np.lexsort((keys, apart, group))
+    _, sizes = np.unique(group, return_counts=True)
+    position = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    found = np.zeros(len(kept), np.bool_)
+    found[of_both[order[position < strategy.pairs]]] = True
+    return found
 
 
 def id_keys(ids: pa.Array | pa.ChunkedArray) -> Keys:

@@ -14,6 +14,7 @@ from prefloop.labelers.config import (
     BestVsLow,
     BestVsRandom,
     BestVsWorst,
+    CorrectVsIncorrect,
     JudgeLabeler,
     LabelerConfig,
     OwnModelLabeler,
@@ -273,6 +274,8 @@ class Planner:
         match strategy.chooser if isinstance(strategy, AcrossPolicies) else strategy:
             case BestVsWorst() | BestVsLow() | BestVsRandom():
                 kept = sum(min(number, 1) for number in pairs)
+            case CorrectVsIncorrect(pairs=most):
+                kept = sum(min(number, most) for number in pairs)
             case RankedNeighbours():
                 kept = sum(min(number, config.sample.total) for number in pairs)
             case _:

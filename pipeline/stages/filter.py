@@ -13,6 +13,7 @@ from prefloop.data.shards import ShardFolder
 from prefloop.labelers.config import (
     AcrossPolicies,
     BestVsLow,
+    CorrectVsIncorrect,
     FilterConfig,
     Identical,
     LabelConfig,
@@ -153,7 +154,7 @@ def decide_block(
     )
     strategy = filters.strategy
     chooser = strategy.chooser if isinstance(strategy, AcrossPolicies) else strategy
-    looks_at_scores = isinstance(chooser, BestVsLow)
+    looks_at_scores = isinstance(chooser, BestVsLow | CorrectVsIncorrect)
     rewards = mean_scores(without(votes, label.silent)) if looks_at_scores else {}
     return apply_filters(decisions, candidates, filters, seed=context.seed, rewards=rewards)
 

@@ -14,6 +14,7 @@ from prefloop.labelers.config import (
     BestVsLow,
     BestVsRandom,
     BestVsWorst,
+    CorrectVsIncorrect,
     PairStrategy,
     RankedNeighbours,
 )
@@ -167,7 +168,10 @@ def test_all_pairs_above_a_margin() -> None:
 
 
 def test_nothing_kept_nothing_selected() -> None:
-    for strategy in (BestVsWorst(), BestVsLow(), BestVsRandom(), RankedNeighbours(), AllPairs()):
+    for strategy in (
+        BestVsWorst(), BestVsLow(), BestVsRandom(), CorrectVsIncorrect(), RankedNeighbours(),
+        AllPairs(),
+    ):  # fmt: skip
         assert selected(strategy, [False] * 6) == set()
         assert not len(select_pairs(DECISION.empty_table(), strategy, seed=0))
 
@@ -269,3 +273,35 @@ def test_selection_follows_ids_and_breaks_ties_by_them(order: list[int], seed: i
             kept = decisions.filter(pa.array(mask))["pair_id"].to_pylist()
             lowest = min(content_id("pair", name) for name in level)
             assert sorted(kept) == sorted([lowest, content_id("pair", "ad")])
+
+
+def right_and_wrong(rewards: dict[str, float], lengths: dict[str, int], **config: Any) -> set[str]:
+    names = {content_id("p", one): one for one in rewards}
+    table = round_robin(rewards)
+    for side in ("chosen", "rejected"):
+        tokens = [lengths[names[one]] for one in table[f"{side}_id"].to_pylist()]
+        at = table.column_names.index(f"{side}_tokens")
+        table = table.set_column(at, table.schema.field(at), pa.array(tokens, pa.int32()))
+    known = {content_id("p", name): reward for name, reward in rewards.items()}
+    mask = select_pairs(table, CorrectVsIncorrect(**config), seed=0, rewards=known)
+    return {
+        f"{names[row['chosen_id']]}>{names[row['rejected_id']]}"
+        for row in table.filter(pa.array(mask)).to_pylist()
+    }
+
+
+def test_right_answers_against_wrong_ones_of_like_length() -> None:
+    rewards = {"a": 1.0, "b": 1.0, "c": 0.0, "d": 0.5, "e": 0.0}
+    lengths = {"a": 100, "b": 20, "c": 19, "d": 90, "e": 300}
+    assert right_and_wrong(rewards, lengths) == {"b>c"}  # 5 % apart, and 11 % a from d
+    assert right_and_wrong(rewards, lengths, pairs=2) == {"b>c", "a>d"}
+    assert right_and_wrong(rewards, lengths, correct=0.5, pairs=9) == {
+        "a>c", "a>e", "b>c", "b>e", "d>c", "d>e",
+    }  # fmt: skip
+
+
+def test_a_prompt_that_is_all_right_or_all_wrong_has_no_pair() -> None:
+    lengths = {"a": 1, "b": 1}
+    assert right_and_wrong({"a": 1.0, "b": 1.0}, lengths) == set()
+    assert right_and_wrong({"a": 0.9, "b": 0.0}, lengths) == set()
+    assert select_pairs(round_robin({"a": 1.0, "b": 0.0}), CorrectVsIncorrect(), seed=0).sum() == 0
