@@ -318,7 +318,8 @@ def test_training_that_knows_its_pairs_by_heart(
 def test_a_policy_that_went_astray_is_found_in_the_evaluation(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    train = {"learning_rate": 1e-3, "batch_size": 4, "guards": {"max_kl": 1e-6, "then": "go_on"}}
+    # Far enough for eight answers to tell: nearer, the estimate may be below 0 by chance.
+    train = {"learning_rate": 1e-2, "batch_size": 4, "guards": {"max_kl": 1e-6, "then": "go_on"}}
     config = small_config(train=train)
     run = run_small(tmp_path / "run", config)
     assert "guard kl of the new policy is beyond its limit" in caplog.text
