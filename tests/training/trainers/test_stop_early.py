@@ -84,11 +84,11 @@ def test_the_best_weights_are_kept_and_training_ends(
 def test_held_out_pairs_are_measured_as_what_is_trained_on(
     policy: Path, shards: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """The loss of pairs under weights that do not move is log 2, and half of the mirror images of
-    trained pairs are right where all of those are wrong."""
+    """The loss of pairs under weights that moved by one step is near log 2, and half of the mirror
+    images of trained pairs are right where all of those are wrong."""
     result = train(policy, shards, tmp_path / "p", by="accuracy", times=12, patience=12)
     looks = result.early["measured"]
-    assert looks[0]["loss"] == pytest.approx(0.693, abs=0.05)
+    assert looks[0]["loss"] == pytest.approx(0.693, abs=0.1)
     right = [12 * one["accuracy"] for one in looks]
     assert right == pytest.approx([round(one) for one in right], abs=1e-5)
     best = max(looks, key=lambda one: one["accuracy"])
