@@ -93,15 +93,15 @@ def select_pairs(
 ) -> NDArray[np.bool_]:
     """Which of the kept decisions the strategy keeps: a mask [N], false where not kept before.
 
-    ``best_vs_worst``: of a prompt's pairs the one with the largest margin, which is the best
-    answer against the worst where all its pairs were labelled. ``best_vs_random``: of the pairs
-    whose chosen answer has the highest score, one drawn by seed. ``best_vs_low``: of these, the one
-    whose rejected answer is nearest to the mean minus so many standard deviations of the prompt's
+    ``best_vs_worst``: of a prompt's pairs the one with the largest margin, which is the best answer
+    against the worst where all its pairs were labelled. ``best_vs_random``: of the pairs whose
+    chosen answer has the highest score, one drawn by seed. ``best_vs_low``: of these, the one whose
+    rejected answer is nearest to the mean minus so many standard deviations of the prompt's
     answers, by ``rewards`` (absolute scores by candidate) where all of these have one (see
     ``prefloop.labelers.decisions.low_answers``). ``correct_vs_incorrect``: of the pairs of a right
     and a wrong answer by ``rewards``, those whose lengths differ least. ``ranked_neighbours``: the
-    chosen answer's score is the next above the rejected one's among the scores of the prompt's pairs.
-    ``all``: the margin is at least ``min_margin``.
+    chosen answer's score is the next above the rejected one's among the scores of the prompt's
+    pairs. ``all``: the margin is at least ``min_margin``.
     """
     selected = np.zeros(len(decisions), np.bool_)
     rows = np.flatnonzero(decisions["kept"].to_numpy())
