@@ -135,8 +135,7 @@ def _codes(column: pa.ChunkedArray) -> Ints:
 
 
 def read_votes(votes: pa.Table, pairs: pa.Table) -> Votes:
-    """The votes (VOTE_COLUMNS) as numbers, by the pairs (``pair_id, prompt_id, a_id, b_id``); one
-    for all votes of a labeler on a pair in one order.
+    """The votes (VOTE_COLUMNS) as numbers, by the pairs (``pair_id, prompt_id, a_id, b_id``).
 
     Raises ``LabelerError`` for votes on other pairs, and for preferences, orders or probabilities
     that do not exist or contradict each other.
@@ -156,7 +155,7 @@ def read_votes(votes: pa.Table, pairs: pa.Table) -> Votes:
     soft = ~np.isnan(p_a)
     hard = np.array([1.0, 0.0, 0.5, 0.5])[preference]
     p_a = np.where(soft, p_a, hard)
-    single = Votes(
+    return Votes(
         labelers=tuple(names),
         pair=pair,
         cell=pair * len(names) + labeler,
@@ -166,14 +165,17 @@ def read_votes(votes: pa.Table, pairs: pa.Table) -> Votes:
         order=np.where(flipped, np.array([_BA, _AB, _NONE])[order], order),
         flipped=flipped,
     )
-    return _one_an_order(single)
 
 
 def _one_an_order(votes: Votes) -> Votes:
-    """One vote for all of a labeler on a pair in one order: what more than half of them say, or a
-    tie. Its probability is the mean of the valid ones, and a majority that it contradicts a tie."""
+    """One vote for all of a labeler on a pair in one order of answers: what more than half of them
+    say, or a tie. Its probability is the mean of the valid ones, and a majority that it contradicts
+    a tie."""
+    showing = votes.cell * 2 + votes.order
+    apart = votes.order == _NONE
+    showing[apart] = -1 - np.arange(int(apart.sum()))  # who sees no order was not asked again
     _, first, place, counts = np.unique(
-        votes.cell * len(_ORDERS) + votes.order,
+        showing,
         return_index=True, return_inverse=True, return_counts=True,
     )  # fmt: skip
     if len(first) == len(votes.cell):
@@ -202,6 +204,7 @@ def _one_an_order(votes: Votes) -> Votes:
 
 def merge_votes(votes: Votes, pairs: int) -> Verdicts:
     """One verdict for each of ``pairs`` pairs and each labeler."""
+    votes = _one_an_order(votes)
     shape = (pairs, len(votes.labelers))
     cells = shape[0] * shape[1]
 
@@ -252,6 +255,7 @@ def position_bias(votes: Votes, verdicts: Verdicts, prompts: Ints) -> dict[str, 
     """For each labeler that was shown an order: which position it prefers, and how steadily.
 
     ``prompts`` [P] numbers the prompt of each pair, from 0."""
+    votes = _one_an_order(votes)
     labeler = votes.cell % max(len(votes.labelers), 1)
     ordered = votes.order <= _BA
     decided = ordered & (votes.preference <= _B)

@@ -395,6 +395,19 @@ def test_what_most_votes_of_an_order_say_counts(first: str, second: str, p_a: fl
         assert verdicts.p_a[0, 0] == pytest.approx(p_a)
         assert verdicts.verdict[0, 0] == (p_a > 0.5)
     assert verdicts.verdict[1, 0] == -1
+    decided = decide(table, proposed, world(2)[0], RoundJury(Jury(), {}, None)).to_pylist()
+    assert len(decided) == 2
+    assert decided[0]["p_chosen"] == pytest.approx(max(p_a or 0.5, 1 - (p_a or 0.5)))
+
+
+def test_several_labels_without_an_order_are_several_opinions() -> None:
+    """Such as three ratings of one pair by people: they contradict each other, and nobody won."""
+    _, pairs = world(1)
+    votes = [
+        Vote(**pairs[0], round=0, labeler="given", order="none", preference=said) for said in "aab"
+    ]
+    verdicts = merge_votes(read_votes(votes_table(votes), pa.Table.from_pylist(pairs)), 1)
+    assert (verdicts.valid[0, 0], verdicts.verdict[0, 0]) == (True, 0)
 
 
 def test_a_majority_that_the_probabilities_contradict_is_a_tie() -> None:
