@@ -1,8 +1,8 @@
 """The Python API: each command is one function of the same name.
 
 Configs are a path, a mapping or a ``RunConfig``; data are a path, a ``datasets.Dataset``, a pandas
-frame or an Arrow table. Errors of the user or the machine are ``PrefloopError``. All of it works
-inside a running event loop, as a notebook has one.
+frame, an Arrow table or a list of dicts. Errors of the user or the machine are ``PrefloopError``.
+All of it works inside a running event loop, as a notebook has one.
 """
 
 from __future__ import annotations

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from pandas import DataFrame
 
-Data: TypeAlias = "str | Path | Dataset | DataFrame | pa.Table"
+Data: TypeAlias = "str | Path | Dataset | DataFrame | pa.Table | Sequence[Mapping[str, Any]]"
 """Where rows come from: a path, or a table in memory."""
 
 
 def to_arrow(data: Any, name: str) -> pa.Table:
-    """A ``datasets.Dataset``, a pandas frame, an Arrow table or whatever gives an Arrow stream
-    (polars, duckdb) as an Arrow table. ``name`` is what errors call it.
+    """A ``datasets.Dataset``, a pandas frame, an Arrow table, whatever gives an Arrow stream
+    (polars, duckdb) or a list of dicts, one a row, as an Arrow table. ``name`` is what errors call
+    it.
 
     Raises ``InputError`` for anything else, and for columns that hold values of several types.
     """
@@ -41,14 +42,31 @@ def to_arrow(data: Any, name: str) -> pa.Table:
             return pa.Table.from_pandas(data, preserve_index=False)
         if hasattr(data, "__arrow_c_stream__"):
             return pa.table(data)
+        if _are_rows(data):
+            # Not Table.from_pylist, which knows the columns of the first row only.
+            names = dict.fromkeys(key for row in data for key in row)
+            return pa.table({key: pa.array([row.get(key) for row in data]) for key in names})
     except (ValueError, pa.ArrowException) as error:  # ValueError: two columns of one name
         raise InputError(
             f"{name}: {' '.join(str(error).split())}: a column must hold values of one "
             "type and have a name of its own"
         ) from None
+    if isinstance(data, list | tuple) and data and all(isinstance(one, str | Path) for one in data):
+        raise InputError(
+            f"{name}: is a list of paths: several sources go into the config, as "
+            "`prompts: {train: [{path: ...}, {path: ...}]}`"
+        )
     raise InputError(
-        f"{name}: is a {type(data).__name__}: give a path, a datasets.Dataset, a pandas frame or "
-        "an Arrow table"
+        f"{name}: is a {type(data).__name__}: give a path, a datasets.Dataset, a pandas frame, an "
+        "Arrow table or a list of dicts"
+    )
+
+
+def _are_rows(data: Any) -> bool:
+    return (
+        isinstance(data, list | tuple)
+        and len(data) > 0
+        and all(isinstance(row, Mapping) for row in data)
     )
 
 

@@ -14,6 +14,7 @@ from datasets import Dataset
 
 import prefloop
 from prefloop.data.errors import InputError
+from prefloop.data.sources.in_memory import to_arrow
 from prefloop.pipeline.config import ConfigError
 from prefloop.pipeline.run.run_dir import RunError
 
@@ -85,8 +86,8 @@ def test_overrides_are_strings_or_a_mapping(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "form",
-    [pd.DataFrame, Dataset.from_list, pa.Table.from_pylist],
-    ids=["pandas", "datasets", "arrow"],
+    [pd.DataFrame, Dataset.from_list, pa.Table.from_pylist, list],
+    ids=["pandas", "datasets", "arrow", "dicts"],
 )
 def test_prompts_from_memory_are_kept_with_the_run(form: Any, tmp_path: Path) -> None:
     raw = config(tmp_path, label={"labelers": [BY_LENGTH]}, sample={"n": 4, "max_tokens": 16})
@@ -106,9 +107,18 @@ def test_what_is_no_table_is_refused_in_one_line(tmp_path: Path) -> None:
         prefloop.run(raw, prompts=3)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"is a mapping \(train\): give one of its tables"):
         prefloop.run(raw, prompts={"train": PROMPTS})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="several sources go into the config"):
+        prefloop.run(raw, prompts=["a.jsonl", "b.jsonl"])  # type: ignore[list-item]
+    with pytest.raises(InputError, match="a column must hold values of one type"):
+        prefloop.run(raw, prompts=[{"prompt": "a"}, {"prompt": 3}])
     mixed = pd.DataFrame({"prompt": ["a", 3]})
     with pytest.raises(InputError, match="a column must hold values of one type"):
         prefloop.run(raw, prompts=mixed)
+
+
+def test_a_column_that_only_later_dicts_have_is_not_lost() -> None:
+    rows = [{"prompt": "a"}, {"prompt": "b", "answer": "c"}]
+    assert to_arrow(rows, "rows").to_pylist() == [{"prompt": "a", "answer": None}, rows[1]]
 
 
 def test_plan_and_status_print_as_the_commands_do(finished: prefloop.Run, tmp_path: Path) -> None:
