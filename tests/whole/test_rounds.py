@@ -110,7 +110,7 @@ def test_pairs_of_like_length_share_a_batch(
         config = TrainConfig(batch_size=4, order=order)
         fit(Job(policy, policy, (shard,), tmp_path / order / "policy", config, seed=3), Dpo())
     assert len(padding["length"]) == len(padding["random"]) == 16
-    assert np.mean(padding["length"]) < 0.5 * np.mean(padding["random"])
+    assert np.mean(padding["length"]) < 0.6 * np.mean(padding["random"])
 
 
 @pytest.mark.parametrize("order", ["random", "length", "margin"])

@@ -49,7 +49,7 @@ class EpochRows(torch.utils.data.Sampler[int]):
 
 
 class LikeLengths(EpochRows):
-    """_Order of like length share a batch; the batches come in no order of length, and those of one
+    """Rows of like length share a batch; the batches come in no order of length, and those of one
     optimiser step are of different lengths.
 
     Else a step would see one length, the next a little less, and what an answer's length goes along
