@@ -419,6 +419,7 @@ def train(
     overrides: Overrides = (),
     reference: str | Path | None = None,
     accelerate: str | Path | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Result[Trained]:
     """Train a reward model, or a policy (``dpo``, ``kto``, ``sft``), on preference triples or
@@ -426,8 +427,9 @@ def train(
 
     ``data`` are run directories, dataset folders, files or tables in memory; ``test`` the held-out
     ones (default: the test split of runs and folders). ``config`` has the method's settings, as the
-    path of a YAML file or a mapping, which ``overrides`` change. Raises ``InputError``,
-    ``ConfigError``, ``EngineFailed`` or ``TrainingError``.
+    path of a YAML file or a mapping, which ``overrides`` change. ``chat_template_kwargs`` are
+    variables of the chat template, by default those that the runs among ``data`` sampled with.
+    Raises ``InputError``, ``ConfigError``, ``EngineFailed`` or ``TrainingError``.
     """
     from prefloop.pipeline.config import overrides_of
     from prefloop.pipeline.policies.train_alone import TrainOptions, find_sources, train_model
@@ -452,6 +454,7 @@ def train(
             reference=None if reference is None else str(reference),
             accelerate=None if accelerate is None else Path(accelerate),
             seed=seed,
+            chat_template_kwargs=chat_template_kwargs,
         )
         files = [Path(path) for path in paths]
         found = train_model(

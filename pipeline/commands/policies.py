@@ -37,10 +37,20 @@ def train(
     accelerate: Annotated[
         Path | None, typer.Option(help="File of `accelerate config`: devices, FSDP, DeepSpeed.")
     ] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Variable of the chat template, e.g. enable_thinking=false; default: as the runs "
+            "among the sources were sampled.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Train a reward model, or a policy, on preference triples or labelled answers."""
+    from prefloop.pipeline.config import overrides_of
+
     trained = prefloop.train(
         sources,
         method=method,
@@ -51,6 +61,7 @@ def train(
         overrides=override or (),
         reference=reference,
         accelerate=accelerate,
+        chat_template_kwargs=None if template is None else overrides_of(template),
         seed=seed,
     )
     say(trained, as_json)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,8 +19,10 @@ from prefloop.data.errors import InputError
 from prefloop.data.strict import Strict
 from prefloop.data.utf8 import one_line
 from prefloop.data.yaml_files import YamlError, read_yaml
-from prefloop.pipeline.config import ConfigError, override_key
+from prefloop.pipeline.config import ConfigError, override_key, validate_config
+from prefloop.pipeline.run.context import RunContext
 from prefloop.pipeline.run.progress import StepProgress
+from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.stages.write import TRIPLES_FOLDER, UNPAIRED_FOLDER
 from prefloop.training.config import RewardConfig, TrainConfig
 from prefloop.training.method_names import Method
@@ -28,6 +30,7 @@ from prefloop.training.session.records import summary_of
 
 if TYPE_CHECKING:
     from prefloop.labelers.statistics.estimate import Estimate
+    from prefloop.training.inputs.rendering import Rendering
     from prefloop.training.session.job import Job
 
 Settings = TypeVar("Settings", bound=Strict)
@@ -39,6 +42,8 @@ class Sources:
 
     train: tuple[Path, ...]
     test: tuple[Path, ...]
+    runs: tuple[Path, ...] = ()
+    """The run directories among the sources."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,9 @@ class TrainOptions:
     """A file that ``accelerate config`` wrote: a policy is trained in the processes it
     describes."""
     seed: int = 0
+    chat_template_kwargs: Mapping[str, Any] | None = None
+    """Variables of the chat template for the prompts; null: those that the runs among the sources
+    sampled with."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,8 @@ def find_sources(
             held += _split(source, "test", method)
     for source in test:
         held += _files(source, "test", method)
-    return Sources(tuple(dict.fromkeys(train)), tuple(dict.fromkeys(held)))
+    runs = dict.fromkeys(source for source in sources if RunDir(source).config.exists())
+    return Sources(tuple(dict.fromkeys(train)), tuple(dict.fromkeys(held)), tuple(runs))
 
 
 def train_model(sources: Sources, options: TrainOptions) -> Trained:
@@ -113,6 +122,8 @@ def train_model(sources: Sources, options: TrainOptions) -> Trained:
         raise InputError("--reference is for --method dpo and kto: nothing else compares with one")
     if options.accelerate is not None and method is Method.reward:
         raise InputError("--accelerate is for policies: train the reward model without it")
+    if options.chat_template_kwargs is not None and method is Method.reward:
+        raise InputError("--template is for policies: train the reward model without it")
     settings = _as_made(_settings(options), out)
     base = Path(checkpoint(options.base, served=False))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -130,9 +141,42 @@ def train_model(sources: Sources, options: TrainOptions) -> Trained:
         from prefloop.training.session.job import Job
 
         job = Job(
-            base, reference, sources.train, out, settings, options.seed, held_out=sources.test
-        )
+            base, reference, sources.train, out, settings, options.seed, held_out=sources.test,
+            rendering=_rendering(sources, options, base),
+        )  # fmt: skip
         return _train_policy(job, sources.test, on_step)
+
+
+def _rendering(sources: Sources, options: TrainOptions, base: Path) -> Rendering:
+    """How prompts and answers become tokens: as the runs among the sources sampled them, unless the
+    options say otherwise.
+
+    Raises ``InputError`` where these did so in different ways, and ``ConfigError`` for a run whose
+    config this version cannot read.
+    """
+    from prefloop.pipeline.stages.rendering import rendering_of
+    from prefloop.training.inputs.rendering import Rendering
+
+    found = {}
+    for path in sources.runs:
+        run = RunDir(path)
+        context = RunContext.of(validate_config(run.read_config(), str(run.config)), run)
+        rounds = run.rounds()
+        if rounds:
+            found[path] = rendering_of(context.round(0), range(len(rounds)), base)
+    if options.chat_template_kwargs is not None:
+        variables = dict(options.chat_template_kwargs)
+    else:
+        variables = dict(next((one.template_kwargs for one in found.values()), {}))
+        for path, one in found.items():
+            if one.template_kwargs != variables:
+                first = next(iter(found))
+                raise InputError(
+                    f"{first} was sampled with the template variables {variables}, and {path} with "
+                    f"{dict(one.template_kwargs)}: say which with --template KEY=VALUE, or train "
+                    "on one of them"
+                )
+    return Rendering(variables, tuple(shard for one in found.values() for shard in one.sampled))
 
 
 def _settings(options: TrainOptions) -> RewardConfig | TrainConfig:
@@ -224,8 +268,9 @@ def _train_policy(job: Job, test: Sequence[Path], on_step: Any) -> Trained:
     heldout = Heldout(None, {})
     if measured:
         heldout = heldout_pairs(
-            job.out, job.reference, test, beta=config.beta, trained_on=job.files
-        )
+            job.out, job.reference, test, beta=config.beta, trained_on=job.files,
+            template_kwargs=job.rendering.template_kwargs,
+        )  # fmt: skip
     overlong = result.dropped_overlong
     dropped = result.dropped or ({"context_overflow": overlong} if overlong else {})
     return Trained(

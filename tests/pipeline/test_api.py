@@ -17,6 +17,7 @@ from prefloop.data.errors import InputError
 from prefloop.data.sources.in_memory import to_arrow
 from prefloop.pipeline.config import ConfigError
 from prefloop.pipeline.run.run_dir import RunError
+from prefloop.training.session.records import summary_of
 
 PROMPTS = [{"prompt": f"Write one sentence with the word {word}."} for word in ("fox", "lamp")]
 BY_LENGTH = {"type": "verifier", "name": "length", "function": "tests.helpers.scores:length"}
@@ -176,6 +177,28 @@ def test_a_policy_is_trained_on_a_table_in_memory(finished: prefloop.Run, tmp_pa
     assert trained.steps >= 1
     with pytest.raises(InputError, match="'ppo' is none of"):
         prefloop.train(rows, method="ppo", base="embedded:policy", out=tmp_path / "p")
+
+
+def test_a_run_is_trained_on_behind_the_prompts_that_it_was_sampled_with(tmp_path: Path) -> None:
+    """Else a policy that was sampled without thinking would be trained where it is to think."""
+    runs = []
+    for tone in ("dry", "warm"):
+        sample = {"n": 2, "max_tokens": 16, "chat_template_kwargs": {"tone": tone}}
+        runs.append(prefloop.run(config(tmp_path / tone, sample=sample)))
+
+    def variables(data: Any, name: str, **more: Any) -> Any:
+        out = tmp_path / name
+        settings = {"batch_size": 2, "max_pairs": 2}
+        prefloop.train(
+            data, method="sft", base="embedded:policy", out=out, overrides=settings, **more
+        )
+        return (summary_of(out) or {})["settings"].get("template_kwargs")
+
+    assert variables(runs[0], "own") == {"tone": "dry"}
+    assert variables(runs[0], "said", chat_template_kwargs={"tone": "flat"}) == {"tone": "flat"}
+    with pytest.raises(InputError, match=r"\{'tone': 'dry'\}, and .* say which with --template"):
+        variables(runs, "both")
+    assert variables(runs, "which", chat_template_kwargs={}) is None
 
 
 def test_judges_and_settings_are_mappings_too(finished: prefloop.Run, tmp_path: Path) -> None:

@@ -118,7 +118,13 @@ def require_readable(files: Sequence[Path], readable: int, dropped: Dropped) -> 
 
 
 def heldout_pairs(
-    policy: Path, reference: Path, files: Sequence[Path], *, beta: float, trained_on: Sequence[Path]
+    policy: Path,
+    reference: Path,
+    files: Sequence[Path],
+    *,
+    beta: float,
+    trained_on: Sequence[Path],
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> Heldout:
     """How often ``policy`` gives the chosen answers of ``files`` the higher implicit reward.
 
@@ -140,7 +146,8 @@ def heldout_pairs(
     # The training before it left the device free.
     at = Placement.fastest()
     of_policy, of_reference = (
-        partial(answer_logprobs, model, at=at) for model in (policy, reference)
+        partial(answer_logprobs, model, at=at, template_kwargs=template_kwargs)
+        for model in (policy, reference)
     )
     margins = _margins(of_policy, of_reference, used["prompt"].to_pylist(), answers, beta)
     right = np.sign(margins) / 2 + 0.5
