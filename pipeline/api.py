@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from prefloop.pipeline.plan.plan import Plan
     from prefloop.pipeline.policies.comparison import Evaluation
     from prefloop.pipeline.policies.train_alone import Trained
+    from prefloop.pipeline.publish.publishing import Published
     from prefloop.pipeline.relabel.relabelled import Relabelled
     from prefloop.pipeline.run.status import RunStatus
     from prefloop.pipeline.sweep.sweep import Sweep
@@ -517,6 +518,33 @@ def export(
     given = [data] if isinstance(data, str | Path | Run) else data
     paths = [Path(one.path if isinstance(one, Run) else one) for one in given]
     return Result(export_triples(paths, to, Path(out), seed=seed), render_export)
+
+
+def publish(
+    run: RunLike,
+    repo: str,
+    *,
+    license: str,  # as on the hub's cards
+    languages: Sequence[str] = (),
+    policy: bool = False,
+    public: bool = False,
+    allow_findings: bool = False,
+    dry_run: bool = False,
+) -> Result[Published]:
+    """Send the run's dataset, or with ``policy`` the policy that it keeps, to the hub as
+    ``repo`` (ORG/NAME), private unless ``public``.
+
+    The files are looked through for secrets and personal data first; what is found stops the upload
+    unless ``allow_findings``: then ``stopped`` is true and ``finds`` says where. ``dry_run`` sends
+    nothing. The same content makes no new commit. ``languages`` are those of the card; by default
+    those found in the prompts. The token is that of ``HF_TOKEN`` or of ``hf auth login``. Raises
+    ``InputError``, ``RunError``, and ``UploadFailed`` where the hub refuses.
+    """
+    from prefloop.pipeline.publish.publish_text import render_publish
+    from prefloop.pipeline.publish.publishing import PublishOptions, publish_run
+
+    options = PublishOptions(license, tuple(languages), policy, public, allow_findings, dry_run)
+    return Result(publish_run(_directory(run), repo, options), render_publish)
 
 
 def make_models(out: str | Path, *, seed: int = 0, quick: bool = False) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -84,6 +84,12 @@ def find_languages(pairs: pa.Table, most_examples: int = 5) -> Languages:
                     f"{row['source']}:{row['row']} ({prompt} → {chosen}, {rejected})"
                 )
     return found
+
+
+def languages_of(texts: Iterable[str]) -> Counter[str]:
+    """The texts by language (ISO 639-1), of those that can be judged."""
+    identify = _identifier()
+    return Counter(one for one in map(identify, texts) if one is not None)
 
 
 def _identifier() -> Callable[[str], str | None]:

@@ -9,7 +9,7 @@ import typer
 
 import prefloop
 from prefloop.data.errors import InputError
-from prefloop.pipeline.commands.options import JsonOption, SetOption, say_json
+from prefloop.pipeline.commands.options import JsonOption, RunPath, SetOption, say, say_json
 
 app = typer.Typer()
 
@@ -121,3 +121,39 @@ def export(
         say_json(found.as_dict())
     else:
         typer.echo(str(found))
+
+
+@app.command()
+def publish(
+    run: RunPath,
+    repo: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Its name on the hub.")],
+    licence: Annotated[
+        str, typer.Option("--license", help="Of the card: apache-2.0, cc-by-4.0, other, ...")
+    ],
+    language: Annotated[
+        list[str] | None,
+        typer.Option(help="Of the card, such as en; otherwise those found in the prompts."),
+    ] = None,
+    policy: Annotated[
+        bool, typer.Option("--policy", help="The policy that the run keeps, not its dataset.")
+    ] = False,
+    public: Annotated[
+        bool, typer.Option("--public/--private", help="Who may see a new repository.")
+    ] = False,
+    allow_findings: Annotated[
+        bool, typer.Option("--allow-findings", help="Send it whatever was found in it.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Look through the files and send nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Send a run's dataset or policy to the hub, looked through for secrets and personal data; exit
+    code 1 where these stop it."""
+    found = prefloop.publish(
+        run, repo, license=licence, languages=language or (), policy=policy, public=public,
+        allow_findings=allow_findings, dry_run=dry_run,
+    )  # fmt: skip
+    say(found, as_json)
+    if found.facts.stopped:
+        raise typer.Exit(1)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +34,19 @@ _SIZES = [
 ]  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Publication:
+    """What the card of a dataset on the hub says beyond that of the local folder."""
+
+    repo: str
+    folder: Path
+    """Of the files as they are published."""
+    configs: Mapping[str, Mapping[str, str]]
+    """Splits and globs of their files, by config."""
+    licence: str
+    languages: tuple[str, ...]
+
+
 def write_card(config: RunConfig, run: RunDir) -> None:
     """Write ``dataset/README.md`` from the decisions and triples on disk, where these changed.
 
@@ -41,6 +57,11 @@ def write_card(config: RunConfig, run: RunDir) -> None:
         return
     if card_is_fresh(run):
         return
+    atomic_write_text(run.card, card_text(config, run))
+
+
+def card_text(config: RunConfig, run: RunDir, published: Publication | None = None) -> str:
+    """The card of the run's dataset: of the local folder, or as it is published."""
     rounds = [_round_figures(run, index) for index in range(len(run.rounds()))]
     rounds = [figures for figures in rounds if figures["written"]]
     rows = Counter[str]()
@@ -56,14 +77,15 @@ def write_card(config: RunConfig, run: RunDir) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    configs = {
+    local = {
         "default": _globs(run, TRIPLES_FOLDER),
         "unpaired": _globs(run, UNPAIRED_FOLDER),
     }
-    text = environment.get_template("card.md.jinja").render(
-        configs=configs_yaml(run.dataset, configs),
-        splits=list(configs["default"]),
-        unpaired=list(configs["unpaired"]),
+    configs = published.configs if published else local
+    return environment.get_template("card.md.jinja").render(
+        configs=configs_yaml(published.folder if published else run.dataset, configs),
+        splits=list(local["default"]),
+        unpaired=list(local["unpaired"]),
         size=next((name for limit, name in _SIZES if total < limit), "n>10M"),
         rows=rows,
         total=total,
@@ -74,8 +96,16 @@ def write_card(config: RunConfig, run: RunDir) -> None:
         strategy=config.filter.strategy.model_dump(),
         has_tools=_has_tools(run),
         final=final_figures(run, keeping(run).folder) if config.train else None,
+        published=published,
+        name=plain_name,
     )
-    atomic_write_text(run.card, text)
+
+
+def plain_name(path: str) -> str:
+    """The last part of a path on this machine; a hub name, or one that is embedded, as it is."""
+    if Path(path).expanduser().is_absolute() or path.startswith(".") or path.count("/") > 1:
+        return Path(path).name
+    return path
 
 
 def _globs(run: RunDir, folder: str) -> dict[str, str]:

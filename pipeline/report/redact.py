@@ -37,10 +37,18 @@ def redact(value: Any) -> Any:
     return value
 
 
+def environment_secrets() -> list[str]:
+    """The values of environment variables that are named like secrets."""
+    return [
+        value
+        for name, value in os.environ.items()
+        if _SECRET_VARIABLE.search(name) and len(value) >= _SHORTEST_SECRET
+    ]
+
+
 def hide_environment_secrets(page: str) -> str:
     """``page`` without the values of environment variables that are named like secrets."""
-    for name, value in os.environ.items():
-        if _SECRET_VARIABLE.search(name) and len(value) >= _SHORTEST_SECRET:
-            for form in {value, html.escape(value)}:
-                page = page.replace(form, HIDDEN)
+    for value in environment_secrets():
+        for form in {value, html.escape(value)}:
+            page = page.replace(form, HIDDEN)
     return page

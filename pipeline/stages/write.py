@@ -220,7 +220,7 @@ def triples_of_block(context: RoundContext, index: int) -> pa.Table:
         name: kept[name] for name in TRIPLE.names if name in kept.column_names
     }
     columns |= {
-        **_shown(prompt, context.system_prompt),
+        **shown_prompts(prompt, context.system_prompt),
         "chosen": _assistant_turn(answer_texts(chosen, with_thoughts=context.keeps_thoughts)),
         "rejected": _assistant_turn(answer_texts(rejected, with_thoughts=context.keeps_thoughts)),
         "policy": _policy_name(chosen),
@@ -252,7 +252,7 @@ def unpaired_of_block(context: RoundContext, index: int) -> pa.Table:
     columns_of: dict[str, Any] = {name: found[name] for name in ("prompt_id", "tokens", "round")}
     columns_of |= {name: scores[name] for name in ("candidate_id", "score", "pairs")}
     columns_of |= {
-        **_shown(prompt, context.system_prompt),
+        **shown_prompts(prompt, context.system_prompt),
         "completion": _assistant_turn(answer_texts(found, with_thoughts=context.keeps_thoughts)),
         "label": pc.greater(scores["score"], 0.5),
         "policy": _policy_name(found),
@@ -295,7 +295,7 @@ def _policy_name(candidates: pa.Table) -> pa.ChunkedArray:
     return pc.binary_join_element_wise(candidates["policy"], candidates["policy_revision"], "@")
 
 
-def _shown(prompts: pa.Table, system_prompt: str | None) -> dict[str, Any]:
+def shown_prompts(prompts: pa.Table, system_prompt: str | None) -> dict[str, Any]:
     """The prompts as the policy was shown them: the columns ``prompt``, ``prompt_turns`` and
     ``tools``."""
     turns, tools = prompts["turns"], prompts["tools"]

@@ -1,0 +1,120 @@
+"""The folder of a run's dataset as it is published: four configs, card and report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from prefloop.data.checks.language import languages_of
+from prefloop.data.shards import link_file
+from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.publish.every_answer import (
+    CANDIDATES_FOLDER,
+    VOTES_FOLDER,
+    Splitting,
+    pseudonyms,
+    renamed,
+    write_candidates,
+    write_votes,
+)
+from prefloop.pipeline.report.card import Publication, card_text
+from prefloop.pipeline.report.run_page import render_report
+from prefloop.pipeline.run.run_dir import RunDir, RunError
+from prefloop.pipeline.stages.write import (
+    SPLITS,
+    TRIPLES_FOLDER,
+    UNPAIRED_FOLDER,
+    rows_written,
+    split_files,
+)
+
+CONFIG_FOLDERS = {
+    "default": TRIPLES_FOLDER,
+    "unpaired": UNPAIRED_FOLDER,
+    "candidates": CANDIDATES_FOLDER,
+    "votes": VOTES_FOLDER,
+}
+_PROMPTS_LOOKED_AT = 500
+_RARE = 0.05
+"""A smaller share of the prompts than this does not make a language one of the dataset's."""
+
+
+def copy_dataset(
+    config: RunConfig,
+    run: RunDir,
+    out: Path,
+    *,
+    repo: str,
+    licence: str,
+    languages: tuple[str, ...],
+) -> None:
+    """Make the folder ``out`` from what the run's finished rounds wrote.
+
+    Without ``languages`` those of the prompts are found. Raises ``RunError`` for a run without
+    triples.
+    """
+    rounds = [folder for folder in run.rounds() if rows_written(folder)]
+    if not any(split_files(run, split) for split in SPLITS):
+        raise RunError(f"{run.root} has no dataset yet: `prefloop run` writes it, round by round")
+    people = pseudonyms(rounds)
+    for unpaired in (False, True):
+        for split in SPLITS:
+            for file in split_files(run, split, unpaired=unpaired):
+                _copy_table(file, out / file.relative_to(run.dataset), people)
+    splitting = Splitting(config.seed, config.write.test_share, config.sample.system_prompt)
+    for folder in rounds:
+        write_candidates(folder, out, splitting)
+        write_votes(folder, out, splitting, people)
+    configs = {
+        name: {
+            split: f"{folder}/{split}-*.parquet"
+            for split in SPLITS
+            if any((out / folder).glob(f"{split}-*.parquet"))
+        }
+        for name, folder in CONFIG_FOLDERS.items()
+    }
+    configs = {name: splits for name, splits in configs.items() if splits}
+    spoken = languages or _languages(run)
+    card = card_text(config, run, Publication(repo, out, configs, licence, spoken))
+    (out / "README.md").write_text(card, encoding="utf-8")
+    (out / "report.html").write_text(shown_report(run, people), encoding="utf-8")
+
+
+def shown_report(run: RunDir, people: Mapping[str, str]) -> str:
+    """The run's report without the names of people who voted and of this machine's folders."""
+    text = render_report(run)
+    for name in sorted(people, key=len, reverse=True):
+        text = text.replace(name, people[name])
+    text = text.replace(str(run.root.resolve()), run.root.name)
+    return text.replace(str(Path.home()) + "/", "~/")
+
+
+def _copy_table(file: Path, target: Path, people: Mapping[str, str]) -> None:
+    """The file itself, or one in which ``people`` have other names."""
+    schema = pq.read_schema(file)
+    if not people or "labelers" not in schema.names:
+        link_file(file, target)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    table = pq.read_table(file)
+    at = table.column_names.index("labelers")
+    lists = table["labelers"].combine_chunks()
+    values = renamed(pa.chunked_array([lists.flatten()]), people).combine_chunks()
+    offsets = pc.cumulative_sum(
+        pa.concat_arrays([pa.array([0], pa.int32()), lists.value_lengths()])
+    )
+    changed = table.set_column(at, schema.field(at), pa.ListArray.from_arrays(offsets, values))
+    pq.write_table(changed.cast(schema), target, compression="zstd", row_group_size=1_000)
+
+
+def _languages(run: RunDir) -> tuple[str, ...]:
+    """The languages of the run's prompts, the commonest first."""
+    rows = (row for shard in run.prompts.iter(["messages"]) for row in shard.to_pylist())
+    texts = [row["messages"][-1]["content"] for row in islice(rows, _PROMPTS_LOOKED_AT)]
+    found = languages_of(texts)
+    return tuple(one for one, count in found.most_common() if count >= _RARE * found.total())
