@@ -65,6 +65,9 @@ class ConfigError(PrefloopError):
     """The config cannot be used; the message names the key and what to write there."""
 
 
+TrackerName = Literal["trackio", "wandb", "tensorboard"]
+
+
 class PoolMember(Strict):
     """One of several policies that candidates are drawn from."""
 
@@ -223,6 +226,9 @@ class RunConfig(Strict):
     together; where one does not, those that are idle make room (vLLM sleeps, others are closed and
     opened again). ``one_at_a_time``: never two on one device. ``keep_open``: all, whether they fit
     or not. The dataset is the same."""
+    tracking: Annotated[tuple[TrackerName, ...], LATER] = ()
+    """Trackers that hear of every training step and every round: ``trackio``, ``wandb``,
+    ``tensorboard``. They change nothing of what is made."""
     prompts: PromptsConfig
     sample: SampleConfig = Field(default_factory=SampleConfig)
     label: LabelConfig

@@ -44,6 +44,7 @@ from prefloop.pipeline.stages.prompts import draw_prompts, read_prompts
 from prefloop.pipeline.stages.sample import sample_round
 from prefloop.pipeline.stages.train import train_round
 from prefloop.pipeline.stages.write import require_train_rows, write_round
+from prefloop.pipeline.tracking.trackers import Trackers, require_trackers, trackers_of
 from prefloop.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ logger = logging.getLogger(__name__)
 async def run_loop(config: RunConfig, run: RunDir, *, check: bool = False) -> None:
     """Run (or resume) all rounds into ``run``. ``check``: first ask everybody once who is going to
     be asked for the first time. Raises subclasses of ``PrefloopError``."""
+    require_trackers(config.tracking)
     with run.lock():
         finish_adoption(run)
         config = as_begun(config, run)
@@ -66,17 +68,22 @@ async def run_loop(config: RunConfig, run: RunDir, *, check: bool = False) -> No
         try:
             if check:
                 await check_before(config, run, models)
-            await _run_to_the_end(config, context, models)
+            with trackers_of(config, run) as trackers:
+                told = replace(context, on_step=trackers.step)
+                await _run_to_the_end(config, told, models, trackers)
+                if not report_is_fresh(run):
+                    write_report(run)
+                trackers.report()
         finally:
             await models.release()
-        if not report_is_fresh(run):
-            write_report(run)
 
 
-async def _run_to_the_end(config: RunConfig, context: RunContext, models: Models) -> None:
+async def _run_to_the_end(
+    config: RunConfig, context: RunContext, models: Models, trackers: Trackers
+) -> None:
     """All rounds that are worth it, and the look at the policy to keep."""
     try:
-        await _run_rounds(config, context, models)
+        await _run_rounds(config, context, models, trackers)
     except GuardStopped:
         # The run may be over, so what it kept is looked at; why it ended is what is said.
         try:
@@ -95,10 +102,13 @@ async def _look_at_kept(config: RunConfig, context: RunContext, models: Models) 
     write_card(config, context.run)
 
 
-async def _run_rounds(config: RunConfig, context: RunContext, models: Models) -> None:
+async def _run_rounds(
+    config: RunConfig, context: RunContext, models: Models, trackers: Trackers
+) -> None:
     """All rounds, or as many as are worth it."""
     for index in range(config.rounds):
         await run_round(config, context.round(index), models)
+        trackers.round(context.run.round(index))
         ended = plateau(config.evaluate.patience, context.run)
         # A round that was begun is finished, whatever is thought of those before it now.
         if ended and context.run.rounds()[-1].index <= index:

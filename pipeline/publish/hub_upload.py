@@ -93,17 +93,15 @@ def _prepare(api: HfApi, repo: str, kind: RepoKind, *, public: bool) -> str | No
 @contextmanager
 def _failures(repo: str) -> Iterator[None]:
     """Errors of the hub in one line, without keys; its notes on metadata are no warnings here."""
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        HTTPError,  # type: ignore[attr-defined]  # that of the client which the hub's library uses
-    )
+    from huggingface_hub import errors
 
+    # Of the HTTP client that the hub's library uses, whichever that is.
+    no_connection: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Warnings while validating metadata")
             yield
-    except HfHubHTTPError as error:
+    except errors.HfHubHTTPError as error:
         status = error.response.status_code
         said = _plain(error.server_message or str(error))
         remedy = {
@@ -112,9 +110,9 @@ def _failures(repo: str) -> Iterator[None]:
             404: "there is no such organisation, or the token may not see it",
         }.get(status, "the same command goes on from here")
         raise UploadFailed(f"{repo}: the hub answered {status} ({said}): {remedy}") from None
-    except HFValidationError as error:
+    except errors.HFValidationError as error:
         raise UploadFailed(f"{repo}: {_plain(str(error))}") from None
-    except (OSError, RuntimeError, ValueError, HTTPError) as error:
+    except (OSError, RuntimeError, ValueError, no_connection) as error:
         raise UploadFailed(
             f"{repo}: cannot be uploaded: {_plain(str(error.__cause__ or error))}: the same "
             "command goes on from here"

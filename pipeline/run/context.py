@@ -3,7 +3,7 @@ the whole run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,8 @@ class RunContext:
     """Whether the dataset's answers have the thoughts before them."""
     template_kwargs: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     """Variables of the chat template that the policy is sampled with."""
+    on_step: Callable[[int, Mapping[str, Any]], None] | None = field(default=None, kw_only=True)
+    """Hears of each training step: the round and what was logged."""
 
     @staticmethod
     def of(config: RunConfig, run: RunDir) -> RunContext:
@@ -48,6 +50,7 @@ class RunContext:
             folder,
             keeps_thoughts=self.keeps_thoughts,
             template_kwargs=self.template_kwargs,
+            on_step=self.on_step,
         )
 
 

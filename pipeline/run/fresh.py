@@ -15,7 +15,7 @@ _MAKERS = [Path(prefloop.pipeline.__file__).parent / name for name in ("report",
 
 def report_is_fresh(run: RunDir) -> bool:
     """Whether nothing that the report tells of changed since it was written."""
-    passed = {run.report.name, run.cache.name}
+    passed = {run.report.name, run.cache.name, run.tracking.name}
     return _is_younger(
         run.report,
         [

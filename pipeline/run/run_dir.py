@@ -26,6 +26,7 @@
                              to keep and of the starting one, votes, figures: a run directory of its
                              own
       dataset/               what the run is for: opens with ``datasets.load_dataset``
+      tracking/              what trackers were told, so that nothing is told twice
       report.html
       undecided              there while votes were changed and not all pairs are decided again
       relabels/              the same answers labelled by others (`prefloop relabel`), each of them
@@ -132,6 +133,7 @@ class RunDir:
         self.quarantine = ShardFolder(root / "quarantine", schemas.QUARANTINE)
         self.dropped = ShardFolder(root / "dropped", schemas.DROPPED)
         self.cache = root / "cache"
+        self.tracking = root / "tracking"
         self.evaluation = root / "evaluation"
         self.dataset = root / "dataset"
         self.card = self.dataset / "README.md"

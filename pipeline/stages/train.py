@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ def run_training(
     metrics = context.folder.metrics
     watch = Stopwatch()
     with _progress(f"round {context.index} train") as on_step:
-        result = train(on_step)
+        result = train(partial(_tell, context, on_step))
     metrics.write(TRAINING_CURVES, metrics_table(curves(result.history, context.index)))
     early = {"early": result.early} if result.early else {}
     context.note("train", watch.lap(), **result.settings, guard=result.guard, **early)
@@ -160,6 +161,12 @@ def _files(
     return tuple(
         path for index in rounds for path in split_files(run, split, index, unpaired=unpaired)
     )
+
+
+def _tell(context: RoundContext, on_step: OnStep, log: dict[str, Any]) -> None:
+    on_step(log)
+    if context.on_step:
+        context.on_step(context.index, log)
 
 
 @contextmanager

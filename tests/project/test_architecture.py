@@ -55,6 +55,7 @@ ORDER = {
         "run",
         "stages",
         "report checking",
+        "tracking",
         "plan audit policies final_evaluation loop redecide adoption label_data",
         "judging review relabel export publish sweep",
         "results api starter",
