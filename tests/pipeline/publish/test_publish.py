@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import prefloop
 from prefloop.data.errors import InputError
-from prefloop.data.schemas import VOTE
+from prefloop.data.schemas import UNPAIRED, VOTE
 from prefloop.pipeline.commands.app import app
 from prefloop.pipeline.publish.hub_upload import UploadFailed
 from prefloop.pipeline.run.run_dir import RunDir, RunError
@@ -58,6 +58,19 @@ def write_policy(run: RunDir, folder: Path) -> None:
     (folder / "chat_template.jinja").write_text("{{ messages }}")
 
 
+def write_unpaired(run: RunDir) -> None:
+    """Two single answers among the dataset's files."""
+    turn = [{"role": "user", "content": "A fox?"}]
+    row = dict.fromkeys(UNPAIRED.names) | {
+        "prompt": turn, "completion": turn, "label": True, "prompt_id": "p", "candidate_id": "c",
+        "score": 0.75, "pairs": 2, "tokens": 3, "round": 0, "policy": "policy@1",
+    }  # fmt: skip
+    folder = run.dataset / "unpaired"
+    folder.mkdir()
+    table = pa.Table.from_pylist([row, row | {"label": False}], schema=UNPAIRED)
+    pq.write_table(table, folder / "train-round-000-00000.parquet")
+
+
 def put_into_candidates(run: RunDir, text: str) -> None:
     shards = run.round(0).candidates
     table = shards.read(0)
@@ -69,6 +82,7 @@ def put_into_candidates(run: RunDir, text: str) -> None:
 def test_all_four_configs_open_as_they_were_uploaded(
     hub: HubServer, run: RunDir, tmp_path: Path
 ) -> None:
+    write_unpaired(run)
     found = prefloop.publish(run.root, NAME, license=LICENCE, languages=["en"])
     repo = hub.repos["dataset", NAME]
     assert found.uploaded.changed
@@ -76,6 +90,7 @@ def test_all_four_configs_open_as_they_were_uploaded(
     copy = repo.write_to(tmp_path / "copy")
     rounds = run.rounds()
     wanted = {
+        "unpaired": 2,
         "default": sum(one.triples.rows() for one in rounds),
         "candidates": sum(one.candidates.rows() for one in rounds),
         "votes": sum(one.votes.rows() for one in rounds),
@@ -88,6 +103,7 @@ def test_all_four_configs_open_as_they_were_uploaded(
         for shard in one.candidates.iter(["candidate_id", "text"])
         for row in shard.to_pylist()
     }
+    assert opened["unpaired"]["train"]["label"] == [True, False]
     for row in opened["votes"]["train"]:
         assert (texts[row["a_id"]], texts[row["b_id"]]) == (row["answer_a"], row["answer_b"])
         assert row["prompt"][-1]["content"].startswith("Write one sentence about fox")
