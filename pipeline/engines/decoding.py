@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PreTrainedModel, StoppingCriteria
+from transformers.cache_utils import DynamicCache
 
 from prefloop.data.protocol import Sampling
 from prefloop.pipeline.engines.kv_cache import in_place_cache
+from prefloop.pipeline.engines.prefixes import SharedPrefill
 from prefloop.pipeline.engines.sampler import SeededSampler
 
 _DROP_SHARE = 0.125  # ended rows are dropped once they are this share of the batch
@@ -104,7 +106,9 @@ class _Stepper:
         self._model = model
         # Samples of one prompt share its prefill: the cache rows are copied instead.
         index = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
-        self._copies = torch.tensor([index[p] for p in prompts], device=model.device)
+        copies = [index[p] for p in prompts]
+        self._shared = SharedPrefill(model, list(index), copies)
+        self._copies = torch.tensor(copies, device=model.device)
         width = max(map(len, index))
         ids = np.zeros((len(index), width), dtype=np.int64)
         mask = np.ones((len(index), width + budget), dtype=np.int64)
@@ -115,11 +119,19 @@ class _Stepper:
         self._mask = torch.from_numpy(mask).to(model.device)
         self._width = width
         self._positions = (self._mask[:, :width].cumsum(1) - 1).clamp(min=0)
-        self._cache = in_place_cache(model, width + budget) if budget > 1 else None
+        self._capacity = width + budget if budget > 1 else None
+        self._cache: DynamicCache | None = None
         self._last_only = _last_logit_only(model)
 
     def prefill(self) -> torch.Tensor:
         """Logits (float32, [row, vocabulary]) of the first token."""
+        if self._shared.pays:
+            logits, self._cache = self._shared.run(self._capacity)
+            self._mask = self._mask[self._copies]
+            self._positions = self._positions[self._copies, -1:]
+            return logits
+        if self._capacity:
+            self._cache = in_place_cache(self._model, self._capacity)
         logits = self._forward(self._ids, self._positions)[self._copies]
         self._positions = self._positions[:, -1:]
         if len(self._copies) != len(self._ids):

@@ -48,9 +48,54 @@ class _InPlaceLayer(DynamicLayer):  # type: ignore[misc]  # mypy skips transform
         self.keys.copy_(keys[beam_idx])
         self.values.copy_(values[beam_idx])
 
+    def take(
+        self, rows: torch.Tensor, layer: DynamicLayer, of: torch.Tensor, places: torch.Tensor
+    ) -> None:
+        """Fill ``rows`` with what ``layer`` holds of its sequences ``of`` [row] at ``places``
+        [row, position]."""
+        assert layer.keys is not None
+        assert layer.values is not None
+        found = [states[of[:, None], :, places] for states in (layer.keys, layer.values)]
+        filled = places.shape[1]
+        for buffer, states in zip((self._key_buffer, self._value_buffer), found, strict=True):
+            buffer[rows, :, :filled] = states.transpose(1, 2)
+
+    def reserve(self, rows: int, filled: int, like: DynamicLayer) -> None:
+        """Room for ``rows``, of which ``filled`` positions count as there."""
+        assert like.keys is not None
+        assert like.values is not None
+        self.lazy_initialization(like.keys, like.values)
+        self._key_buffer = self._buffer(like.keys, rows)
+        self._value_buffer = self._buffer(like.values, rows)
+        self.keys = self._key_buffer[:, :, :filled]
+        self.values = self._value_buffer[:, :, :filled]
+
     def _buffer(self, like: torch.Tensor, rows: int | None = None) -> torch.Tensor:
         batch, heads, _, width = like.shape
         return like.new_empty((rows or batch, heads, self._capacity, width))
+
+
+def is_plain(model: PreTrainedModel) -> bool:
+    """Whether all that ``model`` keeps of a token are keys and values, which can be taken from one
+    sequence into another: no sliding windows, no state."""
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
+
+
+class GatheredCache:
+    """An in-place cache whose rows are taken from sequences that several of them share."""
+
+    def __init__(self, model: PreTrainedModel, rows: int, filled: int, capacity: int) -> None:
+        self.cache = in_place_cache(model, capacity)
+        self._rows, self._filled = rows, filled
+
+    def take(
+        self, rows: torch.Tensor, source: DynamicCache, of: torch.Tensor, places: torch.Tensor
+    ) -> None:
+        """See ``_InPlaceLayer.take``."""
+        for layer, given in zip(self.cache.layers, source.layers, strict=True):
+            if not layer.is_initialized:
+                layer.reserve(self._rows, self._filled, given)
+            layer.take(rows, given, of, places)
 
 
 def in_place_cache(model: PreTrainedModel, capacity: int) -> DynamicCache:

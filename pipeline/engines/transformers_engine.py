@@ -1,6 +1,7 @@
 """The transformers engine: the embedded default, in this process, wherever torch runs.
 
-Requests of a block are computed together in batches of similar prompt length; every (prompt,
+Requests of a block are computed together in batches of similar prompt length, or of prompts that
+begin alike where it is much cheaper to compute what they share once (a judge's). Every (prompt,
 sample) has its own seed, so its tokens do not depend on what it is batched with, and the batches
 of a block are always the same ones, so neither do their last bits.
 """
@@ -13,7 +14,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TypeVar
+from itertools import chain
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +33,7 @@ from prefloop.pipeline.engines.answer_reader import (
 from prefloop.pipeline.engines.blocks import BlockQueue, Pending
 from prefloop.pipeline.engines.decoding import Drawn, decode
 from prefloop.pipeline.engines.defaults import Advice, completed
+from prefloop.pipeline.engines.prefixes import families_of
 from prefloop.pipeline.engines.settings import TransformersEngine
 from prefloop.pipeline.engines.weights import check_template_tokens, load_model, load_tokenizer
 from prefloop.training.inputs.tokens import TokenIds
@@ -166,7 +169,7 @@ class HfEngine:
     ) -> None:
         """In the worker thread: all batches of ``block``, answering requests as they complete."""
         answers: dict[int, dict[int, Completion]] = defaultdict(dict)
-        for batch in _batches(block, self._config.batch_size):
+        for batch in _batches(block, self._config.batch_size, self._model):
             for (pending, index), completion in zip(batch, self._decode(batch), strict=True):
                 got = answers[id(pending)]
                 got[index] = completion
@@ -274,15 +277,22 @@ class HfEngine:
             torch.set_num_threads(self._config.threads)
 
 
-def _batches(block: Sequence[Pending], size: int) -> Iterator[Sequence[TokenRow]]:
+def _batches(block: list[Pending], size: int, model: Any) -> Iterator[Sequence[TokenRow]]:
     """Rows of ``block`` in batches of at most ``size``: one ``Sampling`` a batch, similar prompt
-    lengths together, whatever the order of arrival."""
-    groups: dict[Sampling, list[TokenRow]] = defaultdict(list)
+    lengths together or prompts that share, whatever the order of arrival."""
+    groups: dict[Sampling, list[Pending]] = defaultdict(list)
     for pending in sorted(block, key=lambda p: (len(p.prompt), p.request.request_id)):
-        rows = [(pending, index) for index in range(len(pending.request.seeds))]
-        groups[_sampling(pending.request)] += rows
+        groups[_sampling(pending.request)].append(pending)
     for sampling in sorted(groups, key=repr):
-        rows = groups[sampling]
+        asked = groups[sampling]
+        prompts = list(dict.fromkeys(pending.prompt for pending in asked))
+        families = families_of(model, prompts)
+        if families is not None:
+            place = {prompts[row]: at for at, row in enumerate(chain.from_iterable(families))}
+            asked.sort(key=lambda pending: place[pending.prompt])  # stable: ids order the rest
+        rows = [
+            (pending, index) for pending in asked for index in range(len(pending.request.seeds))
+        ]
         parts = -(-len(rows) // size)
         for part in range(parts):  # even parts: no small rest
             yield rows[part * len(rows) // parts : (part + 1) * len(rows) // parts]

@@ -31,6 +31,7 @@ RUNS = {
         "chat",
         "completions",
     ],
+    "prefixes": ["--prompts", "3", "--n", "3", "--repeats", "1"],
     "reading": ["300", "--run", "400"],
     "scale": ["2000"],
     "training": ["--pairs", "8", "--epochs", "1", "--batch", "4", *SMALL],
