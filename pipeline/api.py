@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import yaml
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from prefloop.pipeline.run.status import RunStatus
     from prefloop.pipeline.sweep.sweep import Sweep
     from prefloop.pipeline.sweep.swept import Swept
+    from prefloop.pipeline.view.pair_server import PairServer
     from prefloop.training.method_names import Method
 
 RunLike = str | Path | Run
@@ -206,6 +207,37 @@ def report(run: RunLike) -> Path:
     from prefloop.pipeline.report.run_page import write_report
 
     return write_report(_directory(run))
+
+
+@overload
+def view(data: RunLike, *, html: str | Path, pairs: int = 500, seed: int = 0) -> Path: ...
+
+
+@overload
+def view(data: RunLike, *, seed: int = 0, port: int = 0) -> PairServer: ...
+
+
+def view(
+    data: RunLike,
+    *,
+    html: str | Path | None = None,
+    pairs: int = 500,
+    seed: int = 0,
+    port: int = 0,
+) -> Path | PairServer:
+    """Look at the pairs of a run, a dataset folder or a Parquet file of triples in a browser.
+
+    With ``html``, write that page with at most ``pairs`` of them: drawn by ``seed``, and the
+    extremes. Without, serve all of them to this machine, at the ``url`` of what is returned, until
+    it is closed; ``port`` 0 is a free one. Raises ``InputError`` where there is no pair.
+    """
+    from prefloop.pipeline.view.pair_server import PairServer
+    from prefloop.pipeline.view.view_page import open_pairs, write_view
+
+    path = Path(data.path if isinstance(data, Run) else data)
+    if html is not None:
+        return write_view(path, Path(html), most=pairs, seed=seed)
+    return PairServer(open_pairs(path), seed=seed, port=port)
 
 
 def audit(

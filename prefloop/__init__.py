@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         status,
         sweep,
         train,
+        view,
     )
     from prefloop.pipeline.config import RunConfig, load_config
     from prefloop.pipeline.results import Run
@@ -64,6 +65,7 @@ __all__ = [
     "status",
     "sweep",
     "train",
+    "view",
 ]
 
 _ELSEWHERE = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -105,3 +106,32 @@ def status(run_dir: RunPath, as_json: JsonOption = False) -> None:
 def report(run_dir: RunPath) -> None:
     """Write RUN_DIR/report.html, one self-contained page, and print its path."""
     typer.echo(prefloop.report(run_dir))
+
+
+@app.command()
+def view(
+    data: Annotated[
+        Path, typer.Argument(help="A run directory, a dataset folder or a Parquet file of triples.")
+    ],
+    html: Annotated[
+        Path | None, typer.Option(help="Write one self-contained page to this file instead.")
+    ] = None,
+    pairs: Annotated[
+        int, typer.Option(min=1, help="Most pairs in the page: drawn ones, and the extremes.")
+    ] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Of the server; 0 takes a free one.")
+    ] = 0,
+) -> None:
+    """Look at pairs in a browser: side by side, with every vote, sorted, filtered and searched.
+
+    Serves all of them to this machine until it is interrupted; with --html, writes a file.
+    """
+    if html is not None:
+        typer.echo(prefloop.view(data, html=html, pairs=pairs, seed=seed))
+        return
+    with prefloop.view(data, seed=seed, port=port) as server:
+        typer.echo(f"{server.url}\nOpen it in a browser of this machine; Ctrl-C ends it.")
+        with suppress(KeyboardInterrupt):
+            server.wait()

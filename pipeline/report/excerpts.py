@@ -164,14 +164,16 @@ def _load(run: RunDir, picks: Iterable[_Pick]) -> dict[_Pick, Excerpt]:
     for (index, part), of_part in sorted(by_part.items()):
         folder = run.round(index)
         pair_ids = [pick.pair_id for pick in of_part]
-        decisions = _rows(folder.decisions, part, "pair_id", pair_ids)
+        decisions = rows_with(folder.decisions, part, "pair_id", pair_ids)
         prompt_ids = [row["prompt_id"] for row in decisions]
-        prompts = _keyed(_rows(folder.prompts, part, "prompt_id", prompt_ids), "prompt_id")
-        candidates = _keyed(_rows(folder.candidates, part, "prompt_id", prompt_ids), "candidate_id")
+        prompts = keyed(rows_with(folder.prompts, part, "prompt_id", prompt_ids), "prompt_id")
+        candidates = keyed(
+            rows_with(folder.candidates, part, "prompt_id", prompt_ids), "candidate_id"
+        )
         votes: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for row in _rows(folder.votes, part, "pair_id", pair_ids):
+        for row in rows_with(folder.votes, part, "pair_id", pair_ids):
             votes[row["pair_id"]].append(row)
-        by_pair = _keyed(decisions, "pair_id")
+        by_pair = keyed(decisions, "pair_id")
         for pick in of_part:
             row = by_pair[pick.pair_id]
             loaded[pick] = _excerpt(
@@ -180,13 +182,15 @@ def _load(run: RunDir, picks: Iterable[_Pick]) -> dict[_Pick, Excerpt]:
     return loaded
 
 
-def _rows(shards: ShardFolder, part: int, key: str, ids: list[str]) -> list[dict[str, Any]]:
+def rows_with(shards: ShardFolder, part: int, key: str, ids: list[str]) -> list[dict[str, Any]]:
+    """The rows of a shard that have one of ``ids`` as their ``key``."""
     table = shards.read(part)
     found: pa.Table = table.filter(pc.is_in(table[key], pa.array(ids, pa.string())))
     return list(found.to_pylist())
 
 
-def _keyed(rows: list[dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
+def keyed(rows: list[dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
+    """``rows`` by their ``key``."""
     return {row[key]: row for row in rows}
 
 
@@ -210,7 +214,7 @@ def _excerpt(
         p_chosen=decision["p_chosen"],
         agreement=decision["agreement"],
         labelers=tuple(decision["labelers"]),
-        votes=tuple(_vote(row, decision["chosen_id"]) for row in votes),
+        votes=tuple(shown_vote(row, decision["chosen_id"]) for row in votes),
     )
 
 
@@ -226,7 +230,8 @@ def _answer(row: dict[str, Any], score: float) -> ShownAnswer:
     )
 
 
-def _vote(row: dict[str, Any], chosen_id: str) -> ShownVote:
+def shown_vote(row: dict[str, Any], chosen_id: str) -> ShownVote:
+    """A row of votes as told about the chosen answer."""
     chosen_is_a = row["a_id"] == chosen_id
     names = {"a": "chosen", "b": "rejected"} if chosen_is_a else {"a": "rejected", "b": "chosen"}
     p_a = row["p_a"]

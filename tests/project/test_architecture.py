@@ -57,7 +57,7 @@ ORDER = {
         "report checking",
         "tracking",
         "plan audit policies final_evaluation loop redecide adoption label_data",
-        "judging review relabel export publish sweep",
+        "judging review relabel export publish sweep view",
         "results api starter",
         "commands",
     ],
