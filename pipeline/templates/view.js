@@ -201,6 +201,7 @@
   const load = async (from, place = 0) => {
     const mine = ++asked;
     list.setAttribute("aria-busy", "true");
+    if (data.served) byId("count").textContent = "Looking …";
     try {
       const found = await source.list(query(), from);
       if (mine !== asked) return;

@@ -40,12 +40,14 @@ class RunPairs:
         """Raises ``InputError`` where no pair is decided yet, ``StorageError``."""
         self.run = run
         self.name = run.root.resolve().name
-        tables = [
-            _facts(folder, part, splits)
-            for folder in run.rounds()
-            for splits in [_splits(run, folder.index)]
-            for part in folder.decisions.indices()
-        ]
+        self._blocks: list[tuple[int, int]] = []
+        tables = []
+        for folder in run.rounds():
+            splits = _splits(run, folder.index)
+            for part in folder.decisions.indices():
+                self._blocks.append((folder.index, part))
+                tables.append(_facts(folder, part, splits))
+        self._lengths = [len(table) for table in tables]
         self.facts = pa.concat_tables([FACTS.empty_table(), *tables]).combine_chunks()
         if not len(self.facts):
             raise InputError(
@@ -69,18 +71,13 @@ class RunPairs:
 
     def search(self, text: str) -> Ints:
         """See ``BrowsedPairs``. Reads the texts of the whole run, a block at a time."""
-        places = self.facts.select(["round", "part", "pair_id"])
-        blocks = places.group_by(["round", "part"]).aggregate([]).to_pylist()
-        found = [np.empty(0, np.int64)]
-        for block in blocks:
-            index, part = block["round"], block["part"]
+        found, start = [np.empty(0, np.int64)], 0
+        for (index, part), length in zip(self._blocks, self._lengths, strict=True):
             ids = _holding(self.run.round(index), part, text)
-            here = pc.and_(
-                pc.and_(pc.equal(places["round"], index), pc.equal(places["part"], part)),
-                pc.is_in(places["pair_id"], ids),
-            )
-            found.append(np.flatnonzero(here.to_numpy()).astype(np.int64))
-        return np.sort(np.concatenate(found))
+            here = pc.is_in(self.facts["pair_id"].slice(start, length), ids)
+            found.append(start + np.flatnonzero(here.to_numpy()).astype(np.int64))
+            start += length
+        return np.concatenate(found)
 
     def _block(
         self, index: int, part: int, pair_ids: list[str], with_votes: bool

@@ -123,7 +123,13 @@ def test_pieces_are_the_text(text: str) -> None:
 
 
 def test_texts_too_long_to_compare_are_not_compared() -> None:
-    assert differences("word " * 2_000, "word") is None
+    assert differences("word " * 3_001, "word") is None
+
+
+def test_answers_that_repeat_themselves_are_compared() -> None:
+    one, other = differences("x " * 1_400, "x y " * 700) or ([], [])
+    assert sum(len(text) for text, differs in one if differs) == len("x " * 700)
+    assert [text for text, differs in other if differs] == ["y "] * 700
 
 
 def test_pieces_are_cut_as_one_text() -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode, urlsplit
+from urllib.request import urlopen
 
 import pytest
 
@@ -15,6 +20,7 @@ import prefloop
 from prefloop.data.errors import InputError
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.view.pair_server import PairServer
+from tests.helpers.paths import ROOT
 from tests.helpers.synthetic_run import HOSTILE, write_run
 
 
@@ -157,3 +163,18 @@ def test_pairs_that_were_decided_again_are_not_mixed_up(tmp_path: Any) -> None:
         answer, body = ask(server, "api/pairs?sort=place")
     assert answer.status == 400
     assert b"decided again" in body
+
+
+def test_the_command_serves_until_it_is_interrupted(run: RunDir) -> None:
+    words = [sys.executable, "-m", "prefloop", "view", str(run.root)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as command:
+        assert command.stdout
+        assert command.stderr
+        with urlopen(command.stdout.readline().strip()) as answer:
+            assert b"prefloop pairs" in answer.read()
+        command.send_signal(signal.SIGINT)
+        assert command.wait(timeout=60) == 0
+        assert command.stderr.read() == ""
