@@ -61,8 +61,8 @@ class RunPairs:
         blocks: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
         for one in wanted:
             blocks[one["round"], one["part"]].append(one["pair_id"])
-        read = {block: self._block(*block, ids, votes) for block, ids in blocks.items()}
         try:
+            read = {block: self._block(*block, ids, votes) for block, ids in blocks.items()}
             return [read[one["round"], one["part"]][one["pair_id"]] for one in wanted]
         except KeyError:
             raise InputError(

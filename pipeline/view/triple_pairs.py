@@ -91,9 +91,7 @@ class TriplePairs:
             }
             for name in FACTS.names:
                 if name not in columns:
-                    kind = FACTS.field(name).type
-                    there = name in batch.schema.names
-                    columns[name] = batch[name].cast(kind) if there else pa.nulls(count, kind)
+                    columns[name] = _figure(batch, name, file)
             tables.append(pa.table({name: columns[name] for name in FACTS.names}, schema=FACTS))
             done += count
         return pa.concat_tables(tables)
@@ -111,16 +109,33 @@ class TriplePairs:
             done += len(batch)
 
 
+def _figure(batch: pa.RecordBatch, name: str, file: Path) -> Any:
+    kind = FACTS.field(name).type
+    if name not in batch.schema.names:
+        return pa.nulls(len(batch), kind)
+    try:
+        return batch[name].cast(kind)
+    except pa.ArrowException:
+        raise InputError(
+            f"{file}: column {name!r} is {batch[name].type} where {kind} is expected: rename it, "
+            "or leave it out"
+        ) from None
+
+
 def _check(file: Path, schema: pa.Schema) -> None:
     for name in ("prompt", *_SIDES):
         kind = schema.field(name).type if name in schema.names else pa.null()
         turn = getattr(kind, "value_type", pa.null())
-        fields = {field.name for field in turn} if pa.types.is_struct(turn) else set()
-        if not {"role", "content"} <= fields:
+        fields = {field.name: field.type for field in turn} if pa.types.is_struct(turn) else {}
+        if not all(_is_text(fields.get(part)) for part in ("role", "content")):
             raise InputError(
                 f"{file}: holds no triples of turns (column {name!r}): "
                 "`prefloop audit FILE --fix DIR` makes a dataset of it"
             )
+
+
+def _is_text(kind: pa.DataType | None) -> bool:
+    return kind is not None and bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _thought(side: str) -> str:
@@ -129,7 +144,7 @@ def _thought(side: str) -> str:
 
 def _texts(column: Any) -> tuple[Any, Any]:
     """The texts in a column of turns or of texts, and the row of each."""
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    if _is_text(column.type):
         return column, pa.array(np.arange(len(column)))
     texts = pc.struct_field(pc.list_flatten(column), "content")
     return texts, pc.list_parent_indices(column)
@@ -151,7 +166,7 @@ def _characters(column: Any) -> pa.Array:
 
 def _pair(row: dict[str, Any], place: str) -> Shown:
     return {
-        "turns": row["prompt"],
+        "turns": row["prompt"] or [],
         "as_given": pretty(row.get("prompt_turns")),
         "tools": pretty(row.get("tools")) if isinstance(row.get("tools"), str) else None,
         "source": place,
@@ -165,7 +180,7 @@ def _pair(row: dict[str, Any], place: str) -> Shown:
 
 def _answer(row: dict[str, Any], side: str, policy: str) -> Shown:
     return {
-        "text": "\n\n".join(turn["content"] or "" for turn in row[side]),
+        "text": "\n\n".join(turn["content"] or "" for turn in row[side] or []),
         "thought": row.get(_thought(side)),
         "id": row.get(f"{side}_id"),
         "policy": row.get(policy),

@@ -10,11 +10,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import prefloop
 from prefloop.data.errors import InputError
+from prefloop.data.shards import ShardFolder
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.view.pair_texts import shown_pairs
 from prefloop.pipeline.view.view_page import open_pairs, script_json
@@ -187,3 +189,52 @@ def test_what_holds_no_pair_is_one_line(run: RunDir, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least 1"):
         prefloop.view(run.root, html=tmp_path / "page.html", pairs=0)
     assert not (tmp_path / "page.html").exists()
+
+
+def test_thoughts_and_tools_come_with_a_pair(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", rounds=1, blocks=1, trained=False)
+    folder = run.round(0)
+    _replaced(folder.candidates, {"reasoning": "First I <b>think</b>."})
+    _replaced(folder.votes, {"reasoning": "The judge thinks."})
+    _replaced(folder.prompts, {"tools": '[{"name": "clock"}]', "turns": '[{"role": "user"}]'})
+    pairs = open_pairs(run.root)
+    [pair] = shown_pairs(pairs, [0])
+    assert pair["chosen"]["thought"] == pair["rejected"]["thought"] == "First I <b>think</b>."
+    assert {vote["thought"] for vote in pair["votes"]} == {"The judge thinks."}
+    assert {vote["raw"] for vote in pair["votes"]} == {"A"}
+    assert json.loads(pair["tools"]) == [{"name": "clock"}]
+    assert json.loads(pair["as_given"]) == [{"role": "user"}]
+    assert len(pairs.search("i <B>think")) == len(pairs.facts)
+    assert not len(pairs.search("the judge thinks"))  # a judge's thought is not searched
+
+
+def _replaced(shards: ShardFolder, values: dict[str, str]) -> None:
+    shards.write(0, pa.Table.from_pylist([row | values for row in shards.read(0).to_pylist()],
+                                         schema=shards.schema))  # fmt: skip
+
+
+def test_triples_of_others_are_read_as_far_as_they_go(tmp_path: Path) -> None:
+    turn = {"role": "user", "content": "Hello?"}
+    said = {"role": "assistant", "content": "Hello!"}
+    calls = {"role": "assistant", "content": None}
+    file = tmp_path / "triples.parquet"
+    rows = [
+        {"prompt": [turn], "chosen": [said], "rejected": [calls], "margin": 2},
+        {"prompt": None, "chosen": None, "rejected": [said], "margin": None},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    _, data = page_of(file, tmp_path / "page.html")
+    by_place = {pair["source"]: pair for pair in data["pairs"]}
+    first, second = by_place["triples.parquet:1"], by_place["triples.parquet:2"]
+    assert (first["margin"], first["chosen_length"], first["rejected_length"]) == (2.0, 6, 0)
+    assert (second["margin"], second["turns"], second["chosen"]["parts"]) == (None, [], [])
+    assert first["agreement"] is None
+
+
+def test_a_column_of_the_same_name_that_is_something_else_is_named(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "x"}]
+    file = tmp_path / "triples.parquet"
+    row = {"prompt": turns, "chosen": turns, "rejected": turns, "margin": "wide"}
+    pq.write_table(pa.Table.from_pylist([row]), file)
+    with pytest.raises(InputError, match="column 'margin' is string"):
+        open_pairs(file)
