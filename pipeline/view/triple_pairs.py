@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from prefloop.data.arrays import Ints
 from prefloop.data.errors import InputError
+from prefloop.data.utf8 import one_line
 from prefloop.pipeline.policies.train_alone import find_sources
 from prefloop.pipeline.view.pair_facts import FACTS, KEPT
 from prefloop.pipeline.view.pair_texts import Shown, pretty
@@ -71,7 +72,10 @@ class TriplePairs:
                 _check(file, opened.schema_arrow)
                 yield from opened.iter_batches(_BATCH, columns=[n for n in columns if n in names])
         except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{file}: no Parquet file of triples: {error}") from None
+            raise InputError(
+                f"{file}: no Parquet file of triples ({one_line(str(error))}): "
+                "`prefloop audit FILE --fix DIR` makes one of other files of pairs"
+            ) from None
 
     def _facts(self, part: int) -> pa.Table:
         file, split = self._files[part]

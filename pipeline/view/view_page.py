@@ -52,6 +52,8 @@ def write_view(path: Path, out: Path, *, most: int, seed: int) -> Path:
     :func:`open_pairs`."""
     if most < 1:
         raise InputError(f"--pairs {most}: at least 1")
+    if out.is_file() and out.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--html {out}: is there and no page: choose a name that ends in .html")
     pairs = open_pairs(path)
     taken = some(pairs.facts, most, seed)
     why = {row: reason for reason, rows in taken.items() for row in rows.tolist()}

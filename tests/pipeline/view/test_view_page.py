@@ -186,6 +186,14 @@ def test_what_holds_no_pair_is_one_line(run: RunDir, tmp_path: Path) -> None:
     pq.write_table(run.prompts.read(0), other)
     with pytest.raises(InputError, match="holds no triples of turns"):
         prefloop.view(other, html=tmp_path / "page.html")
+    kept = other.read_bytes()
+    with pytest.raises(InputError, match="is there and no page"):
+        prefloop.view(run.root, html=other)
+    assert other.read_bytes() == kept
+    lines = tmp_path / "pairs.jsonl"
+    lines.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}')
+    with pytest.raises(InputError, match="audit FILE --fix DIR"):
+        prefloop.view(lines, html=tmp_path / "page.html")
     with pytest.raises(InputError, match="at least 1"):
         prefloop.view(run.root, html=tmp_path / "page.html", pairs=0)
     assert not (tmp_path / "page.html").exists()
