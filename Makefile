@@ -11,7 +11,7 @@ demo: setup
 
 ## test: set-up and the whole test suite
 test: setup-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 ## fuzz: random bodies, configs and files for some minutes
 fuzz: setup-dev
