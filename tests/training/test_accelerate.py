@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,13 @@ def workers(job: Job) -> list[str]:
     return found
 
 
-def test_two_processes_train_as_one_does_also_after_a_kill(job: Job, tmp_path: Path) -> None:
+@pytest.mark.parametrize("order", ["length", "random"])
+def test_two_processes_train_as_one_does_also_after_a_kill(
+    job: Job, tmp_path: Path, order: str
+) -> None:
+    """Killed in the middle of the second epoch."""
+    config = job.config.model_copy(update={"order": order})
+    job = replace(job, config=config, out=tmp_path / "one" / "policy")
     alone = train_offline(job)
     assert alone.steps == 8
     two = launched(job, tmp_path / "two")
@@ -87,7 +94,7 @@ def test_two_processes_train_as_one_does_also_after_a_kill(job: Job, tmp_path: P
         "train_offline(Job.load(Path(sys.argv[1]).read_text()))"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(spec)])
-    marker = two.out.parent / ".policy.checkpoints" / "checkpoint-4" / "prefloop_complete"
+    marker = two.out.parent / ".policy.checkpoints" / "checkpoint-6" / "prefloop_complete"
     deadline = time.monotonic() + 180
     while not marker.exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
@@ -102,7 +109,7 @@ def test_two_processes_train_as_one_does_also_after_a_kill(job: Job, tmp_path: P
     steps: list[int] = []
     result = train_offline(two, on_step=lambda log: steps.append(int(log["step"])))
     assert steps
-    assert steps[0] > 4  # from the checkpoint on
+    assert steps[0] > 6  # from the checkpoint on
     assert [log["step"] for log in result.history] == list(range(1, 9))
     for mine, theirs in zip(result.history, alone.history, strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], abs=2e-4)

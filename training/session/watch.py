@@ -52,6 +52,17 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers' types are n
                 if "loss" in log:
                     self.guards.see(log)
 
+    def on_epoch_begin(
+        self, _args: Any, state: Any, _control: Any, *, train_dataloader: Any = None, **_: Any
+    ) -> None:
+        # A training of several processes that is resumed within an epoch tells its number to the
+        # outer samplers only, and the innermost would draw the order of the first epoch.
+        sampler = getattr(train_dataloader, "batch_sampler", None)
+        while sampler is not None:
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(int(state.epoch or 0))
+            sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)
+
     def on_log(
         self,
         args: Any,
