@@ -50,21 +50,27 @@ from prefloop.training.config import TrainConfig
 logger = logging.getLogger(__name__)
 
 
+def take_up(config: RunConfig, run: RunDir) -> tuple[RunConfig, Models, RunContext]:
+    """What stands before the first stage, also of a run that goes on: the config with the values
+    that the run was begun with, its models, which the caller releases, and its context. Prompts are
+    read, and what was begun of deciding again is finished. The caller holds the run's lock."""
+    finish_adoption(run)
+    config = as_begun(config, run)
+    models = Models(config, cache=run.cache)
+    context = replace(RunContext.of(config, run), blocks_in_flight=models.blocks_in_flight)
+    open_run(config, run, revisions=models.revisions())
+    read_prompts(context, config.prompts, block_size=config.block_size, given=config.sample.given)
+    models.take_probes(run.prompts, config.sample.system_prompt)
+    finish_deciding(config, run)
+    return config, models, context
+
+
 async def run_loop(config: RunConfig, run: RunDir, *, check: bool = False) -> None:
     """Run (or resume) all rounds into ``run``. ``check``: first ask everybody once who is going to
     be asked for the first time. Raises subclasses of ``PrefloopError``."""
     require_trackers(config.tracking)
     with run.lock():
-        finish_adoption(run)
-        config = as_begun(config, run)
-        models = Models(config, cache=run.cache)
-        context = replace(RunContext.of(config, run), blocks_in_flight=models.blocks_in_flight)
-        open_run(config, run, revisions=models.revisions())
-        read_prompts(
-            context, config.prompts, block_size=config.block_size, given=config.sample.given
-        )
-        models.take_probes(run.prompts, config.sample.system_prompt)
-        finish_deciding(config, run)
+        config, models, context = take_up(config, run)
         try:
             if check:
                 await check_before(config, run, models)

@@ -4,7 +4,6 @@ config, and linked into a run directory for each value."""
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,15 @@ from prefloop.data.shards import (
     link_files,
     read_json_object,
 )
-from prefloop.pipeline.adoption import finish_adoption
 from prefloop.pipeline.checking.run_check import check_before
 from prefloop.pipeline.config import RunConfig, dump_config
-from prefloop.pipeline.redecide import finish_deciding
-from prefloop.pipeline.run.context import RunContext
-from prefloop.pipeline.run.manifest import as_begun, digest, open_run, read_manifest
-from prefloop.pipeline.run.models import Models
+from prefloop.pipeline.loop import take_up
+from prefloop.pipeline.run.manifest import digest, read_manifest
 from prefloop.pipeline.run.run_dir import RunDir, RunError
 from prefloop.pipeline.stages.evaluate import answer_heldout, answer_opponent
 from prefloop.pipeline.stages.invalid_votes import asks_again
 from prefloop.pipeline.stages.label import label_round
-from prefloop.pipeline.stages.prompts import draw_prompts, read_prompts
+from prefloop.pipeline.stages.prompts import draw_prompts
 from prefloop.pipeline.stages.sample import sample_round
 from prefloop.pipeline.sweep.swept import Trial
 
@@ -46,16 +42,7 @@ async def share_round(config: RunConfig, run: RunDir, *, check: bool) -> None:
     """Sample and label the first round of ``config`` in ``run``, and let the starting policy answer
     the held-out prompts, as far as that is not done. `prefloop run` can go on with the same run."""
     with run.lock():
-        finish_adoption(run)
-        config = as_begun(config, run)
-        models = Models(config, cache=run.cache)
-        context = replace(RunContext.of(config, run), blocks_in_flight=models.blocks_in_flight)
-        open_run(config, run, revisions=models.revisions())
-        read_prompts(
-            context, config.prompts, block_size=config.block_size, given=config.sample.given
-        )
-        models.take_probes(run.prompts, config.sample.system_prompt)
-        finish_deciding(config, run)
+        config, models, context = take_up(config, run)
         first = context.round(0)
         try:
             if check:
