@@ -193,6 +193,8 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, checkpoint: str) -> None
 def _load_model(checkpoint: str, dtype: Any, device: str, trust_remote_code: bool) -> Any:
     from transformers import AutoModelForSequenceClassification
 
+    from prefloop.labelers.scorers.attention import share_heads
+
     if not (Path(checkpoint) / "config.json").is_file():
         raise LabelerError(
             f"{checkpoint}: no config.json: a reward model is a whole checkpoint (merge an adapter "
@@ -221,6 +223,7 @@ def _load_model(checkpoint: str, dtype: Any, device: str, trust_remote_code: boo
             f"{checkpoint}: the model has {model.config.num_labels} outputs, and a reward model "
             "has one: use a checkpoint with num_labels 1"
         )
+    share_heads(model)
     return model.to(device).eval()
 
 

@@ -89,6 +89,8 @@ def load_model(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    from prefloop.labelers.scorers.attention import share_heads
+
     whole = base if is_adapter(path) else path
     try:
         with _no_progress_bar():
@@ -101,6 +103,7 @@ def load_model(
                 output_loading_info=True,
             )
         _require_whole(whole, loading["missing_keys"])
+        share_heads(model)
         if is_adapter(path):
             model = _with_adapter(model, path, merge=model.dtype.itemsize >= 4)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

@@ -272,6 +272,8 @@ def _load_base(base: Path, dtype: Any) -> Any:
     """The model in ``base`` with a head of one output: its own, or a new one."""
     from transformers import AutoModelForSequenceClassification
 
+    from prefloop.labelers.scorers.attention import share_heads
+
     try:
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             str(base),
@@ -297,6 +299,7 @@ def _load_base(base: Path, dtype: Any) -> Any:
             f"{base}: its weights lack {lost[0]}: the checkpoint is incomplete, or of another "
             "architecture than its config.json says"
         )
+    share_heads(model)
     return model
 
 

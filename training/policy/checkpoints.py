@@ -110,6 +110,8 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
+    from prefloop.labelers.scorers.attention import share_heads
+
     four_bits = {"quantization_config": _four_bits(quantize, dtype)} if quantize else {}
     base = base_of(checkpoint)
     with _unloadable_is_named(checkpoint):
@@ -123,6 +125,7 @@ def load_model(
             **four_bits,
         )
     _require_whole(base, loading["missing_keys"])
+    share_heads(model)
     if is_adapter(checkpoint):
         from peft import PeftModel
 

@@ -15,10 +15,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
+from prefloop.labelers.scorers.attention import SHARED_HEADS
 from prefloop.training.policy.bundles import Batch, Bundle, batch_of
 from prefloop.training.policy.head import Head, TokenScores, score_tokens
 
-_MASKED = ("sdpa", "eager")
+_MASKED = ("sdpa", SHARED_HEADS, "eager")
 """Implementations of attention that take a mask of one's own."""
 _TRIED = (6, (3, 4))
 """Tokens of the prompt and of the answers that a model is tried on."""
