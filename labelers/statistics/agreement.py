@@ -25,7 +25,10 @@ from numpy.typing import NDArray
 from prefloop.data.arrays import Bools, Floats, Ints
 from prefloop.labelers.statistics.clusters import Clusters, Grouping
 
-MeasurementLevel = Literal["nominal", "ordinal", "interval"]
+MeasurementLevel = Literal["nominal", "ordinal", "interval", "ratio"]
+Weights = Literal["linear", "quadratic"]
+"""How far labels that differ by several places count as further apart: by the number of places
+between them, or by its square."""
 
 MISSING = -1
 _MOST_CODES = 1 << 20
@@ -47,7 +50,7 @@ class Ratings:
     codes: NDArray[np.integer[Any]]
     """[N, R]: index of the label, or MISSING."""
     values: Floats | None = None
-    """[K] numbers behind the labels, for the level ``interval``."""
+    """[K] numbers behind the labels, for the levels ``interval`` and ``ratio``."""
     ordered: bool = False
     """Whether the labels have an order, for the level ``ordinal``."""
     mirrored: bool = False
@@ -57,6 +60,12 @@ class Ratings:
     prompts: Clusters | None = None
     """[N]: what items (pairs) are about; those of one prompt are drawn together. Null: each item is
     about something of its own."""
+
+    @property
+    def from_nothing(self) -> bool:
+        """Whether the labels are amounts of something, of which 0 is none at all, as far as can be
+        told: numbers, none of them below it."""
+        return self.values is not None and not self.mirrored and bool((self.values >= 0).all())
 
     @property
     def counts(self) -> Ints:
@@ -145,12 +154,22 @@ def _share(
 
 
 def cohen_kappa(
-    ratings: Ratings, first: int, second: int, *, resamples: int = 1000, seed: int = 0
+    ratings: Ratings,
+    first: int,
+    second: int,
+    *,
+    weights: Weights | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> Agreement:
     """Cohen's kappa of two annotators (columns), over the items that both labelled.
 
-    Cohen 1960, Educational and Psychological Measurement 20, eq. 1.
+    Cohen 1960, Educational and Psychological Measurement 20, eq. 1; with ``weights``, which need
+    labels with an order, Cohen 1968, Psychological Bulletin 70, eq. 2. Raises ``ValueError`` where
+    the labels have none.
     """
+    if weights and not ratings.ordered:
+        raise ValueError("the labels have no order")
     one, other = ratings.codes[:, first], ratings.codes[:, second]
     both = (one != MISSING) & (other != MISSING)
     one, other = one[both], other[both]
@@ -162,16 +181,16 @@ def cohen_kappa(
     if ratings.mirrored:
         labels = np.stack([one, other], axis=1)
         one, other = _same_way(labels, size - 1 - labels).T
-    value = (kappa_of_mirrored(one, other, size) if ratings.mirrored
-             else kappa_of_labels(one, other))  # fmt: skip
+    of_labels = kappa_of_mirrored if ratings.mirrored else kappa_of_labels
+    value = of_labels(one, other, size, weights)
     if value is None:
         return Agreement(None, n=n, reason=ONE_LABEL)
     cells = np.eye(size * size, dtype=np.int64)
     patterns = _Patterns.numbered(cells, one * size + other, prompts)
 
-    def kappa(weights: Floats) -> Floats:
-        tables = weights.reshape(-1, size, size)
-        return kappa_of_tables(both_ways(tables) if ratings.mirrored else tables)
+    def kappa(drawn: Floats) -> Floats:
+        tables = drawn.reshape(-1, size, size)
+        return kappa_of_tables(both_ways(tables) if ratings.mirrored else tables, weights)
 
     return _interval(value, n, patterns.draws(resamples, seed), kappa)
 
@@ -184,7 +203,7 @@ def clustered_kappa(
     n = len(one)
     if not n:
         return Agreement(None, reason=NO_COMMON_ITEM)
-    value = kappa_of_labels(one, other)
+    value = kappa_of_labels(one, other, labels)
     if value is None:
         return Agreement(None, n=n, reason=ONE_LABEL)
     cells = np.eye(labels * labels, dtype=np.int64)
@@ -196,21 +215,26 @@ def clustered_kappa(
     return _interval(value, n, patterns.draws(resamples, seed), kappa)
 
 
-def kappa_of_labels(one: Ints, other: Ints) -> float | None:
-    """Cohen's kappa of two annotators' labels [N] of the same items; null where only one label was
-    ever used."""
+def kappa_of_labels(
+    one: Ints, other: Ints, size: int, weights: Weights | None = None
+) -> float | None:
+    """Cohen's kappa of two annotators' labels [N], 0 to ``size`` - 1, of the same items; null where
+    only one label was ever used."""
     from sklearn.metrics import cohen_kappa_score
 
     if len(np.unique([one, other])) < 2:
         return None
-    return float(cohen_kappa_score(one, other))
+    # All labels are named, used or not: the places between two of them are what is weighted.
+    return float(cohen_kappa_score(one, other, labels=np.arange(size), weights=weights))
 
 
-def kappa_of_mirrored(one: Ints, other: Ints, size: int) -> float | None:
-    """As ``kappa_of_labels`` for labels 0 to ``size`` - 1 of which each and its opposite (the first
-    and the last, and so on) mean the same: each item counts both ways round."""
+def kappa_of_mirrored(
+    one: Ints, other: Ints, size: int, weights: Weights | None = None
+) -> float | None:
+    """As ``kappa_of_labels`` for labels of which each and its opposite (the first and the last, and
+    so on) mean the same: each item counts both ways round."""
     turned = (np.concatenate([said, size - 1 - said]) for said in (one, other))
-    return kappa_of_labels(*turned)
+    return kappa_of_labels(*turned, size, weights)
 
 
 def both_ways(tables: Floats) -> Floats:
@@ -219,22 +243,25 @@ def both_ways(tables: Floats) -> Floats:
     return found
 
 
-def kappa_of_tables(tables: Floats) -> Floats:
+def kappa_of_tables(tables: Floats, weights: Weights | None = None) -> Floats:
     """Cohen's kappa [T] of confusion tables [T, labels, labels] of counts; NaN where both
     annotators always say the same one thing."""
     shares = tables / tables.sum(axis=(1, 2), keepdims=True)
-    seen = np.trace(shares, axis1=1, axis2=2)
-    chance = (shares.sum(axis=1) * shares.sum(axis=2)).sum(axis=1)
-    return _above_chance(seen, chance)
+    chance = shares.sum(axis=2)[:, :, None] * shares.sum(axis=1)[:, None, :]
+    places = np.arange(tables.shape[1])
+    between = np.abs(places[:, None] - places)
+    apart = between**2 if weights == "quadratic" else between if weights else between > 0
+    return 1 - _ratio((shares * apart).sum(axis=(1, 2)), (chance * apart).sum(axis=(1, 2)))
 
 
 def cohen_kappas(
-    ratings: Ratings, *, resamples: int = 1000, seed: int = 0
+    ratings: Ratings, *, weights: Weights | None = None, resamples: int = 1000, seed: int = 0
 ) -> dict[tuple[str, str], Agreement]:
-    """Cohen's kappa of every pair of annotators."""
+    """Cohen's kappa of every pair of annotators. See ``cohen_kappa``."""
     names = ratings.annotators
+    how: dict[str, Any] = {"weights": weights, "resamples": resamples, "seed": seed}
     return {
-        (names[i], names[j]): cohen_kappa(ratings, i, j, resamples=resamples, seed=seed)
+        (names[i], names[j]): cohen_kappa(ratings, i, j, **how)
         for i, j in combinations(range(len(names)), 2)
     }
 
@@ -284,8 +311,10 @@ def krippendorff_alpha(
     """
     import krippendorff
 
-    if level == "interval" and ratings.values is None:
+    if level in ("interval", "ratio") and ratings.values is None:
         raise ValueError("the labels are no numbers: there is no interval between them")
+    if level == "ratio" and not ratings.from_nothing:
+        raise ValueError("there are labels below 0, or opposites: they have no ratio")
     if level == "ordinal" and not ratings.ordered:
         raise ValueError("the labels have no order")
     counts = _counts(ratings)
@@ -301,7 +330,7 @@ def krippendorff_alpha(
         return Agreement(None, n=n, reason=ONE_LABEL)
     counts = counts[:, used]
     domain = np.arange(len(ratings.labels), dtype=float)[used]
-    if level == "interval":
+    if level in ("interval", "ratio"):
         assert ratings.values is not None
         domain = ratings.values[used]
     found = _Patterns.of(counts, prompts)
@@ -333,6 +362,9 @@ def _alpha(patterns: Ints, times: Floats, domain: Floats, level: MeasurementLeve
         distance = 1.0 - np.eye(len(domain))
     elif level == "interval":
         distance = (domain[:, None] - domain) ** 2
+    elif level == "ratio":
+        sums = domain[:, None] + domain
+        distance = ((domain[:, None] - domain) / np.where(sums, sums, 1.0)) ** 2
     else:
         upto = np.cumsum(marginals) - marginals / 2  # half of a label lies below its middle
         distance = (upto[:, None] - upto) ** 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from prefloop.labelers.statistics.agreement import (
     Agreement,
     Majority,
     Ratings,
+    Weights,
     cohen_kappas,
     fleiss_kappa,
     krippendorff_alpha,
@@ -49,6 +50,8 @@ class AgreementReport:
     unanimous: Agreement
     majority: Majority
     cohen: Mapping[tuple[str, str], Agreement]
+    weighted: Mapping[Weights, Mapping[tuple[str, str], Agreement]]
+    """Weighted kappas, where there are more than two labels and they have an order."""
     fleiss: Agreement
     alphas: Mapping[str, Agreement]
     """Krippendorff's alpha by level of measurement."""
@@ -80,10 +83,8 @@ class AgreementReport:
             },
             "raw_agreement": self.raw.as_dict(),
             "unanimous": self.unanimous.as_dict(),
-            "cohen_kappa": [
-                {"annotators": list(names), **found.as_dict()}
-                for names, found in self.cohen.items()
-            ],
+            "cohen_kappa": _by_annotators(self.cohen),
+            "weighted_kappa": {how: _by_annotators(one) for how, one in self.weighted.items()},
             "cohen_kappa_left_out": self.cohen_left_out,
             "fleiss_kappa": self.fleiss.as_dict(),
             "krippendorff_alpha": {level: one.as_dict() for level, one in self.alphas.items()},
@@ -181,13 +182,20 @@ def _report(
         names = tuple(ratings.annotators[index] for index in some)
         first = replace(ratings, annotators=names, codes=ratings.codes[:, some])
     cohen = cohen_kappas(first, **more)
-    alphas = {"nominal": krippendorff_alpha(ratings, "nominal", **more)}
+    weighted: dict[Weights, Mapping[tuple[str, str], Agreement]] = {}
+    if ratings.ordered and len(ratings.labels) > 2:
+        for how in get_args(Weights):
+            weighted[how] = cohen_kappas(first, weights=how, **more)
+    nominal = krippendorff_alpha(ratings, "nominal", **more)
     ordinal = Agreement(None, reason=f"{_NO_NUMBERS}: give their order with --levels")
     interval = Agreement(None, reason=_NO_NUMBERS)
     if ratings.ordered:
         ordinal = krippendorff_alpha(ratings, "ordinal", **more)
     if ratings.values is not None:
         interval = krippendorff_alpha(ratings, "interval", **more)
+    alphas = {"nominal": nominal, "ordinal": ordinal, "interval": interval}
+    if ratings.from_nothing:
+        alphas["ratio"] = krippendorff_alpha(ratings, "ratio", **more)
     return AgreementReport(
         source=source,
         ratings=ratings,
@@ -195,12 +203,17 @@ def _report(
         unanimous=unanimous_share(ratings, **more),
         majority=majority(ratings),
         cohen=cohen,
+        weighted=weighted,
         fleiss=fleiss_kappa(ratings, **more),
-        alphas={**alphas, "ordinal": ordinal, "interval": interval},
+        alphas=alphas,
         position=position,
         labels=labels,
         cohen_left_out=pairs - len(cohen),
     )
+
+
+def _by_annotators(kappas: Mapping[tuple[str, str], Agreement]) -> list[dict[str, Any]]:
+    return [{"annotators": list(names), **found.as_dict()} for names, found in kappas.items()]
 
 
 def _counted(ratings: Ratings, codes: Any) -> dict[str, int]:

@@ -40,6 +40,11 @@ def _statistics(report: AgreementReport) -> Table:
             (f"Cohen's kappa, {one} and {other}", found)
             for (one, other), found in report.cohen.items()
         ),
+        *(
+            (f"weighted kappa, {how}, {one} and {other}", found)
+            for how, kappas in report.weighted.items()
+            for (one, other), found in kappas.items()
+        ),
         ("Fleiss' kappa", report.fleiss),
         *((f"Krippendorff's alpha, {level}", one) for level, one in report.alphas.items()),
     ]

@@ -83,6 +83,30 @@ def test_cohen_by_hand() -> None:
     assert found.high == pytest.approx(0.4 + 1.96 * 0.13, abs=0.04)
 
 
+@pytest.mark.parametrize(("weights", "expected"), [("linear", 34 / 58), ("quadratic", 48 / 88)])
+def test_weighted_kappa_by_hand(weights: str, expected: float) -> None:
+    # Rows 3, 2, 3 and columns 3, 3, 2 of 8. One item is one place apart, one is two places: 3 / 8
+    # linear, 5 / 8 quadratic. By chance (21 + 10 + 27) / 64 and (33 + 10 + 45) / 64.
+    found = cohen_kappa(from_table([[2, 1, 0], [0, 2, 0], [1, 0, 2]]), 0, 1, weights=weights)
+    assert found.value == pytest.approx(expected)
+    assert found.low < found.value < found.high
+
+
+def test_a_label_that_nobody_used_keeps_its_place() -> None:
+    # Of 0 to 3, where nobody said 2: 1 and 3 are two places apart.
+    table = from_table([[3, 1, 0, 0], [0, 3, 0, 2], [0, 0, 0, 0], [1, 0, 0, 3]])
+    one, other = table.codes.T
+    kappa = cohen_kappa(table, 0, 1, weights="linear").value
+    apart = np.abs(one - other).mean() / np.abs(one[:, None] - other).mean()
+    assert kappa == pytest.approx(1 - apart)
+
+
+def test_weights_need_an_order() -> None:
+    words = Ratings(("A", "B"), ("no", "yes"), np.array([[0, 1], [1, 1]]))
+    with pytest.raises(ValueError, match="no order"):
+        cohen_kappa(words, 0, 1, weights="linear")
+
+
 def test_fleiss_by_hand() -> None:
     # Column sums 20, 28, 39, 21, 32 of 140: sum of squared shares 0.2128. The items agree in 1,
     # .253, .308, .440, .330, .462, .242, .176, .286, .286 of their 91 pairs: mean 0.378.
@@ -113,7 +137,7 @@ def test_what_resamples_are_computed_with_equals_the_libraries(table: list[list[
     given_ratings = ratings(table, 4)
     counts = given_ratings.counts
     counts = counts[counts.sum(axis=1) >= 2]
-    for level in ("nominal", "ordinal", "interval"):
+    for level in ("nominal", "ordinal", "interval", "ratio"):
         found = krippendorff_alpha(given_ratings, level, resamples=1)
         if found.value is not None:
             patterns, times = np.unique(counts, axis=0, return_counts=True)
@@ -123,6 +147,19 @@ def test_what_resamples_are_computed_with_equals_the_libraries(table: list[list[
     for function in (raw_agreement, unanimous_share):
         found = function(given_ratings, resamples=20)
         assert found.value is None or found.low is None or found.low <= found.value + 1e-9
+
+
+def test_alpha_of_ratios_by_hand() -> None:
+    # Krippendorff 2011, section E: the same items with their labels 1 to 5 as amounts.
+    table = replace(ratings(FOUR_OBSERVERS, 5), values=np.arange(1.0, 6.0))
+    assert krippendorff_alpha(table, "ratio").value == pytest.approx(0.797, abs=5e-4)
+
+
+@pytest.mark.parametrize("more", [{"values": np.arange(-1.0, 2.0)}, {"mirrored": True}])
+def test_amounts_have_ratios_only(more) -> None:
+    table = replace(ratings([[0, 1], [1, 1], [2, 2]], 3), **more)
+    with pytest.raises(ValueError, match="no ratio"):
+        krippendorff_alpha(table, "ratio")
 
 
 def test_kappas_of_resamples_equal_the_libraries() -> None:
@@ -229,7 +266,9 @@ def test_mirrored_figures_know_nothing_of_which_label_is_which(rows) -> None:
     )
     figures = [
         (raw_agreement(found, resamples=9), unanimous_share(found, resamples=9),
-         *cohen_kappas(found, resamples=9).values(), fleiss_kappa(found, resamples=9),
+         *cohen_kappas(found, resamples=9).values(),
+         *cohen_kappas(found, weights="linear", resamples=9).values(),
+         fleiss_kappa(found, resamples=9),
          *(krippendorff_alpha(found, level, resamples=9)
            for level in ("nominal", "ordinal", "interval")))
         for found in (one, other)

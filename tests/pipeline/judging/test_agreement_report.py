@@ -160,6 +160,23 @@ def test_the_command(tmp_path: Path) -> None:
     assert "first shown" in done.output
 
 
+def test_grades_have_weighted_kappas_and_words_without_order_have_none(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("item,x,y\n1,low,mid\n2,mid,mid\n3,high,high\n4,low,low\n")
+    columns = ["--annotators", "x,y", "--item", "item", "--bootstrap", "20"]
+    command = ["agreement", str(path), *columns]
+    assert "weighted kappa" not in CliRunner().invoke(app, command).output
+    wide = CliRunner(env={"COLUMNS": "200"})
+    shown = wide.invoke(app, [*command, "--levels", "low,mid,high"]).output
+    assert "weighted kappa, linear, x and y" in shown
+    assert "weighted kappa, quadratic, x and y" in shown
+    assert "alpha, ratio" not in shown
+    path.write_text("item,x,y\n1,1,2\n2,2,2\n3,4,4\n4,1,1\n")
+    found = json.loads(CliRunner().invoke(app, [*command, "--json"]).output)
+    assert found["weighted_kappa"]["linear"][0]["annotators"] == ["x", "y"]
+    assert found["krippendorff_alpha"]["ratio"]["value"] < 1
+
+
 def test_one_label_in_several_spellings_is_one_category(tmp_path: Path) -> None:
     rows = [
         {"item": 1, "x": True, "y": "True"}, {"item": 2, "x": "false", "y": False},
