@@ -30,6 +30,8 @@ FIRST_LOOK_S = 60.0
 """Seconds into a step after which its length is known well enough to say."""
 FIRST_LINE_S = 1.0
 """Seconds into a step after which it is named where nothing of it is done yet."""
+BURST_S = 1.0
+"""Seconds within which all answers of a batch have come: an engine gives them at once."""
 LONG_S = 3600.0
 """A step that will take longer says so."""
 
@@ -110,11 +112,11 @@ class StepProgress:
         self._requests = 0
         self._cost = 0.0
         self._on_the_way: list[_Block] = []
-        self._said = False
         self._began = self._last_line = time.monotonic()
         self._bar: Progress | None = None
         self._begins = threading.Timer(FIRST_LINE_S, self._name_it)
         self._begins.daemon = True
+        self._looks: threading.Timer | None = None
 
     def __enter__(self) -> StepProgress:
         if sys.stderr.isatty():
@@ -141,6 +143,8 @@ class StepProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._looks:
+            self._looks.cancel()
         if self._bar:
             self._bar.stop()
             return
@@ -178,7 +182,7 @@ class StepProgress:
 
     def _show(self) -> None:
         now = time.monotonic()
-        self._warn_once(now - self._began)
+        self._look_once(now - self._began)
         if self._bar:
             self._bar.update(
                 self._task, completed=self.completed, count=self._count(), facts=self._facts()
@@ -186,14 +190,20 @@ class StepProgress:
         elif now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._line()
 
-    def _warn_once(self, elapsed: float) -> None:
-        if self._said or self._total is None or elapsed < FIRST_LOOK_S:
+    def _look_once(self, elapsed: float) -> None:
+        """Look how long it will take, when the answers that are coming now are all there."""
+        if self._looks or elapsed < FIRST_LOOK_S or self.completed <= self._resumed:
             return
-        done = self.completed - self._resumed
-        if done <= 0:
+        self._looks = threading.Timer(BURST_S, self._look)
+        self._looks.daemon = True
+        self._looks.start()
+
+    def _look(self) -> None:
+        if self._total is None:
             return
-        self._said = True
-        if said := said_of_long(done, self._total - self._resumed, elapsed):
+        elapsed = time.monotonic() - self._began
+        left = self._total - self._resumed
+        if said := said_of_long(self.completed - self._resumed, left, elapsed):
             logger.warning("%s: %s", self._title, said)
 
     def update(self, done: int, total: int) -> None:

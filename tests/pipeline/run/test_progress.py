@@ -113,3 +113,32 @@ def test_the_bar_shows_whole_items(
     with StepProgress("step", 40) as progress:
         asyncio.run(work(progress))
     assert "2/40" in capsys.readouterr().err  # a quarter of ten
+
+
+def test_a_batch_that_is_answered_at_once_is_counted_as_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Judged by the first of its answers, the step would take a hundred times as long."""
+    monkeypatch.setattr(progress_module, "FIRST_LOOK_S", 0.0)
+    monkeypatch.setattr(progress_module, "BURST_S", 3600.0)
+    monkeypatch.setattr(progress_module, "LONG_S", 0.0)
+    looked = []
+    monkeypatch.setattr(
+        progress_module, "said_of_long", lambda done, *_: looked.append(done) or "hours to go"
+    )
+
+    async def work(progress: StepProgress) -> None:
+        progress.begin(100)
+        asked = [request("a", 100) for _ in range(100)]
+        for one in asked:
+            announce(one)
+        for one in asked[:96]:
+            answered(one)
+        assert progress._looks is not None
+        progress._looks.cancel()
+        progress._looks.function()
+
+    with StepProgress("step", 300) as progress:
+        asyncio.run(work(progress))
+    assert looked == [96]
+    assert caplog.messages == ["step: hours to go"]
