@@ -159,3 +159,49 @@ def test_margins_are_measured_under_each_condition(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert float(rows[0][3]) > float(rows[1][3])
     assert (tmp_path / "margins.svg").stat().st_size > 0
+
+
+def test_every_benchmark_can_be_run_by_its_name() -> None:
+    """Those that are measured have an entry of their own or are parts of one."""
+    from benchmarks.__main__ import ENTRIES
+
+    scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py") if _is_script(path)}
+    scripts |= {path.parent.name for path in (ROOT / "benchmarks").glob("*/__main__.py")}
+    named = {entry.module or key for key, entry in ENTRIES.items()}
+    assert scripts - {"__main__"} == named
+
+
+def _is_script(path: Path) -> bool:
+    return "__main__" in path.read_text(encoding="utf-8")
+
+
+def test_what_is_measured_anew_takes_the_place_of_what_was(tmp_path: Path) -> None:
+    results = tmp_path / "RESULTS.md"
+    results.write_text("# Results\n\n## Mine\n\nWords before.\n\n<!-- costs -->\n| old |\n"
+                       "<!-- end of costs -->\n\nWords behind.\n")  # fmt: skip
+    command = [sys.executable, "-m", "benchmarks", "costs", "failures", "--results", str(results)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    text = results.read_text()
+    before, behind = text.index("Words before."), text.index("Words behind.")
+    made = text[before:behind]
+    assert "old" not in made
+    assert "`python -m benchmarks.costs`; 20" in made
+    assert "; load " in made
+    assert "| 1,000,000 |" in made
+    assert text.index("## What failures cost a large run") > behind
+    subprocess.run(command, capture_output=True, cwd=ROOT, check=True)
+    assert results.read_text().count("<!-- costs -->") == 1
+
+
+def test_one_that_fails_leaves_its_block(tmp_path: Path, monkeypatch, capsys) -> None:
+    from benchmarks import __main__ as benchmarks
+
+    results = tmp_path / "RESULTS.md"
+    results.write_text("<!-- costs -->\n| old |\n<!-- end of costs -->\n")
+    broken = benchmarks.Entry("Costs", ("--no-such-option",))
+    monkeypatch.setitem(benchmarks.ENTRIES, "costs", broken)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "costs", "--results", str(results)])
+    with pytest.raises(SystemExit, match="nothing was written of: costs"):
+        benchmarks.main()
+    assert "old" in results.read_text()
