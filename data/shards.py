@@ -1,16 +1,15 @@
-"""Parquet shards: written whole or not at all, always with a declared schema.
+"""Parquet shards: written whole or not at all, once, and always with a declared schema.
 
 Invariant: a path that exists is complete. What a killed writer leaves behind has a hidden name
-that no reader looks at.
+that no reader looks at. Who writes a shard that is there changes nothing, unless it asks to replace
+it: votes must go on being about the candidates that they were given on.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,26 +18,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefloop.data.errors import StorageError
+from prefloop.data.storage.whole_files import LocalFiles, Storage, put_file
 
+ROW_GROUP = 10_000
+"""Rows of a shard that are compressed together."""
 _PART = re.compile(r"part-(\d{5,})\.parquet")
-_TEMPORARY = re.compile(r"\..+\.tmp-(\d+)")
 
 
 def write_shard(
-    table: pa.Table, path: Path, schema: pa.Schema, *, row_group_size: int = 10_000
+    table: pa.Table, path: Path, schema: pa.Schema, *, row_group_size: int = ROW_GROUP
 ) -> None:
-    """Write ``table`` as ``path`` with exactly ``schema``, rows in their order.
+    """Write ``table`` as ``path`` with exactly ``schema``, rows in their order, also in the place
+    of one that is there.
 
     Columns may stand in any order and in a type that casts without loss (int32 to int64, null to
     string, but no text to number). Raises :class:`StorageError` if the table does not fit the
     schema, has nulls where the schema allows none, or the disk refuses (full, read-only).
     """
-    fitted = _fit(table, schema, path)
-
-    def write(temporary: Path) -> None:
-        pq.write_table(fitted, temporary, compression="zstd", row_group_size=row_group_size)
-
-    _replace(path, write)
+    put_file(path, _as_parquet(_fit(table, schema, path), row_group_size))
 
 
 def read_shard(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
@@ -73,7 +70,7 @@ def row_count(path: Path) -> int:
 
 def atomic_write_text(path: Path, text: str) -> None:
     """Write ``text`` (UTF-8) as ``path``, whole or not at all. Raises :class:`StorageError`."""
-    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    put_file(path, text.encode())
 
 
 def write_if_changed(path: Path, text: str) -> None:
@@ -116,59 +113,17 @@ def damaged(path: Path, fault: str, remedy: str) -> StorageError:
     return StorageError(f"{path}: is damaged ({fault}): {remedy}")
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers left half-written in ``folder`` and below it.
-
-    Files of living processes stay. Leftovers are never read; they only take room.
-    """
-    for path in folder.rglob(".*.tmp-*"):
-        match = _TEMPORARY.fullmatch(path.name)
-        if match and not _alive(int(match.group(1))):
-            path.unlink(missing_ok=True)
-
-
-def link_file(source: Path, target: Path) -> None:
-    """Let ``target`` be the file ``source`` too, or a copy; one that is there is left as it is.
-
-    Files of a run are replaced and never written into, so what one name has does not change when
-    the other gets new content. Raises ``StorageError``.
-    """
-    if target.exists():
-        return
-    partial = target.with_name(f".{target.name}.tmp-{os.getpid()}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)
-        try:
-            partial.hardlink_to(source)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(source, partial)
-        partial.replace(target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise StorageError(
-            f"{target}: cannot be made from {source}: {error.strerror or error}: make room, then "
-            "run the same command again"
-        ) from None
-
-
-def link_files(source: Path, target: Path, pattern: str) -> None:
-    """Let what matches ``pattern`` in the folder ``source`` be in ``target`` too."""
-    for path in sorted(source.glob(pattern)):
-        if path.is_file() and not path.name.startswith("."):
-            link_file(path, target / path.relative_to(source))
-
-
 class ShardFolder:
     """A folder of ``part-NNNNN.parquet`` of one schema. Making the object touches no disk."""
 
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
         self.folder = folder
         self.schema = schema
+        self.files: Storage = LocalFiles(folder)
 
     def path(self, index: int) -> Path:
         """Where shard ``index`` lies or will lie."""
-        return self.folder / f"part-{index:05d}.parquet"
+        return self.folder / _name(index)
 
     def exists(self, index: int) -> bool:
         """Whether shard ``index`` was written (and so is complete)."""
@@ -176,16 +131,27 @@ class ShardFolder:
 
     def indices(self) -> list[int]:
         """Indices of the shards that exist, ascending."""
-        matches = (_PART.fullmatch(name) for name in self._names())
+        matches = (_PART.fullmatch(file.name) for file in self.files.list())
         return sorted(int(match.group(1)) for match in matches if match)
+
+    def missing(self, indices: Iterable[int]) -> list[int]:
+        """Those of ``indices`` whose shards are yet to be written."""
+        there = set(self.indices())
+        return [index for index in indices if index not in there]
 
     def read(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Shard ``index``, or some columns of it. Raises :class:`StorageError`."""
         return read_shard(self.path(index), self.schema, columns)
 
-    def write(self, index: int, table: pa.Table) -> None:
-        """Write shard ``index``. Raises :class:`StorageError`."""
-        write_shard(table, self.path(index), self.schema)
+    def write(self, index: int, table: pa.Table) -> bool:
+        """Write shard ``index``, unless it is there: then that stays, and false is returned. Who
+        comes late goes on with what is there. Raises :class:`StorageError`."""
+        return self.files.create(_name(index), self._encoded(index, table))
+
+    def replace(self, index: int, table: pa.Table) -> None:
+        """Write shard ``index``, also in the place of one that is there: by whoever holds the run,
+        of what nothing is built on, or is made anew too. Raises :class:`StorageError`."""
+        self.files.put(_name(index), self._encoded(index, table))
 
     def iter(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """The shards one after the other. Raises :class:`StorageError`."""
@@ -212,7 +178,7 @@ class ShardFolder:
     def remove(self, indices: Sequence[int] | None = None) -> None:
         """Remove some shards, or all, the last one first; those that are not there are no fault."""
         for index in sorted(self.indices() if indices is None else indices, reverse=True):
-            self.path(index).unlink(missing_ok=True)
+            self.files.delete(_name(index))
 
     def keep_first(self, count: int) -> None:
         """Remove the shards from ``count`` on: of an earlier writing that had more."""
@@ -224,11 +190,8 @@ class ShardFolder:
         empty = pa.schema([self.schema.field(name) for name in names]).empty_table()
         return pa.concat_tables([empty, *self.iter(columns)])
 
-    def _names(self) -> list[str]:
-        try:
-            return [path.name for path in self.folder.iterdir()]
-        except FileNotFoundError:
-            return []
+    def _encoded(self, index: int, table: pa.Table) -> memoryview:
+        return _as_parquet(_fit(table, self.schema, self.path(index)))
 
 
 def lacks_columns(path: Path, schema: pa.Schema) -> bool:
@@ -239,6 +202,16 @@ def lacks_columns(path: Path, schema: pa.Schema) -> bool:
     except (OSError, pa.ArrowException):
         return False
     return any(name not in names for name in _added(schema))
+
+
+def _name(index: int) -> str:
+    return f"part-{index:05d}.parquet"
+
+
+def _as_parquet(table: pa.Table, row_group_size: int = ROW_GROUP) -> memoryview:
+    file = pa.BufferOutputStream()
+    pq.write_table(table, file, compression="zstd", row_group_size=row_group_size)
+    return memoryview(file.getvalue())
 
 
 def _fit(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
@@ -278,54 +251,11 @@ def _is_text(kind: pa.DataType) -> bool:
     )
 
 
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside ``path``, flush to disk, rename: readers see all of it or nothing."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        _flush(temporary)
-        temporary.replace(path)
-        _flush(path.parent)
-    except OSError as error:
-        _remove(temporary)
-        raise StorageError(
-            f"{path}: cannot be written: {error.strerror or _first_line(error)}: make room or "
-            "choose another directory, then run the same command again"
-        ) from None
-    except BaseException:
-        _remove(temporary)
-        raise
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):
-        path.unlink()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _unreadable(path: Path, error: Exception) -> StorageError:
     return StorageError(
         f"{path}: cannot be read ({_first_line(error)}): delete it and run the same command "
         "again (in a run's directory: `prefloop run`), which makes it anew"
     )
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,9 +14,9 @@ from prefloop.data.shards import (
     atomic_write_json,
     atomic_write_text,
     damaged,
-    link_files,
     read_json_object,
 )
+from prefloop.data.storage.whole_files import link_files
 from prefloop.pipeline.config import RunConfig, dump_config, validate_config
 from prefloop.pipeline.redecide import Redecided, mark_undecided, redecide
 from prefloop.pipeline.run.manifest import (
@@ -112,7 +112,7 @@ def _replace_votes(ours: ShardFolder, theirs: ShardFolder) -> None:
     for index in found:
         table = theirs.read(index)
         if not ours.exists(index) or not ours.read(index).equals(table):
-            ours.write(index, table)
+            ours.replace(index, table)
     ours.remove([index for index in ours.indices() if index not in found])
 
 

@@ -190,7 +190,7 @@ async def _ask(
                 "seed": config.seed,
             }
             folder = ShardFolder(options.out / f"{labeler.name}-{json_hash(about)[:12]}", VOTE)
-            missing = [at for at in range(-(-len(gold) // BLOCK)) if not folder.exists(at)]
+            missing = folder.missing(range(-(-len(gold) // BLOCK)))
             if missing:
                 kept = ShardFolder(folder.folder.with_name(f"{folder.folder.name}-kept"), VOTE)
                 votes = VotesAside(folder, kept)

@@ -97,7 +97,7 @@ def _read(
             table = pa.concat_tables([VOTE.empty_table(), *parts])
             if write and not table.equals(old):
                 mark_undecided(run)
-                folder.votes.write(index, table)
+                folder.votes.replace(index, table)
     return Reparsed(votes, changes, [])
 
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prefloop.data.checks.language import languages_of
-from prefloop.data.shards import link_file
+from prefloop.data.storage.whole_files import link_file
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.publish.every_answer import (
     CANDIDATES_FOLDER,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from prefloop.data.shards import link_file
+from prefloop.data.storage.whole_files import link_file
 from prefloop.labelers.statistics.estimate import Estimate
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.report.card import plain_name

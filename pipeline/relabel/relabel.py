@@ -190,7 +190,7 @@ def _put_together(run: RunDir, directory: RunDir, config: RunConfig) -> None:
             table = pa.concat_tables([VOTE.empty_table(), *tables, _latest(people)])
             if not folder.votes.exists(index) or not folder.votes.read(index).equals(table):
                 mark_undecided(directory)
-                folder.votes.write(index, table)
+                folder.votes.replace(index, table)
 
 
 def _people(folder: RoundDir, index: int) -> list[dict[str, Any]]:

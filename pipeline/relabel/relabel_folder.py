@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 from prefloop.data.errors import PrefloopError
 from prefloop.data.names import name_problem
 from prefloop.data.schemas import VOTE
-from prefloop.data.shards import ShardFolder, link_files
+from prefloop.data.shards import ShardFolder
+from prefloop.data.storage.whole_files import link_files
 from prefloop.labelers.decisions.pairs import propose_pairs
 from prefloop.pipeline.adoption import BEFORE
 from prefloop.pipeline.config import ConfigError, RunConfig

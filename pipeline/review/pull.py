@@ -192,6 +192,6 @@ def _put_votes(run: RunDir, votes: pa.Table, pushed: set[str]) -> bool:
             table = pa.concat_tables([kept, pa.Table.from_pylist(new, VOTE)])
             if not table.equals(old):
                 mark_undecided(run)
-                folder.votes.write(index, table)
+                folder.votes.replace(index, table)
                 changed = True
     return changed

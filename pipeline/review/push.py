@@ -97,7 +97,9 @@ def push(
                 if one.pair_id not in known
             ]
             if rows:
-                folder.pushed.write(part, pa.Table.from_pylist(rows, PUSHED))
+                table = pa.Table.from_pylist(rows, PUSHED)
+                while not folder.pushed.write(part, table):  # another push runs at the same time
+                    part += 1
                 known |= {row["pair_id"]: row for row in rows}
                 part += 1
             records = (_record(one, known[one.pair_id], review.mode, questions) for one in chunk)

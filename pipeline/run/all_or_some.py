@@ -34,7 +34,7 @@ _SHOWN = 400
 SAMPLED, GIVEN_ORIGIN = "sampled", "given"
 """Origins of candidates: of an engine, and of data that were there before."""
 
-Commit = Callable[[], Awaitable[None]]
+Commit = Callable[[], Awaitable[object]]
 Tally = Mapping[str, Mapping[str, int]]
 """How often each reason was given, by who was asked; the reason "" says that something came."""
 

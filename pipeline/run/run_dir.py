@@ -53,7 +53,8 @@ from filelock import FileLock, Timeout
 
 from prefloop.data import schemas
 from prefloop.data.errors import PrefloopError
-from prefloop.data.shards import ShardFolder, damaged, read_json_object, remove_leftovers
+from prefloop.data.shards import ShardFolder, damaged, read_json_object
+from prefloop.data.storage.whole_files import remove_leftovers
 from prefloop.data.yaml_files import read_yaml
 
 TRAINING_CURVES, EVALUATION = 0, 1

@@ -33,7 +33,7 @@ from prefloop.pipeline.run.run_dir import (
     Stopwatch,
 )
 from prefloop.pipeline.run.stream import run_blocks
-from prefloop.pipeline.stages.lost_rows import restore_quarantine
+from prefloop.pipeline.stages.lost_rows import AnswerBlock, restore_quarantine
 from prefloop.pipeline.stages.matches import (
     MatchJury,
     Voting,
@@ -119,7 +119,7 @@ async def _answer(
     """Write the shards of ``answers`` that are missing."""
     run, shards = context.run, answers.shards
     quarantine = context.folder.quarantine(answers.quarantine)
-    missing = [index for index in run.heldout.indices() if not shards.exists(index)]
+    missing = shards.missing(run.heldout.indices())
     if not missing:
         return
     draw = Draw(
@@ -143,12 +143,9 @@ async def _answer(
             table, failed = await sample_block(prompts, draw, context.index, block)
 
             async def commit() -> None:
-                if len(failed):
-                    await asyncio.to_thread(quarantine.write, index, failed)
-                else:  # of an earlier try that was killed
-                    quarantine.remove([index])
-                await asyncio.to_thread(shards.write, index, table)
-                if shards.folder == run.answers(policy).folder:
+                place = AnswerBlock(shards, quarantine, index, context.index)
+                kept = await asyncio.to_thread(place.keep, prompts, table, failed)
+                if kept and shards.folder == run.answers(policy).folder:
                     forget_other_votes(run, policy, index)
 
             await outcome.take(tally_samples(table, failed, empty_counts=True), commit)
@@ -169,7 +166,7 @@ async def answer_opponent(
     engine = opponent.engine or sample.engine
     member = PoolMember(name=OPPONENT, engine=engine, model=opponent.model)
     answers = context.run.answers(OPPONENT)
-    if all(answers.exists(index) for index in context.run.heldout.indices()):
+    if not answers.missing(context.run.heldout.indices()):
         return
     await models.make_room()
     await answer_heldout(context.round(0), sample, settings, models, OPPONENT, member)

@@ -76,7 +76,7 @@ def filter_round(context: RoundContext, label: LabelConfig, filters: FilterConfi
     """
     folder = context.folder
     blocks = folder.votes.indices()
-    missing = [index for index in blocks if not folder.decisions.exists(index)]
+    missing = folder.decisions.missing(blocks)
     if not missing:
         shutil.rmtree(folder.unbalanced.folder, ignore_errors=True)  # where a kill came after it
         return
@@ -85,7 +85,7 @@ def filter_round(context: RoundContext, label: LabelConfig, filters: FilterConfi
     first_pass = folder.decisions
     if balance:
         first_pass = folder.unbalanced
-        missing = [index for index in blocks if not first_pass.exists(index)]
+        missing = first_pass.missing(blocks)
     jury = load_round_jury(label, folder)
     with StepProgress(
         f"round {folder.index} filter", len(blocks), done=len(blocks) - len(missing), unit="blocks"
@@ -161,6 +161,5 @@ def decide_block(
 
 def _balance(rule: LengthBalance, unbalanced: ShardFolder, decisions: ShardFolder) -> None:
     cutoff = balance_cutoff([BalanceRows.of(part) for part in unbalanced.iter()], rule)
-    for index in unbalanced.indices():
-        if not decisions.exists(index):
-            decisions.write(index, apply_balance(unbalanced.read(index), cutoff))
+    for index in decisions.missing(unbalanced.indices()):
+        decisions.write(index, apply_balance(unbalanced.read(index), cutoff))

@@ -176,12 +176,12 @@ def write_given(run: RunDir, answers: GivenAnswers, prompts: pa.Table, block_siz
             places += mine
             ids += [prompt["prompt_id"]] * len(mine)
         rows = answers.rows.take(pa.array(places, pa.int64()))
-        run.given.write(index, rows.set_column(0, GIVEN.field(0), pa.array(ids, pa.string())))
+        run.given.replace(index, rows.set_column(0, GIVEN.field(0), pa.array(ids, pa.string())))
         used += len(places)
     run.given.keep_first(len(starts))
     quarantine = run.round(0).quarantine("given")
     if answers.bad and not answers.own_prompts:
-        quarantine.write(0, quarantine_table("given", answers.bad))
+        quarantine.replace(0, quarantine_table("given", answers.bad))
     else:  # of an earlier try that was killed
         quarantine.remove([0])
     others = len(answers.rows) - used

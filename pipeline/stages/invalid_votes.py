@@ -119,7 +119,7 @@ def set_aside(folder: VoteFolders, settings: LabelConfig) -> None:
     for index in folder.votes.indices():
         kept = valid_part(folder.votes.read(index))
         if len(kept):
-            folder.votes_kept.write(index, kept)  # first: no moment without them
+            folder.votes_kept.replace(index, kept)  # first: no moment without them
         folder.votes.remove([index])
 
 

@@ -46,10 +46,10 @@ async def label_round(
     ``open_labelers`` is only called if there are any: it may load models.
     """
     folder = context.folder
-    missing = [index for index in folder.candidates.indices() if not folder.votes.exists(index)]
+    missing = folder.votes.missing(folder.candidates.indices())
     if not missing:
         return
-    if any(folder.decisions.exists(index) for index in missing):
+    if set(folder.decisions.indices()).intersection(missing):
         _decide_again(context, missing)
     labelers = await open_labelers()
     watch = Stopwatch()
@@ -70,8 +70,8 @@ async def label_round(
             votes = await label_block(context, settings, index, labelers)
 
             async def commit() -> None:
-                await asyncio.to_thread(folder.votes.write, index, votes)
-                context.note("label", watch.lap(), block=index)
+                if await asyncio.to_thread(folder.votes.write, index, votes):
+                    context.note("label", watch.lap(), block=index)
 
             deciding = without(votes, settings.silent)
             await outcome.take(tally_votes(deciding), commit)

@@ -1,13 +1,14 @@
-"""Rows that failed and whose shard was lost: they are counted all the same.
+"""A prompt of a block that was sampled has an answer, or a row in quarantine that says why not.
 
-A prompt of a block that was sampled has an answer, or a row in quarantine that says why not. Where
-that row is gone, one that says so takes its place, so that the counts of a run go on adding up.
+Where that row is gone, one that says so takes its place, so that the counts of a run go on adding
+up.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -38,6 +39,34 @@ def restore_sample_quarantine(context: RoundContext) -> None:
             continue
         answered = folder.candidates.read(index, ["prompt_id"])["prompt_id"]
         restore_quarantine(shards, index, folder.prompts.read(index), answered, context.index)
+
+
+@dataclass(frozen=True)
+class AnswerBlock:
+    """Where a block's answers lie, and the prompts without."""
+
+    answers: ShardFolder
+    quarantine: ShardFolder
+    index: int
+    round: int
+
+    def keep(self, prompts: pa.Table, answers: pa.Table, failed: pa.Table) -> bool:
+        """Write the ``answers`` to ``prompts`` and those that ``failed``, unless another did that
+        meanwhile: then its answers stand, and false is returned."""
+        if self.answers.exists(self.index):
+            return False
+        # The shard of answers says that the block is done, so it comes last.
+        if len(failed):
+            self.quarantine.replace(self.index, failed)
+        else:  # of an earlier try that was killed
+            self.quarantine.remove([self.index])
+        if self.answers.write(self.index, answers):
+            return True
+        # The other was done between the two lines above: what failed here did not fail there.
+        self.quarantine.remove([self.index])
+        answered = self.answers.read(self.index, ["prompt_id"])["prompt_id"]
+        restore_quarantine(self.quarantine, self.index, prompts, answered, self.round)
+        return False
 
 
 def restore_quarantine(

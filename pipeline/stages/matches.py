@@ -111,7 +111,7 @@ async def match(context: RunContext, policy: int, opponent: PolicyKey, by: Votin
     """Let the labelers vote on the held-out answers of two policies to the same prompts."""
     run = context.run
     votes = run.match_votes(policy, opponent)
-    missing = [index for index in run.heldout.indices() if not votes.exists(index)]
+    missing = votes.missing(run.heldout.indices())
     if not missing:
         return
     folder = VotesAside(votes, run.match_votes_kept(policy, opponent))

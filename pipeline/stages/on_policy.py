@@ -256,10 +256,11 @@ class _Legs:
             with_references=self._settings.with_references,
         )
         candidates, failed = await draw_block(self._folder, leg, draw)
-        await keep_block(self._folder, leg, candidates, failed)
+        kept = await keep_block(self._folder, leg, candidates, failed)
         tally = tally_samples(candidates, failed, empty_counts=self._reinforces)
         await self._count(self._sampled, leg, tally, self._folder.candidates)
-        self._context.note("sample", watch.lap(), block=leg, failed=len(failed))
+        if kept:
+            self._context.note("sample", watch.lap(), block=leg, failed=len(failed))
 
     async def _label(self, leg: int) -> None:
         watch = Stopwatch()

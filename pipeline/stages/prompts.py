@@ -132,9 +132,8 @@ def draw_prompts(
     count = round_size(total, per_round=per_round, per_leg=per_leg)
     if count is None:
         blocks = run.prompts.indices()
-        for index in blocks:
-            if anew or not folder.prompts.exists(index):
-                folder.prompts.write(index, run.prompts.read(index))
+        for index in blocks if anew else folder.prompts.missing(blocks):
+            folder.prompts.replace(index, run.prompts.read(index))
         if anew:
             folder.prompts.keep_first(len(blocks))
         return len(blocks)
@@ -146,7 +145,7 @@ def draw_prompts(
         )
     rows = round_rows(total, count, context.index, context.seed)
     starts = range(0, len(rows), size)
-    if anew or not all(folder.prompts.exists(index) for index in range(len(starts))):
+    if anew or folder.prompts.missing(range(len(starts))):
         write_blocks(folder.prompts, run.prompts.table().take(pa.array(rows)), size)
     return len(starts)
 
@@ -186,5 +185,5 @@ def write_blocks(folder: ShardFolder, table: pa.Table, block_size: int) -> None:
     """Write ``table`` in shards of ``block_size`` rows; of an earlier writing nothing stays."""
     starts = range(0, len(table), block_size)
     for index, start in enumerate(starts):
-        folder.write(index, table.slice(start, block_size))
+        folder.replace(index, table.slice(start, block_size))
     folder.keep_first(len(starts))

@@ -41,7 +41,7 @@ from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.run_dir import RoundDir, Stopwatch
 from prefloop.pipeline.run.stream import run_blocks
 from prefloop.pipeline.stages.given import GivenPool, open_pool
-from prefloop.pipeline.stages.lost_rows import restore_sample_quarantine
+from prefloop.pipeline.stages.lost_rows import AnswerBlock, restore_sample_quarantine
 from prefloop.pipeline.stages.run_on import run_on
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ async def sample_round(
     """Write the candidate shards of a round that do not exist yet, of its first ``blocks``."""
     folder = context.folder
     restore_sample_quarantine(context)
-    missing = [index for index in range(blocks) if not folder.candidates.exists(index)]
+    missing = folder.candidates.missing(range(blocks))
     if not missing:
         return
     draw = await open_draw(context, settings, models, with_references=with_references)
@@ -112,7 +112,8 @@ async def sample_round(
             candidates, failed = await draw_block(folder, index, draw)
 
             async def commit() -> None:
-                await keep_block(folder, index, candidates, failed)
+                if not await keep_block(folder, index, candidates, failed):
+                    return
                 if folder.votes.exists(index) and not _voted_on(folder, index, candidates):
                     logger.warning(
                         "round %d: the answers of block %d were lost and are others now: their "
@@ -179,16 +180,14 @@ async def draw_block(folder: RoundDir, index: int, draw: Draw) -> tuple[pa.Table
     return await sample_block(prompts, draw, folder.index, f"{folder.index}/sample/{index}")
 
 
-async def keep_block(folder: RoundDir, index: int, candidates: pa.Table, failed: pa.Table) -> None:
-    """Write what :func:`draw_block` gave."""
-    # The candidate shard says that the block is done, so it comes last.
-    if len(failed):
-        await asyncio.to_thread(folder.quarantine("sample").write, index, failed)
-    else:  # of an earlier try that was killed
-        folder.quarantine("sample").remove([index])
-    await asyncio.to_thread(folder.candidates.write, index, candidates)
+async def keep_block(folder: RoundDir, index: int, candidates: pa.Table, failed: pa.Table) -> bool:
+    """Write what :func:`draw_block` gave; false where the block was done by another meanwhile."""
+    block = AnswerBlock(folder.candidates, folder.quarantine("sample"), index, folder.index)
+    if not await asyncio.to_thread(block.keep, folder.prompts.read(index), candidates, failed):
+        return False
     if index == 0 and (warning := run_on(candidates)):
         logger.warning("round %d: %s", folder.index, warning)
+    return True
 
 
 def _voted_on(folder: RoundDir, index: int, candidates: pa.Table) -> bool:

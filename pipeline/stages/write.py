@@ -74,7 +74,7 @@ def write_round(context: RoundContext, *, test_share: float, unpaired: bool) -> 
     blocks = folder.decisions.indices()
     for index in blocks:
         if fault is not None or not _has_its_triples(folder, index):
-            folder.triples.write(index, triples_of_block(context, index))
+            folder.triples.replace(index, triples_of_block(context, index))
     folder.triples.remove([index for index in folder.triples.indices() if index not in blocks])
     files = _extend_dataset(context, test_share)
     if unpaired:

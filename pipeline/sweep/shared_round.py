@@ -11,9 +11,9 @@ from typing import Any
 from prefloop.data.shards import (
     atomic_write_json,
     atomic_write_text,
-    link_files,
     read_json_object,
 )
+from prefloop.data.storage.whole_files import link_files
 from prefloop.pipeline.checking.run_check import check_before
 from prefloop.pipeline.config import RunConfig, dump_config
 from prefloop.pipeline.loop import take_up

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from prefloop.data import shards
 from prefloop.data.errors import StorageError
 from prefloop.data.schemas import MESSAGES, VOTE
 from prefloop.data.shards import (
@@ -20,9 +19,10 @@ from prefloop.data.shards import (
     atomic_write_json,
     atomic_write_text,
     read_shard,
-    remove_leftovers,
     write_shard,
 )
+from prefloop.data.storage import whole_files
+from prefloop.data.storage.whole_files import remove_leftovers
 
 SCHEMA = pa.schema(
     [
@@ -113,18 +113,24 @@ def test_a_table_of_another_schema_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("step", ["write_table", "fsync", "replace"])
+@pytest.mark.parametrize("step", ["write_bytes", "fsync", "link", "replace"])
 def test_a_full_disk_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    target = {"write_table": shards.pq, "fsync": shards.os, "replace": Path}[step]
+    target = {
+        "write_bytes": Path,
+        "fsync": whole_files.os,
+        "link": whole_files.os,
+        "replace": Path,
+    }[step]
     monkeypatch.setattr(target, step, full)
     folder = ShardFolder(tmp_path, SCHEMA)
+    write = folder.replace if step == "replace" else folder.write
     with pytest.raises(StorageError, match="No space left on device: make room") as caught:
-        folder.write(0, table())
+        write(0, table())
     assert str(folder.path(0)) in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -135,7 +141,7 @@ def test_an_interrupt_leaves_nothing_behind(
     def interrupt(descriptor: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shards.os, "fsync", interrupt)
+    monkeypatch.setattr(whole_files.os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         ShardFolder(tmp_path, SCHEMA).write(0, table())
     assert not list(tmp_path.iterdir())
@@ -146,17 +152,17 @@ def test_a_failed_rewrite_keeps_the_old_shard(
 ) -> None:
     folder = ShardFolder(tmp_path, SCHEMA)
     folder.write(0, table(2))
-    monkeypatch.setattr(shards.os, "fsync", lambda descriptor: os.fstat(-1))
+    monkeypatch.setattr(whole_files.os, "fsync", lambda descriptor: os.fstat(-1))
     with pytest.raises(StorageError):
-        folder.write(0, table(5))
+        folder.replace(0, table(5))
     assert folder.rows() == 2
 
 
 def test_a_killed_writer_leaves_no_shard_and_is_cleaned_up(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path; import pyarrow as pa\n"
-        "from prefloop.data import shards\n"
-        "shards.os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from prefloop.data import shards; from prefloop.data.storage import whole_files\n"
+        "whole_files.os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)\n"
         "schema = pa.schema([('name', pa.string())])\n"
         "shards.ShardFolder(Path(sys.argv[1]), schema).write(0, pa.table({'name': ['a']}))\n"
     )
@@ -174,14 +180,6 @@ def test_a_killed_writer_leaves_no_shard_and_is_cleaned_up(tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
-def test_clean_spares_living_writers_and_other_files(tmp_path: Path) -> None:
-    spared = {f".part-00000.parquet.tmp-{os.getpid()}", "notes.txt", "part-00001.parquet"}
-    for name in spared:
-        (tmp_path / name).touch()
-    remove_leftovers(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == spared
-
-
 def test_a_folder_lists_iterates_and_counts(tmp_path: Path) -> None:
     folder = ShardFolder(tmp_path / "candidate", SCHEMA)
     assert folder.indices() == []
@@ -192,6 +190,7 @@ def test_a_folder_lists_iterates_and_counts(tmp_path: Path) -> None:
         folder.write(index, table(index % 7 + 1, start=index))
     assert folder.path(2).name == "part-00002.parquet"
     assert folder.indices() == [0, 2, 100_000]
+    assert folder.missing(range(4)) == [1, 3]
     assert [len(part) for part in folder.iter()] == [1, 3, 6]
     assert folder.rows() == len(folder.table()) == 10
     assert folder.table()["count"].to_pylist()[:2] == [0, 2]

@@ -25,6 +25,7 @@ ROOMS = {
 ORDER = {
     "data": [
         "errors strict arrays hashing names utf8 yaml_files",
+        "storage",
         "config protocol schemas shards reasoning chat conversation quarantine dataset_folder",
         "embedded",
         "sources",

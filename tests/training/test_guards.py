@@ -173,7 +173,7 @@ def test_a_share_counts_beyond_the_starting_policys(tmp_path: Path) -> None:
             {"round": 0, "name": "truncated_share", "value": value, "against": against}
             for value, against in ((now, None), (start, "start"))
         ]
-        folder.metrics.write(EVALUATION, metrics_table(rows))
+        folder.metrics.replace(EVALUATION, metrics_table(rows))
         return {one.guard: one.stops for one in guard_alarms(folder, Guards())}
 
     assert alarms(0.6, 0.6) == {}
@@ -310,7 +310,7 @@ def test_training_that_knows_its_pairs_by_heart(
     ]
     run.round(0).metrics.write(0, metrics_table(curves))
     heldout = {"round": 0, "name": "reward_accuracy", "value": 0.6, "low": low, "high": 0.9}
-    run.round(0).metrics.write(EVALUATION, metrics_table([heldout]))
+    run.round(0).metrics.replace(EVALUATION, metrics_table([heldout]))
     alarms = guard_alarms(run.round(0), Guards())
     assert [(alarm.guard, alarm.stops) for alarm in alarms] == [("overfit", False)] * warns
 

@@ -162,7 +162,7 @@ def test_votes_on_heldout_answers_that_are_others_now_are_forgotten(
     assert votes.exists(0)
     table = answers.read(0)
     ids = ["x" * 32, *table["candidate_id"].to_pylist()[1:]]
-    answers.write(0, table.set_column(0, table.schema.field(0), pa.array(ids)))
+    answers.replace(0, table.set_column(0, table.schema.field(0), pa.array(ids)))
     forget_other_votes(run, 0, 0)
     assert run.matches() == [(1, 0)]
     assert not votes.exists(0)

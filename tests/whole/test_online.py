@@ -347,7 +347,7 @@ def test_a_policy_that_set_off_a_guard_is_not_promoted(tmp_path: Path) -> None:
     won = {"round": 0, "name": "win_rate", "value": 0.9, "low": 0.8, "high": 1.0, "n": 50}
     rows = [{**won, "against": "previous", "labeler": "jury"}]
     rows.append({"round": 0, "name": "kl", "value": 60.0, "against": "start"})
-    run.round(0).metrics.write(EVALUATION, metrics_table(rows))
+    run.round(0).metrics.replace(EVALUATION, metrics_table(rows))
     for limit, begins in ((100.0, 1), (50.0, 0)):
         train = {**ONLINE, "guards": {"max_kl": limit, "then": "go_on"}}
         config = online_config(train=train, evaluate={})

@@ -151,7 +151,7 @@ def test_a_lost_quarantine_shard_is_counted_all_the_same(written: RunDir, caplog
     before = collect_status(written).as_dict()["rounds"][0]["quarantined"]
     table = folder.candidates.read(1)
     failed = table["prompt_id"][0].as_py()
-    folder.candidates.write(1, table.filter(pc.not_equal(table["prompt_id"], failed)))
+    folder.candidates.replace(1, table.filter(pc.not_equal(table["prompt_id"], failed)))
     restore_sample_quarantine(context)
     [row] = shards.read(1).to_pylist()
     assert (row["reason"], json.loads(row["content"])["prompt_id"]) == ("reason_lost", failed)
@@ -205,7 +205,7 @@ def test_deciding_again_killed_anywhere_is_finished_by_the_next_start(
             row | {"preference": "b" if row["preference"] == "a" else "a", "p_a": None}
             for row in table.to_pylist()
         ]
-        votes.write(1, pa.Table.from_pylist(rows, table.schema))
+        votes.replace(1, pa.Table.from_pylist(rows, table.schema))
         return run
 
     clean = changed("clean")

@@ -149,7 +149,7 @@ def evaluated(run: RunDir, *rates: tuple[float, float]) -> None:
                 {**row, "value": 0.9, "low": 0.8, "against": "previous", "labeler": "judge"},
             ]
         )
-        run.round(index).metrics.write(EVALUATION, table)
+        run.round(index).metrics.replace(EVALUATION, table)
 
 
 @pytest.mark.parametrize(

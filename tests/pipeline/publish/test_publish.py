@@ -76,7 +76,7 @@ def put_into_candidates(run: RunDir, text: str) -> None:
     table = shards.read(0)
     texts = [text, *table["text"].to_pylist()[1:]]
     at = table.column_names.index("text")
-    shards.write(0, table.set_column(at, "text", pa.array(texts, pa.string())))
+    shards.replace(0, table.set_column(at, "text", pa.array(texts, pa.string())))
 
 
 def test_all_four_configs_open_as_they_were_uploaded(
@@ -188,7 +188,7 @@ def test_people_are_called_by_numbers(hub: HubServer, run: RunDir, tmp_path: Pat
     votes = shards.read(0)
     at = votes.column_names.index("labeler")
     names = ["human:jane", "human:ali", *votes["labeler"].to_pylist()[2:]]
-    shards.write(0, votes.set_column(at, VOTE.field("labeler"), pa.array(names, pa.string())))
+    shards.replace(0, votes.set_column(at, VOTE.field("labeler"), pa.array(names, pa.string())))
     triples = sorted(run.dataset.glob("data/train-round-000-*"))[0]
     table = pq.read_table(triples)
     lists = [["human:jane", "judge"], *table["labelers"].to_pylist()[1:]]

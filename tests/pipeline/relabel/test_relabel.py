@@ -210,7 +210,7 @@ def test_votes_of_people_count_as_before(run: RunDir) -> None:
     ][:1]
     said = row | {"labeler": "human:ann", "preference": "b", "p_a": None}
     said |= {"score_a": None, "score_b": None}
-    folder.votes.write(0, pa.concat_tables([votes, pa.Table.from_pylist([said], votes.schema)]))
+    folder.votes.replace(0, pa.concat_tables([votes, pa.Table.from_pylist([said], votes.schema)]))
     redecide(config_of(JUDGE, LONG), run)
     found = again(run, {**LONG, "name": "lengthy"})
     decisions = RunDir(found.folder).round(0).decisions.read(0).to_pylist()
@@ -218,7 +218,7 @@ def test_votes_of_people_count_as_before(run: RunDir) -> None:
     assert decision["chosen_id"] == row["b_id"]
     assert "human:ann" in decision["labelers"]
     assert found.difference.labelers["human:ann", "lengthy"].raw.n == 1
-    folder.votes.write(0, votes)  # taken back
+    folder.votes.replace(0, votes)  # taken back
     again(run, {**LONG, "name": "lengthy"})
     decisions = RunDir(found.folder).round(0).decisions.read(0).to_pylist()
     [decision] = [one for one in decisions if one["pair_id"] == row["pair_id"]]
@@ -304,7 +304,7 @@ def test_answers_that_were_sampled_again_are_labelled_again(run: RunDir) -> None
     folder = run.round(0)
     rows = folder.candidates.read(1).to_pylist()
     rows[0] |= {"text": "Quite another one!", "candidate_id": "f" * 32}
-    folder.candidates.write(1, pa.Table.from_pylist(rows, folder.candidates.schema))
+    folder.candidates.replace(1, pa.Table.from_pylist(rows, folder.candidates.schema))
     folder.votes.path(1).unlink()
     second = again(run, SHORT)
     assert second.folder == found.folder

@@ -196,7 +196,7 @@ def test_pairs_that_the_strategy_left_are_not_called_dropped(tmp_path: Path) -> 
         table = decisions.read(index)
         place = table.schema.get_field_index("reason")
         reasons = pc.replace_substring(table["reason"], "length_ratio", PAIR_STRATEGY)
-        decisions.write(index, table.set_column(place, table.schema.field(place), reasons))
+        decisions.replace(index, table.set_column(place, table.schema.field(place), reasons))
     status = collect_status(run)
     assert status.as_dict()["rounds"][0]["dropped"][PAIR_STRATEGY] == 24
     page = " ".join(_Page(render_report(run)).text.split())
@@ -224,7 +224,7 @@ def test_long_texts_are_cut_and_counted(tmp_path: Path) -> None:
     table = run.round(0).candidates.read(0)
     texts = [text + "x" * 10_000 for text in table["text"].to_pylist()]
     place = table.schema.get_field_index("text")
-    run.round(0).candidates.write(0, table.set_column(place, "text", [texts]))
+    run.round(0).candidates.replace(0, table.set_column(place, "text", [texts]))
     page = render_report(run)
     assert "more characters" in page
     assert "x" * LONGEST_TEXT not in page
@@ -279,7 +279,7 @@ def test_policies_side_by_side(tmp_path: Path) -> None:
         answers[policy] = [
             row | {"sample_index": 0, "text": f"{HOSTILE} of policy {policy}"} for row in rows
         ]
-        run.answers(policy).write(0, pa.Table.from_pylist(answers[policy], schema=CANDIDATE))
+        run.answers(policy).replace(0, pa.Table.from_pylist(answers[policy], schema=CANDIDATE))
     votes = [
         {
             "pair_id": f"{index}", "prompt_id": new["prompt_id"], "round": 1,
@@ -289,7 +289,7 @@ def test_policies_side_by_side(tmp_path: Path) -> None:
         }
         for index, (start, new) in enumerate(zip(answers[0], answers[2], strict=True))
     ]  # fmt: skip
-    run.match_votes(2, 0).write(0, pa.Table.from_pylist(votes, schema=VOTE))
+    run.match_votes(2, 0).replace(0, pa.Table.from_pylist(votes, schema=VOTE))
 
     shown = {one.prompt_id: one for one in read_side_by_side(run)}
     assert set(shown) == {prompt["prompt_id"] for prompt in prompts}

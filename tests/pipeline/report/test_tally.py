@@ -99,7 +99,7 @@ def test_votes_may_name_a_and_b_the_other_way_round(tmp_path: Path) -> None:
         row["preference"] = swap.get(row["preference"], row["preference"])
         row["order"] = swap.get(row["order"], row["order"])
         row["p_a"] = None if row["p_a"] is None else 1 - row["p_a"]
-    run.round(0).votes.write(0, pa.Table.from_pylist(rows, VOTE))
+    run.round(0).votes.replace(0, pa.Table.from_pylist(rows, VOTE))
     after = tally_run(run).votes
     assert after.labelers == before.labelers
     assert after.agreements.keys() == before.agreements.keys()

@@ -261,7 +261,7 @@ def test_roles_of_people(argilla: Server, people: dict, run: RunDir) -> None:
             kept = pa.Table.from_pandas(
                 votes[~votes["labeler"].str.startswith("human:")], preserve_index=False
             )
-            run.round(0).votes.write(index, kept)
+            run.round(0).votes.replace(index, kept)
         pull(argilla.api, folder)
         return {row["pair_id"]: row for row in run.round(0).decisions.table().to_pylist()}
 

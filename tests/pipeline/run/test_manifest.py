@@ -144,7 +144,7 @@ def test_a_judge_s_folder_may_change_until_it_is_asked(
         mend()
         open_run(config, run, revisions={"embedded:judge": "1"})
     votes = run.round(0).votes
-    votes.write(0, votes.schema.empty_table())
+    votes.replace(0, votes.schema.empty_table())
     with pytest.raises(RunError, match=r"embedded:judge changed since .*relabel .* --adopt"):
         open_run(config, run, revisions={"embedded:judge": "2"})
     asked = file.read_text()

@@ -56,7 +56,7 @@ def played(root: Path, *rounds: Played, **evaluate: object) -> RunDir:
                 row = {"name": "win_rate", "value": value, "low": low, "high": high, "n": 100}
                 rows.append({**row, "against": against, "labeler": "jury"})
         table = metrics_table([{**row, "round": index} for row in rows])
-        run.round(index).metrics.write(EVALUATION, table)
+        run.round(index).metrics.replace(EVALUATION, table)
     return run
 
 
@@ -165,7 +165,7 @@ def test_the_rounds_share_the_chance_of_a_false_promotion(tmp_path: Path) -> Non
     strict = [
         {**row, "name": PROMOTION, "low": 0.49} for row in rows if row["name"] == "win_rate"
     ]  # fmt: skip
-    run.round(0).metrics.write(EVALUATION, metrics_table([*rows, *strict]))
+    run.round(0).metrics.replace(EVALUATION, metrics_table([*rows, *strict]))
     [verdict] = verdicts(run)
     assert (verdict.won, keeping(run).folder, begins(run, 1)) == (False, None, 0)
 

@@ -174,7 +174,7 @@ def test_what_mends_votes_may_change_and_who_gives_them_may_not(
     kept = stopped(run, prompts)
     assert kept
     with faulty_server(judging(lambda _: False)) as server:
-        run.round(0).votes.write(0, run.round(0).votes_kept.read(0))
+        run.round(0).votes.replace(0, run.round(0).votes_kept.read(0))
         with pytest.raises(RunError, match="orders"):
             run_small(run.root, config(server.url, prompts, orders="both"))
         run.round(0).votes.remove([0])
@@ -208,7 +208,7 @@ def test_votes_of_people_are_never_taken_back(tmp_path: Path, prompts: Path) -> 
         human = votes.slice(0, 2).set_column(
             place, votes.schema.field(place), pa.array(["human:ann"] * 2)
         )
-        folder.votes.write(0, pa.concat_tables([votes, human]))
+        folder.votes.replace(0, pa.concat_tables([votes, human]))
         set_aside(folder, config(server.url, prompts).label)
         run_small(run.root, config(server.url, prompts))
     assert folder.votes.read(0).equals(pa.concat_tables([votes, human]))

@@ -161,7 +161,7 @@ def test_kl_counts_prompts(tmp_path: Path) -> None:
     ids = write_heldout(run, 6)
     rows = [candidate("new", one, at, "z" * (1 + number)) for number, one in enumerate(ids)
             for at in range(8)]  # fmt: skip
-    run.answers(1).write(0, table(rows, schemas.CANDIDATE))
+    run.answers(1).replace(0, table(rows, schemas.CANDIDATE))
     found, once = kl_of(run, len), mean_estimate([1, 2, 3, 4, 5, 6])
     assert (found.value, found.low, found.high) == pytest.approx((once.value, once.low, once.high))
     assert found.n == 48
@@ -174,8 +174,8 @@ def test_kl_is_of_the_draw_that_was_made_for_it(
     ids = write_heldout(run, 3)
     greedy = [candidate("new", one, 0, "greedy") for one in ids]
     own = [candidate("new", one, 0, "own") for one in ids]
-    run.answers(1).write(0, table(greedy, schemas.CANDIDATE))
-    run.untempered(1).write(0, table(own, schemas.CANDIDATE))
+    run.answers(1).replace(0, table(greedy, schemas.CANDIDATE))
+    run.untempered(1).replace(0, table(own, schemas.CANDIDATE))
     moved = {"greedy": 9.0, "own": 2.0}.get
     assert kl_of(run, moved, untempered=False).value == 2.0
     run.untempered(1).remove([0])
@@ -190,10 +190,10 @@ def test_kl_of_thoughts_is_of_the_tokens_or_not_at_all(
     run = RunDir(tmp_path)
     ids = write_heldout(run, 3)
     known = [candidate("new", one, 0, "so", reasoning="hm", token_ids=[5, 6, 7]) for one in ids]
-    run.answers(1).write(0, table(known, schemas.CANDIDATE))
+    run.answers(1).replace(0, table(known, schemas.CANDIDATE))
     assert kl_of(run, len).value == 3.0
     untold = [*known[:2], candidate("new", ids[2], 0, "so", reasoning_tokens=4)]
-    run.answers(1).write(0, table(untold, schemas.CANDIDATE))
+    run.answers(1).replace(0, table(untold, schemas.CANDIDATE))
     with caplog.at_level(logging.WARNING):
         assert kl_of(run, len) is None
     assert "no KL of policy 1: it thought before 1 of 3 answers" in caplog.text

@@ -115,7 +115,7 @@ def test_a_trial_on_other_votes_is_refused(swept: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"train\.epochs: 1\.0 -> 2\.0"):  # it is of other settings
         prefloop.sweep(other, keys, check=False)
     votes = run.round(0).votes
-    votes.write(0, votes.read(0).slice(1))
+    votes.replace(0, votes.read(0).slice(1))
     with pytest.raises(RunError, match="was trained on other answers or votes"):
         open_trial(run, tried[0])
     assert shared.run_dir == str(root)

@@ -159,7 +159,7 @@ def test_pairs_that_were_decided_again_are_not_mixed_up(tmp_path: Any) -> None:
     run = write_run(tmp_path / "run", rounds=1, blocks=2)
     with prefloop.view(run.root) as server:
         folder = run.round(0).decisions
-        folder.write(0, folder.read(0).slice(0, 0))
+        folder.replace(0, folder.read(0).slice(0, 0))
         answer, body = ask(server, "api/pairs?sort=place")
     assert answer.status == 400
     assert b"decided again" in body

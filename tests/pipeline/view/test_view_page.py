@@ -217,7 +217,7 @@ def test_thoughts_and_tools_come_with_a_pair(tmp_path: Path) -> None:
 
 
 def _replaced(shards: ShardFolder, values: dict[str, str]) -> None:
-    shards.write(0, pa.Table.from_pylist([row | values for row in shards.read(0).to_pylist()],
+    shards.replace(0, pa.Table.from_pylist([row | values for row in shards.read(0).to_pylist()],
                                          schema=shards.schema))  # fmt: skip
 
 
