@@ -350,6 +350,10 @@ class LabelConfig(Strict):
     duplicates, lengths and win rates always go by the answer."""
     pairs_per_prompt: PositiveInt | None = None
     """Pairs of a prompt that are voted on, drawn by seed; null is all of them."""
+    pairs: Annotated[Literal["all", "across_policies"], LATER] = "all"
+    """Of which pairs these are drawn: all, or those of answers of different policies. Left out, a
+    run that begins takes the latter where ``pairs_per_prompt`` is set and ``filter.strategy`` is
+    ``across_policies``, which keeps no other; a run that has votes goes on as it began."""
     max_invalid: Annotated[Share | None, LATER] = 0.3
     """Share of a labeler's votes that may be invalid, beyond which the run ends before more is
     paid: of its last 256, or of all where there are 32 or more, and by more than chance explains.
@@ -589,8 +593,8 @@ Chooser = BestVsWorst | BestVsLow | BestVsRandom | CorrectVsIncorrect | RankedNe
 class AcrossPolicies(Strict):
     """Pairs of answers of different policies only, chosen among these by another strategy.
 
-    Scores are still means over all pairs that were labelled, and ``label.pairs_per_prompt`` draws
-    from all of them.
+    Scores are means over all pairs that were labelled. ``label.pairs`` says whether pairs that are
+    not across policies are labelled too.
     """
 
     type: Literal["across_policies"] = "across_policies"

@@ -383,6 +383,11 @@ class RunConfig(Strict):
                 "while it samples: leave it out"
             )
         if train.method in ("grpo", "rloo"):
+            if self.label.pairs != "all":
+                raise ValueError(
+                    f"label.pairs is {self.label.pairs}, and method {train.method} rewards the "
+                    "answers of one policy, the one it trains: leave it out"
+                )
             answers = train.batch_size * train.gradient_accumulation
             if self.sample.n < 2 or answers % self.sample.n:
                 raise ValueError(

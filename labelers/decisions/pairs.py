@@ -42,13 +42,19 @@ Sets = Mapping[str, frozenset[int]]
 
 
 def propose_pairs(
-    candidates: pa.Table, *, per_prompt: int | None, seed: int, sets: Sets | None = None
+    candidates: pa.Table,
+    *,
+    per_prompt: int | None,
+    seed: int,
+    sets: Sets | None = None,
+    across_policies: bool = False,
 ) -> pa.Table:
     """Pairs of candidates of the same prompt: schema PAIR, sorted by prompt id.
 
     ``candidates`` needs the columns ``candidate_id`` and ``prompt_id``, in any order of rows. All
     n (n - 1) / 2 pairs of a prompt's n candidates, or ``per_prompt`` of them drawn by seed. Two
-    candidates that are both in ``sets`` are a pair only where they have one in common. ``a`` is the
+    candidates that are both in ``sets`` are a pair only where they have one in common, and with
+    ``across_policies`` two are one only where their column ``policy`` differs. ``a`` is the
     candidate with the smaller id; ids are hashes, so that says nothing about who it is.
 
     Raises ``LabelerError`` where an id occurs twice in a prompt or is no content hash.
@@ -69,9 +75,13 @@ def propose_pairs(
     a, b = candidate_ids.take(pa.array(order[first])), candidate_ids.take(pa.array(order[second]))
     prompt = prompt_ids.take(pa.array(by_id[of_group]))
     table = pa.table([_pair_ids(prompt, a, b), prompt, a, b], schema=PAIR)
+    may_be = np.ones(len(table), np.bool_)
+    if across_policies:
+        policy = _array(candidates["policy"]).dictionary_encode().indices.to_numpy()[order]
+        may_be &= policy[first] != policy[second]
     if sets:
-        together = _together(table, sets)
-        table, of_group = table.filter(pa.array(together)), of_group[together]
+        may_be &= _together(table, sets)
+    table, of_group = table.filter(pa.array(may_be)), of_group[may_be]
     if per_prompt is None or len(table) == 0:
         return table
     return table.filter(pa.array(_lowest(_draw_keys(table["pair_id"], seed), of_group, per_prompt)))

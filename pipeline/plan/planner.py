@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -184,14 +185,37 @@ class Planner:
 
     def _pairs(self, prompts: pa.Table) -> list[int]:
         """Pairs of each prompt, if no two of its candidates are the same."""
-        label = self._config.label
+        most = self._config.label.pairs_per_prompt
+        across = self._config.label.pairs == "across_policies"
         every = [
-            math.comb(candidates, 2) - self._given.apart(messages)
-            for candidates, messages in zip(
-                self._candidates(prompts), prompts["messages"].to_pylist(), strict=True
+            self._with_fresh(reference, messages, across)
+            + self._given.pairs(messages, across_policies=across)
+            for reference, messages in zip(
+                prompts["reference"].to_pylist(), prompts["messages"].to_pylist(), strict=True
             )
         ]
-        return [min(number, label.pairs_per_prompt or number) for number in every]
+        return [min(number, most or number) for number in every]
+
+    def _with_fresh(
+        self, reference: str | None, messages: list[dict[str, Any]], across: bool
+    ) -> int:
+        """Pairs of a prompt in which an answer is not a given one."""
+        sample = self._config.sample
+        n = sample.total + int(bool(self._config.uses_references and reference))
+        every = math.comb(n, 2) + n * self._given.of(messages)
+        if not across:
+            return every
+        given = self._given.by_policy(messages)
+        alike = 0.0
+        for member in sample.members():
+            drawn = sample.expected_of(member)
+            if member.n is None:  # drawn by weight, one sample after the other
+                by_weight = sum(sample.expected_of(one) for one in sample.members() if not one.n)
+                alike += drawn * drawn * (by_weight - 1) / by_weight / 2 if by_weight else 0.0
+            else:
+                alike += math.comb(member.n, 2)
+            alike += drawn * given[member.name]
+        return math.ceil(every - alike)
 
     def _candidates(self, prompts: pa.Table) -> list[int]:
         """Candidates of each prompt, its reference answer among them where it takes part."""

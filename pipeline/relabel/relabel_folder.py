@@ -117,9 +117,12 @@ def take_over(source: RunDir, folder: LabelerRound, labeler: str, config: RunCon
         found = _votes(source.round(folder.index), theirs, index, labeler)
         if found is None:
             continue
-        candidates = folder.candidates.read(index, ["candidate_id", "prompt_id"])
+        candidates = folder.candidates.read(index, ["candidate_id", "prompt_id", "policy"])
         proposed = propose_pairs(
-            candidates, per_prompt=config.label.pairs_per_prompt, seed=config.seed
+            candidates,
+            per_prompt=config.label.pairs_per_prompt,
+            seed=config.seed,
+            across_policies=config.label.pairs == "across_policies",
         )
         known = proposed["pair_id"].combine_chunks()
         # Of other answers, where these were lost and sampled again since.

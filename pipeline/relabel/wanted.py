@@ -117,7 +117,8 @@ def _read(config: RunConfig, asked: Asked) -> tuple[str, str, dict[str, Any], bo
         dumped = config.model_dump(mode="json")
         return "config.yaml", "again", {key: dumped[key] for key in _SECTIONS}, True
     if isinstance(judge, RunConfig):
-        judge = judge.model_dump(mode="json")
+        sections = _of_config(judge)
+        return "judge", _named_after(sections), sections, True
     if isinstance(judge, Mapping):
         sections, is_whole = _sections(dict(judge), "judge")
         return "judge", _named_after(sections), sections, is_whole
@@ -148,8 +149,7 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 def _sections(raw: dict[str, Any], origin: str) -> tuple[dict[str, Any], bool]:
     if "prompts" in raw:
-        whole = validate_config(raw, origin).model_dump(mode="json")
-        return {key: whole[key] for key in _SECTIONS}, True
+        return _of_config(validate_config(raw, origin)), True
     if "label" in raw:
         unknown = [str(key) for key in raw if key not in _SECTIONS]
         if unknown:
@@ -163,6 +163,14 @@ def _sections(raw: dict[str, Any], origin: str) -> tuple[dict[str, Any], bool]:
     engines = raw.pop("engines", None)
     label = raw if "labelers" in raw else {"labelers": [raw]}
     return {"label": label, "engines": engines}, False
+
+
+def _of_config(config: RunConfig) -> dict[str, Any]:
+    """Its sections about labels; which pairs have votes is as in the run, where it does not say."""
+    whole = config.model_dump(mode="json")
+    if "pairs" not in config.label.model_fields_set:
+        del whole["label"]["pairs"]
+    return {key: whole[key] for key in _SECTIONS}
 
 
 def _named_after(sections: Mapping[str, Any]) -> str:

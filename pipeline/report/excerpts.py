@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from typing import Any
@@ -27,6 +27,21 @@ _DECISION_COLUMNS = ["pair_id", "margin", "kept", "reason"]
 
 
 @dataclass(frozen=True)
+class ShownThought:
+    """What a model thought before it answered or voted."""
+
+    text: str
+    tokens: int | None
+    """Null where nobody counted them."""
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> ShownThought | None:
+        """That of a row of candidates or votes; null where there is none."""
+        text = row["reasoning"]
+        return cls(text, row["reasoning_tokens"]) if text else None
+
+
+@dataclass(frozen=True)
 class ShownAnswer:
     """One answer of a pair and where it came from."""
 
@@ -37,6 +52,7 @@ class ShownAnswer:
     origin: str
     finish_reason: str
     score: float
+    thought: ShownThought | None
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,7 @@ class ShownVote:
     """chosen, rejected, tie or invalid."""
     p_chosen: float | None
     rationale: str | None
+    thought: ShownThought | None
 
 
 @dataclass(frozen=True)
@@ -227,6 +244,7 @@ def _answer(row: dict[str, Any], score: float) -> ShownAnswer:
         origin=row["origin"],
         finish_reason=row["finish_reason"],
         score=score,
+        thought=ShownThought.of(row),
     )
 
 
@@ -241,4 +259,5 @@ def shown_vote(row: dict[str, Any], chosen_id: str) -> ShownVote:
         preferred=names.get(row["preference"], row["preference"]),
         p_chosen=p_a if p_a is None or chosen_is_a else 1 - p_a,
         rationale=row["rationale"],
+        thought=ShownThought.of(row),
     )

@@ -40,6 +40,10 @@ LONGEST_TEXT = 3_000
 """Characters of a prompt or an answer that are shown; the rest is counted."""
 
 
+MOST_SOURCES = 24
+"""Sources of prompts that have a line of their own."""
+
+
 @dataclass(frozen=True)
 class Dataset:
     """What the run is for, as far as it is written."""
@@ -92,6 +96,7 @@ def render_report(run: RunDir) -> str:
         dropped=dropped,
         not_chosen=not_chosen,
         longest=LONGEST_TEXT,
+        most_sources=MOST_SOURCES,
         config=shown_config(run),
         manifest=shown_manifest(run),
         quarantine=quarantine_examples(run),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from prefloop.pipeline.report.excerpts import ShownThought
 from prefloop.pipeline.run.run_dir import OPPONENT, PolicyKey, RunDir
 
 SHOWN = 6
@@ -22,6 +23,7 @@ class PolicyAnswer:
     text: str
     tokens: int
     finish_reason: str
+    thought: ShownThought | None
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def _first_answers(run: RunDir, policy: PolicyKey) -> dict[str, dict[str, Any]]:
     """The answer of sample 0 to each prompt."""
     columns = [
         "prompt_id", "sample_index", "candidate_id", "text", "tokens", "finish_reason", "policy",
-        "policy_revision",
+        "policy_revision", "reasoning", "reasoning_tokens",
     ]  # fmt: skip
     rows = run.answers(policy).table(columns).to_pylist()
     return {row["prompt_id"]: row for row in rows if row["sample_index"] == 0}
@@ -91,4 +93,11 @@ def _preferred(vote: Mapping[str, Any], ids: Mapping[str, str]) -> str:
 
 def _shown(title: str, row: Mapping[str, Any]) -> PolicyAnswer:
     policy = f"{row['policy']}@{row['policy_revision']}"
-    return PolicyAnswer(title, policy, row["text"], row["tokens"], row["finish_reason"])
+    return PolicyAnswer(
+        title=title,
+        policy=policy,
+        text=row["text"],
+        tokens=row["tokens"],
+        finish_reason=row["finish_reason"],
+        thought=ShownThought.of(row),
+    )

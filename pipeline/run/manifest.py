@@ -25,7 +25,7 @@ from prefloop.data.shards import (
     read_json_object,
     write_if_changed,
 )
-from prefloop.labelers.config import JudgeLabeler, OwnModelLabeler
+from prefloop.labelers.config import AcrossPolicies, JudgeLabeler, OwnModelLabeler
 from prefloop.labelers.judges.folder import judge_revision, question_revision
 from prefloop.labelers.jury.calibrator import read_calibrator
 from prefloop.pipeline.config import (
@@ -119,8 +119,36 @@ def open_run(config: RunConfig, run: RunDir, *, revisions: Mapping[str, str]) ->
 
 
 def as_begun(config: RunConfig, run: RunDir) -> RunConfig:
-    """``config`` with the values that the run was begun with of keys of ``train`` that it leaves
-    out: their defaults depend on other keys, and older versions had others."""
+    """``config`` with the values that the run was begun with of keys of ``train`` and of
+    ``label.pairs`` where it leaves them out: their defaults depend on other keys, and older
+    versions had others."""
+    return _train_as_begun(_pairs_as_begun(config, run), run)
+
+
+def _pairs_as_begun(config: RunConfig, run: RunDir) -> RunConfig:
+    label = config.label
+    if "pairs" in label.model_fields_set:
+        return config
+    if run.config.exists() and any(
+        folder.votes.indices() or folder.votes_kept.indices() for folder in run.rounds()
+    ):
+        before = run.read_config().get("label")
+        pairs = before.get("pairs", "all") if isinstance(before, dict) else "all"
+    else:
+        pairs = "across_policies" if _judges_for_nothing(config) else "all"
+    return config.model_copy(update={"label": label.model_copy(update={"pairs": pairs})})
+
+
+def _judges_for_nothing(config: RunConfig) -> bool:
+    """Whether some of a prompt's pairs are labelled, and only others can be kept."""
+    return (
+        config.label.pairs_per_prompt is not None
+        and isinstance(config.filter.strategy, AcrossPolicies)
+        and not _on_policy(config)
+    )
+
+
+def _train_as_begun(config: RunConfig, run: RunDir) -> RunConfig:
     if config.train is None or not run.config.exists():
         return config
     before = run.read_config().get("train")

@@ -125,7 +125,8 @@ def why_none_kept(context: RoundContext) -> NothingCameOut | None:
     if not reasons:
         return NothingCameOut(
             f"round {context.index}: there is no pair to decide: no prompt has two different "
-            "answers. Raise sample.n or sample.temperature, in a new --run-dir"
+            "answers (of two policies, where label.pairs is across_policies). Raise sample.n or "
+            "sample.temperature, in a new --run-dir"
         )
     [(reason, times)] = reasons.most_common(1)
     notes = tally_notes(folder.votes) if reason == NO_VALID_VOTE else Counter()
@@ -143,7 +144,7 @@ def decide_block(
     """Decisions (schema DECISION) on every pair of block ``index``, but for the balance."""
     folder = context.folder
     candidates = folder.candidates.read(index, _CANDIDATE_COLUMNS)
-    pairs = proposed(context, candidates, label.pairs_per_prompt)
+    pairs = proposed(context, candidates, label)
     votes = folder.votes.read(index, VOTE_COLUMNS)
     decisions = decide(
         votes,

@@ -20,6 +20,7 @@ from prefloop.data.quarantine import BadRow
 from prefloop.data.schemas import GIVEN
 from prefloop.data.shards import ShardFolder
 from prefloop.labelers.base import GivenVerdict, Pair
+from prefloop.labelers.config import LabelConfig
 from prefloop.labelers.decisions.pairs import propose_pairs
 from prefloop.pipeline.run.all_or_some import GIVEN_ORIGIN
 from prefloop.pipeline.run.context import RoundContext
@@ -153,14 +154,20 @@ def open_pool(run: RunDir, models: Models, *, alone: bool) -> GivenPool:
     return GivenPool(GivenShards(run), models.token_counter(), alone)
 
 
-def proposed(context: RoundContext, candidates: pa.Table, per_prompt: int | None) -> pa.Table:
-    """The pairs of ``candidates`` (with ``prompt_id`` and ``text``) that labelers vote on: schema
-    PAIR. Answers that were given in different rows are pairs only where ``sample.from.pairs``
-    says so."""
+def proposed(context: RoundContext, candidates: pa.Table, label: LabelConfig) -> pa.Table:
+    """The pairs of ``candidates`` (with ``prompt_id``, ``text`` and ``policy``) that labelers vote
+    on: schema PAIR. Answers that were given in different rows are pairs only where
+    ``sample.from.pairs`` says so."""
     run, sets = context.run, None
     if run.given_counts.exists() and read_given_counts(run)["pairs"] == "rows":
         sets = _sets(run, candidates)
-    return propose_pairs(candidates, per_prompt=per_prompt, seed=context.seed, sets=sets)
+    return propose_pairs(
+        candidates,
+        per_prompt=label.pairs_per_prompt,
+        seed=context.seed,
+        sets=sets,
+        across_policies=label.pairs == "across_policies",
+    )
 
 
 def _sets(run: RunDir, candidates: pa.Table) -> dict[str, frozenset[int]]:

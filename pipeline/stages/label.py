@@ -133,7 +133,7 @@ async def label_block(
     """
     folder = context.folder
     prompts, candidates = folder.prompts.read(index), folder.candidates.read(index)
-    pairs = proposed(context, candidates, settings.pairs_per_prompt)
+    pairs = proposed(context, candidates, settings)
     if not with_empty:
         empty = has_empty_answer(pairs["a_id"], pairs["b_id"], candidates)
         pairs = pairs.filter(pa.array(~empty))

@@ -17,7 +17,7 @@ from prefloop.data.storage.whole_files import link_files
 from prefloop.pipeline.checking.run_check import check_before
 from prefloop.pipeline.config import RunConfig, dump_config
 from prefloop.pipeline.loop import take_up
-from prefloop.pipeline.run.manifest import digest, read_manifest
+from prefloop.pipeline.run.manifest import as_begun, digest, read_manifest
 from prefloop.pipeline.run.run_dir import RunDir, RunError
 from prefloop.pipeline.stages.evaluate import answer_heldout, answer_opponent
 from prefloop.pipeline.stages.invalid_votes import asks_again
@@ -94,7 +94,9 @@ def open_trial(shared: RunDir, trial: Trial) -> RunDir:
     atomic_write_json(partial_root / ORIGIN, origin)
     manifest: dict[str, Any] = read_manifest(shared)
     atomic_write_json(begun.manifest, manifest | {"shared_from": str(shared.root.resolve())})
-    atomic_write_text(begun.config, dump_config(trial.config))
+    # Which pairs have votes is what the shared round began with.
+    label = as_begun(trial.config, shared).label
+    atomic_write_text(begun.config, dump_config(trial.config.model_copy(update={"label": label})))
     partial_root.rename(run.root)  # at once: a folder that is there is whole
     return run
 

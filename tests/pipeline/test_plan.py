@@ -170,6 +170,31 @@ def test_thoughts_are_tokens_too(tmp_path: Path) -> None:
         assert after.prompt_tokens == before.prompt_tokens
 
 
+@pytest.mark.parametrize(
+    ("members", "most", "votes"),
+    [
+        ({"one": {"n": 3}, "two": {"n": 2}}, 4, 4),
+        ({"one": {"n": 3}, "two": {"n": 2}}, 9, 6),  # of 10 in all
+        ({"one": {"n": 1}, "two": {"n": 1}, "three": {"n": 2}}, 9, 5),
+        ({"one": {"weight": 1}, "two": {"weight": 1}}, 9, 3),  # half of 6
+    ],
+)
+def test_pairs_across_policies_alone_are_asked_about(
+    tmp_path: Path, members: dict[str, Any], most: int, votes: int
+) -> None:
+    pool = [{"name": name, "engine": "default", **keys} for name, keys in members.items()]
+    plan = make_plan(
+        _config(
+            tmp_path,
+            rounds=1,
+            sample={"pool": pool},
+            label={"pairs_per_prompt": most},
+            filter={"strategy": {"type": "across_policies"}},
+        )
+    )
+    assert _steps(plan, "label", "verifier")[0].requests == PROMPTS * votes
+
+
 def test_pool_shares_the_samples_by_weight(tmp_path: Path) -> None:
     pool = [
         {"name": "one", "weight": 3.0},

@@ -76,6 +76,33 @@ def test_proposals_do_not_depend_on_the_order_of_rows(
     )
 
 
+@given(
+    counts=st.lists(st.integers(0, 6), max_size=6),
+    shuffle=st.integers(0, 1000),
+    per_prompt=st.none() | st.integers(1, 7),
+)
+@settings(max_examples=60, deadline=None)
+def test_pairs_across_policies_are_drawn_of_no_others(
+    counts: list[int], shuffle: int, per_prompt: int | None
+) -> None:
+    def of(candidates: pa.Table, **which: Any) -> pa.Table:
+        writers = [f"policy {one[0]}" for one in candidates["candidate_id"].to_pylist()]
+        writer.update(zip(candidates["candidate_id"].to_pylist(), writers, strict=True))
+        table = candidates.append_column("policy", pa.array(writers, pa.string()))
+        return propose_pairs(table, seed=1, across_policies=True, **which)
+
+    writer: dict[str, str] = {}
+    plain = of(make_candidates(counts), per_prompt=per_prompt)
+    assert plain.equals(of(make_candidates(counts, shuffle), per_prompt=per_prompt))
+    every = propose_pairs(make_candidates(counts), per_prompt=None, seed=1)
+    across = {row for row in as_rows(every) if writer[row[2]] != writer[row[3]]}
+    assert as_rows(plain) <= across
+    for prompt in {row[1] for row in across}:
+        number = sum(row[1] == prompt for row in across)
+        drawn = sum(row[1] == prompt for row in as_rows(plain))
+        assert drawn == min(number, per_prompt or number)
+
+
 def test_a_draw_depends_on_the_seed_and_favours_no_pair() -> None:
     candidates = make_candidates([3] * 600)
     draws = [propose_pairs(candidates, per_prompt=1, seed=seed) for seed in (0, 1)]

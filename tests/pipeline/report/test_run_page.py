@@ -15,17 +15,24 @@ import pyarrow.compute as pc
 import pytest
 from rich.console import Console
 
-from prefloop.data.schemas import CANDIDATE, VOTE
+from prefloop.data.schemas import CANDIDATE, PROMPT, VOTE
 from prefloop.labelers.decisions.filters import PAIR_STRATEGY
 from prefloop.pipeline.report.excerpts import read_excerpts
+from prefloop.pipeline.report.formats import percent
 from prefloop.pipeline.report.plots import Bars, Series, Words, histogram, length_bins, lines, rebin
 from prefloop.pipeline.report.redact import HIDDEN, hide_environment_secrets, redact
-from prefloop.pipeline.report.run_page import LONGEST_TEXT, render_report, write_report
+from prefloop.pipeline.report.run_page import (
+    LONGEST_TEXT,
+    MOST_SOURCES,
+    render_report,
+    write_report,
+)
 from prefloop.pipeline.report.side_by_side import read_side_by_side
 from prefloop.pipeline.report.status_text import render_status
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.run.status import collect_status
 from tests.helpers.synthetic_run import (
+    BLOCK,
     HOSTILE,
     JUDGE,
     candidates_of,
@@ -228,6 +235,61 @@ def test_long_texts_are_cut_and_counted(tmp_path: Path) -> None:
     page = render_report(run)
     assert "more characters" in page
     assert "x" * LONGEST_TEXT not in page
+
+
+def test_thoughts_are_folded_apart_from_answers_and_votes(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", rounds=1, blocks=1, trained=False)
+    folder = run.round(0)
+    for shards, thought, tokens in (
+        (folder.candidates, f"what a policy thinks {HOSTILE}", 1234),
+        (folder.votes, f"what a judge thinks {HOSTILE}", None),
+    ):
+        rows = shards.read(0).to_pylist()
+        for row in rows[::2]:  # the others have none
+            row |= {"reasoning": thought, "reasoning_tokens": tokens}
+        shards.write(0, pa.Table.from_pylist(rows, schema=shards.read(0).schema))
+
+    kept, _ = read_excerpts(run)
+    thoughts = [one.chosen.thought for one in kept] + [one.rejected.thought for one in kept]
+    assert {one and (one.text, one.tokens) for one in thoughts} == {
+        None, (f"what a policy thinks {HOSTILE}", 1234),
+    }  # fmt: skip
+    assert all("thinks" not in one.chosen.text for one in kept)
+
+    page = render_report(run)
+    parsed = _Page(page)  # nothing of what they hold is markup
+    assert not parsed.tags & {"script", "img", "iframe", "i_judge"}
+    for shown in ("what a policy thinks", "what a judge thinks"):
+        folded = re.findall(
+            r'<details class="thought"><summary>Thought[^<]*</summary>\s*<div class="text">'
+            + shown,
+            page,
+        )
+        assert len(folded) == page.count(shown) > 0
+    assert "Thought, 1,234 tokens" in parsed.text
+
+
+def test_prompts_are_counted_by_source(page: str, tmp_path: Path) -> None:
+    assert "sources</summary>" not in page  # there is one
+    run = write_run(tmp_path / "run", rounds=1, blocks=1, trained=False)
+    rows = run.prompts.read(0).to_pylist()
+    for place, row in enumerate(rows):
+        row["source"] = "questions.jsonl" if place < 6 else f"<b>{place}</b>.csv"
+    run.prompts.write(0, pa.Table.from_pylist(rows, schema=PROMPT))
+    parsed = _Page(render_report(run))
+    assert "8 kept, of 3 sources" in parsed.text
+    assert f"questions.jsonl6{percent(0.75)}" in parsed.text  # cells of a row of the table
+    assert "<b>6</b>.csv" in parsed.text
+
+
+def test_many_sources_are_added_up(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", rounds=1, blocks=8, trained=False)
+    for block in run.prompts.indices():
+        rows = run.prompts.read(block).to_pylist()
+        named = [row | {"source": f"part-{row['row']:03d}.jsonl"} for row in rows]
+        run.prompts.write(block, pa.Table.from_pylist(named, schema=PROMPT))
+    parsed = _Page(render_report(run))
+    assert f"{8 * BLOCK - MOST_SOURCES} more{8 * BLOCK - MOST_SOURCES}" in parsed.text
 
 
 def test_redact() -> None:
