@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from prefloop.data.preferences.layouts import Layout
+from prefloop.data.preferences.layouts import TIE_STATUS, Layout
 from prefloop.data.preferences.pair_rows import (
+    Comparison,
+    answers_left_out,
     compare,
     explicit_prompt,
     field_of,
     is_null,
+    parse_comparison,
     rated_answers,
     several_texts,
 )
@@ -72,6 +75,26 @@ def parse_set(raw: RawRow, layout: Layout) -> AnswerSet | BadRow:
         return bad(raw, problem.field, problem.reason, problem.detail)
     except RecursionError:
         return bad(raw, None, "too_deep", "values are nested too deeply: flatten them")
+
+
+def parse_comparisons(raw: RawRow, layout: Layout) -> list[Comparison] | BadRow:
+    """As ``parse_comparison``; of a row with lists of good and of bad answers (RewardBench 2) every
+    good one against every bad one."""
+    found = parse_comparison(raw, layout)
+    if isinstance(found, BadRow) or not has_lists(raw, layout):
+        return found if isinstance(found, BadRow) else [found]
+    given = parse_set(raw, replace(layout, beside=None))
+    if isinstance(given, BadRow):
+        return given
+    good, bad_ones = ([one.text for one in given.answers if one.rating == r] for r in (1.0, 0.0))
+    return [Comparison(found.prompt, one, other, "a") for one in good for other in bad_ones]
+
+
+def has_lists(raw: RawRow, layout: Layout) -> bool:
+    """Whether a row has several answers that are equally good, or equally bad."""
+    if layout.kind != "direct" or raw.fields.get(layout.status or "") == TIE_STATUS:
+        return False
+    return answers_left_out(raw.fields, replace(layout, beside=None)) > 0
 
 
 def _parse(raw: RawRow, layout: Layout) -> AnswerSet:

@@ -50,9 +50,7 @@ def read_answer_sets(
         if layout.kind in GATHERED:
             gatherer.add(row, layout)
             continue
-        if not layout.named and layout.kind == "labelled":
-            for name in layout.label:
-                labels.look(row.fields.get(name), name)
+        layout.look(labels, row.fields)
         yield parse_set(row, layout)
     if read and not known and layouts.seen:
         raise InputError(

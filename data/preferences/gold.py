@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import content_id, derive_seed, pair_id, prompt_id
+from prefloop.data.preferences.answer_sets import parse_comparisons
 from prefloop.data.preferences.labels import SeenLabels
 from prefloop.data.preferences.layouts import GATHERED, Layout, PreferenceColumns
-from prefloop.data.preferences.pair_rows import parse_comparison
+from prefloop.data.preferences.pair_rows import Comparison
 from prefloop.data.preferences.row_layouts import RowLayouts
 from prefloop.data.protocol import Message
 from prefloop.data.quarantine import BadRow
@@ -36,10 +37,15 @@ class GoldPair:
     listed_first: Literal["a", "b"]
     """The answer that the row has first."""
     reference: str | None = None
-    """The row's ``reference``, an answer known to be good; null where it is one of the two answers,
-    which it would give away."""
+    """The row's ``reference``, an answer known to be good; null where it is one of the row's own
+    answers, which it would give away."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """The row's other columns, such as the constraints that a verifier checks."""
+    of_row: int = 1
+    """How many pairs its row has, this one among them: more than one where the row lists good and
+    bad answers."""
+    several_good: bool = False
+    """Whether the row has several good answers."""
 
     @property
     def prompt_id(self) -> str:
@@ -69,9 +75,10 @@ def read_gold(
 
     Layouts are those of ``prefloop.data.preferences``: two answers with a label (or several
     annotators, of whom the majority is the gold label, and no majority a tie), or chosen and
-    rejected. Which answer is a is drawn by hash, so that the gold label says nothing about it. Rows
-    with equal answers (``identical``) and pairs that an earlier row has (``duplicate``) are bad
-    rows.
+    rejected; where these are lists (RewardBench 2), every good answer is a pair with every bad one.
+    Which answer is a is drawn by hash, so that the gold label says nothing about it. Rows with
+    equal answers (``identical``) and pairs that are there already (``duplicate``) are bad rows,
+    each row once for a reason.
 
     Raises ``InputError`` for a source that cannot be read, has no known layout or no usable row,
     or whose labels may mean one thing or another.
@@ -83,19 +90,18 @@ def read_gold(
         if isinstance(raw, BadRow):
             refused.append(raw)
             continue
-        if not layout.named:
-            for name in layout.label:
-                labels.look(raw.fields.get(name), name)
-        pair = _pair(raw, layout)
-        if isinstance(pair, BadRow):
-            refused.append(pair)
-        elif pair.pair_id in seen:
-            refused.append(
-                bad(raw, None, "duplicate", f"row {seen[pair.pair_id]} has the same pair")
-            )
-        else:
-            seen[pair.pair_id] = raw.row
-            found.append(pair)
+        layout.look(labels, raw.fields)
+        lost: dict[str, BadRow] = {}
+        for pair in _pairs(raw, layout):
+            if isinstance(pair, BadRow):
+                lost.setdefault(pair.reason, pair)
+            elif pair.pair_id in seen:
+                said = f"row {seen[pair.pair_id]} has the same pair"
+                lost.setdefault("duplicate", bad(raw, None, "duplicate", said))
+            else:
+                seen[pair.pair_id] = raw.row
+                found.append(pair)
+        refused += lost.values()
     labels.check(source.path)
     if not found:
         first = f": {refused[0]}" if refused else ""
@@ -133,10 +139,25 @@ def _with_layout(
 _NO_LAYOUT = Layout("direct", (), "", "")
 
 
-def _pair(raw: RawRow, layout: Layout) -> GoldPair | BadRow:
-    found = parse_comparison(raw, layout)
+def _pairs(raw: RawRow, layout: Layout) -> Iterator[GoldPair | BadRow]:
+    found = parse_comparisons(raw, layout)
     if isinstance(found, BadRow):
-        return found
+        yield found
+        return
+    answers = [one.first for one in found], [one.second for one in found]
+    several = len(set(answers[0])) > 1
+    # The same answer twice in a list is one answer.
+    for one in {(one.first, one.second): one for one in found}.values():
+        pair = _pair(raw, layout, one, {text for texts in answers for text in texts})
+        if isinstance(pair, BadRow) or len(found) == 1:
+            yield pair
+            continue
+        of_row = len({*answers[0]}) * len({*answers[1]})
+        yield replace(pair, of_row=of_row, several_good=several)
+
+
+def _pair(raw: RawRow, layout: Layout, found: Comparison, answers: set[str]) -> GoldPair | BadRow:
+    """``answers``: all that the row has."""
     if found.first == found.second:
         return bad(raw, layout.b, "identical", "both answers are the same text: delete the row")
     messages: tuple[Message, ...] = tuple(
@@ -157,7 +178,7 @@ def _pair(raw: RawRow, layout: Layout) -> GoldPair | BadRow:
         b,
         gold,
         listed_first="a" if first_is_a else "b",
-        reference=reference if _is_another(reference, (a, b)) else None,
+        reference=reference if _is_another(reference, answers) else None,
         metadata={
             name: value
             for name, value in raw.fields.items()
@@ -166,7 +187,7 @@ def _pair(raw: RawRow, layout: Layout) -> GoldPair | BadRow:
     )
 
 
-def _is_another(reference: Any, answers: tuple[str, str]) -> bool:
+def _is_another(reference: Any, answers: Iterable[str]) -> bool:
     if not isinstance(reference, str) or not reference.strip():
         return False
     return reference.strip() not in [answer.strip() for answer in answers]

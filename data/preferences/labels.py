@@ -115,17 +115,28 @@ class SeenLabels:
     words: set[str] = field(default_factory=set)
     name: str = ""
     """Of the field that they are in."""
+    from_zero: bool = False
+    """Whether 0, 1 and 2 were taken for first, second and tie, as Auto-J counts."""
 
-    def look(self, value: Any, name: str) -> None:
+    def look(self, value: Any, name: str, *, from_zero: bool = False) -> None:
         """Take in one label."""
         text = label_text(value)
         if text is not None:
             self.words.add(text)
             self.name = name
+            self.from_zero |= from_zero
 
     def check(self, path: str, remedy: str = "") -> None:
         """Raise ``InputError`` for labels that can be understood in two ways: 1 beside 0, 0.5 or a
-        negative number, and none that says second."""
+        negative number, and none that says second; where counting begins with 0, no 0."""
+        if self.from_zero:
+            if self.words and "0" not in self.words:
+                raise InputError(
+                    f"{path}: field {self.name!r} is {_either(self.words)} in all rows, and never "
+                    "0, which Auto-J's files have for the first answer: "
+                    + (remedy or "say what they mean with --labels a=0,b=1,tie=2 (or a=1,b=2)")
+                )
+            return
         if self.words & {"0", "1"} and not any(LABELS.get(word) == "b" for word in self.words):
             others = {word for word in self.words if word in ("0", "0.5") or word[:1] == "-"}
             if others - {"0"} or {"0", "1"} <= self.words:

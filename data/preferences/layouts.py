@@ -12,10 +12,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from prefloop.data.errors import InputError
-from prefloop.data.preferences.labels import LABELS, PairLabel, key_values, parse_labels
+from prefloop.data.preferences.labels import (
+    LABELS,
+    PairLabel,
+    SeenLabels,
+    key_values,
+    parse_labels,
+)
 
 Kind = Literal[
     "direct", "labelled", "scored", "completions", "unlabelled", "single", "messages", "trees"
@@ -25,6 +31,7 @@ GATHERED: tuple[Kind, ...] = ("single", "messages", "trees")
 
 _FROM_ZERO: Mapping[str, PairLabel] = {"0": "a", "1": "b"}
 _ONE_IS_A: Mapping[str, PairLabel] = {"1": "a", "0": "b"}
+_FROM_ZERO_TO_TIE: Mapping[str, PairLabel] = {"0": "a", "1": "b", "2": "tie"}
 _SIGNED: Mapping[str, PairLabel] = {
     "-3": "a", "-2": "a", "-1": "a", "0": "tie", "1": "b", "2": "b", "3": "b",
 }  # fmt: skip
@@ -96,12 +103,15 @@ _LABELLED: tuple[tuple[str, str, str, Mapping[str, PairLabel]], ...] = (
     ("response_0", "response_1", "better_response_id", _FROM_ZERO),  # PKU-SafeRLHF
     ("response1", "response2", "overall_preference", _SIGNED),  # HelpSteer3
     ("response_1", "response_2", "preference_strength", _SIGNED),  # HelpSteer2
+    ("response 1", "response 2", "label", _FROM_ZERO_TO_TIE),  # Auto-J
 )
 _ANSWERS = (
     ("output_1", "output_2"), ("response1", "response2"), ("response_1", "response_2"),
     ("output1", "output2"), ("answer_1", "answer_2"), ("response_a", "response_b"),
     ("answer_a", "answer_b"), ("output_a", "output_b"), ("answer_0", "answer_1"),
     ("conversation_a", "conversation_b"), ("a", "b"),
+    ("response_A", "response_B"),  # JudgeBench
+    ("response 1", "response 2"),  # Auto-J
 )  # fmt: skip
 _LABEL_NAMES = ("label", "preference", "winner", "gold")
 LABEL_COLUMNS = (*_LABEL_NAMES, *(label for *_, label, _ in _LABELLED))
@@ -165,6 +175,13 @@ class Layout:
     """Columns that say who wrote the answers: of two, or of a list."""
     beside: Layout | None = None
     """Where a direct layout's two answers are taken from a list in the row: that list."""
+
+    def look(self, labels: SeenLabels, fields: Mapping[str, Any]) -> None:
+        """Take a row's labels in where the file itself has to show what they mean."""
+        from_zero = self.labels is _FROM_ZERO_TO_TIE
+        if self.kind == "labelled" and (from_zero or not self.named):
+            for name in self.label:
+                labels.look(fields.get(name), name, from_zero=from_zero)
 
     @property
     def columns(self) -> list[str]:

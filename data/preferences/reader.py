@@ -121,12 +121,6 @@ def read_preferences(
     reading.labels.check(source.path)
 
 
-def _look(labels: SeenLabels, raw: RawRow, layout: Layout) -> None:
-    if not layout.named and layout.kind == "labelled":
-        for name in layout.label:
-            labels.look(raw.fields.get(name), name)
-
-
 def parquet_files(source: PromptSource) -> list[Path]:
     """The Parquet files that ``source`` is, all splits of a run's dataset; none if it is else."""
     path = Path(source.path).expanduser()
@@ -302,7 +296,7 @@ def _parsed(raw: RawRow, layout: Layout, reading: _Reading) -> list[_Found]:
     if layout.kind in GATHERED:
         reading.gatherer.add(raw, layout)
         return []
-    _look(reading.labels, raw, layout)
+    layout.look(reading.labels, raw.fields)
     scores = (raw.fields.get(name) for name in layout.scores or ())
     disputed = layout.scores is not None and _is_lower(*scores)
     return [(parse_pair(raw, layout), disputed, answers_left_out(raw.fields, layout))]

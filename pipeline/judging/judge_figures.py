@@ -20,17 +20,13 @@ from prefloop.data.arrays import Bools, Floats, Ints
 from prefloop.data.errors import InputError
 from prefloop.data.preferences.gold import GoldPair
 from prefloop.labelers.jury.first_shown import first_shown_share
-from prefloop.labelers.jury.verdict_table import (
-    Verdicts,
-    Votes,
-    merge_votes,
-    position_bias,
-    read_votes,
-)
+from prefloop.labelers.jury.verdict_table import Verdicts, Votes, position_bias
 from prefloop.labelers.statistics.agreement import kappa_of_mirrored
 from prefloop.labelers.statistics.calibration_error import Calibration, calibration
 from prefloop.labelers.statistics.estimate import Estimate
 from prefloop.labelers.statistics.winrate import length_controlled_win_rate, win_rate
+from prefloop.pipeline.judging.best_of_n import best_of_n
+from prefloop.pipeline.judging.judged import read_judged
 
 GAP_EDGES = (-1.0, -0.25, 0.25, 1.0)
 """Bins of log2(length of the better answer / length of the other): half as long or less, shorter,
@@ -84,6 +80,11 @@ class JudgeFigures:
     """Prompt and completion tokens for 1,000 pairs."""
     cost_per_1000: float | None
     """In the currency of the engine's prices."""
+    best_of_n: Estimate | None
+    """Share of the rows with lists of answers in which every good one beat every bad one, see
+    ``prefloop.pipeline.judging.best_of_n``; null where no row has several pairs."""
+    best_of_n_left_out: int | None
+    """Rows with lists of answers that are not whole."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -95,26 +96,20 @@ def judge_figures(judge: str, votes: pa.Table, gold: Sequence[GoldPair]) -> Judg
 
     Raises ``InputError`` where no pair with a decided gold label has a valid verdict.
     """
-    pairs = _pairs(gold)
-    prompts = np.unique(pairs["prompt_id"].to_pylist(), return_inverse=True)[1]
-    counted = read_votes(votes, pairs)
-    verdicts = merge_votes(counted, len(pairs))
-    if verdicts.verdict.shape[1] != 1:
-        raise ValueError("the votes must be those of one judge")
-    truth = np.array([{"a": 1, "tie": 0, "b": -1}[pair.gold] for pair in gold])
+    judged = read_judged(votes, gold)
+    counted, verdicts, prompts = judged.counted, judged.verdicts, judged.prompts
+    truth, verdict, valid, longer = judged.truth, judged.verdict, judged.valid, judged.longer
     lengths = np.array([[len(pair.a), len(pair.b)] for pair in gold])
-    verdict, valid = verdicts.verdict[:, 0], verdicts.valid[:, 0]
-    rows = valid & (truth != 0)
+    rows = judged.rows
     if not rows.any():
         raise InputError(
             f"{judge}: no valid verdict on a pair with a decided gold label ({len(votes):,} votes)"
         )
-    right = _rightness(verdict, truth)
+    right = judged.right
 
     def share(outcomes: Any, counting: Bools) -> Estimate | None:
         return _share(outcomes[counting], prompts[counting])
 
-    longer = np.sign(lengths[:, 0] - lengths[:, 1])
     gap = np.log2(lengths[:, 0] / lengths[:, 1]) * truth
     # Twice and half belong to the outer bins, so that both sides are alike.
     last = len(GAP_EDGES)
@@ -123,6 +118,7 @@ def judge_figures(judge: str, votes: pa.Table, gold: Sequence[GoldPair]) -> Judg
     spent = votes["prompt_tokens"].to_numpy() + votes["completion_tokens"].to_numpy()
     asked = len(np.unique(counted.pair))
     knows_tokens = bool(spent.sum())
+    lists = best_of_n(judged, gold)
     return JudgeFigures(
         judge=judge,
         pairs=len(gold),
@@ -145,12 +141,9 @@ def judge_figures(judge: str, votes: pa.Table, gold: Sequence[GoldPair]) -> Judg
         completions_per_label=_requests(votes) / asked if knows_tokens else None,
         tokens_per_1000=1000 * float(spent.sum()) / asked if knows_tokens else None,
         cost_per_1000=1000 * pc.sum(votes["cost"]).as_py() / asked if knows_tokens else None,
+        best_of_n=lists and lists.share,
+        best_of_n_left_out=lists and lists.left_out,
     )  # fmt: skip
-
-
-def _pairs(gold: Sequence[GoldPair]) -> pa.Table:
-    names = ["pair_id", "prompt_id", "a_id", "b_id"]
-    return pa.table({name: [getattr(pair, name) for pair in gold] for name in names})
 
 
 def _kappa(verdict: Any, truth: Any) -> float | None:
@@ -188,11 +181,6 @@ def _ratings(row: Mapping[str, Any]) -> dict[str, list[Any]]:
         return {}
     fits = said.keys() == {"a", "b"} and all(isinstance(one, list) for one in said.values())
     return said if fits else {}
-
-
-def _rightness(verdict: Any, truth: Any) -> Floats:
-    found: Floats = np.where(verdict == 0, 0.5, (verdict == truth).astype(float))
-    return found
 
 
 def _count(votes: pa.Table, preference: str) -> int:
@@ -264,6 +252,10 @@ def side_by_side(figures: Sequence[JudgeFigures]) -> list[tuple[str, list[Mappin
     table: list[tuple[str, list[Any]]] = [
         (name, [getattr(one, attribute) for one in figures]) for name, attribute in names.items()
     ]
+    if any(one.best_of_n_left_out is not None for one in figures):
+        for name, attribute in (("best of n, by row", "best_of_n"),
+                                ("rows left out of it", "best_of_n_left_out")):  # fmt: skip
+            table.append((name, [getattr(one, attribute) for one in figures]))
     for name, attribute in (("calibration error (ECE)", "ece"),
                             ("ECE of a perfect judge, mean", "ece_perfect"),
                             ("ECE of a perfect judge, 95 % below", "ece_perfect_high"),

@@ -13,7 +13,8 @@ from prefloop.pipeline.judging.gold_eval import JudgeEval
 from prefloop.pipeline.judging.judge_figures import GAP_NAMES, side_by_side
 from prefloop.pipeline.report.formats import figure, percent
 
-_COUNTS = {"pairs with a verdict", "invalid votes", "tie votes", "tokens per 1,000 pairs"}
+_COUNTS = {"pairs with a verdict", "invalid votes", "tie votes", "tokens per 1,000 pairs",
+           "rows left out of it"}  # fmt: skip
 
 
 def render_judges(found: JudgeEval) -> Group:

@@ -26,6 +26,7 @@ import pyarrow as pa
 from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import prompt_id
+from prefloop.data.preferences.answer_sets import has_lists
 from prefloop.data.preferences.gold import GoldPair
 from prefloop.data.preferences.labels import (
     PairLabel,
@@ -146,6 +147,7 @@ class _Reader:
         self._name = name
         self._by_id = {pair.pair_id: pair for pair in gold}
         self._by_row = {pair.row: pair for pair in gold}
+        self._lists = {pair.row for pair in gold if pair.of_row > 1}
         self._files = len({pair.source for pair in gold})
         self._by_texts = {(pair.prompt_id, *sorted((pair.a, pair.b))): pair for pair in gold}
         self._columns = columns
@@ -281,6 +283,11 @@ class _Reader:
                     "the gold labels are in several files: give the pair's own columns",
                 )  # fmt: skip
             number = label_text(row.fields["row"]) or ""
+            if number.isdecimal() and int(number) in self._lists:
+                return bad(
+                    row, "row", "other_pair",
+                    "this row has several pairs with gold labels: give the pair's own columns",
+                )  # fmt: skip
             pair = self._by_row.get(int(number)) if number.isdecimal() else None
             if pair is None:
                 return bad(row, "row", "other_pair", "no pair with a gold label has this row")
@@ -290,6 +297,8 @@ class _Reader:
                 row, None, "missing_column",
                 "holds neither the pair nor `row`: name its columns with --columns",
             )  # fmt: skip
+        if has_lists(row, layout):
+            return bad(row, layout.a, "other_pair", "has several answers: a verdict is about two")
         found = parse_comparison(row, _without_label(layout))
         if isinstance(found, BadRow):
             return found

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.preferences import PreferenceColumns, read_preferences
+from prefloop.data.preferences.given import read_answer_sets
 from prefloop.data.preferences.gold import read_gold
 from prefloop.data.preferences.labels import (
     LABELS,
@@ -125,6 +126,32 @@ def test_numbers_that_may_mean_either_are_not_guessed(tmp_path: Path, labels: li
                  lambda: read_gold(PromptSource(path=path))):  # fmt: skip
         with pytest.raises(InputError, match=r"d\.jsonl: field 'label' is .* say which with --lab"):
             read()
+
+
+def of_auto_j(path: Path, labels: list[Any]) -> str:
+    rows = [{"scenario": "s", "label": label, "prompt": f"q{at}", "response 1": "x",
+             "response 2": "y"} for at, label in enumerate(labels)]  # fmt: skip
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+def test_auto_j_counts_from_zero(tmp_path: Path) -> None:
+    path = of_auto_j(tmp_path / "j.jsonl", [0, 1, 2, "1"])
+    gold, refused = read_gold(PromptSource(path=path))
+    better = [{"a": pair.a, "b": pair.b}.get(pair.gold) for pair in gold]
+    assert (better, refused) == (["x", "y", None, "y"], [])
+
+
+def test_auto_j_with_another_count_is_not_guessed(tmp_path: Path) -> None:
+    path = of_auto_j(tmp_path / "j.jsonl", [1, 2, 2])
+    for read in (lambda: list(read_preferences(PromptSource(path=path))),
+                 lambda: list(read_answer_sets(PromptSource(path=path))),
+                 lambda: read_gold(PromptSource(path=path))):  # fmt: skip
+        with pytest.raises(InputError, match=r"'label' is 1 or 2 in all rows, and never 0"):
+            read()
+    columns = PreferenceColumns(labels=parse_labels("a=1,b=2,tie=0"))
+    gold, _ = read_gold(PromptSource(path=path), columns)
+    assert [{"a": pair.a, "b": pair.b}[pair.gold] for pair in gold] == ["x", "y", "y"]
 
 
 @pytest.mark.parametrize(
