@@ -26,7 +26,7 @@ from prefloop.data.arrays import Bools, Floats, Ints
 from prefloop.labelers.statistics.clusters import Clusters, Grouping
 
 MeasurementLevel = Literal["nominal", "ordinal", "interval", "ratio"]
-Weights = Literal["linear", "quadratic"]
+KappaWeights = Literal["linear", "quadratic"]
 """How far labels that differ by several places count as further apart: by the number of places
 between them, or by its square."""
 
@@ -158,7 +158,7 @@ def cohen_kappa(
     first: int,
     second: int,
     *,
-    weights: Weights | None = None,
+    weights: KappaWeights | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Agreement:
@@ -216,7 +216,7 @@ def clustered_kappa(
 
 
 def kappa_of_labels(
-    one: Ints, other: Ints, size: int, weights: Weights | None = None
+    one: Ints, other: Ints, size: int, weights: KappaWeights | None = None
 ) -> float | None:
     """Cohen's kappa of two annotators' labels [N], 0 to ``size`` - 1, of the same items; null where
     only one label was ever used."""
@@ -229,7 +229,7 @@ def kappa_of_labels(
 
 
 def kappa_of_mirrored(
-    one: Ints, other: Ints, size: int, weights: Weights | None = None
+    one: Ints, other: Ints, size: int, weights: KappaWeights | None = None
 ) -> float | None:
     """As ``kappa_of_labels`` for labels of which each and its opposite (the first and the last, and
     so on) mean the same: each item counts both ways round."""
@@ -243,7 +243,7 @@ def both_ways(tables: Floats) -> Floats:
     return found
 
 
-def kappa_of_tables(tables: Floats, weights: Weights | None = None) -> Floats:
+def kappa_of_tables(tables: Floats, weights: KappaWeights | None = None) -> Floats:
     """Cohen's kappa [T] of confusion tables [T, labels, labels] of counts; NaN where both
     annotators always say the same one thing."""
     shares = tables / tables.sum(axis=(1, 2), keepdims=True)
@@ -255,7 +255,7 @@ def kappa_of_tables(tables: Floats, weights: Weights | None = None) -> Floats:
 
 
 def cohen_kappas(
-    ratings: Ratings, *, weights: Weights | None = None, resamples: int = 1000, seed: int = 0
+    ratings: Ratings, *, weights: KappaWeights | None = None, resamples: int = 1000, seed: int = 0
 ) -> dict[tuple[str, str], Agreement]:
     """Cohen's kappa of every pair of annotators. See ``cohen_kappa``."""
     names = ratings.annotators

@@ -22,9 +22,9 @@ from prefloop.labelers.jury.verdict_table import (
 from prefloop.labelers.statistics.agreement import (
     MISSING,
     Agreement,
+    KappaWeights,
     Majority,
     Ratings,
-    Weights,
     cohen_kappas,
     fleiss_kappa,
     krippendorff_alpha,
@@ -50,7 +50,7 @@ class AgreementReport:
     unanimous: Agreement
     majority: Majority
     cohen: Mapping[tuple[str, str], Agreement]
-    weighted: Mapping[Weights, Mapping[tuple[str, str], Agreement]]
+    weighted: Mapping[KappaWeights, Mapping[tuple[str, str], Agreement]]
     """Weighted kappas, where there are more than two labels and they have an order."""
     fleiss: Agreement
     alphas: Mapping[str, Agreement]
@@ -182,9 +182,9 @@ def _report(
         names = tuple(ratings.annotators[index] for index in some)
         first = replace(ratings, annotators=names, codes=ratings.codes[:, some])
     cohen = cohen_kappas(first, **more)
-    weighted: dict[Weights, Mapping[tuple[str, str], Agreement]] = {}
+    weighted: dict[KappaWeights, Mapping[tuple[str, str], Agreement]] = {}
     if ratings.ordered and len(ratings.labels) > 2:
-        for how in get_args(Weights):
+        for how in get_args(KappaWeights):
             weighted[how] = cohen_kappas(first, weights=how, **more)
     nominal = krippendorff_alpha(ratings, "nominal", **more)
     ordinal = Agreement(None, reason=f"{_NO_NUMBERS}: give their order with --levels")
