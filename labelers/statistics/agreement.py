@@ -233,8 +233,8 @@ def kappa_of_mirrored(
 ) -> float | None:
     """As ``kappa_of_labels`` for labels of which each and its opposite (the first and the last, and
     so on) mean the same: each item counts both ways round."""
-    turned = (np.concatenate([said, size - 1 - said]) for said in (one, other))
-    return kappa_of_labels(*turned, size, weights)
+    mine, theirs = (np.concatenate([said, size - 1 - said]) for said in (one, other))
+    return kappa_of_labels(mine, theirs, size, weights)
 
 
 def both_ways(tables: Floats) -> Floats:

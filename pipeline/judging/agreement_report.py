@@ -173,7 +173,7 @@ def _report(
     resamples: int,
     seed: int,
 ) -> AgreementReport:
-    more = {"resamples": resamples, "seed": seed}
+    more: dict[str, Any] = {"resamples": resamples, "seed": seed}
     first = ratings
     pairs = math.comb(len(ratings.annotators), 2)
     if pairs > _MOST_PAIRS:
