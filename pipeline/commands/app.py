@@ -26,7 +26,6 @@ app = typer.Typer(
     help="Raw prompts in, a preference dataset and a better policy out, in one resumable loop.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 
