@@ -71,6 +71,7 @@ ENTRIES = {
         ("--prompts", "40", "--judge", "pairwise", "--repeats", "3"),
         module="prefixes",
     ),
+    "shared_heads": Entry("Sampling from a model whose heads share keys and values"),
     "costs": Entry("What large runs cost"),
     "failures": Entry("What failures cost a large run"),
     "gpu": Entry("A GPU's acceptance", hours=True),

@@ -36,6 +36,22 @@ RUNS = {
     "prefixes": ["--prompts", "3", "--n", "3", "--repeats", "1"],
     "reading": ["300", "--run", "400"],
     "scale": ["2000"],
+    "shared_heads": [
+        "--rows",
+        "4",
+        "--tokens",
+        "6",
+        "--prompt",
+        "9",
+        "--repeats",
+        "1",
+        "--width",
+        "192",
+        "--layers",
+        "2",
+        "--vocabulary",
+        "500",
+    ],
     "training": ["--pairs", "8", "--epochs", "1", "--batch", "4", *SMALL],
 }
 ENGINES = {
