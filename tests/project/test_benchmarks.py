@@ -36,6 +36,7 @@ RUNS = {
     "prefixes": ["--prompts", "3", "--n", "3", "--repeats", "1"],
     "reading": ["300", "--run", "400"],
     "scale": ["2000"],
+    "shards": ["70"],
     "training": ["--pairs", "8", "--epochs", "1", "--batch", "4", *SMALL],
 }
 ENGINES = {
