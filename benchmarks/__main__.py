@@ -72,6 +72,7 @@ ENTRIES = {
         module="prefixes",
     ),
     "shared_heads": Entry("Sampling from a model whose heads share keys and values"),
+    "shards": Entry("Runs of many shards"),
     "costs": Entry("What large runs cost"),
     "failures": Entry("What failures cost a large run"),
     "gpu": Entry("A GPU's acceptance", hours=True),

@@ -3,13 +3,17 @@
 Invariant: a path that exists is complete. What a killed writer leaves behind has a hidden name
 that no reader looks at. Who writes a shard that is there changes nothing, unless it asks to replace
 it: votes must go on being about the candidates that they were given on.
+
+What the rows of a shard add up to stands in its footer, and what those of a folder do in its index,
+so that a run of many shards is known by listing them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,11 +21,30 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from prefloop.data import schemas
 from prefloop.data.errors import StorageError
-from prefloop.data.storage.whole_files import LocalFiles, Storage, put_file
+from prefloop.data.storage import counts
+from prefloop.data.storage.counts import Sums
+from prefloop.data.storage.whole_files import Listed, LocalFiles, Storage, put_file
 
 ROW_GROUP = 10_000
 """Rows of a shard that are compressed together."""
+_BATCH = 50_000
+INDEX = "_index.json"
+"""File in a folder of many shards: what they add up to. Readers of Parquet folders pass over names
+that begin so."""
+_MANY = 64
+"""Shards from which on a folder gets an index: the footers of fewer are read as fast."""
+_COUNTS = b"prefloop.counts"
+_COUNTED: Mapping[pa.Schema, tuple[Sequence[str], Callable[[pa.Table], Sums]]] = {
+    schemas.PROMPT: (["source"], counts.count_sources),
+    schemas.CANDIDATE: (counts.CANDIDATE_COLUMNS, counts.count_candidates),
+    schemas.VOTE: (["labeler", "preference", *counts.USAGE_COLUMNS], counts.count_votes),
+    schemas.DECISION: (["kept", "reason"], counts.count_decisions),
+    schemas.QUARANTINE: (["reason"], counts.count_reasons),
+    schemas.DROPPED: (["reason"], counts.count_reasons),
+}
+"""The columns that are counted of a noun, and how."""
 _PART = re.compile(r"part-(\d{5,})\.parquet")
 
 
@@ -62,10 +85,7 @@ def read_shard(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
 
 def row_count(path: Path) -> int:
     """Rows of the Parquet file at ``path``, from its footer. Raises :class:`StorageError`."""
-    try:
-        return int(pq.read_metadata(path).num_rows)
-    except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from None
+    return int(_footer(path).num_rows)
 
 
 def atomic_write_text(path: Path, text: str) -> None:
@@ -131,8 +151,7 @@ class ShardFolder:
 
     def indices(self) -> list[int]:
         """Indices of the shards that exist, ascending."""
-        matches = (_PART.fullmatch(file.name) for file in self.files.list())
-        return sorted(int(match.group(1)) for match in matches if match)
+        return list(self._listed())
 
     def missing(self, indices: Iterable[int]) -> list[int]:
         """Those of ``indices`` whose shards are yet to be written."""
@@ -153,27 +172,55 @@ class ShardFolder:
         of what nothing is built on, or is made anew too. Raises :class:`StorageError`."""
         self.files.put(_name(index), self._encoded(index, table))
 
-    def iter(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """The shards one after the other. Raises :class:`StorageError`."""
-        for index in self.indices():
+    def iter(
+        self, columns: Sequence[str] | None = None, indices: Iterable[int] | None = None
+    ) -> Iterator[pa.Table]:
+        """The shards, or some, one after the other. Raises :class:`StorageError`."""
+        for index in self.indices() if indices is None else indices:
             yield self.read(index, columns)
 
-    def batches(self, columns: Sequence[str], rows: int = 50_000) -> Iterator[pa.Table]:
-        """The shards in their order, as many together as have about ``rows`` rows: what is counted
-        of them costs as much for a small table as for a large one. Raises :class:`StorageError`."""
+    def batches(
+        self, columns: Sequence[str], indices: Iterable[int] | None = None
+    ) -> Iterator[pa.Table]:
+        """The shards, or some, in their order, as many together as have about 50,000 rows: what is
+        counted of them costs as much for a small table as for a large one. Raises
+        :class:`StorageError`."""
         gathered: list[pa.Table] = []
-        for table in self.iter(columns):
+        for table in self.iter(columns, indices):
             gathered.append(table)
-            if sum(map(len, gathered)) >= rows:
+            if sum(map(len, gathered)) >= _BATCH:
                 yield pa.concat_tables(gathered).combine_chunks()
                 gathered.clear()
         if gathered:
             yield pa.concat_tables(gathered).combine_chunks()
 
     def rows(self, indices: Sequence[int] | None = None) -> int:
-        """Rows of all shards, or of some, from their footers. Raises :class:`StorageError`."""
-        wanted = self.indices() if indices is None else indices
-        return sum(row_count(self.path(index)) for index in wanted)
+        """Rows of all shards, or of some, from the index or their footers. Raises
+        :class:`StorageError`."""
+        if indices is None:
+            listed = self._listed()
+            known = self._indexed(listed)
+            if known is not None:
+                return int(known["rows"])
+            indices = list(listed)
+        return sum(row_count(self.path(index)) for index in indices)
+
+    def counts(self) -> Sums:
+        """What the rows of all shards add up to, the number of them (``rows``) included: from the
+        index or their footers, or where an earlier version wrote none, from the rows. Raises
+        :class:`StorageError`."""
+        listed = self._listed()
+        known = self._indexed(listed)
+        return self._added_up(listed) if known is None else known
+
+    def write_index(self) -> None:
+        """Keep :meth:`counts`, where there are many shards and it is not kept already: once all are
+        written, by whoever holds the run. Raises :class:`StorageError`."""
+        listed = self._listed()
+        if len(listed) < _MANY or self._indexed(listed) is not None:
+            return
+        kept = {"listing": _digest(listed), "counts": self._added_up(listed)}
+        self.files.put(INDEX, as_json(kept).encode())
 
     def remove(self, indices: Sequence[int] | None = None) -> None:
         """Remove some shards, or all, the last one first; those that are not there are no fault."""
@@ -191,7 +238,45 @@ class ShardFolder:
         return pa.concat_tables([empty, *self.iter(columns)])
 
     def _encoded(self, index: int, table: pa.Table) -> memoryview:
-        return _as_parquet(_fit(table, self.schema, self.path(index)))
+        fitted = _fit(table, self.schema, self.path(index))
+        if self.schema in _COUNTED:
+            _, count = _COUNTED[self.schema]
+            fitted = fitted.replace_schema_metadata({_COUNTS: json.dumps(count(fitted))})
+        return _as_parquet(fitted)
+
+    def _listed(self) -> dict[int, Listed]:
+        """The shards that exist by their indices, ascending."""
+        matches = ((_PART.fullmatch(file.name), file) for file in self.files.list())
+        return dict(sorted((int(match[1]), file) for match, file in matches if match))
+
+    def _indexed(self, listed: Mapping[int, Listed]) -> Sums | None:
+        """What the index says, where it is of these very shards."""
+        if len(listed) < _MANY:
+            return None
+        try:
+            kept = json.loads(self.files.get(INDEX))
+            found: Sums = kept["counts"]
+            return found if kept["listing"] == _digest(listed) and "rows" in found else None
+        except (FileNotFoundError, StorageError, ValueError, KeyError, TypeError):
+            return None
+
+    def _added_up(self, indices: Iterable[int]) -> Sums:
+        total: Sums = {"rows": 0}
+        uncounted = []
+        for index in indices:
+            footer = _footer(self.path(index))
+            total["rows"] += footer.num_rows
+            if self.schema in _COUNTED:
+                kept = (footer.metadata or {}).get(_COUNTS)
+                if kept is None:
+                    uncounted.append(index)
+                else:
+                    counts.add(total, json.loads(kept))
+        if uncounted:
+            columns, count = _COUNTED[self.schema]
+            for table in self.batches(columns, uncounted):
+                counts.add(total, count(table))
+        return total
 
 
 def lacks_columns(path: Path, schema: pa.Schema) -> bool:
@@ -202,6 +287,19 @@ def lacks_columns(path: Path, schema: pa.Schema) -> bool:
     except (OSError, pa.ArrowException):
         return False
     return any(name not in names for name in _added(schema))
+
+
+def _footer(path: Path) -> pq.FileMetaData:
+    try:
+        return pq.read_metadata(path)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from None
+
+
+def _digest(listed: Mapping[int, Listed]) -> str:
+    """A hash of which shards there are, and of which writing each is."""
+    lines = "\n".join("\t".join(map(str, file)) for file in listed.values())
+    return hashlib.blake2b(lines.encode(), digest_size=16).hexdigest()
 
 
 def _name(index: int) -> str:

@@ -60,6 +60,7 @@ def take_up(config: RunConfig, run: RunDir) -> tuple[RunConfig, Models, RunConte
     context = replace(RunContext.of(config, run), blocks_in_flight=models.blocks_in_flight)
     open_run(config, run, revisions=models.revisions())
     read_prompts(context, config.prompts, block_size=config.block_size, given=config.sample.given)
+    run.index_shards()
     models.take_probes(run.prompts, config.sample.system_prompt)
     finish_deciding(config, run)
     return config, models, context

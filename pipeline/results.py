@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import pyarrow as pa
 
+from prefloop.data.dataset_folder import harm_to_dataset
 from prefloop.data.schemas import METRIC
-from prefloop.pipeline.run.run_dir import EVALUATION, JURY, RunDir
+from prefloop.pipeline.run.run_dir import EVALUATION, JURY, RunDir, RunError
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -46,9 +47,14 @@ class Run:
         return best.policy if best else None
 
     def load_dataset(self, split: str | None = None) -> Dataset | DatasetDict:
-        """The preference dataset: triples by split, or those of one split."""
+        """The preference dataset: triples by split, or those of one split.
+
+        Raises ``RunError`` while it is being written, and where its files are not those that were.
+        """
         from datasets import load_dataset
 
+        if harm := harm_to_dataset(self.dataset_path):
+            raise RunError(f"{self.dataset_path} {harm}: `prefloop run` writes it again")
         return load_dataset(str(self.dataset_path.resolve()), split=split)
 
     def metrics(self) -> DataFrame:

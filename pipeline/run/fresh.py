@@ -46,8 +46,13 @@ def _is_younger(page: Path, parts: Iterable[Path]) -> bool:
 
 
 def _newest(part: Path) -> int:
-    found = [part.stat().st_mtime_ns]
-    for folder, folders, files in os.walk(part):
-        folders[:] = [name for name in folders if name != "__pycache__"]
-        found += [os.stat(os.path.join(folder, name)).st_mtime_ns for name in (*folders, *files)]  # noqa: PTH116, PTH118 (many)
-    return max(found)
+    found = part.stat().st_mtime_ns
+    if part.is_dir():
+        with os.scandir(part) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    if entry.name != "__pycache__":
+                        found = max(found, _newest(Path(entry.path)))
+                else:
+                    found = max(found, entry.stat().st_mtime_ns)
+    return found

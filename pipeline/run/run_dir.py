@@ -34,7 +34,8 @@
                              of, and adopting.json is there until these are in that place
 
 Part k of every noun of a round belongs to the same block of prompts, so that joins never leave
-a block and memory does not grow with the number of prompts.
+a block and memory does not grow with the number of prompts. A folder of many parts has an
+_index.json with what they add up to.
 """
 
 from __future__ import annotations
@@ -103,6 +104,11 @@ class RoundDir:
         """Rows that failed in this round, in ``sample`` or ``evaluate-`` and the policy's key."""
         return ShardFolder(self.root / "quarantine" / stage, schemas.QUARANTINE)
 
+    def index_shards(self) -> None:
+        """Keep what the round's shards add up to; the caller holds the lock."""
+        for shards in (self.prompts, self.candidates, self.votes, self.decisions, self.triples):
+            shards.write_index()
+
     def trained(self) -> bool:
         """Whether weights were trained on the round's labels, to the end or for a warm-up."""
         return self.policy.exists() or self.warm_up.exists() or bool(self.metrics.indices())
@@ -143,6 +149,11 @@ class RunDir:
         self.relabels = root / "relabels"
         self.adopting = self.relabels / "adopting.json"
         self._inode: int | None = None
+
+    def index_shards(self) -> None:
+        """Keep what the prompts add up to, and what else was read; the caller holds the lock."""
+        for shards in (self.prompts, self.heldout, self.given, self.quarantine, self.dropped):
+            shards.write_index()
 
     def round(self, index: int) -> RoundDir:
         """The folders of round ``index`` (they may not exist yet)."""

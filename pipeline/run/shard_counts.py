@@ -1,23 +1,12 @@
-"""What the shards of a run add up to: votes, decisions, tokens, win rates.
-
-Everything is read shard by shard and only in the columns that are counted. Nothing here makes an
-Arrow scalar or array out of a Python value, or numpy arrays by Arrow: the first one imports pandas,
-which takes longer than all the rest of a status.
-"""
+"""What the shards of a run add up to: votes, decisions, tokens, win rates."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from prefloop.data import schemas
-from prefloop.data.arrays import Bools, Floats
 from prefloop.data.shards import ShardFolder
+from prefloop.data.storage.counts import USAGE_COLUMNS, Sums, of_values
 from prefloop.pipeline.run.run_dir import (
     EVALUATION,
     FINAL_FOLDER,
@@ -38,6 +27,12 @@ class Usage:
     reasoning_tokens: int = 0
     """Those of ``completion_tokens`` that were thoughts."""
 
+    @classmethod
+    def of(cls, counts: Sums) -> Usage:
+        """Of counted candidates or votes."""
+        prompt, completion, cost, thoughts = (counts.get(name, 0) for name in USAGE_COLUMNS)
+        return cls(int(prompt), int(completion), float(cost), int(thoughts))
+
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             self.prompt_tokens + other.prompt_tokens,
@@ -45,10 +40,6 @@ class Usage:
             self.cost + other.cost,
             self.reasoning_tokens + other.reasoning_tokens,
         )
-
-
-_USAGE_COLUMNS = ["prompt_tokens", "completion_tokens", "cost", "reasoning_tokens"]
-"""Of votes, in the order of :class:`Usage`."""
 
 
 @dataclass(frozen=True)
@@ -83,21 +74,9 @@ class Sampled:
 
     @classmethod
     def of(cls, candidates: ShardFolder) -> Sampled:
-        """Count shards of candidates."""
-        samples = distinct = tokens = prompt_tokens = thoughts = 0
-        cost = 0.0
-        columns = ["origin", "tokens", "copies", "prompt_tokens", "cost", "reasoning_tokens"]
-        for table in candidates.batches(columns):
-            distinct += table.num_rows
-            drawn = _is(table["origin"], "sampled")
-            copies = _numbers(table["copies"])[drawn]
-            samples += int(copies.sum())
-            thought = int((_numbers(table["reasoning_tokens"])[drawn] * copies).sum())
-            thoughts += thought
-            tokens += thought + int((_numbers(table["tokens"])[drawn] * copies).sum())
-            prompt_tokens += int((_numbers(table["prompt_tokens"])[drawn] * copies).sum())
-            cost += float(_numbers(table["cost"])[drawn].sum())
-        return cls(samples, distinct, Usage(prompt_tokens, tokens, cost, thoughts))
+        """Of shards of candidates."""
+        counts = candidates.counts()
+        return cls(int(counts.get("samples", 0)), int(counts["rows"]), Usage.of(counts))
 
 
 @dataclass(frozen=True)
@@ -111,23 +90,9 @@ class Voted:
 
     @classmethod
     def of(cls, votes: ShardFolder) -> Voted:
-        """Count shards of votes."""
-        given: Counter[str] = Counter()
-        invalid: Counter[str] = Counter()
-        usage = Usage()
-        columns = ["labeler", "preference", *_USAGE_COLUMNS]
-        for table in votes.batches(columns):
-            given.update(_value_counts(table["labeler"]))
-            wrong = _is(table["preference"], "invalid")
-            for labeler in given:
-                if count := int((wrong & _is(table["labeler"], labeler)).sum()):
-                    invalid[labeler] += count
-            usage += _usage_of_votes(table)
-        return cls(_ordered(given), _ordered(invalid), usage)
-
-
-def _usage_of_votes(table: pa.Table) -> Usage:
-    return Usage(*(_sum(table[name]) for name in _USAGE_COLUMNS))
+        """Of shards of votes."""
+        counts = votes.counts()
+        return cls(of_values(counts, "votes"), of_values(counts, "invalid"), Usage.of(counts))
 
 
 @dataclass(frozen=True)
@@ -141,15 +106,9 @@ class Decided:
 
     @classmethod
     def of(cls, decisions: ShardFolder) -> Decided:
-        """Count shards of decisions."""
-        pairs = kept = 0
-        dropped: Counter[str] = Counter()
-        for table in decisions.batches(["kept", "reason"]):
-            pairs += table.num_rows
-            kept += _sum(table["kept"])
-            lost = table.filter(pc.invert(table["kept"]))
-            dropped.update(_value_counts(lost["reason"]))
-        return cls(pairs, kept, _ordered(dropped))
+        """Of shards of decisions."""
+        counts = decisions.counts()
+        return cls(int(counts["rows"]), int(counts.get("kept", 0)), of_values(counts, "dropped"))
 
 
 def evaluation_usage(run: RunDir, round_index: int) -> Usage:
@@ -171,8 +130,7 @@ def evaluation_usage(run: RunDir, round_index: int) -> Usage:
             votes = run.match_votes(
                 round_index + 1, int(opponent) if opponent.isdigit() else opponent
             )
-            for table in votes.batches(_USAGE_COLUMNS):
-                usage += _usage_of_votes(table)
+            usage += Voted.of(votes).usage
     return usage
 
 
@@ -184,8 +142,7 @@ def final_usage(run: RunDir) -> Usage:
     for path in sorted(answers):
         usage += Sampled.of(ShardFolder(path, schemas.CANDIDATE)).usage
     for policy, opponent in final.matches():
-        for table in final.match_votes(policy, opponent).iter(columns=_USAGE_COLUMNS):
-            usage += _usage_of_votes(table)
+        usage += Voted.of(final.match_votes(policy, opponent)).usage
     return usage
 
 
@@ -219,52 +176,3 @@ def read_win_rates(metrics: ShardFolder) -> tuple[WinRate, ...]:
             found, key=lambda rate: (rate.labeler != JURY, rate.labeler, rate.against != "start")
         )
     )
-
-
-def _value_counts(column: pa.ChunkedArray) -> dict[str, int]:
-    pairs = pc.value_counts(column).to_pylist()
-    # A dropped pair without a reason would be a bug; it is shown, never lost from the sum.
-    return {
-        "unnamed" if pair["values"] is None else str(pair["values"]): int(pair["counts"])
-        for pair in pairs
-    }
-
-
-def _is(column: pa.ChunkedArray, value: str) -> Bools:
-    """Which of the texts in ``column`` are ``value``."""
-    coded = column.combine_chunks().dictionary_encode()
-    known = coded.dictionary.to_pylist()
-    code = known.index(value) if value in known else -1
-    found: Bools = _numbers(coded.indices, missing=-2) == code
-    return found
-
-
-def _numbers(column: pa.ChunkedArray | pa.Array, *, missing: int = 0) -> Floats:
-    """The numbers in ``column``, ``missing`` where there is none; up to 2**53 they are exact."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if not len(array):
-        return np.zeros(0)
-    known, values = array.buffers()
-    start, end = array.offset, array.offset + len(array)
-    numbers = np.frombuffer(values, array.type.to_pandas_dtype())[start:end].astype(np.float64)
-    if array.null_count:
-        bits = np.unpackbits(np.frombuffer(known, np.uint8), bitorder="little")[start:end]
-        numbers[bits == 0] = missing
-    return numbers
-
-
-def count_values(shards: ShardFolder, column: str) -> dict[str, int]:
-    """How often each value of ``column`` occurs."""
-    counts: Counter[str] = Counter()
-    for table in shards.batches([column]):
-        counts.update(_value_counts(table[column]))
-    return _ordered(counts)
-
-
-def _ordered(counts: Counter[str]) -> dict[str, int]:
-    """Most frequent first, then by name, so that equal runs print equally."""
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _sum(column: pa.ChunkedArray) -> Any:
-    return pc.sum(column).as_py() or 0

@@ -1,8 +1,8 @@
 """How far a run is, and its counts: read from the shards, at any moment of the run.
 
 A shard that exists is complete, so a status taken while another process writes is a consistent
-picture of the finished blocks. Everything is read shard by shard and only in the columns that
-are counted. Two sums hold in every status:
+picture of the finished blocks. What is counted stands in the shards' footers, and of a finished
+stage in the folder's index, so that no row is read. Two sums hold in every status:
 
 * prompts read = kept + held out + dropped + quarantined, once reading is done;
 * pairs = kept + dropped, always, in every round.
@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from prefloop.data.shards import damaged
+from prefloop.data.storage.counts import of_values
 from prefloop.labelers.decisions.reasons import PAIR_STRATEGY
 from prefloop.pipeline.run.run_dir import (
     CONFIG_REMEDY,
@@ -30,7 +31,6 @@ from prefloop.pipeline.run.shard_counts import (
     Usage,
     Voted,
     WinRate,
-    count_values,
     evaluation_usage,
     final_usage,
     read_win_rates,
@@ -311,9 +311,9 @@ def _ended_early(wanted: _Wanted, run: RunDir) -> bool:
 
 
 def _prompt_status(run: RunDir) -> PromptStatus:
-    dropped = count_values(run.dropped, "reason")
-    quarantined = count_values(run.quarantine, "reason")
-    sources = count_values(run.prompts, "source")
+    dropped = of_values(run.dropped.counts(), "reason")
+    quarantined = of_values(run.quarantine.counts(), "reason")
+    sources = of_values(run.prompts.counts(), "source")
     complete = run.prompt_counts.exists()
     if complete:
         counts = run.read_prompt_counts()
@@ -359,7 +359,7 @@ def _round_status(
         dropped=decided.dropped,
         triples=folder.triples.rows(),
         quarantined={
-            path.name: count_values(folder.quarantine(path.name), "reason")
+            path.name: of_values(folder.quarantine(path.name).counts(), "reason")
             for path in sorted((folder.root / "quarantine").glob("*"))
         },
         usage=usage,

@@ -34,8 +34,9 @@ def restore_sample_quarantine(context: RoundContext) -> None:
         if note["stage"] == "sample" and note["round"] == context.index
     }
     shards = folder.quarantine("sample")
+    told, asked = set(shards.indices()), set(folder.prompts.indices())
     for index in folder.candidates.indices():
-        if failed.get(index) == 0 or shards.exists(index) or not folder.prompts.exists(index):
+        if failed.get(index) == 0 or index in told or index not in asked:
             continue
         answered = folder.candidates.read(index, ["prompt_id"])["prompt_id"]
         restore_quarantine(shards, index, folder.prompts.read(index), answered, context.index)

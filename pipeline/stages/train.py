@@ -19,9 +19,8 @@ from prefloop.pipeline.stages.rendering import rendering_of, warn_of_thoughts
 from prefloop.pipeline.stages.write import split_files
 from prefloop.training.config import Guards, TrainConfig
 from prefloop.training.methods.offline import train_offline
-from prefloop.training.session.checkpoint_folder import damage
 from prefloop.training.session.job import Job
-from prefloop.training.session.records import guard_of, summary_of
+from prefloop.training.session.records import guard_of, harm_to, summary_of
 
 if TYPE_CHECKING:
     from prefloop.training.session.fit import OnStep, TrainResult
@@ -85,7 +84,7 @@ def trained_before(context: RoundContext, guards: Guards) -> bool:
     if not metrics.exists(TRAINING_CURVES):
         return False
     record = summary_of(policy)
-    harm = _harm_to(policy) if policy.exists() else None  # one that is not needed may be deleted
+    harm = harm_to(policy) if policy.exists() else None  # one that is not needed may be deleted
     if harm:
         raise RunError(
             f"{policy} {harm}: put it back from a copy, or delete it and "
@@ -104,7 +103,7 @@ def reference_policy(context: RoundContext, settings: TrainConfig, origin: Linea
     changed.
     """
     warm = context.run.round(0).warm_up
-    harm = None if settings.sft_warmup is None else _harm_to(warm)
+    harm = None if settings.sft_warmup is None else harm_to(warm)
     if harm:
         begun = context.run.round(0).metrics.exists(TRAINING_CURVES)
         again = "use a new --run-dir" if begun else "delete it: the same command makes it again"
@@ -117,15 +116,6 @@ def reference_policy(context: RoundContext, settings: TrainConfig, origin: Linea
     from prefloop.training.policy.averaging import average_policies
 
     return average_policies([start, *origin.before[1:]], context.folder.root / "reference")
-
-
-def _harm_to(policy: Path) -> str | None:
-    """What happened to a trained policy since it was written; null where nothing is known to."""
-    if not policy.exists():
-        return "is missing"
-    record = summary_of(policy)
-    harm = damage(policy, record.get("files", {})) if record else None
-    return harm and f"is damaged ({harm})"
 
 
 def warmed_up(context: RoundContext, settings: TrainConfig, origin: Lineage, seed: int) -> Path:

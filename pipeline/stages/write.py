@@ -65,6 +65,7 @@ def write_round(context: RoundContext, *, test_share: float, unpaired: bool) -> 
     if folder.written.exists():
         fault = _fault(context, unpaired=unpaired)
         if fault is None:
+            folder.index_shards()
             return
         logger.warning("%s: round %d of the dataset is written again", fault, folder.index)
     watch = Stopwatch()
@@ -84,6 +85,7 @@ def write_round(context: RoundContext, *, test_share: float, unpaired: bool) -> 
         if path not in files:
             path.unlink()
     wanted = (*SPLITS, *UNPAIRED_SPLITS) if unpaired else SPLITS
+    folder.index_shards()  # before the pages that count
     atomic_write_json(folder.written, dict.fromkeys(wanted, 0) | _rows_by_split(files))
     context.note("write", watch.lap())
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
-from prefloop.data.dataset_folder import configs_yaml, content_revision
+from prefloop.data.dataset_folder import configs_yaml, content_revision, harm_to_dataset
 
 CONFIGS = {
     "default": {"train": "data/train-*.parquet", "test": "data/test-*.parquet"},
@@ -66,3 +66,22 @@ def test_the_revision_is_of_names_and_contents(tmp_path: Path) -> None:
     assert content_revision(first, CONFIGS) == content_revision(again, CONFIGS)
     (again / "data" / "train-0.parquet").rename(again / "data" / "train-1.parquet")
     assert content_revision(first, CONFIGS) != content_revision(again, CONFIGS)
+
+
+def test_a_folder_is_whole_when_its_card_says_what_it_holds(tmp_path: Path) -> None:
+    dataset = make(tmp_path, "fox")
+    card = dataset / "README.md"
+    assert harm_to_dataset(dataset) is None
+    make(tmp_path / "other", "owl").joinpath("data/train-0.parquet").replace(
+        dataset / "data" / "train-0.parquet"
+    )
+    assert harm_to_dataset(dataset) == "holds other files than its README.md says"
+    card.write_text(f"---\n{configs_yaml(dataset, CONFIGS)}\n---\n# A page\n\n---\n")
+    assert harm_to_dataset(dataset) is None
+    (dataset / "data" / "test-0.parquet").unlink()
+    assert harm_to_dataset(dataset) == "holds other files than its README.md says"
+    card.unlink()
+    assert harm_to_dataset(dataset) == "is not finished (it has no README.md)"
+    card.write_text("---\nconfigs: []\n---\n")  # of an earlier version
+    assert harm_to_dataset(dataset) is None
+    assert harm_to_dataset(tmp_path / "nothing") is None

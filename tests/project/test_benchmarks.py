@@ -52,6 +52,7 @@ RUNS = {
         "--vocabulary",
         "500",
     ],
+    "shards": ["70"],
     "training": ["--pairs", "8", "--epochs", "1", "--batch", "4", *SMALL],
 }
 ENGINES = {

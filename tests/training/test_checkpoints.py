@@ -20,6 +20,7 @@ from prefloop.training.session.disk import full_disk_is_named
 from prefloop.training.session.records import (
     RECORD,
     guard_of,
+    harm_to,
     read_record,
     summary_of,
     write_record,
@@ -153,3 +154,17 @@ def test_other_errors_pass_through(tmp_path: Path, error: BaseException) -> None
     with pytest.raises(type(error)) as caught, full_disk_is_named(tmp_path):
         raise error
     assert caught.value is error
+
+
+def test_a_model_is_known_to_be_whole_by_its_record(tmp_path: Path) -> None:
+    model = checkpoint(tmp_path, 1)
+    assert harm_to(model) is None  # nothing is known of it
+    write_record(model, "mine", {}, [])
+    assert harm_to(model) is None
+    record = (model / RECORD).read_text()
+    (model / RECORD).write_text(record[:20])
+    assert harm_to(model) == f"is damaged ({RECORD} cannot be read)"
+    (model / RECORD).write_text(record)
+    (model / "model.safetensors").unlink()
+    assert harm_to(model) == "is damaged (model.safetensors is missing)"
+    assert harm_to(tmp_path / "nothing") == "is missing"

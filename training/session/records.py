@@ -1,4 +1,7 @@
-"""The record that a trained model carries: how it was made, and each step of its training."""
+"""The record that a trained model carries: how it was made, and each step of its training.
+
+It is written last, with the checksums of all other files: by it a model is known to be whole.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,20 @@ def summary_of(folder: Path) -> dict[str, Any] | None:
         except ValueError:
             return None
     return record
+
+
+def harm_to(folder: Path) -> str | None:
+    """What happened to the model in ``folder`` since it was written; null where nothing is known
+    to, as of models of versions that wrote no record."""
+    if not folder.exists():
+        return "is missing"
+    if not (folder / RECORD).is_file():
+        return None
+    record = summary_of(folder)
+    if record is None:
+        return f"is damaged ({RECORD} cannot be read)"
+    harm = damage(folder, record.get("files", {}))
+    return harm and f"is damaged ({harm})"
 
 
 def guard_of(folder: Path) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -65,6 +66,15 @@ def test_finished_run_counts(tmp_path: Path) -> None:
     assert status.seconds["prompts"] == 0.5
     rate = first.win_rates[0]
     assert (rate.labeler, rate.against, rate.value) == ("jury", "start", pytest.approx(0.58))
+
+
+def test_a_run_of_an_earlier_version_counts_the_same(tmp_path: Path) -> None:
+    """Whose shards have no counts in their footers."""
+    run = write_run(tmp_path / "run")
+    expected = collect_status(run)
+    for path in run.root.rglob("part-*.parquet"):
+        pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
+    assert collect_status(run) == expected
 
 
 def test_sampled_tokens_count_every_copy(tmp_path: Path) -> None:
