@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from prefloop.pipeline.export.exporting import Exported
     from prefloop.pipeline.judging.agreement_report import AgreementReport
     from prefloop.pipeline.judging.calibrate import RunCalibration
+    from prefloop.pipeline.judging.given.win_rates import GivenWinRates
     from prefloop.pipeline.judging.gold_eval import JudgeEval
     from prefloop.pipeline.judging.reparse import Reparsed
     from prefloop.pipeline.plan.plan import Plan
@@ -288,13 +289,15 @@ def judge_eval(
     limit: int | None = None,
     out: str | Path = "judge-eval",
     seed: int = 0,
+    by: str | Sequence[str] = (),
 ) -> Result[JudgeEval]:
     """Judge the judges: accuracy, biases and calibration on pairs with gold labels.
 
     ``judges`` are configs of a labeler, of several, or of a run: paths of YAML, mappings or config
     objects. ``verdicts`` are files with the verdicts of judges. Votes are kept in ``out``: nothing
-    is paid for twice. ``columns`` and ``labels`` as for ``audit``. Raises ``InputError`` for what
-    cannot be read, ``LabelerError`` and ``EngineFailed`` for judges that cannot work.
+    is paid for twice. ``columns`` and ``labels`` as for ``audit``. ``by`` names columns of the rows
+    (``file``: where a pair is from) by whose groups the judges are compared. Raises ``InputError``
+    for what cannot be read, ``LabelerError`` and ``EngineFailed`` for judges that cannot work.
     """
     from prefloop.data.preferences import named_columns
     from prefloop.pipeline.judging.gold_eval import JudgeEvalOptions
@@ -309,9 +312,34 @@ def judge_eval(
             limit=limit,
             out=Path(out),
             seed=seed,
+            by=[by] if isinstance(by, str) else by,
         )
         found = wait_for(lambda: evaluate(path, options))
     return Result(found, render_judges)
+
+
+def win_rate(
+    data: Data,
+    *,
+    against: str | None = None,
+    columns: str | None = None,
+    labels: str | None = None,
+    limit: int | None = None,
+) -> Result[GivenWinRates]:
+    """Win rates of the models in a file of verdicts (AlpacaEval, MT-Bench, arena style, PandaLM),
+    with intervals, and length-controlled where the answers are in it.
+
+    Models are compared with ``against``, by default the one that is in every match, or of two the
+    one that stands first; else each with each. ``columns`` and ``labels`` as for ``audit``. Raises
+    ``InputError`` where no verdict on two models' answers is found.
+    """
+    from prefloop.data.preferences import named_columns
+    from prefloop.pipeline.judging.given.win_rate_text import render_win_rates
+    from prefloop.pipeline.judging.given.win_rates import given_win_rates
+
+    with as_files([data], "table") as (path,):
+        found = given_win_rates(path, against, named_columns(columns, labels), limit)
+    return Result(found, render_win_rates)
 
 
 def agreement(

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         sweep,
         train,
         view,
+        win_rate,
     )
     from prefloop.pipeline.config import RunConfig, load_config
     from prefloop.pipeline.results import Run
@@ -66,6 +67,7 @@ __all__ = [
     "sweep",
     "train",
     "view",
+    "win_rate",
 ]
 
 _ELSEWHERE = {

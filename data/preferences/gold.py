@@ -13,6 +13,7 @@ from prefloop.data.preferences.answer_sets import parse_comparisons
 from prefloop.data.preferences.labels import SeenLabels
 from prefloop.data.preferences.layouts import GATHERED, Layout, PreferenceColumns
 from prefloop.data.preferences.pair_rows import Comparison
+from prefloop.data.preferences.ratings import model_name
 from prefloop.data.preferences.row_layouts import RowLayouts
 from prefloop.data.protocol import Message
 from prefloop.data.quarantine import BadRow
@@ -46,6 +47,8 @@ class GoldPair:
     bad answers."""
     several_good: bool = False
     """Whether the row has several good answers."""
+    models: tuple[str | None, str | None] | None = None
+    """Who wrote a and b, where the row says so."""
 
     @property
     def prompt_id(self) -> str:
@@ -170,6 +173,9 @@ def _pair(raw: RawRow, layout: Layout, found: Comparison, answers: set[str]) -> 
         gold = "b" if gold == "a" else "a"
     a, b = (found.first, found.second) if first_is_a else (found.second, found.first)
     reference = raw.fields.get("reference")
+    named = [model_name(raw.fields.get(name)) for name in layout.models]
+    if not first_is_a:
+        named.reverse()
     return GoldPair(
         raw.source,
         raw.row,
@@ -184,6 +190,7 @@ def _pair(raw: RawRow, layout: Layout, found: Comparison, answers: set[str]) -> 
             for name, value in raw.fields.items()
             if name not in layout.columns and name != "reference"
         },
+        models=(named[0], named[1]) if len(named) == 2 else None,
     )
 
 

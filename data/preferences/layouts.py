@@ -113,8 +113,9 @@ _ANSWERS = (
     ("response_A", "response_B"),  # JudgeBench
     ("response 1", "response 2"),  # Auto-J
 )  # fmt: skip
-_LABEL_NAMES = ("label", "preference", "winner", "gold")
-LABEL_COLUMNS = (*_LABEL_NAMES, *(label for *_, label, _ in _LABELLED))
+LABEL_NAMES = ("label", "preference", "winner", "gold")
+"""Names of a label's column in files of no known dataset."""
+LABEL_COLUMNS = (*LABEL_NAMES, *(label for *_, label, _ in _LABELLED))
 """Names of columns that say which answer is preferred."""
 _KEYS = ("prompt", "chosen", "rejected", "a", "b", "label", "answers", "ratings", "ranks")
 _ANNOTATOR = re.compile(r"annotator_?\d+")
@@ -217,6 +218,13 @@ def find_layout(
     return found
 
 
+def models_of_pair(names: Iterable[str]) -> tuple[str, ...]:
+    """The two columns that say who wrote the first and the second answer; none where there are not
+    both."""
+    there = set(names)
+    return next((both for both in _MODELS_OF_PAIRS if set(both) <= there), ())
+
+
 def why_no_pairs(names: Iterable[str]) -> str | None:
     """What a known dataset with these columns is and what to do, if it holds no pairs."""
     there = set(names)
@@ -299,7 +307,7 @@ def _known_layout(present: list[str], prompt: tuple[str, ...]) -> Layout | None:
     prompt = prompt or _prompt(present)
     system = next((name for name in _SYSTEMS if name in there), None) if prompt else None
     earlier = "history" if "history" in there and "history" not in prompt and prompt else None
-    models = next((both for both in _MODELS_OF_PAIRS if set(both) <= there), ())
+    models = models_of_pair(there)
     listed = _listed_layout(present, prompt)
     for a, b in _DIRECT:
         if {a, b} <= there:
@@ -318,7 +326,7 @@ def _known_layout(present: list[str], prompt: tuple[str, ...]) -> Layout | None:
                 models=models,
             )  # fmt: skip
     for a, b, *of_each in _SCORED:
-        if {a, b, *of_each} <= there and not there & {*_LABEL_NAMES}:
+        if {a, b, *of_each} <= there and not there & {*LABEL_NAMES}:
             return Layout(
                 "scored", prompt, a, b, system, tuple(of_each), named=True, history=earlier,
                 models=models,
@@ -326,7 +334,7 @@ def _known_layout(present: list[str], prompt: tuple[str, ...]) -> Layout | None:
     for a, b in _ANSWERS:
         if not {a, b} <= there:
             continue
-        single = next((name for name in _LABEL_NAMES if name in there), None)
+        single = next((name for name in LABEL_NAMES if name in there), None)
         labels_in = (single,) if single else tuple(filter(_ANNOTATOR.fullmatch, present))
         if labels_in:
             return Layout(
@@ -371,7 +379,7 @@ def _unlabelled_layout(present: list[str], prompt: tuple[str, ...]) -> Layout | 
     earlier = "history" if "history" in there and "history" not in prompt else None
     for a, b in _ANSWERS:
         if {a, b} <= there:
-            models = next((both for both in _MODELS_OF_PAIRS if set(both) <= there), ())
+            models = models_of_pair(there)
             return Layout("unlabelled", prompt, a, b, system, history=earlier, models=models)
     answer = next((name for name in _SINGLES if name in there), None)
     if answer is None:

@@ -32,6 +32,10 @@ def judge_eval(
     out: Annotated[
         Path, typer.Option(help="Where votes are kept, so that nothing is paid for twice.")
     ] = Path("judge-eval"),
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of the rows (or `file`) by whose groups judges are compared."),
+    ] = None,
     calibrate: Annotated[
         Path | None, typer.Option(help="Folder for a calibration file of each judge.")
     ] = None,
@@ -61,6 +65,7 @@ def judge_eval(
         limit=limit,
         out=out,
         seed=seed,
+        by=by or (),
     )
     found = asyncio.run(evaluate(file, options))
     written = calibrate_judges(found, calibrate, method, seed) if calibrate else []
@@ -73,6 +78,24 @@ def judge_eval(
         PlainConsole().print(render_judges(found))
         for one in written:
             typer.echo(shown_block(render_calibrated(one)))
+
+
+@app.command("win-rate")
+def win_rate(
+    file: Annotated[str, typer.Argument(help="Verdicts on the answers of two or more models.")],
+    against: Annotated[
+        str | None, typer.Option(help="The model to compare with; default: see the docs.")
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Names of columns: prompt=..,a=..,b=..,label=..")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="What verdicts mean: a=1,b=2,tie=0.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Read only so many rows.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Win rates of models by verdicts that AlpacaEval, MT-Bench and others wrote down."""
+    found = prefloop.win_rate(file, against=against, columns=columns, labels=labels, limit=limit)
+    say(found, as_json)
 
 
 @app.command()

@@ -27,6 +27,7 @@ from prefloop.data.yaml_files import read_yaml
 from prefloop.labelers.base import Answer, Labeler, Pair
 from prefloop.labelers.config import LabelConfig
 from prefloop.pipeline.config import ConfigError, RunConfig, reason_of, validate_config
+from prefloop.pipeline.judging.by_group import ByGroup, by_group, groups_of
 from prefloop.pipeline.judging.judge_figures import JudgeFigures, judge_figures
 from prefloop.pipeline.judging.verdict_file import read_verdicts
 from prefloop.pipeline.run.all_or_some import AllOrSome, any_valid_vote, tally_votes
@@ -63,6 +64,8 @@ class JudgeEvalOptions:
     out: Path = Path("judge-eval")
     """Where votes are kept, by judge and data."""
     seed: int = 0
+    by: Sequence[str] = ()
+    """Columns of the rows: the judges are compared on the groups of each."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ class JudgeEval:
     verdicts_refused: dict[str, dict[str, int]]
     """Rows of each file with verdicts that are no verdict, by reason."""
     gold: tuple[GoldPair, ...]
+    groups: tuple[ByGroup, ...] = ()
+    """Each judge on the groups of each column that was asked for."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -90,6 +95,7 @@ class JudgeEval:
             "examples": list(self.examples),
             "verdict_rows_refused": self.verdicts_refused,
             "judges": [one.as_dict() for one in self.figures],
+            "groups": [one.as_dict() for one in self.groups],
         }
 
 
@@ -105,6 +111,8 @@ async def judge_eval(path: str, options: JudgeEvalOptions) -> JudgeEval:
     source = PromptSource(path=path, limit=options.limit)
     gold, refused = read_gold(source, options.columns)
     layout = gold_layout(source, options.columns)
+    # A column that is not there is told before anybody is asked.
+    groups = {by: groups_of(by, gold, path) for by in options.by}
     votes: dict[str, pa.Table] = {}
     failed: list[NothingCameOut] = []
     for config_path in options.judges:
@@ -130,6 +138,11 @@ async def judge_eval(path: str, options: JudgeEvalOptions) -> JudgeEval:
         votes=votes,
         verdicts_refused=lost,
         gold=tuple(gold),
+        groups=tuple(
+            by_group(name, table, gold, by, of_each)
+            for by, of_each in groups.items()
+            for name, table in votes.items()
+        ),
     )
 
 

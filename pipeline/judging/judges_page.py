@@ -5,7 +5,13 @@ from __future__ import annotations
 from prefloop.labelers.statistics.estimate import Estimate
 from prefloop.pipeline.judging.gold_eval import JudgeEval
 from prefloop.pipeline.judging.judge_figures import GAP_NAMES, side_by_side
-from prefloop.pipeline.judging.judges_text import cell, read_lines
+from prefloop.pipeline.judging.judges_text import (
+    HOLM,
+    cell,
+    group_columns,
+    group_rows,
+    read_lines,
+)
 from prefloop.pipeline.report.pages import render_page
 from prefloop.pipeline.report.plots import Figure, Series, Words, lines
 
@@ -32,7 +38,13 @@ def judge_page(found: JudgeEval) -> str:
         judges=[one.judge for one in found.figures],
         table=table,
         figures=_figures(found),
-    )
+        holm=HOLM,
+        groups=[
+            {"judge": one.judge, "by": one.by, "columns": group_columns(one),
+             "rows": group_rows(one)}
+            for one in found.groups
+        ],
+    )  # fmt: skip
 
 
 def _figures(found: JudgeEval) -> list[Figure]:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prefloop.labelers.statistics.estimate import Estimate
+from prefloop.pipeline.judging.by_group import ByGroup
 from prefloop.pipeline.judging.gold_eval import JudgeEval
 from prefloop.pipeline.judging.judge_figures import GAP_NAMES, side_by_side
 from prefloop.pipeline.report.formats import figure, percent
@@ -28,7 +29,49 @@ def render_judges(found: JudgeEval) -> Group:
     for at, name in enumerate(GAP_NAMES):
         cells = [_brief("accuracy", one.by_gap[at]) for one in found.figures]
         table.add_row(f"accuracy, better is {name}", *map(Text, cells))
-    return Group(Text("\n".join(read_lines(found))), table)
+    parts: list[Any] = [Text("\n".join(read_lines(found))), table]
+    for one in found.groups:
+        parts += [Text(""), Text(f"{one.judge} by {one.by}: {HOLM}"), _table_of(one)]
+    return Group(*parts)
+
+
+HOLM = (
+    "accuracy beside that of always taking the longer answer; p that a group differs from the rest "
+    "by chance, Holm's for so many groups"
+)
+GROUP_COLUMNS = ("group", "pairs", "accuracy", "longer is better", "difference", "p (Holm)")
+
+
+def group_rows(found: ByGroup, *, brief: bool = False) -> list[list[str]]:
+    """Cells of ``GROUP_COLUMNS``, and best of n where a row has lists of answers."""
+    rows = []
+    for one in found.groups:
+        figures = one.figures
+        estimates = [figures.share, figures.baseline, figures.difference, one.best_of_n]
+        shown = [_brief("", each) if brief else cell("", each) for each in estimates]
+        p = "–" if figures.p_holm is None else _p_value(figures.p_holm)
+        rows.append([figures.group, f"{figures.share.n:,}", *shown[:3], p, shown[3]])
+    lists = any(one.best_of_n for one in found.groups)
+    return rows if lists else [row[:-1] for row in rows]
+
+
+def group_columns(found: ByGroup) -> list[str]:
+    """Names of the columns of ``group_rows``."""
+    lists = any(one.best_of_n for one in found.groups)
+    return [*GROUP_COLUMNS, *(["best of n"] if lists else [])]
+
+
+def _p_value(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.0015 else f"{p:.4f}"
+
+
+def _table_of(found: ByGroup) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for at, name in enumerate(group_columns(found)):
+        table.add_column(name, justify="right" if at else "left")
+    for row in group_rows(found, brief=True):
+        table.add_row(*map(Text, row))
+    return table
 
 
 def _brief(name: str, value: Any) -> str:

@@ -1,11 +1,13 @@
 """Verdicts of a judge given in a file, as votes on pairs with gold labels.
 
-Three kinds of tables are read, and every verdict finds its pair by what it is about, never by its
+These kinds of tables are read, and every verdict finds its pair by what it is about, never by its
 place in the file:
 
 * LLMBar's evaluator files: the pair's own columns and ``results``, the last of which has a winner
   for each order;
 * votes of prefloop (``pair_id``, ``a_id``, ``b_id``, ``preference``);
+* what AlpacaEval, MT-Bench and JudgeBench write (``prefloop.pipeline.judging.given.games``);
+  MT-Bench's name their pair by ``question_id``, ``turn`` and the two models;
 * any other: the pair's own columns, or ``row`` (1-based, among the rows of the file with gold
   labels), and ``verdict`` (1 or 2 for the answer that the row has first or second, or tie; a and b
   and others as in ``prefloop.data.preferences``). Optional: ``p_first`` (probability that the first
@@ -44,15 +46,26 @@ from prefloop.data.preferences.layouts import (
     find_layout,
 )
 from prefloop.data.preferences.pair_rows import parse_comparison
+from prefloop.data.preferences.ratings import model_name
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.files import read_rows
 from prefloop.data.sources.rows import RawRow, bad, counted
 from prefloop.labelers.base import Order, Preference, Vote, votes_table
 from prefloop.pipeline.judging.delimiter import delimiter_hint
+from prefloop.pipeline.judging.given.games import (
+    NoVerdict,
+    Tool,
+    check_preferences,
+    is_weighted,
+    judge_of,
+    opposite,
+    read_games,
+    swapped_flag,
+    tool_of,
+)
 
 _SWAPS = {"swap = False": False, "swap = True": True}
 _VOTE_KEYS = ("pair_id", "a_id", "b_id", "preference")
-_FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _EXAMPLES = 3
 
 
@@ -82,6 +95,7 @@ def read_verdicts(
     rows = list(counted(read_rows(PromptSource(path=path))))
     labels = _labels(path, rows, columns, layout)
     reader = _Reader(Path(path).name.split(".")[0], gold, columns, layout, labels)
+    reader.weighted = is_weighted(_preferences(rows))
     for row in rows:
         reader.read(row)
     if not reader.votes:
@@ -109,8 +123,23 @@ def _labels(
                 seen.look(verdict, name)
     if not own:
         seen.check(path)
+        check_preferences(_preferences(rows), path)
     of_gold = layout.labels if layout and layout.named else {}
     return labels_of_verdicts(seen.words, own, of_gold, path)
+
+
+def _preferences(rows: Sequence[RawRow | BadRow]) -> list[Any]:
+    """AlpacaEval's, of the whole file."""
+    return [
+        row.fields["preference"]
+        for row in rows
+        if isinstance(row, RawRow) and _tool_of(row.fields) == "alpaca_eval"
+    ]
+
+
+def _tool_of(fields: Mapping[str, Any]) -> Tool | None:
+    ours = _is_vote(fields) or "results" in fields or "verdict" in fields
+    return None if ours else tool_of(fields)
 
 
 def _is_vote(fields: Mapping[str, Any]) -> bool:
@@ -149,6 +178,10 @@ class _Reader:
         self._by_row = {pair.row: pair for pair in gold}
         self._lists = {pair.row for pair in gold if pair.of_row > 1}
         self._files = len({pair.source for pair in gold})
+        self.weighted = False
+        self._by_question = {
+            key: pair for pair in gold if (key := _question(pair.metadata, pair.models))
+        }
         self._by_texts = {(pair.prompt_id, *sorted((pair.a, pair.b))): pair for pair in gold}
         self._columns = columns
         self._layout = layout
@@ -166,7 +199,8 @@ class _Reader:
         kind = self._kind(row.fields)
         if kind is None:
             raise InputError(
-                f"{row.source}, row {row.row}: has no `results`, no `preference` and no `verdict`, "
+                f"{row.source}, row {row.row}: has no `results`, no `preference` and no `verdict` "
+                "(nor `judgments`, nor `g1_winner`), "
                 f"only {', '.join(map(str, row.fields))}: see `prefloop judge-eval --help`"
                 + delimiter_hint(row.fields)
             )
@@ -183,7 +217,9 @@ class _Reader:
             return self._of_vote
         if "results" in fields:
             return self._of_llmbar
-        return self._of_plain if "verdict" in fields else None
+        if "verdict" in fields:
+            return self._of_plain
+        return self._of_tool if tool_of(fields) else None
 
     def _refuse(self, row: BadRow) -> None:
         self.found.refused[row.reason] += 1
@@ -210,7 +246,7 @@ class _Reader:
         if p_a is not None and not 0 <= p_a <= 1:
             yield bad(row, "p_a", "bad_verdict", "is no probability")
             return
-        preference: Preference = _other(said) if flipped else said
+        preference: Preference = opposite(said) if flipped else said
         yield Vote(
             **_ids(pair),
             labeler=str(row.fields.get("labeler") or self._name),
@@ -247,12 +283,42 @@ class _Reader:
         if isinstance(verdict, BadRow):
             yield verdict
             return
-        flag = label_text(row.fields.get("swapped"))
-        if flag is not None and flag not in _FLAGS:
+        try:
+            swapped = swapped_flag(row.fields.get("swapped"), "swapped")
+        except NoVerdict:
             yield bad(row, "swapped", "bad_verdict", "is neither true nor false")
             return
-        swapped, p_first = _FLAGS[flag] if flag else None, _number(row.fields.get("p_first"))
+        p_first = _number(row.fields.get("p_first"))
         yield self._vote(row, place, verdict, swapped=swapped, p_first=p_first)
+
+    def _of_tool(self, row: RawRow) -> Iterator[Vote | BadRow]:
+        tool = tool_of(row.fields)
+        place = self._of_question(row) if tool == "mt_bench" else self._place(row)
+        if isinstance(place, BadRow):
+            yield place
+            return
+        own = self._columns.labels if self._columns else {}
+        try:
+            games = read_games(tool or "alpaca_eval", row.fields, own, weighted=self.weighted)
+        except NoVerdict as problem:
+            yield bad(row, problem.field, "bad_verdict", str(problem))
+            return
+        name = judge_of(row.fields)
+        for game in games:
+            yield self._vote(
+                row, place, game.said, swapped=game.swapped, p_first=game.p_first, judge=name
+            )
+
+    def _of_question(self, row: RawRow) -> tuple[GoldPair, bool] | BadRow:
+        models = model_name(row.fields["model_1"]), model_name(row.fields["model_2"])
+        key = _question(row.fields, models)
+        pair = self._by_question.get(key) if key else None
+        if pair is None or pair.models is None:
+            return bad(
+                row, "question_id", "other_pair",
+                "no pair with a gold label has this question, turn and two models",
+            )  # fmt: skip
+        return pair, models[0] == pair.models[0]
 
     def _verdict(self, row: RawRow, name: str, value: Any) -> Preference | BadRow:
         """What a verdict says about the row's answers; one that was not given is invalid."""
@@ -316,9 +382,10 @@ class _Reader:
         *,
         swapped: bool | None,
         p_first: float | None = None,
+        judge: str | None = None,
     ) -> Vote | BadRow:
         pair, first_is_a = place
-        preference = verdict if first_is_a else _other(verdict)
+        preference = verdict if first_is_a else opposite(verdict)
         p_a = p_first if first_is_a or p_first is None else 1 - p_first
         if p_a is not None and not (
             0 <= p_a <= 1
@@ -332,7 +399,7 @@ class _Reader:
         order: Order = "none"
         if swapped is not None:
             order = "ab" if swapped != first_is_a else "ba"
-        name = str(row.fields.get("judge") or self._name)
+        name = judge or str(row.fields.get("judge") or self._name)
         return Vote(**_ids(pair), labeler=name, order=order, preference=preference, p_a=p_a)
 
 
@@ -357,9 +424,14 @@ def _amount(value: Any) -> float:
     return number if 0 < number < 1e9 else 0.0
 
 
-def _other(said: Preference) -> Preference:
-    others: dict[Preference, Preference] = {"a": "b", "b": "a"}
-    return others.get(said, said)
+def _question(
+    fields: Mapping[str, Any], models: tuple[str | None, str | None] | None
+) -> tuple[Any, ...] | None:
+    """What MT-Bench knows a comparison by; null where it is not said."""
+    question = label_text(fields.get("question_id"))
+    if question is None or models is None or None in models:
+        return None
+    return question, label_text(fields.get("turn")) or "1", frozenset(models)
 
 
 def _without_label(layout: Layout) -> Layout:

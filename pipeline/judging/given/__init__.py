@@ -1,0 +1,1 @@
+"""Verdicts in files of other tools: what each row says, and which model wins how often."""
