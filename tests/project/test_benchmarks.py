@@ -17,6 +17,7 @@ SMALL = ["--width", "64", "--layers", "2"]
 TINY = ["--prompts", "4", "--n", "2", "--max-tokens", "8", "--pairs", "8", "--batch", "2", *SMALL]
 RUNS = {
     "audit": ["--rows", "2000"],
+    "endpoints": ["--requests", "60", "--alone", "12", "--repeats", "1"],
     "gpu": ["--parts", "transformers", "dpo", *TINY],
     "overhead": ["--rows", "20", "60"],
     "reward": ["--answers", "8", "--repeats", "1", *SMALL],
