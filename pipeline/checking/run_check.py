@@ -14,6 +14,7 @@ from prefloop.data.hashing import derive_seed
 from prefloop.data.protocol import Engine
 from prefloop.labelers.config import JudgeLabeler, OwnModelLabeler
 from prefloop.pipeline.checking.check_lines import Check, CheckFailed, CheckLine, Level
+from prefloop.pipeline.checking.endpoint_check import check_endpoints
 from prefloop.pipeline.checking.judge_check import check_labeler, check_schema
 from prefloop.pipeline.checking.sampler_check import Sampler, check_sampler
 from prefloop.pipeline.checking.still_to_ask import StillToAsk, is_local, is_toy, wanted_by
@@ -31,14 +32,18 @@ logger = logging.getLogger(__name__)
 def keys_that_are_set(config: RunConfig) -> Iterator[CheckLine]:
     """Whether each server elsewhere has the key that it is going to ask for."""
     for name, engine in config.engines.items():
-        if not isinstance(engine, OpenAIEngine) or engine.extra_headers:
+        if not isinstance(engine, OpenAIEngine):
             continue
-        host = urlsplit(engine.base_url).hostname or ""
-        if host in ("localhost", "::1") or host.startswith("127."):
-            continue
-        if not read_key(engine.api_key_env).is_set:
-            says = f"the environment variable {engine.api_key_env} is not set: no key is sent"
-            yield CheckLine("warning", f"engines.{name}", says, f"set {engine.api_key_env}")
+        for server in engine.servers:
+            host = urlsplit(server.base_url).hostname or ""
+            if host in ("localhost", "::1") or host.startswith("127.") or server.extra_headers:
+                continue
+            variable = server.api_key_env or ""
+            if not read_key(variable).is_set:
+                says = f"the environment variable {variable} is not set: no key is sent"
+                if engine.endpoints:
+                    says += f" to {server.base_url}"
+                yield CheckLine("warning", f"engines.{name}", says, f"set {variable}")
 
 
 def what_fits_into_memory(config: RunConfig) -> Iterator[CheckLine]:
@@ -85,11 +90,17 @@ async def check_before(config: RunConfig, run: RunDir, models: Models) -> None:
 async def check_all(config: RunConfig, models: Models, wanted: StillToAsk) -> Check:
     """Check those in ``wanted``, the samplers last: their models are needed first."""
     found = [finding for look in OF_THE_CONFIG for finding in look(config)]
+    endpoints, gone = await check_endpoints(config, models, wanted)
+    found += endpoints
     for key, labeler in wanted.labelers:
+        if isinstance(labeler, JudgeLabeler) and (labeler.engine, labeler.model) in gone:
+            continue
         found += await _told(key, _labeler(config, models, key, labeler))
         if isinstance(labeler, OwnModelLabeler) or is_local(config, labeler.engine):
             await models.make_room()
     for at, member in enumerate(wanted.samplers):
+        if (member.engine, member.model) in gone:
+            continue
         if at and is_local(config, member.engine):
             await models.make_room()
         key = f"sample.pool.{member.name}" if config.sample.pool else "sample"

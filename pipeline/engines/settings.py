@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import (
     Field,
@@ -17,13 +14,16 @@ from pydantic import (
 )
 
 from prefloop.data.strict import LATER, FreeMapping, Strict
+from prefloop.pipeline.engines.endpoints.endpoint_settings import (
+    EndpointConfig,
+    check_address,
+    check_variable,
+    headers_of_both,
+)
 from prefloop.pipeline.engines.handed_on import (
-    KEY_BEGINS,
-    VARIABLE,
     check_engine_args,
     check_fields,
     check_headers,
-    looks_like_key,
 )
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -112,6 +112,12 @@ class OpenAIEngine(Strict):
 
     type: Literal["openai"] = "openai"
     base_url: str = "http://127.0.0.1:8000/v1"
+    endpoints: Annotated[tuple[EndpointConfig, ...], LATER] = ()
+    """Several servers of the same model in the place of ``base_url``. Each request goes to the one
+    that is likely to answer first; one that is busy, gone or refuses its key is left to itself
+    while the others answer. ``api_key_env``, ``max_concurrency``, ``requests_per_minute``,
+    ``tokens_per_minute`` and ``extra_headers`` of the engine hold for each that has none of its
+    own; what may be spent, and the prices, are the engine's."""
     api_key_env: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key (unset: no key is sent)."""
     api: Literal["chat", "completions"] = "chat"
@@ -168,45 +174,44 @@ class OpenAIEngine(Strict):
 
     @property
     def concurrency(self) -> int:
-        """Requests under way at once."""
-        return self.max_concurrency or (256 if self.vllm_extensions else 32)
+        """Requests under way at once, at most, over all servers."""
+        return sum(one.max_concurrency or 0 for one in self.servers)
+
+    @property
+    def servers(self) -> tuple[EndpointConfig, ...]:
+        """The servers that are asked, each with all that holds for it: ``endpoints``, or the one at
+        ``base_url``."""
+        return tuple(
+            one.model_copy(
+                update={
+                    "api_key_env": one.api_key_env or self.api_key_env,
+                    "max_concurrency": (
+                        one.max_concurrency
+                        or self.max_concurrency
+                        or (256 if self.vllm_extensions else 32)
+                    ),
+                    "requests_per_minute": one.requests_per_minute or self.requests_per_minute,
+                    "tokens_per_minute": one.tokens_per_minute or self.tokens_per_minute,
+                    "extra_headers": headers_of_both(self.extra_headers, one.extra_headers),
+                }
+            )
+            for one in self.endpoints or (EndpointConfig(base_url=self.base_url),)
+        )
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where the servers are."""
+        return tuple(one.base_url for one in self.endpoints) or (self.base_url,)
 
     @field_validator("base_url")
     @classmethod
     def _is_address(cls, url: str) -> str:
-        url = url.strip()
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError:
-            port, parts = -1, urlsplit("")
-        # What may be a key is never shown, so neither is a URL that may hold one.
-        if "@" in url:
-            raise ValueError("must not hold a user or a password: use api_key_env")
-        if parts.query or parts.fragment or "?" in url or "#" in url:
-            raise ValueError("must not hold a query or a fragment; a key belongs into the "
-                             "environment variable that api_key_env names")  # fmt: skip
-        if any(KEY_BEGINS.match(part) and len(part) > 19 for part in parts.path.split("/")):
-            raise ValueError("must not hold a key: use api_key_env")
-        if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
-            raise ValueError("is no address of a server: http://HOST:PORT/v1 or https://HOST/v1")
-        if port is not None and not 0 < port < 65536:
-            raise ValueError("has a port that cannot be: ports are 1 to 65535")
-        if not re.fullmatch(r"[!-~]+", url) or re.search(r'[<>"\\^`{|}]', url):
-            raise ValueError("holds a character that no address has")
-        return url
+        return check_address(url)
 
     @field_validator("api_key_env")
     @classmethod
     def _is_variable(cls, name: str) -> str:
-        name = name.strip()
-        if not VARIABLE.fullmatch(name) or (looks_like_key(name) and name not in os.environ):
-            # Not shown: it may be a key.
-            raise ValueError(
-                "must be the name of an environment variable, such as OPENAI_API_KEY; the key "
-                "itself is never written into a config"
-            )
-        return name
+        return check_variable(name)
 
     @field_validator("extra_body")
     @classmethod
@@ -222,6 +227,12 @@ class OpenAIEngine(Strict):
     def _is_usable(self) -> OpenAIEngine:
         if self.api == "completions" and self.tokenizer is None:
             raise ValueError("api: completions needs tokenizer: FOLDER (prompts are token ids)")
+        if self.endpoints and self.base_url != type(self).model_fields["base_url"].default:
+            raise ValueError("base_url stands beside endpoints, where it would not be asked: make "
+                             "it one of the endpoints")  # fmt: skip
+        asked = [(one.base_url.rstrip("/"), one.api_key_env) for one in self.servers]
+        if twice := next((url for url, key in asked if asked.count((url, key)) > 1), None):
+            raise ValueError(f"endpoints has {twice} twice, with the same key")
         prices = self.price_per_million_prompt_tokens + self.price_per_million_completion_tokens
         if self.max_cost == 0:
             raise ValueError("max_cost must be more than 0")

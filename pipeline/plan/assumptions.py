@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
 
+from prefloop.pipeline.engines.endpoints.endpoint_settings import EndpointConfig
+from prefloop.pipeline.engines.settings import EngineConfig, OpenAIEngine
 from prefloop.pipeline.plan.speeds import (
     ANSWER_SHARE,
     DECODED_PER_CONNECTION,
@@ -57,6 +59,23 @@ def time_assumptions(measured: Measured, *, engines: Set[str], trains: bool) -> 
     yield f"{START_S:g} s for the libraries to be loaded{vllm}"
     if trains and measured.seconds_per_step:
         yield f"time of training: {measured.seconds_per_step:.3g} s a step, as measured"
+
+
+def endpoint_assumptions(engines: Mapping[str, EngineConfig]) -> Iterable[str]:
+    """Which servers are asked, of engines that have several, and how much of each."""
+    for name, engine in engines.items():
+        if isinstance(engine, OpenAIEngine) and engine.endpoints:
+            told = "; ".join(_limits_of(server) for server in engine.servers)
+            yield f"engines.{name} asks {len(engine.endpoints)} endpoints: {told}"
+
+
+def _limits_of(server: EndpointConfig) -> str:
+    limits = [f"{server.max_concurrency} at once at most"]
+    if server.requests_per_minute:
+        limits.append(f"{server.requests_per_minute} requests a minute")
+    if server.tokens_per_minute:
+        limits.append(f"{server.tokens_per_minute} tokens a minute")
+    return f"{server.base_url} ({', '.join(limits)})"
 
 
 def training_settings(train: TrainConfig | None) -> Iterable[str]:

@@ -25,7 +25,11 @@ from prefloop.labelers.judges.folder import load_judge
 from prefloop.labelers.judges.settings import ListwiseSettings, RatingSettings
 from prefloop.pipeline.config import POLICY, RunConfig
 from prefloop.pipeline.engines.settings import OpenAIEngine
-from prefloop.pipeline.plan.assumptions import time_assumptions, token_assumptions
+from prefloop.pipeline.plan.assumptions import (
+    endpoint_assumptions,
+    time_assumptions,
+    token_assumptions,
+)
 from prefloop.pipeline.plan.clock import Clock
 from prefloop.pipeline.plan.planned_answers import PlannedAnswers
 from prefloop.pipeline.plan.speeds import (
@@ -517,4 +521,6 @@ class Planner:
             engines={engines[engine].type for like, engine in self._timed if like not in rates},
             trains=bool(self.training),
         )
+        used = sorted({engine for _, engine in self._timed})
+        yield from endpoint_assumptions({name: engines[name] for name in used})
         yield from self._clock.assumptions()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from prefloop.labelers.config import JudgeLabeler
 from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.engines.endpoints.endpoint_settings import EndpointConfig
 from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.run.status import collect_status
@@ -66,13 +67,24 @@ class Measured:
 def server_seconds(
     settings: OpenAIEngine, requests: int, prompt_tokens: float, answer_tokens: float
 ) -> float:
-    """How long a server is thought to take for requests of so many tokens each, by its limits."""
+    """How long an engine's servers are thought to take together for requests of so many tokens
+    each, by their limits."""
+    tokens = prompt_tokens + answer_tokens
+    alone = [_seconds_alone(one, requests, tokens, answer_tokens) for one in settings.servers]
+    if len(alone) == 1 or not requests:
+        return alone[0]
+    return 1 / sum(1 / seconds for seconds in alone)
+
+
+def _seconds_alone(
+    server: EndpointConfig, requests: int, tokens: float, answer_tokens: float
+) -> float:
     answering = LATENCY_S + answer_tokens / DECODED_PER_CONNECTION
-    bounds = [requests * answering / settings.concurrency]
-    if settings.requests_per_minute:
-        bounds.append(60 * requests / settings.requests_per_minute)
-    if settings.tokens_per_minute:
-        bounds.append(60 * requests * (prompt_tokens + answer_tokens) / settings.tokens_per_minute)
+    bounds = [requests * answering / (server.max_concurrency or 1)]
+    if server.requests_per_minute:
+        bounds.append(60 * requests / server.requests_per_minute)
+    if server.tokens_per_minute:
+        bounds.append(60 * requests * tokens / server.tokens_per_minute)
     return max(bounds)
 
 

@@ -201,6 +201,14 @@ def _model_of(config: RunConfig, asked: Asked) -> tuple[str, str]:
     return asked.model or min(models), asked.engine or min(engines, default="default")
 
 
+def _addresses(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Where the servers of an engine are, as its raw settings say."""
+    endpoints = settings.get("endpoints")
+    listed = [one for one in endpoints if isinstance(one, Mapping)] if endpoints else []
+    found = sorted(str(one.get("base_url")) for one in listed)
+    return tuple(found) or (str(settings.get("base_url", _DEFAULT_URL)),)
+
+
 def _renamed(
     config: RunConfig, engines: Mapping[str, Any], labelers: list[dict[str, Any]]
 ) -> dict[str, Any]:
@@ -209,10 +217,11 @@ def _renamed(
     found: dict[str, Any] = {}
     for name, settings in engines.items():
         served = isinstance(settings, Mapping) and settings.get("type") == "openai"
-        url = settings.get("base_url", _DEFAULT_URL) if served else None
+        urls = _addresses(settings) if served else ()
         ours = config.engines.get(name)
-        is_same = isinstance(ours, OpenAIEngine) and ours.base_url == url
-        new = name if url is None or is_same else f"{name}-{content_id(str(url))[:6]}"
+        # Servers of one model may come and go: where one is the same, the model is.
+        is_same = isinstance(ours, OpenAIEngine) and bool({*ours.addresses} & {*urls})
+        new = name if not urls or is_same else f"{name}-{content_id(*urls)[:6]}"
         found[new] = settings
         for labeler in labelers:
             if new != name and labeler.get("engine", "default") == name:

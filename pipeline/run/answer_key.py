@@ -18,6 +18,7 @@ from prefloop.labelers.config import (
 from prefloop.labelers.judges.folder import judge_revision, question_revision
 from prefloop.labelers.scorers.function_process import search_here
 from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.run.manifest import digest
 
 _HARMLESS = {
@@ -40,11 +41,14 @@ def of_settings(settings: Any) -> Any:
 
 
 def of_engines(config: RunConfig) -> dict[str, dict[str, Any]]:
-    """The engines' settings that reach into what they answer, by name."""
-    return {
-        name: {key: value for key, value in fingerprint(engine).items() if key not in _HARMLESS}
-        for name, engine in config.engines.items()
-    }
+    """The engines' settings that reach into what they answer, by name. Of servers, their addresses
+    do: another may have another model under the same name."""
+    found = {}
+    for name, engine in config.engines.items():
+        found[name] = {k: value for k, value in fingerprint(engine).items() if k not in _HARMLESS}
+        if isinstance(engine, OpenAIEngine) and engine.endpoints:
+            found[name]["endpoints"] = sorted(set(engine.addresses))
+    return found
 
 
 def of_labelers(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,28 @@ def ask(url: str, *requests: Request, folder: Path | None = None, **config: Any)
     """Outcomes (completions or errors) of ``requests``, sent at once, with short backoffs.
 
     ``folder`` is the engine's in a run directory; ``config`` holds settings of the engine."""
+    return ask_engine({"base_url": url, **config}, *requests, folder=folder)
+
+
+def ask_endpoints(
+    endpoints: Sequence[str | dict[str, Any]],
+    *requests: Request,
+    folder: Path | None = None,
+    **config: Any,
+) -> list[Any]:
+    """The same over several servers: their addresses, or all that is set of them."""
+    several = [{"base_url": one} if isinstance(one, str) else one for one in endpoints]
+    return ask_engine({"endpoints": several, **config}, *requests, folder=folder)
+
+
+def ask_engine(
+    config: Mapping[str, Any], *requests: Request, folder: Path | None = None
+) -> list[Any]:
+    """The same with any settings of the engine."""
     settings = {"max_backoff_s": 0.02, "timeout_s": 5, "max_retries": 1, **config}
 
     async def go() -> list[Any]:
-        engine = OpenAIServer(OpenAIEngine(base_url=url, **settings), "m", cache=folder)
+        engine = OpenAIServer(OpenAIEngine(**settings), "m", cache=folder)
         try:
             return await asyncio.gather(
                 *(engine.generate(each) for each in requests), return_exceptions=True

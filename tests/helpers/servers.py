@@ -44,8 +44,20 @@ class Handler(BaseHTTPRequestHandler):
             with self.server.lock:
                 self.server.now -= 1
 
+    def do_GET(self) -> None:
+        """Lists the server's models, where it has any."""
+        with self.server.lock:
+            self.server.looks.append(self.path)
+        if self.server.models is None:
+            self.send(404, "{}")
+        else:
+            self.send(200, json.dumps({"object": "list", "data": self.server.models}))
+
     def send(self, status: int, text: str | bytes, **headers: str) -> None:
         data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+        if status == 200 and self.command == "POST":
+            with self.server.lock:
+                self.server.answered.append(self.body)
         self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(data)))
@@ -59,26 +71,30 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class FaultyServer(ThreadingHTTPServer):
-    """``requests`` holds (time, path, body) of what came, ``keys`` the headers that hold the key;
-    ``most`` is the most at once."""
+    """``requests`` holds (time, path, body) of what came, ``keys`` the headers that hold the key,
+    ``answered`` the bodies of what was answered with status 200; ``most`` is the most at once.
+    ``models`` are the rows of ``GET /models``, null where it has none."""
 
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, replies: list[Reply]) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, replies: list[Reply], port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
         self.replies = replies
         self.requests: list[tuple[float, str, Any]] = []
         self.keys: list[str] = []
+        self.answered: list[Any] = []
+        self.models: list[dict[str, Any]] | None = None
+        self.looks: list[str] = []
         self.lock = threading.Lock()
         self.now = self.most = self.sent = 0
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
 
 @contextmanager
-def faulty_server(*replies: Reply) -> Iterator[FaultyServer]:
-    """A running server that gives ``replies`` in turn."""
-    server = FaultyServer(list(replies))
+def faulty_server(*replies: Reply, port: int = 0) -> Iterator[FaultyServer]:
+    """A running server that gives ``replies`` in turn, at a free port, or at ``port``."""
+    server = FaultyServer(list(replies), port)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
@@ -102,6 +118,47 @@ def good(text: str = "hello", *, seconds: float = 0.0, **choice: Any) -> Reply:
         handler.send(200, json.dumps(body))
 
     return reply
+
+
+def capped(most: int, reply: Reply, **headers: str) -> Reply:
+    """``reply`` to as many as ``most`` at once; beyond that, status 429."""
+    lock, under_way = threading.Lock(), 0
+
+    def answer(handler: Handler) -> None:
+        nonlocal under_way
+        with lock:
+            is_full = under_way >= most
+            under_way += not is_full
+        if is_full:
+            status(429, "too many requests", **headers)(handler)
+            return
+        try:
+            reply(handler)
+        finally:
+            with lock:
+                under_way -= 1
+
+    return answer
+
+
+def now_and_then(usual: Reply, other: Reply, *, every: int, long: int) -> Reply:
+    """``usual``, and of each ``every`` requests the last ``long`` get ``other``: a storm."""
+    lock, number = threading.Lock(), 0
+
+    def answer(handler: Handler) -> None:
+        nonlocal number
+        with lock:
+            at, number = number % every, number + 1
+        (other if at >= every - long else usual)(handler)
+
+    return answer
+
+
+def free_port() -> int:
+    """A port at which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def status(code: int, message: str = "no", error_code: str | None = None, **headers: str) -> Reply:
@@ -168,9 +225,7 @@ def trickle(seconds: float) -> Reply:
 @contextmanager
 def vllm_server(model: str, log: Path, *arguments: str) -> Iterator[str]:
     """vLLM's OpenAI server on ``model`` (served as ``policy``); its base URL. Takes 30 s."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", model, "--served-model-name", "policy", "--dtype", "float32"),

@@ -101,6 +101,23 @@ def test_counts_by_hand(tmp_path: Path) -> None:
     assert not plan.warnings
 
 
+def test_several_endpoints_are_named_and_work_at_the_same_time(tmp_path: Path) -> None:
+    def planned(**changes: Any) -> Plan:
+        return make_plan(_config(tmp_path, engines={"api": {"type": "openai", **changes}}))
+
+    one = planned(max_concurrency=4)
+    several = planned(
+        max_concurrency=4,
+        endpoints=[{"base_url": f"http://{host}/v1", "api_key_env": "KEY_OF_IT"} for host in "abc"],
+    )
+    [alone], [together] = (_steps(plan, "label", "judge")[:1] for plan in (one, several))
+    assert alone.seconds == pytest.approx(3 * together.seconds)
+    told = " ".join(several.assumptions)
+    assert "engines.api asks 3 endpoints: http://a/v1 (4 at once at most); http://b/v1" in told
+    assert "KEY_OF_IT" not in told
+    assert "endpoints" not in " ".join(one.assumptions)
+
+
 def test_training_and_evaluation_by_hand(tmp_path: Path) -> None:
     plan = make_plan(_config(tmp_path))
     # best_vs_worst keeps one pair a prompt at most, a tenth of which goes to the test split.

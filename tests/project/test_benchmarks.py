@@ -19,6 +19,7 @@ RUNS = {
     "audit": ["--rows", "2000"],
     "costs": ["--candidates", "1e6"],
     "failures": ["--workers", "4", "--blocks", "200", "--mtbf-h", "1"],
+    "endpoints": ["--requests", "60", "--alone", "12", "--repeats", "1"],
     "gpu": ["--parts", "transformers", "dpo", *TINY],
     "overhead": ["--rows", "20", "60"],
     "reward": ["--answers", "8", "--repeats", "1", *SMALL],

@@ -8,10 +8,11 @@ import re
 import time
 from collections.abc import Mapping
 
-from prefloop.data.protocol import EngineFailed, RequestRejected
+from prefloop.data.protocol import RequestRejected
+from prefloop.pipeline.engines.endpoints.endpoint_settings import EndpointConfig
 from prefloop.pipeline.engines.openai.parameters import ParameterRefused, refused_fields
 from prefloop.pipeline.engines.openai.server_words import Said
-from prefloop.pipeline.engines.settings import OpenAIEngine
+from prefloop.pipeline.engines.openai.transport import ServerFailed
 
 _OVERFLOW = re.compile(
     r"context_length_exceeded|context[ _-]?(length|window|size)|max(imum)?[ _]?model[ _]?len"
@@ -34,7 +35,8 @@ class TransientError(Exception):
     """Worth another try, after ``retry_after`` seconds if the server names a time.
 
     ``reason`` is that of the request's rejection, should no try help; ``is_busy``: the server says
-    that it is the load, so that it is not this request's fault.
+    that it is the load, so that it is not this request's fault; ``status`` is that of its answer,
+    null where none came; ``was_sent``: the server may have begun to work on it.
     """
 
     def __init__(
@@ -44,8 +46,12 @@ class TransientError(Exception):
         *,
         reason: str = "failed_at_server",
         is_busy: bool = False,
+        status: int | None = None,
+        was_sent: bool = True,
     ) -> None:
         super().__init__(problem)
+        self.status = status
+        self.was_sent = was_sent
         self.retry_after = retry_after
         self.reason = reason
         self.is_busy = is_busy
@@ -54,41 +60,41 @@ class TransientError(Exception):
 class Failures:
     """Tells failures of one server apart; what it says has no key in it any more."""
 
-    def __init__(self, config: OpenAIEngine) -> None:
-        self._config = config
+    def __init__(self, server: EndpointConfig, api: str) -> None:
+        """``server`` names its key's variable."""
+        self._server = server
+        self._api = api
 
     def classify(
         self, status: int, said: Said, headers: Mapping[str, str], body: Mapping[str, object]
     ) -> Exception:
         """The error of ours for an answer with ``status``; ``body`` is what was asked."""
-        url, words = self._config.base_url, said.words or "no reason given"
+        url, words = self._server.base_url, said.words or "no reason given"
         text = " ".join([*sorted(said.codes), words]).lower()
         shown = f"status {status}: {words}"
         # Some servers take what they do not know for a fault of their own.
         if status in (500, 501) and (named := refused_fields(said, body, plainly=True)):
             return ParameterRefused("refused_by_server", shown, named, said.words)
         if status == 402 or (status in (400, 403, 429) and _NO_MONEY.search(text)):
-            return EngineFailed(
+            return ServerFailed(
                 f"{url}: the account's quota is used up ({shown})",
                 "top it up; the same command resumes the run",
             )
         if status == 403 and _WITHHELD.search(text):
             return RequestRejected("refused_by_server", shown)
         if status in (401, 403):
-            return EngineFailed(
+            return ServerFailed(
                 f"{url} refuses the key ({shown})",
-                f"put a valid key into the environment variable {self._config.api_key_env}",
+                f"put a valid key into the environment variable {self._server.api_key_env}",
             )
         if status in (408, 409, 425, 429) or status >= 500:
-            return TransientError(
-                shown, retry_after(headers), is_busy=status in (429, 529) or status == 425
-            )
+            busy = status in (425, 429, 529)
+            return TransientError(shown, retry_after(headers), is_busy=busy, status=status)
         if status == 413 or _OVERFLOW.search(text):
             return RequestRejected("context_overflow", shown)
         if status in (404, 405, 410) or (status in (400, 422) and _NO_MODEL.search(text)):
-            return EngineFailed(
-                f"{url} has no model {str(body.get('model'))!r}, or no {self._config.api} API "
-                f"({shown})",
+            return ServerFailed(
+                f"{url} has no model {str(body.get('model'))!r}, or no {self._api} API ({shown})",
                 f"GET {url}/models lists the names that it serves; check model and base_url",
             )
         if named := refused_fields(said, body):

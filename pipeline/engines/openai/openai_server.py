@@ -1,9 +1,10 @@
-"""The HTTP engine: any OpenAI-compatible server, one request for each seed.
+"""The HTTP engine: any OpenAI-compatible server, or several of them, one request for each seed.
 
 A request goes: response cache, then tries with exponential backoff, each under the budget and the
 rate limits. What a try can end in is decided in ``openai_errors``; what is sent, in
 ``openai_wire``; what is read, in ``reply_reader``. A request that no try helps is told from a
 server that answers nobody by how others fared (``health``) and, where none did, by a harmless one.
+Of several servers, each try goes to the one whose turn it is (``endpoints``).
 """
 
 from __future__ import annotations
@@ -30,16 +31,19 @@ from prefloop.data.protocol import (
     EverythingRefused,
     Request,
     RequestRejected,
+    Sampling,
 )
 from prefloop.pipeline.engines.answer_reader import AnswerReader, longest, template_kwargs
 from prefloop.pipeline.engines.defaults import completed
-from prefloop.pipeline.engines.openai.api_key import read_key
+from prefloop.pipeline.engines.endpoints.endpoint import Endpoint, EndpointTurn, endpoints_of
+from prefloop.pipeline.engines.endpoints.models_served import compared, served_by
+from prefloop.pipeline.engines.endpoints.pool import Pool
 from prefloop.pipeline.engines.openai.batches import Batches, put_together, shared, taken_apart
 from prefloop.pipeline.engines.openai.budget import Budget, Charge
-from prefloop.pipeline.engines.openai.headers import secret_headers, shown_headers
+from prefloop.pipeline.engines.openai.headers import shown_headers
 from prefloop.pipeline.engines.openai.health import MOST_IN_A_ROW, Health
 from prefloop.pipeline.engines.openai.ledger import Amount, ledger_at
-from prefloop.pipeline.engines.openai.openai_errors import Failures, TransientError
+from prefloop.pipeline.engines.openai.openai_errors import TransientError
 from prefloop.pipeline.engines.openai.openai_wire import (
     PROBE,
     PROBE_TOKENS,
@@ -62,15 +66,9 @@ from prefloop.pipeline.engines.openai.server_words import (
     load_body,
     one_line,
     said_by,
-    said_in,
     strict_json,
 )
-from prefloop.pipeline.engines.openai.transport import (
-    Response,
-    Transport,
-    TransportError,
-    written,
-)
+from prefloop.pipeline.engines.openai.transport import Response, TransportError, written
 from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.engines.weights import is_adapter, load_tokenizer
 
@@ -79,6 +77,15 @@ logger = logging.getLogger(__name__)
 _CHARACTERS_PER_TOKEN = 3  # low, so that the budget's reservations are rather too large
 _FIRST_BACKOFF_S = 0.5
 _PROBES = 2
+_PROBES_OF_POLICY = 4
+_FIRST_AGAIN = 3
+"""Times that a request over several endpoints goes first again after a try that failed."""
+_MOST_REFUSALS = 28
+"""Times that a request is refused for the load of several endpoints that answer others, before it
+is taken to be one that they do not want."""
+_LOOK_AT_SERVER = (
+    "check the server and its log, and that base_url is right; the same command resumes"
+)
 _FAILED_TOGETHER = 3
 """Requests of several prompts that fail, in a row, before each is asked alone."""
 _LOOKS_FOR_CHOICES = 4
@@ -99,8 +106,17 @@ class _Question:
     hints: ThoughtHints
 
 
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """Whether a server has an adapter, what it ``said``, and whether there was no answer."""
+
+    is_there: bool
+    said: str
+    is_gone: bool = False
+
+
 class OpenAIServer:
-    """Engine over an OpenAI-compatible HTTP server. Use it from one event loop."""
+    """Engine over one OpenAI-compatible HTTP server, or several. Use it from one event loop."""
 
     def __init__(
         self,
@@ -118,10 +134,16 @@ class OpenAIServer:
         self._config = config
         self._place = place or Place()
         self._model = model
-        shown, secret = shown_headers(config.extra_headers), secret_headers(config.extra_headers)
-        self._key = read_key(config.api_key_env, beside=secret.values())
-        self._transport = Transport(config.base_url, self._key, config.timeout_s, shown | secret)
-        self._failures = Failures(config)
+        self._endpoints = endpoints_of(config)
+        self._address = _in_words([endpoint.name for endpoint in self._endpoints])
+        self._only = EndpointTurn(self._endpoints[0])
+        self._pool: Pool | None = None
+        if config.endpoints:
+            self._pool = Pool(config, self._endpoints, name=self._place.engine, mend=self._mend)
+        self._comparing: asyncio.Task[None] | None = None
+        self.differences: tuple[str, ...] = ()
+        """How the models of several endpoints differ, as far as they say."""
+        self._adapter: dict[str, str] | None = None
         self._health = Health()
         self._probing = asyncio.Lock()
         self._tokenizer = None if config.tokenizer is None else load_tokenizer(config.tokenizer)
@@ -141,7 +163,8 @@ class OpenAIServer:
         self._no_choices: EverythingRefused | None = None
         self._refuses: EverythingRefused | None = None
         self._warned: set[str] = set()
-        self._slots = asyncio.Semaphore(config.concurrency)
+        self._concurrency = config.concurrency
+        self._slots = asyncio.Semaphore(self._concurrency)
         self._taking = asyncio.Lock()
         self._batches: Batches[_Question, Reply] = Batches(self._ask_together)
         self._shares = config.api == "completions"
@@ -197,20 +220,55 @@ class OpenAIServer:
         # The name says the content, so cached responses of another adapter cannot answer.
         name = f"policy-{folder_revision(Path(path))}"
         adapter = {"lora_name": name, "lora_path": str(Path(path).resolve())}
-        try:
-            response = await self._transport.post("/load_lora_adapter", adapter)
-            words = f"status {response.status}: {self._said(response).words}"
-            failed = response.status >= 400 and "already" not in words
-        except TransportError as error:
-            words, failed = str(error), True
-        if failed:
-            raise EngineFailed(f"{self._config.base_url} does not load {path}: {words}", remedy)
-        self._model = name
+        await self._see_that_models_agree()
+        asked = self._endpoints if self._pool is None else self._pool.endpoints
+        found = await asyncio.gather(*(self._load_at(endpoint, adapter) for endpoint in asked))
+        failed = {
+            endpoint: loaded
+            for endpoint, loaded in zip(asked, found, strict=True)
+            if not loaded.is_there
+        }
+        if len(failed) == len(asked):
+            told = "; ".join(
+                f"{one.name} does not load {path}: {failed[one].said}" for one in asked
+            )
+            raise EngineFailed(told, remedy)
+        self._model, self._adapter = name, adapter
+        if self._pool is None:
+            return
+        for endpoint, loaded in failed.items():
+            problem = f"it does not load {path}: {loaded.said}"
+            if loaded.is_gone:
+                logger.warning("%s: %s: %s", self._place.engine, endpoint.name, problem)
+            else:
+                self._pool.leave(endpoint, EngineFailed(f"{endpoint.name}: {problem}", remedy))
+        # Behind one address may be several servers, and one of them has loaded it.
+        probed = [one for one in asked if one not in failed for _ in range(_PROBES_OF_POLICY)]
+        said = await asyncio.gather(*(self._problem_at(endpoint) for endpoint in probed))
+        for endpoint, error in zip(probed, said, strict=True):
+            if isinstance(error, EngineFailed):
+                self._pool.leave(endpoint, error)
+
+    async def ask_each(self) -> list[tuple[str, str]]:
+        """Of each of several endpoints its name and what is wrong with it; empty where it answers a
+        harmless request. None of them is left for it."""
+        await self._see_that_models_agree()
+        problems = await asyncio.gather(*(self._problem_at(one) for one in self._endpoints))
+        found = []
+        for endpoint, problem in zip(self._endpoints, problems, strict=True):
+            left_out = None if self._pool is None else self._pool.left_out(endpoint)
+            found.append((endpoint.name, str(left_out or problem or "")))
+        return found
 
     async def aclose(self) -> None:
         """See ``prefloop.data.protocol.Engine``."""
         self._budget.close()
-        await self._transport.aclose()
+        if self._comparing is not None:
+            self._comparing.cancel()
+        if self._pool is not None:
+            self._pool.close()
+        for endpoint in self._endpoints:
+            await endpoint.transport.aclose()
         if self._cache is not None:
             self._cache.close()
 
@@ -267,12 +325,12 @@ class OpenAIServer:
                 return nothing
             try:
                 found = await self._try_together(questions)
-            except (TransportError, EngineFailed):
+            except (TransientError, RequestRejected, EngineFailed):
                 return nothing
         self._failed_together = 0 if found and any(found) else self._failed_together + 1
         if found is None or self._failed_together == _FAILED_TOGETHER:
             self._shares = False
-            logger.info("%s: prompts are asked alone from now on", self._config.base_url)
+            logger.info("%s: prompts are asked alone from now on", self._address)
         if found is None or not any(found):
             return nothing
         self._health.answered()
@@ -291,23 +349,36 @@ class OpenAIServer:
     ) -> list[tuple[str, Reply] | None] | None:
         """Bodies for the cache and answers, null for each that is none; null altogether where the
         server does not take prompts together, or does not say which answer is whose."""
-        prices = [self._price(one.prompt_tokens, one.max_tokens) for one in questions]
-        most = sum(prices, Amount())
-        await self._keep_rates(most)
-        async with self._budget.reserved(most) as charge:
+        most = sum((self._most(one) for one in questions), Amount())
+        if self._pool is None:
+            await self._keep_rates(most)
+            return await self._together_at(self._only, questions)
+        await self._see_that_models_agree()
+        return await self._pool.do(
+            lambda turn: self._together_at(turn, questions), most.tokens, count=len(questions)
+        )
+
+    async def _together_at(
+        self, turn: EndpointTurn, questions: Sequence[_Question]
+    ) -> list[tuple[str, Reply] | None] | None:
+        prices = [self._most(one) for one in questions]
+        async with self._budget.reserved(sum(prices, Amount())) as charge:
             charge.spent = charge.most
             try:
-                response = await self._transport.post(
+                response = await turn.post(
                     "/completions", put_together([one.body for one in questions])
                 )
             except TransportError as error:
                 charge.spent = charge.most if error.was_sent else Amount()
-                raise
+                raise TransientError(str(error), was_sent=error.was_sent) from None
             except EngineFailed:
                 charge.spent = Amount()
                 raise
             if not 200 <= response.status < 300:
                 charge.spent = Amount()
+                if self._pool is not None:  # which has to know why
+                    said = turn.endpoint.said(response)
+                    self._complain(turn, questions[0], response.status, said, response)
                 return [None] * len(questions)
             try:
                 bodies = taken_apart(
@@ -320,15 +391,15 @@ class OpenAIServer:
             found, charge.spent = [], Amount()
             for question, body, price in zip(questions, bodies, prices, strict=True):
                 own = Charge(price)
-                found.append(self._taken(question, body, own))
+                found.append(self._taken(turn, question, body, own))
                 charge.spent += own.spent
             return found
 
     def _taken(
-        self, question: _Question, body: Mapping[str, Any], charge: Charge
+        self, turn: EndpointTurn, question: _Question, body: Mapping[str, Any], charge: Charge
     ) -> tuple[str, Reply] | None:
         try:
-            kept, reply = self._read(question, Response(200, {}, written(body)), charge)
+            kept, reply = self._read(turn, question, Response(200, {}, written(body)), charge)
         except (GarbledResponseError, RequestRejected, TransientError, EngineFailed):
             return None
         return None if question.wants_choices and not reply.has_choices else (kept, reply)
@@ -339,7 +410,7 @@ class OpenAIServer:
         taken = 0
         try:
             async with self._taking:  # one by one, or two would wait for each other's
-                while taken < min(count, self._config.concurrency):
+                while taken < min(count, self._concurrency):
                     await self._slots.acquire()
                     taken += 1
             yield
@@ -386,8 +457,7 @@ class OpenAIServer:
         further one would be paid in vain."""
         if _lacks_choices(question, reply):
             self._no_choices = EverythingRefused(
-                f"{self._config.base_url} gives no log-probabilities for the verdicts, in 2 "
-                "answers of 2",
+                f"{self._address} gives no log-probabilities for the verdicts, in 2 answers of 2",
                 f"set {self._place.other_judge('JSON or text')}, or take a server that honours "
                 "logprobs and top_logprobs",
             )
@@ -396,6 +466,8 @@ class OpenAIServer:
     async def _try_until_answered(self, question: _Question) -> tuple[str, Reply]:
         failed: list[float] = []
         try:
+            if self._pool is not None:
+                return await self._try_in_turns(question)
             while True:
                 try:
                     return await self._try_once(question)
@@ -409,16 +481,42 @@ class OpenAIServer:
             failure = await self._refused(question, rejected)
         raise failure from None
 
+    async def _try_in_turns(self, question: _Question) -> tuple[str, Reply]:
+        """The same over several endpoints, each of which the pool gives the rest it needs. That one
+        is busy or gone is no fault of the request; that all are, the pool says."""
+        began, refused, failed = time.monotonic(), 0, list[float]()
+        while True:
+            try:
+                # One that is refused time and again must not be in the way of the others.
+                first = 0 < refused + len(failed) <= _FIRST_AGAIN
+                return await self._try_once(question, again=first)
+            except TransientError as error:
+                now, is_busy = time.monotonic(), error.is_busy or error.status == 503
+                if not error.was_sent:
+                    continue
+                if is_busy:
+                    refused += 1
+                    if refused > _MOST_REFUSALS and now - began > self._config.timeout_s:
+                        detail = f"{error}, after {refused} tries, while others are answered"
+                        raise RequestRejected(error.reason, detail) from None
+                    continue
+                failed.append(now)
+                if len(failed) <= self._config.max_retries:
+                    continue
+                if await self._answers_others(question, failed[-2:][0], now):
+                    try:
+                        return await self._try_once(question, again=True)
+                    except TransientError as last:
+                        if last.was_sent and not last.is_busy and last.status != 503:
+                            raise self._hopeless(question, last, len(failed)) from None
+                failed.clear()
+
     async def _try_a_last_time(
         self, question: _Question, error: TransientError, failed: Sequence[float]
     ) -> tuple[str, Reply]:
         """What comes of a request that no try helped: an answer after all, where the server is
         back; its rejection, where the server answers others; or the run's end."""
-        tries = f"after {len(failed)} {'try' if len(failed) == 1 else 'tries'}"
-        stop = EngineFailed(
-            f"{self._config.base_url}: {error}, {tries}",
-            "check the server and its log, and that base_url is right; the same command resumes",
-        )
+        stop = EngineFailed(f"{self._address}: {error}, {_after(len(failed))}", _LOOK_AT_SERVER)
         if error.is_busy or not await self._answers_others(question, failed[-2:][0], failed[-1]):
             raise stop from None
         try:
@@ -427,14 +525,20 @@ class OpenAIServer:
             if last.is_busy:
                 raise stop from None
             error = last
+        raise self._hopeless(question, error, len(failed)) from None
+
+    def _hopeless(self, question: _Question, error: TransientError, tries: int) -> Exception:
+        """What it means that no try helped a request while the server answers others."""
         in_a_row = self._health.failed(question.key, str(error))
         if in_a_row >= MOST_IN_A_ROW and not self._health.ever_answered:
-            raise EverythingRefused(
-                f"{self._config.base_url} fails at every request but a harmless one, {in_a_row} in "
+            return EverythingRefused(
+                f"{self._address} fails at every request but a harmless one, {in_a_row} in "
                 f"a row: {self._health.commonest_reason}",
-                stop.remedy,
-            ) from None
-        raise RequestRejected(error.reason, f"{error}, {tries}, while the server answers others")
+                _LOOK_AT_SERVER,
+            )
+        return RequestRejected(
+            error.reason, f"{error}, {_after(tries)}, while the server answers others"
+        )
 
     async def _refused(self, question: _Question, rejected: RequestRejected) -> Exception:
         """What a refusal means: this request's, a parameter's that all have, or, after many, that
@@ -450,7 +554,7 @@ class OpenAIServer:
         if in_a_row % MOST_IN_A_ROW or await self._answers_others(question, began, began):
             return rejected
         return EverythingRefused(
-            f"{self._config.base_url} refuses every request: {self._health.commonest_reason}",
+            f"{self._address} refuses every request: {self._health.commonest_reason}",
             "change what the message names; the same command resumes",
         )
 
@@ -486,7 +590,7 @@ class OpenAIServer:
             self._health.alive()
             fields = f"field{'s' if len(names) > 1 else ''} {', '.join(names)}"
             self._refuses = EverythingRefused(
-                f"{self._config.base_url} refuses the {fields} ({rejected.detail}), and answers "
+                f"{self._address} refuses the {fields} ({rejected.detail}), and answers "
                 f"without {'them' if len(names) > 1 else 'it'}",
                 "set " + "; ".join(dict.fromkeys(remedies)),
             )
@@ -538,27 +642,97 @@ class OpenAIServer:
         self._health.alive()
         return True
 
-    async def _try_once(self, question: _Question) -> tuple[str, Reply]:
-        most = self._price(question.prompt_tokens, question.max_tokens)
-        await self._keep_rates(most)
+    async def _try_once(self, question: _Question, *, again: bool = False) -> tuple[str, Reply]:
+        """One try, at the endpoint whose turn it is; ``again``: it had a turn before."""
+        if self._pool is None:
+            await self._keep_rates(self._most(question))
+            return await self._try_at(self._only, question)
+        await self._see_that_models_agree()
+        return await self._pool.do(
+            lambda turn: self._try_at(turn, question), self._most(question).tokens, again=again
+        )
+
+    async def _try_at(self, turn: EndpointTurn, question: _Question) -> tuple[str, Reply]:
         path = "/chat/completions" if self._config.api == "chat" else "/completions"
-        async with self._budget.reserved(most) as charge:
+        async with self._budget.reserved(self._most(question)) as charge:
             charge.spent = charge.most  # whatever ends the wait: the server may have answered
             try:
-                response = await self._transport.post(path, question.body)
+                response = await turn.post(path, question.body)
             except TransportError as error:
                 charge.spent = charge.most if error.was_sent else Amount()
-                failure: Exception = TransientError(str(error))
+                failure: Exception = TransientError(str(error), was_sent=error.was_sent)
             except EngineFailed:
                 charge.spent = Amount()
                 raise
             else:
                 try:
-                    return self._read(question, response, charge)
+                    return self._read(turn, question, response, charge)
                 except GarbledResponseError as error:
-                    failure = TransientError(self._key.blot(str(error)), reason="unparsable_answer")
+                    said = turn.endpoint.key.blot(str(error))
+                    failure = TransientError(said, reason="unparsable_answer")
             # Raised within the budget's block: what was charged is kept whatever comes.
             raise failure from None
+
+    def _most(self, question: _Question) -> Amount:
+        """The most that a question can take."""
+        return self._price(question.prompt_tokens, question.max_tokens)
+
+    async def _see_that_models_agree(self) -> None:
+        """Compare what several endpoints say they serve, once; those that have no such model are
+        left."""
+        if self._pool is None or (self._comparing is not None and self._comparing.done()):
+            return
+        if self._comparing is None:
+            self._comparing = asyncio.create_task(self._compare(self._pool))
+        await asyncio.shield(self._comparing)
+
+    async def _compare(self, pool: Pool) -> None:
+        served = await asyncio.gather(
+            *(served_by(one, self._model, self._config.timeout_s) for one in self._endpoints)
+        )
+        names = [endpoint.name for endpoint in self._endpoints]
+        found = compared(self._model, dict(zip(names, served, strict=True)))
+        for endpoint in self._endpoints:
+            if (lacks := found.lacking.get(endpoint.name)) is not None:
+                remedy = "serve the model there by this name, or take the endpoint out"
+                pool.leave(endpoint, EngineFailed(f"{endpoint.name}: {lacks}", remedy))
+        self.differences = found.notes
+        for note in found.notes:
+            logger.warning("%s: %s", self._place.engine, note)
+
+    async def _load_at(self, endpoint: Endpoint, adapter: Mapping[str, str]) -> _Loaded:
+        """Have one server load a LoRA adapter."""
+        try:
+            response = await endpoint.transport.post("/load_lora_adapter", adapter)
+        except TransportError as error:
+            return _Loaded(is_there=False, said=str(error), is_gone=True)
+        except EngineFailed as failed:
+            if self._pool is None:
+                raise
+            return _Loaded(is_there=False, said=failed.problem)
+        said = f"status {response.status}: {endpoint.said(response).words}"
+        return _Loaded(is_there=response.status < 400 or "already" in said, said=said)
+
+    async def _mend(self, endpoint: Endpoint) -> bool:
+        """Whether a server that has no such model, as it was started anew, has it again, or is
+        gone once more."""
+        if self._adapter is None:
+            return False
+        loaded = await self._load_at(endpoint, self._adapter)
+        return loaded.is_there or loaded.is_gone
+
+    async def _problem_at(self, endpoint: Endpoint) -> Exception | None:
+        """What is wrong with one endpoint; null where it answers a harmless request."""
+        plain = Sampling(temperature=None, top_p=None, max_tokens=PROBE_TOKENS)
+        prompt = None
+        if self._tokenizer is not None and self._config.api == "completions":
+            prompt = render_tokens(self._tokenizer, PROBE)
+        question = self._question(Request("probe", PROBE, plain, (0,)), 0, prompt)
+        try:
+            await self._try_at(EndpointTurn(endpoint), question)
+        except (TransientError, RequestRejected, EngineFailed) as error:
+            return error
+        return None
 
     async def _keep_rates(self, most: Amount) -> None:
         if self._request_rate is not None:
@@ -566,53 +740,60 @@ class OpenAIServer:
         if self._token_rate is not None:
             await self._token_rate.acquire(min(most.tokens, self._token_rate.max_rate))
 
-    def _read(self, question: _Question, response: Response, charge: Charge) -> tuple[str, Reply]:
+    def _read(
+        self, turn: EndpointTurn, question: _Question, response: Response, charge: Charge
+    ) -> tuple[str, Reply]:
         """The answer in ``response``, and its body for the cache. Sets what it is charged, also
         where it is none."""
-        charge.spent = Amount()
+        charge.spent, endpoint = Amount(), turn.endpoint
         if response.status >= 300 or response.status < 200:
             self._charge_refusal(question, response, charge)
-            self._complain(question, response.status, self._said(response), response)
+            self._complain(turn, question, response.status, endpoint.said(response), response)
         kept: str | None = None
         try:
             body, kept = _strictly(response.body)
         except ValueError as error:
             if response.body.lstrip()[:1] == b"{":  # cut off on its way
                 charge.spent = charge.most
-            words = one_line(self._said(response).words, 100) or "an empty body"
+            words = one_line(endpoint.said(response).words, 100) or "an empty body"
             raise GarbledResponseError(
                 f"garbage instead of an answer: {words} ({one_line(str(error), 80)})"
             ) from None
         self._charge(question, body, charge)
         try:
             reply = read_reply(body, question.max_tokens, question.hints)
-            kept = self._key.strike(json.dumps(body) if kept is None else kept)
+            kept = endpoint.key.strike(json.dumps(body) if kept is None else kept)
         except RecursionError:
             raise GarbledResponseError("garbage instead of an answer: nested too deeply") from None
         except GarbledResponseError:
             said = said_by(body)
             if is_error(body) and said.status is not None:
-                self._complain(question, said.status, self._blotted(said), response)
+                self._complain(turn, question, said.status, endpoint.blotted(said), response)
             raise
         except RequestRejected as rejected:
             self._health.answered()
-            raise RequestRejected(rejected.reason, self._key.blot(rejected.detail)) from None
-        if self._key.strikes:
+            raise RequestRejected(rejected.reason, endpoint.key.blot(rejected.detail)) from None
+        if endpoint.key.strikes:
             reply = replace(
                 reply,
-                text=self._key.strike(reply.text),
-                reasoning=reply.reasoning and self._key.strike(reply.reasoning),
-                raw_text=reply.raw_text and self._key.strike(reply.raw_text),
+                text=endpoint.key.strike(reply.text),
+                reasoning=reply.reasoning and endpoint.key.strike(reply.reasoning),
+                raw_text=reply.raw_text and endpoint.key.strike(reply.raw_text),
             )
         charge.spent = self._amount(reply, question)
         return kept, reply
 
     def _complain(
-        self, question: _Question, status: int, said: Said, response: Response
+        self, turn: EndpointTurn, question: _Question, status: int, said: Said, response: Response
     ) -> NoReturn:
         """Raise what an answer with an error's status means."""
-        failure = self._failures.classify(status, said, response.headers, question.body)
-        if isinstance(failure, EngineFailed) and status == 403 and self._health.ever_answered:
+        endpoint = turn.endpoint
+        failure = endpoint.failures.classify(status, said, response.headers, question.body)
+        if self._pool is None:
+            is_known = self._health.ever_answered
+        else:
+            is_known = self._pool.has_answered(endpoint)
+        if isinstance(failure, EngineFailed) and status == 403 and is_known:
             # The key is good, as others got through: some servers withhold single answers so.
             failure = RequestRejected("refused_by_server", f"status 403: {said.words}")
         raise failure from None
@@ -638,12 +819,6 @@ class OpenAIServer:
             return
         if isinstance(body, dict) and isinstance(body.get("usage"), dict):
             self._charge(question, body, charge)
-
-    def _said(self, response: Response) -> Said:
-        return self._blotted(said_in(response.body))
-
-    def _blotted(self, said: Said) -> Said:
-        return replace(said, words=self._key.blot(said.words))
 
     def _wait(self, error: TransientError, tries: int) -> float:
         """Exponential backoff with jitter, and never less than the server asks for."""
@@ -685,7 +860,7 @@ class OpenAIServer:
     def _warn_once(self, what: str) -> None:
         if what not in self._warned:
             self._warned.add(what)
-            logger.warning("%s %s", self._config.base_url, what)
+            logger.warning("%s %s", self._address, what)
 
     def _completion(
         self, request: Request, reply: Reply, prompt: Sequence[int] | None
@@ -740,6 +915,16 @@ def _strictly(data: bytes) -> tuple[Any, str | None]:
         return load_body(data), None
     kept = written(body)
     return body, kept.decode() if kept.isascii() else None
+
+
+def _in_words(names: Sequence[str]) -> str:
+    """Servers, by name, for a message."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _after(tries: int) -> str:
+    return f"after {tries} {'try' if tries == 1 else 'tries'}"
 
 
 def _lacks_choices(question: _Question, reply: Reply) -> bool:

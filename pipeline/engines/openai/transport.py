@@ -1,4 +1,4 @@
-"""One POST to the server: its body read up to a limit, redirects not followed elsewhere.
+"""Requests to one server: their answers read up to a limit, redirects not followed elsewhere.
 
 Requests go through aiohttp, which costs a quarter of what httpx does at a few hundred connections.
 Where the environment names a proxy that may be meant for the server, they go through httpx, which
@@ -35,6 +35,10 @@ _encode = msgspec.json.Encoder().encode
 _KEPT_ALIVE_S = 4.0  # servers close idle connections after five seconds or more
 
 
+class ServerFailed(EngineFailed):
+    """This server cannot be used as the config says; another might."""
+
+
 class TransportError(Exception):
     """No whole response came. ``was_sent``: the server may have begun to work on it."""
 
@@ -59,7 +63,9 @@ class _Unaskable(Exception):
 class _Client(Protocol):
     """Sends what it is given, and reads what comes; raises ``TransportError`` or ``_Unaskable``."""
 
-    async def post(self, url: str, content: bytes) -> Response: ...
+    async def send(self, url: str, content: bytes | None) -> Response:
+        """The response to a POST of ``content``, or to a GET where there is none."""
+        ...
 
     async def aclose(self) -> None: ...
 
@@ -97,14 +103,20 @@ class Transport:
         Raises ``TransportError``, and ``EngineFailed`` for an address that cannot be asked and for
         a server that sends the request elsewhere.
         """
-        content = written(body)
+        return await self._asked(path, written(body))
+
+    async def get(self, path: str) -> Response:
+        """What is at ``path``, whatever the status; raises as :meth:`post` does."""
+        return await self._asked(path, None)
+
+    async def _asked(self, path: str, content: bytes | None) -> Response:
         url = self._base_url + path
         for _ in range(_REDIRECTS + 1):
-            response = await self._post(url, content)
+            response = await self._once(url, content)
             if response.status not in _REDIRECTED:
                 return response
             url = self._redirected(url, response)
-        raise EngineFailed(
+        raise ServerFailed(
             f"{self._base_url} redirects in a circle (status {response.status})", "check base_url"
         )
 
@@ -112,16 +124,16 @@ class Transport:
         """Close the connections. Idempotent."""
         await self._client.aclose()
 
-    async def _post(self, url: str, content: bytes) -> Response:
+    async def _once(self, url: str, content: bytes | None) -> Response:
         try:
             # A client's own timeout may be for each read; a server that trickles outlives it.
             async with asyncio.timeout(self._timeout_s):
-                return await self._client.post(url, content)
+                return await self._client.send(url, content)
         except TransportError as error:
             said = self._key.blot(str(error))
             raise TransportError(said, was_sent=error.was_sent) from None
         except (_Unaskable, UnicodeError) as error:
-            raise EngineFailed(
+            raise ServerFailed(
                 f"{self._base_url} cannot be asked: {self._key.blot(one_line(str(error)))}",
                 "check base_url",
             ) from None
@@ -144,7 +156,7 @@ class Transport:
         if response.status in (307, 308) and target and _origin(target) == _origin(url):
             return target
         shown = one_line(target.partition("?")[0].rpartition("@")[2]) or "nowhere"
-        raise EngineFailed(
+        raise ServerFailed(
             f"{self._base_url} redirects to {self._key.blot(shown)} (status {response.status}); "
             "nothing was sent there",
             "if that is the server you mean, put its address into base_url",
@@ -191,14 +203,14 @@ class _Direct:
         self._urls: dict[str, yarl.URL] = {}
         self._session: aiohttp.ClientSession | None = None
 
-    async def post(self, url: str, content: bytes) -> Response:
+    async def send(self, url: str, content: bytes | None) -> Response:
         """See :class:`_Client`."""
         import aiohttp
 
         session = self._session or self._opened()
         try:
-            async with session.post(
-                self._address(url), data=content, allow_redirects=False
+            async with session.request(
+                _method(content), self._address(url), data=content, allow_redirects=False
             ) as answer:
                 headers = answer.headers
                 _check(headers)
@@ -258,12 +270,12 @@ class _ThroughProxy:
         except httpx.InvalidURL as error:
             raise _Unaskable(str(error)) from None
 
-    async def post(self, url: str, content: bytes) -> Response:
+    async def send(self, url: str, content: bytes | None) -> Response:
         """See :class:`_Client`."""
         import httpx
 
         try:
-            async with self._client.stream("POST", url, content=content) as answer:
+            async with self._client.stream(_method(content), url, content=content) as answer:
                 _check(answer.headers)
                 body = await _whole(answer.aiter_bytes())
                 return Response(answer.status_code, answer.headers, body)
@@ -279,6 +291,10 @@ class _ThroughProxy:
     async def aclose(self) -> None:
         """See :class:`_Client`."""
         await self._client.aclose()
+
+
+def _method(content: bytes | None) -> str:
+    return "GET" if content is None else "POST"
 
 
 def _trusted() -> ssl.SSLContext:

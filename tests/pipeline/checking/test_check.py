@@ -175,6 +175,50 @@ def test_an_ideal_server(tmp_path: Path) -> None:
     ]
 
 
+def over_endpoints(root: Path, *urls: str, **sections: Any) -> RunConfig:
+    endpoints = [{"base_url": url} for url in urls]
+    usual = "http://127.0.0.1:8000/v1"
+    return config(usual, root, engine={"endpoints": endpoints, "timeout_s": 5}, **sections)
+
+
+def test_each_endpoint_is_a_line_and_the_rest_is_asked_of_those_that_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-0123456789")
+    with faulty_server(Ideal()) as one, faulty_server(status(401, "who are you")) as other:
+        one.models = [{"id": name, "root": f"/models/{name}"} for name in "jm"]
+        found = prefloop.check(over_endpoints(tmp_path, one.url, other.url)).facts
+    assert found.failures == ()
+    assert said(found, "ok")[:2] == [
+        f"engines.default: {one.url} answers for {name}" for name in ("j", "policy")
+    ]
+    assert [line.split(": ", 2)[:2] for line in said(found, "warning")] == [
+        ["engines.default", f"{other.url} does not answer for {name}"] for name in ("j", "policy")
+    ]
+    assert all("OPENAI_API_KEY" in line for line in said(found, "warning"))
+    assert "sk-secret" not in json.dumps(found.as_dict())
+
+
+def test_where_no_endpoint_answers_nobody_else_is_asked(tmp_path: Path) -> None:
+    with faulty_server(status(500, "boom")) as one, faulty_server(status(404)) as other:
+        found = prefloop.check(over_endpoints(tmp_path, one.url, other.url)).facts
+        assert len(one.requests) == len(other.requests) == 2
+    assert found.exit_code == 3
+    assert [one.subject for one in found.lines] == ["engines.default"] * 4
+    assert len(found.failures) == 4
+
+
+def test_endpoints_of_other_models_are_told(tmp_path: Path) -> None:
+    with faulty_server(Ideal()) as one, faulty_server(Ideal()) as other:
+        one.models = [{"id": name, "root": "org/large"} for name in "jm"]
+        other.models = [{"id": name, "root": "/models/small"} for name in "jm"]
+        found = prefloop.check(over_endpoints(tmp_path / "first", one.url, other.url)).facts
+        assert any("'j' may not be the same model" in line for line in said(found, "warning"))
+        other.models = [{"id": "small"}]  # and answers to whatever name
+        found = prefloop.check(over_endpoints(tmp_path, one.url, other.url)).facts
+    assert f"{other.url}: it lists 'small', and not 'j'" in said(found, "warning")[0]
+
+
 SYSTEM = {"n": 2, "max_tokens": 16, "system_prompt": "Answer as a sailor would, in few words."}
 THINKING = {"n": 2, "max_tokens": 16, "thought_tokens": 40}
 CASES: dict[str, tuple[Reply, dict[str, Any], str, str]] = {

@@ -241,6 +241,22 @@ def test_what_is_handed_on_to_a_server_may_not_change_under_its_votes(tmp_path: 
         assert str(raised.value).count("->") == 1
 
 
+def test_a_run_goes_on_with_other_endpoints(tmp_path: Path) -> None:
+    run = begun(tmp_path, served(), "candidates", "votes")
+    usual = "http://127.0.0.1:8000/v1"
+    several = [
+        {"base_url": "http://a/v1", "max_concurrency": 2, "extra_headers": {"x-a": "b"}},
+        {"base_url": "http://b/v1", "api_key_env": "B_KEY", "requests_per_minute": 9},
+    ]
+    for endpoints in (several, several[:1], []):
+        config = served(base_url=usual, endpoints=endpoints)
+        open_run(config, run, revisions={})
+        assert RunConfig(**run.read_config()) == config
+    with pytest.raises(RunError, match="differs"):
+        open_run(served(base_url=usual, endpoints=several, api="completions", tokenizer="t"), run,
+                 revisions={})  # fmt: skip
+
+
 def test_a_run_of_a_version_that_wrote_columns_out_goes_on(tmp_path: Path) -> None:
     run = begun(tmp_path, small_config(), "candidates", "votes")
     raw = yaml.safe_load(run.config.read_text())

@@ -96,7 +96,7 @@ def outcome(data, status, choices):
     question = ENGINE._question(request(choices), 1, None)
     charge = Charge(Amount(1000, 1.0))
     try:
-        kept, reply = ENGINE._read(question, Response(status, {}, data), charge)
+        kept, reply = ENGINE._read(ENGINE._only, question, Response(status, {}, data), charge)
         kept.encode("ascii")
         return ENGINE._completion(request(choices), reply, None)
     except (RequestRejected, EngineFailed, TransientError) as error:
