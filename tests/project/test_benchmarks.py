@@ -33,6 +33,7 @@ RUNS = {
     ],
     "prefixes": ["--prompts", "3", "--n", "3", "--repeats", "1"],
     "reading": ["300", "--run", "400"],
+    "replicas": ["--prompts", "4", "--n", "2", "--max-tokens", "8", "--repeats", "1", *SMALL],
     "scale": ["2000"],
     "training": ["--pairs", "8", "--epochs", "1", "--batch", "4", *SMALL],
 }
