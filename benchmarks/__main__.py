@@ -74,6 +74,7 @@ ENTRIES = {
     "shared_heads": Entry("Sampling from a model whose heads share keys and values"),
     "shards": Entry("Runs of many shards"),
     "endpoints": Entry("A pool of servers against one"),
+    "replicas": Entry("Several processes of one engine"),
     "costs": Entry("What large runs cost"),
     "failures": Entry("What failures cost a large run"),
     "gpu": Entry("A GPU's acceptance", hours=True),

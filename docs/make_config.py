@@ -59,7 +59,9 @@ def default_of(field: FieldInfo) -> str:
     if field.is_required():
         return "**required**"
     value = field.get_default(call_default_factory=True, validated_data={})
-    if value is PydanticUndefined or isinstance(value, BaseModel) or models_in(field.annotation):
+    if value is PydanticUndefined or isinstance(value, BaseModel):
+        return ""
+    if models_in(field.annotation) and not isinstance(value, int | str):
         return ""
     return (
         f"`{'null' if value is None else str(value).lower() if isinstance(value, bool) else value}`"

@@ -45,6 +45,8 @@ from prefloop.labelers.config import (
 )
 from prefloop.labelers.jury.rules import FITTED_RULES
 from prefloop.pipeline.engines.settings import (
+    ONE_NUMBER,
+    TWO_NUMBERS,
     EngineConfig,
     MemoryMode,
     OpenAIEngine,
@@ -220,7 +222,8 @@ class RunConfig(Strict):
     block_size: int = Field(default=64, ge=1, lt=2**31)
     """Prompts in a shard: the unit of resuming."""
     blocks_in_flight: int = Field(default=2, ge=1, le=10_000)
-    """Blocks worked on at once, so that an engine never drains at a shard's end."""
+    """Blocks worked on at once, so that an engine never drains at a shard's end; so many for each
+    of an engine's ``replicas``."""
     memory: Annotated[MemoryMode, LATER] = "auto"
     """Which of this machine's models stay in memory while others work. ``auto``: all that fit
     together; where one does not, those that are idle make room (vLLM sleeps, others are closed and
@@ -605,7 +608,7 @@ def _list_item(items: list[Any], name: str, key: str) -> Any:
 
 
 def _explain(problem: Mapping[str, Any]) -> str:
-    unseen = (ONE_SOURCE, SEVERAL_SOURCES)
+    unseen = (ONE_SOURCE, SEVERAL_SOURCES, ONE_NUMBER, TWO_NUMBERS)
     location = one_line(".".join(str(part) for part in problem["loc"] if part not in unseen))
     if problem["type"] == "extra_forbidden":
         key = str(problem["loc"][-1])

@@ -26,6 +26,14 @@ async def build_engine(
     file with what it has spent, ``place`` where the run's config says all this. Raises
     ``EngineFailed``.
     """
+    if not isinstance(config, OpenAIEngine) and config.replica_range[1] > 1:
+        from prefloop.pipeline.engines.replicas.places import replicas_here
+
+        if await asyncio.to_thread(replicas_here, config) > 1:
+            from prefloop.pipeline.engines.replicas.replicated import start_replicas
+
+            who = place.engine if place else f"the {config.type} engine"
+            return await start_replicas(config, model, revision=revision, who=who)
     match config:
         case TransformersEngine():
             try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -51,14 +52,16 @@ async def verify_policy(
     ``previous`` as to ``checkpoint`` is refused whatever the tolerance. Returns the largest
     difference of the mean log-probability per token, in nats. Raises ``PolicyMismatch`` if the
     engine serves something else, and ``EngineFailed`` where it gives no token ids or
-    log-probabilities to compare.
+    log-probabilities to compare. Of an engine of several processes each is looked at.
     """
     sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
+    members: Sequence[Engine] = getattr(engine, "replicas", ()) or (engine,)
     answers = await asyncio.gather(
         *(
-            engine.generate(
+            member.generate(
                 Request(content_id("probe", checkpoint, i), probe, sampling, seeds=(0,))
             )
+            for member in members
             for i, probe in enumerate(probes)
         )
     )
@@ -69,26 +72,30 @@ async def verify_policy(
             "for an HTTP server that is vLLM set vllm_extensions: true",
         )
 
-    def off(policy: str) -> Awaitable[float]:
-        return asyncio.to_thread(_worst_difference, policy, base, probes, greedy)
+    def off(policy: str) -> Awaitable[list[float]]:
+        return asyncio.to_thread(_worst_differences, policy, base, probes, greedy)
 
-    worst = await off(checkpoint)
-    if not worst <= tolerance_nats:  # also true for NaN
-        raise PolicyMismatch(
-            f"the engine does not serve {checkpoint}: its log-probabilities are "
-            f"{worst:.3g} nats per token off (tolerance {tolerance_nats:.3g})",
-            "restart the engine on the checkpoint; on the CPU vLLM takes LoRA adapters only",
-        )
-    if previous is None or worst <= _NOISE_NATS:
-        return worst
-    stale = await off(previous)
-    if 2 * stale < worst:
-        raise PolicyMismatch(
-            f"the engine still serves {previous} and not {checkpoint}: it is {stale:.3g} nats per "
-            f"token off the one and {worst:.3g} off the other",
-            "restart the engine on the checkpoint",
-        )
-    return worst
+    names = ["the engine"]
+    if len(members) > 1:
+        names = [f"process {at + 1} of {len(members)} of the engine" for at in range(len(members))]
+    differences = await off(checkpoint)
+    for name, worst in zip(names, differences, strict=True):
+        if not worst <= tolerance_nats:  # also true for NaN
+            raise PolicyMismatch(
+                f"{name} does not serve {checkpoint}: its log-probabilities are "
+                f"{worst:.3g} nats per token off (tolerance {tolerance_nats:.3g})",
+                "restart the engine on the checkpoint; on the CPU vLLM takes LoRA adapters only",
+            )
+    if previous is None or max(differences) <= _NOISE_NATS:
+        return max(differences)
+    for name, worst, stale in zip(names, differences, await off(previous), strict=True):
+        if worst > _NOISE_NATS and 2 * stale < worst:
+            raise PolicyMismatch(
+                f"{name} still serves {previous} and not {checkpoint}: it is {stale:.3g} nats per "
+                f"token off the one and {worst:.3g} off the other",
+                "restart the engine on the checkpoint",
+            )
+    return max(differences)
 
 
 def has_room(model: str, free: int) -> bool:
@@ -105,12 +112,14 @@ def _free_on_gpu() -> int:
     return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else 0
 
 
-def _worst_difference(
+def _worst_differences(
     checkpoint: str,
     base: str | None,
     probes: Sequence[tuple[Message, ...]],
     answers: Sequence[Completion],
-) -> float:
+) -> list[float]:
+    """The largest difference of each engine; ``answers`` are theirs to all ``probes``, one engine
+    after the other."""
     import torch
 
     base = (base or adapter_base(checkpoint)) if is_adapter(checkpoint) else checkpoint
@@ -118,7 +127,7 @@ def _worst_difference(
     device = torch.device("cuda" if has_room(base, _free_on_gpu()) else "cpu")
     model = load_model(checkpoint, base=base, device=device, dtype=torch.float32)
     differences = []
-    for probe, answer in zip(probes, answers, strict=True):
+    for probe, answer in zip(cycle(probes), answers, strict=False):
         prompt = render_tokens(tokenizer, probe)
         ids = torch.tensor([[*prompt, *answer.token_ids]], device=device)
         with torch.inference_mode():
@@ -126,4 +135,5 @@ def _worst_difference(
         expected = steps.gather(1, ids[0, len(prompt) :, None]).double().sum().item()
         assert answer.logprob is not None
         differences.append(abs(answer.logprob - expected) / len(answer.token_ids))
-    return float(np.max(differences))  # NaN if one is NaN
+    by_engine = np.reshape(differences, (-1, len(probes)))
+    return [float(worst) for worst in by_engine.max(axis=1)]  # NaN if one is NaN

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    Discriminator,
     Field,
     PositiveFloat,
     PositiveInt,
+    Tag,
     field_validator,
     model_validator,
 )
@@ -30,11 +32,39 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 MemoryMode = Literal["auto", "keep_open", "one_at_a_time"]
 """How many models are in memory at once; see the run's key ``memory``."""
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+ONE_NUMBER, TWO_NUMBERS = "a number", "two numbers"
+"""Which of the two a value of ``replicas`` is: no keys, and never shown."""
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+class ReplicaRange(Strict):
+    """So many processes of an engine, as there is room for."""
+
+    min: PositiveInt = 1
+    """Fewer are an error."""
+    max: PositiveInt
+    """No more, even where there is room."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> ReplicaRange:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is more than max {self.max}")
+        return self
+
+
+def _how_many(value: Any) -> str:
+    return TWO_NUMBERS if isinstance(value, dict | ReplicaRange) else ONE_NUMBER
+
+
+Replicas = Annotated[
+    Annotated[PositiveInt, Tag(ONE_NUMBER)] | Annotated[ReplicaRange, Tag(TWO_NUMBERS)],
+    Discriminator(_how_many),
+]
+"""How many processes an engine has."""
+
+
 class TransformersEngine(Strict):
-    """Plain ``transformers`` in this process: the embedded default, runs wherever torch runs."""
+    """Plain ``transformers`` on this machine: the embedded default, runs wherever torch runs."""
 
     type: Literal["transformers"] = "transformers"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d{1,3})?)$")
@@ -60,10 +90,35 @@ class TransformersEngine(Strict):
     """Variables of the chat template in every request, such as ``enable_thinking: false``."""
     reasoning_effort: Annotated[str | None, LATER] = None
     """For every request, as the model names it (``low``, ``high``)."""
+    replicas: Annotated[Replicas, LATER] = 1
+    """Processes that share the work on this machine, each with the whole model. On GPUs each has
+    one of its own; on the CPU they share the cores out, and each has ``threads`` of them. They take
+    whole blocks from one queue, so with the same ``threads`` any number of them makes the same
+    dataset, byte for byte. ``{min: 1, max: 8}``: as many as there are GPUs, or cores, for. 1
+    computes in the run's own process."""
+
+    @model_validator(mode="after")
+    def _has_devices_for_all(self) -> TransformersEngine:
+        if self.replica_range[1] > 1 and self.device not in ("auto", "cpu", "cuda"):
+            raise ValueError(
+                f"replicas: each gets a GPU of its own, and device {self.device!r} names one for "
+                "all: set device: auto, or replicas: 1"
+            )
+        return self
+
+    @property
+    def replica_range(self) -> tuple[int, int]:
+        """The least and the most processes."""
+        return _replica_range(self.replicas)
+
+    @property
+    def gpus_of_replica(self) -> int:
+        """GPUs of each process, where it computes on GPUs."""
+        return 1
 
 
 class VllmEngine(Strict):
-    """vLLM in this process (its workers are child processes)."""
+    """vLLM on this machine (its workers are child processes)."""
 
     type: Literal["vllm"] = "vllm"
     dtype: Dtype = "auto"
@@ -100,11 +155,45 @@ class VllmEngine(Strict):
     engine_args: Annotated[FreeMapping, LATER] = {}  # noqa: RUF012
     """Further arguments of vLLM's ``AsyncEngineArgs``, such as ``kv_cache_dtype: fp8``, by their
     names there."""
+    replicas: Annotated[Replicas, LATER] = 1
+    """vLLM engines on this machine, each with the whole model on ``gpus`` of its own; on the CPU
+    they share the cores out. A block goes to the one that has least to do. ``{min: 1, max: 8}``: as
+    many as there are GPUs, or cores, for. 1 is driven from the run's own process."""
+    gpus: Annotated[PositiveInt | None, LATER] = None
+    """GPUs of each of several ``replicas``; null is ``tensor_parallel_size``. More are for what
+    ``engine_args`` say, such as ``pipeline_parallel_size``."""
 
     @field_validator("engine_args")
     @classmethod
     def _are_not_ours(cls, given: FreeMapping) -> FreeMapping:
         return check_engine_args(given, own=cls.model_fields)
+
+    @model_validator(mode="after")
+    def _has_gpus_for_its_tensors(self) -> VllmEngine:
+        if self.gpus is not None and self.gpus < self.tensor_parallel_size:
+            raise ValueError(
+                f"gpus: {self.gpus} are fewer than tensor_parallel_size: "
+                f"{self.tensor_parallel_size}; leave gpus out, or raise it"
+            )
+        return self
+
+    @property
+    def replica_range(self) -> tuple[int, int]:
+        """The least and the most processes."""
+        return _replica_range(self.replicas)
+
+    @property
+    def gpus_of_replica(self) -> int:
+        """GPUs of each process, where it computes on GPUs."""
+        return self.gpus or self.tensor_parallel_size
+
+
+LocalEngine = TransformersEngine | VllmEngine
+"""An engine that computes on this machine."""
+
+
+def _replica_range(given: int | ReplicaRange) -> tuple[int, int]:
+    return (given.min, given.max) if isinstance(given, ReplicaRange) else (given, given)
 
 
 class OpenAIEngine(Strict):
@@ -202,6 +291,13 @@ class OpenAIEngine(Strict):
     def addresses(self) -> tuple[str, ...]:
         """Where the servers are."""
         return tuple(one.base_url for one in self.endpoints) or (self.base_url,)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_replicas(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and "replicas" in raw:
+            raise ValueError("replicas are processes on this machine: list servers in `endpoints`")
+        return raw
 
     @field_validator("base_url")
     @classmethod

@@ -98,12 +98,15 @@ class HfEngine:
         await self._in_worker(lambda: self._load(path))
 
     def logprobs(
-        self, prompts: Sequence[TokenIds], answers: Sequence[TokenIds]
+        self,
+        prompts: Sequence[TokenIds],
+        answers: Sequence[TokenIds],
+        share: tuple[int, int] = (0, 1),
     ) -> NDArray[np.float64]:
         """log p(answer | prompt) in nats [N] of token ids under the weights that it serves, in the
         calling thread. See ``prefloop.training.policy.logprobs.sequence_logprobs``."""
         with _COMPUTE:
-            return sequence_logprobs(self._model, prompts, answers, batch_size=BATCH)
+            return sequence_logprobs(self._model, prompts, answers, batch_size=BATCH, share=share)
 
     async def aclose(self) -> None:
         """See ``prefloop.data.protocol.Engine``."""

@@ -128,6 +128,11 @@ class VllmInProcess:
             self._set_ends()
 
     @property
+    def is_dead(self) -> bool:
+        """Whether vLLM's own processes are gone, so that only a new engine can answer."""
+        return self._llm is not None and bool(self._llm.errored)
+
+    @property
     def can_sleep(self) -> bool:
         """Whether the engine can give its GPU to another and come back."""
         return self._llm is not None and bool(self._llm.model_config.enable_sleep_mode)

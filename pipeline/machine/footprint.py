@@ -19,6 +19,7 @@ from prefloop.pipeline.machine.hardware import (
     dtype_of,
     dtype_on,
     gpus,
+    replicas_of,
 )
 from prefloop.pipeline.machine.model_shape import ModelShape, model_shape
 from prefloop.training.config import TrainConfig
@@ -28,6 +29,7 @@ ASLEEP = 2 * GIB
 """What a sleeping vLLM may keep of a GPU: its context, and graphs that were recorded."""
 _VLLM_OVERHEAD = 3 * GIB // 2  # of a process on the CPU, its libraries included
 _TORCH_ON_GPU = GIB // 2
+_PROCESS = GIB // 2  # Python, torch and transformers once more
 _LOGIT_COPIES = 4
 LOGITS_AT_ONCE = 1 << 24
 """Logits that a training computes at the same time on a CPU, at most: as
@@ -68,7 +70,7 @@ class Longest:
 def engine_footprint(
     engine: TransformersEngine | VllmEngine | OpenAIEngine, model: str, longest: Longest
 ) -> Footprint:
-    """That of ``engine`` serving ``model``; nothing for a server's."""
+    """That of ``engine`` serving ``model``, in all of its processes; nothing for a server's."""
     devices = devices_of(engine)
     if isinstance(engine, OpenAIEngine):
         return Footprint({}, devices)
@@ -78,13 +80,13 @@ def engine_footprint(
         cache = engine.batch_size * longest.within(shape) * shape.cache_bytes(each)
         logits = _LOGIT_COPIES * engine.batch_size * shape.vocabulary * 4
         parts = {"weights": shape.weight_bytes(each), "KV cache": cache, "logits": logits}
-        return Footprint(parts | _of_torch(devices[0]), devices)
-    weights = shape.weight_bytes(each) // len(devices)
+        parts |= _of_torch(devices[0])
+        return Footprint(_of_processes(parts, replicas_of(engine), devices), devices)
+    weights = shape.weight_bytes(each) // engine.tensor_parallel_size
     if devices[0] == CPU:
         cache = engine.cpu_kv_cache_gib * GIB
-        return Footprint(
-            {"weights": weights, "KV cache": cache, "vLLM": _VLLM_OVERHEAD}, devices
-        )  # fmt: skip
+        parts = {"weights": shape.weight_bytes(each), "KV cache": cache, "vLLM": _VLLM_OVERHEAD}
+        return Footprint(_of_processes(parts, replicas_of(engine), devices), devices)
     # It takes its share whole, and lays the cache out in what the weights leave of it.
     share = int(engine.gpu_memory_utilization * capacity(devices[0]))
     return Footprint({"weights": weights, "KV cache": max(share - weights, 0)}, devices)
@@ -95,7 +97,9 @@ def vllm_needs(engine: VllmEngine, model: str) -> int:
     shape, each = model_shape(model), BYTES[dtype_of(engine)]
     context = engine.max_model_len or shape.context or _USUAL_CONTEXT
     needed = shape.weight_bytes(each) + context * shape.cache_bytes(each)
-    return needed // len(devices_of(engine)) + _VLLM_OVERHEAD
+    if devices_of(engine)[0] == CPU:
+        return replicas_of(engine) * (needed + _VLLM_OVERHEAD)
+    return needed // engine.tensor_parallel_size + _VLLM_OVERHEAD
 
 
 def own_model_footprint(labeler: OwnModelLabeler, longest: Longest) -> Footprint:
@@ -181,6 +185,14 @@ def _of_trained_token(shape: ModelShape, each: int) -> int:
     """Activations of a token that a backward pass needs: 34 bytes a width and layer in 16 bits
     (Korthikanti et al. 2022, arXiv 2205.05198, equation 2, without the attention matrix)."""
     return 17 * each * shape.hidden * shape.layers
+
+
+def _of_processes(parts: dict[str, int], count: int, devices: tuple[str, ...]) -> dict[str, int]:
+    """What ``count`` processes take of each device, of which each takes ``parts``: on GPUs each has
+    devices of its own."""
+    if count == 1 or devices[0] != CPU:
+        return parts
+    return {name: count * size for name, size in parts.items()} | {"processes": count * _PROCESS}
 
 
 def _of_torch(device: str) -> dict[str, int]:

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import os
 
+from prefloop.data.protocol import EngineFailed
+from prefloop.pipeline.engines.replicas.places import (
+    computes_on_gpus,
+    replica_count,
+    usable_cores,
+)
 from prefloop.pipeline.engines.settings import EngineConfig, OpenAIEngine, TransformersEngine
 
 CPU = "cpu"
@@ -18,15 +24,40 @@ def gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
+def replicas_of(engine: EngineConfig) -> int:
+    """How many processes ``engine`` has on this machine, 1 being this one; none for a server.
+
+    Raises ``EngineFailed`` where there are not the GPUs for them.
+    """
+    if isinstance(engine, OpenAIEngine):
+        return 0
+    if engine.replica_range[1] == 1:
+        return 1
+    return replica_count(engine, gpus=gpus(), cores=len(usable_cores()))
+
+
 def devices_of(engine: EngineConfig) -> tuple[str, ...]:
-    """The devices that ``engine`` computes on; none for a server's."""
+    """The devices that ``engine`` computes on, all of its processes together; none for a server's.
+
+    Raises ``EngineFailed`` where it needs more GPUs than there are.
+    """
     if isinstance(engine, OpenAIEngine):
         return ()
+    count = replicas_of(engine)
     if isinstance(engine, TransformersEngine):
-        return (device_named(engine.device),)
-    if not gpus():
+        if count == 1 or not computes_on_gpus(engine, gpus()):
+            return (device_named(engine.device),)
+        return tuple(f"cuda:{index}" for index in range(count))
+    there = gpus()
+    if not there:
         return (CPU,)
-    return tuple(f"cuda:{index}" for index in range(engine.tensor_parallel_size))
+    wanted = count * (engine.gpus_of_replica if count > 1 else engine.tensor_parallel_size)
+    if wanted > there:
+        raise EngineFailed(
+            f"tensor_parallel_size: {wanted} needs {wanted} GPUs, and this machine has {there}",
+            f"set tensor_parallel_size: {there}",
+        )
+    return tuple(f"cuda:{index}" for index in range(wanted))
 
 
 def device_named(name: str) -> str:

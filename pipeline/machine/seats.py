@@ -19,12 +19,39 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class ScoringEngine(Protocol):
-    """An engine in this process that can score answers under the weights that it serves."""
+    """An engine on this machine that can score answers under the weights that it serves."""
 
     def logprobs(
         self, prompts: Sequence[TokenIds], answers: Sequence[TokenIds]
     ) -> NDArray[np.float64]:
         """log p(answer | prompt) in nats [N] of token ids."""
+        ...
+
+
+@runtime_checkable
+class SleepingEngine(Protocol):
+    """An engine that may give its GPU to another and come back."""
+
+    @property
+    def can_sleep(self) -> bool:
+        """Whether it does so on this machine."""
+        ...
+
+    async def sleep(self) -> None:
+        """Free the GPU's memory. No request may be in flight."""
+        ...
+
+    async def wake_up(self) -> None:
+        """Serve again what it served."""
+        ...
+
+
+@runtime_checkable
+class RestartingEngine(Protocol):
+    """An engine that can serve weights anew that it did not take in place."""
+
+    async def restart(self, path: str) -> None:
+        """Serve ``path`` from new processes."""
         ...
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
 
 from prefloop.labelers.config import JudgeLabeler, OwnModelLabeler
 from prefloop.pipeline.config import POLICY, RunConfig
+from prefloop.pipeline.engines.replicas.places import usable_cores
 from prefloop.pipeline.engines.settings import OpenAIEngine, TransformersEngine, VllmEngine
 from prefloop.pipeline.machine.duration import Computing
 from prefloop.pipeline.machine.hardware import (
@@ -17,6 +19,7 @@ from prefloop.pipeline.machine.hardware import (
     dtype_of,
     dtype_on,
     gpus,
+    replicas_of,
 )
 from prefloop.pipeline.machine.model_shape import ModelShape, model_shape
 from prefloop.pipeline.machine.speed import MachineSpeed
@@ -65,7 +68,20 @@ class Clock:
         settings = self._config.engines[engine]
         assert not isinstance(settings, OpenAIEngine)
         prompt, expected, most = tokens
-        computing = self._computing(model, devices_of(settings)[0], dtype_of(settings), settings)
+        device = devices_of(settings)[0]
+        # A block is computed by one of them.
+        parts = min(replicas_of(settings), -(-requests // (self._config.block_size * copies)) or 1)
+        computing = self._computing(model, device, dtype_of(settings), settings)
+        if device == CPU:  # they share the cores, and each begins its operations by itself
+            parts = min(parts, len(usable_cores()))
+            speed = computing.speed
+            speed = replace(
+                speed,
+                flops=speed.flops / parts,
+                bytes_per_second=speed.bytes_per_second / parts,
+            )
+            computing = replace(computing, speed=speed)
+        requests = -(-requests // parts)
         prompts = requests * prompt / copies
         in_flight = self._config.blocks_in_flight * self._config.block_size * copies
         if isinstance(settings, VllmEngine):  # an answer that ends makes room for the next
@@ -124,6 +140,8 @@ class Clock:
         if isinstance(settings, OpenAIEngine):
             return 0.0
         loading = self._shape(model).weight_bytes(BYTES[dtype_of(settings)]) / LOADED_PER_SECOND
+        if replicas_of(settings) > 1:  # at the same time
+            loading += START_S
         if isinstance(settings, TransformersEngine):
             return times * loading
         sleeps = settings.enable_sleep_mode is not False and devices_of(settings)[0] != CPU
@@ -152,6 +170,10 @@ class Clock:
 
     def assumptions(self) -> Iterable[str]:
         """What the times rest on, in words."""
+        for name, engine in self._config.engines.items():
+            if (count := replicas_of(engine)) > 1:
+                where = "cores" if devices_of(engine)[0] == CPU else "GPUs"
+                yield f"engines.{name}: {count} replicas, which share the {where} of this machine"
         for device, dtype in sorted(self._used):
             speed = self._speed_of(device, dtype)
             yield (

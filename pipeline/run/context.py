@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from prefloop.data.protocol import EngineFailed
 from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.engines.settings import EngineConfig
+from prefloop.pipeline.machine.hardware import replicas_of
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir
 
 
@@ -34,7 +37,7 @@ class RunContext:
             run,
             config.seed,
             config.sample.system_prompt,
-            config.blocks_in_flight,
+            blocks_in_flight(config),
             keeps_thoughts=config.write.reasoning == "keep",
             template_kwargs=_template_kwargs(config),
         )
@@ -68,6 +71,18 @@ class RoundContext(RunContext):
     def note(self, stage: str, seconds: float, **facts: Any) -> None:
         """Append a finished piece of the round's work to the journal."""
         self.run.note(stage, self.index, seconds, **facts)
+
+
+def blocks_in_flight(config: RunConfig) -> int:
+    """Blocks to work on at once, so that all processes of each engine have something to do."""
+    return config.blocks_in_flight * max(1, *map(_processes, config.engines.values()))
+
+
+def _processes(engine: EngineConfig) -> int:
+    try:
+        return replicas_of(engine)
+    except EngineFailed:  # who opens it says so; deciding anew does not
+        return 1
 
 
 def _template_kwargs(config: RunConfig) -> dict[str, Any]:

@@ -35,6 +35,8 @@ from prefloop.pipeline.config import (
     flatten,
     validate_config,
 )
+from prefloop.pipeline.engines.settings import TransformersEngine
+from prefloop.pipeline.machine.hardware import CPU, devices_of
 from prefloop.pipeline.run.final_split import final_dir
 from prefloop.pipeline.run.run_dir import CONFIG_REMEDY, RunDir, RunError
 from prefloop.training.defaults import RESOLVED
@@ -68,7 +70,7 @@ _HARMLESS = {
     "max_retries", "max_backoff_s", "requests_per_minute", "tokens_per_minute", "max_total_tokens",
     "max_cost", "cache", "cache_dir", "leave_out", "top_logprobs", "max_tokens_field",
     "extra_headers", "gpu_memory_utilization", "block_wait_s", "save_steps", "then", "max_invalid",
-    "processes", "memory", "tracking", "enable_sleep_mode", "endpoints",
+    "processes", "memory", "tracking", "enable_sleep_mode", "endpoints", "replicas", "gpus",
 }  # fmt: skip
 """Last parts of keys that change how a run gets there, and not what comes out."""
 _SPEED = {"max_num_seqs", "cpu_kv_cache_gib", "enable_prefix_caching"}
@@ -83,6 +85,8 @@ MENDING = {
 """Last parts of a judge's keys that decide whether its answers come out."""
 _OF_OTHERS = {"extra_body", "extra_headers", "chat_template_kwargs", "engine_args"}
 """Keys that hold names of others, which mean nothing here."""
+_WHOLES = _OF_OTHERS | {"replicas"}
+"""Keys that are looked at as they are, whatever is in them."""
 _WRITTEN_OUT = {"columns.prompt": "prompt", "columns.messages": "messages"}
 """What older versions wrote for keys that are null now, and mean the same."""
 _LAST_TURN = "columns.last_turn"
@@ -391,7 +395,12 @@ def _changes(config: RunConfig, run: RunDir) -> _Changes:
     moved = _samples_in_training(old) != _samples_in_training(new)
     for key in sorted(old.keys() | new.keys()):
         before, after = (None if each.get(key) == {} else each.get(key) for each in (old, new))
-        if before == after or _last_name(key) in _HARMLESS:
+        if before == after:
+            continue
+        if _shares_threads_out(key, config):
+            last_bits.append(_difference(key, old, new))
+            continue
+        if _last_name(key) in _HARMLESS:
             continue
         if key.startswith("engines.") and _last_name(key) in _SPEED | _LAST_BITS:
             if _last_name(key) in _LAST_BITS:
@@ -416,6 +425,17 @@ def _changes(config: RunConfig, run: RunDir) -> _Changes:
     on_policy = _samples_in_training(old) or _samples_in_training(new)
     is_whole = raw.keys() >= RunConfig.model_fields.keys()
     return _Changes(keys, _stages_begun(run, on_policy=on_policy), is_whole, tuple(last_bits))
+
+
+def _shares_threads_out(key: str, config: RunConfig) -> bool:
+    """Whether ``key`` decides how many threads each process of an engine has: sums in another order
+    may differ in the last bit."""
+    if not key.startswith("engines.") or _last_name(key) != "replicas":
+        return False
+    engine = config.engines.get(key.split(".")[1])
+    if not isinstance(engine, TransformersEngine) or engine.threads is not None:
+        return False
+    return devices_of(engine) == (CPU,)
 
 
 def _difference(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -556,7 +576,7 @@ def _versions() -> dict[str, str]:
 def _last_name(key: str) -> str:
     """The last part of a key that is no index of a list, and none of what others name."""
     parts = key.split(".")
-    last = next((at + 1 for at, part in enumerate(parts) if part in _OF_OTHERS), len(parts))
+    last = next((at + 1 for at, part in enumerate(parts) if part in _WHOLES), len(parts))
     return next((part for part in reversed(parts[:last]) if not part.isdigit()), key)
 
 

@@ -32,8 +32,8 @@ from prefloop.pipeline.engines.factory import build_engine
 from prefloop.pipeline.engines.openai.openai_server import OpenAIServer
 from prefloop.pipeline.engines.openai.parameters import Place
 from prefloop.pipeline.engines.policy_check import TOLERANCE_NATS, PolicyMismatch, verify_policy
+from prefloop.pipeline.engines.replicas.replicated import ReplicatedEngine
 from prefloop.pipeline.engines.settings import MemoryMode, OpenAIEngine
-from prefloop.pipeline.engines.vllm_engine import VllmInProcess
 from prefloop.pipeline.engines.weights import is_adapter, load_tokenizer
 from prefloop.pipeline.machine.footprint import (
     ASLEEP,
@@ -43,16 +43,30 @@ from prefloop.pipeline.machine.footprint import (
     scoring_footprint,
     training_footprint,
 )
-from prefloop.pipeline.machine.hardware import CPU, capacity, device_named, devices_of, dtype_on
+from prefloop.pipeline.machine.hardware import (
+    CPU,
+    capacity,
+    device_named,
+    devices_of,
+    dtype_on,
+    replicas_of,
+)
 from prefloop.pipeline.machine.model_shape import model_shape
 from prefloop.pipeline.machine.residency import USABLE, ModelKey, Residency, who_leaves
-from prefloop.pipeline.machine.seats import ScoringEngine, SeatedEngine, SeatedLabeler
+from prefloop.pipeline.machine.seats import (
+    RestartingEngine,
+    ScoringEngine,
+    SeatedEngine,
+    SeatedLabeler,
+    SleepingEngine,
+)
 from prefloop.pipeline.machine.stage_memory import (
     beside_training,
     judging_longest,
     sampling_longest,
     stage_memory,
 )
+from prefloop.pipeline.run.context import blocks_in_flight
 from prefloop.training.policy.log_ratios import PolicyAndReference, Scoring
 from prefloop.training.policy.logprobs import (
     Placement,
@@ -179,7 +193,7 @@ class Models:
         turns = several and any(
             one.in_turn for one in stage_memory(self._config) if one.stage in ("sample", "label")
         )
-        wanted = self._config.blocks_in_flight
+        wanted = blocks_in_flight(self._config)
         return max(wanted, BLOCKS_IN_TURN) if turns else wanted
 
     def take_probes(self, prompts: ShardFolder, system_prompt: str | None) -> None:
@@ -459,7 +473,7 @@ class Models:
         engine, model = key
         if key in self._asleep:
             sleeper = self._engines[key]
-            assert isinstance(sleeper, VllmInProcess)
+            assert isinstance(sleeper, SleepingEngine)
             logger.info("engine %s: waking", engine)
             await sleeper.wake_up()
             self._asleep.discard(key)
@@ -477,8 +491,8 @@ class Models:
 
     async def _leave(self, key: ModelKey) -> None:
         """Put the engine of ``key`` to sleep, or close it: another needs its memory."""
-        engine = self._engines.get(key)
-        if isinstance(engine, VllmInProcess) and engine.can_sleep and self._fits_asleep(key):
+        engine: object = self._engines.get(key)
+        if isinstance(engine, SleepingEngine) and engine.can_sleep and self._fits_asleep(key):
             logger.info("engine %s: sleeping", key[0])
             await engine.sleep()
             self._asleep.add(key)
@@ -488,7 +502,10 @@ class Models:
 
     def _fits_asleep(self, key: ModelKey) -> bool:
         """Whether main memory has room for the weights of ``key`` while it sleeps."""
-        asleep = sum(model_shape(self._serving[one]).parameters for one in [*self._asleep, key])
+        asleep = sum(
+            model_shape(self._serving[one]).parameters * replicas_of(self._config.engines[one[0]])
+            for one in [*self._asleep, key]
+        )
         return 2 * asleep < capacity(CPU) // 2
 
     async def _close(self, key: ModelKey) -> None:
@@ -533,23 +550,25 @@ class Models:
             dtype = "bfloat16" if has_gpu() else "float32"
         verify = partial(
             verify_policy,
-            engine,
-            path,
-            self.probes,
+            checkpoint=path,
+            probes=self.probes,
             tolerance_nats=TOLERANCE_NATS[dtype],
             previous=previous if Path(previous).exists() else None,
         )
+        checked = not getattr(engine, "is_transformers", False)
+        if checked and isinstance(engine, ReplicatedEngine):
+            engine.check_by(verify)
         await engine.load_policy(path)
-        if getattr(engine, "is_transformers", False):
+        if not checked:
             return
         try:
-            difference = await verify()
+            difference = await verify(engine)
         except PolicyMismatch as mismatch:
-            if not isinstance(engine, VllmInProcess):
+            if not isinstance(engine, RestartingEngine):
                 raise
             logger.warning("%s; starting vLLM anew", mismatch)
             await engine.restart(path)
-            difference = await verify()
+            difference = await verify(engine)
         logger.info("%s serves %s: %.1e nats a token off transformers", name, path, difference)
 
 

@@ -347,3 +347,25 @@ def test_a_plan_says_what_settings_come_to(tmp_path: Path) -> None:
     said = " ".join(make_plan(plain).assumptions)
     assert "left out in the config" not in said
     assert "4 pairs a step (4 x 1; 16 to 128 are usual)" in said
+
+
+def test_processes_share_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU they share what it computes, and begin their operations at the same time."""
+    monkeypatch.setattr("prefloop.pipeline.plan.clock.usable_cores", lambda: (0, 1, 2, 3))
+
+    def seconds(replicas: int, policy: str) -> float:
+        local = {"type": "transformers", "device": "cpu", "threads": 1, "replicas": replicas}
+        config = _config(
+            tmp_path, policy=policy, rounds=1, engines={"default": local}, block_size=2
+        )
+        plan = make_plan(config)
+        said = f"engines.default: {replicas} replicas, which share the cores of this machine"
+        assert (said in plan.assumptions) is (replicas > 1)
+        return _steps(plan, "sample", "policy")[0].seconds
+
+    large = [seconds(n, "someone/model-7B") for n in (1, 2)]
+    assert large[1] == pytest.approx(large[0], rel=0.1)
+    small = [seconds(n, "embedded:policy") for n in (1, 2, 4, 8)]
+    assert small[1] < 0.7 * small[0]
+    assert small[2] < 0.7 * small[1]
+    assert small[3] == small[2]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -130,13 +131,15 @@ def sequence_logprobs(
     *,
     batch_size: int,
     autocast: torch.dtype | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> NDArray[np.float64]:
     """Summed log-probability [N] of the ids ``answers[i]`` behind the ids ``prompts[i]``.
 
     Runs in batches of similar length, with logits of the answers' tokens only, some of them at a
     time; equal prompts are computed once where the model can (``prefloop.training.policy.passes``)
     and it pays. ``autocast``: mixed precision as the trainer would use it, for a reference that
-    must round alike.
+    must round alike. ``share`` (index, of): of the batches only every so-manieth, the other rows
+    being 0, so that the sum over all shares is the whole to the bit.
     """
     import torch
 
@@ -147,7 +150,9 @@ def sequence_logprobs(
     with torch.inference_mode(), torch.autocast(device.type, autocast, enabled=bool(autocast)):
         passes = passes_of(model)
         together = _ANSWERS_A_PROMPT if passes.apart is None else 1
-        for rows in _batches(_by_prompt(prompts, answers, together), batch_size):
+        index, of = share
+        batches = _batches(_by_prompt(prompts, answers, together), batch_size)
+        for rows in islice(batches, index, None, of):
             flat = [row for bundle in rows for row in bundle]
             if passes.head is None:
                 pairs = [prompts[row] for row in flat], [answers[row] for row in flat]

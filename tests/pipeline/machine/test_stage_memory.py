@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from prefloop.data.protocol import EngineFailed
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.machine import footprint, hardware, stage_memory
 from prefloop.pipeline.machine.stage_memory import StageMemory, memory_lines
@@ -110,3 +111,63 @@ def test_logits_take_what_is_computed_at_the_same_time() -> None:
     )
     assert large["activations"] == 4 * small["activations"]
     assert large["logits"] == small["logits"] == 8 * 4096 * 32768
+
+
+def replicated(replicas: Any, **changes: Any) -> RunConfig:
+    return small_config(
+        policy="x/m-0.6B",
+        engines={"default": {"replicas": replicas, **changes}},
+        label={"labelers": [{"type": "verifier"}]},
+    )
+
+
+def test_processes_on_the_cpu_each_take_the_whole() -> None:
+    one, three = (by_stage(replicated(n, type="transformers", device="cpu"))["sample"]
+                  for n in (1, 3))  # fmt: skip
+    assert "processes" not in one.parts
+    assert three.parts.pop("processes") == 3 * GIB // 2
+    assert three.parts == {name: 3 * size for name, size in one.parts.items()}
+
+
+@pytest.fixture
+def cards(card: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with four GPUs of 24 GiB."""
+    del card
+    for module in (hardware, footprint):
+        monkeypatch.setattr(module, "gpus", lambda: 4)
+
+
+@pytest.mark.usefixtures("cards")
+@pytest.mark.parametrize(
+    ("replicas", "engine", "devices", "weights"),
+    [
+        (1, {"type": "transformers"}, 1, 1_200_000_000),
+        (3, {"type": "transformers"}, 3, 1_200_000_000),
+        ({"max": 8}, {"type": "vllm"}, 4, 1_200_000_000),
+        (2, {"type": "vllm", "tensor_parallel_size": 2}, 4, 600_000_000),
+        (2, {"type": "vllm", "gpus": 2}, 4, 1_200_000_000),
+    ],
+)
+def test_processes_on_gpus_take_some_each(
+    replicas: Any, engine: dict[str, Any], devices: int, weights: int
+) -> None:
+    stages = stage_memory.stage_memory(replicated(replicas, **engine))
+    found = [one for one in stages if one.stage == "sample"]
+    assert [one.device for one in found] == [f"cuda:{index}" for index in range(devices)]
+    assert {one.parts["weights"] for one in found} == {weights}
+    assert {one.needed for one in found} == {found[0].needed}
+
+
+@pytest.mark.usefixtures("cards")
+@pytest.mark.parametrize(
+    ("replicas", "engine", "said"),
+    [
+        (5, {"type": "vllm"}, "replicas: 5 of 1 GPU each need 5 GPUs"),
+        (1, {"type": "vllm", "tensor_parallel_size": 8}, "tensor_parallel_size: 8 needs 8 GPUs"),
+    ],
+)
+def test_gpus_that_are_not_there_are_one_line(
+    replicas: int, engine: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(EngineFailed, match=said):
+        memory_lines(replicated(replicas, **engine))

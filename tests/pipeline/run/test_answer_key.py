@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from prefloop.data.strict import fingerprint
 from prefloop.labelers.config import LabelConfig, VerifierLabeler
-from prefloop.pipeline.run.answer_key import of_labelers, of_settings
+from prefloop.pipeline.run.answer_key import of_engines, of_labelers, of_settings
+from tests.helpers.runs import small_config
 
 
 def settings(**keys: object) -> object:
@@ -26,3 +28,14 @@ def test_the_code_of_a_function_in_the_working_directory_is(tmp_path: Path, monk
     module.write_text("def score(text, **_):\n    return 2\n")
     assert before != of_labelers([labeler])
     assert before["verifier"]["code"]
+
+
+def test_where_an_engine_computes_is_no_part_of_a_key() -> None:
+    one, two = (
+        small_config(engines={"default": {"type": "vllm", **settings}})
+        for settings in ({}, {"replicas": 2, "gpus": 2})
+    )
+    assert of_engines(one) == of_engines(two)
+    assert fingerprint(one).keys() == fingerprint(two).keys()
+    assert "replicas" not in fingerprint(one)["engines"]["default"]
+    assert of_engines(one) != of_engines(small_config())

@@ -354,3 +354,25 @@ def test_how_much_an_engine_computes_at_once_may_change(
     run = begun(tmp_path / "b", with_engine(**served), "candidates", "votes")
     open_run(with_engine(**served, max_num_seqs=8, cpu_kv_cache_gib=2), run, revisions={})
     assert not caplog.messages
+
+
+def test_the_number_of_an_engine_s_processes_may_change(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def with_engine(**settings: Any) -> RunConfig:
+        return small_config(engines={"default": settings})
+
+    bound = {"type": "transformers", "threads": 1}
+    run = begun(tmp_path / "a", with_engine(**bound), "candidates", "votes")
+    for replicas in (3, {"min": 1, "max": 4}, 1):
+        open_run(with_engine(**bound, replicas=replicas), run, revisions={})
+    served = {"type": "vllm"}
+    run = begun(tmp_path / "b", with_engine(**served), "candidates", "votes")
+    open_run(with_engine(**served, replicas=2, gpus=2), run, revisions={})
+    assert not caplog.messages
+    shared = {"type": "transformers", "device": "cpu"}
+    run = begun(tmp_path / "c", with_engine(**shared), "candidates", "votes")
+    open_run(with_engine(**shared, replicas=2), run, revisions={})
+    [said] = caplog.messages
+    assert "engines.default.replicas: 1 -> 2" in said
+    assert "bit for bit" in said
