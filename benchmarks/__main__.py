@@ -151,7 +151,8 @@ def commit() -> str:
             [*asked, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip()
         changed = subprocess.run(
-            [*asked, "status", "--porcelain", "--untracked-files=no"],
+            [*asked, "status", "--porcelain", "--untracked-files=no", "--", ".",
+             ":(exclude)benchmarks/RESULTS.md"],
             capture_output=True, text=True, check=True,
         ).stdout.strip()  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
