@@ -51,9 +51,10 @@ def serve(descriptor: int) -> None:
 async def _serve(caller: socket.socket) -> None:
     reader, writer = await asyncio.open_connection(sock=caller, limit=READ_AHEAD)
     writer.transport.set_write_buffer_limits(high=0)  # what is drained is sent
-    opening = asyncio.ensure_future(_opened(await next_message(reader), writer))
+    opening: asyncio.Future[Engine] | None = None
     tasks: set[asyncio.Task[None]] = set()
     try:
+        opening = asyncio.ensure_future(_opened(await next_message(reader), writer))
         while True:  # from the beginning: the caller may be gone while a large model is loaded
             number, method, args = await next_message(reader)
             task = asyncio.ensure_future(_answer(opening, writer, number, method, args))
@@ -61,7 +62,7 @@ async def _serve(caller: socket.socket) -> None:
             task.add_done_callback(tasks.discard)
     except EOFError:
         # Whatever transformers computes needs no end in good order, and would hold it up.
-        if opening.done() and hasattr(opening.result(), "restart"):
+        if opening and opening.done() and hasattr(opening.result(), "restart"):
             with suppress(Exception):
                 await asyncio.wait_for(opening.result().aclose(), PATIENCE_S)
         _end()
