@@ -108,5 +108,5 @@ def by_group(
     found = []
     for one in sorted(figures, key=lambda one: one.group):
         lists = best_of_n(judged, gold, of_each == one.group)
-        found.append(OfGroup(one, lists and lists.share))
+        found.append(OfGroup(one, lists.share if lists else None))
     return ByGroup(judge, by, tuple(found))

@@ -141,8 +141,8 @@ def judge_figures(judge: str, votes: pa.Table, gold: Sequence[GoldPair]) -> Judg
         completions_per_label=_requests(votes) / asked if knows_tokens else None,
         tokens_per_1000=1000 * float(spent.sum()) / asked if knows_tokens else None,
         cost_per_1000=1000 * pc.sum(votes["cost"]).as_py() / asked if knows_tokens else None,
-        best_of_n=lists and lists.share,
-        best_of_n_left_out=lists and lists.left_out,
+        best_of_n=lists.share if lists else None,
+        best_of_n_left_out=lists.left_out if lists else None,
     )  # fmt: skip
 
 

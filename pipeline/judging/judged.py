@@ -33,7 +33,8 @@ class Judged:
     @property
     def rows(self) -> Bools:
         """[P], which pairs have a verdict and a gold label that is no tie."""
-        return self.valid & (self.truth != 0)
+        found: Bools = self.valid & (self.truth != 0)
+        return found
 
     @property
     def right(self) -> Floats:

@@ -30,8 +30,8 @@ def render_judges(found: JudgeEval) -> Group:
         cells = [_brief("accuracy", one.by_gap[at]) for one in found.figures]
         table.add_row(f"accuracy, better is {name}", *map(Text, cells))
     parts: list[Any] = [Text("\n".join(read_lines(found))), table]
-    for one in found.groups:
-        parts += [Text(""), Text(f"{one.judge} by {one.by}: {HOLM}"), _table_of(one)]
+    for each in found.groups:
+        parts += [Text(""), Text(f"{each.judge} by {each.by}: {HOLM}"), _table_of(each)]
     return Group(*parts)
 
 
@@ -68,7 +68,7 @@ def _p_value(p: float) -> str:
 def _table_of(found: ByGroup) -> Table:
     table = Table(box=None, pad_edge=False)
     for at, name in enumerate(group_columns(found)):
-        table.add_column(name, justify="right" if at else "left")
+        table.add_column(name, justify="right" if at else "left", overflow="fold")
     for row in group_rows(found, brief=True):
         table.add_row(*map(Text, row))
     return table

@@ -92,7 +92,7 @@ def judge_of(fields: Mapping[str, Any]) -> str | None:
 def is_weighted(preferences: Iterable[Any]) -> bool:
     """Whether AlpacaEval's preferences are probabilities: some lie between 1 and 2."""
     found = (_number(one) for one in preferences)
-    return any(one is not None and one not in (0.0, 1.0, 1.5, 2.0) for one in found)
+    return any(one is not None and 1 < one < 2 and one not in _DRAWS for one in found)
 
 
 def check_preferences(preferences: Iterable[Any], path: str) -> None:
@@ -122,13 +122,13 @@ def _alpaca_eval(
     swapped = swapped_flag(fields.get(SWITCHED), SWITCHED)
     if label_text(value) is None and not isinstance(value, list | dict):
         return Game("invalid", None, swapped)  # null, or NaN
-    if own:
-        said = read_label(value, own, "output_1", "output_2")
-        if said is None:
-            raise NoVerdict("preference", value, ", ".join(own))
-        return Game(said, None, swapped)
     number = _number(value)
-    if number is None or not (number in _DRAWS or 1 <= number <= 2):
+    if own or number is None:
+        said = read_label(value, own or LABELS, "output_1", "output_2")
+        if said is None:
+            raise NoVerdict("preference", value, ", ".join(own) or "1, 2, a, b, tie")
+        return Game(said, None, swapped)
+    if not (number in _DRAWS or 1 <= number <= 2):
         raise NoVerdict("preference", value, "a number from 1 (output_1) to 2 (output_2), 0")
     if number in _DRAWS:
         return Game("tie", 0.5 if weighted else None, swapped)
@@ -148,9 +148,12 @@ def _mt_bench(fields: Mapping[str, Any]) -> list[Game]:
         if word not in _MT_BENCH:
             raise NoVerdict(name, fields[name], ", ".join(_MT_BENCH))
         said.append(_MT_BENCH[word])
-    if "m1_score" in fields:
-        # Each answer had a score of its own: neither was shown first.
-        return [Game(said[0])]
+    scores = [_number(fields[name]) for name in ("m1_score", "m2_score") if name in fields]
+    if scores:
+        # Each answer had a score of its own: neither was shown first. One of -1 could not be read,
+        # which FastChat takes for a lost game.
+        unread = any(score is None or score < 0 for score in scores)
+        return [Game("invalid" if unread else said[0])]
     return [Game(one, swapped=at == 1) for at, one in enumerate(said)]
 
 

@@ -268,7 +268,8 @@ class _Reader:
         if said is None:
             if not self._own:
                 self.labels.look(value, name)
-            said = read_label(value, self._own or LABELS, "", "")
+            columns = models_of_pair(fields) or ("response1", "response2")
+            said = read_label(value, self._own or LABELS, columns[0], columns[1])
         if said is None:
             raise NoVerdict(name, value, f"1, 2, a, b, tie, {models[0]}, {models[1]}")
         p_first = as_number(fields.get("p_first"))

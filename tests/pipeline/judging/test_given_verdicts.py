@@ -61,7 +61,7 @@ def test_an_empty_answer_was_judged(tmp_path: Path) -> None:
 
 
 def test_alpaca_eval_hard(tmp_path: Path) -> None:
-    said = [2, 1, 2.0, 0, "1.0", float("nan")]
+    said = [2, 1, "output_2", 0, "1.0", float("nan")]
     rows = [alpaca(i, p, is_switched_output_1_output_2=i % 2 == 0) for i, p in enumerate(said)]
     [found] = rates(write(tmp_path / "a.jsonl", rows))
     assert (found["wins"], found["ties"], found["losses"], found["invalid"]) == (2, 1, 2, 1)
@@ -135,6 +135,22 @@ def test_mt_bench_pairs_against_fastchats_own_figures(tmp_path: Path) -> None:
     shares = [(one["first_share"]["value"], one["first_share"]["n"]) for one in each]
     assert sum(share * n for share, n in shares) == pytest.approx(sum(firsts))
     assert sum(n for _, n in shares) == len(firsts)
+
+
+def test_games_of_scores_show_no_order(tmp_path: Path) -> None:
+    scores = [(9, 2, "model_1"), (-1, 3, "model_2"), (4, 4, "tie")]
+    rows = [game(q, "x", "y", winner, winner, m1_score=one, m2_score=two)
+            for q, (one, two, winner) in enumerate(scores)]  # fmt: skip
+    [found] = rates(write(tmp_path / "p.jsonl", rows), against="y")
+    assert (found["wins"], found["ties"], found["losses"], found["invalid"]) == (1, 1, 0, 1)
+    assert (found["first_share"], found["both_orders"]) == (None, 0)
+
+
+def test_one_winner_a_row(tmp_path: Path) -> None:
+    rows = [{"question_id": q, "model_1": "x", "model_2": "y", "winner": winner}
+            for q, winner in enumerate(["model_1", "tie", "model_2", "model_1"])]  # fmt: skip
+    [found] = rates(write(tmp_path / "p.jsonl", rows), against="y")
+    assert (found["wins"], found["ties"], found["losses"]) == (2, 1, 1)
 
 
 def test_a_match_written_down_twice_counts_once(tmp_path: Path) -> None:
