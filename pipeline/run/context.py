@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.executors.block_task import Executor
+from prefloop.pipeline.executors.local import LocalExecutor
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir
 
 
@@ -26,6 +28,8 @@ class RunContext:
     """Variables of the chat template that the policy is sampled with."""
     on_step: Callable[[int, Mapping[str, Any]], None] | None = field(default=None, kw_only=True)
     """Hears of each training step: the round and what was logged."""
+    executor: Executor = field(default_factory=LocalExecutor, kw_only=True)
+    """Has the blocks of a stage worked on."""
 
     @staticmethod
     def of(config: RunConfig, run: RunDir) -> RunContext:
@@ -51,6 +55,7 @@ class RunContext:
             keeps_thoughts=self.keeps_thoughts,
             template_kwargs=self.template_kwargs,
             on_step=self.on_step,
+            executor=self.executor,
         )
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from prefloop.pipeline.run.stream import run_blocks
+from prefloop.pipeline.executors.local import run_blocks
 
 
 def test_all_blocks_run_and_never_more_than_allowed_at_once() -> None:
