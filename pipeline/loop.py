@@ -45,6 +45,7 @@ from prefloop.pipeline.stages.sample import sample_round
 from prefloop.pipeline.stages.train import train_round
 from prefloop.pipeline.stages.write import require_train_rows, write_round
 from prefloop.pipeline.tracking.trackers import Trackers, require_trackers, trackers_of
+from prefloop.pipeline.work import executor_of
 from prefloop.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -52,12 +53,17 @@ logger = logging.getLogger(__name__)
 
 def take_up(config: RunConfig, run: RunDir) -> tuple[RunConfig, Models, RunContext]:
     """What stands before the first stage, also of a run that goes on: the config with the values
-    that the run was begun with, its models, which the caller releases, and its context. Prompts are
-    read, and what was begun of deciding again is finished. The caller holds the run's lock."""
+    that the run was begun with, its models, which the caller releases, and its context, whose
+    executor the caller closes. Prompts are read, and what was begun of deciding again is finished.
+    The caller holds the run's lock."""
     finish_adoption(run)
     config = as_begun(config, run)
     models = Models(config, cache=run.cache)
-    context = replace(RunContext.of(config, run), blocks_in_flight=models.blocks_in_flight)
+    context = replace(
+        RunContext.of(config, run),
+        blocks_in_flight=models.blocks_in_flight,
+        executor=executor_of(config, run, models),
+    )
     open_run(config, run, revisions=models.revisions())
     read_prompts(context, config.prompts, block_size=config.block_size, given=config.sample.given)
     models.take_probes(run.prompts, config.sample.system_prompt)
@@ -81,6 +87,7 @@ async def run_loop(config: RunConfig, run: RunDir, *, check: bool = False) -> No
                     write_report(run)
                 trackers.report()
         finally:
+            await context.executor.aclose()
             await models.release()
 
 
