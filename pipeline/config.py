@@ -200,7 +200,10 @@ class ExecutorConfig(Strict):
     """Of the cluster: ``auto``, one that was started on this machine or that RAY_ADDRESS names;
     ``local``, a new one on this machine that ends with the run; or HOST:PORT."""
     cpus: float = Field(default=1, gt=0, le=100_000)
-    """CPUs of a worker, beside those that its engines ask for."""
+    """CPUs of a worker."""
+    workers: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Workers at most, each with all engines of a stage. Null: as many as the ``replicas`` of these
+    engines, where that is more than one, else as many as the cluster has room for."""
     working_dir: str | None = None
     """Folder that is sent to the workers, in which they look for judges, templates and modules of
     verifiers by relative paths. Null: they look in the folder that the run was started in, which

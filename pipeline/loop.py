@@ -15,6 +15,7 @@ from prefloop.data.errors import PrefloopError
 from prefloop.pipeline.adoption import finish_adoption
 from prefloop.pipeline.checking.run_check import check_before
 from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.executors.resources import of_one_worker
 from prefloop.pipeline.final_evaluation import evaluate_final
 from prefloop.pipeline.redecide import finish_deciding
 from prefloop.pipeline.report.card import write_card
@@ -58,7 +59,8 @@ def take_up(config: RunConfig, run: RunDir) -> tuple[RunConfig, Models, RunConte
     The caller holds the run's lock."""
     finish_adoption(run)
     config = as_begun(config, run)
-    models = Models(config, cache=run.cache)
+    on_cluster = config.executor.type == "ray"
+    models = Models(of_one_worker(config) if on_cluster else config, cache=run.cache)
     context = replace(
         RunContext.of(config, run),
         blocks_in_flight=models.blocks_in_flight,

@@ -31,7 +31,12 @@ from prefloop.pipeline.executors.block_worker import (
     unpacked,
     versions_here,
 )
-from prefloop.pipeline.executors.resources import WorkerNeeds, share_rates, worker_needs
+from prefloop.pipeline.executors.resources import (
+    WorkerNeeds,
+    of_one_worker,
+    share_rates,
+    worker_needs,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +217,7 @@ class RayJob:
     def _order(self, attempts: Attempts, needs: WorkerNeeds) -> WorkOrder:
         executor = self.executor
         settings = executor.config.executor
-        config = executor.config.model_dump(mode="json")
+        config = of_one_worker(executor.config).model_dump(mode="json")
         for name, engine in executor.config.engines.items():
             # In an actor, vLLM would ask Ray for more of them.
             if isinstance(engine, VllmEngine) and engine.tensor_parallel_size > 1:

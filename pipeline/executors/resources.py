@@ -44,9 +44,13 @@ def worker_needs(config: RunConfig, task: BlockTask, *, has_gpus: bool) -> Worke
             f"engines {' and '.join(engines)} name different values of accelerator_type "
             f"({', '.join(sorted(kinds))}), and one worker has them all: name one"
         )
-    replicas = [_replicas(one) for one in engines.values()]
-    least = max((low for low, _ in replicas), default=1)
-    most = [high for _, high in replicas if high is not None]
+    ranges = [getattr(one, "replica_range", (1, 1)) for one in engines.values()]
+    several = [one for one in ranges if one != (1, 1)]
+    least = max((low for low, _ in several), default=1)
+    most = [high for _, high in several]
+    if config.executor.workers is not None:
+        most.append(config.executor.workers)
+        least = min(least, config.executor.workers)
     return WorkerNeeds(
         cpus=config.executor.cpus
         + sum(float(getattr(one, "cpus", None) or 0) for one in engines.values()),
@@ -56,6 +60,15 @@ def worker_needs(config: RunConfig, task: BlockTask, *, has_gpus: bool) -> Worke
         most=max(min(most), least) if most else None,
         computes=bool(own) or any(not isinstance(one, OpenAIEngine) for one in engines.values()),
     )
+
+
+def of_one_worker(config: RunConfig) -> RunConfig:
+    """``config`` as it is for a worker, which is itself one of several."""
+    engines = {
+        name: engine.model_copy(update={"replicas": 1}) if hasattr(engine, "replicas") else engine
+        for name, engine in config.engines.items()
+    }
+    return config.model_copy(update={"engines": engines})
 
 
 def share_rates(engine: dict[str, Any], workers: int) -> None:
@@ -96,13 +109,3 @@ def _gpus(engine: EngineConfig, *, has_gpus: bool) -> float:
 
 def _on_gpu(device: str, *, has_gpus: bool) -> bool:
     return device.startswith("cuda") or (device == "auto" and has_gpus)
-
-
-def _replicas(engine: EngineConfig) -> tuple[int, int | None]:
-    """The least and the most workers that ``engine`` is to have."""
-    replicas = getattr(engine, "replicas", None)
-    if replicas is None:
-        return 1, None
-    if isinstance(replicas, int):
-        return replicas, replicas
-    return replicas.min, replicas.max

@@ -175,20 +175,27 @@ def test_a_block_that_was_tried_before_is_worked_on_alone(tmp_path: Path) -> Non
     order = order_in(tmp_path)
     Attempts(order.generation).begin_try(1)
     inside: set[int] = set()
-    together: list[set[int]] = []
+    beside: list[set[int]] = []
 
-    async def make(index: int) -> Tables:
-        inside.add(index)
-        for _ in range(5):
-            await asyncio.sleep(0)
-        together.append(set(inside))
-        inside.remove(index)
-        return numbers(index)
+    async def go() -> list[Any]:
+        others = asyncio.Barrier(2)  # each waits for the other: they must be inside together
 
-    rows_of(worker(order, Board(), make), 0, 1, 2, 3)
-    assert {1} in together
-    assert all(one == {1} for one in together if 1 in one)
-    assert {2, 3} in together, "the others work together"
+        async def make(index: int) -> Tables:
+            inside.add(index)
+            if index == 1:
+                await asyncio.to_thread(lambda: None)
+                beside.append(set(inside))
+            else:
+                await asyncio.wait_for(others.wait(), 60)
+            inside.remove(index)
+            return numbers(index)
+
+        made = worker(order, Board(), make)
+        return await asyncio.gather(*(made({"block": [one]}) for one in (1, 0, 2)))
+
+    rows = [json.loads(row["row"][0]) for row in asyncio.run(go())]
+    assert [facts_in(row).block for row in rows] == [1, 0, 2]
+    assert beside == [{1}]
 
 
 def test_work_ends_with_its_stage(tmp_path: Path) -> None:

@@ -48,6 +48,11 @@ def test_engines_of_one_worker_share_its_gpus() -> None:
     assert needs("sample", sample={"pool": pool, "engine": "policy"}).gpus == 2
 
 
+def test_there_are_no_more_workers_than_wanted() -> None:
+    taken = needs("sample", executor={"type": "ray", "workers": 3})
+    assert (taken.least, taken.most) == (1, 3)
+
+
 def test_labelers_with_models_of_their_own_take_one_too() -> None:
     reward = {"type": "reward_model", "name": "r", "model": "m"}
     taken = needs("label", label={"labelers": [reward]})
