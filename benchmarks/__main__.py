@@ -75,6 +75,7 @@ ENTRIES = {
     "shards": Entry("Runs of many shards"),
     "endpoints": Entry("A pool of servers against one"),
     "replicas": Entry("Several processes of one engine"),
+    "executors": Entry("Votes through Ray workers"),
     "costs": Entry("What large runs cost"),
     "failures": Entry("What failures cost a large run"),
     "gpu": Entry("A GPU's acceptance", hours=True),

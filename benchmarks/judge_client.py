@@ -106,7 +106,11 @@ class Answering(asyncio.Protocol):
             about = (
                 b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
             )
-            self._transport.write(about % len(said) + said)
+            self.say(about % len(said) + said)
+
+    def say(self, data: bytes) -> None:
+        """Send an answer."""
+        self._transport.write(data)
 
 
 def _prompts_in(body: bytes) -> list[list[int]]:

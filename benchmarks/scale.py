@@ -72,13 +72,13 @@ def settings() -> RunConfig:
     )
 
 
-def make_up(run: RunDir, rows: int) -> None:
+def make_up(run: RunDir, rows: int, block: int = BLOCK) -> None:
     """Write prompt, candidate and vote shards of ``rows`` candidates."""
     generator = np.random.default_rng(0)
     folder = run.round(0)
     prompts = rows // PER_PROMPT
-    for index, start in enumerate(range(0, prompts, BLOCK)):
-        names = [content_id("prompt", i) for i in range(start, min(start + BLOCK, prompts))]
+    for index, start in enumerate(range(0, prompts, block)):
+        names = [content_id("prompt", i) for i in range(start, min(start + block, prompts))]
         messages = [[{"role": "user", "content": f"Write about {name}."}] for name in names]
         asked = {
             "prompt_id": names, "messages": messages, "metadata": ["{}"] * len(names),

@@ -199,6 +199,11 @@ class EngineFailed(PrefloopError):
 
 
 @dataclass
+class EngineDied(EngineFailed):
+    """The engine's process is gone or cannot be trusted any more; a new one may do."""
+
+
+@dataclass
 class EverythingRefused(EngineFailed):
     """The engine works and answers, and serves no request as the config makes them."""
 

@@ -192,6 +192,28 @@ class SampleConfig(Strict):
         return self
 
 
+class ExecutorConfig(Strict):
+    """Where the blocks of a run are worked on. The dataset is the same."""
+
+    type: Literal["local", "ray"] = "local"
+    """``local``: in this process. ``ray``: by workers on a Ray cluster, which see the run directory
+    under the same path (needs ``pip install 'prefloop[ray]'``)."""
+    address: str = Field(default="auto", pattern=r"\S")
+    """Of the cluster: ``auto``, one that was started on this machine or that RAY_ADDRESS names;
+    ``local``, a new one on this machine that ends with the run; or HOST:PORT."""
+    cpus: float = Field(default=1, gt=0, le=100_000)
+    """CPUs of a worker."""
+    workers: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Workers at most, each with all engines of a stage. Null: as many as the ``replicas`` of these
+    engines, where that is more than one, else as many as the cluster has room for."""
+    working_dir: str | None = None
+    """Folder that is sent to the workers, in which they look for judges, templates and modules of
+    verifiers by relative paths. Null: they look in the folder that the run was started in, which
+    they must see too."""
+    attempts: int = Field(default=3, ge=1, le=1_000)
+    """Workers that may die of a block, or with one; then the run stops and names it."""
+
+
 class WriteConfig(Strict):
     """How the dataset is split and written."""
 
@@ -232,6 +254,7 @@ class RunConfig(Strict):
     tracking: Annotated[tuple[TrackerName, ...], LATER] = ()
     """Trackers that hear of every training step and every round: ``trackio``, ``wandb``,
     ``tensorboard``. They change nothing of what is made."""
+    executor: Annotated[ExecutorConfig, LATER] = Field(default_factory=ExecutorConfig)
     prompts: PromptsConfig
     sample: SampleConfig = Field(default_factory=SampleConfig)
     label: LabelConfig
@@ -374,7 +397,15 @@ class RunConfig(Strict):
             )
 
     def _fit_on_policy(self, train: TrainConfig) -> None:
-        """Raise ``ValueError`` where something needs the whole round before training begins."""
+        """Raise ``ValueError`` where something needs the whole round before training begins, or
+        samples where it should not."""
+        if self.executor.type == "ray" and not isinstance(
+            self.engines[self.sample.engine], OpenAIEngine
+        ):
+            raise ValueError(
+                f"train.method {train.method} samples while it trains, which no worker of a "
+                "cluster does: let sample.engine be an `openai` server, or set executor.type: local"
+            )
         if self.label.jury.rule in FITTED_RULES:
             raise ValueError(
                 f"label.jury.rule {self.label.jury.rule} is fitted to a whole round's votes, and "

@@ -15,6 +15,7 @@ from prefloop.data.errors import PrefloopError
 from prefloop.pipeline.adoption import finish_adoption
 from prefloop.pipeline.checking.run_check import check_before
 from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.executors.resources import of_one_worker
 from prefloop.pipeline.final_evaluation import evaluate_final
 from prefloop.pipeline.redecide import finish_deciding
 from prefloop.pipeline.report.card import write_card
@@ -45,6 +46,7 @@ from prefloop.pipeline.stages.sample import sample_round
 from prefloop.pipeline.stages.train import train_round
 from prefloop.pipeline.stages.write import require_train_rows, write_round
 from prefloop.pipeline.tracking.trackers import Trackers, require_trackers, trackers_of
+from prefloop.pipeline.work import executor_of
 from prefloop.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -52,12 +54,18 @@ logger = logging.getLogger(__name__)
 
 def take_up(config: RunConfig, run: RunDir) -> tuple[RunConfig, Models, RunContext]:
     """What stands before the first stage, also of a run that goes on: the config with the values
-    that the run was begun with, its models, which the caller releases, and its context. Prompts are
-    read, and what was begun of deciding again is finished. The caller holds the run's lock."""
+    that the run was begun with, its models, which the caller releases, and its context, whose
+    executor the caller closes. Prompts are read, and what was begun of deciding again is finished.
+    The caller holds the run's lock."""
     finish_adoption(run)
     config = as_begun(config, run)
-    models = Models(config, cache=run.cache)
-    context = replace(RunContext.of(config, run), blocks_in_flight=models.blocks_in_flight)
+    on_cluster = config.executor.type == "ray"
+    models = Models(of_one_worker(config) if on_cluster else config, cache=run.cache)
+    context = replace(
+        RunContext.of(config, run),
+        blocks_in_flight=models.blocks_in_flight,
+        executor=executor_of(config, run, models),
+    )
     open_run(config, run, revisions=models.revisions())
     read_prompts(context, config.prompts, block_size=config.block_size, given=config.sample.given)
     run.index_shards()
@@ -82,6 +90,7 @@ async def run_loop(config: RunConfig, run: RunDir, *, check: bool = False) -> No
                     write_report(run)
                 trackers.report()
         finally:
+            await context.executor.aclose()
             await models.release()
 
 

@@ -17,7 +17,13 @@ from prefloop.pipeline.checking.check_lines import Check, CheckFailed, CheckLine
 from prefloop.pipeline.checking.endpoint_check import check_endpoints
 from prefloop.pipeline.checking.judge_check import check_labeler, check_schema
 from prefloop.pipeline.checking.sampler_check import Sampler, check_sampler
-from prefloop.pipeline.checking.still_to_ask import StillToAsk, is_local, is_toy, wanted_by
+from prefloop.pipeline.checking.still_to_ask import (
+    StillToAsk,
+    is_local,
+    is_toy,
+    of_servers,
+    wanted_by,
+)
 from prefloop.pipeline.config import PoolMember, RunConfig
 from prefloop.pipeline.engines.openai.api_key import read_key
 from prefloop.pipeline.engines.settings import OpenAIEngine
@@ -48,6 +54,8 @@ def keys_that_are_set(config: RunConfig) -> Iterator[CheckLine]:
 
 def what_fits_into_memory(config: RunConfig) -> Iterator[CheckLine]:
     """Whether what is computed on this machine fits into it, stage by stage; estimated."""
+    if config.executor.type == "ray":  # it is computed elsewhere
+        return
     for stage in stage_memory(config):
         level: Level = "ok" if stage.fits else "warning"
         yield CheckLine(level, f"memory of {stage.device}", stage.line())
@@ -78,6 +86,8 @@ async def check_before(config: RunConfig, run: RunDir, models: Models) -> None:
     Raises :class:`CheckFailed` where it would get nothing.
     """
     wanted = wanted_by(config, run)
+    if config.executor.type == "ray":  # what computes is for its workers, which have the room
+        wanted = of_servers(config, wanted)
     if not wanted.samplers and not wanted.labelers:
         return
     found = await check_all(config, models, wanted)

@@ -37,6 +37,18 @@ def wanted_by(config: RunConfig, run: RunDir | None = None) -> StillToAsk:
     return StillToAsk(() if sampled else config.sample.members(), () if labelled else tuple(asked))
 
 
+def of_servers(config: RunConfig, wanted: StillToAsk) -> StillToAsk:
+    """Those of ``wanted`` whom a server answers for."""
+    return StillToAsk(
+        tuple(one for one in wanted.samplers if not is_local(config, one.engine)),
+        tuple(
+            (key, one)
+            for key, one in wanted.labelers
+            if isinstance(one, JudgeLabeler) and not is_local(config, one.engine)
+        ),
+    )
+
+
 def is_local(config: RunConfig, engine: str) -> bool:
     """Whether ``engine`` computes in this process, on this machine's memory."""
     return not isinstance(config.engines[engine], OpenAIEngine)

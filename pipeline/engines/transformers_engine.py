@@ -23,7 +23,14 @@ from numpy.typing import NDArray
 from transformers import StopStringCriteria
 
 from prefloop.data.chat import beyond_embedding, end_tokens, render_tokens, verdict_token_ids
-from prefloop.data.protocol import Completion, EngineFailed, Request, RequestRejected, Sampling
+from prefloop.data.protocol import (
+    Completion,
+    EngineDied,
+    EngineFailed,
+    Request,
+    RequestRejected,
+    Sampling,
+)
 from prefloop.pipeline.engines.answer_reader import (
     AnswerReader,
     ReadAnswer,
@@ -339,4 +346,4 @@ def _fail(pending: Pending, error: EngineFailed) -> None:
 def _explained(error: Exception) -> EngineFailed:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return EngineFailed("out of memory while decoding", "lower the engine's batch_size")
-    return EngineFailed(f"the transformers engine failed: {type(error).__name__}: {error}")
+    return EngineDied(f"the transformers engine failed: {type(error).__name__}: {error}")

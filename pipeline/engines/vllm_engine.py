@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from prefloop.data.chat import end_tokens, render_tokens, verdict_token_ids
-from prefloop.data.protocol import Completion, EngineFailed, Request, RequestRejected
+from prefloop.data.protocol import Completion, EngineDied, EngineFailed, Request, RequestRejected
 from prefloop.pipeline.engines.answer_reader import (
     AnswerReader,
     ReadAnswer,
@@ -274,11 +274,11 @@ class VllmInProcess:
             async for result in stream:
                 if result.finished:
                     return result.outputs[0]
-            raise EngineFailed("vLLM ended a request without an answer", _DEAD)
+            raise EngineDied("vLLM ended a request without an answer", _DEAD)
 
         output: CompletionOutput = await _explained(last())
         if output.finish_reason not in ("stop", "length"):
-            raise EngineFailed(f"vLLM gave up a request: {output.finish_reason}", _DEAD)
+            raise EngineDied(f"vLLM gave up a request: {output.finish_reason}", _DEAD)
         return output
 
     def _choice_logprobs(
@@ -374,15 +374,15 @@ async def _explained(work: Any) -> Any:
     try:
         return await work
     except EngineDeadError as error:
-        raise EngineFailed("vLLM's engine process died", _DEAD) from error
+        raise EngineDied("vLLM's engine process died", _DEAD) from error
     except VLLMClientError as error:
         raise RequestRejected("refused_by_server", str(error)) from error
     except EngineGenerateError as error:
-        raise EngineFailed(f"vLLM failed: {error.__cause__ or error}", _DEAD) from error
+        raise EngineDied(f"vLLM failed: {error.__cause__ or error}", _DEAD) from error
     except (EngineFailed, RequestRejected, asyncio.CancelledError):
         raise
     except Exception as error:  # remote errors arrive as whatever the worker raised
-        raise EngineFailed(f"vLLM failed: {error}", _DEAD) from error
+        raise EngineDied(f"vLLM failed: {error}", _DEAD) from error
 
 
 def _start_llm(config: VllmEngine, model: str, revision: str | None) -> AsyncLLM:

@@ -10,6 +10,8 @@ from typing import Any
 from prefloop.data.protocol import EngineFailed
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.engines.settings import EngineConfig
+from prefloop.pipeline.executors.block_task import Executor
+from prefloop.pipeline.executors.local import LocalExecutor
 from prefloop.pipeline.machine.hardware import replicas_of
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir
 
@@ -29,6 +31,8 @@ class RunContext:
     """Variables of the chat template that the policy is sampled with."""
     on_step: Callable[[int, Mapping[str, Any]], None] | None = field(default=None, kw_only=True)
     """Hears of each training step: the round and what was logged."""
+    executor: Executor = field(default_factory=LocalExecutor, kw_only=True)
+    """Has the blocks of a stage worked on."""
 
     @staticmethod
     def of(config: RunConfig, run: RunDir) -> RunContext:
@@ -54,6 +58,7 @@ class RunContext:
             keeps_thoughts=self.keeps_thoughts,
             template_kwargs=self.template_kwargs,
             on_step=self.on_step,
+            executor=self.executor,
         )
 
 

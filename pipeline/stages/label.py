@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -14,18 +15,27 @@ import pyarrow.compute as pc
 
 from prefloop.data.conversation import as_sampled
 from prefloop.data.errors import NothingCameOut
+from prefloop.data.shards import ShardFolder
 from prefloop.labelers.base import Answer, Labeler, Pair, Vote, votes_table
 from prefloop.labelers.config import JudgeLabeler, LabelConfig, LabelerConfig
 from prefloop.labelers.decisions.filters import has_empty_answer
 from prefloop.labelers.people import without
+from prefloop.pipeline.executors.block_task import (
+    BlockFacts,
+    BlockJob,
+    BlockTask,
+    Keep,
+    Make,
+    Tables,
+)
 from prefloop.pipeline.run.all_or_some import AllOrSome, any_valid_vote, tally_votes
 from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.run_dir import Stopwatch
-from prefloop.pipeline.run.stream import run_blocks
 from prefloop.pipeline.stages.given import proposed, with_given
 from prefloop.pipeline.stages.invalid_votes import (
     Breaker,
+    asks_again,
     kept_votes,
     set_aside,
     together,
@@ -35,6 +45,8 @@ from prefloop.pipeline.stages.rendering import answer_texts
 
 logger = logging.getLogger(__name__)
 
+LABEL = "label"
+"""Name of the stage."""
 OpenLabelers = Callable[[], Awaitable[list[Labeler]]]
 
 
@@ -51,7 +63,7 @@ async def label_round(
         return
     if set(folder.decisions.indices()).intersection(missing):
         _decide_again(context, missing)
-    labelers = await open_labelers()
+    ready = await context.executor.open(label_job(context, settings, open_labelers))
     watch = Stopwatch()
     total = folder.prompts.rows()
     todo = folder.prompts.rows(missing)
@@ -65,30 +77,74 @@ async def label_round(
     breaker = Breaker(title, settings)
     with StepProgress(title, total, done=total - todo) as progress:
 
-        async def work(index: int) -> None:
-            progress.begin(folder.prompts.rows([index]))
-            votes = await label_block(context, settings, index, labelers)
-
+        async def take(facts: BlockFacts, keep: Keep) -> None:
             async def commit() -> None:
-                if await asyncio.to_thread(folder.votes.write, index, votes):
-                    context.note("label", watch.lap(), block=index)
+                if await keep():
+                    context.note("label", watch.lap(), block=facts.block)
 
-            deciding = without(votes, settings.silent)
-            await outcome.take(tally_votes(deciding), commit)
-            breaker.take(deciding)
-            progress.advance(
-                folder.prompts.rows([index]),
-                tokens=pc.sum(votes["prompt_tokens"]).as_py() or 0,
-                cost=pc.sum(votes["cost"]).as_py() or 0.0,
-            )
+            await outcome.take(facts.tally, commit)
+            breaker.count(facts.tally)
+            rows = folder.prompts.rows([facts.block])
+            progress.advance(rows, tokens=facts.tokens, cost=facts.cost)
 
         try:
-            await run_blocks(missing, work, in_flight=context.blocks_in_flight)
+            await ready.run(
+                missing, begin=lambda index: progress.begin(folder.prompts.rows([index])), take=take
+            )
             await outcome.close()
         except NothingCameOut:
             set_aside(folder, settings)
             raise
     shutil.rmtree(folder.votes_kept.folder, ignore_errors=True)
+
+
+def label_job(
+    context: RoundContext, settings: LabelConfig, open_labelers: OpenLabelers
+) -> BlockJob:
+    """What the votes on a block of the round take."""
+
+    async def here() -> Make:
+        labelers = await open_labelers()
+
+        async def make(index: int) -> Tables:
+            return (await label_block(context, settings, index, labelers),)
+
+        return make
+
+    details = {
+        "label": settings.model_dump(mode="json"),
+        "anew": asks_again(context.folder, settings),
+    }
+    task = BlockTask(LABEL, context.run.root, context.index, details)
+    shelf = LabelledBlocks(context.folder.votes, settings.silent)
+    return BlockJob(task, shelf, here, context.blocks_in_flight)
+
+
+@dataclass(frozen=True)
+class LabelledBlocks:
+    """Votes by block; see ``prefloop.pipeline.executors.block_task.Shelf``."""
+
+    votes: ShardFolder
+    silent: frozenset[str] = frozenset()
+    """Labelers who decide nothing, and so are not counted."""
+
+    def facts(self, index: int, tables: Tables) -> BlockFacts:
+        """What is to be said of a block's votes."""
+        [votes] = tables
+        return BlockFacts(
+            index,
+            tally_votes(without(votes, self.silent)),
+            tokens=pc.sum(votes["prompt_tokens"]).as_py() or 0,
+            cost=pc.sum(votes["cost"]).as_py() or 0.0,
+        )
+
+    async def keep(self, index: int, tables: Tables) -> bool:
+        """Write the votes."""
+        return await asyncio.to_thread(self.votes.write, index, *tables)
+
+    def kept(self, index: int) -> Tables | None:
+        """The votes, as they were written."""
+        return (self.votes.read(index),) if self.votes.exists(index) else None
 
 
 def remedy_of(labelers: Sequence[LabelerConfig]) -> str:

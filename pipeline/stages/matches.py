@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import shutil
 from collections import defaultdict
@@ -30,11 +29,18 @@ from prefloop.labelers.statistics.winrate import (
     win_rate,
 )
 from prefloop.pipeline.config import RunConfig
-from prefloop.pipeline.run.all_or_some import AllOrSome, any_valid_vote, tally_votes
+from prefloop.pipeline.executors.block_task import (
+    BlockFacts,
+    BlockJob,
+    BlockTask,
+    Keep,
+    Make,
+    Tables,
+)
+from prefloop.pipeline.run.all_or_some import AllOrSome, any_valid_vote
 from prefloop.pipeline.run.context import RunContext
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.run_dir import JURY, PolicyKey, RunDir
-from prefloop.pipeline.run.stream import run_blocks
 from prefloop.pipeline.stages.invalid_votes import (
     LABELERS,
     Breaker,
@@ -44,11 +50,13 @@ from prefloop.pipeline.stages.invalid_votes import (
     set_aside,
     together,
 )
-from prefloop.pipeline.stages.label import build_pairs, vote
+from prefloop.pipeline.stages.label import LabelledBlocks, build_pairs, vote
 from prefloop.training.config import EvaluateConfig
 
 logger = logging.getLogger(__name__)
 
+MATCH = "match"
+"""Name of the stage."""
 OpenSome = Callable[..., Awaitable[list[Labeler]]]
 """Opens the labelers that it is given; ``anew``: their servers are asked whatever they answered."""
 
@@ -115,7 +123,7 @@ async def match(context: RunContext, policy: int, opponent: PolicyKey, by: Votin
     if not missing:
         return
     folder = VotesAside(votes, run.match_votes_kept(policy, opponent))
-    labelers = await by.open_labelers(anew=asks_again(folder, by.settings))
+    ready = await context.executor.open(match_job(context, policy, opponent, by))
     title = f"policy {policy} against {opponent}"
     breaker = Breaker(title, by.settings, by.section)
     remedy = (
@@ -124,8 +132,31 @@ async def match(context: RunContext, policy: int, opponent: PolicyKey, by: Votin
     outcome = AllOrSome(title, "votes", remedy, came_before=any_valid_vote(votes))
     with StepProgress(title, len(missing), unit="blocks") as progress:
 
-        async def work(index: int) -> None:
-            progress.begin(1)
+        async def take(facts: BlockFacts, keep: Keep) -> None:
+            await outcome.take(facts.tally, keep)
+            breaker.count(facts.tally)
+            progress.advance(1)
+
+        try:
+            await ready.run(missing, begin=lambda _: progress.begin(1), take=take)
+            await outcome.close()
+        except NothingCameOut:
+            set_aside(folder, by.settings)
+            raise
+    shutil.rmtree(folder.votes_kept.folder, ignore_errors=True)
+
+
+def match_job(context: RunContext, policy: int, opponent: PolicyKey, by: Voting) -> BlockJob:
+    """What the votes on a held-out block take."""
+    run = context.run
+    votes = run.match_votes(policy, opponent)
+    folder = VotesAside(votes, run.match_votes_kept(policy, opponent))
+    anew = asks_again(folder, by.settings)
+
+    async def here() -> Make:
+        labelers = await by.open_labelers(anew=anew)
+
+        async def make(index: int) -> Tables:
             pairs, answers = match_pairs(run, policy, opponent, index)
             prompts = run.heldout.read(index)
             built = build_pairs(pairs, prompts, answers, policy - 1, context.system_prompt)
@@ -133,19 +164,16 @@ async def match(context: RunContext, policy: int, opponent: PolicyKey, by: Votin
             table = await vote(built, labelers, f"evaluate/{policy}-{opponent}/{index}", kept)
             if len(kept):
                 table = together(kept, table, built, [one.name for one in labelers])
-            await outcome.take(
-                tally_votes(table), partial(asyncio.to_thread, votes.write, index, table)
-            )
-            breaker.take(table)
-            progress.advance(1)
+            return (table,)
 
-        try:
-            await run_blocks(missing, work, in_flight=context.blocks_in_flight)
-            await outcome.close()
-        except NothingCameOut:
-            set_aside(folder, by.settings)
-            raise
-    shutil.rmtree(folder.votes_kept.folder, ignore_errors=True)
+        return make
+
+    details = {
+        "policy": policy, "opponent": opponent, "anew": anew, "section": by.section,
+        "label": by.settings.model_dump(mode="json"),
+    }  # fmt: skip
+    task = BlockTask(MATCH, run.root, policy - 1, details)
+    return BlockJob(task, LabelledBlocks(votes), here, context.blocks_in_flight)
 
 
 def _of_pairs(votes: pa.Table, pairs: Sequence[Pair]) -> pa.Table:

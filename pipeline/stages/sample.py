@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,17 @@ from prefloop.data.protocol import (
 )
 from prefloop.data.quarantine import BadRow, quarantine_table
 from prefloop.data.schemas import CANDIDATE
+from prefloop.data.shards import ShardFolder
 from prefloop.data.utf8 import BLANK
 from prefloop.pipeline.config import REFERENCE, PoolMember, SampleConfig
+from prefloop.pipeline.executors.block_task import (
+    BlockFacts,
+    BlockJob,
+    BlockTask,
+    Keep,
+    Make,
+    Tables,
+)
 from prefloop.pipeline.run.all_or_some import (
     GIVEN_ORIGIN,
     SAMPLED,
@@ -39,12 +49,14 @@ from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.run_dir import RoundDir, Stopwatch
-from prefloop.pipeline.run.stream import run_blocks
 from prefloop.pipeline.stages.given import GivenPool, open_pool
 from prefloop.pipeline.stages.lost_rows import AnswerBlock, restore_sample_quarantine
 from prefloop.pipeline.stages.run_on import run_on
 
 logger = logging.getLogger(__name__)
+
+SAMPLE = "sample"
+"""Name of the stage."""
 
 
 @dataclass(frozen=True)
@@ -96,43 +108,96 @@ async def sample_round(
     missing = folder.candidates.missing(range(blocks))
     if not missing:
         return
-    draw = await open_draw(context, settings, models, with_references=with_references)
+    job = sample_job(context, settings, models, with_references=with_references)
+    ready = await context.executor.open(job)
     watch = Stopwatch()
     total = folder.prompts.rows()
     todo = folder.prompts.rows(missing)
     title = f"round {folder.index} sample"
-    # Where engines are asked too, it is they who must not fail in everything.
-    origin = SAMPLED if settings.total else GIVEN_ORIGIN
-    came_before = any_text(folder.candidates, origin)
+    came_before = any_text(folder.candidates, _origin(settings))
     outcome = AllOrSome(title, "prompts", remedy_of(settings), came_before=came_before)
     with StepProgress(title, total, done=total - todo) as progress:
 
-        async def work(index: int) -> None:
-            progress.begin(folder.prompts.rows([index]))
-            candidates, failed = await draw_block(folder, index, draw)
-
+        async def take(facts: BlockFacts, keep: Keep) -> None:
             async def commit() -> None:
-                if not await keep_block(folder, index, candidates, failed):
-                    return
-                if folder.votes.exists(index) and not _voted_on(folder, index, candidates):
-                    logger.warning(
-                        "round %d: the answers of block %d were lost and are others now: their "
-                        "votes are asked for again",
-                        folder.index,
-                        index,
-                    )
-                    folder.votes.remove([index])
-                context.note("sample", watch.lap(), block=index, failed=len(failed))
+                if await keep():
+                    context.note("sample", watch.lap(), block=facts.block, failed=facts.failed)
 
-            await outcome.take(tally_samples(candidates, failed, origin=origin), commit)
-            progress.advance(
-                folder.prompts.rows([index]),
-                tokens=_generated(candidates),
-                cost=float(np.sum(candidates["cost"].to_numpy())),
-            )
+            await outcome.take(facts.tally, commit)
+            rows = folder.prompts.rows([facts.block])
+            progress.advance(rows, tokens=facts.tokens, cost=facts.cost)
 
-        await run_blocks(missing, work, in_flight=context.blocks_in_flight)
+        await ready.run(
+            missing, begin=lambda index: progress.begin(folder.prompts.rows([index])), take=take
+        )
         await outcome.close()
+
+
+def sample_job(
+    context: RoundContext, settings: SampleConfig, models: Models, *, with_references: bool
+) -> BlockJob:
+    """What sampling a block of the round takes."""
+
+    async def here() -> Make:
+        draw = await open_draw(context, settings, models, with_references=with_references)
+        return partial(draw_block, context.folder, draw=draw)
+
+    details = {"sample": settings.model_dump(mode="json"), "with_references": with_references}
+    task = BlockTask(SAMPLE, context.run.root, context.index, details)
+    return BlockJob(task, SampledBlocks(context, settings), here, context.blocks_in_flight)
+
+
+@dataclass(frozen=True)
+class SampledBlocks:
+    """The candidates of a round; see ``prefloop.pipeline.executors.block_task.Shelf``."""
+
+    context: RoundContext
+    settings: SampleConfig
+
+    def facts(self, index: int, tables: Tables) -> BlockFacts:
+        """What is to be said of a block's candidates and of its prompts without."""
+        candidates, failed = tables
+        return BlockFacts(
+            index,
+            tally_samples(candidates, failed, origin=_origin(self.settings)),
+            tokens=_generated(candidates),
+            cost=float(np.sum(candidates["cost"].to_numpy())),
+            failed=len(failed),
+        )
+
+    async def keep(self, index: int, tables: Tables) -> bool:
+        """Write both. Votes that were given on others are asked for again."""
+        folder = self.context.folder
+        candidates, failed = tables
+        if not await keep_block(folder, index, candidates, failed):
+            return False
+        if folder.votes.exists(index) and not _voted_on(folder, index, candidates):
+            logger.warning(
+                "round %d: the answers of block %d were lost and are others now: their "
+                "votes are asked for again",
+                folder.index,
+                index,
+            )
+            folder.votes.remove([index])
+        return True
+
+    def kept(self, index: int) -> Tables | None:
+        """Both, as they were written."""
+        folder = self.context.folder
+        if not folder.candidates.exists(index):
+            return None
+        return folder.candidates.read(index), read_or_empty(folder.quarantine("sample"), index)
+
+
+def _origin(settings: SampleConfig) -> str:
+    """Of the answers that count: where engines are asked too, it is they who must not fail in
+    everything."""
+    return SAMPLED if settings.total else GIVEN_ORIGIN
+
+
+def read_or_empty(shards: ShardFolder, index: int) -> pa.Table:
+    """Shard ``index``, or no rows where it was not written."""
+    return shards.read(index) if shards.exists(index) else shards.schema.empty_table()
 
 
 def _generated(candidates: pa.Table) -> int:

@@ -62,6 +62,7 @@ async def share_round(config: RunConfig, run: RunDir, *, check: bool) -> None:
             labelers = partial(models.labelers, config.label.labelers, anew=anew)
             await label_round(first, config.label, labelers)
         finally:
+            await first.executor.aclose()
             await models.release()
 
 

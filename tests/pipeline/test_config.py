@@ -187,3 +187,11 @@ def test_a_key_of_odd_characters_is_named_in_one_line() -> None:
     with pytest.raises(ConfigError) as refused:
         load_config(raw)
     assert str(refused.value).isprintable()
+
+
+def test_what_samples_while_it_trains_is_not_for_the_workers_of_a_cluster() -> None:
+    online = {"train": {"online": True}, "executor": {"type": "ray"}}
+    with pytest.raises(ConfigError, match=r"executor\.type: local"):
+        validate_config(MINIMAL | online, "test")
+    validate_config(MINIMAL | online | {"executor": {"type": "local"}}, "test")
+    validate_config(MINIMAL | {"executor": {"type": "ray"}}, "test")

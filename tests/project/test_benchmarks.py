@@ -18,6 +18,7 @@ TINY = ["--prompts", "4", "--n", "2", "--max-tokens", "8", "--pairs", "8", "--ba
 RUNS = {
     "audit": ["--rows", "2000"],
     "costs": ["--candidates", "1e6"],
+    "executors": ["--blocks", "3", "--block", "2", "--latency", "0.01", "--workers", "1"],
     "failures": ["--workers", "4", "--blocks", "200", "--mtbf-h", "1"],
     "endpoints": ["--requests", "60", "--alone", "12", "--repeats", "1"],
     "gpu": ["--parts", "transformers", "dpo", *TINY],

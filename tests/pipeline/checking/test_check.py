@@ -13,10 +13,13 @@ from typer.testing import CliRunner
 import prefloop
 from prefloop.data.errors import PrefloopError
 from prefloop.pipeline.checking.check_lines import Check, CheckFailed
+from prefloop.pipeline.checking.run_check import what_fits_into_memory
+from prefloop.pipeline.checking.still_to_ask import of_servers, wanted_by
 from prefloop.pipeline.commands.app import app
 from prefloop.pipeline.config import RunConfig, validate_config
 from prefloop.pipeline.engines.openai.ledger import ledger_at
 from prefloop.pipeline.run.run_dir import RunDir
+from tests.helpers.runs import small_config
 from tests.helpers.servers import FaultyServer, Handler, Reply, faulty_server, says, status
 
 RIGHT = "capital of France is Paris"
@@ -405,3 +408,17 @@ def test_tiny_models_are_checked_in_this_process(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert all("fits" in one.says for one in found.lines[:2])
     assert not (tmp_path / "cache").exists()
+
+
+def test_who_is_computed_by_a_cluster_is_not_asked_from_here() -> None:
+    judges = [
+        {"type": "judge", "name": "a", "model": "m"},
+        {"type": "judge", "name": "b", "model": "m", "engine": "server"},
+        {"type": "reward_model", "name": "r", "model": "m"},
+    ]
+    engines = {"default": {"type": "transformers"}, "server": {"type": "openai"}}
+    on_ray = small_config(engines=engines, label={"labelers": judges}, executor={"type": "ray"})
+    asked = of_servers(on_ray, wanted_by(on_ray))
+    assert asked.samplers == ()
+    assert [key for key, _ in asked.labelers] == ["label.labelers.b"]
+    assert list(what_fits_into_memory(on_ray)) == []

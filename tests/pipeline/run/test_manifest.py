@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from prefloop.data import schemas
 from prefloop.data.errors import PrefloopError
+from prefloop.data.strict import fingerprint
 from prefloop.labelers.judges.folder import SHIPPED
 from prefloop.pipeline.config import ConfigError, RunConfig, load_config, validate_config
 from prefloop.pipeline.run.manifest import as_begun, open_run
@@ -376,3 +377,16 @@ def test_the_number_of_an_engine_s_processes_may_change(
     [said] = caplog.messages
     assert "engines.default.replicas: 1 -> 2" in said
     assert "bit for bit" in said
+
+
+def test_who_works_on_the_blocks_may_change_at_any_time(tmp_path: Path) -> None:
+    config = small_config()
+    before = fingerprint(config)
+    run = begun(tmp_path, config, "candidates", "votes", "metrics")
+    old = yaml.safe_load(run.config.read_text())
+    del old["executor"]  # of an older version
+    run.config.write_text(yaml.safe_dump(old))
+    moved = small_config(executor={"type": "ray", "address": "10.0.0.1:6379", "attempts": 5})
+    open_run(moved, run, revisions={})
+    open_run(config, run, revisions={})
+    assert "executor" not in before

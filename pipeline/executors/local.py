@@ -1,9 +1,43 @@
-"""Blocks of prompts through a stage, several in flight across shard borders."""
+"""Blocks of prompts through a stage in this process, several in flight across shard borders."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from prefloop.pipeline.executors.block_task import BlockJob, Make, Take
+
+
+class LocalExecutor:
+    """Works on blocks in this process's event loop."""
+
+    async def open(self, job: BlockJob) -> LocalJob:
+        """See ``prefloop.pipeline.executors.block_task.Executor``."""
+        return LocalJob(job, await job.here())
+
+    async def aclose(self) -> None:
+        """Nothing was opened that is not the caller's."""
+
+
+@dataclass(frozen=True)
+class LocalJob:
+    """A job whose models are open."""
+
+    job: BlockJob
+    make: Make
+
+    async def run(self, blocks: Sequence[int], *, begin: Callable[[int], None], take: Take) -> None:
+        """See ``prefloop.pipeline.executors.block_task.OpenJob``."""
+        shelf = self.job.shelf
+
+        async def work(index: int) -> None:
+            begin(index)
+            tables = await self.make(index)
+            await take(shelf.facts(index, tables), partial(shelf.keep, index, tables))
+
+        await run_blocks(blocks, work, in_flight=self.job.in_flight)
 
 
 async def run_blocks(

@@ -1,0 +1,279 @@
+"""What a worker of a cluster does: it opens what a stage needs, works on the blocks that it is
+given, and writes them itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import platform
+import socket
+import traceback
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+from prefloop.data.errors import PrefloopError
+from prefloop.data.protocol import EngineDied
+from prefloop.pipeline.executors.attempts import Attempts, StageOver
+from prefloop.pipeline.executors.block_task import (
+    BlockFacts,
+    BlockJob,
+    BlockTask,
+    ExecutorFailed,
+    Make,
+)
+from prefloop.pipeline.machine.packages import package_versions
+
+_LOOK_S = 1.0
+"""Seconds between two looks whether the stage is over."""
+
+
+@dataclass(frozen=True)
+class WorkOrder:
+    """All that a worker is told, as plain data. No key is in it: those are in its environment."""
+
+    task: BlockTask
+    config: Mapping[str, Any]
+    """The run's, in full."""
+    root: Path
+    """The run directory, with the response cache and the budgets."""
+    policy: str | None
+    """The checkpoint that ``policy`` means; null: the starting policy."""
+    folder: Path | None
+    """Where relative paths begin; null: where the worker is begun."""
+    generation: Path
+    """See ``prefloop.pipeline.executors.attempts``."""
+    attempts: int
+    """Tries of a block at most."""
+    versions: Mapping[str, str]
+    """What the driver has installed, and its kind of processor."""
+    host: str
+    """The driver's."""
+
+
+JobOf = Callable[[WorkOrder], BlockJob]
+"""Makes the job of an order: it knows the stages."""
+
+
+def versions_here() -> dict[str, str]:
+    """What decides whether two machines compute the same, as far as one can name it."""
+    python = platform.python_version().rpartition(".")[0]
+    return package_versions() | {"python": python, "processor": platform.machine()}
+
+
+class BlockWorker:
+    """Works on blocks, several at once; Ray calls it with one index at a time.
+
+    A block that was tried before is worked on alone, so that it takes no other with it again.
+    """
+
+    def __init__(self, order: WorkOrder, job_of: JobOf) -> None:
+        self._order, self._job_of = order, job_of
+        self._attempts = Attempts(order.generation)
+        self._gate = _Gate()
+        self._opening = asyncio.Lock()
+        self._opened: tuple[BlockJob, Make] | None = None
+        self._said = _Said()
+        logging.getLogger("prefloop").addHandler(self._said)
+
+    async def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
+        """The facts of the block in ``batch``, as a row."""
+        row = await self._row(int(batch["block"][0]))
+        return {"row": [json.dumps(row | {"said": self._said.taken()})]}
+
+    async def _row(self, index: int) -> dict[str, Any]:
+        try:
+            return await self._unless_over(index)
+        except StageOver:
+            return {"block": index, "over": f"{self._order.generation} on {socket.gethostname()}"}
+        except PrefloopError as error:
+            return {"block": index, "problem": packed(error)}
+
+    async def _unless_over(self, index: int) -> dict[str, Any]:
+        """Work on block ``index`` as long as somebody waits for it."""
+        if not self._order.root.is_dir():
+            raise ExecutorFailed(
+                f"{socket.gethostname()} has no {self._order.root}: let run_dir be a folder that "
+                "all nodes of the cluster share"
+            )
+        work = asyncio.ensure_future(self._work(index))
+        over = asyncio.ensure_future(self._over())
+        try:
+            await asyncio.wait({work, over}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise StageOver
+            return work.result()
+        finally:
+            for one in (work, over):
+                one.cancel()
+            await asyncio.gather(work, over, return_exceptions=True)
+
+    async def _over(self) -> None:
+        while not await asyncio.to_thread(self._attempts.is_over):
+            await asyncio.sleep(_LOOK_S)
+
+    async def _work(self, index: int) -> dict[str, Any]:
+        async with self._gate.passed(alone=self._attempts.count(index) > 0):
+            number = self._attempts.begin_try(index)
+            if number > self._order.attempts:
+                raise self._poison(index)
+            try:
+                return await self._made(index)
+            except EngineDied as error:
+                self._die(index, number, str(error))
+            except (PrefloopError, StageOver):
+                raise
+            except Exception as error:  # noqa: BLE001  # whatever it is, another process may do
+                self._die(index, number, f"{type(error).__name__}: {error}")
+
+    async def _made(self, index: int) -> dict[str, Any]:
+        job, make = await self._open()
+        shelf = job.shelf
+        tables = await asyncio.to_thread(shelf.kept, index)
+        if tables is None:
+            tables = await make(index)
+            facts = shelf.facts(index, tables)
+            if self._attempts.is_over():
+                raise StageOver
+            if facts.nothing_came:  # whether that counts is to be seen from all blocks
+                self._attempts.hold(index, tables)
+                return row_of(facts) | {"held": len(tables)}
+            if not await shelf.keep(index, tables):  # another wrote it, and that stays
+                tables = await asyncio.to_thread(shelf.kept, index) or tables
+        return row_of(shelf.facts(index, tables))
+
+    async def _open(self) -> tuple[BlockJob, Make]:
+        async with self._opening:
+            if self._opened is None:
+                self._settle_in()
+                job = self._job_of(self._order)
+                self._opened = job, await job.here()
+            return self._opened
+
+    def _settle_in(self) -> None:
+        here, there = versions_here(), self._order.versions
+        other = [
+            f"{name} {here.get(name, '(none)')} for {there.get(name, '(none)')}"
+            for name in sorted({*here, *there})
+            if here.get(name) != there.get(name)
+        ]
+        if other:
+            raise ExecutorFailed(
+                f"{socket.gethostname()} has {', '.join(other)} where the run was started: it may "
+                "compute other answers: install the same versions on all nodes"
+            )
+        folder = self._order.folder
+        if folder is None:
+            return
+        if not folder.is_dir():
+            raise ExecutorFailed(
+                f"{socket.gethostname()} has no {folder}, where the run was started: set "
+                "executor.working_dir, which is sent to the workers, or share that folder"
+            )
+        os.chdir(folder)
+
+    def _poison(self, index: int) -> ExecutorFailed:
+        task, most = self._order.task, self._order.attempts
+        why = self._attempts.reason(index) or "they were killed, as for want of memory: see their "
+        why += "" if self._attempts.reason(index) else "logs in Ray's dashboard"
+        return ExecutorFailed(
+            f"round {task.round} {task.stage}: block {index} ended {most} workers that tried it "
+            f"({' '.join(why.split())}). All other blocks that were done are kept: change the "
+            f"prompts of part-{index:05d}.parquet or what works on them, or raise "
+            "executor.attempts; the same command then goes on"
+        )
+
+    def _die(self, index: int, number: int, why: str) -> NoReturn:
+        """End this process: its engines cannot be trusted, and Ray begins another."""
+        try:
+            traceback.print_exc()
+            self._attempts.say(index, number, why)
+        finally:
+            os._exit(1)
+
+
+class _Gate:
+    """Lets many through together, or one alone; who waits to be alone comes before who does
+    not."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Condition()
+        self._inside = 0
+        self._waiting = 0
+        self._is_taken = False
+
+    @asynccontextmanager
+    async def passed(self, *, alone: bool) -> AsyncIterator[None]:
+        async with self._changed:
+            if alone:
+                self._waiting += 1
+                try:
+                    await self._changed.wait_for(lambda: not self._inside)
+                finally:
+                    self._waiting -= 1
+                self._is_taken = True
+            else:
+                await self._changed.wait_for(lambda: not self._is_taken and not self._waiting)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._inside -= 1
+                if alone:
+                    self._is_taken = False
+                self._changed.notify_all()
+
+
+class _Said(logging.Handler):
+    """Gathers what was warned of, for the driver to say."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._lines: list[tuple[int, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append((record.levelno, record.getMessage()))
+
+    def taken(self) -> list[tuple[int, str]]:
+        """What was said since the last call."""
+        taken, self._lines = self._lines, []
+        return taken
+
+
+def row_of(facts: BlockFacts) -> dict[str, Any]:
+    """``facts`` as JSON has them."""
+    return {
+        "block": facts.block, "tally": facts.tally, "tokens": facts.tokens, "cost": facts.cost,
+        "failed": facts.failed,
+    }  # fmt: skip
+
+
+def facts_in(row: Mapping[str, Any]) -> BlockFacts:
+    """What :func:`row_of` was given."""
+    return BlockFacts(row["block"], row["tally"], row["tokens"], row["cost"], row["failed"])
+
+
+def packed(error: PrefloopError) -> dict[str, Any]:
+    """``error`` as JSON has it: by its type and its words."""
+    kind = type(error)
+    return {
+        "module": kind.__module__,
+        "name": kind.__qualname__,
+        "args": [str(one) for one in error.args],
+        "words": {key: one for key, one in vars(error).items() if isinstance(one, str)},
+    }
+
+
+def unpacked(problem: Mapping[str, Any]) -> PrefloopError:
+    """The error that :func:`packed` was given."""
+    kind = getattr(import_module(problem["module"]), problem["name"])
+    assert issubclass(kind, PrefloopError)
+    error: PrefloopError = kind.__new__(kind, *problem["args"])
+    vars(error).update(problem["words"])
+    return error

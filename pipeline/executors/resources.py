@@ -1,0 +1,111 @@
+"""What a worker of a stage takes of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prefloop.labelers.config import JudgeLabeler, LabelConfig, LabelerConfig, OwnModelLabeler
+from prefloop.pipeline.config import PoolMember, RunConfig, SampleConfig
+from prefloop.pipeline.engines.settings import EngineConfig, OpenAIEngine, VllmEngine
+from prefloop.pipeline.executors.block_task import BlockTask, ExecutorFailed
+
+
+@dataclass(frozen=True)
+class WorkerNeeds:
+    """What one worker takes, and how many there may be."""
+
+    cpus: float
+    gpus: float
+    accelerator: str | None
+    least: int
+    most: int | None
+    """Null: as many as there is room for."""
+    computes: bool
+    """Whether models are computed in it."""
+
+
+def worker_needs(config: RunConfig, task: BlockTask, *, has_gpus: bool) -> WorkerNeeds:
+    """What a worker of ``task`` takes. Its engines share its GPUs, as they share those of one
+    machine. ``has_gpus``: of the cluster.
+
+    Raises ``ExecutorFailed`` where two engines cannot be in one worker.
+    """
+    names, own = _opened(task)
+    engines = {name: config.engines[name] for name in names}
+    gpus = [_gpus(engine, has_gpus=has_gpus) for engine in engines.values()]
+    gpus += [float(_on_gpu(labeler.device, has_gpus=has_gpus)) for labeler in own]
+    kinds = {
+        kind for one in engines.values() if (kind := getattr(one, "accelerator_type", None))
+    }  # fmt: skip
+    if len(kinds) > 1:
+        raise ExecutorFailed(
+            f"engines {' and '.join(engines)} name different values of accelerator_type "
+            f"({', '.join(sorted(kinds))}), and one worker has them all: name one"
+        )
+    ranges = [getattr(one, "replica_range", (1, 1)) for one in engines.values()]
+    several = [one for one in ranges if one != (1, 1)]
+    least = max((low for low, _ in several), default=1)
+    most = [high for _, high in several]
+    if config.executor.workers is not None:
+        most.append(config.executor.workers)
+        least = min(least, config.executor.workers)
+    return WorkerNeeds(
+        cpus=config.executor.cpus
+        + sum(float(getattr(one, "cpus", None) or 0) for one in engines.values()),
+        gpus=max(gpus, default=0.0),
+        accelerator=next(iter(kinds), None),
+        least=least,
+        most=max(min(most), least) if most else None,
+        computes=bool(own) or any(not isinstance(one, OpenAIEngine) for one in engines.values()),
+    )
+
+
+def of_one_worker(config: RunConfig) -> RunConfig:
+    """``config`` as it is for a worker, which is itself one of several."""
+    engines = {
+        name: engine.model_copy(update={"replicas": 1}) if hasattr(engine, "replicas") else engine
+        for name, engine in config.engines.items()
+    }
+    return config.model_copy(update={"engines": engines})
+
+
+def share_rates(engine: dict[str, Any], workers: int) -> None:
+    """Let each of ``workers`` ask an engine (its settings as JSON has them) its share of what all
+    of them may ask in a minute."""
+    for place in (engine, *(engine.get("endpoints") or ())):
+        for rate in ("requests_per_minute", "tokens_per_minute"):
+            if place.get(rate):
+                place[rate] = max(place[rate] // workers, 1)
+
+
+def _opened(task: BlockTask) -> tuple[list[str], list[OwnModelLabeler]]:
+    """The engines that a worker opens, by name, and the labelers with models of their own."""
+    details: Mapping[str, Any] = task.details
+    if "label" in details:
+        labelers: tuple[LabelerConfig, ...] = LabelConfig.model_validate(details["label"]).labelers
+        judges = [one.engine for one in labelers if isinstance(one, JudgeLabeler)]
+        return list(dict.fromkeys(judges)), [
+            one for one in labelers if isinstance(one, OwnModelLabeler)
+        ]
+    if "member" in details:
+        return [PoolMember.model_validate(details["member"]).engine], []
+    sample = SampleConfig.model_validate(details["sample"])
+    members = sample.members() if sample.total else ()
+    return list(dict.fromkeys(member.engine for member in members)), []
+
+
+def _gpus(engine: EngineConfig, *, has_gpus: bool) -> float:
+    asked = getattr(engine, "gpus", None)
+    if asked is not None:
+        return float(asked)
+    if isinstance(engine, OpenAIEngine):
+        return 0.0
+    if isinstance(engine, VllmEngine):
+        return float(engine.tensor_parallel_size) if has_gpus else 0.0
+    return float(_on_gpu(engine.device, has_gpus=has_gpus))
+
+
+def _on_gpu(device: str, *, has_gpus: bool) -> bool:
+    return device.startswith("cuda") or (device == "auto" and has_gpus)

@@ -1,0 +1,87 @@
+"""From an order to a job: what a worker of a cluster does for each stage, by the functions that the
+stages have for this process."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from prefloop.labelers.config import LabelConfig
+from prefloop.pipeline.config import PoolMember, RunConfig, SampleConfig, validate_config
+from prefloop.pipeline.executors.block_task import BlockJob, Executor
+from prefloop.pipeline.executors.block_worker import WorkOrder
+from prefloop.pipeline.executors.local import LocalExecutor
+from prefloop.pipeline.run.context import RoundContext, RunContext
+from prefloop.pipeline.run.final_split import ids_of_rounds
+from prefloop.pipeline.run.models import Models
+from prefloop.pipeline.run.run_dir import RunDir
+from prefloop.pipeline.stages.evaluate import ANSWERS, HeldOutAnswers, answer_job
+from prefloop.pipeline.stages.label import LABEL, label_job
+from prefloop.pipeline.stages.matches import MATCH, Voting, match_job
+from prefloop.pipeline.stages.sample import SAMPLE, sample_job
+from prefloop.training.config import EvaluateConfig
+
+
+def executor_of(config: RunConfig, run: RunDir, models: Models) -> Executor:
+    """Who works on the blocks of ``run``, whose policies ``models`` know.
+
+    Raises ``ExecutorFailed``.
+    """
+    if config.executor.type == "local":
+        return LocalExecutor()
+    from prefloop.pipeline.executors.ray import RayExecutor
+
+    def policy_now() -> str | None:
+        return None if models.policy == models.start else models.policy
+
+    return RayExecutor(config, run.root, policy_now, job_of)
+
+
+def job_of(order: WorkOrder) -> BlockJob:
+    """The job that ``order`` asks for. Models are opened when it begins."""
+    config = validate_config(dict(order.config), str(order.root))
+    run = RunDir(order.root)
+    # SQLite, which keeps the responses, cannot be shared between machines; what was spent can be.
+    here = socket.gethostname()
+    cache = run.cache if here == order.host else run.cache / "hosts" / here
+    models = Models(config, cache=cache, ledgers=run.cache)
+    models.take_probes(run.prompts, config.sample.system_prompt)
+    if order.policy is not None:
+        models.use_policy(order.policy)
+    task = order.task
+    within = replace(
+        RunContext.of(config, RunDir(task.root)), blocks_in_flight=models.blocks_in_flight
+    )
+    context, details = within.round(task.round), task.details
+    if task.stage == SAMPLE:
+        sample = SampleConfig.model_validate(details["sample"])
+        return sample_job(context, sample, models, with_references=details["with_references"])
+    if task.stage == LABEL:
+        label = LabelConfig.model_validate(details["label"])
+        labelers = partial(models.labelers, label.labelers, anew=details["anew"])
+        return label_job(context, label, labelers)
+    if task.stage == MATCH:
+        label = LabelConfig.model_validate(details["label"])
+        by = Voting(partial(models.labelers, label.labelers), label, details["section"])
+        return match_job(context, details["policy"], details["opponent"], by)
+    assert task.stage == ANSWERS
+    return _answer_job(context, models, details)
+
+
+def _answer_job(context: RoundContext, models: Models, details: Mapping[str, Any]) -> BlockJob:
+    settings = EvaluateConfig.model_validate(details["evaluate"])
+    policy = details["policy"]
+    assert isinstance(policy, int | str)
+    answers = HeldOutAnswers(
+        context.run,
+        settings,
+        policy,
+        ids_of_rounds(context.run.heldout, settings, context.seed),
+        untempered=bool(details["untempered"]),
+    )
+    sample = SampleConfig.model_validate(details["sample"])
+    member = PoolMember.model_validate(details["member"])
+    return answer_job(context, sample, models, member, answers)

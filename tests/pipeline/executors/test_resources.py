@@ -1,0 +1,78 @@
+"""What a worker takes, and how many there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefloop.pipeline.config import validate_config
+from prefloop.pipeline.executors.block_task import BlockTask
+from prefloop.pipeline.executors.resources import WorkerNeeds, share_rates, worker_needs
+
+ENGINES = {
+    "policy": {"type": "vllm", "tensor_parallel_size": 2},
+    "judge": {"type": "openai"},
+    "tiny": {"type": "transformers"},
+}
+
+
+def needs(stage: str, *, has_gpus: bool = True, **changes: Any) -> WorkerNeeds:
+    judge = {"type": "judge", "name": "j", "engine": "judge", "model": "m"}
+    raw: dict[str, Any] = {
+        "engines": ENGINES,
+        "executor": {"type": "ray", "cpus": 2},
+        "prompts": {"train": {"path": "embedded:prompts"}},
+        "sample": {"engine": "policy"},
+        "label": {"labelers": [judge]},
+    }
+    config = validate_config(raw | changes, "test")
+    details = {
+        "sample": {"sample": config.sample.model_dump(mode="json")},
+        "label": {"label": config.label.model_dump(mode="json")},
+    }[stage]
+    return worker_needs(config, BlockTask(stage, Path(), 0, details), has_gpus=has_gpus)
+
+
+def test_a_worker_has_the_gpus_of_the_engines_that_its_stage_opens() -> None:
+    assert needs("sample") == WorkerNeeds(2, 2.0, None, 1, None, computes=True)
+    assert needs("label") == WorkerNeeds(2, 0.0, None, 1, None, computes=False)
+    assert needs("sample", has_gpus=False).gpus == 0
+
+
+def test_engines_of_one_worker_share_its_gpus() -> None:
+    pool = [
+        {"name": "a", "engine": "policy", "model": "x"},
+        {"name": "b", "engine": "tiny", "model": "y"},
+        {"name": "c", "engine": "judge", "model": "z"},
+    ]
+    assert needs("sample", sample={"pool": pool, "engine": "policy"}).gpus == 2
+
+
+def test_there_are_no_more_workers_than_wanted() -> None:
+    taken = needs("sample", executor={"type": "ray", "workers": 3})
+    assert (taken.least, taken.most) == (1, 3)
+
+
+def test_labelers_with_models_of_their_own_take_one_too() -> None:
+    reward = {"type": "reward_model", "name": "r", "model": "m"}
+    taken = needs("label", label={"labelers": [reward]})
+    assert (taken.gpus, taken.computes) == (1.0, True)
+
+
+def test_nothing_is_opened_to_sample_where_answers_are_given() -> None:
+    taken = needs("sample", sample={"from": {"path": "x.jsonl"}})
+    assert (taken.gpus, taken.computes) == (0.0, False)
+
+
+def test_workers_ask_together_what_may_be_asked_in_a_minute() -> None:
+    engine = {
+        "requests_per_minute": 100,
+        "tokens_per_minute": None,
+        "endpoints": [{"base_url": "x", "tokens_per_minute": 3}],
+    }
+    share_rates(engine, 8)
+    assert engine == {
+        "requests_per_minute": 12,
+        "tokens_per_minute": None,
+        "endpoints": [{"base_url": "x", "tokens_per_minute": 1}],
+    }
