@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prefloop.labelers.statistics.estimate import Estimate
-from prefloop.pipeline.judging.by_group import ByGroup
+from prefloop.pipeline.judging.figures.by_group import ByGroup
 from prefloop.pipeline.judging.gold_eval import JudgeEval
 from prefloop.pipeline.judging.judge_figures import GAP_NAMES, side_by_side
 from prefloop.pipeline.report.formats import figure, percent
