@@ -68,7 +68,7 @@ def _p_value(p: float) -> str:
 def _table_of(found: ByGroup) -> Table:
     table = Table(box=None, pad_edge=False)
     for at, name in enumerate(group_columns(found)):
-        table.add_column(name, justify="right" if at else "left", overflow="fold")
+        table.add_column(name, justify="right" if at else "left", no_wrap=at > 0, overflow="fold")
     for row in group_rows(found, brief=True):
         table.add_row(*map(Text, row))
     return table
