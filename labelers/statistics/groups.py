@@ -59,9 +59,9 @@ def compare_groups(
     Intervals are those of ``win_rate``, which for the paired difference is Tango's, with
     ``clusters`` [N] (prompt ids; default: each is its own) as what repeats. A group is compared
     with all others by a permutation test on the difference of their means: ``draws`` times (null:
-    ``DRAWS``, and fewer of more than 20,000 observations) the clusters are shuffled over the groups, and within a cluster that has observations of several
-    groups these observations. That is exact where the group says nothing, few clusters, ties and
-    skewed shares included.
+    ``DRAWS``, and fewer of more than 20,000 observations) the clusters are shuffled over the
+    groups, and within a cluster that has observations of several groups these observations. That is
+    exact where the group says nothing, few clusters, ties and skewed shares included.
 
     Raises ``ValueError`` as ``win_rate`` does.
     """

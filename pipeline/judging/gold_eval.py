@@ -27,7 +27,7 @@ from prefloop.data.yaml_files import read_yaml
 from prefloop.labelers.base import Answer, Labeler, Pair
 from prefloop.labelers.config import LabelConfig
 from prefloop.pipeline.config import ConfigError, RunConfig, reason_of, validate_config
-from prefloop.pipeline.judging.by_group import ByGroup, by_group, groups_of
+from prefloop.pipeline.judging.figures.by_group import ByGroup, by_group, groups_of
 from prefloop.pipeline.judging.judge_figures import JudgeFigures, judge_figures
 from prefloop.pipeline.judging.verdict_file import read_verdicts
 from prefloop.pipeline.run.all_or_some import AllOrSome, any_valid_vote, tally_votes

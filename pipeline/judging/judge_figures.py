@@ -25,8 +25,8 @@ from prefloop.labelers.statistics.agreement import kappa_of_mirrored
 from prefloop.labelers.statistics.calibration_error import Calibration, calibration
 from prefloop.labelers.statistics.estimate import Estimate
 from prefloop.labelers.statistics.winrate import length_controlled_win_rate, win_rate
-from prefloop.pipeline.judging.best_of_n import best_of_n
-from prefloop.pipeline.judging.judged import read_judged
+from prefloop.pipeline.judging.figures.best_of_n import best_of_n
+from prefloop.pipeline.judging.figures.judged import read_judged
 
 GAP_EDGES = (-1.0, -0.25, 0.25, 1.0)
 """Bins of log2(length of the better answer / length of the other): half as long or less, shorter,
@@ -82,7 +82,7 @@ class JudgeFigures:
     """In the currency of the engine's prices."""
     best_of_n: Estimate | None
     """Share of the rows with lists of answers in which every good one beat every bad one, see
-    ``prefloop.pipeline.judging.best_of_n``; null where no row has several pairs."""
+    ``prefloop.pipeline.judging.figures.best_of_n``; null where no row has several pairs."""
     best_of_n_left_out: int | None
     """Rows with lists of answers that are not whole."""
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prefloop.labelers.statistics.estimate import Estimate
-from prefloop.pipeline.judging.by_group import ByGroup
+from prefloop.pipeline.judging.figures.by_group import ByGroup
 from prefloop.pipeline.judging.gold_eval import JudgeEval
 from prefloop.pipeline.judging.judge_figures import GAP_NAMES, side_by_side
 from prefloop.pipeline.report.formats import figure, percent
@@ -68,7 +68,7 @@ def _p_value(p: float) -> str:
 def _table_of(found: ByGroup) -> Table:
     table = Table(box=None, pad_edge=False)
     for at, name in enumerate(group_columns(found)):
-        table.add_column(name, justify="right" if at else "left", overflow="fold")
+        table.add_column(name, justify="right" if at else "left", no_wrap=at > 0, overflow="fold")
     for row in group_rows(found, brief=True):
         table.add_row(*map(Text, row))
     return table

@@ -20,7 +20,7 @@ from prefloop.data.preferences.layouts import PreferenceColumns
 from prefloop.data.utf8 import listed
 from prefloop.labelers.statistics.estimate import Estimate
 from prefloop.labelers.statistics.winrate import length_controlled_win_rate, length_gap, win_rate
-from prefloop.pipeline.judging.given.matches import Match, read_matches
+from prefloop.pipeline.judging.given.model_matches import Match, read_matches
 
 
 @dataclass(frozen=True)

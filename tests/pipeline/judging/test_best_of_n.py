@@ -16,10 +16,10 @@ from prefloop.data.errors import InputError
 from prefloop.data.preferences.gold import GoldPair, read_gold
 from prefloop.labelers.base import Vote, votes_table
 from prefloop.labelers.statistics.winrate import win_rate
-from prefloop.pipeline.judging.best_of_n import best_of_n
+from prefloop.pipeline.judging.figures.best_of_n import best_of_n
+from prefloop.pipeline.judging.figures.judged import read_judged
 from prefloop.pipeline.judging.gold_eval import JudgeEvalOptions, judge_eval
 from prefloop.pipeline.judging.judge_figures import judge_figures
-from prefloop.pipeline.judging.judged import read_judged
 from prefloop.pipeline.judging.judges_page import judge_page
 from prefloop.pipeline.judging.verdict_file import read_verdicts
 

@@ -15,8 +15,8 @@ from prefloop.data.preferences.gold import GoldPair
 from prefloop.data.utf8 import listed
 from prefloop.labelers.statistics.estimate import Estimate
 from prefloop.labelers.statistics.groups import GroupFigures, compare_groups
-from prefloop.pipeline.judging.best_of_n import best_of_n
-from prefloop.pipeline.judging.judged import read_judged, rightness
+from prefloop.pipeline.judging.figures.best_of_n import best_of_n
+from prefloop.pipeline.judging.figures.judged import read_judged, rightness
 
 FILE = "file"
 """The group of pairs by the file that they are from, where no column has this name."""

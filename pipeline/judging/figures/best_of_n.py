@@ -31,7 +31,7 @@ from prefloop.data.arrays import Bools, Ints
 from prefloop.data.preferences.gold import GoldPair
 from prefloop.labelers.statistics.estimate import Estimate
 from prefloop.labelers.statistics.winrate import win_rate
-from prefloop.pipeline.judging.judged import Judged
+from prefloop.pipeline.judging.figures.judged import Judged
 
 _STRICT_SUBSET = "ties"
 

@@ -1,0 +1,1 @@
+"""Figures of judges on pairs with gold labels: what each said, rows of lists, groups of pairs."""
