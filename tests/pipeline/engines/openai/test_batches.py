@@ -6,7 +6,7 @@ import pytest
 
 from prefloop.data.protocol import RequestRejected
 from tests.helpers.engine_models import make_tokenizer
-from tests.helpers.served import ask, question
+from tests.helpers.served import ask, ask_endpoints, question
 from tests.helpers.servers import Handler, faulty_server, status
 
 CHOICES = ("A", "B")
@@ -80,6 +80,16 @@ def test_greedy_verdicts_share_requests_and_each_gets_its_own(config):
         again = read(ask(server.url, *QUESTIONS, **config))
         assert again == found
         assert len(server.requests) == 2  # the answers are kept as if each had been asked alone
+
+
+def test_they_do_over_several_endpoints_and_what_one_refuses_another_answers(config):
+    with faulty_server(verdicts()) as one, faulty_server(status(429, "full")) as other:
+        found = read(ask_endpoints([one.url, other.url], *QUESTIONS, **config))
+        assert all(tokens / 100 == -logprob for tokens, _, logprob in found)
+        assert len({tokens for tokens, _, _ in found}) == 10
+        answered = [len(asked_of(body)) for body in one.answered]
+        assert sum(answered) == 10
+        assert max(answered) > 1
 
 
 def test_what_was_asked_alone_is_found_together_and_the_other_way_round(config):
