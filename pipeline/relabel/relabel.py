@@ -70,7 +70,7 @@ async def _relabel(run: RunDir, asked: Asked, name: str | None, *, adopts: bool)
     wanted = wanted_labels(before, asked)
     if adopts:
         require_adoptable(wanted.config, run)
-    manifest, keys = _made_with(run, wanted)
+    manifest, keys = made_with(run, wanted)
     directory = find_folder(run, name or wanted.name, keys, is_given=name is not None)
     config = wanted.alone.model_copy(update={"run_dir": str(directory.root)})
     with directory.lock():
@@ -103,7 +103,7 @@ async def _relabel(run: RunDir, asked: Asked, name: str | None, *, adopts: bool)
     return found
 
 
-def _made_with(run: RunDir, wanted: Wanted) -> tuple[dict[str, Any], VoteKeys]:
+def made_with(run: RunDir, wanted: Wanted) -> tuple[dict[str, Any], VoteKeys]:
     """The manifest of the relabelling, and the keys of its labelers.
 
     The old labelers of a jury were made with what the run's manifest says; the others, with what
@@ -153,17 +153,10 @@ async def _gather(on_call: LabelersOnCall, wanted: Wanted, keys: VoteKeys) -> di
     """Have the votes of every labeler on every block: those that are there, and the rest asked
     for, one labeler after the other."""
     config, directory = on_call.config, on_call.directory
-    sources = known_sources(on_call.run, directory)
+    sources = sources_of(on_call.run, directory, wanted, keys)
     found = {}
     for labeler in config.label.labelers:
-        name, key = labeler.name, keys[labeler.name]
-        # What an old labeler of a jury was asked is what the run has of it.
-        known = [
-            source
-            for source, theirs in sources
-            if (source.root == on_call.run.root and name not in wanted.new)
-            or (key is not None and theirs.get(name) == key)
-        ]
+        name, known = labeler.name, sources[labeler.name]
         found[name] = VotesFrom()
         for each in directory.rounds():
             folder = LabelerRound(directory.root, each.index, name)
@@ -175,6 +168,23 @@ async def _gather(on_call: LabelersOnCall, wanted: Wanted, keys: VoteKeys) -> di
             new = folder.votes.rows() - there - taken
             found[name] += VotesFrom(there=there, taken=taken, asked=new)
     return found
+
+
+def sources_of(
+    run: RunDir, directory: RunDir, wanted: Wanted, keys: VoteKeys
+) -> dict[str, list[RunDir]]:
+    """Where votes lie, beside those in ``directory``, that count as those of each labeler."""
+    known = known_sources(run, directory)
+    return {
+        name: [
+            source
+            for source, theirs in known
+            # What an old labeler of a jury was asked is what the run has of it.
+            if (source.root == run.root and name not in wanted.new)
+            or (key is not None and theirs.get(name) == key)
+        ]
+        for name, key in keys.items()
+    }
 
 
 def _put_together(run: RunDir, directory: RunDir, config: RunConfig) -> None:
