@@ -43,6 +43,7 @@ from prefloop.pipeline.run.manifest import (
     new_manifest,
     require_adoptable,
 )
+from prefloop.pipeline.run.round_jury import has_own_labels
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir, RunError
 from prefloop.pipeline.stages.filter import filter_round
 from prefloop.pipeline.stages.write import rows_written, write_round
@@ -114,6 +115,11 @@ def made_with(run: RunDir, wanted: Wanted) -> tuple[dict[str, Any], VoteKeys]:
     old = tuple(one for one in config.label.labelers if one.name not in wanted.new)
     inputs, models = files_of(new), models_for(config, new).revisions()
     if old:
+        if any(has_own_labels(folder) for folder in run.rounds()):
+            raise RunError(
+                f"the rounds of {run.root} were labelled by different labelers, and --jury adds "
+                "new ones to the same in all: leave out --jury"
+            )
         of_old, models_of_old = recorded(run)
         _refuse_changed(run, old, of_old)
         inputs |= of_old
@@ -156,12 +162,12 @@ async def _gather(on_call: LabelersOnCall, wanted: Wanted, keys: VoteKeys) -> di
     sources = sources_of(on_call.run, directory, wanted, keys)
     found = {}
     for labeler in config.label.labelers:
-        name, known = labeler.name, sources[labeler.name]
+        name = labeler.name
         found[name] = VotesFrom()
         for each in directory.rounds():
             folder = LabelerRound(directory.root, each.index, name)
             there = folder.votes.rows()
-            for source in known:
+            for source in sources[name].get(each.index, ()):
                 take_over(source, folder, name, config)
             taken = folder.votes.rows() - there
             await on_call.ask(folder, labeler)
@@ -172,19 +178,18 @@ async def _gather(on_call: LabelersOnCall, wanted: Wanted, keys: VoteKeys) -> di
 
 def sources_of(
     run: RunDir, directory: RunDir, wanted: Wanted, keys: VoteKeys
-) -> dict[str, list[RunDir]]:
-    """Where votes lie, beside those in ``directory``, that count as those of each labeler."""
-    known = known_sources(run, directory)
-    return {
-        name: [
-            source
-            for source, theirs in known
-            # What an old labeler of a jury was asked is what the run has of it.
-            if (source.root == run.root and name not in wanted.new)
-            or (key is not None and theirs.get(name) == key)
-        ]
-        for name, key in keys.items()
-    }
+) -> dict[str, dict[int, list[RunDir]]]:
+    """Where votes lie, beside those in ``directory``, that count as those of each labeler, by round
+    (those that are nobody's are left out)."""
+    found: dict[str, dict[int, list[RunDir]]] = {name: {} for name in keys}
+    for source, by_round in known_sources(run, directory):
+        for index, theirs in by_round.items():
+            for name, key in keys.items():
+                # What an old labeler of a jury was asked is what the run has of it.
+                is_old = source.root == run.root and name not in wanted.new
+                if is_old or (key is not None and theirs.get(name) == key):
+                    found[name].setdefault(index, []).append(source)
+    return found
 
 
 def _put_together(run: RunDir, directory: RunDir, config: RunConfig) -> None:

@@ -26,7 +26,7 @@ from prefloop.labelers.decisions.pairs import propose_pairs
 from prefloop.pipeline.adoption import BEFORE
 from prefloop.pipeline.config import ConfigError, RunConfig
 from prefloop.pipeline.redecide import mark_undecided
-from prefloop.pipeline.relabel.vote_keys import VoteKeys, keys_in
+from prefloop.pipeline.relabel.vote_keys import VoteKeys, keys_by_round, keys_in
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir, RunError
 
 logger = logging.getLogger(__name__)
@@ -105,14 +105,14 @@ def _forget_block(directory: RunDir, path: Path) -> None:
     path.unlink()
 
 
-def known_sources(run: RunDir, directory: RunDir) -> list[tuple[RunDir, VoteKeys]]:
-    """The run and its other relabellings, with the keys of the votes that lie there."""
+def known_sources(run: RunDir, directory: RunDir) -> list[tuple[RunDir, dict[int, VoteKeys]]]:
+    """The run and its other relabellings, with the keys of the votes that lie there, by round."""
     found = []
     for source in (run, *(RunDir(path) for path in sorted(run.relabels.glob("[!.]*")))):
         if source.root == directory.root or not source.config.is_file():
             continue
         try:
-            found.append((source, keys_in(source)))
+            found.append((source, keys_by_round(source)))
         except PrefloopError as error:
             logger.warning("%s: its votes are not used again: %s", source.root, error)
     return found

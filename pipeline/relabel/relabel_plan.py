@@ -126,7 +126,8 @@ def plan_relabel(
         for folder in rounds:
             left = _Left(labeler)
             for index in folder.candidates.indices():
-                known = _known(directory, sources[labeler.name], folder, index, labeler, config)
+                taken = sources[labeler.name].get(folder.index, ())
+                known = _known(directory, taken, folder, index, labeler, config)
                 if known is not None:
                     there += known
                 else:
