@@ -241,12 +241,12 @@ def test_three_policies_on_the_same_prompts(run: RunDir, tmp_path: Path) -> None
         cells = dict(
             zip(columns, (one.strip() for one in line.strip("|").split(" | ")), strict=True)
         )
-        for row in of_prompt:
-            name = row["policy"]
-            assert cells[f"{name}: tokens"] == f"{row['tokens']:.3g}"
-            assert cells[f"{name}: verifier"] == f"{dict(row['scores'])['verifier']:.3g}"
+        for answer in of_prompt:
+            name = answer["policy"]
+            assert cells[f"{name}: tokens"] == f"{answer['tokens']:.3g}"
+            assert cells[f"{name}: verifier"] == f"{dict(answer['scores'])['verifier']:.3g}"
             if name != names[0]:
-                assert cells[f"{name}: won"] == f"{dict(row['outcomes'])[names[0]]:.3g}"
+                assert cells[f"{name}: won"] == f"{dict(answer['outcomes'])[names[0]]:.3g}"
 
     everything = sorted((tmp_path / "out").rglob("part-*.parquet"))
     turned = compared(config, [trained, names[0]], tmp_path / "out", kl=False)
@@ -353,7 +353,7 @@ def test_a_sheet_takes_no_markup_out_of_answers(tmp_path: Path) -> None:
     )
     write_sheet(found, pa.Table.from_pylist(rows, schema=ANSWERS))
     text = sheet.read_text()
-    assert attack.split()[2] not in text
+    assert attack.split()[4] not in text
     bare = re.sub(r"\\.", "", text).replace("`won`", "")
     assert not set(bare) & set("<>`[]*_&$~\\")
     table = text.rpartition("\n\n")[2].splitlines()
