@@ -38,9 +38,11 @@ if TYPE_CHECKING:
     from prefloop.pipeline.policies.comparison import Evaluation
     from prefloop.pipeline.policies.train_alone import Trained
     from prefloop.pipeline.publish.publishing import Published
+    from prefloop.pipeline.relabel.relabel_plan import RelabelPlan
     from prefloop.pipeline.relabel.relabelled import Relabelled
     from prefloop.pipeline.run.status import RunStatus
     from prefloop.pipeline.sweep.sweep import Sweep
+    from prefloop.pipeline.sweep.sweep_plan import SweepPlan
     from prefloop.pipeline.sweep.swept import Swept
     from prefloop.pipeline.view.pair_server import PairServer
     from prefloop.training.method_names import Method
@@ -163,6 +165,25 @@ def sweep(
     found = wait_for(lambda: run_sweep(shared, tried, check=check))
     write_sweep_page(found)
     return Result(found, render_sweep)
+
+
+def plan_sweep(
+    config: ConfigLike,
+    keys: Swept,
+    *,
+    run_dir: str | Path | None = None,
+    overrides: Overrides = (),
+) -> Result[SweepPlan]:
+    """Requests, tokens, time and cost of ``sweep`` with the same arguments before anything is
+    spent: `prefloop plan --sweep`. Raises ``ConfigError`` and ``InputError``."""
+    from prefloop.pipeline.config import load_config
+    from prefloop.pipeline.sweep.sweep_plan import plan_sweep as make_plan
+    from prefloop.pipeline.sweep.sweep_plan_text import render_sweep_plan
+    from prefloop.pipeline.sweep.swept import trials
+
+    common = _overrides(overrides, run_dir, {})
+    root = Path(load_config(config, common).run_dir)
+    return Result(make_plan(*trials(config, common, keys, root)), render_sweep_plan)
 
 
 def label(
@@ -467,6 +488,43 @@ def relabel(
     asked = Asked(judge, model, engine, jury)
     found = wait_for(lambda: label_again(directory, asked, name=name, adopts=adopt))
     return Result(found, render_relabelled)
+
+
+def plan_relabel(
+    run: RunLike,
+    judge: ConfigLike | None = None,
+    *,
+    model: str | None = None,
+    engine: str | None = None,
+    name: str | None = None,
+    jury: bool = False,
+) -> Result[RelabelPlan]:
+    """Votes, tokens, time and cost of ``relabel`` with the same arguments, before any is spent:
+    `prefloop relabel ... --plan`. Raises as ``relabel`` does."""
+    from prefloop.pipeline.relabel.relabel_plan import plan_relabel as make_plan
+    from prefloop.pipeline.relabel.relabel_plan_text import render_relabel_plan
+    from prefloop.pipeline.relabel.wanted import Asked
+
+    found = make_plan(_directory(run), Asked(judge, model, engine, jury), name=name)
+    return Result(found, render_relabel_plan)
+
+
+def check_relabel(
+    run: RunLike,
+    judge: ConfigLike | None = None,
+    *,
+    model: str | None = None,
+    engine: str | None = None,
+    jury: bool = False,
+) -> Result[Check]:
+    """Ask the labelers that ``relabel`` with the same arguments would ask once, as ``check`` does:
+    `prefloop relabel ... --check`. Raises as ``relabel`` does."""
+    from prefloop.pipeline.checking.check_text import render_check
+    from prefloop.pipeline.relabel.relabel_plan import check_relabel as ask_once
+    from prefloop.pipeline.relabel.wanted import Asked
+
+    directory, asked = _directory(run), Asked(judge, model, engine, jury)
+    return Result(wait_for(lambda: ask_once(directory, asked)), render_check)
 
 
 def train(

@@ -21,7 +21,7 @@ from prefloop.pipeline.run.final_split import final_dir, final_ids
 from prefloop.pipeline.run.metrics import metrics_table
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.promotion import keeping
-from prefloop.pipeline.run.round_jury import load_round_jury
+from prefloop.pipeline.run.round_jury import load_round_jury, with_labels_of
 from prefloop.pipeline.run.run_dir import EVALUATION, RunDir, Stopwatch
 from prefloop.pipeline.stages.evaluate import answer_heldout, heldout_sampling, is_untempered
 from prefloop.pipeline.stages.matches import match, match_figures, match_jury, voting
@@ -56,6 +56,7 @@ async def evaluate_final(config: RunConfig, context: RunContext, models: Models)
     if within.run.heldout.rows() != len(prompts):
         write_blocks(within.run.heldout, prompts, config.block_size)
     watch = Stopwatch()
+    config = with_labels_of(config, best)
     table = await _figures(config, within, models, best.policy)
     within.folder.metrics.write(EVALUATION, table)
     run.note("final", best.index, watch.lap())

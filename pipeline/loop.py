@@ -26,7 +26,7 @@ from prefloop.pipeline.run.manifest import as_begun, open_run
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.promotion import Lineage, begin_round, plateau, promotion_confidence
 from prefloop.pipeline.run.round_guards import GuardStopped, check_round
-from prefloop.pipeline.run.round_jury import load_round_jury
+from prefloop.pipeline.run.round_jury import load_round_jury, with_labels_of
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.stages.evaluate import (
     Measuring,
@@ -135,6 +135,7 @@ async def _run_rounds(
 async def run_round(config: RunConfig, context: RoundContext, models: Models) -> None:
     """One round, from the policy that it begins with to the dataset's next part and the next
     policy."""
+    config = with_labels_of(config, context.folder)
     guards = config.train.guards if config.train else None
     origin = begin_round(context.run, context.index, models.start, config.evaluate, guards)
     models.use_policy(str(origin.previous))

@@ -16,6 +16,7 @@ from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.report.card import write_card
 from prefloop.pipeline.report.run_page import write_report
 from prefloop.pipeline.run.context import RoundContext, RunContext
+from prefloop.pipeline.run.round_jury import with_labels_of
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir
 from prefloop.pipeline.stages.filter import filter_round
 from prefloop.pipeline.stages.write import write_round
@@ -100,6 +101,7 @@ def finish_deciding(config: RunConfig, run: RunDir) -> list[Redecided]:
 
 def _redecide_round(config: RunConfig, context: RoundContext) -> Redecided:
     folder = context.folder
+    config = with_labels_of(config, folder)
     before = folder.decisions_before
     was_written = folder.written.exists()
     if not before.folder.exists():

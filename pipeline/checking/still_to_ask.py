@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from prefloop.labelers.config import JudgeLabeler, OwnModelLabeler
 from prefloop.pipeline.config import POLICY, PoolMember, RunConfig
 from prefloop.pipeline.engines.settings import OpenAIEngine
+from prefloop.pipeline.run.round_jury import with_labels_of
 from prefloop.pipeline.run.run_dir import RunDir
 
 
@@ -28,13 +29,19 @@ def wanted_by(config: RunConfig, run: RunDir | None = None) -> StillToAsk:
     if config.train and config.evaluate.enabled:
         named.append(("evaluate.judges", config.evaluate.judges))
         named.append(("evaluate.final.judges", config.final_judges))
+    if labelled and run is not None:  # others label the rounds to come
+        votes = [one for one in rounds if one.votes.indices() or one.votes_kept.indices()]
+        before = [with_labels_of(config, one).label.labelers for one in votes]
+        known = {one.name for labelers in before for one in labelers}
+        new = tuple(one for one in config.label.labelers if one.name not in known)
+        named = [("label.labelers", new)]
     asked = [
         (f"{section}.{one.name}", one)
         for section, labelers in named
         for one in labelers
         if isinstance(one, JudgeLabeler | OwnModelLabeler)
     ]
-    return StillToAsk(() if sampled else config.sample.members(), () if labelled else tuple(asked))
+    return StillToAsk(() if sampled else config.sample.members(), tuple(asked))
 
 
 def of_servers(config: RunConfig, wanted: StillToAsk) -> StillToAsk:

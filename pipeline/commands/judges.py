@@ -210,9 +210,27 @@ def relabel(
             "--adopt", help="Put the new labels in the place of the run's, and keep both."
         ),
     ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say votes, tokens, price and time, and ask nobody.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Ask each new labeler once, and say what goes wrong.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Label a run's answers again, beside its labels or in their place, and say what changed."""
+    if plan and check:
+        raise typer.BadParameter("--plan asks nobody, and --check does: give one or the other")
+    if plan:
+        say(
+            prefloop.plan_relabel(run_dir, judge, model=model, engine=engine, name=name, jury=jury),
+            as_json,
+        )
+        return
+    if check:
+        looked = prefloop.check_relabel(run_dir, judge, model=model, engine=engine, jury=jury)
+        say(looked, as_json)
+        raise typer.Exit(looked.facts.exit_code)
     found = prefloop.relabel(
         run_dir, judge, model=model, engine=engine, name=name, jury=jury, adopt=adopt
     )

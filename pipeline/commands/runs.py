@@ -45,9 +45,17 @@ def plan(
     config: ConfigPath,
     run_dir: RunDirOption = None,
     override: SetOption = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=V1,V2", help="As for `prefloop run`: of a sweep."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate requests, tokens, time and cost of a run before anything is spent."""
+    if sweep:
+        found = prefloop.plan_sweep(config, sweep, run_dir=run_dir, overrides=override or ())
+        say(found, as_json)
+        return
     say(prefloop.plan(config, run_dir=run_dir, overrides=override or ()), as_json)
 
 

@@ -20,6 +20,7 @@ from prefloop.pipeline.adoption import finish_adoption
 from prefloop.pipeline.config import RunConfig, load_config
 from prefloop.pipeline.redecide import Redecided, mark_undecided, redecide
 from prefloop.pipeline.run.manifest import JUDGE, JUDGE_QUESTION
+from prefloop.pipeline.run.round_jury import with_labels_of
 from prefloop.pipeline.run.run_dir import RunDir, RunError
 
 Changes = dict[str, Counter[tuple[str, str]]]
@@ -64,7 +65,8 @@ def reparse(run: RunDir, *, write: bool) -> Reparsed:
     config = load_config(run.config)
     judges = {
         labeler.name: (labeler.judge, load_judge(labeler.judge))
-        for labeler in config.label.labelers
+        for one in (config, *(with_labels_of(config, folder) for folder in run.rounds()))
+        for labeler in one.label.labelers
         if isinstance(labeler, JudgeLabeler)
     }
     if not judges:

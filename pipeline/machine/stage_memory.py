@@ -88,8 +88,11 @@ def stage_memory(config: RunConfig, *, longest_prompt: int = USUAL_PROMPT) -> li
     """The memory of every stage of ``config`` that computes on this machine."""
     longest = sampling_longest(config, longest_prompt)
     members = config.sample.members()
-    sampling = [_engine(config, one.name, one.engine, one.model, longest) for one in members]
-    stages = [("sample", sampling), ("label", _labelers(config, config.label.labelers, longest))]
+    stages = []
+    if config.sample.total:
+        sampling = [_engine(config, one.name, one.engine, one.model, longest) for one in members]
+        stages.append(("sample", sampling))
+    stages.append(("label", _labelers(config, config.label.labelers, longest)))
     if config.train:
         footprint = training_footprint(config.train, config.policy, longest)
         trained = _Guest(config.train.method, footprint, footprint.bytes, _TRAINING_REMEDY)

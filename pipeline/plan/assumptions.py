@@ -24,24 +24,29 @@ _FEW = 16
 
 def token_assumptions(measured: Measured, ratios: Mapping[str, float]) -> Iterable[str]:
     """About lengths and numbers; ``ratios`` are the measured characters per token by model."""
+    yield from question_assumptions(ratios)
+    if measured.answer_tokens:
+        yield f"answers: {measured.answer_tokens:.0f} tokens, as measured in the run directory"
+    else:
+        yield f"answers: {ANSWER_SHARE:.0%} of sample.max_tokens (upper bound: all of them)"
+    yield (
+        "pairs: no two candidates of a prompt are the same, and every pair passes the filters "
+        "(upper bounds); prompts count once for each completion"
+    )
+
+
+def question_assumptions(ratios: Mapping[str, float]) -> Iterable[str]:
+    """About the lengths of prompts, of judges' questions and of what judges say."""
     for model, ratio in ratios.items():
         yield f"{model}: {ratio:.1f} characters per token, measured with its tokenizer"
     yield (
         f"prompts of models without a local tokenizer: {CHARACTERS_PER_TOKEN:g} characters per "
         f"token; {TEMPLATE_TOKENS} tokens of chat template per message"
     )
-    if measured.answer_tokens:
-        yield f"answers: {measured.answer_tokens:.0f} tokens, as measured in the run directory"
-    else:
-        yield f"answers: {ANSWER_SHARE:.0%} of sample.max_tokens (upper bound: all of them)"
     yield f"thoughts: {ANSWER_SHARE:.0%} of thought_tokens (upper bound: all of them)"
     yield (
         f"judges: one token for a token verdict, {RATIONALE_SHARE:.0%} of max_tokens for a "
         "rationale"
-    )
-    yield (
-        "pairs: no two candidates of a prompt are the same, and every pair passes the filters "
-        "(upper bounds); prompts count once for each completion"
     )
 
 

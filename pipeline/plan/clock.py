@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
 
-from prefloop.labelers.config import JudgeLabeler, OwnModelLabeler
+from prefloop.labelers.config import JudgeLabeler, LabelerConfig, OwnModelLabeler
 from prefloop.pipeline.config import POLICY, RunConfig
 from prefloop.pipeline.engines.replicas.places import usable_cores
 from prefloop.pipeline.engines.settings import OpenAIEngine, TransformersEngine, VllmEngine
@@ -134,6 +134,11 @@ class Clock:
         turns = turns or any(one.in_turn for one in stage_memory(config))
         stages = rounds * (4 if config.train and config.evaluate.enabled else 2) if turns else 1
         return START_S + sum(self._opening_of(*one, stages) for one in opened)
+
+    def opening_judges(self, labelers: Iterable[LabelerConfig]) -> float:
+        """Seconds of starting, and of opening the engines of judges, where nothing is sampled."""
+        judges = {(one.engine, one.model) for one in labelers if isinstance(one, JudgeLabeler)}
+        return START_S + sum(self._opening_of(*one, 1) for one in judges)
 
     def _opening_of(self, engine: str, model: str, times: int) -> float:
         settings = self._config.engines[engine]

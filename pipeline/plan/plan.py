@@ -8,12 +8,15 @@ Where the run directory has finished work, its measured lengths and rates replac
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from prefloop.data.prompts.load import PromptTables
 from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.engines.openai.ledger import Amount
 from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.machine.speed import machine_speed
 from prefloop.pipeline.machine.stage_memory import StageMemory, stage_memory
@@ -25,7 +28,9 @@ from prefloop.pipeline.plan.steps import Step, Training
 from prefloop.pipeline.report.formats import money, short_count
 from prefloop.pipeline.run.manifest import as_begun
 from prefloop.pipeline.run.run_dir import RunDir
-from prefloop.pipeline.stages.given_rows import load_with_answers
+from prefloop.pipeline.stages.given_rows import GivenAnswers, load_with_answers
+
+NOTHING: Mapping[str, Amount] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,18 @@ def make_plan(
     """
     run = run or RunDir(Path(config.run_dir))
     config = as_begun(config, run)
-    tables, given = load_with_answers(config.prompts, config.sample.given, seed=config.seed)
-    measured = Measured.of(config, run)
+    read = load_with_answers(config.prompts, config.sample.given, seed=config.seed)
+    return plan_with(config, read, Measured.of(config, run), speed_of)
+
+
+def plan_with(
+    config: RunConfig,
+    read: tuple[PromptTables, GivenAnswers | None],
+    measured: Measured,
+    speed_of: SpeedOf,
+) -> Plan:
+    """The plan of a run with these prompts and answers, which ``load_with_answers`` read."""
+    tables, given = read
     clock = Clock(config, speed_of)
     planner = Planner(config, tables.train, tables.heldout, measured, clock, given)
     for index in range(config.rounds):
@@ -127,14 +142,26 @@ def make_plan(
         opening_seconds=clock.opening(config.rounds),
         memory=memory,
         assumptions=(*training_settings(config.train), *planner.assumptions()),
-        warnings=(
-            *_over_budget(config, planner.steps),
-            *(f"memory of {one.device}: {one.line()}" for one in memory if not one.fits),
-        ),
+        warnings=warnings_of(config, planner.steps, memory),
     )
 
 
-def _over_budget(config: RunConfig, steps: Iterable[Step]) -> Iterable[str]:
+def warnings_of(
+    config: RunConfig,
+    steps: Iterable[Step],
+    memory: Iterable[StageMemory],
+    spent: Mapping[str, Amount] = NOTHING,
+) -> tuple[str, ...]:
+    """Budgets that ``steps`` exceed, after what was ``spent`` of them, and what does not fit."""
+    return (
+        *_over_budget(config, steps, spent),
+        *(f"memory of {one.device}: {one.line()}" for one in memory if not one.fits),
+    )
+
+
+def _over_budget(
+    config: RunConfig, steps: Iterable[Step], spent: Mapping[str, Amount]
+) -> Iterable[str]:
     by_engine: dict[str, list[Step]] = defaultdict(list)
     for step in steps:
         if step.engine:
@@ -143,12 +170,16 @@ def _over_budget(config: RunConfig, steps: Iterable[Step]) -> Iterable[str]:
         settings = config.engines[name]
         if not isinstance(settings, OpenAIEngine):
             continue
-        tokens = sum(step.prompt_tokens + step.completion_tokens for step in mine)
-        most = sum(step.max_tokens for step in mine)
+        before = spent.get(name, Amount())
+        tokens = sum(step.prompt_tokens + step.completion_tokens for step in mine) + before.tokens
+        most = sum(step.max_tokens for step in mine) + before.tokens
         if settings.max_total_tokens:
             yield from _warning(name, "max_total_tokens", settings.max_total_tokens, tokens, most)
         if settings.max_cost:
-            cost, most_cost = sum(s.cost for s in mine), sum(s.max_cost for s in mine)
+            cost, most_cost = (
+                before.cost + sum(costs)
+                for costs in ([s.cost for s in mine], [s.max_cost for s in mine])
+            )
             yield from _warning(name, "max_cost", settings.max_cost, cost, most_cost)
 
 

@@ -27,6 +27,7 @@ from prefloop.pipeline.config import POLICY, RunConfig
 from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.plan.assumptions import (
     endpoint_assumptions,
+    question_assumptions,
     time_assumptions,
     token_assumptions,
 )
@@ -78,7 +79,7 @@ class _Asked:
 
 
 @dataclass(frozen=True)
-class _Labelled:
+class PairsToLabel:
     """The pairs of one stage of one round that labelers look at."""
 
     stage: str
@@ -138,7 +139,7 @@ class Planner:
         self.prompts_per_round.append(len(prompts))
         asked = list(self._sample(prompts))
         pairs = self._pairs(prompts)
-        labelled = _Labelled(
+        labelled = PairsToLabel(
             stage="label",
             prompts=prompts,
             pairs=pairs,
@@ -163,6 +164,12 @@ class Planner:
         config = self._config
         if config.train and config.evaluate.enabled and len(self._final):
             self.steps += [self._step(config.rounds - 1, one) for one in self._evaluate_final()]
+
+    def add_votes(self, index: int, labelled: PairsToLabel, labeler: LabelerConfig) -> Step:
+        """The votes of ``labeler`` on answers of round ``index`` that are there already."""
+        [asked] = self._label(labelled, [labeler])
+        self.steps.append(self._step(index, asked))
+        return self.steps[-1]
 
     def longest_prompt(self) -> int:
         """Tokens of the longest prompt."""
@@ -231,7 +238,7 @@ class Planner:
             )
         ]
 
-    def _label(self, labelled: _Labelled, labelers: Sequence[LabelerConfig]) -> Iterable[_Asked]:
+    def _label(self, labelled: PairsToLabel, labelers: Sequence[LabelerConfig]) -> Iterable[_Asked]:
         for labeler in labelers:
             if isinstance(labeler, OwnModelLabeler):
                 yield self._score(labeler, labelled)
@@ -240,7 +247,7 @@ class Planner:
             else:
                 yield _Asked(labelled.stage, labeler.name, None, sum(labelled.pairs))
 
-    def _judge(self, labeler: JudgeLabeler, labelled: _Labelled) -> _Asked:
+    def _judge(self, labeler: JudgeLabeler, labelled: PairsToLabel) -> _Asked:
         """Requests by the kind of judge: about a pair, about all answers, or about one answer."""
         judge = load_judge(labeler.judge)
         settings = judge.settings
@@ -278,7 +285,7 @@ class Planner:
             model=labeler.model,
         )
 
-    def _score(self, labeler: OwnModelLabeler, labelled: _Labelled) -> _Asked:
+    def _score(self, labeler: OwnModelLabeler, labelled: PairsToLabel) -> _Asked:
         """Each model of the labeler reads each candidate once, however many pairs it is in."""
         most = labelled.candidates
         answers = sum(most)
@@ -419,7 +426,7 @@ class Planner:
         """Votes on the held-out answers of a policy and of each of its opponents."""
         config = self._config
         pairs = config.evaluate.samples_per_prompt * opponents
-        matches = _Labelled(
+        matches = PairsToLabel(
             stage=stage,
             prompts=prompts,
             pairs=[pairs] * len(prompts),
@@ -513,9 +520,17 @@ class Planner:
 
     def assumptions(self) -> Iterable[str]:
         """Every assumption that went into the steps, in words."""
+        yield from token_assumptions(self._measured, self._tokens.ratios)
+        yield from self._of_time()
+
+    def assumptions_of_votes(self) -> Iterable[str]:
+        """The same where only votes were added, on answers that are there."""
+        yield from question_assumptions(self._tokens.ratios)
+        yield from self._of_time()
+
+    def _of_time(self) -> Iterable[str]:
         rates = self._measured.seconds_per_request
         engines = self._config.engines
-        yield from token_assumptions(self._measured, self._tokens.ratios)
         yield from time_assumptions(
             self._measured,
             engines={engines[engine].type for like, engine in self._timed if like not in rates},

@@ -9,6 +9,7 @@ from prefloop.labelers.config import JudgeLabeler
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.engines.endpoints.endpoint_settings import EndpointConfig
 from prefloop.pipeline.engines.settings import OpenAIEngine
+from prefloop.pipeline.run.round_jury import with_labels_of
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.run.status import collect_status
 
@@ -47,7 +48,9 @@ class Measured:
         status = collect_status(run)
         samples = sum(each.samples for each in status.rounds)
         tokens = sum(each.usage["sample"].completion_tokens for each in status.rounds)
-        asked = {one.name for one in config.label.labelers if isinstance(one, JudgeLabeler)}
+        configs = [config, *(with_labels_of(config, folder) for folder in run.rounds())]
+        labelers = [one for each in configs for one in each.label.labelers]
+        asked = {one.name for one in labelers if isinstance(one, JudgeLabeler)}
         judged = sum(each.votes.get(name, 0) for each in status.rounds for name in asked)
         requests = {"sample": samples, "label": judged}
         rates = {

@@ -21,6 +21,7 @@ from prefloop.pipeline.config import POLICY, RunConfig
 from prefloop.pipeline.policies.answer_table import answer_table, mean_rewards, write_answers
 from prefloop.pipeline.policies.comparison import Evaluation
 from prefloop.pipeline.policies.comparison_page import comparison_page
+from prefloop.pipeline.policies.comparison_sheet import write_sheet
 from prefloop.pipeline.policies.named_policy import NamedPolicy, named_policy
 from prefloop.pipeline.run.answer_key import of_engines, of_labelers, of_settings
 from prefloop.pipeline.run.context import RunContext
@@ -128,10 +129,12 @@ async def compare_policies(
             figures=figures,
             page=run.root / f"{stem}.html",
             table=run.root / f"{stem}.parquet",
+            sheet=run.root / f"{stem}.md",
             notes=(*divergence.notes, *_notes(figures, len(matches), config.evaluate.confidence)),
         )
         write_answers(answers, found.table)
         comparison_page(found, answers)
+        write_sheet(found, answers)
     return found
 
 

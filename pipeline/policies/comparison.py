@@ -29,6 +29,8 @@ class Evaluation:
     """Figures and answers side by side, as HTML."""
     table: Path
     """Every answer with its scores and outcomes, as Parquet."""
+    sheet: Path
+    """The figures and a table prompt by prompt, as Markdown."""
     notes: tuple[str, ...] = field(default=())
     """What to know about the figures."""
 
@@ -72,6 +74,7 @@ class Evaluation:
             "folder": str(self.folder),
             "page": str(self.page),
             "table": str(self.table),
+            "sheet": str(self.sheet),
             "notes": list(self.notes),
             "figures": [
                 {"policy": row["policy"]}

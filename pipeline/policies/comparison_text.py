@@ -95,6 +95,7 @@ def render_evaluation(found: Evaluation) -> Group:
     ends = [
         *found.notes,
         f"side by side: {found.page}",
+        f"prompt by prompt: {found.sheet}",
         f"every answer: {found.table}",
         f"answers and votes: {found.folder}",
     ]

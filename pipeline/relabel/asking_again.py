@@ -59,9 +59,15 @@ def models_for(
     config: RunConfig, labelers: Iterable[LabelerConfig], *, cache_of: RunDir | None = None
 ) -> Models:
     """The models that ``labelers`` ask. What samples is not even looked for, unless it judges."""
+    cache = None if cache_of is None else cache_of.cache
+    return Models(config_for(config, labelers), cache=cache)
+
+
+def config_for(config: RunConfig, labelers: Iterable[LabelerConfig]) -> RunConfig:
+    """``config`` as that of somebody who asks ``labelers`` alone."""
     asked = tuple(labelers)
     judges = {one.model for one in asked if isinstance(one, JudgeLabeler)}
-    alone = config.model_copy(
+    return config.model_copy(
         update={
             "policy": config.policy if POLICY in judges else "embedded:policy",
             "sample": SampleConfig(engine=config.sample.engine),
@@ -69,4 +75,3 @@ def models_for(
             "evaluate": config.evaluate.model_copy(update={"judges": (), "opponent": None}),
         }
     )
-    return Models(alone, cache=None if cache_of is None else cache_of.cache)

@@ -24,7 +24,7 @@ from prefloop.labelers.statistics.winrate import win_rate
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.redecide import compare_kept
 from prefloop.pipeline.run.context import RoundContext, RunContext
-from prefloop.pipeline.run.round_jury import jury_on
+from prefloop.pipeline.run.round_jury import jury_on, with_labels_of
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir
 from prefloop.pipeline.stages.filter import decide_block
 
@@ -184,7 +184,8 @@ def compare_labels(
     changed: list[_Change] = []
     context = RunContext.of(before, run)
     for folder in directory.rounds():
-        for index, old, new in _decisions(context.round(folder.index), before, folder):
+        labelled = with_labels_of(before, run.round(folder.index))
+        for index, old, new in _decisions(context.round(folder.index), labelled, folder):
             kept += compare_kept(old, new)
             was, now = _said(old), _said(new)
             both = [pair for pair in was if pair in now]

@@ -43,6 +43,7 @@ from prefloop.pipeline.run.manifest import (
     new_manifest,
     require_adoptable,
 )
+from prefloop.pipeline.run.round_jury import has_own_labels
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir, RunError
 from prefloop.pipeline.stages.filter import filter_round
 from prefloop.pipeline.stages.write import rows_written, write_round
@@ -70,7 +71,7 @@ async def _relabel(run: RunDir, asked: Asked, name: str | None, *, adopts: bool)
     wanted = wanted_labels(before, asked)
     if adopts:
         require_adoptable(wanted.config, run)
-    manifest, keys = _made_with(run, wanted)
+    manifest, keys = made_with(run, wanted)
     directory = find_folder(run, name or wanted.name, keys, is_given=name is not None)
     config = wanted.alone.model_copy(update={"run_dir": str(directory.root)})
     with directory.lock():
@@ -103,7 +104,7 @@ async def _relabel(run: RunDir, asked: Asked, name: str | None, *, adopts: bool)
     return found
 
 
-def _made_with(run: RunDir, wanted: Wanted) -> tuple[dict[str, Any], VoteKeys]:
+def made_with(run: RunDir, wanted: Wanted) -> tuple[dict[str, Any], VoteKeys]:
     """The manifest of the relabelling, and the keys of its labelers.
 
     The old labelers of a jury were made with what the run's manifest says; the others, with what
@@ -114,6 +115,11 @@ def _made_with(run: RunDir, wanted: Wanted) -> tuple[dict[str, Any], VoteKeys]:
     old = tuple(one for one in config.label.labelers if one.name not in wanted.new)
     inputs, models = files_of(new), models_for(config, new).revisions()
     if old:
+        if any(has_own_labels(folder) for folder in run.rounds()):
+            raise RunError(
+                f"the rounds of {run.root} were labelled by different labelers, and --jury adds "
+                "new ones to the same in all: leave out --jury"
+            )
         of_old, models_of_old = recorded(run)
         _refuse_changed(run, old, of_old)
         inputs |= of_old
@@ -153,27 +159,36 @@ async def _gather(on_call: LabelersOnCall, wanted: Wanted, keys: VoteKeys) -> di
     """Have the votes of every labeler on every block: those that are there, and the rest asked
     for, one labeler after the other."""
     config, directory = on_call.config, on_call.directory
-    sources = known_sources(on_call.run, directory)
+    sources = sources_of(on_call.run, directory, wanted, keys)
     found = {}
     for labeler in config.label.labelers:
-        name, key = labeler.name, keys[labeler.name]
-        # What an old labeler of a jury was asked is what the run has of it.
-        known = [
-            source
-            for source, theirs in sources
-            if (source.root == on_call.run.root and name not in wanted.new)
-            or (key is not None and theirs.get(name) == key)
-        ]
+        name = labeler.name
         found[name] = VotesFrom()
         for each in directory.rounds():
             folder = LabelerRound(directory.root, each.index, name)
             there = folder.votes.rows()
-            for source in known:
+            for source in sources[name].get(each.index, ()):
                 take_over(source, folder, name, config)
             taken = folder.votes.rows() - there
             await on_call.ask(folder, labeler)
             new = folder.votes.rows() - there - taken
             found[name] += VotesFrom(there=there, taken=taken, asked=new)
+    return found
+
+
+def sources_of(
+    run: RunDir, directory: RunDir, wanted: Wanted, keys: VoteKeys
+) -> dict[str, dict[int, list[RunDir]]]:
+    """Where votes lie, beside those in ``directory``, that count as those of each labeler, by round
+    (those that are nobody's are left out)."""
+    found: dict[str, dict[int, list[RunDir]]] = {name: {} for name in keys}
+    for source, by_round in known_sources(run, directory):
+        for index, theirs in by_round.items():
+            for name, key in keys.items():
+                # What an old labeler of a jury was asked is what the run has of it.
+                is_old = source.root == run.root and name not in wanted.new
+                if is_old or (key is not None and theirs.get(name) == key):
+                    found[name].setdefault(index, []).append(source)
     return found
 
 

@@ -26,7 +26,7 @@ from prefloop.labelers.decisions.pairs import propose_pairs
 from prefloop.pipeline.adoption import BEFORE
 from prefloop.pipeline.config import ConfigError, RunConfig
 from prefloop.pipeline.redecide import mark_undecided
-from prefloop.pipeline.relabel.vote_keys import VoteKeys, keys_in
+from prefloop.pipeline.relabel.vote_keys import VoteKeys, keys_by_round, keys_in
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir, RunError
 
 logger = logging.getLogger(__name__)
@@ -78,9 +78,20 @@ def link_answers(run: RunDir, directory: RunDir) -> None:
     for pattern in _LINKED:
         for path in run.root.glob(pattern):
             ours = directory.root / path.relative_to(run.root)
-            if ours.exists() and not (ours.samefile(path) or cmp(ours, path, shallow=False)):
+            if ours.exists() and not _same_file(ours, path):
                 _forget_block(directory, ours)
         link_files(run.root, directory.root, pattern)
+
+
+def has_answers(directory: RunDir, folder: RoundDir, index: int) -> bool:
+    """Whether ``directory`` has the answers in block ``index`` of ``folder``, a round of its run:
+    then votes that lie there are about these."""
+    ours = directory.round(folder.index).candidates.path(index)
+    return ours.exists() and _same_file(ours, folder.candidates.path(index))
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    return one.samefile(other) or cmp(one, other, shallow=False)
 
 
 def _forget_block(directory: RunDir, path: Path) -> None:
@@ -94,14 +105,14 @@ def _forget_block(directory: RunDir, path: Path) -> None:
     path.unlink()
 
 
-def known_sources(run: RunDir, directory: RunDir) -> list[tuple[RunDir, VoteKeys]]:
-    """The run and its other relabellings, with the keys of the votes that lie there."""
+def known_sources(run: RunDir, directory: RunDir) -> list[tuple[RunDir, dict[int, VoteKeys]]]:
+    """The run and its other relabellings, with the keys of the votes that lie there, by round."""
     found = []
     for source in (run, *(RunDir(path) for path in sorted(run.relabels.glob("[!.]*")))):
         if source.root == directory.root or not source.config.is_file():
             continue
         try:
-            found.append((source, keys_in(source)))
+            found.append((source, keys_by_round(source)))
         except PrefloopError as error:
             logger.warning("%s: its votes are not used again: %s", source.root, error)
     return found
@@ -110,24 +121,33 @@ def known_sources(run: RunDir, directory: RunDir) -> list[tuple[RunDir, VoteKeys
 def take_over(source: RunDir, folder: LabelerRound, labeler: str, config: RunConfig) -> None:
     """Take the votes of ``labeler`` that lie in ``source`` into the blocks of ``folder`` that have
     none; ``config`` says which pairs there are."""
-    theirs = LabelerRound(source.root, folder.index, labeler)
     for index in folder.candidates.indices():
-        if folder.votes.exists(index):
-            continue
-        found = _votes(source.round(folder.index), theirs, index, labeler)
-        if found is None:
-            continue
-        candidates = folder.candidates.read(index, ["candidate_id", "prompt_id", "policy"])
-        proposed = propose_pairs(
-            candidates,
-            per_prompt=config.label.pairs_per_prompt,
-            seed=config.seed,
-            across_policies=config.label.pairs == "across_policies",
-        )
-        known = proposed["pair_id"].combine_chunks()
-        # Of other answers, where these were lost and sampled again since.
-        if pc.all(pc.is_in(found["pair_id"], value_set=known), min_count=0).as_py():
-            folder.votes.write(index, found)
+        if not folder.votes.exists(index):
+            found = votes_in(source, folder, index, labeler, config)
+            if found is not None:
+                folder.votes.write(index, found)
+
+
+def votes_in(
+    source: RunDir, folder: RoundDir, index: int, labeler: str, config: RunConfig
+) -> pa.Table | None:
+    """The votes of ``labeler`` that lie in ``source`` on the answers in block ``index`` of
+    ``folder``; null where it was not asked, or about other answers or pairs."""
+    theirs = LabelerRound(source.root, folder.index, labeler)
+    found = _votes(source.round(folder.index), theirs, index, labeler)
+    if found is None:
+        return None
+    candidates = folder.candidates.read(index, ["candidate_id", "prompt_id", "policy"])
+    proposed = propose_pairs(
+        candidates,
+        per_prompt=config.label.pairs_per_prompt,
+        seed=config.seed,
+        across_policies=config.label.pairs == "across_policies",
+    )
+    known = proposed["pair_id"].combine_chunks()
+    # Of other answers, where these were lost and sampled again since.
+    is_about = pc.all(pc.is_in(found["pair_id"], value_set=known), min_count=0).as_py()
+    return found if is_about else None
 
 
 def _votes(whole: RoundDir, apart: LabelerRound, index: int, labeler: str) -> pa.Table | None:

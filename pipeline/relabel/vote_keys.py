@@ -16,6 +16,7 @@ from prefloop.labelers.config import (
 from prefloop.pipeline.config import POLICY, RunConfig, load_config
 from prefloop.pipeline.run.answer_key import of_engines, of_labelers, of_settings
 from prefloop.pipeline.run.manifest import JUDGE, JUDGE_QUESTION, read_manifest
+from prefloop.pipeline.run.round_jury import has_own_labels, with_labels_of
 from prefloop.pipeline.run.run_dir import RunDir
 
 _DECIDES = {"weight", "calibration"}
@@ -30,11 +31,23 @@ VoteKeys = dict[str, str | None]
 
 
 def keys_in(run: RunDir) -> VoteKeys:
-    """What the votes of a run, or of a relabelling, were made with, by config and manifest.
+    """What the votes of a run, or of a relabelling, are made with, by config and manifest.
 
     Raises ``ConfigError`` or ``StorageError``.
     """
     return vote_keys(load_config(run.config), *recorded(run))
+
+
+def keys_by_round(run: RunDir) -> dict[int, VoteKeys]:
+    """The same of the votes in each round, which may have been labelled by others."""
+    config, (inputs, models) = load_config(run.config), recorded(run)
+    now = vote_keys(config, inputs, models)
+    return {
+        folder.index: vote_keys(with_labels_of(config, folder), inputs, models)
+        if has_own_labels(folder)
+        else now
+        for folder in run.rounds()
+    }
 
 
 def recorded(run: RunDir) -> tuple[dict[str, str], dict[str, str]]:

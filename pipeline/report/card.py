@@ -15,11 +15,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from prefloop.data.dataset_folder import configs_yaml
 from prefloop.data.shards import atomic_write_text
+from prefloop.labelers.config import LabelerConfig
 from prefloop.labelers.decisions.lengths import LENGTH_COLUMNS, compared_lengths
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.run.final_split import final_figures
 from prefloop.pipeline.run.fresh import card_is_fresh
 from prefloop.pipeline.run.promotion import keeping
+from prefloop.pipeline.run.round_jury import with_labels_of
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.stages.write import (
     TRIPLES_FOLDER,
@@ -91,7 +93,7 @@ def card_text(config: RunConfig, run: RunDir, published: Publication | None = No
         total=total,
         rounds=rounds,
         config=config,
-        labelers=[labeler.model_dump() for labeler in config.label.labelers],
+        labelers=[one.model_dump() for one in _labelers(config, run).values()],
         filters=[rule.model_dump() for rule in config.filter.filters],
         strategy=config.filter.strategy.model_dump(),
         has_tools=_has_tools(run),
@@ -99,6 +101,12 @@ def card_text(config: RunConfig, run: RunDir, published: Publication | None = No
         published=published,
         name=plain_name,
     )
+
+
+def _labelers(config: RunConfig, run: RunDir) -> dict[str, LabelerConfig]:
+    """Those that labelled a round, or are to label the next, by name."""
+    configs = [with_labels_of(config, folder) for folder in run.rounds()]
+    return {one.name: one for each in (*configs, config) for one in each.label.labelers}
 
 
 def plain_name(path: str) -> str:

@@ -9,6 +9,7 @@ from prefloop.labelers.statistics.winrate import LENGTH_GAP, extrapolates
 from prefloop.pipeline.report.given_agreement import agreement_with_given
 from prefloop.pipeline.run.final_split import final_dir, final_figures
 from prefloop.pipeline.run.promotion import keeping
+from prefloop.pipeline.run.round_jury import has_own_labels
 from prefloop.pipeline.run.run_dir import EVALUATION, JURY, RoundDir, RunDir
 from prefloop.pipeline.stages.write import rows_written
 
@@ -19,9 +20,11 @@ def headline(run: RunDir) -> str:
     rows = [rows_written(folder) for folder in rounds]
     train, test = (sum(counts[split] for counts in rows) for split in ("train", "test"))
     lines = [f"dataset   {run.dataset}  ({train:,} train and {test:,} test triples)"]
+    differ = any(has_own_labels(folder) for folder in rounds)
     for folder in rounds:
+        by = f"; by {', '.join(_judges(folder.metrics))}" if differ else ""
         lines += [
-            f"win rate  round {folder.index} against {against}: {text}"
+            f"win rate  round {folder.index} against {against}: {text}{by}"
             for against, text in _win_rates(folder.metrics)
         ]
         lines += [f"policy    {folder.policy}"] if folder.policy.exists() else []
@@ -45,6 +48,13 @@ def _final(run: RunDir, kept: RoundDir | None) -> list[str]:
         f"round {found.round} against start: {text}, on prompts that no decision saw; "
         f"{found.judged_by}"
     ]
+
+
+def _judges(metrics: ShardFolder) -> list[str]:
+    """Who compared the round's policy with others."""
+    rows = metrics.read(EVALUATION).to_pylist() if metrics.exists(EVALUATION) else []
+    names = {row["labeler"] for row in rows if row["name"] == "win_rate"}
+    return sorted(names - {JURY})
 
 
 def _win_rates(metrics: ShardFolder) -> list[tuple[str, str]]:

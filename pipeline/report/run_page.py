@@ -12,6 +12,7 @@ from pathlib import Path
 
 from prefloop.data.shards import atomic_write_text, row_count
 from prefloop.labelers.decisions.reasons import PAIR_STRATEGY
+from prefloop.labelers.people import is_human
 from prefloop.pipeline.report.excerpts import read_excerpts
 from prefloop.pipeline.report.figures import (
     curve_figures,
@@ -72,6 +73,7 @@ def render_report(run: RunDir) -> str:
     guards = guard_captions(run)
     won = _won(status)
     led = _led(status, won)
+    flows = [_flow(each) for each in status.rounds]
     page = render_page(
         "report.html.jinja",
         name=run.root.resolve().name,
@@ -81,7 +83,8 @@ def render_report(run: RunDir) -> str:
         won=won,
         led=led,
         controlled=led.length_controlled if led else None,
-        flows=[_flow(each) for each in status.rounds],
+        flows=flows,
+        labelers_differ=len({flow.labelled_by for flow in flows if flow.labelled_by}) > 1,
         win_figures=win_figures(metrics),
         policy_figures=policy_figures(metrics, guards),
         curve_figures=curve_figures(metrics, guards),
@@ -150,6 +153,10 @@ class Flow:
     status: RoundStatus
     segments: tuple[Segment, ...]
     """Kept, not chosen by the pair strategy (if any), and each reason for dropping."""
+    labelled_by: tuple[str, ...]
+    """The labelers that voted, people left out."""
+    compared_by: tuple[str, ...]
+    """Those that compared the round's policy with others."""
 
 
 def _flow(status: RoundStatus) -> Flow:
@@ -159,4 +166,11 @@ def _flow(status: RoundStatus) -> Flow:
     dropped = enumerate(status.filtered_out.items(), 1)
     fates += [(reason, str(min(place, 4)), pairs) for place, (reason, pairs) in dropped]
     total = max(status.pairs, 1)
-    return Flow(status, tuple(Segment(*fate, fate[-1] / total) for fate in fates))
+    labelers = {name for name in status.votes if not is_human(name)}
+    judges = {rate.labeler for rate in status.win_rates if rate.labeler != JURY}
+    return Flow(
+        status=status,
+        segments=tuple(Segment(*fate, fate[-1] / total) for fate in fates),
+        labelled_by=tuple(sorted(labelers)),
+        compared_by=tuple(sorted(judges)),
+    )

@@ -20,6 +20,7 @@ from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS, merge_votes, pair
 from prefloop.labelers.people import is_human
 from prefloop.pipeline.config import load_config
 from prefloop.pipeline.review.errors import ReviewError
+from prefloop.pipeline.run.round_jury import with_labels_of
 from prefloop.pipeline.run.run_dir import RunDir
 
 
@@ -81,7 +82,9 @@ class RunSubjects:
         self.everything = everything
         self.config = load_config(run.config)
         self.label: LabelConfig | None = self.config.label
-        self.labelers = tuple(labeler.name for labeler in self.config.label.labelers)
+        configs = [*(with_labels_of(self.config, one) for one in run.rounds()), self.config]
+        names = (labeler.name for one in configs for labeler in one.label.labelers)
+        self.labelers = tuple(dict.fromkeys(names))
         self._block_of: dict[str, tuple[int, int]] = {}
 
     def population(self) -> Population:

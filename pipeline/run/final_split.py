@@ -15,6 +15,7 @@ from typing import Any
 
 from prefloop.data.hashing import derive_seed
 from prefloop.data.shards import ShardFolder
+from prefloop.pipeline.run.round_jury import labels_of
 from prefloop.pipeline.run.run_dir import (
     EVALUATION,
     FINAL_FOLDER,
@@ -122,6 +123,8 @@ def _labelled(run: RunDir) -> set[str]:
         return set()
     evaluate = raw.get("evaluate") or {}
     labelers = list((raw.get("label") or {}).get("labelers") or ())
+    for folder in run.rounds():  # rounds before may have been labelled by others
+        labelers += labels_of(folder).get("labelers") or ()
     known = {_who(one) for one in labelers}
     judges = [*(evaluate.get("judges") or ()), *((evaluate.get("final") or {}).get("judges") or ())]
     return {str(one.get("name")) for one in (*labelers, *judges) if _who(one) in known}

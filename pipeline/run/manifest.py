@@ -8,7 +8,7 @@ import json
 import logging
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,14 @@ from prefloop.data.shards import (
     read_json_object,
     write_if_changed,
 )
-from prefloop.data.strict import LATER
-from prefloop.labelers.config import AcrossPolicies, JudgeLabeler, OwnModelLabeler
+from prefloop.data.strict import LATER, fingerprint
+from prefloop.labelers.config import (
+    AcrossPolicies,
+    JudgeLabeler,
+    LabelConfig,
+    LabelerConfig,
+    OwnModelLabeler,
+)
 from prefloop.labelers.judges.folder import judge_revision, question_revision
 from prefloop.labelers.jury.calibrator import read_calibrator
 from prefloop.pipeline.config import (
@@ -39,7 +45,14 @@ from prefloop.pipeline.engines.settings import TransformersEngine
 from prefloop.pipeline.machine.hardware import CPU, devices_of
 from prefloop.pipeline.machine.packages import package_versions
 from prefloop.pipeline.run.final_split import final_dir
-from prefloop.pipeline.run.run_dir import CONFIG_REMEDY, RunDir, RunError
+from prefloop.pipeline.run.round_jury import keep_labels, with_labels_of
+from prefloop.pipeline.run.run_dir import (
+    CONFIG_REMEDY,
+    EVALUATION,
+    RoundDir,
+    RunDir,
+    RunError,
+)
 from prefloop.training.defaults import RESOLVED
 
 logger = logging.getLogger(__name__)
@@ -101,13 +114,17 @@ def open_run(config: RunConfig, run: RunDir, *, revisions: Mapping[str, str]) ->
     """
     config = as_begun(config, run)
     inputs = input_hashes(config)
+    before: LabelConfig | None = None
     if run.config.exists():
-        redo = _refuse_changed_config(config, run)
+        changes = _refuse_changed_config(config, run)
+        redo, before = changes.redo, changes.labels_before
         # Where nothing was made of what was there before, it does not count.
         manifest = new_manifest(config.seed, inputs, revisions)
         if run.begun():
             manifest, more = _checked_manifest(run, config, manifest)
             redo |= more
+        if before is not None:
+            _keep_labels_of_rounds(run, before, config.label)
         _forget(run, redo)  # first: a kill must not leave old decisions under new settings
         write_if_changed(run.manifest, as_json(manifest))
     elif run.begun():
@@ -304,7 +321,9 @@ def _relabel(run: RunDir, undo: str, *, trained: bool, of_files: bool = False) -
     if trained:
         return (
             "a policy was trained on the labels as they are, and the rounds after it would be "
-            f"others. {undo[0].upper()}{undo[1:]} to go on; `{command}` labels the same answers "
+            f"others. {undo[0].upper()}{undo[1:]} to go on (other labelers, under names of their "
+            "own, may label rounds to come, once the rounds that were begun are over and `rounds` "
+            f"is raised); `{command}` labels the same answers "
             f"again beside, {what}, as a dataset of its own; or use a new --run-dir"
         )
     return (
@@ -325,6 +344,9 @@ class _Changes:
     """Whether the run's config has every section."""
     last_bits: tuple[str, ...]
     """Differences in words that may reach into the last bits of what a model computes."""
+    labels_before: LabelConfig | None = None
+    """By what the rounds that are done were labelled, where the rounds to come are labelled
+    otherwise."""
 
     @property
     def redo(self) -> set[str]:
@@ -337,10 +359,10 @@ class _Changes:
         return [change for change in self.keys.values() if change[1] & self.begun]
 
 
-def _refuse_changed_config(config: RunConfig, run: RunDir) -> set[str]:
-    """Raise ``RunError`` where a changed key reaches into finished or paid work; returns the stages
-    that changed keys reach into and that cost nothing to make anew."""
-    changes = _changes(config, run)
+def _refuse_changed_config(config: RunConfig, run: RunDir) -> _Changes:
+    """Raise ``RunError`` where a changed key reaches into finished or paid work; returns the
+    changes that do not."""
+    changes = _for_rounds_to_come(config, run, _changes(config, run))
     if refused := changes.refused():
         remedy = "Undo the change, or use a new --run-dir"
         if set().union(*(stages for _, stages in refused)) <= _OF_LABELS:
@@ -359,7 +381,68 @@ def _refuse_changed_config(config: RunConfig, run: RunDir) -> set[str]:
             "run without the change: sums are made in another order",
             "; ".join(changes.last_bits),
         )
-    return changes.redo
+    return changes
+
+
+def _for_rounds_to_come(config: RunConfig, run: RunDir, changes: _Changes) -> _Changes:
+    """``changes`` without other labelers and another jury, where these are for rounds to come: a
+    policy was trained on all labels that there are, every round that has some is over, and the
+    config has another round.
+
+    Raises ``RunError`` where a labeler of before has its name, and is another now.
+    """
+    labelled = [one for one in run.rounds() if one.votes.indices() or one.votes_kept.indices()]
+    over = all(_is_over(config, folder) for folder in labelled)
+    if not changes.refused() or not labelled or not over or config.rounds <= len(labelled):
+        return changes
+    raw = run.read_config()
+    try:
+        old = validate_config(raw, str(run.config))
+    except ConfigError:
+        return changes
+    added = {f"engines.{name}." for name in config.engines.keys() - old.engines.keys()}
+    later = {key for key in changes.keys if key.startswith(("label.", *added))}
+    if not any(changes.keys[key][1] & changes.begun for key in later):
+        return changes
+    before = {one.name: one for one in old.label.labelers}
+    for folder in labelled:
+        before |= {one.name: one for one in with_labels_of(old, folder).label.labelers}
+    for one in config.label.labelers:
+        if one.name in before and _identity(one) != _identity(before[one.name]):
+            raise RunError(
+                f"label.labelers.{one.name}: rounds of {run.root} have votes under this name, "
+                "given with other settings: give the labeler of the rounds to come another `name`"
+            )
+    keys = {key: change for key, change in changes.keys.items() if key not in later}
+    return replace(changes, keys=keys, labels_before=old.label)
+
+
+def _keep_labels_of_rounds(run: RunDir, before: LabelConfig, now: LabelConfig) -> None:
+    """Write down that the rounds that have votes have them by ``before``, as far as that is not
+    known."""
+    labelled = [folder for folder in run.rounds() if folder.votes.indices()]
+    for folder in labelled:
+        keep_labels(before, folder)
+    logger.warning(
+        "%s: rounds 0 to %d keep their labels; %s label from round %d on, and compare the policies "
+        "unless evaluate.judges do: win rates of rounds that others compared are not on one scale",
+        run.root,
+        len(labelled) - 1,
+        ", ".join(one.name for one in now.labelers),
+        len(labelled),
+    )
+
+
+def _is_over(config: RunConfig, folder: RoundDir) -> bool:
+    """Whether nothing is left to do in a round."""
+    if config.train is None or not folder.policy.exists():
+        return False
+    return not config.evaluate.enabled or folder.metrics.exists(EVALUATION)
+
+
+def _identity(labeler: LabelerConfig) -> dict[str, Any]:
+    """The settings of a labeler that say who it is."""
+    return {key: value for key, value in fingerprint(labeler).items() if key != "weight"}
 
 
 def require_adoptable(config: RunConfig, run: RunDir) -> None:

@@ -1,12 +1,14 @@
-"""The jury of a round: its config, with what was fitted to the round's votes."""
+"""Who labels a round, and the jury of its votes: its config, with what was fitted to them."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
+from pydantic import ValidationError
 
 from prefloop.data.shards import ShardFolder, atomic_write_json, damaged, read_json_object
 from prefloop.labelers.config import LabelConfig
@@ -16,9 +18,58 @@ from prefloop.labelers.jury.round_jury import RoundJury
 from prefloop.labelers.jury.rules import FITTED_RULES, FittedJury
 from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS
 from prefloop.labelers.people import is_human, without, without_people
+from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.run.run_dir import RoundDir
 
 logger = logging.getLogger(__name__)
+
+_LABELS = "labels.json"
+"""In the folder of a round: the section ``label`` by which it was labelled, where rounds after it
+are labelled otherwise."""
+
+_REMEDY = "put `label` there as it stood in the config that the round was labelled with"
+
+
+def has_own_labels(folder: RoundDir) -> bool:
+    """Whether the round was labelled otherwise than the run's config says."""
+    return (folder.root / _LABELS).exists()
+
+
+def labels_of(folder: RoundDir) -> dict[str, Any]:
+    """The section ``label`` by which the round was labelled, where it is not the run's; else
+    nothing. Raises ``StorageError`` where it cannot be read."""
+    try:
+        raw = read_json_object(folder.root / _LABELS, _REMEDY)
+    except FileNotFoundError:
+        return {}
+    label = raw.get("label")
+    if not isinstance(label, dict):
+        raise damaged(folder.root / _LABELS, "no section `label`", _REMEDY)
+    return label
+
+
+def with_labels_of(config: RunConfig, folder: RoundDir) -> RunConfig:
+    """``config`` as it labels the round, whose labelers may be others than those of rounds to come;
+    what the votes of people do is the same in all.
+
+    Raises ``StorageError`` where what the round was labelled by cannot be read.
+    """
+    raw = labels_of(folder)
+    if not raw:
+        return config
+    try:
+        label = LabelConfig.model_validate(raw)
+    except ValidationError as error:
+        fault = f"no labelers: {error.errors()[0]['msg']}"
+        raise damaged(folder.root / _LABELS, fault, _REMEDY) from None
+    label = label.model_copy(update={"people": config.label.people})
+    return config.model_copy(update={"label": label})
+
+
+def keep_labels(label: LabelConfig, folder: RoundDir) -> None:
+    """Write down that the round was labelled by ``label``, if that is not known yet."""
+    if not has_own_labels(folder):
+        atomic_write_json(folder.root / _LABELS, {"label": label.model_dump(mode="json")})
 
 
 def load_round_jury(label: LabelConfig, folder: RoundDir) -> RoundJury:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from prefloop.pipeline.policies.answer_table import ANSWERS
 from prefloop.pipeline.policies.compare import CompareOptions, compare_policies
 from prefloop.pipeline.policies.comparison import Evaluation
 from prefloop.pipeline.policies.comparison_page import comparison_page
+from prefloop.pipeline.policies.comparison_sheet import write_sheet
 from prefloop.pipeline.policies.named_policy import named_policy
 from prefloop.pipeline.run.run_dir import JURY, RunDir, RunError
 from tests.helpers.engine_models import make_adapter, make_model
@@ -232,6 +234,19 @@ def test_three_policies_on_the_same_prompts(run: RunDir, tmp_path: Path) -> None
     assert all(np.isfinite(value) for value in kl.values())
     page = found.page.read_text()
     assert all(name in page for name in names)
+    head, _, *lines = found.sheet.read_text().rpartition("\n\n")[2].splitlines()
+    columns = [cell.strip().replace("\\", "") for cell in head.strip("|").split(" | ")]
+    assert len(lines) == 8
+    for line, of_prompt in zip(lines, zip(*of.values(), strict=True), strict=True):
+        cells = dict(
+            zip(columns, (one.strip() for one in line.strip("|").split(" | ")), strict=True)
+        )
+        for answer in of_prompt:
+            name = answer["policy"]
+            assert cells[f"{name}: tokens"] == f"{answer['tokens']:.3g}"
+            assert cells[f"{name}: verifier"] == f"{dict(answer['scores'])['verifier']:.3g}"
+            if name != names[0]:
+                assert cells[f"{name}: won"] == f"{dict(answer['outcomes'])[names[0]]:.3g}"
 
     everything = sorted((tmp_path / "out").rglob("part-*.parquet"))
     turned = compared(config, [trained, names[0]], tmp_path / "out", kl=False)
@@ -314,9 +329,33 @@ def test_a_page_takes_no_markup_out_of_answers(tmp_path: Path) -> None:
         for name in ("win_rate", "mean_score")
     ]  # fmt: skip
     page = tmp_path / "page.html"
-    found = Evaluation((attack, attack), tmp_path, figures, page, tmp_path / "t", (attack,))
+    sheet = tmp_path / "page.md"
+    found = Evaluation((attack, attack), tmp_path, figures, page, tmp_path / "t", sheet, (attack,))
     comparison_page(found, pa.Table.from_pylist(rows, schema=ANSWERS))
     written = page.read_text()
     assert "<script" not in written
     assert "<img" not in written
     assert written.count("&lt;script&gt;") >= 8
+
+
+def test_a_sheet_takes_no_markup_out_of_answers(tmp_path: Path) -> None:
+    attack = "a | b\n\n# <b>`x`</b> ![i](http://x) *y* _z_ \\ &lt;"
+    rows = [
+        {
+            "prompt_id": "p", "prompt": json.dumps([{"role": "user", "content": attack}]),
+            "sample_index": 0, "policy": attack, "text": "t", "reasoning": None, "tokens": 1,
+            "characters": 1, "finish_reason": "stop", "scores": [(attack, 0.5)], "outcomes": [],
+        }
+    ]  # fmt: skip
+    sheet = tmp_path / "page.md"
+    found = Evaluation(
+        (attack, "b"), tmp_path, [], tmp_path / "h", tmp_path / "t", sheet, (attack,)
+    )
+    write_sheet(found, pa.Table.from_pylist(rows, schema=ANSWERS))
+    text = sheet.read_text()
+    assert attack.split()[4] not in text
+    bare = re.sub(r"\\.", "", text).replace("`won`", "")
+    assert not set(bare) & set("<>`[]*_&$~\\")
+    table = text.rpartition("\n\n")[2].splitlines()
+    assert len(table) == 3
+    assert {line.replace("\\|", "").count("|") for line in table} == {7}
