@@ -35,7 +35,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Changes:
+class StoreChanges:
     """What is to be done to objects, by their names."""
 
     created: Mapping[str, Path | bytes] = field(default_factory=dict)
@@ -53,7 +53,7 @@ def all_at_once(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
         return list(pool.map(work, items))
 
 
-def apply(objects: Objects, changes: Changes) -> dict[str, str]:
+def apply(objects: Objects, changes: StoreChanges) -> dict[str, str]:
     """Make ``changes``; returns the versions of what was written. Raises ``StorageError``: then
     :func:`recover` has to come before the next."""
     if len(changes) == 1:
@@ -113,7 +113,7 @@ def view(objects: Objects) -> dict[str, Found]:
     return {name: one for name, one in found.items() if not name.startswith(f"{LOCK}/")}
 
 
-def _apply_one(objects: Objects, changes: Changes) -> dict[str, str]:
+def _apply_one(objects: Objects, changes: StoreChanges) -> dict[str, str]:
     for name, content in changes.created.items():
         return {name: _create(objects, name, content)}
     for name, (path, version) in changes.replaced.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 from prefloop.data.storage.lease import Lease
 from prefloop.data.storage.objects import Found, Objects
 from prefloop.pipeline.remote import changes
-from prefloop.pipeline.remote.changes import Changes, all_at_once
+from prefloop.pipeline.remote.changes import StoreChanges, all_at_once
 from prefloop.pipeline.remote.known_objects import Known, KnownObjects
 from prefloop.pipeline.remote.local_tree import EMPTY, LocalTree, is_slow, state_of
 from prefloop.pipeline.remote.log_pieces import LogPieces, is_piece
@@ -89,7 +89,7 @@ class Mirror:
         if slow:
             self._logs.send()
 
-    def _differences(self, slow: bool) -> tuple[Changes, dict[str, str]]:
+    def _differences(self, slow: bool) -> tuple[StoreChanges, dict[str, str]]:
         """What is to be done on the store, and the states of the files that it is done for."""
         created: dict[str, Path | bytes] = {}
         replaced: dict[str, tuple[Path, str]] = {}
@@ -112,7 +112,7 @@ class Mirror:
             removed += [at + file for file in known if file not in files]
         # As the run itself does it: what says that others are there goes first, shards backwards.
         removed.sort(key=lambda name: (name.endswith(".parquet"), name.endswith(EMPTY)))
-        return Changes(created, replaced, removed), states
+        return StoreChanges(created, replaced, removed), states
 
     def _is_same(self, name: str, one: Found, here: Mapping[str, str]) -> bool:
         known = self._known.get(name)

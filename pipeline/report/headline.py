@@ -6,8 +6,8 @@ from typing import Any
 
 from prefloop.data.shards import ShardFolder
 from prefloop.labelers.statistics.winrate import LENGTH_GAP, extrapolates
-from prefloop.pipeline.report.given_agreement import agreement_with_given
 from prefloop.pipeline.remote.door import shown_path
+from prefloop.pipeline.report.given_agreement import agreement_with_given
 from prefloop.pipeline.run.final_split import final_dir, final_figures
 from prefloop.pipeline.run.promotion import keeping
 from prefloop.pipeline.run.run_dir import EVALUATION, JURY, RoundDir, RunDir

@@ -63,7 +63,6 @@ def dataset_of(root: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-
 @pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_on_another_machine(bucket: str, tmp_path: Path) -> None:
     """Byte for byte, and what was committed before the kill is not asked for again."""

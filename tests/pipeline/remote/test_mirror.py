@@ -14,7 +14,7 @@ from prefloop.data.storage.lease import Lease
 from prefloop.data.storage.objects import ChangedMeanwhile, Objects
 from prefloop.data.storage.whole_files import put_file
 from prefloop.pipeline.remote import changes
-from prefloop.pipeline.remote.changes import Changes
+from prefloop.pipeline.remote.changes import StoreChanges
 from prefloop.pipeline.remote.known_objects import KnownObjects
 from prefloop.pipeline.remote.mirror import Mirror
 
@@ -221,7 +221,7 @@ def test_what_another_wrote_is_not_replaced(first: Machine) -> None:
         first.send()
     first.mirror = Mirror(first.objects, first.root, KnownObjects(first.root.parent / "new"))
     with pytest.raises(StorageError, match="is there already, with other content"):
-        changes.apply(first.objects, Changes(created={"b": b"mine"}))
+        changes.apply(first.objects, StoreChanges(created={"b": b"mine"}))
     assert first.objects.get("a") == first.objects.get("b") == b"other"
 
 
