@@ -517,7 +517,8 @@ def train(
     given = data if isinstance(data, list | tuple) else [data]
     sources = [_given_path(one) for one in given]
     own = [] if config is None else [config]
-    with as_files([*sources, *test], "rows") as paths, _as_yaml(own, "settings") as settings:
+    held_out = [_given_path(one) for one in test]
+    with as_files([*sources, *held_out], "rows") as paths, _as_yaml(own, "settings") as settings:
         options = TrainOptions(
             method=chosen,
             base=str(base),

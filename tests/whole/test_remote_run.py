@@ -1,4 +1,4 @@
-"""A run whose directory is on an object store: killed, taken up elsewhere, read by every command."""
+"""A run whose directory is on an object store: killed, taken up elsewhere, read by all commands."""
 
 import json
 import os

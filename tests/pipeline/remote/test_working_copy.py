@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from prefloop.data.config import PromptSource
+from prefloop.data.errors import InputError
 from prefloop.data.shards import atomic_write_text
+from prefloop.data.sources.files import read_rows
 from prefloop.data.storage.lease import FOLDER, LeaseLost, LeaseTaken
 from prefloop.data.storage.objects import Objects
 from prefloop.pipeline.remote.door import local_path, shown_path, worked_on
 from prefloop.pipeline.remote.working_copy import WorkingCopy, copy_of
+from prefloop.pipeline.run.models import checkpoint
 from prefloop.pipeline.run.run_dir import RunDir
 
 
@@ -42,11 +46,16 @@ def test_what_is_committed_is_on_the_store_before_the_commit_returns(address: st
 
 def test_what_no_commit_told_of_is_there_at_the_end(address: str) -> None:
     """Also where that is an error's."""
-    with pytest.raises(ZeroDivisionError), worked_on(address) as root:
-        RunDir(root).note("sample", 0, 1.0)
-        (root / "policy").mkdir()
-        (root / "policy" / "model").write_text("weights")
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with worked_on(address) as root:
+            RunDir(root).note("sample", 0, 1.0)
+            (root / "policy").mkdir()
+            (root / "policy" / "model").write_text("weights")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert Objects(address).get("policy/model") == b"weights"
     assert json.loads(Objects(address).get("journal/000001.jsonl"))["stage"] == "sample"
     with worked_on(address):  # nobody has to wait
@@ -102,16 +111,21 @@ def test_a_copy_that_was_left_by_a_kill_goes_on(address: str, tmp_path: Path) ->
 
 def test_who_was_taken_over_from_writes_nothing_more(address: str) -> None:
     objects = Objects(address)
-    with pytest.raises(LeaseLost), worked_on(address) as root:
-        number = max(int(one.name[5:13]) for one in objects.walk(FOLDER) if ".json" in one.name)
-        objects.create(f"{FOLDER}/{number + 1:08d}.json", b'{"nonce": "other"}')
-        keeper_is_told(root)
-        write(root, late="1")
+
+    def wake_late() -> None:
+        with worked_on(address) as root:
+            number = max(int(one.name[5:13]) for one in objects.walk(FOLDER) if ".json" in one.name)
+            objects.create(f"{FOLDER}/{number + 1:08d}.json", b'{"nonce": "other"}')
+            half_a_minute_passes(root)
+            write(root, late="1")
+
+    with pytest.raises(LeaseLost, match="another process took over"):
+        wake_late()
     assert objects.find("late") is None
 
 
-def keeper_is_told(root: Path) -> None:
-    """What the passing of half a minute does."""
+def half_a_minute_passes(root: Path) -> None:
+    """Without a sign of life of who works in ``root``."""
     from prefloop.data.storage import commits
 
     keeper = commits._LISTENERS[-1].__self__  # type: ignore[attr-defined]
@@ -143,3 +157,21 @@ def test_a_path_into_the_copy_is_up_to_date_too(
     assert not (here / "new").exists()
     assert local_path(here) == here
     assert (here / "new").exists()
+
+
+def test_a_model_may_be_one_of_a_run_there(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with worked_on(f"{bucket}/run") as root:
+        write(root, **{"config.yaml": "seed: 1\n", "manifest.json": "{}"})
+        write(root, **{"round-000__policy__model.safetensors": "weights"})
+    elsewhere(monkeypatch, tmp_path, "two")
+    found = Path(checkpoint(f"{bucket}/run/round-000/policy", served=False))
+    assert (found / "model.safetensors").read_text() == "weights"
+    assert checkpoint("s3://a/name", served=True) == "s3://a/name"  # a server may call it so
+
+
+def test_rows_are_not_read_from_a_store() -> None:
+    source = PromptSource.model_validate({"path": "s3://bucket/prompts.jsonl"})
+    with pytest.raises(InputError, match="files of this machine: copy it here"):
+        list(read_rows(source))
