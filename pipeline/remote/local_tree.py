@@ -53,6 +53,12 @@ class LocalTree:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._seen: dict[str, _Folder] = {}
+        self._written: set[str] = set()
+
+    def written(self, path: Path) -> None:
+        """The file ``path`` was written. Shards alone have to be told of: many lie in a folder, and
+        one that has the inode that it had is not looked at again."""
+        self._written.add(str(path.relative_to(self.root)))
 
     def forget(self) -> None:
         """Take every folder for changed."""
@@ -71,6 +77,7 @@ class LocalTree:
         """Each folder that may have changed since it was asked for last, with its files' states by
         name; one that is gone has none. ``slow``: look at all files but shards, and at those too
         that change at any moment."""
+        self._forget_written()
         found: list[tuple[str, dict[str, str]]] = []
         visited = set()
         waiting = [""]
@@ -106,6 +113,15 @@ class LocalTree:
         new.changed = changed if began - changed > _SETTLED_NS else -1
         self._seen[folder] = new
         return new, True
+
+    def _forget_written(self) -> None:
+        """Inodes are given out again: they say nothing of a shard that was written since."""
+        for name in self._written:
+            folder, _, file = name.rpartition("/")
+            if folder in self._seen:
+                self._seen[folder].changed = -1
+                self._seen[folder].files.pop(file, None)
+        self._written.clear()
 
 
 def _read(folder: str, entries: list[os.DirEntry[str]], old: _Folder | None) -> _Folder:

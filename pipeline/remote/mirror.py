@@ -31,26 +31,27 @@ class Mirror:
 
     def fetch(self, *, weights: bool = True) -> int:
         """Make the folder what the store has, whatever was in it; returns the number of objects
-        there. Without ``weights``, those of models stay away, as long as nobody asks for them."""
+        there. Without ``weights``, those of models that are not here yet stay away."""
         found = changes.view(self.objects)
         self._logs.seen(found.values())
-        wanted = {
-            name: one
-            for name, one in found.items()
-            if not is_piece(name) and (weights or not name.endswith(_WEIGHTS))
-        }
+        there = {name: one for name, one in found.items() if not is_piece(name)}
         here = self._tree.all()
-        for name in {*here, *self._known.names()} - wanted.keys():
+        same = {name for name, one in there.items() if self._is_same(name, one, here)}
+        lacking = {
+            name: one
+            for name, one in there.items()
+            if name not in same and (weights or not name.endswith(_WEIGHTS))
+        }
+        for name in {*here, *self._known.names()} - same - lacking.keys():
             self._known.drop(name)
             if name.rpartition("/")[2] != EMPTY:
                 (self.root / name).unlink(missing_ok=True)
-        lacking = {name: one for name, one in wanted.items() if not self._is_same(name, one, here)}
         self.root.mkdir(parents=True, exist_ok=True)
         states = all_at_once(lambda item: self._download(*item), lacking.items())
         for name, known in zip(lacking, states, strict=True):
             self._known.set(name, known)
         self._logs.fetch()
-        self._remove_empty(wanted)
+        self._remove_empty(there)
         self._tree.forget()
         return len(found)
 
@@ -69,6 +70,10 @@ class Mirror:
                 self._known.set(name, Known(self._state_if_same(name, one), one.version))
         self._tree.forget()
 
+    def written(self, path: Path) -> None:
+        """The file ``path`` in the folder was written."""
+        self._tree.written(path)
+
     def send(self, lease: Lease, *, slow: bool = False) -> None:
         """Make the store what the folder is, all at once or not at all. ``slow``: with what is
         written into at any moment, and the logs. Raises ``StorageError``."""
@@ -77,15 +82,15 @@ class Mirror:
             changes.recover(self.objects)
             self.compare()
             self._is_broken = False
+        self._is_broken = True
         wanted, states = self._differences(slow)
         if len(wanted):
-            self._is_broken = True
             versions = changes.apply(self.objects, wanted)
             for name in wanted.removed:
                 self._known.drop(name)
             for name, version in versions.items():
                 self._known.set(name, Known(states[name], version))
-            self._is_broken = False
+        self._is_broken = False
         if slow:
             self._logs.send()
 

@@ -169,7 +169,9 @@ class _Keeper:
 
     def _committed(self, path: Path) -> None:
         if path.is_relative_to(self._root):
-            self._send()
+            with self._guard:
+                self._mirror.written(path)
+                self._send()
 
     def _send(self, *, slow: bool = False) -> None:
         with self._guard:

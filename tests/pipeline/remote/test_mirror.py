@@ -259,6 +259,21 @@ def test_logs_go_in_pieces_of_whole_lines(first: Machine, second: Machine) -> No
     assert second.files()["journal.jsonl"] == journal.read_bytes()
 
 
+def test_a_shard_made_anew_is_sent_though_it_has_the_inode_of_the_old_one(
+    first: Machine, second: Machine
+) -> None:
+    path = first.root / "decision" / "part-00000.parquet"
+    put_file(path, b"old")
+    first.send()
+    with path.open("wb") as file:  # the same inode, as after a removal
+        file.write(b"new")
+    put_file(path.with_name("part-00001.parquet"), b"more")
+    first.mirror.written(path)
+    first.mirror.send(first.lease)
+    second.mirror.fetch()
+    assert second.files() == first.files()
+
+
 def test_who_reads_does_without_the_weights(first: Machine, second: Machine) -> None:
     first.put(**{"policy__model.safetensors": "large", "policy__config.json": "{}"})
     first.send()
@@ -266,6 +281,12 @@ def test_who_reads_does_without_the_weights(first: Machine, second: Machine) -> 
     assert [*second.files()] == ["policy", "policy/config.json"]
     second.mirror.fetch()
     assert second.files() == first.files()
+    second.mirror.fetch(weights=False)  # what is here already is not thrown away
+    assert second.files() == first.files()
+    first.put(**{"policy__model.safetensors": "others"})
+    first.send()
+    second.mirror.fetch(weights=False)  # unless it is old
+    assert [*second.files()] == ["policy", "policy/config.json"]
 
 
 def test_a_checkpoint_is_carried_when_it_is_whole(first: Machine, second: Machine) -> None:
