@@ -14,7 +14,7 @@ import pyarrow as pa
 from prefloop.data.dataset_folder import harm_to_dataset
 from prefloop.data.schemas import METRIC
 from prefloop.data.storage.objects import is_address
-from prefloop.pipeline.remote.door import local_path
+from prefloop.pipeline.remote.door import given_path
 from prefloop.pipeline.run.run_dir import EVALUATION, JURY, RunDir, RunError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Run:
     @property
     def directory(self) -> RunDir:
         """Where everything of it lies."""
-        return RunDir(local_path(self.path)).require()
+        return RunDir(Path(given_path(str(self.path)))).require()
 
     @property
     def dataset_path(self) -> Path:

@@ -21,18 +21,19 @@ def local_path(path: str | Path, *, weights: bool = False, is_new: bool = False)
     """``path``, or the folder with what lies there now, for who only reads it. ``weights``: those
     of models are wanted too; ``is_new``: there may be nothing yet.
 
-    An address may be within a run, such as that of its dataset. Raises ``StorageError`` where
-    nothing is there.
+    An address may be within a run, such as that of its dataset; a path, in a working copy. Raises
+    ``StorageError`` where nothing is there.
     """
-    found = None if is_address(path) else copy_of(Path(path))
-    if found is None and not is_address(path):
-        return Path(path)
-    address = shown_path(Path(path)) if found else as_address(path)
-    run = _run_around(address)
-    copy = WorkingCopy(run)
-    if copy.root not in _HELD:
+    if is_address(path):
+        address = as_address(path)
+        run = _run_around(address)
+        copy: WorkingCopy | None = WorkingCopy(run)
+        found = WorkingCopy(run).root / address[len(run) :].lstrip("/")
+    else:
+        found, copy = Path(path), copy_of(Path(path))
+    if copy is not None and copy.root not in _HELD:
         copy.look(weights=weights, is_new=is_new)
-    return copy.root / address[len(run) :].lstrip("/")
+    return found
 
 
 def given_path(path: str) -> str:

@@ -32,16 +32,16 @@ _AHEAD = "ahead.json"
 
 
 class WorkingCopy:
-    """The folder in the user's cache that stands for what is below an address. Making the object
-    touches nothing."""
+    """The folder that stands for what is below an address: one in the user's cache, or ``folder``,
+    which was that once. Making the object touches nothing."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, folder: Path | None = None) -> None:
         self.objects = Objects(address)
         self.address = self.objects.address
         name = self.address.rpartition("/")[2]
         digest = blake2b(self.address.encode(), digest_size=8).hexdigest()
-        self._folder = cache_folder() / _STORES / digest
-        self.root = self._folder.resolve() / name
+        self._folder = (folder or cache_folder() / _STORES / digest).resolve()
+        self.root = self._folder / name
         """The folder that is the same as what is on the store."""
 
     def look(self, *, weights: bool = False, is_new: bool = False) -> Path:
@@ -199,5 +199,5 @@ def copy_of(path: Path) -> WorkingCopy | None:
             about = json.loads((folder.parent / _ABOUT).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        return WorkingCopy(about["address"])
+        return WorkingCopy(about["address"], folder.parent)
     return None

@@ -131,7 +131,8 @@ def test_every_command_takes_the_address(
         assert "24" in str(prefloop.status(address))
         assert prefloop.status(address).run_dir == address
         assert prefloop.plan(raw, run_dir=address).as_dict()["total"]["requests"] == 72
-        assert prefloop.audit(address).rows == len(rows)
+        whole = len(rows) + len(run.load_dataset("test"))
+        assert prefloop.audit(address).rows == whole
         assert prefloop.audit(f"{address}/dataset").rows == len(rows)
         assert prefloop.agreement(address)
         assert prefloop.view(address, html=tmp_path / "pairs.html").stat().st_size > 1000
@@ -162,9 +163,12 @@ def test_every_command_takes_the_address(
 
 
 @pytest.mark.slow
-def test_datasets_reads_it_from_the_store(bucket: str, tmp_path: Path) -> None:
-    from datasets import load_dataset
+def test_datasets_reads_it_from_the_store(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
 
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)  # it counts stores to the hub
     address = f"{bucket}/run"
     with faulty_server(answers) as server:
         run = prefloop.run(config_of(server.url, tmp_path), run_dir=address, check=False)
@@ -177,7 +181,7 @@ def test_datasets_reads_it_from_the_store(bucket: str, tmp_path: Path) -> None:
     }  # fmt: skip
     files = {split: f"{address}/dataset/data/{split}-*.parquet" for split in ("train", "test")}
     for given in (options, None):  # told, or found in the environment
-        found = load_dataset(
+        found = datasets.load_dataset(
             "parquet", data_files=files, storage_options=given,
             cache_dir=str(tmp_path / str(bool(given))),
         )  # fmt: skip
