@@ -8,17 +8,20 @@ All of it works inside a running event loop, as a notebook has one.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import yaml
 
 from prefloop.data.errors import InputError
 from prefloop.data.sources.in_memory import as_files, keep_as_file
+from prefloop.data.storage.objects import is_address
 from prefloop.pipeline.blocking import wait_for
+from prefloop.pipeline.remote.door import local_path, worked_on
 from prefloop.pipeline.results import Result, Run
 from prefloop.pipeline.run.run_dir import RunDir
 
@@ -47,8 +50,11 @@ if TYPE_CHECKING:
     from prefloop.pipeline.view.pair_server import PairServer
     from prefloop.training.method_names import Method
 
+T = TypeVar("T")
+_ROUND = re.compile(r":\d{1,3}$")
+
 RunLike = str | Path | Run
-"""A run: its directory, or what ``run`` gave."""
+"""A run: its directory or the address of one on an object store, or what ``run`` gave."""
 PolicyLike = str | Path | Run
 """A policy by its name or folder, or the one that a run keeps."""
 
@@ -82,7 +88,8 @@ def plan(
     given = _given(prompts, heldout)
     with as_files(list(given.values()), "prompts") as paths:
         keys = _overrides(overrides, run_dir, dict(zip(given, paths, strict=True)))
-        found = make_plan(load_config(config, keys))
+        settings = load_config(config, keys)
+        found = make_plan(settings, RunDir(local_path(settings.run_dir, is_new=True)))
     return Result(found, render_plan)
 
 
@@ -103,7 +110,9 @@ def check(
     from prefloop.pipeline.config import load_config
 
     settings = load_config(config, _overrides(overrides, run_dir, {}))
-    return Result(wait_for(lambda: check_config(settings)), render_check)
+    with worked_on(settings.run_dir) as root:
+        found = wait_for(lambda: check_config(settings, RunDir(root)))
+    return Result(found, render_check)
 
 
 def run(
@@ -130,12 +139,15 @@ def run(
 
     given = _given(prompts, heldout)
     settings = load_config(config, _overrides(overrides, run_dir, dict.fromkeys(given, "-")))
-    directory = RunDir(Path(settings.run_dir))
-    if given:
-        folder = directory.root / "inputs"
-        kept = {name: keep_as_file(data, folder, f"{name}-rows") for name, data in given.items()}
-        settings = load_config(settings, _overrides((), None, kept))
-    wait_for(lambda: run_loop(settings, directory, check=check))
+    with worked_on(settings.run_dir) as root:
+        directory = RunDir(root)
+        if given:
+            folder = directory.root / "inputs"
+            kept = {
+                name: keep_as_file(data, folder, f"{name}-rows") for name, data in given.items()
+            }
+            settings = load_config(settings, _overrides((), None, kept))
+        wait_for(lambda: run_loop(settings, directory, check=check))
     return Run(directory.root)
 
 
@@ -160,10 +172,10 @@ def sweep(
     from prefloop.pipeline.sweep.swept import trials
 
     common = _overrides(overrides, run_dir, {})
-    root = Path(load_config(config, common).run_dir)
-    shared, tried = trials(config, common, keys, root)
-    found = wait_for(lambda: run_sweep(shared, tried, check=check))
-    write_sweep_page(found)
+    with worked_on(load_config(config, common).run_dir) as root:
+        shared, tried = trials(config, common, keys, root)
+        found = wait_for(lambda: run_sweep(shared, tried, check=check))
+        write_sweep_page(found)
     return Result(found, render_sweep)
 
 
@@ -206,13 +218,14 @@ def label(
     from prefloop.pipeline.label_data import label_config
     from prefloop.pipeline.loop import run_loop
 
-    directory = RunDir(Path(out))
-    given = data.path if isinstance(data, Run) else data
+    given = _given_path(data)
     about = {"path": "-", "columns": columns, "labels": labels}
     label_config(judge, about, out, overrides)  # a mistake in it comes before anything is written
-    path = keep_as_file(given, directory.root / "inputs", "answers")
-    settings = label_config(judge, {**about, "path": path}, out, overrides)
-    wait_for(lambda: run_loop(settings, directory))
+    with worked_on(out) as root:
+        directory = RunDir(root)
+        path = keep_as_file(given, directory.root / "inputs", "answers")
+        settings = label_config(judge, {**about, "path": path}, out, overrides)
+        wait_for(lambda: run_loop(settings, directory))
     return Run(directory.root)
 
 
@@ -228,7 +241,9 @@ def report(run: RunLike) -> Path:
     """Write the run's ``report.html``, one self-contained page; returns its path."""
     from prefloop.pipeline.report.run_page import write_report
 
-    return write_report(_directory(run))
+    directory = _directory(run)
+    with worked_on(directory.root):
+        return write_report(directory)
 
 
 @overload
@@ -256,7 +271,7 @@ def view(
     from prefloop.pipeline.view.pair_server import PairServer
     from prefloop.pipeline.view.view_page import open_pairs, write_view
 
-    path = Path(data.path if isinstance(data, Run) else data)
+    path = local_path(data.path if isinstance(data, Run) else data)
     if html is not None:
         return write_view(path, Path(html), most=pairs, seed=seed)
     return PairServer(open_pairs(path), seed=seed, port=port)
@@ -293,7 +308,7 @@ def audit(
         labels=labels,
         seed=seed,
     )
-    with as_files([data.path if isinstance(data, Run) else data], "table") as (path,):
+    with as_files([_given_path(data)], "table") as (path,):
         found = look(path, options)
         if fix is not None:
             write_fixed(found, path, Path(fix), options)
@@ -325,7 +340,7 @@ def judge_eval(
     from prefloop.pipeline.judging.gold_eval import judge_eval as evaluate
     from prefloop.pipeline.judging.judges_text import render_judges
 
-    with as_files([data], "table") as (path,), _as_yaml(judges, "judge") as configs:
+    with as_files([_given_path(data)], "table") as (path,), _as_yaml(judges, "judge") as configs:
         options = JudgeEvalOptions(
             judges=configs,
             verdicts=[str(one) for one in verdicts],
@@ -387,9 +402,8 @@ def agreement(
     from prefloop.pipeline.judging.agreement_text import render_agreement
     from prefloop.pipeline.judging.label_table import LabelColumns
 
-    if isinstance(data, Run) or (
-        isinstance(data, str | Path) and RunDir(Path(data)).config.is_file()
-    ):
+    data = _given_path(data)
+    if isinstance(data, str | Path) and RunDir(Path(data)).config.is_file():
         of_run = run_agreement(_directory(data), resamples=bootstrap, seed=seed)
         return Result(of_run, render_agreement)
     columns = LabelColumns(item, annotator, label, annotators, prompt)
@@ -441,7 +455,7 @@ def calibrate(
 
     directory = _directory(run)
     tables = people if isinstance(people, list | tuple) else [people]
-    with as_files(tables, "people") as paths:
+    with as_files(tables, "people") as paths, worked_on(directory.root):
         found = calibrate_run(
             directory, paths, out=Path(out or directory.root / "calibration"), method=method,
             seed=seed,
@@ -559,9 +573,10 @@ def train(
         raise InputError(f"method {method!r} is none of {', '.join(Method)}")
     chosen = Method(method)
     given = data if isinstance(data, list | tuple) else [data]
-    sources = [one.path if isinstance(one, Run) else one for one in given]
+    sources = [_given_path(one) for one in given]
     own = [] if config is None else [config]
-    with as_files([*sources, *test], "rows") as paths, _as_yaml(own, "settings") as settings:
+    held_out = [_given_path(one) for one in test]
+    with as_files([*sources, *held_out], "rows") as paths, _as_yaml(own, "settings") as settings:
         options = TrainOptions(
             method=chosen,
             base=str(base),
@@ -634,7 +649,7 @@ def export(
     from prefloop.pipeline.export.exporting import export_triples
 
     given = [data] if isinstance(data, str | Path | Run) else data
-    paths = [Path(one.path if isinstance(one, Run) else one) for one in given]
+    paths = [Path(_given_path(one)) for one in given]
     return Result(export_triples(paths, to, Path(out), seed=seed), render_export)
 
 
@@ -662,7 +677,7 @@ def publish(
     from prefloop.pipeline.publish.publishing import PublishOptions, publish_run
 
     options = PublishOptions(license, tuple(languages), policy, public, allow_findings, dry_run)
-    return Result(publish_run(_directory(run), repo, options), render_publish)
+    return Result(publish_run(_directory(run, weights=policy), repo, options), render_publish)
 
 
 def make_models(out: str | Path, *, seed: int = 0, quick: bool = False) -> dict[str, Any]:
@@ -674,11 +689,24 @@ def make_models(out: str | Path, *, seed: int = 0, quick: bool = False) -> dict[
 
 
 def _policy_name(policy: PolicyLike) -> str:
-    return str(policy.path if isinstance(policy, Run) else policy)
+    name = str(policy.path if isinstance(policy, Run) else policy)
+    if not is_address(name):
+        return name
+    number = _ROUND.search(name)
+    run = name[: number.start()] if number else name
+    return f"{local_path(run, weights=True)}{number[0] if number else ''}"
 
 
-def _directory(run: RunLike) -> RunDir:
-    return RunDir(run.path if isinstance(run, Run) else Path(run)).require()
+def _given_path(data: T | Run) -> T | Path:
+    """``data``; where it is a run or an address, the folder that it lies in."""
+    if isinstance(data, Run):
+        return local_path(data.path)
+    return local_path(data) if isinstance(data, str | Path) and is_address(data) else data
+
+
+def _directory(run: RunLike, *, weights: bool = False) -> RunDir:
+    path = run.path if isinstance(run, Run) else run
+    return RunDir(local_path(path, weights=weights)).require()
 
 
 @contextmanager

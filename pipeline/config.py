@@ -26,10 +26,11 @@ from pydantic import (
 )
 
 from prefloop.data.config import ONE_SOURCE, SEVERAL_SOURCES, PromptsConfig
-from prefloop.data.errors import PrefloopError
+from prefloop.data.errors import InputError, PrefloopError
 from prefloop.data.names import FileName, name_problem
 from prefloop.data.preferences.answer_source import AnswerSource
 from prefloop.data.protocol import Thinking
+from prefloop.data.storage.objects import as_address, is_address
 from prefloop.data.strict import LATER, FreeMapping, Strict
 from prefloop.data.utf8 import one_line
 from prefloop.data.yaml_files import YamlError, parse_yaml, read_yaml
@@ -234,7 +235,8 @@ class RunConfig(Strict):
     """A whole run: prompts in, preference dataset and better policy out."""
 
     run_dir: str = Field(default="runs/prefloop", pattern=r"\S")
-    """Where the run lives; ``--run-dir`` wins over it."""
+    """Where the run lives: a directory, or an address on an object store, ``s3://BUCKET/FOLDER``
+    (``gs://``, ``az://``), with the extra ``s3``. ``--run-dir`` wins over it."""
     seed: int = Field(default=0, ge=-(2**63), lt=2**63)
     rounds: int = Field(default=1, ge=1, le=1_000)
     policy: str = "embedded:policy"
@@ -269,7 +271,12 @@ class RunConfig(Strict):
     def _names_a_directory(cls, value: str) -> str:
         if not value.strip():
             raise ValueError("is empty: name the directory that the run is to live in")
-        return value
+        if not is_address(value):
+            return value
+        try:
+            return as_address(value)
+        except InputError as error:
+            raise ValueError(str(error)) from None
 
     @model_validator(mode="before")
     @classmethod

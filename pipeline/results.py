@@ -13,6 +13,8 @@ import pyarrow as pa
 
 from prefloop.data.dataset_folder import harm_to_dataset
 from prefloop.data.schemas import METRIC
+from prefloop.data.storage.objects import is_address
+from prefloop.pipeline.remote.door import given_path
 from prefloop.pipeline.run.run_dir import EVALUATION, JURY, RunDir, RunError
 
 if TYPE_CHECKING:
@@ -23,14 +25,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory, finished or not. Prints what ``prefloop run`` prints at its end."""
+    """A run directory, or the address of one, finished or not. Prints what ``prefloop run`` prints
+    at its end."""
 
     path: Path
 
     @property
     def directory(self) -> RunDir:
         """Where everything of it lies."""
-        return RunDir(self.path).require()
+        return RunDir(Path(given_path(str(self.path)))).require()
 
     @property
     def dataset_path(self) -> Path:
@@ -97,11 +100,11 @@ class Run:
         return headline(self.directory)
 
     def __repr__(self) -> str:
-        begun = RunDir(self.path).config.is_file()
+        begun = is_address(self.path) or RunDir(self.path).config.is_file()
         return f"Run({str(self.path)!r})" + (f"\n{self}" if begun else "  # not begun")
 
     def _repr_html_(self) -> str:
-        if not RunDir(self.path).config.is_file():
+        if not is_address(self.path) and not RunDir(self.path).config.is_file():
             return f"<code>{html.escape(repr(self))}</code>"
         text = f"<p><strong>Run</strong> <code>{html.escape(str(self.path))}</code></p>"
         rates = self.win_rates()

@@ -1,11 +1,15 @@
 """Set before anything imports torch or a library of the hub."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from hypothesis import settings
 
 import prefloop  # noqa: F401  # sets what torch reads when it is imported
+from tests.helpers.stores.object_store import make_bucket, s3_server
 from tests.helpers.thinking_models import KINDS, make_thinking_model
 
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -31,3 +35,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def thinking_model(request, tmp_path_factory) -> str:
     """A tiny model that thinks before it answers, of each kind (see ``thinking_models``)."""
     return make_thinking_model(tmp_path_factory.mktemp(request.param), **KINDS[request.param])
+
+
+@pytest.fixture(scope="session")
+def s3_environment() -> Iterator[dict[str, str]]:
+    """A server that speaks S3, started once, and what to have in the environment to talk to it."""
+    with s3_server() as environment:
+        yield environment
+
+
+@pytest.fixture
+def bucket(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The address of an empty bucket that this process, and those it starts, can write into; the
+    working copies of runs there lie in a cache folder of the test's own."""
+    for name, value in s3_environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return make_bucket(s3_environment["AWS_ENDPOINT_URL"], f"bucket-{uuid4().hex[:12]}")

@@ -29,6 +29,7 @@ from prefloop.data.sources.opening import (
     unreadable,
 )
 from prefloop.data.sources.rows import RawRow
+from prefloop.data.storage.objects import is_address
 from prefloop.data.utf8 import listed, shown
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,11 @@ def _rows(source: PromptSource) -> Iterator[SourceRow]:
 
 def _files(source: PromptSource, path: Path) -> list[Path]:
     """The files that ``source`` means; none where it can only be the name of a hub dataset."""
+    if is_address(source.path):
+        raise InputError(
+            f"{source.path}: rows are read from files of this machine: copy it here, and set the "
+            "`path` to the copy"
+        )
     if path.is_file():
         return [path]
     if path.is_dir():

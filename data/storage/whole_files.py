@@ -21,6 +21,7 @@ from typing import NamedTuple, Protocol
 from filelock import FileLock
 
 from prefloop.data.errors import StorageError
+from prefloop.data.storage.commits import committed
 
 _LINKLESS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """What file systems without hard links say."""
@@ -152,6 +153,8 @@ def link_file(source: Path, target: Path) -> None:
         return
     except OSError:  # another file system, or one without links
         create_file(target, lambda temporary: shutil.copyfile(source, temporary))
+        return
+    committed(target)
 
 
 def link_files(source: Path, target: Path, pattern: str) -> None:
@@ -193,6 +196,7 @@ def _beside(path: Path, write: Callable[[Path], object]) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+    committed(path)
 
 
 def _flush(path: Path) -> None:

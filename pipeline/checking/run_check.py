@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from prefloop.data.errors import PrefloopError
@@ -68,12 +67,12 @@ OF_THE_CONFIG: tuple[Callable[[RunConfig], Iterable[CheckLine]], ...] = (
 """What is seen without asking anybody: from a config and this machine."""
 
 
-async def check_config(config: RunConfig) -> Check:
-    """Check all that a run of ``config`` asks. Costs count, and answers are kept, as the run's.
+async def check_config(config: RunConfig, run: RunDir) -> Check:
+    """Check all that ``run`` by ``config`` asks. Costs count, and answers are kept, as the run's.
 
     Raises subclasses of ``PrefloopError`` for what cannot even be tried.
     """
-    models = Models(config, cache=RunDir(Path(config.run_dir)).cache)
+    models = Models(config, cache=run.cache)
     try:
         return await check_all(config, models, wanted_by(config))
     finally:

@@ -53,12 +53,14 @@ def audit(
     from prefloop.pipeline.audit.audit_text import render_audit
     from prefloop.pipeline.audit.check import audit as look
     from prefloop.pipeline.audit.fix import write_fixed
+    from prefloop.pipeline.remote.door import given_path
     from prefloop.pipeline.terminal import PlainConsole
 
     options = make_options(
         against=against or (), near_duplicates=near_duplicates, tokenizer=tokenizer,
         columns=columns, labels=labels, seed=seed,
     )  # fmt: skip
+    file = given_path(file)
     found = look(file, options)
     counts = write_fixed(found, file, fix, options) if fix else None
     if as_json:
@@ -82,7 +84,7 @@ def label(
         str, typer.Argument(help="Pairs, ranked or rated lists of answers, or a run directory.")
     ],
     judge: Annotated[Path, typer.Option(help="YAML of a labeler, of several, or of a run.")],
-    out: Annotated[Path, typer.Option(help="Run directory; the same command goes on there.")],
+    out: Annotated[str, typer.Option(help="Run directory; the same command goes on there.")],
     columns: Annotated[
         str | None,
         typer.Option(

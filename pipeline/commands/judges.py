@@ -56,6 +56,7 @@ def judge_eval(
     from prefloop.pipeline.judging.gold_eval import judge_eval as evaluate
     from prefloop.pipeline.judging.judges_page import judge_page
     from prefloop.pipeline.judging.judges_text import render_judges
+    from prefloop.pipeline.remote.door import given_path
     from prefloop.pipeline.terminal import PlainConsole
 
     options = JudgeEvalOptions(
@@ -67,7 +68,7 @@ def judge_eval(
         seed=seed,
         by=by or (),
     )
-    found = asyncio.run(evaluate(file, options))
+    found = asyncio.run(evaluate(given_path(file), options))
     written = calibrate_judges(found, calibrate, method, seed) if calibrate else []
     if as_json:
         said = {**found.as_dict(), "calibrations": [one.as_dict() for one in written]}

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from prefloop.pipeline.results import Result
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML config (`prefloop init` writes one).")]
-RunPath = Annotated[Path, typer.Argument(help="A run directory.")]
+RunPath = Annotated[str, typer.Argument(help="A run directory, or the address of one.")]
 RunDirOption = Annotated[
-    Path | None, typer.Option("--run-dir", help="Where the run lives; wins over the config.")
+    str | None, typer.Option("--run-dir", help="Where the run lives; wins over the config.")
 ]
 SetOption = Annotated[
     list[str] | None,

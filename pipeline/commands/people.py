@@ -77,7 +77,9 @@ def user(
 
 @app.command()
 def push(
-    run_dir: Annotated[Path | None, typer.Argument(help="A run directory.")] = None,
+    run_dir: Annotated[
+        str | None, typer.Argument(help="A run directory, or the address of one.")
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Instead: any preference dataset that `audit` reads.")
     ] = None,
@@ -114,6 +116,7 @@ def push(
     from prefloop.data.names import name_problem
     from prefloop.data.preferences import named_columns
     from prefloop.labelers.statistics.review_draw import STRATEGIES
+    from prefloop.pipeline.remote.door import given_path, local_path, worked_on
     from prefloop.pipeline.review.folder import ReviewFolder
     from prefloop.pipeline.review.push import PushOptions
     from prefloop.pipeline.review.push import push as put
@@ -137,13 +140,13 @@ def push(
         raise typer.BadParameter(f"--name {title!r} {problem}")
     subjects: Subjects
     if run_dir is not None:
-        run = RunDir(run_dir).require()
+        run = RunDir(local_path(run_dir)).require()
         subjects = RunSubjects(run, everything=everything)
         folder = ReviewFolder(run.root / "review" / title)
         shown, source = f"{_slug(run.root.resolve().name)}-{title}", str(run.root)
     else:
         assert dataset is not None
-        subjects = DatasetSubjects(dataset, named_columns(columns, labels))
+        subjects = DatasetSubjects(given_path(dataset), named_columns(columns, labels))
         folder = ReviewFolder(out or Path("review") / title)
         shown, source = title, dataset
     options = PushOptions(
@@ -151,7 +154,8 @@ def push(
         overlap=overlap or (2 if mode == "blind" else 1), seed=seed,
     )  # fmt: skip
     api = _api(server, home)
-    review = put(api, subjects, folder, options, source=source, is_run=run_dir is not None)
+    with worked_on(folder.root):
+        review = put(api, subjects, folder, options, source=source, is_run=run_dir is not None)
     typer.echo(f"{folder.pushed.rows():,} pairs in {review.workspace}/{review.name}:")
     typer.echo(f"{api.account.url}/dataset/{review.dataset_id}/annotation-mode")
     typer.echo(f"then: prefloop review pull {run_dir or folder.root}")
@@ -166,10 +170,13 @@ def pull(
     as_json: JsonOption = False,
 ) -> None:
     """Fetch every response as a vote, and decide and write a run's dataset again."""
+    from prefloop.pipeline.remote.door import worked_on
     from prefloop.pipeline.review.pull import pull as fetch
     from prefloop.pipeline.review.review_text import render_pulled
 
-    found = fetch(_api(server, home), _folder(where, name))
+    folder = _folder(where, name)
+    with worked_on(folder.root):
+        found = fetch(_api(server, home), folder)
     typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else render_pulled(found))
 
 
@@ -183,13 +190,15 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Progress, agreement of people, and how far the labelers agree with them."""
+    from prefloop.pipeline.remote.door import worked_on
     from prefloop.pipeline.review.pull import pull as get
     from prefloop.pipeline.review.review_status import review_status
     from prefloop.pipeline.review.review_text import render_review_status
 
     folder = _folder(where, name)
     if fetch:
-        get(_api(server, home), folder)
+        with worked_on(folder.root):
+            get(_api(server, home), folder)
     found = review_status(folder)
     typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else render_review_status(found))
 
@@ -202,9 +211,11 @@ def _api(server: str | None, home: Path | None) -> ArgillaApi:
 
 
 def _folder(where: Path, name: str | None) -> ReviewFolder:
+    from prefloop.pipeline.remote.door import local_path
     from prefloop.pipeline.review.errors import ReviewError
     from prefloop.pipeline.review.folder import ReviewFolder
 
+    where = local_path(where)
     if (where / "review.json").is_file():
         return ReviewFolder(where)
     found = sorted(path.parent for path in (where / "review").glob("*/review.json"))

@@ -6,6 +6,7 @@ from typing import Any
 
 from prefloop.data.shards import ShardFolder
 from prefloop.labelers.statistics.winrate import LENGTH_GAP, extrapolates
+from prefloop.pipeline.remote.door import shown_path
 from prefloop.pipeline.report.given_agreement import agreement_with_given
 from prefloop.pipeline.run.final_split import final_dir, final_figures
 from prefloop.pipeline.run.promotion import keeping
@@ -19,7 +20,7 @@ def headline(run: RunDir) -> str:
     rounds = [folder for folder in run.rounds() if folder.written.exists()]
     rows = [rows_written(folder) for folder in rounds]
     train, test = (sum(counts[split] for counts in rows) for split in ("train", "test"))
-    lines = [f"dataset   {run.dataset}  ({train:,} train and {test:,} test triples)"]
+    lines = [f"dataset   {shown_path(run.dataset)}  ({train:,} train and {test:,} test triples)"]
     differ = any(has_own_labels(folder) for folder in rounds)
     for folder in rounds:
         by = f"; by {', '.join(_judges(folder.metrics))}" if differ else ""
@@ -27,14 +28,14 @@ def headline(run: RunDir) -> str:
             f"win rate  round {folder.index} against {against}: {text}{by}"
             for against, text in _win_rates(folder.metrics)
         ]
-        lines += [f"policy    {folder.policy}"] if folder.policy.exists() else []
+        lines += [f"policy    {shown_path(folder.policy)}"] if folder.policy.exists() else []
     kept = keeping(run)
     if kept.evaluated and kept.passed_over:
-        best = kept.folder.policy if kept.folder else "the starting policy"
+        best = shown_path(kept.folder.policy) if kept.folder else "the starting policy"
         lines.append(f"keep      {best}  ({kept.because})")
     lines += [f"final     {each}" for each in _final(run, kept.folder)]
     lines += [f"labels    {each}" for each in agreement_with_given(run)]
-    lines.append(f"report    {run.report}")
+    lines.append(f"report    {shown_path(run.report)}")
     return "\n".join(lines)
 
 

@@ -17,6 +17,7 @@ from prefloop.data.embedded import resolve_embedded
 from prefloop.data.hashing import folder_revision
 from prefloop.data.protocol import Engine, EngineFailed, Message
 from prefloop.data.shards import ShardFolder
+from prefloop.data.storage.objects import is_address
 from prefloop.labelers.base import Labeler
 from prefloop.labelers.config import (
     ImplicitRewardLabeler,
@@ -66,6 +67,7 @@ from prefloop.pipeline.machine.stage_memory import (
     sampling_longest,
     stage_memory,
 )
+from prefloop.pipeline.remote.door import local_path
 from prefloop.pipeline.run.context import blocks_in_flight
 from prefloop.training.policy.log_ratios import PolicyAndReference, Scoring
 from prefloop.training.policy.logprobs import (
@@ -91,7 +93,8 @@ PROBES = 4
 
 
 def checkpoint(model: str, *, served: bool, trust_remote_code: bool = False) -> str:
-    """Where ``model`` lies: an embedded name or hub name becomes a local folder.
+    """Where ``model`` lies: an embedded name, a hub name or an address on an object store becomes a
+    local folder.
 
     ``served`` names (models of an HTTP server) stay as they are. From the hub only safetensors
     and text files are fetched, and code if it is trusted. Raises ``EngineFailed`` where there is
@@ -100,6 +103,8 @@ def checkpoint(model: str, *, served: bool, trust_remote_code: bool = False) -> 
     name = resolve_embedded(model)
     if served or Path(name).is_dir():
         return name
+    if is_address(name):
+        return str(local_path(name, weights=True))
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

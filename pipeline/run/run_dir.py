@@ -59,6 +59,7 @@ from prefloop.data.errors import PrefloopError
 from prefloop.data.shards import ShardFolder, damaged, read_json_object
 from prefloop.data.storage.whole_files import remove_leftovers
 from prefloop.data.yaml_files import read_yaml
+from prefloop.pipeline.remote.door import worked_on
 
 TRAINING_CURVES, EVALUATION = 0, 1
 """Parts of a round's metrics."""
@@ -244,7 +245,8 @@ class RunDir:
     def lock(self) -> Iterator[None]:
         """Hold the directory for writing; a second writer gets :class:`RunError`.
 
-        The operating system frees the lock with its process, also after ``kill -9``.
+        The operating system frees the lock with its process, also after ``kill -9``. The working
+        copy of a directory on an object store is held on all machines, and carried over.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         owner = self.root / ".lock-owner"
@@ -260,7 +262,8 @@ class RunDir:
             owner.write_text(f"process {os.getpid()}", encoding="utf-8")
             remove_leftovers(self.root)
             self._inode = self.root.stat().st_ino
-            yield
+            with worked_on(self.root):
+                yield
         finally:
             self._inode = None
             lock.release()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from prefloop.data.shards import damaged
 from prefloop.data.storage.counts import of_values
 from prefloop.labelers.decisions.reasons import PAIR_STRATEGY
+from prefloop.pipeline.remote.door import shown_path
 from prefloop.pipeline.run.run_dir import (
     CONFIG_REMEDY,
     EVALUATION,
@@ -190,7 +191,7 @@ def collect_status(run: RunDir) -> RunStatus:
     usage += final_usage(run)
     kept = _kept(run)
     return RunStatus(
-        run_dir=str(run.root),
+        run_dir=shown_path(run.root),
         state=_run_state(run, prompts, rounds, wanted, kept),
         rounds_planned=wanted.rounds,
         prompts=prompts,

@@ -20,6 +20,11 @@ def length(text: str, *, messages, reference, metadata) -> float:
     return len(text)
 
 
+def longer(text: str, **_: object) -> float:
+    """Long answers are good ones."""
+    return min(len(text) / 50, 1.0)
+
+
 def how_often(text: str, **_: object) -> int:
     """The number of its calls in this process."""
     global _CALLS

@@ -54,6 +54,7 @@ ORDER = {
         "config",
         "machine",
         "executors",
+        "remote",
         "run",
         "stages",
         "report checking",
