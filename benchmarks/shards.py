@@ -66,7 +66,8 @@ def finish(root: Path) -> None:
     run.index_shards()
     run.round(0).index_shards()
     run.card.touch()
-    run.report.touch()
+    after = run.card.stat().st_mtime + 1  # the report tells of the card too
+    os.utime(run.report, (after, after))
 
 
 def main() -> None:
