@@ -325,6 +325,11 @@ class RunConfig(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
+        if self.executor.type == "ray" and is_address(self.run_dir):
+            raise ValueError(
+                f"executor.type ray writes into a folder that all nodes see: {self.run_dir} is on "
+                "an object store; set run_dir to such a folder, or executor.type: local"
+            )
         self._fit_given()
         named = [("sample.engine", self.sample.engine)] if self.uses_policy else []
         named += [(f"sample.pool.{m.name}.engine", m.engine) for m in self.sample.pool]

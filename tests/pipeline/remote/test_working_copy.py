@@ -12,10 +12,12 @@ from prefloop.data.shards import atomic_write_text
 from prefloop.data.sources.files import read_rows
 from prefloop.data.storage.lease import FOLDER, LeaseLost, LeaseTaken
 from prefloop.data.storage.objects import Objects
+from prefloop.pipeline.config import ConfigError
 from prefloop.pipeline.remote.door import local_path, shown_path, worked_on
 from prefloop.pipeline.remote.working_copy import WorkingCopy, copy_of
 from prefloop.pipeline.run.models import checkpoint
 from prefloop.pipeline.run.run_dir import RunDir
+from tests.helpers.runs import small_config
 
 
 def write(root: Path, **files: str) -> None:
@@ -175,3 +177,11 @@ def test_rows_are_not_read_from_a_store() -> None:
     source = PromptSource.model_validate({"path": "s3://bucket/prompts.jsonl"})
     with pytest.raises(InputError, match="files of this machine: copy it here"):
         list(read_rows(source))
+
+
+def test_ray_and_an_address_do_not_go_together() -> None:
+    with pytest.raises(ConfigError, match="a folder that all nodes see: s3://bucket/run is on an"):
+        small_config(run_dir="s3://bucket/run", executor={"type": "ray"})
+    assert small_config(run_dir="s3:/bucket//run/").run_dir == "s3://bucket/run"
+    with pytest.raises(ConfigError, match="write it as s3://BUCKET/FOLDER"):
+        small_config(run_dir="s3://bucket/run?a=1")
