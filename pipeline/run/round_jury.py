@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 from pydantic import ValidationError
@@ -18,8 +18,10 @@ from prefloop.labelers.jury.round_jury import RoundJury
 from prefloop.labelers.jury.rules import FITTED_RULES, FittedJury
 from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS
 from prefloop.labelers.people import is_human, without, without_people
-from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.run.run_dir import RoundDir
+
+if TYPE_CHECKING:
+    from prefloop.pipeline.config import RunConfig
 
 logger = logging.getLogger(__name__)
 
