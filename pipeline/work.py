@@ -11,9 +11,10 @@ from typing import Any
 
 from prefloop.labelers.config import LabelConfig
 from prefloop.pipeline.config import PoolMember, RunConfig, SampleConfig, validate_config
-from prefloop.pipeline.executors.block_task import BlockJob, Executor
+from prefloop.pipeline.executors.block_task import BlockJob, Executor, ExecutorFailed
 from prefloop.pipeline.executors.block_worker import WorkOrder
 from prefloop.pipeline.executors.local import LocalExecutor
+from prefloop.pipeline.remote.working_copy import copy_of
 from prefloop.pipeline.run.context import RoundContext, RunContext
 from prefloop.pipeline.run.final_split import ids_of_rounds
 from prefloop.pipeline.run.models import Models
@@ -32,6 +33,12 @@ def executor_of(config: RunConfig, run: RunDir, models: Models) -> Executor:
     """
     if config.executor.type == "local":
         return LocalExecutor()
+    if copy := copy_of(run.root):
+        raise ExecutorFailed(
+            f"executor.type ray: the run directory {copy.address} is worked on in a copy of this "
+            "machine, which workers do not see: let run_dir be a folder that all nodes share, or "
+            "set executor.type: local"
+        )
     from prefloop.pipeline.executors.ray import RayExecutor
 
     def policy_now() -> str | None:

@@ -95,7 +95,11 @@ class TransformersEngine(Strict):
     one of its own; on the CPU they share the cores out, and each has ``threads`` of them. They take
     whole blocks from one queue, so with the same ``threads`` any number of them makes the same
     dataset, byte for byte. ``{min: 1, max: 8}``: as many as there are GPUs, or cores, for. 1
-    computes in the run's own process."""
+    computes in the run's own process. On a cluster (``executor``), so many workers."""
+    cpus: Annotated[PositiveFloat | None, LATER] = None
+    """CPUs of each worker of a cluster (``executor``), beside ``executor.cpus``."""
+    accelerator_type: Annotated[str | None, LATER] = None
+    """Kind of GPU of each worker of a cluster, as Ray names it (``H100``); null: any."""
 
     @model_validator(mode="after")
     def _has_devices_for_all(self) -> TransformersEngine:
@@ -158,10 +162,15 @@ class VllmEngine(Strict):
     replicas: Annotated[Replicas, LATER] = 1
     """vLLM engines on this machine, each with the whole model on ``gpus`` of its own; on the CPU
     they share the cores out. A block goes to the one that has least to do. ``{min: 1, max: 8}``: as
-    many as there are GPUs, or cores, for. 1 is driven from the run's own process."""
+    many as there are GPUs, or cores, for. 1 is driven from the run's own process. On a cluster
+    (``executor``), so many workers."""
     gpus: Annotated[PositiveInt | None, LATER] = None
     """GPUs of each of several ``replicas``; null is ``tensor_parallel_size``. More are for what
     ``engine_args`` say, such as ``pipeline_parallel_size``."""
+    cpus: Annotated[PositiveFloat | None, LATER] = None
+    """CPUs of each worker of a cluster (``executor``), beside ``executor.cpus``."""
+    accelerator_type: Annotated[str | None, LATER] = None
+    """Kind of GPU of each worker of a cluster, as Ray names it (``H100``); null: any."""
 
     @field_validator("engine_args")
     @classmethod

@@ -36,36 +36,37 @@ def worker_needs(config: RunConfig, task: BlockTask, *, has_gpus: bool) -> Worke
     engines = {name: config.engines[name] for name in names}
     gpus = [_gpus(engine, has_gpus=has_gpus) for engine in engines.values()]
     gpus += [float(_on_gpu(labeler.device, has_gpus=has_gpus)) for labeler in own]
-    kinds = {
-        kind for one in engines.values() if (kind := getattr(one, "accelerator_type", None))
+    local = {
+        name: one for name, one in engines.items() if not isinstance(one, OpenAIEngine)
     }  # fmt: skip
+    kinds = {one.accelerator_type for one in local.values()} - {None}
     if len(kinds) > 1:
         raise ExecutorFailed(
-            f"engines {' and '.join(engines)} name different values of accelerator_type "
-            f"({', '.join(sorted(kinds))}), and one worker has them all: name one"
+            f"engines.{' and engines.'.join(local)} differ in accelerator_type "
+            f"({', '.join(sorted(filter(None, kinds)))}), and one worker has them all: name one"
         )
-    ranges = [getattr(one, "replica_range", (1, 1)) for one in engines.values()]
-    several = [one for one in ranges if one != (1, 1)]
+    several = [one.replica_range for one in local.values() if one.replica_range != (1, 1)]
     least = max((low for low, _ in several), default=1)
     most = [high for _, high in several]
     if config.executor.workers is not None:
         most.append(config.executor.workers)
         least = min(least, config.executor.workers)
     return WorkerNeeds(
-        cpus=config.executor.cpus
-        + sum(float(getattr(one, "cpus", None) or 0) for one in engines.values()),
+        cpus=config.executor.cpus + sum(one.cpus or 0 for one in local.values()),
         gpus=max(gpus, default=0.0),
         accelerator=next(iter(kinds), None),
         least=least,
         most=max(min(most), least) if most else None,
-        computes=bool(own) or any(not isinstance(one, OpenAIEngine) for one in engines.values()),
+        computes=bool(own or local),
     )
 
 
 def of_one_worker(config: RunConfig) -> RunConfig:
     """``config`` as it is for a worker, which is itself one of several."""
     engines = {
-        name: engine.model_copy(update={"replicas": 1}) if hasattr(engine, "replicas") else engine
+        name: engine
+        if isinstance(engine, OpenAIEngine)
+        else engine.model_copy(update={"replicas": 1})
         for name, engine in config.engines.items()
     }
     return config.model_copy(update={"engines": engines})
@@ -97,13 +98,10 @@ def _opened(task: BlockTask) -> tuple[list[str], list[OwnModelLabeler]]:
 
 
 def _gpus(engine: EngineConfig, *, has_gpus: bool) -> float:
-    asked = getattr(engine, "gpus", None)
-    if asked is not None:
-        return float(asked)
     if isinstance(engine, OpenAIEngine):
         return 0.0
     if isinstance(engine, VllmEngine):
-        return float(engine.tensor_parallel_size) if has_gpus else 0.0
+        return float(engine.gpus_of_replica) if has_gpus or engine.gpus else 0.0
     return float(_on_gpu(engine.device, has_gpus=has_gpus))
 
 

@@ -81,6 +81,7 @@ _HARMLESS = {
     "max_cost", "cache", "cache_dir", "leave_out", "top_logprobs", "max_tokens_field",
     "extra_headers", "gpu_memory_utilization", "block_wait_s", "save_steps", "then", "max_invalid",
     "processes", "memory", "tracking", "enable_sleep_mode", "endpoints", "replicas", "gpus",
+    "cpus", "accelerator_type",
 }  # fmt: skip
 """Last parts of keys that change how a run gets there, and not what comes out."""
 _SPEED = {"max_num_seqs", "cpu_kv_cache_gib", "enable_prefix_caching"}

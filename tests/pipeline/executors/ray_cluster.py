@@ -21,15 +21,26 @@ def ray_cluster(nodes: int = 2) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     os.environ |= QUIET
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
-    )
+    cluster = Cluster()
     try:
+        _started(lambda: cluster.add_node(num_cpus=0, include_dashboard=False))
         for _ in range(nodes):
-            cluster.add_node(num_cpus=1)
+            _started(lambda: cluster.add_node(num_cpus=1))
         yield cluster
     finally:
         cluster.shutdown()
+
+
+def _started(node: Callable[[], Any]) -> None:
+    """Start a node; again where a busy machine does not come to it within Ray's own 30 s."""
+    for left in reversed(range(4)):
+        try:
+            node()
+        except Exception as error:  # it has no type of its own
+            if not left or "timed out during startup" not in str(error):
+                raise
+        else:
+            return
 
 
 def workers() -> list[psutil.Process]:

@@ -5,9 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefloop.pipeline.config import validate_config
-from prefloop.pipeline.executors.block_task import BlockTask
-from prefloop.pipeline.executors.resources import WorkerNeeds, share_rates, worker_needs
+import pytest
+
+from prefloop.pipeline.config import RunConfig, validate_config
+from prefloop.pipeline.executors.block_task import BlockTask, ExecutorFailed
+from prefloop.pipeline.executors.resources import (
+    WorkerNeeds,
+    of_one_worker,
+    share_rates,
+    worker_needs,
+)
 
 ENGINES = {
     "policy": {"type": "vllm", "tensor_parallel_size": 2},
@@ -16,7 +23,7 @@ ENGINES = {
 }
 
 
-def needs(stage: str, *, has_gpus: bool = True, **changes: Any) -> WorkerNeeds:
+def config(**changes: Any) -> RunConfig:
     judge = {"type": "judge", "name": "j", "engine": "judge", "model": "m"}
     raw: dict[str, Any] = {
         "engines": ENGINES,
@@ -25,12 +32,16 @@ def needs(stage: str, *, has_gpus: bool = True, **changes: Any) -> WorkerNeeds:
         "sample": {"engine": "policy"},
         "label": {"labelers": [judge]},
     }
-    config = validate_config(raw | changes, "test")
+    return validate_config(raw | changes, "test")
+
+
+def needs(stage: str, *, has_gpus: bool = True, **changes: Any) -> WorkerNeeds:
+    whole = config(**changes)
     details = {
-        "sample": {"sample": config.sample.model_dump(mode="json")},
-        "label": {"label": config.label.model_dump(mode="json")},
+        "sample": {"sample": whole.sample.model_dump(mode="json")},
+        "label": {"label": whole.label.model_dump(mode="json")},
     }[stage]
-    return worker_needs(config, BlockTask(stage, Path(), 0, details), has_gpus=has_gpus)
+    return worker_needs(whole, BlockTask(stage, Path(), 0, details), has_gpus=has_gpus)
 
 
 def test_a_worker_has_the_gpus_of_the_engines_that_its_stage_opens() -> None:
@@ -51,6 +62,29 @@ def test_engines_of_one_worker_share_its_gpus() -> None:
 def test_there_are_no_more_workers_than_wanted() -> None:
     taken = needs("sample", executor={"type": "ray", "workers": 3})
     assert (taken.least, taken.most) == (1, 3)
+
+
+def test_what_engines_ask_for_is_what_a_worker_has() -> None:
+    vllm = {"type": "vllm", "replicas": {"min": 2, "max": 6}, "gpus": 4, "cpus": 3}
+    engines = ENGINES | {"policy": vllm | {"accelerator_type": "H100"}}
+    assert needs("sample", engines=engines) == WorkerNeeds(5, 4.0, "H100", 2, 6, computes=True)
+    few = {"type": "ray", "workers": 1}
+    taken = needs("sample", engines=engines, executor=few)
+    assert (taken.least, taken.most) == (1, 1)
+    assert of_one_worker(config(engines=engines)).engines["policy"].replica_range == (1, 1)
+
+
+def test_two_kinds_of_gpu_are_not_in_one_worker() -> None:
+    engines = ENGINES | {
+        "policy": ENGINES["policy"] | {"accelerator_type": "H100"},
+        "tiny": ENGINES["tiny"] | {"accelerator_type": "L4"},
+    }
+    pool = [
+        {"name": "a", "engine": "policy", "model": "x"},
+        {"name": "b", "engine": "tiny", "model": "y"},
+    ]
+    with pytest.raises(ExecutorFailed, match=r"accelerator_type \(H100, L4\)"):
+        needs("sample", engines=engines, sample={"pool": pool, "engine": "policy"})
 
 
 def test_labelers_with_models_of_their_own_take_one_too() -> None:
