@@ -109,7 +109,12 @@ class TimedJob:
 @contextmanager
 def cluster_of(nodes: int) -> Iterator[Any]:
     """A head without CPUs, and nodes of one."""
-    os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ |= {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray's default is 15: beside other work, workers would be slower than this process.
+        "RAY_worker_niceness": "0",
+    }
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 0, "include_dashboard": False}
