@@ -247,7 +247,7 @@ def test_thoughts_are_folded_apart_from_answers_and_votes(tmp_path: Path) -> Non
         rows = shards.read(0).to_pylist()
         for row in rows[::2]:  # the others have none
             row |= {"reasoning": thought, "reasoning_tokens": tokens}
-        shards.write(0, pa.Table.from_pylist(rows, schema=shards.read(0).schema))
+        shards.replace(0, pa.Table.from_pylist(rows, schema=shards.read(0).schema))
 
     kept, _ = read_excerpts(run)
     thoughts = [one.chosen.thought for one in kept] + [one.rejected.thought for one in kept]
@@ -275,7 +275,7 @@ def test_prompts_are_counted_by_source(page: str, tmp_path: Path) -> None:
     rows = run.prompts.read(0).to_pylist()
     for place, row in enumerate(rows):
         row["source"] = "questions.jsonl" if place < 6 else f"<b>{place}</b>.csv"
-    run.prompts.write(0, pa.Table.from_pylist(rows, schema=PROMPT))
+    run.prompts.replace(0, pa.Table.from_pylist(rows, schema=PROMPT))
     parsed = _Page(render_report(run))
     assert "8 kept, of 3 sources" in parsed.text
     assert f"questions.jsonl6{percent(0.75)}" in parsed.text  # cells of a row of the table
@@ -287,7 +287,7 @@ def test_many_sources_are_added_up(tmp_path: Path) -> None:
     for block in run.prompts.indices():
         rows = run.prompts.read(block).to_pylist()
         named = [row | {"source": f"part-{row['row']:03d}.jsonl"} for row in rows]
-        run.prompts.write(block, pa.Table.from_pylist(named, schema=PROMPT))
+        run.prompts.replace(block, pa.Table.from_pylist(named, schema=PROMPT))
     parsed = _Page(render_report(run))
     assert f"{8 * BLOCK - MOST_SOURCES} more{8 * BLOCK - MOST_SOURCES}" in parsed.text
 
