@@ -294,7 +294,7 @@ def draw(found: dict[str, Measured], rounds: dict[str, dict[str, Any]], target: 
                 linestyle=("-", ":")[level], label=f"{what}, {mode}",
             )  # fmt: skip
     axes[0].set_title("IFEval on held-out prompts, %")
-    axes[0].legend(fontsize=7)
+    axes[0].legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncol=2)
     axes[0].set_xticks(range(len(names)), names)
     panels = (
         ("win_rate", "win rate against the start", 0.5),
