@@ -71,7 +71,10 @@ ENTRIES = {
         ("--prompts", "40", "--judge", "pairwise", "--repeats", "3"),
         module="prefixes",
     ),
-    "shared_heads": Entry("Sampling from a model whose heads share keys and values"),
+    "shared_heads": Entry(
+        "Sampling from a model whose heads share keys and values",
+        ("--rows", "32", "--tokens", "256", "--repeats", "1"),
+    ),
     "shards": Entry("Runs of many shards"),
     "endpoints": Entry("A pool of servers against one"),
     "replicas": Entry("Several processes of one engine"),
