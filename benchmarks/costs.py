@@ -10,8 +10,9 @@ here: an H100's by default, in bfloat16 and after what large products reach in p
 sees every pair of a prompt's answers in both orders and writes one token. Training is not in it: it
 costs what its number of triples costs, on one machine or many.
 
-Requests to an object store are what the run directory's layout needs: a PUT for each shard, a GET
-for each time that a stage reads one, a LIST for each thousand. Prints Markdown tables.
+Requests to an object store are what the run directory's layout needs: a PUT for each shard, and a
+LIST for each thousand of them. Stages read a local copy; a machine that takes a run over fetches
+each shard once more, which is not in it. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -26,10 +27,7 @@ from prefloop.pipeline.plan.clock import Clock
 
 WRITTEN = ("prompt", "candidate", "vote", "decision", "triple")
 """Nouns that have a shard for each block."""
-READ = ("prompt", "prompt", "candidate", "candidate", "candidate", "vote", "decision")
-"""What stages read of a block: sample the prompts; label these and candidates; filter votes and
-candidates; write decisions and candidates."""
-PUT_PRICE, GET_PRICE = 5e-6, 4e-7
+PUT_PRICE = 5e-6
 """Dollars a request, as the large clouds ask them; a LIST costs as much as a PUT."""
 RUBRIC = 250
 """Tokens of a judge's prompt beside the question and the answers."""
@@ -77,11 +75,8 @@ def cost(given: argparse.Namespace, candidates: float) -> Cost:
     labelled = clock.answering("default", given.judge, int(votes), tokens=(seen, 1, 1))
     blocks = math.ceil(prompts / given.block_size)
     puts = len(WRITTEN) * blocks
-    gets, lists = len(READ) * blocks, math.ceil(puts / 1000)
-    return Cost(
-        candidates, sampled / 3600, labelled / 3600, puts, puts + gets + lists,
-        (puts + lists) * PUT_PRICE + gets * GET_PRICE,
-    )  # fmt: skip
+    requests = puts + math.ceil(puts / 1000)
+    return Cost(candidates, sampled / 3600, labelled / 3600, puts, requests, requests * PUT_PRICE)
 
 
 def main() -> None:
