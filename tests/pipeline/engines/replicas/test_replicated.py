@@ -228,7 +228,7 @@ def test_a_block_that_kills_all_who_have_it_is_named(runner, engine) -> None:
     assert all(isinstance(one, list) for one in good)
 
 
-def test_one_that_does_not_come_back_is_done_without(runner, engine, caplog) -> None:
+def test_one_that_does_not_come_back_is_done_without(runner, engine, folders, caplog) -> None:
     refused = asyncio.Event()
 
     async def refuse(replica: Engine) -> None:
@@ -236,10 +236,12 @@ def test_one_that_does_not_come_back_is_done_without(runner, engine, caplog) -> 
         raise PolicyMismatch("the engine serves something else")
 
     async def go() -> list[Any]:
+        await engine.load_policy(folders["base"])
         engine.check_by(refuse)
         kill(engine.replicas[0].pid)
         await refused.wait()
         answers = await ask(engine, blocks(2))
+        await asyncio.gather(*engine._crew._coming)
         assert len(engine.replicas) == 1
         return answers
 
