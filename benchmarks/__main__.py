@@ -64,6 +64,7 @@ ENTRIES = {
         "The label stage over HTTP",
         ("--prompts", "400", "--connections", "64", "256", "1000", "--api", "chat"),
     ),
+    "kept_full": Entry("An engine kept full where a few answers take ten times as long"),
     "reading": Entry("Prompts read, and a finished run"),
     "prefixes": Entry("The embedded judge, with what its requests share computed once"),
     "prefixes-pairwise": Entry(

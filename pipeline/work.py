@@ -32,7 +32,7 @@ def executor_of(config: RunConfig, run: RunDir, models: Models) -> Executor:
     Raises ``ExecutorFailed``.
     """
     if config.executor.type == "local":
-        return LocalExecutor()
+        return LocalExecutor(models.admission)
     if copy := copy_of(run.root):
         raise ExecutorFailed(
             f"executor.type ray: the run directory {copy.address} is worked on in a copy of this "

@@ -115,7 +115,8 @@ class Guards(Strict):
     """Steps in a row in which every pair is told apart, after which there is a warning. Null: no
     warning."""
     snapshots: PositiveInt = 10
-    """Times a round that the weights are put aside while all is well; one is kept."""
+    """Times a round that the weights are put aside while all is well; one is kept. Of large models
+    fewer are: no more than write 64 GB, but two."""
     max_kl: PositiveFloat | None = 100.0
     """Nats an answer between a new policy and the starting one, on held-out prompts; within
     ``grpo`` and ``rloo``, between the policy and the reference (where ``beta`` is above 0). Null:

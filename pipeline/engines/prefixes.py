@@ -26,12 +26,12 @@ PromptTokens = tuple[int, ...]
 Tree = list[int]
 """Indices of prompts, in lexical order: each begins with what it shares with the one before."""
 
-_WORTHWHILE = 0.75
+WORTHWHILE = 0.75
 """Sharing has to bring the cost down to this part; else batches stay as they are, to the last
 bit."""
 _LARGEST_MASK = 1 << 24
 """Entries of the masks of one forward pass, at most."""
-_PASS = 64
+PASS = 64
 """What a forward pass more costs, in tokens."""
 
 
@@ -82,7 +82,7 @@ def trees_of(prompts: Sequence[PromptTokens], work: Work) -> list[Tree] | None:
             trees.append([row])
             sizes.append(len(prompts[row]))
     apart = sum(work(len(prompt)) for prompt in prompts)
-    return trees if sum(map(work, sizes)) <= _WORTHWHILE * apart else None
+    return trees if sum(map(work, sizes)) <= WORTHWHILE * apart else None
 
 
 def size_of(prompts: Sequence[PromptTokens], tree: Tree) -> int:
@@ -93,7 +93,7 @@ def size_of(prompts: Sequence[PromptTokens], tree: Tree) -> int:
 def families_of(model: Any, prompts: Sequence[PromptTokens]) -> list[Tree] | None:
     """Which of ``prompts`` (all different) ``model`` had better compute in one batch, the smallest
     first; None where it makes little difference or the model cannot."""
-    trees = trees_of(prompts, Work(_width(model)))
+    trees = trees_of(prompts, Work(width_of(model)))
     if trees is None or not can_share(model):
         return None
     return sorted(trees, key=lambda tree: (size_of(prompts, tree), prompts[tree[0]]))
@@ -146,12 +146,12 @@ def passes_over(prompts: Sequence[PromptTokens], work: Work) -> list[list[Packed
     for one in packed:
         now = passes[-1]
         padding = len(now) * (len(one) - len(now[-1])) if now else 0
-        if now and (padding > _PASS or (len(now) + 1) * len(one) ** 2 > _LARGEST_MASK):
+        if now and (padding > PASS or (len(now) + 1) * len(one) ** 2 > _LARGEST_MASK):
             passes.append([])
         passes[-1].append(one)
-    cost = sum(work(len(part[-1]), len(part)) + _PASS for part in passes)
-    alone = work(max(map(len, prompts)), len(prompts)) + _PASS
-    return passes if cost <= _WORTHWHILE * alone else None
+    cost = sum(work(len(part[-1]), len(part)) + PASS for part in passes)
+    alone = work(max(map(len, prompts)), len(prompts)) + PASS
+    return passes if cost <= WORTHWHILE * alone else None
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class SharedPrefill:
         for row, prompt in enumerate(copies):
             self._rows_of[prompt].append(row)
         self._count = len(copies)
-        self._passes = passes_over(prompts, Work(_width(model)))
+        self._passes = passes_over(prompts, Work(width_of(model)))
         self.pays = self._passes is not None and can_share(model)
 
     def run(self, capacity: int | None) -> tuple[torch.Tensor, DynamicCache | None]:
@@ -253,5 +253,5 @@ def can_share(model: Any) -> bool:
     return passes.head is not None and passes.apart is None
 
 
-def _width(model: Any) -> int:
+def width_of(model: Any) -> int:
     return int(model.get_input_embeddings().weight.shape[1])

@@ -346,6 +346,16 @@ class OpenAIEngine(Strict):
         return self
 
 
+def sequences_at_once(engine: TransformersEngine | VllmEngine | OpenAIEngine) -> int:
+    """Sequences that ``engine`` works on together, whatever block they belong to; 1 where its
+    batches are those of a block, so that other blocks only wait."""
+    if isinstance(engine, OpenAIEngine):
+        return engine.concurrency
+    if isinstance(engine, VllmEngine):
+        return engine.max_num_seqs * engine.replica_range[1]
+    return 1
+
+
 EngineConfig = Annotated[
     TransformersEngine | VllmEngine | OpenAIEngine, Field(discriminator="type")
 ]

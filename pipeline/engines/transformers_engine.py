@@ -40,7 +40,8 @@ from prefloop.pipeline.engines.answer_reader import (
 from prefloop.pipeline.engines.blocks import BlockQueue, Pending
 from prefloop.pipeline.engines.decoding import Drawn, decode
 from prefloop.pipeline.engines.defaults import Advice, completed
-from prefloop.pipeline.engines.prefixes import families_of
+from prefloop.pipeline.engines.padding import cut_by_length
+from prefloop.pipeline.engines.prefixes import Work, families_of, width_of
 from prefloop.pipeline.engines.settings import TransformersEngine
 from prefloop.pipeline.engines.weights import check_template_tokens, load_model, load_tokenizer
 from prefloop.training.inputs.tokens import TokenIds
@@ -305,7 +306,12 @@ def _batches(block: list[Pending], size: int, model: Any) -> Iterator[Sequence[T
         ]
         parts = -(-len(rows) // size)
         for part in range(parts):  # even parts: no small rest
-            yield rows[part * len(rows) // parts : (part + 1) * len(rows) // parts]
+            batch = rows[part * len(rows) // parts : (part + 1) * len(rows) // parts]
+            if families is not None:
+                yield batch
+                continue
+            own = [pending.prompt for pending, _ in batch]
+            yield from cut_by_length(batch, own, Work(width_of(model)), sampling.max_tokens)
 
 
 def _sampling(request: Request) -> Sampling:

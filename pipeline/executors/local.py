@@ -8,14 +8,28 @@ from dataclasses import dataclass
 from functools import partial
 
 from prefloop.pipeline.executors.block_task import BlockJob, Make, Take
+from prefloop.pipeline.machine.engine_load import Asker, EngineLoads, ask_as
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Further blocks than a stage's own number begin as long as ``loads`` has room, up to
+    ``most``."""
+
+    loads: EngineLoads
+    most: int
 
 
 class LocalExecutor:
     """Works on blocks in this process's event loop."""
 
+    def __init__(self, admission: Admission | None = None) -> None:
+        """``admission``: by which more blocks begin than a job says; null: no more."""
+        self._admission = admission
+
     async def open(self, job: BlockJob) -> LocalJob:
         """See ``prefloop.pipeline.executors.block_task.Executor``."""
-        return LocalJob(job, await job.here())
+        return LocalJob(job, await job.here(), self._admission)
 
     async def aclose(self) -> None:
         """Nothing was opened that is not the caller's."""
@@ -27,6 +41,7 @@ class LocalJob:
 
     job: BlockJob
     make: Make
+    admission: Admission | None = None
 
     async def run(self, blocks: Sequence[int], *, begin: Callable[[int], None], take: Take) -> None:
         """See ``prefloop.pipeline.executors.block_task.OpenJob``."""
@@ -37,37 +52,71 @@ class LocalJob:
             tables = await self.make(index)
             await take(shelf.facts(index, tables), partial(shelf.keep, index, tables))
 
-        await run_blocks(blocks, work, in_flight=self.job.in_flight)
+        await run_blocks(blocks, work, in_flight=self.job.in_flight, admission=self.admission)
 
 
 async def run_blocks(
-    blocks: Iterable[int], work: Callable[[int], Awaitable[None]], *, in_flight: int
+    blocks: Iterable[int],
+    work: Callable[[int], Awaitable[None]],
+    *,
+    in_flight: int,
+    admission: Admission | None = None,
 ) -> None:
-    """Await ``work(block)`` for every block, at most ``in_flight`` at once, begun in order.
+    """Await ``work(block)`` for every block, at most ``in_flight`` at once, begun in order; more
+    where ``admission`` has room for them.
 
     While the last requests of one block finish, the next block already feeds the engine. The
     first error cancels what is in flight and is raised; finished blocks are committed by then.
     """
-    pending: set[asyncio.Task[None]] = set()
+    admission = admission or Admission(EngineLoads(), in_flight)
+    pending: dict[asyncio.Task[None], Asker] = {}
+    room = asyncio.Event()
+
+    async def begin(block: int, asker: Asker) -> None:
+        ask_as(asker)
+        await work(block)
+
+    def is_full() -> bool:
+        if len(pending) < in_flight:
+            return False
+        # A block that has not asked yet is not in the loads.
+        heard = all(asker.asked for asker in pending.values())
+        return not (len(pending) < admission.most and heard and admission.loads.has_room)
+
     try:
-        for block in blocks:
-            pending.add(asyncio.ensure_future(work(block)))
-            if len(pending) >= in_flight:
-                pending = await _reap(pending)
-        while pending:
-            pending = await _reap(pending)
+        with admission.loads.heard_by(room.set):
+            for block in blocks:
+                while is_full():
+                    await _wait(pending, room)
+                asker = Asker()
+                pending[asyncio.ensure_future(begin(block, asker))] = asker
+            while pending:
+                await _wait(pending)
     finally:
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
 
 
-async def _reap(pending: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
-    done, rest = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+async def _wait(
+    pending: dict[asyncio.Task[None], Asker], room: asyncio.Event | None = None
+) -> None:
+    """Wait until one of ``pending`` is done, which leaves it, or ``room`` is set, which is cleared.
+    Raises what a task raised, when all others are at their end."""
+    until = [asyncio.ensure_future(room.wait())] if room else []
+    try:
+        await asyncio.wait([*pending, *until], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for one in until:
+            one.cancel()
+    if room:
+        room.clear()
+    done = [task for task in pending if task.done()]
+    for task in done:
+        del pending[task]
     errors = [task.exception() for task in done if task.exception() is not None]
     if errors:
-        for task in rest:
+        for task in pending:
             task.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
+        await asyncio.gather(*pending, return_exceptions=True)
         raise errors[0]  # type: ignore[misc]
-    return rest

@@ -4,7 +4,7 @@ meanwhile."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from prefloop.data.protocol import Completion, Engine, Request
@@ -59,18 +59,24 @@ class SeatedEngine:
     """An ``Engine`` that takes its place in memory for each request."""
 
     def __init__(
-        self, seat: Callable[[], AbstractAsyncContextManager[Engine]], engine: Engine
+        self,
+        seat: Callable[[], AbstractAsyncContextManager[Engine]],
+        engine: Engine,
+        load: Callable[[int], AbstractContextManager[None]],
     ) -> None:
-        """``engine`` is one that sat there, and tells what such an engine can do."""
+        """``engine`` is one that sat there, and tells what such an engine can do; ``load`` counts
+        sequences as under way."""
         self._seat = seat
         self._like = engine
+        self._load = load
 
     async def generate(self, request: Request) -> list[Completion]:
         """See ``prefloop.data.protocol.Engine``."""
         announce(request)
         try:
-            async with self._seat() as engine:
-                return await engine.generate(request)
+            with self._load(len(request.seeds)):
+                async with self._seat() as engine:
+                    return await engine.generate(request)
         finally:
             answered(request)
 
@@ -89,11 +95,19 @@ class SeatedEngine:
 class SeatedLabeler:
     """A ``Labeler`` with a model of its own that takes its place in memory for each block."""
 
-    def __init__(self, name: str, seat: Callable[[], AbstractAsyncContextManager[Labeler]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        seat: Callable[[], AbstractAsyncContextManager[Labeler]],
+        load: Callable[[int], AbstractContextManager[None]],
+    ) -> None:
+        """``load`` counts blocks as under way."""
         self.name = name
         self._seat = seat
+        self._load = load
 
     async def label(self, pairs: Sequence[Pair], *, block: str) -> list[Vote]:
         """See ``prefloop.labelers.base.Labeler``."""
-        async with self._seat() as labeler:
-            return await labeler.label(pairs, block=block)
+        with self._load(1):
+            async with self._seat() as labeler:
+                return await labeler.label(pairs, block=block)

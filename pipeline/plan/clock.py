@@ -30,6 +30,7 @@ from prefloop.pipeline.plan.speeds import (
     VLLM_START_S,
     VLLM_WAKES_S,
 )
+from prefloop.pipeline.run.context import most_in_flight
 from prefloop.training.config import TrainConfig
 
 SpeedOf = Callable[[str, str], MachineSpeed]
@@ -83,7 +84,7 @@ class Clock:
             computing = replace(computing, speed=speed)
         requests = -(-requests // parts)
         prompts = requests * prompt / copies
-        in_flight = self._config.blocks_in_flight * self._config.block_size * copies
+        in_flight = most_in_flight(self._config) * self._config.block_size * copies
         if isinstance(settings, VllmEngine):  # an answer that ends makes room for the next
             together = min(settings.max_num_seqs, in_flight)
             spread = (expected, expected)

@@ -22,6 +22,7 @@ from prefloop.pipeline.machine.speed import machine_speed
 from prefloop.pipeline.machine.stage_memory import StageMemory, stage_memory
 from prefloop.pipeline.plan.assumptions import training_settings
 from prefloop.pipeline.plan.clock import Clock, SpeedOf
+from prefloop.pipeline.plan.disk import DiskSpace, disk_space
 from prefloop.pipeline.plan.planner import Planner
 from prefloop.pipeline.plan.speeds import Measured
 from prefloop.pipeline.plan.steps import Step, Training
@@ -55,6 +56,8 @@ class Plan:
     opening_seconds: float
     """Of starting, and of opening engines."""
     memory: tuple[StageMemory, ...]
+    disk: DiskSpace | None
+    """Of training; null where nothing is trained."""
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -141,6 +144,7 @@ def plan_with(
         training=tuple(planner.training),
         opening_seconds=clock.opening(config.rounds),
         memory=memory,
+        disk=disk_space(config, tuple(planner.training)),
         assumptions=(*training_settings(config.train), *planner.assumptions()),
         warnings=warnings_of(config, planner.steps, memory),
     )

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prefloop.pipeline.plan.plan import Plan
-from prefloop.pipeline.report.formats import count, duration, money, short_count
+from prefloop.pipeline.report.formats import count, duration, money, short_count, size
 
 
 def render_plan(plan: Plan) -> RenderableType:
@@ -25,6 +25,11 @@ def render_plan(plan: Plan) -> RenderableType:
         "cost": f"{money(plan.cost)} expected, {money(plan.max_cost)} at most",
         "time": f"about {duration(plan.seconds)}",
     }
+    if plan.disk:
+        facts["disk"] = (
+            f"{size(plan.disk.kept)} of policies, {size(plan.disk.meanwhile)} more while a round "
+            f"trains; a round's snapshots write {size(plan.disk.written)}"
+        )
     parts: list[RenderableType] = [
         Text.assemble((f"{name:<10}", "dim"), words) for name, words in facts.items()
     ]

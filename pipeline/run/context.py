@@ -15,6 +15,12 @@ from prefloop.pipeline.executors.local import LocalExecutor
 from prefloop.pipeline.machine.hardware import replicas_of
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir
 
+BLOCKS_OF_PROCESS = 2
+"""Blocks for each process of an engine: one to work on, and one that waits."""
+MOST_OF_PROCESS = 64
+"""Blocks for each process of an engine at most, where a few answers of each take so long that
+others have to fill the engine. All are in memory, and a kill loses what was done of them."""
+
 
 @dataclass(frozen=True)
 class RunContext:
@@ -80,7 +86,16 @@ class RoundContext(RunContext):
 
 def blocks_in_flight(config: RunConfig) -> int:
     """Blocks to work on at once, so that all processes of each engine have something to do."""
-    return config.blocks_in_flight * max(1, *map(_processes, config.engines.values()))
+    return (config.blocks_in_flight or BLOCKS_OF_PROCESS) * _most_processes(config)
+
+
+def most_in_flight(config: RunConfig) -> int:
+    """The same where engines say that they have room for more."""
+    return (config.blocks_in_flight or MOST_OF_PROCESS) * _most_processes(config)
+
+
+def _most_processes(config: RunConfig) -> int:
+    return max(1, *map(_processes, config.engines.values()))
 
 
 def _processes(engine: EngineConfig) -> int:

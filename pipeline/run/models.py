@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +34,10 @@ from prefloop.pipeline.engines.openai.openai_server import OpenAIServer
 from prefloop.pipeline.engines.openai.parameters import Place
 from prefloop.pipeline.engines.policy_check import TOLERANCE_NATS, PolicyMismatch, verify_policy
 from prefloop.pipeline.engines.replicas.replicated import ReplicatedEngine
-from prefloop.pipeline.engines.settings import MemoryMode, OpenAIEngine
+from prefloop.pipeline.engines.settings import MemoryMode, OpenAIEngine, sequences_at_once
 from prefloop.pipeline.engines.weights import is_adapter, load_tokenizer
+from prefloop.pipeline.executors.local import Admission
+from prefloop.pipeline.machine.engine_load import EngineLoads
 from prefloop.pipeline.machine.footprint import (
     ASLEEP,
     Footprint,
@@ -68,7 +70,7 @@ from prefloop.pipeline.machine.stage_memory import (
     stage_memory,
 )
 from prefloop.pipeline.remote.door import local_path
-from prefloop.pipeline.run.context import blocks_in_flight
+from prefloop.pipeline.run.context import blocks_in_flight, most_in_flight
 from prefloop.training.policy.log_ratios import PolicyAndReference, Scoring
 from prefloop.training.policy.logprobs import (
     Placement,
@@ -179,6 +181,7 @@ class Models:
         self._footprints: dict[ModelKey, Footprint] = {}
         self._residency = Residency(config.memory, self._room)
         self._swapping = asyncio.Lock()
+        self._loads = EngineLoads()
 
     @property
     def start(self) -> str:
@@ -194,12 +197,24 @@ class Models:
     def blocks_in_flight(self) -> int:
         """Blocks to work on at once: more where engines of one stage take turns, as each turn
         costs the opening of an engine, or its waking."""
+        wanted = blocks_in_flight(self._config)
+        return max(wanted, BLOCKS_IN_TURN) if self._take_turns else wanted
+
+    @property
+    def admission(self) -> Admission | None:
+        """How further blocks begin where the engines have room; null where their number is given,
+        or engines take turns."""
+        if self._config.blocks_in_flight is not None or self._take_turns:
+            return None
+        return Admission(self._loads, most_in_flight(self._config))
+
+    @cached_property
+    def _take_turns(self) -> bool:
+        """Whether engines of one stage make room for each other."""
         several = self._config.memory != "keep_open" and _local_models(self._config) > 1
-        turns = several and any(
+        return several and any(
             one.in_turn for one in stage_memory(self._config) if one.stage in ("sample", "label")
         )
-        wanted = blocks_in_flight(self._config)
-        return max(wanted, BLOCKS_IN_TURN) if turns else wanted
 
     def take_probes(self, prompts: ShardFolder, system_prompt: str | None) -> None:
         """Take some of the first of ``prompts`` as probes, those without tools where there are any;
@@ -220,7 +235,9 @@ class Models:
         if key not in self._known or not self._crowds(key):
             async with self._seat(key):
                 pass
-        return SeatedEngine(partial(self._seat, key), self._known[key])
+        settings = self._config.engines[engine]
+        load = partial(self._loads.carrying, key, sequences_at_once(settings))
+        return SeatedEngine(partial(self._seat, key), self._known[key], load)
 
     def opened(self, engine: str, model: str) -> Engine | None:
         """The engine itself that is behind the seats of these names; null where it is closed."""
@@ -258,7 +275,8 @@ class Models:
             seat = partial(self._reward_seat, labeler)
             async with seat():  # what is no reward model is refused now
                 pass
-            self._reward_models[key] = SeatedLabeler(labeler.name, seat)
+            load = partial(self._loads.carrying, key, 1)
+            self._reward_models[key] = SeatedLabeler(labeler.name, seat, load)
         return self._reward_models[key]
 
     async def labeler(self, labeler: LabelerConfig) -> Labeler:

@@ -14,6 +14,7 @@ from rich.console import Console
 from prefloop.pipeline.config import RunConfig, validate_config
 from prefloop.pipeline.machine.speed import MachineSpeed
 from prefloop.pipeline.plan import plan as planning
+from prefloop.pipeline.plan.disk import DiskSpace
 from prefloop.pipeline.plan.plan import Plan
 from prefloop.pipeline.plan.plan_text import render_plan
 from prefloop.pipeline.run.run_dir import RunDir
@@ -369,3 +370,28 @@ def test_processes_share_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert small[1] < 0.7 * small[0]
     assert small[2] < 0.7 * small[1]
     assert small[3] == small[2]
+
+
+def test_the_disk_that_training_takes(tmp_path: Path) -> None:
+    def of(size: str, **train: Any) -> DiskSpace:
+        changes = {"guards": {"snapshots": 3}, **train}
+        plan = make_plan(_config(tmp_path, policy=f"someone/model-{size}", train=changes))
+        assert plan.disk is not None
+        return plan.disk
+
+    weights = 4 * 7 * 10**9
+    # 3 steps a round; three snapshots of 28 GB would be more than 64 GB.
+    assert of("7B", batch_size=6, gradient_accumulation=1) == DiskSpace(
+        kept=2 * weights, meanwhile=2 * weights, written=2 * weights
+    )
+    often = of("7B", batch_size=6, gradient_accumulation=1, save_steps=2)
+    assert often.meanwhile == (2 + 6) * weights
+    small = of("70M", batch_size=6, gradient_accumulation=1)
+    assert small.written == 3 * weights // 100
+    adapter = of("7B", lora={"r": 8})
+    assert adapter.kept < small.kept
+    off = of("7B", guards={"enabled": False})
+    assert (off.meanwhile, off.written) == (0, 0)
+    plan = make_plan(_config(tmp_path, policy="someone/model-7B"))
+    assert "disk      56.0\u00a0GB of policies" in _text(plan)
+    assert make_plan(_config(tmp_path, train=None, rounds=1)).disk is None

@@ -24,6 +24,7 @@ RUNS = {
     "gpu": ["--parts", "transformers", "dpo", *TINY],
     "overhead": ["--rows", "20", "60"],
     "reward": ["--answers", "8", "--repeats", "1", *SMALL],
+    "kept_full": ["--slots", "8", "--prompts", "4", "--answer-s", "0.01", "--repeats", "1"],
     "judge_client": [
         "--prompts",
         "4",

@@ -16,9 +16,12 @@ from prefloop.pipeline.run.round_guards import guard_alarms
 from prefloop.pipeline.run.run_dir import EVALUATION, RunDir, RunError
 from prefloop.training.config import Guards, TrainConfig
 from prefloop.training.methods.dpo import Dpo
+from prefloop.training.session import watch
 from prefloop.training.session.fit import TrainResult, fit
 from prefloop.training.session.guards import GuardWatch, watch_of
 from prefloop.training.session.job import Job
+from prefloop.training.session.snapshots import snapshots_within
+from prefloop.training.session.watch import save_snapshot
 from tests.helpers.dpo_data import rows, write
 from tests.helpers.engine_models import make_model
 from tests.helpers.runs import run_small, small_config
@@ -180,6 +183,32 @@ def test_a_share_counts_beyond_the_starting_policys(tmp_path: Path) -> None:
     assert alarms(0.75, 0.6) == {"truncated": False}
     assert alarms(0.85, 0.6) == {"truncated": True}
     assert alarms(0.55, 0.0) == {"truncated": True}
+
+
+def test_snapshots_of_large_models_are_fewer() -> None:
+    assert snapshots_within(10, 540 * 10**6) == 10
+    assert snapshots_within(10, 28 * 10**9) == 2
+    assert snapshots_within(10, 12 * 10**9) == 5
+    assert snapshots_within(1, 300 * 10**9) == 1
+
+
+def test_what_a_snapshot_writes_is_known_before(policy: Path, shard: Path, tmp_path: Path) -> None:
+    sizes: dict[str, list[int]] = {}
+
+    def noting(name: str):
+        def save(trainer, folder, step):
+            save_snapshot(trainer, folder, step)
+            written = sum(one.stat().st_size for one in (folder / str(step)).glob("*.safetensors"))
+            sizes.setdefault(name, []).append(abs(written - watch.saved_bytes(trainer)))
+
+        return save
+
+    for name, lora in (("weights", None), ("adapter", {"r": 2})):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(watch, "save_snapshot", noting(name))
+            train(policy, shard, tmp_path / name, lora=lora, max_pairs=4, epochs=1)
+    assert sizes.keys() == {"weights", "adapter"}
+    assert max(max(each) for each in sizes.values()) < 10_000  # of their headers
 
 
 TIGHT = {"max_margin": 2.0, "window": 5, "snapshots": 40}

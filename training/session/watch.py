@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 from prefloop.training.errors import TrainingError
 from prefloop.training.session.checkpoint_folder import mark
 from prefloop.training.session.guards import GuardWatch
+from prefloop.training.session.snapshots import snapshots_within
 
 logger = logging.getLogger(__name__)
 
@@ -95,9 +96,14 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers' types are n
         if not self.guards.healthy:
             control.should_save = False  # what is resumed from has to be worth it
             return
-        every = max(1, state.max_steps // self.guards.config.snapshots)
-        if self.snapshots and state.global_step % every == 0:
+        if self.snapshots and state.global_step % self._every(state.max_steps) == 0:
             save_snapshot(self.trainer, self.snapshots, state.global_step)
+
+    def _every(self, steps: int) -> int:
+        """Steps from one snapshot to the next."""
+        assert self.guards is not None
+        wanted = self.guards.config.snapshots
+        return max(1, steps // snapshots_within(wanted, saved_bytes(self.trainer)))
 
     def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
         if self.trainer:  # every process has its part of a checkpoint
@@ -122,6 +128,18 @@ def save_snapshot(trainer: Any, folder: Path, step: int) -> None:
     for other in folder.iterdir():
         if other != done:
             shutil.rmtree(other, ignore_errors=True)
+
+
+def saved_bytes(trainer: Any) -> int:
+    """Bytes of what :func:`save_weights` writes, on whatever number of processes."""
+    parameters = list(trainer.model.parameters())
+    if hasattr(trainer.model, "peft_config"):
+        parameters = [one for one in parameters if one.requires_grad]
+    parts = trainer.accelerator.num_processes if trainer.is_fsdp_enabled else 1
+    # DeepSpeed leaves an empty tensor here, and says how large it is.
+    return parts * sum(
+        getattr(one, "ds_numel", one.numel()) * one.element_size() for one in parameters
+    )
 
 
 def save_weights(trainer: Any, folder: Path) -> None:

@@ -252,7 +252,7 @@ def test_verdicts_behind_thoughts(monkeypatch, thinking_model: str):
         )
         for i, word in enumerate(words)
     ]  # fmt: skip
-    monkeypatch.setattr(prefixes, "_WORTHWHILE", 2.0)  # prompts this short share too
+    monkeypatch.setattr(prefixes, "WORTHWHILE", 2.0)  # prompts this short share too
     shared = []
     run = prefixes.SharedPrefill.run
     monkeypatch.setattr(
