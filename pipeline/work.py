@@ -31,6 +31,12 @@ def executor_of(config: RunConfig, run: RunDir, models: Models) -> Executor:
 
     Raises ``ExecutorFailed``.
     """
+    if config.train and config.train.cluster and (copy := copy_of(run.root)):
+        raise ExecutorFailed(
+            f"train.cluster: the run directory {copy.address} is worked on in a copy of this "
+            "machine, which the processes of a cluster do not see: let run_dir be a folder that "
+            "all nodes share, or leave out train.cluster"
+        )
     if config.executor.type == "local":
         return LocalExecutor(models.admission)
     if copy := copy_of(run.root):

@@ -158,7 +158,7 @@ class Optimisation(Strict):
     ``rloo``)."""
     gradient_accumulation: PositiveInt = 1
     """Forward passes per optimiser step. Left out together with ``batch_size``, it is 4 for
-    policies: 32 pairs a step."""
+    policies: 32 pairs a step, and fewer where a ``cluster`` trains in several processes."""
     max_length: PositiveInt = 1024
     """Tokens of prompt and answer. What is longer is dropped and counted."""
     max_pairs: PositiveInt | None = None
@@ -214,6 +214,21 @@ class SftWarmup(Strict):
         made = self.model_copy()
         made.__dict__["learning_rate"] = rate
         return made
+
+
+class ClusterConfig(Strict):
+    """Processes on a Ray cluster that train together."""
+
+    workers: PositiveInt
+    """How many, each with a GPU of its own where the cluster has GPUs."""
+    cpus: PositiveFloat = 1
+    """CPUs of each."""
+    accelerator_type: str | None = None
+    """Kind of GPU of each, as Ray names it (``H100``); null: any."""
+    address: str = Field(default="auto", pattern=r"\S")
+    """Of the cluster, as ``executor.address`` has it."""
+    attempts: PositiveInt = 3
+    """Times that the training is begun, from its last checkpoint, where processes or nodes die."""
 
 
 class StopEarly(Strict):
@@ -349,6 +364,10 @@ class TrainConfig(Optimisation):
     accelerate: Path | None = None
     """File that ``accelerate config`` wrote: train on several devices or machines, with FSDP or
     DeepSpeed where it says so. ``batch_size`` is then that of each process."""
+    cluster: Annotated[ClusterConfig | None, LATER] = None
+    """Train in processes on a Ray cluster, which see the run directory under the same path. With
+    ``accelerate``, its file says what is sharded (FSDP), and the cluster which processes there
+    are. ``batch_size`` is that of each process."""
     sft_warmup: SftWarmup | None = None
     """Begin round 0 with supervised training on its chosen answers, as in the DPO paper where no
     policy was tuned on such answers. What comes out is the policy that preferences train, and the
@@ -411,8 +430,9 @@ class TrainConfig(Optimisation):
         if self.online or self.method in ("kto", "sft"):
             what = "online training" if self.online else f"method {self.method}"
             raise ValueError(f"reference ema is not for {what}: set it to start or previous")
-        if self.accelerate:
-            raise ValueError("reference ema needs all weights in one process: leave out accelerate")
+        for key in ("accelerate", "cluster"):
+            if getattr(self, key):
+                raise ValueError(f"reference ema needs all weights in one process: leave out {key}")
         if self.precompute_reference_logprobs:
             raise ValueError(
                 "reference ema moves while training: leave out precompute_reference_logprobs"
@@ -454,10 +474,11 @@ class TrainConfig(Optimisation):
                     f"{what} trains on answers of the policy as it is, each once: leave out "
                     f"{', '.join(other)} (sample.prompts_per_round says how many prompts)"
                 )
-            if self.accelerate:
-                raise ValueError(
-                    "accelerate is for training on what was sampled before: leave it out"
-                )
+            for key in ("accelerate", "cluster"):
+                if getattr(self, key):
+                    raise ValueError(
+                        f"{key} is for training on what was sampled before: leave it out"
+                    )
             if self.sft_warmup:
                 raise ValueError(
                     "sft_warmup needs answers before training begins: leave it out, or train "

@@ -30,7 +30,8 @@ et al. 2025, section 2.3)."""
 CLIP_HIGH = 0.28
 """``clip_high`` of DAPO (Yu et al. 2025, section 3.1)."""
 PASSES = 4
-"""Forward passes a step where neither they nor the size of a pass is given: 32 pairs a step."""
+"""Forward passes a step where neither they nor the size of a pass is given: 32 pairs a step, in
+however many processes."""
 
 RESOLVED = ("learning_rate", "beta", "gradient_accumulation", "scale_rewards", "clip_high")
 """The keys that have no one default."""
@@ -90,7 +91,8 @@ def as_begun(given: set[str], now: Mapping[str, Any], before: Mapping[str, Any])
 
     def decisive(settings: Mapping[str, Any]) -> list[Any]:
         return [settings.get(key, _DEFAULTS[key]) for key in _DECIDE] + [
-            settings.get("lora") is not None
+            settings.get("lora") is not None,
+            _workers(settings),
         ]
 
     if decisive(now) != decisive(before):
@@ -107,9 +109,17 @@ def _passes(given: Mapping[str, Any], per_step: int | None) -> int:
     size = given.get("batch_size", BATCH_SIZE)
     if not isinstance(size, int) or size < 1:
         return 1  # is refused
+    at_once = size * _workers(given)
     if per_step is not None:
-        return max(1, round(per_step / size))
-    return 1 if "batch_size" in given else PASSES
+        return max(1, round(per_step / at_once))
+    return 1 if "batch_size" in given else max(1, round(PASSES * BATCH_SIZE / at_once))
+
+
+def _workers(given: Mapping[str, Any]) -> int:
+    """Processes of a cluster that train together."""
+    cluster = given.get("cluster") or {}
+    workers = cluster.get("workers") if isinstance(cluster, Mapping) else cluster.workers
+    return workers if isinstance(workers, int) and workers > 0 else 1
 
 
 def _names(loss: Any) -> tuple[str, ...]:

@@ -39,24 +39,27 @@ class Trained:
     """Sampling and labelling included, as if each method had done it for itself."""
 
 
-def sampled(setting: Setting) -> tuple[RunDir, int, float]:
-    """Answers of the starting policy, labelled and written; their tokens, and the seconds."""
+def sampled(setting: Setting) -> tuple[list[Path], int, float]:
+    """Answers of the starting policy, labelled and written, a run for each pass; their tokens, and
+    the seconds."""
     import prefloop
 
-    run = RunDir(setting.out / "sampled")
-    prefloop.run(setting.config(), run_dir=run.root)
-    return run, _tokens(run), _seconds(run)
+    runs = [RunDir(setting.out / "sampled" / str(index)) for index in range(setting.passes)]
+    for index, run in enumerate(runs):
+        seed = 1000 * setting.seed + index
+        prefloop.run(setting.config() | {"rounds": 1, "seed": seed}, run_dir=run.root)
+    return [run.root for run in runs], sum(map(_tokens, runs)), sum(map(_seconds, runs))
 
 
 def offline(overrides: dict[str, Any], setting: Setting, out: Path) -> Trained:
     """``prefloop train`` on what the starting policy was sampled."""
     import prefloop
 
-    run, tokens, seconds = sampled(setting)
+    runs, tokens, seconds = sampled(setting)
     changed = dict(overrides)
     method = changed.pop("method", "dpo")
     found = prefloop.train(
-        run.root, method=method, base=setting.model, out=out / "policy", seed=setting.seed,
+        runs, method=method, base=setting.model, out=out / "policy", seed=setting.seed,
         overrides=_optimised(setting, _pairs(setting, method)) | {"epochs": 2} | changed,
     )  # fmt: skip
     return Trained(str(out / "policy"), tokens, found.steps, seconds + found.seconds)

@@ -14,12 +14,12 @@ import numpy as np
 
 from prefloop.pipeline.engines.prefixes import PASS, WORTHWHILE, PromptTokens, Work
 
-Row = TypeVar("Row")
+BatchRow = TypeVar("BatchRow")
 
 
 def cut_by_length(
-    rows: Sequence[Row], prompts: Sequence[PromptTokens], work: Work, passes: int
-) -> Iterator[Sequence[Row]]:
+    rows: Sequence[BatchRow], prompts: Sequence[PromptTokens], work: Work, passes: int
+) -> Iterator[Sequence[BatchRow]]:
     """``rows`` in the batches that cost least.
 
     ``prompts``: that of each row, the shortest first; rows of one prompt share its reading.

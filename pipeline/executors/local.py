@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from prefloop.pipeline.executors.block_task import BlockJob, Make, Take
-from prefloop.pipeline.machine.engine_load import Asker, EngineLoads, ask_as
+from prefloop.pipeline.machine.engine_load import AskingBlock, EngineLoads, ask_as
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ async def run_blocks(
     first error cancels what is in flight and is raised; finished blocks are committed by then.
     """
     admission = admission or Admission(EngineLoads(), in_flight)
-    pending: dict[asyncio.Task[None], Asker] = {}
+    pending: dict[asyncio.Task[None], AskingBlock] = {}
     room = asyncio.Event()
 
-    async def begin(block: int, asker: Asker) -> None:
+    async def begin(block: int, asker: AskingBlock) -> None:
         ask_as(asker)
         await work(block)
 
@@ -88,7 +88,7 @@ async def run_blocks(
             for block in blocks:
                 while is_full():
                     await _wait(pending, room)
-                asker = Asker()
+                asker = AskingBlock()
                 pending[asyncio.ensure_future(begin(block, asker))] = asker
             while pending:
                 await _wait(pending)
@@ -99,7 +99,7 @@ async def run_blocks(
 
 
 async def _wait(
-    pending: dict[asyncio.Task[None], Asker], room: asyncio.Event | None = None
+    pending: dict[asyncio.Task[None], AskingBlock], room: asyncio.Event | None = None
 ) -> None:
     """Wait until one of ``pending`` is done, which leaves it, or ``room`` is set, which is cleared.
     Raises what a task raised, when all others are at their end."""

@@ -1,4 +1,4 @@
-"""Blocks worked on by a Ray cluster. The only module that imports Ray.
+"""Blocks worked on by a Ray cluster.
 
 Ray Data has the indices of the blocks and hands them to workers, each an actor with the engines of
 the stage; it restarts those that die, and gives their blocks to others. The rows of blocks never
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,9 +36,11 @@ from prefloop.pipeline.executors.resources import (
     share_rates,
     worker_needs,
 )
+from prefloop.training.cluster.joining import ClusterError, import_ray, join_cluster
 
 logger = logging.getLogger(__name__)
 
+_ADDRESS = "executor.address"
 _STOP_S = 30.0
 """Seconds that workers have to stop; then the connection to the cluster is closed on them."""
 
@@ -72,36 +73,17 @@ class RayExecutor:
             await asyncio.to_thread(_import_ray().shutdown)
 
     def _connect(self) -> None:
-        ray = _import_ray()
         settings = self.config.executor
-        if ray.is_initialized():
-            if settings.working_dir is not None and not self._is_ours:
-                raise ExecutorFailed(
-                    "executor.working_dir is sent when the cluster is joined, and this process has "
-                    "joined it already: leave out ray.init, or executor.working_dir"
-                )
-            return
-        environment = {"working_dir": settings.working_dir} if settings.working_dir else None
-        before = dict(os.environ)
-        os.environ |= {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_USAGE_STATS_ENABLED": "0"} | before
         try:
-            ray.init(
-                address=settings.address,
-                runtime_env=environment,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                **({"include_dashboard": False} if settings.address == "local" else {}),
-            )
-        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+            joined = join_cluster(settings.address, _ADDRESS, working_dir=settings.working_dir)
+        except ClusterError as error:
+            raise ExecutorFailed(str(error)) from None
+        self._is_ours = self._is_ours or joined
+        if settings.working_dir is not None and not self._is_ours:
             raise ExecutorFailed(
-                f"no Ray cluster can be joined at executor.address {settings.address!r} "
-                f"({_first_line(error)}): start one with `ray start --head`, give HOST:PORT of "
-                "one, or set executor.address: local"
-            ) from None
-        finally:
-            for name in os.environ.keys() - before.keys():
-                del os.environ[name]
-        self._is_ours = True
+                "executor.working_dir is sent when the cluster is joined, and this process has "
+                "joined it already: leave out ray.init, or executor.working_dir"
+            )
 
 
 @dataclass(frozen=True)
@@ -315,16 +297,8 @@ def _explained(error: Exception) -> Exception:
     )
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
 def _import_ray() -> Any:
     try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise ExecutorFailed(
-            f"executor.type ray: Ray cannot be imported ({error}): pip install 'prefloop[ray]'"
-        ) from None
-    return ray
+        return import_ray("executor.type ray")
+    except ClusterError as error:
+        raise ExecutorFailed(str(error)) from None

@@ -17,7 +17,7 @@ that one that ends is followed at once."""
 
 
 @dataclass(eq=False)
-class Asker:
+class AskingBlock:
     """A block on its way. ``asked``: whether it has asked an engine yet."""
 
     asked: bool = False
@@ -29,10 +29,10 @@ class _Load:
     under_way: int = 0
 
 
-_ASKER: ContextVar[Asker | None] = ContextVar("block that asks", default=None)
+_ASKER: ContextVar[AskingBlock | None] = ContextVar("block that asks", default=None)
 
 
-def ask_as(asker: Asker) -> None:
+def ask_as(asker: AskingBlock) -> None:
     """Let what this task, and those that it starts, ask of engines count as asked by ``asker``."""
     _ASKER.set(asker)
 

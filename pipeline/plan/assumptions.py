@@ -89,12 +89,14 @@ def training_settings(train: TrainConfig | None) -> Iterable[str]:
         return
     loss = f", loss {'+'.join(train.losses)}" if train.method == "dpo" else ""
     answers = train.method in ("grpo", "rloo", "kto", "sft")
-    step = train.batch_size * train.gradient_accumulation
+    workers = train.cluster.workers if train.cluster else 1
+    step = train.batch_size * train.gradient_accumulation * workers
+    several = f" x {workers} processes" if workers > 1 else ""
     few = "; 16 to 128 are usual" if step < _FEW else ""
     yield (
         f"training: {train.method}{loss}, beta {train.beta:g}, learning rate "
         f"{train.learning_rate:g}, {step} {'answers' if answers else 'pairs'} a step "
-        f"({train.batch_size} x {train.gradient_accumulation}{few})"
+        f"({train.batch_size} x {train.gradient_accumulation}{several}{few})"
     )
     chosen = {f"train.{key}": value for key, value in train.resolved.items()}
     if chosen:

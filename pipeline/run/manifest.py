@@ -493,6 +493,8 @@ def _changes(config: RunConfig, run: RunDir) -> _Changes:
             continue
         if key.startswith("executor."):  # who works on a block does not reach into it
             continue
+        if key.startswith("train.cluster.") and key != "train.cluster.workers":
+            continue
         if key == "label.people":  # for the next pull of their votes
             continue
         if _mends_votes(key, config, run):

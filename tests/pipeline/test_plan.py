@@ -395,3 +395,13 @@ def test_the_disk_that_training_takes(tmp_path: Path) -> None:
     plan = make_plan(_config(tmp_path, policy="someone/model-7B"))
     assert "disk      56.0\u00a0GB of policies" in _text(plan)
     assert make_plan(_config(tmp_path, train=None, rounds=1)).disk is None
+
+
+def test_processes_of_a_cluster_share_the_training(tmp_path: Path) -> None:
+    alone = make_plan(_config(tmp_path, policy="someone/model-7B", train={"batch_size": 2}))
+    several = {"batch_size": 2, "cluster": {"workers": 3}}
+    plan = make_plan(_config(tmp_path, policy="someone/model-7B", train=several))
+    assert [each.steps for each in alone.training] == [9, 9]
+    assert [each.steps for each in plan.training] == [3, 3]
+    assert plan.training[0].seconds < alone.training[0].seconds
+    assert "6 pairs a step (2 x 1 x 3 processes" in " ".join(plan.assumptions)

@@ -41,6 +41,7 @@ ORDER = {
     ],
     "training": [
         "errors method_names presets defaults config",
+        "cluster",
         "inputs",
         "policy",
         "session",

@@ -148,7 +148,7 @@ def test_without_a_network_the_real_model_is_skipped(tmp_path: Path) -> None:
 def test_ways_of_training_are_compared_on_sixteen_prompts(tmp_path: Path) -> None:
     """All of them with the embedded policy; PPO where its TRL can be fetched."""
     options = [
-        "--out", str(tmp_path), "--model", "embedded:policy", "--threads", "1", "--passes", "1",
+        "--out", str(tmp_path), "--model", "embedded:policy", "--threads", "1", "--passes", "2",
         "--n", "2", "--tokens", "8", "--measured", "2", "--prompts", "4", "--reward-pairs", "8",
     ]  # fmt: skip
     first = run("sixteen", options)

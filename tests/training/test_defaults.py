@@ -39,6 +39,9 @@ def test_rate_and_beta_by_method_loss_and_adapter(given: Any, rate: float, beta:
 @pytest.mark.parametrize(
     ("given", "passes"),
     [
+        ({"cluster": {"workers": 2}}, 2),
+        ({"cluster": {"workers": 8}}, 1),
+        ({"cluster": {"workers": 4}, "preset": "tulu3", "batch_size": 4}, 8),
         ({}, 4),
         ({"batch_size": 2}, 1),  # what is said stands
         ({"gradient_accumulation": 2}, 2),

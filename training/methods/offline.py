@@ -1,8 +1,8 @@
 """Training on what lies on disk, by the configured method, in this process or in several.
 
 With ``accelerate`` in the config, the same training runs in the processes that ``accelerate
-launch`` starts from that file (several devices or machines, FSDP, DeepSpeed), and this process
-waits for it.
+launch`` starts from that file (several devices or machines, FSDP, DeepSpeed), with ``cluster`` in
+those that a Ray cluster starts, and this process waits for it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ import os
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from prefloop.training.config import TrainConfig
+from prefloop.training.cluster.processes import on_cluster
+from prefloop.training.cluster.sharding import sharding_of
+from prefloop.training.config import ClusterConfig, TrainConfig
 from prefloop.training.errors import TrainingError
 from prefloop.training.methods.dpo import Dpo
 from prefloop.training.methods.kto import Kto
@@ -24,6 +28,7 @@ from prefloop.training.methods.sft import Sft
 from prefloop.training.session.fit import OnStep, TrainResult, fit
 from prefloop.training.session.job import Job
 from prefloop.training.session.method import TrainingMethod
+from prefloop.training.session.setup import has_gpu
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +39,12 @@ _LAST_LINES = 20
 
 def train_offline(job: Job, *, on_step: OnStep | None = None, verbose: bool = False) -> TrainResult:
     """``prefloop.training.session.fit.fit`` by the method that the job's config names, in the
-    processes that its ``accelerate`` describes where there is one."""
-    if job.config.accelerate and not job.out.exists():
-        _launch(job, job.config.accelerate, on_step)
+    processes that its ``cluster`` or ``accelerate`` describes where there is one."""
+    if not job.out.exists():
+        if job.config.cluster:
+            _on_cluster(job, job.config.cluster, on_step)
+        elif job.config.accelerate:
+            _launch(job, job.config.accelerate, on_step)
     return fit(job, offline_method(job.config), on_step=on_step, verbose=verbose)
 
 
@@ -46,12 +54,65 @@ def offline_method(config: TrainConfig) -> TrainingMethod[Any]:
     return methods[config.method]
 
 
-def _launch(job: Job, config_file: Path, on_step: OnStep | None) -> None:
-    """Run ``prefloop.training.worker`` under ``accelerate launch``; its steps go to ``on_step``."""
+def train_as_one(text: str, say: Callable[[str, Any], None]) -> None:
+    """Train the job that ``text`` describes as one of several processes, and let ``say`` have its
+    steps and warnings. Raises as :func:`train_offline`."""
+    from accelerate import PartialState
+
+    # Joins the other processes, and takes this one's device.
+    state = PartialState(cpu=not has_gpu())
+    if state.is_main_process:
+        _hand_on_warnings(partial(say, WARNING))
+    job = Job.load(text)
+    fit(job, offline_method(job.config), on_step=partial(say, STEP))
+
+
+def _hand_on_warnings(say: Callable[[str], None]) -> None:
+    """Libraries' stay among the lines that nobody asked for."""
+
+    class Saying(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(record.getMessage())
+
+    ours = logging.getLogger("prefloop")
+    ours.addHandler(Saying(logging.WARNING))
+    ours.propagate = False
+
+
+def _on_cluster(job: Job, cluster: ClusterConfig, on_step: OnStep | None) -> None:
+    """Train in processes on a Ray cluster; the steps go to ``on_step``, each once."""
+    sharding = {}
+    if job.config.accelerate:
+        _require_file(job.config.accelerate)
+        sharding = sharding_of(job.config.accelerate)
+    job.out.parent.mkdir(parents=True, exist_ok=True)
+    last = 0.0
+
+    def hear(kind: str, what: Any) -> None:
+        nonlocal last
+        if kind == WARNING:
+            logger.warning("%s", what)
+        elif what["step"] > last:  # a training that is begun again repeats some
+            last = what["step"]
+            if on_step:
+                on_step(what)
+
+    on_cluster(
+        train_as_one, job.dump(), cluster,
+        folder=job.out.parent, environment=sharding, hear=hear,
+    )  # fmt: skip
+
+
+def _require_file(config_file: Path) -> None:
     if not config_file.is_file():
         raise TrainingError(
             f"{config_file}: no such file: train.accelerate names what `accelerate config` wrote"
         )
+
+
+def _launch(job: Job, config_file: Path, on_step: OnStep | None) -> None:
+    """Run ``prefloop.training.worker`` under ``accelerate launch``; its steps go to ``on_step``."""
+    _require_file(config_file)
     job.out.parent.mkdir(parents=True, exist_ok=True)
     spec = job.out.parent / f".{job.out.name}.job.json"
     spec.write_text(job.dump(), encoding="utf-8")

@@ -92,9 +92,15 @@ def settings_of(job: Job, max_length: int, *, takes_reference: bool) -> dict[str
         del watched["guards"]["max_margin_nats"]
     rendered = dict(job.rendering.template_kwargs)
     launched = config.accelerate and content_id(config.accelerate.read_text(encoding="utf-8"))
+    where = environment(config)
+    if (
+        config.cluster
+    ):  # who waits for it may have other devices, and another number of CPUs will do
+        watched["cluster"] = config.cluster.workers
+        where |= {"precision": config.precision, "device": "cluster"}
     return (
         watched
-        | environment(config)
+        | where
         | {
             "accelerate": launched,
             "max_length": max_length,

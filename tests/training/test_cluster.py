@@ -1,0 +1,180 @@
+"""Trainings in processes on a real Ray cluster of two nodes of one CPU each."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from safetensors.numpy import load_file
+
+from prefloop.pipeline.config import ConfigError, validate_config
+from prefloop.training.cluster.sharding import sharding_of
+from prefloop.training.config import TrainConfig
+from prefloop.training.errors import TrainingError
+from prefloop.training.methods.offline import train_offline
+from prefloop.training.session.fit import TrainResult
+from prefloop.training.session.job import Job
+from tests.helpers.dpo_data import rows, write
+from tests.helpers.engine_models import make_model
+from tests.pipeline.executors.ray_cluster import kill, ray_cluster, until
+from tests.training.test_accelerate import FSDP
+
+DEEPSPEED = """
+compute_environment: LOCAL_MACHINE
+distributed_type: DEEPSPEED
+num_processes: 2
+num_machines: 1
+machine_rank: 0
+mixed_precision: 'no'
+deepspeed_config: {zero_stage: 3}
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    with ray_cluster() as here:
+        yield here.address
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(make_model(tmp_path_factory.mktemp("policy"), layers=2, width=64))
+
+
+@pytest.fixture(scope="module")
+def alone(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, TrainResult]:
+    """In one process, eight pairs a step."""
+    folder = tmp_path_factory.mktemp("one")
+    shard = write(folder / "t.parquet", rows(32))
+    config = TrainConfig(batch_size=8, learning_rate=1e-3, epochs=2, save_steps=2)
+    job = Job(policy, policy, (shard,), folder / "policy", config, 5)
+    return job, train_offline(job)
+
+
+def on(cluster: str, job: Job, folder: Path, **changes: Any) -> Job:
+    """The same in two processes, four pairs a step each."""
+    settings = {"workers": 2, "address": cluster, "attempts": 2} | changes.pop("cluster", {})
+    raw = job.config.model_dump(mode="json") | {"batch_size": 4, "cluster": settings} | changes
+    config = TrainConfig.model_validate(raw)
+    return Job(
+        job.policy, job.reference, job.files, folder / "policy", config, job.seed,
+        kept_reference=folder / "logps.parquet",
+    )  # fmt: skip
+
+
+def processes() -> list[psutil.Process]:
+    """Those that train."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def assert_as_alone(result: TrainResult, alone: TrainResult) -> None:
+    assert [log["step"] for log in result.history] == list(range(1, 9))
+    for mine, theirs in zip(result.history, alone.history, strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=2e-4)
+    one, other = (load_file(each.policy_path / "model.safetensors") for each in (alone, result))
+    assert one.keys() == other.keys()
+    for name, weights in one.items():
+        assert weights == pytest.approx(other[name], abs=2e-4), name
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_replaced_and_the_weights_are_those_of_one(
+    cluster: str, alone: tuple[Job, TrainResult], tmp_path: Path
+) -> None:
+    steps: list[int] = []
+    killed: list[int] = []
+
+    def on_step(log: dict[str, float]) -> None:
+        steps.append(int(log["step"]))
+        if steps[-1] == 6 and not killed:
+            victim = processes()[-1]
+            killed.append(victim.pid)
+            kill(victim)
+
+    job = on(cluster, alone[0], tmp_path)
+    result = train_offline(job, on_step=on_step)
+    assert killed
+    assert steps == list(range(1, 9))  # each is heard once, though some were taken twice
+    assert_as_alone(result, alone[1])
+    assert until(lambda: not processes())
+    assert [path.name for path in tmp_path.iterdir() if path.name == ".cluster"] == []
+    again = train_offline(job)  # made already: nobody is asked
+    assert again.history == result.history
+
+
+@pytest.mark.slow
+def test_weights_may_be_sharded(
+    cluster: str, alone: tuple[Job, TrainResult], tmp_path: Path
+) -> None:
+    file = tmp_path / "accelerate.yaml"
+    file.write_text(FSDP, encoding="utf-8")
+    result = train_offline(on(cluster, alone[0], tmp_path, accelerate=str(file)))
+    assert_as_alone(result, alone[1])
+
+
+@pytest.mark.slow
+def test_a_problem_is_said_once_and_nothing_is_tried_again(
+    cluster: str, alone: tuple[Job, TrainResult], tmp_path: Path
+) -> None:
+    job = on(cluster, alone[0], tmp_path, max_length=2)
+    with pytest.raises(TrainingError) as problem:
+        train_offline(job)
+    with pytest.raises(TrainingError) as here:
+        train_offline(
+            Job(job.policy, job.reference, job.files, tmp_path / "here",
+                alone[0].config.model_copy(update={"max_length": 2}), 5)
+        )  # fmt: skip
+    assert str(problem.value) == str(here.value)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_too_small_is_named_and_not_waited_for(
+    cluster: str, alone: tuple[Job, TrainResult], tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match="nodes have room for 2 processes of 1 CPUs: add nodes"):
+        train_offline(on(cluster, alone[0], tmp_path, cluster={"workers": 3}))
+
+
+def test_what_does_not_go_with_a_cluster_is_refused() -> None:
+    for more, words in (
+        ({"method": "grpo"}, "cluster is for training on what was sampled before"),
+        ({"reference": "ema", "precompute_reference_logprobs": False}, "leave out cluster"),
+        ({"cluster": {"workers": 0}}, "train.cluster.workers"),
+    ):
+        raw = {
+            "prompts": {"train": {"path": "p.jsonl"}},
+            "label": {"labelers": [{"type": "verifier"}]},
+            "train": {"cluster": {"workers": 2}} | more,
+        }
+        with pytest.raises(ConfigError, match=re.escape(words)):
+            validate_config(raw, "test")
+
+
+def test_a_file_of_accelerate_says_what_is_sharded_and_changes_nothing_here(tmp_path: Path) -> None:
+    before = dict(os.environ)
+    file = tmp_path / "accelerate.yaml"
+    file.write_text(FSDP, encoding="utf-8")
+    found = sharding_of(file)
+    assert found["ACCELERATE_USE_FSDP"] == "true"
+    assert found["FSDP_TRANSFORMER_CLS_TO_WRAP"] == "LlamaDecoderLayer"
+    assert not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} & found.keys()
+    assert dict(os.environ) == before
+    file.write_text(DEEPSPEED, encoding="utf-8")
+    with pytest.raises(TrainingError, match="DeepSpeed"):
+        sharding_of(file)
+    file.write_text("num_processes: [", encoding="utf-8")
+    with pytest.raises(TrainingError, match="cannot be read by accelerate"):
+        sharding_of(file)

@@ -1,0 +1,1 @@
+"""Training in processes on a Ray cluster."""

@@ -1,0 +1,207 @@
+"""One piece of work in several processes of a Ray cluster, which reach each other by torch.
+
+Ray Train starts the processes, joins them, and starts all of them again where one died. What they
+have to say comes to the process that waits for them, as the lines of a launched training do.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prefloop.data.errors import PrefloopError
+from prefloop.training.cluster.joining import ClusterError, import_ray, join_cluster
+from prefloop.training.config import ClusterConfig
+from prefloop.training.errors import TrainingError
+
+KEY = "train.cluster"
+_LOOK_S = 0.5
+"""Seconds between two looks at what the processes have said."""
+
+Say = Callable[[str, Any], None]
+"""Says something of a kind to the process that waits."""
+SharedWork = Callable[[str, Say], None]
+"""What each process does, given a text; it must be found by its name in every process. A
+``PrefloopError`` ends the whole, whatever else it raises is tried again."""
+
+
+@dataclass
+class Ear:
+    """Keeps what is said until it is asked for. It is an actor, on the cluster."""
+
+    said: deque[tuple[str, Any]] = field(default_factory=deque)
+    problem: str | None = None
+    """What ended the work for good."""
+
+    def say(self, kind: str, what: Any) -> None:
+        """Keep it."""
+        self.said.append((kind, what))
+
+    def give_up(self, problem: str) -> None:
+        """Nothing is to be tried again. The first of several problems counts."""
+        self.problem = self.problem or problem
+
+    def taken(self) -> tuple[list[tuple[str, Any]], str | None]:
+        """All that was said since the last time, and the problem."""
+        taken = list(self.said)
+        self.said.clear()
+        return taken, self.problem
+
+
+def on_cluster(
+    work: SharedWork,
+    text: str,
+    settings: ClusterConfig,
+    *,
+    folder: Path,
+    environment: Mapping[str, str],
+    hear: Callable[[str, Any], None],
+) -> None:
+    """Have ``work`` done with ``text`` by the processes that ``settings`` describe, all of which
+    see ``folder``, and wait for them. What they say comes to ``hear``, which may end it by raising.
+
+    ``environment``: further variables of the processes. Raises ``TrainingError``.
+    """
+    try:
+        is_ours = join_cluster(settings.address, f"{KEY}.address")
+    except ClusterError as error:
+        raise TrainingError(str(error)) from None
+    ray = import_ray(KEY)
+    try:
+        _Whole(work, text, settings, folder.absolute(), dict(environment)).follow(hear)
+    except BaseException:
+        ray.shutdown()  # its processes end with the connection
+        raise
+    if is_ours:
+        ray.shutdown()
+
+
+@dataclass
+class _Whole:
+    work: SharedWork
+    text: str
+    settings: ClusterConfig
+    folder: Path
+    environment: dict[str, str]
+
+    def follow(self, hear: Callable[[str, Any], None]) -> None:
+        """Do it, and hear what the processes say."""
+        ray = import_ray(KEY)
+        _require_room(ray, self.settings)
+        ear = ray.remote(num_cpus=0)(Ear).remote()
+        raised: list[Exception] = []
+        # In a thread: in the main one Ray would take Ctrl-C for itself.
+        thread = threading.Thread(target=self._fit, args=(ear, raised), daemon=True, name="cluster")
+        thread.start()
+        while thread.is_alive():
+            thread.join(_LOOK_S)
+            _hear_all(ray, ear, hear)
+        _hear_all(ray, ear, hear)
+        if raised:
+            raise TrainingError(_explained(raised[0], self.settings))
+
+    def _fit(self, ear: Any, raised: list[Exception]) -> None:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        for name in ("ray.train", "ray.data"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        settings = self.settings
+        state = self.folder / ".cluster"
+        try:
+            TorchTrainer(
+                _process,
+                train_loop_config={
+                    "ear": ear,
+                    "work": self.work,
+                    "text": self.text,
+                    "environment": self.environment,
+                },
+                scaling_config=ScalingConfig(
+                    num_workers=settings.workers,
+                    use_gpu=_has_gpus(import_ray(KEY)),
+                    resources_per_worker={"CPU": settings.cpus},
+                    accelerator_type=settings.accelerator_type,
+                ),
+                run_config=RunConfig(
+                    storage_path=str(state),
+                    failure_config=FailureConfig(max_failures=settings.attempts - 1),
+                ),
+            ).fit()
+        except Exception as error:  # noqa: BLE001  # handed to who waits
+            raised.append(error)
+        finally:
+            shutil.rmtree(state, ignore_errors=True)
+
+
+def _process(config: Mapping[str, Any]) -> None:
+    """In each of the processes."""
+    ray = import_ray(KEY)
+    ear = config["ear"]
+    os.environ.update(config["environment"])
+
+    def say(kind: str, what: Any) -> None:
+        # Waited for: who trains with nobody to hear it is to end.
+        ray.get(ear.say.remote(kind, what))
+
+    try:
+        config["work"](config["text"], say)
+    except PrefloopError as error:
+        ray.get(ear.give_up.remote(" ".join(str(error).split())))
+        raise
+    except Exception:
+        traceback.print_exc()  # into its log in Ray's dashboard
+        raise
+
+
+def _hear_all(ray: Any, ear: Any, hear: Callable[[str, Any], None]) -> None:
+    said, problem = ray.get(ear.taken.remote())
+    for kind, what in said:
+        hear(kind, what)
+    if problem:  # Ray would try again
+        raise TrainingError(problem)
+
+
+def _has_gpus(ray: Any) -> bool:
+    return any(node["Resources"].get("GPU", 0) > 0 for node in ray.nodes() if node["Alive"])
+
+
+def _require_room(ray: Any, settings: ClusterConfig) -> None:
+    """Raise ``TrainingError`` where the cluster is too small: Ray would wait for ever."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = _has_gpus(ray)
+    room = sum(
+        min(
+            int(node.get("CPU", 0) // settings.cpus),
+            int(node.get("GPU", 0)) if gpus else settings.workers,
+        )
+        for node in alive
+    )
+    if room < settings.workers:
+        what = f"{settings.cpus:g} CPUs" + (" and a GPU" if gpus else "")
+        raise TrainingError(
+            f"{KEY}.workers {settings.workers}: the cluster's {len(alive)} nodes have room for "
+            f"{room} processes of {what}: add nodes, or lower {KEY}.workers or {KEY}.cpus"
+        )
+
+
+def _explained(error: Exception, settings: ClusterConfig) -> str:
+    """``error`` of Ray Train as one line."""
+    failures = getattr(error, "worker_failures", None) or {}
+    reason = next(iter(failures.values()), error)
+    cause = getattr(reason, "cause", None) or reason
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return (
+        f"the training on the cluster was begun {settings.attempts} times, and each time a process "
+        f"of it ended ({type(cause).__name__}: {lines[-1] if lines else 'no reason given'}): see "
+        "the processes' logs in Ray's dashboard, for want of memory lower train.batch_size. The "
+        "same command goes on from the last checkpoint"
+    )
