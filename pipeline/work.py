@@ -38,7 +38,7 @@ def executor_of(config: RunConfig, run: RunDir, models: Models) -> Executor:
             "all nodes share, or leave out train.cluster"
         )
     if config.executor.type == "local":
-        return LocalExecutor(models.admission)
+        return LocalExecutor(lambda: models.admission)
     if copy := copy_of(run.root):
         raise ExecutorFailed(
             f"executor.type ray: the run directory {copy.address} is worked on in a copy of this "

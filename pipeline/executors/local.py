@@ -23,13 +23,15 @@ class Admission:
 class LocalExecutor:
     """Works on blocks in this process's event loop."""
 
-    def __init__(self, admission: Admission | None = None) -> None:
-        """``admission``: by which more blocks begin than a job says; null: no more."""
+    def __init__(self, admission: Callable[[], Admission | None] = lambda: None) -> None:
+        """``admission`` says, once a job's models are open, by what more blocks begin than the job
+        says; null: no more."""
         self._admission = admission
 
     async def open(self, job: BlockJob) -> LocalJob:
         """See ``prefloop.pipeline.executors.block_task.Executor``."""
-        return LocalJob(job, await job.here(), self._admission)
+        make = await job.here()
+        return LocalJob(job, make, self._admission())
 
     async def aclose(self) -> None:
         """Nothing was opened that is not the caller's."""

@@ -107,7 +107,7 @@ async def compare_policies(
         try:
             for one in matches:
                 by = voting(config, config.evaluators, models.labelers)
-                await match(context, *one.kept_as, by)
+                await match(models.working(context), *one.kept_as, by)
             divergence = await _divergences(context, config, models, named, numbers, options.kl)
         finally:
             await models.release()
@@ -210,7 +210,7 @@ async def _answer(
                 if not todo[number].is_served:
                     models.use_policy(todo[number].model)
                 await answer_heldout(
-                    context.round(0),
+                    models.working(context).round(0),
                     config.sample,
                     config.evaluate,
                     models,

@@ -9,6 +9,7 @@ from functools import partial
 from prefloop.labelers.base import Labeler
 from prefloop.labelers.config import JudgeLabeler, LabelerConfig
 from prefloop.pipeline.config import POLICY, RunConfig, SampleConfig
+from prefloop.pipeline.executors.local import Admission, LocalExecutor
 from prefloop.pipeline.relabel.relabel_folder import LabelerRound
 from prefloop.pipeline.run.context import RunContext
 from prefloop.pipeline.run.models import Models
@@ -32,7 +33,7 @@ class LabelersOnCall:
     async def ask(self, folder: LabelerRound, labeler: LabelerConfig) -> None:
         """Have the votes of ``labeler`` on the blocks of a round that it has not voted on."""
         whole = RunContext.of(self.config, self.directory).round(folder.index)
-        context = replace(whole, folder=folder)
+        context = replace(whole, folder=folder, executor=LocalExecutor(self._admission))
         settings = self.config.label.model_copy(update={"labelers": (labeler,)})
         anew = asks_again(folder, settings)
         await label_round(context, settings, partial(self._open, labeler, folder.index, anew))
@@ -41,6 +42,9 @@ class LabelersOnCall:
         """Give back what the models hold."""
         if self._models is not None:
             await self._models.release()
+
+    def _admission(self) -> Admission | None:
+        return None if self._models is None else self._models.admission
 
     async def _open(self, labeler: LabelerConfig, round_index: int, anew: bool) -> list[Labeler]:
         if self._models is None:

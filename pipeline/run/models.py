@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ from prefloop.pipeline.engines.policy_check import TOLERANCE_NATS, PolicyMismatc
 from prefloop.pipeline.engines.replicas.replicated import ReplicatedEngine
 from prefloop.pipeline.engines.settings import MemoryMode, OpenAIEngine, sequences_at_once
 from prefloop.pipeline.engines.weights import is_adapter, load_tokenizer
-from prefloop.pipeline.executors.local import Admission
+from prefloop.pipeline.executors.local import Admission, LocalExecutor
 from prefloop.pipeline.machine.engine_load import EngineLoads
 from prefloop.pipeline.machine.footprint import (
     ASLEEP,
@@ -70,7 +71,7 @@ from prefloop.pipeline.machine.stage_memory import (
     stage_memory,
 )
 from prefloop.pipeline.remote.door import local_path
-from prefloop.pipeline.run.context import blocks_in_flight, most_in_flight
+from prefloop.pipeline.run.context import RunContext, blocks_in_flight, most_in_flight
 from prefloop.training.policy.log_ratios import PolicyAndReference, Scoring
 from prefloop.training.policy.logprobs import (
     Placement,
@@ -214,6 +215,14 @@ class Models:
         several = self._config.memory != "keep_open" and _local_models(self._config) > 1
         return several and any(
             one.in_turn for one in stage_memory(self._config) if one.stage in ("sample", "label")
+        )
+
+    def working(self, context: RunContext) -> RunContext:
+        """``context`` with as many blocks at once, in this process, as these have room for."""
+        return replace(
+            context,
+            blocks_in_flight=self.blocks_in_flight,
+            executor=LocalExecutor(lambda: self.admission),
         )
 
     def take_probes(self, prompts: ShardFolder, system_prompt: str | None) -> None:

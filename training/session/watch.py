@@ -137,9 +137,8 @@ def saved_bytes(trainer: Any) -> int:
         parameters = [one for one in parameters if one.requires_grad]
     parts = trainer.accelerator.num_processes if trainer.is_fsdp_enabled else 1
     # DeepSpeed leaves an empty tensor here, and says how large it is.
-    return parts * sum(
-        getattr(one, "ds_numel", one.numel()) * one.element_size() for one in parameters
-    )
+    numbers = (getattr(one, "ds_numel", one.numel()) * one.element_size() for one in parameters)
+    return int(parts * sum(numbers))
 
 
 def save_weights(trainer: Any, folder: Path) -> None:

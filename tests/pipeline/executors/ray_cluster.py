@@ -11,8 +11,13 @@ from typing import Any
 
 import psutil
 
-QUIET = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-"""Of the environment: loopback addresses are fine, and nobody is told of it."""
+QUIET = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
+}
+"""Of the environment: loopback addresses are fine, nobody is told of it, and workers do not stand
+back behind other tests."""
 
 
 @contextmanager

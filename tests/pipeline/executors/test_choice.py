@@ -25,3 +25,6 @@ def test_workers_do_not_see_the_copy_of_a_store(tmp_path: Path) -> None:
     on_ray = small_config(executor={"type": "ray"})
     with pytest.raises(ExecutorFailed, match="s3://bucket/run is worked on in a copy"):
         executor_of(on_ray, run, models)
+    trained = small_config(train={"cluster": {"workers": 2}})
+    with pytest.raises(ExecutorFailed, match=r"train\.cluster: the run directory s3://bucket/run"):
+        executor_of(trained, run, models)

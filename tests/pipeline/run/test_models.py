@@ -187,3 +187,11 @@ def test_servers_keep_their_count_while_models_make_room(opened: list[str]) -> N
 
     asyncio.run(training_comes())
     assert opened == ["policy", "-policy"]
+
+
+def test_further_blocks_begin_unless_their_number_is_given() -> None:
+    admission = Models(small_config()).admission
+    assert admission is not None
+    assert admission.most == 64
+    assert Models(small_config(blocks_in_flight=2)).admission is None
+    assert Models(small_config(**SMALL, memory="one_at_a_time")).admission is None
