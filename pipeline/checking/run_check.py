@@ -122,10 +122,10 @@ async def _checked(config: RunConfig, models: Models, wanted: StillToAsk) -> Che
             await models.make_room()
         key = f"sample.pool.{member.name}" if config.sample.pool else "sample"
         found += await _told(key, _sampler(config, models, key, member))
-    return Check((*found, *await _jobs(config, models, wanted)))
+    return Check((*found, *await _jobs(models, wanted)))
 
 
-async def _jobs(config: RunConfig, models: Models, wanted: StillToAsk) -> list[CheckLine]:
+async def _jobs(models: Models, wanted: StillToAsk) -> list[CheckLine]:
     """Whether the servers that are asked in batches have jobs."""
     asked = [(member.engine, member.model) for member in wanted.samplers]
     judges = (one for _, one in wanted.labelers if isinstance(one, JudgeLabeler))

@@ -86,9 +86,7 @@ _HARMLESS = {
     "cpus", "accelerator_type",
 }  # fmt: skip
 """Last parts of keys that change how a run gets there, and not what comes out."""
-_HOW_ASKED = re.compile(
-    rf"engines\..*\.(mode|batch\.({'|'.join(BatchSettings.model_fields)}))"
-)
+_HOW_ASKED = re.compile(rf"engines\..*\.(mode|batch\.({'|'.join(BatchSettings.model_fields)}))")
 """Keys that say whether a server is asked at once or in jobs, and how: the answers are the same."""
 _SPEED = {"max_num_seqs", "cpu_kv_cache_gib", "enable_prefix_caching"}
 """Last parts of an engine's keys that change how much it computes at once, where nothing is

@@ -252,8 +252,8 @@ class Models:
         return isinstance(opened, OpenAIServer)
 
     async def without_cache(self, engine: str, model: str) -> Engine:
-        """The server that :meth:`engine` gives, asked at once, and anew whatever it answered before;
-        its costs count as ever. The caller closes it."""
+        """The server that :meth:`engine` gives, asked at once, and anew whatever it answered
+        before; its costs count as ever. The caller closes it."""
         settings = self._config.engines[engine]
         assert isinstance(settings, OpenAIEngine)
         return await build_engine(

@@ -50,7 +50,7 @@ from prefloop.pipeline.stages.invalid_votes import (
     set_aside,
     together,
 )
-from prefloop.pipeline.stages.label import LabelledBlocks, build_pairs, vote
+from prefloop.pipeline.stages.label import LabelledBlocks, build_pairs, engines_of, vote
 from prefloop.training.config import EvaluateConfig
 
 logger = logging.getLogger(__name__)

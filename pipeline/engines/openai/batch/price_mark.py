@@ -16,5 +16,6 @@ def marked(kept: str, share: float) -> str:
 def share_in(body: Any) -> float:
     """The share that stands in a body of the cache; 1 where none does."""
     share = body.get(_FIELD) if isinstance(body, dict) else None
-    is_one = isinstance(share, int | float) and not isinstance(share, bool)
-    return float(share) if is_one and 0 <= share <= 1 else 1.0
+    if isinstance(share, bool) or not isinstance(share, int | float):
+        return 1.0
+    return float(share) if 0 <= share <= 1 else 1.0
