@@ -333,13 +333,21 @@ class OpenAIServer:
             self._health.ever_answered = True
             self._gives_choices |= known.first_logprobs is not None
             return known
+        jobs = None if is_asked_live() else self._jobs
+        if jobs is not None and await jobs.has(question):
+            return await self._ask_in_job(jobs, question)
         if question.wants_choices and self._is_unsure_of_choices:
             # One at a time until the first came: an answer without them is paid in vain.
             async with self._until_choices:
                 if self._is_unsure_of_choices:
                     return await self._ask(question)
-        if self._jobs is not None and not is_asked_live():
-            return await self._ask_in_job(self._jobs, question)
+        if jobs is not None and self._budget.is_unsure:
+            # What a limit is to hold for is measured at one request, not at thousands.
+            async with self._until_measured:
+                if self._budget.is_unsure:
+                    return await self._ask(question)
+        if jobs is not None:
+            return await self._ask_in_job(jobs, question)
         if self._shares and (kind := shared(question.body)) is not None:
             reply = await self._batches.do(kind, question)
             if reply is not None:
@@ -387,11 +395,6 @@ class OpenAIServer:
             )
 
     async def _ask_in_job(self, jobs: Jobs[_Question, _Read], question: _Question) -> Reply:
-        if self._budget.is_unsure and not await jobs.has(question):
-            # What a limit is to hold for is measured at one request, not at thousands.
-            async with self._until_measured:
-                if self._budget.is_unsure:
-                    return await self._ask(question)
         began = time.monotonic()
         try:
             _, reply = await jobs.ask(question)

@@ -16,7 +16,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
-from prefloop.data.errors import PrefloopError
 from prefloop.data.protocol import EngineFailed, Request, RequestRejected
 from prefloop.pipeline.engines.openai.batch.batch_settings import BatchSettings
 from prefloop.pipeline.engines.openai.batch.gathering import Gathering
@@ -124,7 +123,7 @@ class Jobs(Generic[Q, R]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._sender: asyncio.Task[None] | None = None
         self._taking_up: asyncio.Task[None] | None = None
-        self._failed: PrefloopError | None = None
+        self._failed: Exception | None = None
 
     def came(self, request: Request) -> None:
         """``request`` was made, whether it will be sent or not."""
@@ -272,7 +271,7 @@ class Jobs(Generic[Q, R]):
                 again += await self._ended(job, state)
             else:
                 again += self._entries_of(job.keys)
-        except PrefloopError as error:
+        except Exception as error:  # noqa: BLE001  # it is raised where answers are waited for
             self._fail(job, error)
             return
         self._close(job)
@@ -291,7 +290,7 @@ class Jobs(Generic[Q, R]):
         if self._in_job.get(key) is job:
             del self._in_job[key]
 
-    def _fail(self, job: Job, error: PrefloopError) -> None:
+    def _fail(self, job: Job, error: Exception) -> None:
         """The run ends with ``error``. What is at the server stays there."""
         if not job.record.is_asked_for:
             self._give_up(job.name)
@@ -305,7 +304,8 @@ class Jobs(Generic[Q, R]):
         """Write a job down and set aside what it may take; those of its requests that there is no
         room for."""
         for entry in self._entries_of(job.keys):
-            if (known := self._door.kept(entry.question)) is not None:  # it has come since
+            known = None if entry.future.done() else self._door.kept(entry.question)
+            if known is not None:  # it has come since it was asked for
                 entry.future.set_result(known)
         mosts = [self._in_job_price(self._door.most(one.question)) for one in self._waiting(job)]
         if not mosts:
@@ -405,7 +405,9 @@ class Jobs(Generic[Q, R]):
         for at, key in enumerate(job.keys, 1):
             if at in lines and (entry := self._entries.get(key)) is not None:
                 answer = LineAnswer(lines[at].status, lines[at].body)
-                self._read(entry.question, answer, Charge(Amount()), entry)
+                result = self._read(entry.question, answer, Charge(Amount()), entry)
+                if isinstance(result, TransientError):
+                    self._tried([entry], result)
         logger.warning(
             "%s: %d of %d requests of the job %s are refused (%s); the others are sent again",
             self._server.name,

@@ -201,6 +201,15 @@ def test_lines_that_validation_refuses_are_left_out_and_the_others_sent_again(tm
     assert outcomes[2:] == said(2, 4)
 
 
+def test_lines_that_validation_fails_at_are_not_sent_for_ever(tmp_path):
+    fault = {"code": "server_error", "message": "oh", "line": 1}
+    with batch_server(failed(fault), failed(fault), failed(fault), completed()) as server:
+        outcomes = texts(ask_in_jobs(server, words(0, 3), tmp_path))
+        assert [len(asked) for asked in server.asked] == [3, 3, 3, 2]
+    assert isinstance(outcomes[0], RequestRejected)
+    assert outcomes[1:] == said(1, 3)
+
+
 def test_a_job_that_is_refused_as_a_whole_ends_the_run(tmp_path):
     fault = {"code": "model_not_found", "message": "the model m does not exist", "line": None}
     with batch_server(failed(fault)) as server:

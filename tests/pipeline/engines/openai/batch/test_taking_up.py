@@ -128,6 +128,20 @@ def test_what_a_job_at_work_may_cost_is_set_aside_for_it(tmp_path):
         assert len(server.jobs) == 1
 
 
+def test_a_job_is_charged_once_whenever_the_process_ends(tmp_path):
+    with batch_server() as server:
+        ask_in_jobs(server, words(0, 5), tmp_path, **PRICES)
+        [record] = (tmp_path / "e.jobs").glob("*/job.json")
+        known = json.loads(record.read_text())
+        record.write_text(json.dumps(known | {"is_over": False}))  # as it was a moment before
+        sent = server.files[server.jobs["batch_0"].row["input_file_id"]]
+        (record.parent / "requests.jsonl").write_bytes(sent)
+        assert texts(ask_in_jobs(server, words(0, 6), tmp_path, **PRICES)) == said(0, 6)
+        assert len(server.jobs) == 2
+    assert spent(tmp_path) == (6 * 15, 6 * 7.5)
+    assert open_jobs(tmp_path) == ()
+
+
 def test_a_job_that_the_server_has_forgotten_is_sent_again_and_counts_in_full(tmp_path, caplog):
     with batch_server(looks=10_000) as server:
         interrupted(server, tmp_path)
