@@ -57,7 +57,8 @@ def _price(both: BothPrices) -> str:
             ("batch", "in batch jobs", both.batch),
         )
     )
-    return f"engines.{both.engine}: {live}, {batch}"
+    where = ", where its server has them" if both.mode == "live" else ""
+    return f"engines.{both.engine}: {live}, {batch}{where}"
 
 
 def _step_table(plan: Plan) -> Table:

@@ -62,9 +62,11 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file and the ``fields`` beside it, as a form. It is read while it is sent."""
+    """A file, called ``name``, and the ``fields`` beside it, as a form. It is read while it is
+    sent."""
 
     path: Path
+    name: str
     fields: Mapping[str, str]
     boundary: str = field(default_factory=lambda: f"----prefloop-{secrets.token_hex(12)}")
 
@@ -91,7 +93,7 @@ class Upload:
         ]
         parts.append(
             f'--{self.boundary}\r\ncontent-disposition: form-data; name="file"; '
-            f'filename="{self.path.name}"\r\ncontent-type: application/octet-stream\r\n\r\n'
+            f'filename="{self.name}"\r\ncontent-type: application/octet-stream\r\n\r\n'
         )
         return "".join(parts).encode()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,11 +13,9 @@ from prefloop.data.protocol import EngineFailed
 from prefloop.pipeline.engines.openai.batch.batch_settings import BatchSettings
 from prefloop.pipeline.engines.openai.batch.job_folder import JobFolder, JobRecord
 from prefloop.pipeline.engines.openai.batch.job_lines import Found, look_through
-from prefloop.pipeline.engines.openai.batch.job_server import JobServer, most_bytes
+from prefloop.pipeline.engines.openai.batch.job_server import JobServer, NotBegun, most_bytes
 from prefloop.pipeline.engines.openai.batch.job_state import JobState
 from prefloop.pipeline.engines.openai.openai_errors import TransientError
-
-logger = logging.getLogger(__name__)
 
 _LOOKS_FOR_FILES = 3
 """Times that a job which is over is looked at again where files or lines are missing."""
@@ -64,9 +61,13 @@ class JobRunner:
         """
         await asyncio.to_thread(self._folder.write_requests, job.name, lines)
         self.note(job, requests=len(lines))
-        file_id = await self._server.upload(self._folder.requests(job.name))
+        file_id = await self._server.upload(self._folder.requests(job.name), job.name)
         self.note(job, file_id=file_id, is_asked_for=True)
-        state = await self._server.create(file_id, job.name)
+        try:
+            state = await self._server.create(file_id, job.name)
+        except NotBegun:
+            self.note(job, is_asked_for=False)
+            raise
         self.note(job, batch_id=state.id, status=state.status)
         _say(f"{self._server.name}: job {state.id} of {len(lines)} requests was begun")
         return state

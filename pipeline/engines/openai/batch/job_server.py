@@ -37,6 +37,10 @@ _UNKNOWN = frozenset([404, 410])
 _NO_API = frozenset([404, 405, 410, 501])
 
 
+class NotBegun(EngineFailed):
+    """A job is not begun, for sure: the server has said no."""
+
+
 class JobServer:
     """One server's files and batches. Use it from one event loop.
 
@@ -56,11 +60,11 @@ class JobServer:
         """What the server is called in messages."""
         return self._endpoint.name
 
-    async def upload(self, path: Path) -> str:
-        """Send a file of requests; its id."""
+    async def upload(self, path: Path, name: str) -> str:
+        """Send the file of requests of the job ``name``; its id."""
 
         async def send() -> str:
-            upload = Upload(path.resolve(), {"purpose": "batch"})
+            upload = Upload(path, f"{name}.jsonl", {"purpose": "batch"})
             response = await self._endpoint.transport.upload(
                 "/files", upload, self._config.batch.transfer_s
             )
@@ -76,7 +80,7 @@ class JobServer:
         """Begin the job ``name`` once, whatever happens to what the server says: where it may have
         begun it, it is looked for before it is asked again.
 
-        Raises ``TransientError`` where it has too much to do.
+        Raises ``TransientError`` where it has too much to do, and ``NotBegun`` where it refuses.
         """
         asked = {
             "input_file_id": file_id,
@@ -98,7 +102,12 @@ class JobServer:
             was_sent |= response.status >= 500 or response.status < 300  # it may have begun
             return self._state(response, "a job (POST /batches)")
 
-        return await self._tried(begin, "begins no job", told="busy")
+        try:
+            return await self._tried(begin, "begins no job", told="busy")
+        except EngineFailed as failed:
+            if was_sent:
+                raise
+            raise NotBegun(failed.problem, failed.remedy) from None
 
     async def look(self, batch_id: str) -> JobState | None:
         """How a job stands; null where the server knows none of this id. Raises ``TransientError``

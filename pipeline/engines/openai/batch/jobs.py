@@ -164,7 +164,8 @@ class Jobs(Generic[Q, R]):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._budget.let_go([*self._open])
-        left = [job.record for job in self._open.values() if job.record.is_open]
+        left = [job.record for job in self._open.values() if job.record.batch_id is not None]
+        left = [record for record in left if record.is_open]
         self._open.clear()
         if left:
             logger.warning(
@@ -276,7 +277,9 @@ class Jobs(Generic[Q, R]):
             return
         self._close(job)
         for entry in again:
-            if self._entries.get(entry.question.key) is entry:
+            key = entry.question.key
+            is_sent = key in self._in_job or key in self._pending
+            if self._entries.get(key) is entry and not is_sent:
                 self._queue(entry)
 
     def _close(self, job: Job) -> None:
@@ -422,41 +425,38 @@ class Jobs(Generic[Q, R]):
         """Take the answers of a job; the requests that it has none for."""
         found = await self._runner.files(job, state)
         bodies: dict[str, dict[str, Any]] = {}
-        if any(key not in self._entries for key in job.keys):
-            path = self._folder.requests(job.name)
-            bodies = dict(await asyncio.to_thread(requests_in, path))
         spent, again, whys = Amount(), list[_Entry[Q, R]](), Counter[str]()
         for start in range(0, len(job.keys), _TOGETHER):
             keys = job.keys[start : start + _TOGETHER]
             places = [found.lines.get(key) for key in keys]
             answers = await asyncio.to_thread(_answers_at, places)
-            for key in keys:
+            if not bodies and any(key not in self._entries for key in keys):
+                # Nobody waits for them now; they are paid, and kept for those who will.
+                path = self._folder.requests(job.name)
+                bodies = dict(await asyncio.to_thread(requests_in, path))
+            entries = [self._entries.get(key) for key in keys]
+            deliveries = []
+            for key, entry, answer in zip(keys, entries, answers, strict=True):
                 self._leave(job, key)
-            results = await asyncio.gather(
-                *(
-                    self._deliver(key, bodies.get(key), answer or _no_answer(key, found, state))
-                    for key, answer in zip(keys, answers, strict=True)
-                )
-            )
-            for key, (charge, error) in zip(keys, results, strict=True):
+                known = entry.question if entry else self._door.question(key, bodies[key])
+                came = answer or _no_answer(key, found, state)
+                deliveries.append(self._deliver(known, entry, came))
+            results = await asyncio.gather(*deliveries)
+            for entry, (charge, error) in zip(entries, results, strict=True):
                 spent += self._in_job_price(charge)
                 if error is not None:
                     whys[_why(error)] += 1
-                    again += self._tried(self._entries_of([key]), error)
+                    again += self._tried([entry] if entry else [], error)
         self._budget.settle(job.name, spent)
         self._over(job, status=state.status, done=max(state.done, job.record.done))
         self._tell(job, found, whys)
         return again
 
     async def _deliver(
-        self, key: str, body: Mapping[str, Any] | None, answer: LineAnswer | TransientError
+        self, question: Q, entry: _Entry[Q, R] | None, answer: LineAnswer | TransientError
     ) -> tuple[Amount, TransientError | None]:
         """Have an answer read and kept, and give it to those who wait; what it took, and why it is
         to be asked for again."""
-        entry = self._entries.get(key)
-        if entry is None and body is None:  # given up a moment ago
-            return Amount(), None
-        question = self._door.question(key, body or {}) if entry is None else entry.question
         charge = Charge(self._door.most(question))
         if isinstance(answer, TransientError):
             return charge.most if answer.was_sent else Amount(), answer

@@ -294,6 +294,15 @@ def test_a_server_without_batches_is_one_line(tmp_path):
     assert not list((tmp_path / "e.jobs").glob("*/job.json"))
 
 
+def test_a_job_that_is_not_begun_is_not_open(tmp_path):
+    with batch_server() as server:
+        server.faults["POST /batches"] = [status(400, "this model has no batches")]
+        outcomes = ask_in_jobs(server, words(0, 3), tmp_path)
+    assert "refuses a job (POST /batches) (status 400: this model has no" in str(outcomes[0])
+    assert open_jobs(tmp_path) == ()
+    assert not list((tmp_path / "e.jobs").glob("*/job.json"))
+
+
 def test_a_key_that_is_refused_is_one_line(tmp_path):
     with batch_server() as server:
         server.faults["POST /files"] = [status(401, "bad key")]

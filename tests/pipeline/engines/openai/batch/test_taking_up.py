@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from urllib.parse import urlsplit
 
 import pytest
@@ -114,6 +115,32 @@ def test_answers_that_nobody_asks_for_any_more_are_kept(tmp_path):
         server.jobs["batch_0"].looks = server.looks = 0
         ask_in_jobs(server, words(3, 4), tmp_path, **PRICES)
         assert texts(ask_in_jobs(server, words(0, 5), tmp_path, **PRICES)) == said(0, 5)
+        assert len(server.jobs) == 1
+
+
+def test_answers_that_come_when_those_who_waited_have_gone_are_kept(tmp_path):
+    fetched = threading.Event()
+
+    async def go(url):
+        config = OpenAIEngine(base_url=url, mode="batch", batch=QUICK)
+        engine = OpenAIServer(config, "m", cache=tmp_path / "e")
+        tasks = [asyncio.ensure_future(engine.generate(one)) for one in words(0, 5)]
+        while not fetched.is_set():
+            await asyncio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
+        while open_jobs(tmp_path):
+            await asyncio.sleep(0.01)
+        await engine.aclose()
+
+    def seen(_):
+        fetched.set()
+        return False
+
+    with batch_server() as server:
+        server.faults["GET /files/"] = [seen]
+        asyncio.run(go(server.url))
+        assert texts(ask_in_jobs(server, words(0, 5), tmp_path)) == said(0, 5)
         assert len(server.jobs) == 1
 
 
