@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -359,6 +359,7 @@ class RunConfig(Strict):
                     "trained full weights: sample with `vllm` or `transformers`, set train.lora "
                     "(vLLM servers load adapters), or set rounds: 1 with evaluate.enabled: false"
                 )
+        self._fit_batches({engine for _, engine in named})
         if self.train and self.train.stop_early and not self.write.test_share:
             raise ValueError(
                 "train.stop_early measures the test split: set write.test_share above 0, or leave "
@@ -392,6 +393,36 @@ class RunConfig(Strict):
                     f"{', '.join(names)}"
                 )
         return self
+
+    def _fit_batches(self, asked: Set[str]) -> None:
+        """Raise ``ValueError`` where one of the engines that are ``asked`` is in ``mode: batch``
+        and would be waited for in vain, or is to serve weights that change."""
+        batches = {
+            name
+            for name in asked
+            if isinstance(engine := self.engines[name], OpenAIEngine) and engine.mode == "batch"
+        }
+        if batches and self.executor.type == "ray":
+            raise ValueError(
+                f"engines.{min(batches)} has mode: batch, and with executor.type ray each worker "
+                "would send jobs of a few blocks: set executor.type: local, or mode: live"
+            )
+        if self.train is None:
+            return
+        judges = [one for one in self.all_labelers if isinstance(one, JudgeLabeler)]
+        changing = {self.sample.engine}
+        changing |= {one.engine for one in (*self.sample.pool, *judges) if one.model == POLICY}
+        if (self.rounds > 1 or self.evaluate.enabled) and (found := changing & batches):
+            raise ValueError(
+                f"engines.{min(found)} has mode: batch, which is for fixed models, and serves the "
+                "policy that this run trains: set mode: live there"
+            )
+        meanwhile = {one.engine for one in self.label.labelers if isinstance(one, JudgeLabeler)}
+        if self.train.on_policy and (found := (meanwhile | changing) & batches):
+            raise ValueError(
+                f"train.method {self.train.method} asks while it trains, and would wait for a job "
+                f"at every step: set engines.{min(found)}.mode: live"
+            )
 
     def _check_origins(self) -> None:
         """Raise ``ValueError`` where a labeler ``origin`` names whom the pool does not have, or is

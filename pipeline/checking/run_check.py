@@ -25,6 +25,8 @@ from prefloop.pipeline.checking.still_to_ask import (
 )
 from prefloop.pipeline.config import PoolMember, RunConfig
 from prefloop.pipeline.engines.openai.api_key import read_key
+from prefloop.pipeline.engines.openai.batch.asked_live import asked_live
+from prefloop.pipeline.engines.openai.openai_server import OpenAIServer
 from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.machine.stage_memory import stage_memory
 from prefloop.pipeline.run.models import Models
@@ -97,7 +99,13 @@ async def check_before(config: RunConfig, run: RunDir, models: Models) -> None:
 
 
 async def check_all(config: RunConfig, models: Models, wanted: StillToAsk) -> Check:
-    """Check those in ``wanted``, the samplers last: their models are needed first."""
+    """Check those in ``wanted``, the samplers last: their models are needed first. Nobody waits for
+    a job: also an engine that asks in batches is asked at once, at its full price."""
+    with asked_live():
+        return await _checked(config, models, wanted)
+
+
+async def _checked(config: RunConfig, models: Models, wanted: StillToAsk) -> Check:
     found = [finding for look in OF_THE_CONFIG for finding in look(config)]
     endpoints, gone = await check_endpoints(config, models, wanted)
     found += endpoints
@@ -114,7 +122,26 @@ async def check_all(config: RunConfig, models: Models, wanted: StillToAsk) -> Ch
             await models.make_room()
         key = f"sample.pool.{member.name}" if config.sample.pool else "sample"
         found += await _told(key, _sampler(config, models, key, member))
-    return Check(tuple(found))
+    return Check((*found, *await _jobs(models, wanted)))
+
+
+async def _jobs(models: Models, wanted: StillToAsk) -> list[CheckLine]:
+    """Whether the servers that are asked in batches have jobs."""
+    asked = [(member.engine, member.model) for member in wanted.samplers]
+    judges = (one for _, one in wanted.labelers if isinstance(one, JudgeLabeler))
+    asked += [(one.engine, one.model) for one in judges]
+    found = []
+    for name, model in dict(asked).items():
+        opened = models.opened(name, model)
+        if not isinstance(opened, OpenAIServer):
+            continue
+        problem = await opened.problem_of_jobs()
+        if problem:
+            remedy = f"set engines.{name}.mode: live, or take a server with a batch API"
+            found.append(CheckLine("failure", f"engines.{name}", f"no jobs: {problem}", remedy))
+        elif problem is not None:
+            found.append(CheckLine("ok", f"engines.{name}", "the server lists its batch jobs"))
+    return found
 
 
 async def _told(key: str, looking: Awaitable[list[CheckLine]]) -> list[CheckLine]:

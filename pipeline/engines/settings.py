@@ -27,6 +27,7 @@ from prefloop.pipeline.engines.handed_on import (
     check_fields,
     check_headers,
 )
+from prefloop.pipeline.engines.openai.batch.batch_settings import BatchSettings
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 MemoryMode = Literal["auto", "keep_open", "one_at_a_time"]
@@ -216,6 +217,11 @@ class OpenAIEngine(Strict):
     while the others answer. ``api_key_env``, ``max_concurrency``, ``requests_per_minute``,
     ``tokens_per_minute`` and ``extra_headers`` of the engine hold for each that has none of its
     own; what may be spent, and the prices, are the engine's."""
+    mode: Annotated[Literal["live", "batch"], LATER] = "live"
+    """``batch``: requests are collected and sent as jobs of the server's batch API (``/files`` and
+    ``/batches``), which answers within a day, at about half the price. For fixed models."""
+    batch: Annotated[BatchSettings, LATER] = Field(default_factory=BatchSettings)
+    """For ``mode: batch``."""
     api_key_env: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key (unset: no key is sent)."""
     api: Literal["chat", "completions"] = "chat"
@@ -297,6 +303,11 @@ class OpenAIEngine(Strict):
         )
 
     @property
+    def price_share(self) -> float:
+        """Of the prices, what an answer costs in this mode."""
+        return self.batch.share if self.mode == "batch" else 1.0
+
+    @property
     def addresses(self) -> tuple[str, ...]:
         """Where the servers are."""
         return tuple(one.base_url for one in self.endpoints) or (self.base_url,)
@@ -338,6 +349,12 @@ class OpenAIEngine(Strict):
         asked = [(one.base_url.rstrip("/"), one.api_key_env) for one in self.servers]
         if twice := next((url for url, key in asked if asked.count((url, key)) > 1), None):
             raise ValueError(f"endpoints has {twice} twice, with the same key")
+        if self.mode == "batch" and self.endpoints:
+            raise ValueError("mode: batch sends its jobs to one server, and knows them there: give "
+                             "base_url in the place of endpoints, or set mode: live")  # fmt: skip
+        if self.mode == "batch" and not self.cache:
+            raise ValueError("mode: batch keeps the answers of its jobs in the response cache: set "
+                             "cache: true, or mode: live")  # fmt: skip
         prices = self.price_per_million_prompt_tokens + self.price_per_million_completion_tokens
         if self.max_cost == 0:
             raise ValueError("max_cost must be more than 0")

@@ -9,6 +9,7 @@ from prefloop.pipeline.engines.settings import EngineConfig, OpenAIEngine
 from prefloop.pipeline.plan.speeds import (
     ANSWER_SHARE,
     DECODED_PER_CONNECTION,
+    JOB_S,
     LATENCY_S,
     RATIONALE_SHARE,
     START_S,
@@ -16,6 +17,7 @@ from prefloop.pipeline.plan.speeds import (
     Measured,
 )
 from prefloop.pipeline.plan.token_counts import CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS
+from prefloop.pipeline.report.formats import duration
 from prefloop.training.config import TrainConfig
 
 _FEW = 16
@@ -67,11 +69,17 @@ def time_assumptions(measured: Measured, *, engines: Set[str], trains: bool) -> 
 
 
 def endpoint_assumptions(engines: Mapping[str, EngineConfig]) -> Iterable[str]:
-    """Which servers are asked, of engines that have several, and how much of each."""
+    """Which servers are asked, of engines that have several, and how much of each; how long those
+    take that are asked in jobs."""
     for name, engine in engines.items():
         if isinstance(engine, OpenAIEngine) and engine.endpoints:
             told = "; ".join(_limits_of(server) for server in engine.servers)
             yield f"engines.{name} asks {len(engine.endpoints)} endpoints: {told}"
+        elif isinstance(engine, OpenAIEngine) and engine.mode == "batch":
+            yield (
+                f"engines.{name} asks in jobs: {duration(JOB_S)} for each of its lines above, and "
+                f"the server may take {engine.batch.completion_window}"
+            )
 
 
 def _limits_of(server: EndpointConfig) -> str:

@@ -25,7 +25,7 @@ from prefloop.pipeline.plan.clock import Clock, SpeedOf
 from prefloop.pipeline.plan.disk import DiskSpace, disk_space
 from prefloop.pipeline.plan.planner import Planner
 from prefloop.pipeline.plan.speeds import Measured
-from prefloop.pipeline.plan.steps import Step, Training
+from prefloop.pipeline.plan.steps import BothPrices, Step, Training, both_prices
 from prefloop.pipeline.report.formats import money, short_count
 from prefloop.pipeline.run.manifest import as_begun
 from prefloop.pipeline.run.run_dir import RunDir
@@ -60,6 +60,8 @@ class Plan:
     """Of training; null where nothing is trained."""
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...]
+    prices: tuple[BothPrices, ...] = ()
+    """Of the engines that could be asked in jobs."""
 
     @property
     def requests(self) -> int:
@@ -147,6 +149,7 @@ def plan_with(
         disk=disk_space(config, tuple(planner.training)),
         assumptions=(*training_settings(config.train), *planner.assumptions()),
         warnings=warnings_of(config, planner.steps, memory),
+        prices=both_prices(config.engines, planner.steps),
     )
 
 

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prefloop.pipeline.plan.plan import Plan
+from prefloop.pipeline.plan.steps import BothPrices
 from prefloop.pipeline.report.formats import count, duration, money, short_count, size
 
 
@@ -33,6 +34,7 @@ def render_plan(plan: Plan) -> RenderableType:
     parts: list[RenderableType] = [
         Text.assemble((f"{name:<10}", "dim"), words) for name, words in facts.items()
     ]
+    parts += [Text.assemble((f"{'price':<10}", "dim"), _price(one)) for one in plan.prices]
     parts.append(Padding(_step_table(plan), (1, 0)))
     if plan.training:
         parts.append(Padding(_training_table(plan), (0, 0, 1, 0)))
@@ -45,6 +47,18 @@ def render_plan(plan: Plan) -> RenderableType:
     parts.append(Text("Assumed:", style="dim"))
     parts += [Text(f"  - {assumption}", style="dim") for assumption in plan.assumptions]
     return Group(*parts)
+
+
+def _price(both: BothPrices) -> str:
+    live, batch = (
+        f"{money(cost)} {how}{' as set' if both.mode == mode else ''} (mode: {mode})"
+        for mode, how, cost in (
+            ("live", "asked at once", both.live),
+            ("batch", "in batch jobs", both.batch),
+        )
+    )
+    where = ", where its server has them" if both.mode == "live" else ""
+    return f"engines.{both.engine}: {live}, {batch}{where}"
 
 
 def _step_table(plan: Plan) -> Table:

@@ -478,8 +478,9 @@ class Planner:
         settings = self._config.engines[asked.engine] if asked.engine else None
         price_in = price_out = 0.0
         if isinstance(settings, OpenAIEngine):
-            price_in = settings.price_per_million_prompt_tokens / 1e6
-            price_out = settings.price_per_million_completion_tokens / 1e6
+            share = settings.price_share / 1e6
+            price_in = settings.price_per_million_prompt_tokens * share
+            price_out = settings.price_per_million_completion_tokens * share
         rates = self._measured.seconds_per_request
         if asked.engine:
             self._timed.add((asked.timed_like, asked.engine))

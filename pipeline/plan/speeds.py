@@ -19,6 +19,8 @@ RATIONALE_SHARE = 0.25
 """Expected length of a judge's rationale, as a share of its ``max_tokens``."""
 DECODED_PER_CONNECTION = 40.0
 """Generated tokens per second of one connection to an HTTP server."""
+JOB_S = 3600.0
+"""Seconds that a batch job is thought to take; nobody promises less than a day."""
 LATENCY_S = 0.5
 """Seconds before the first token of an HTTP answer."""
 START_S = 15.0
@@ -71,7 +73,9 @@ def server_seconds(
     settings: OpenAIEngine, requests: int, prompt_tokens: float, answer_tokens: float
 ) -> float:
     """How long an engine's servers are thought to take together for requests of so many tokens
-    each, by their limits."""
+    each, by their limits; in jobs, which are at work at the same time, as one takes."""
+    if settings.mode == "batch":
+        return JOB_S if requests else 0.0
     tokens = prompt_tokens + answer_tokens
     alone = [_seconds_alone(one, requests, tokens, answer_tokens) for one in settings.servers]
     if len(alone) == 1 or not requests:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from prefloop.pipeline.engines.settings import EngineConfig, OpenAIEngine
 
 
 @dataclass(frozen=True)
@@ -37,3 +40,33 @@ class Training:
     """Pairs (answers, with the methods kto and sft), at most: filters drop some."""
     steps: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class BothPrices:
+    """What an engine is expected to cost in either mode; the plan counts the one that is set."""
+
+    engine: str
+    mode: str
+    """As set."""
+    live: float
+    """Each request is answered at once."""
+    batch: float
+    """They are answered as jobs of the server's batch API, where it has one."""
+
+
+def both_prices(
+    engines: Mapping[str, EngineConfig], steps: Iterable[Step]
+) -> tuple[BothPrices, ...]:
+    """Those of the engines among ``steps`` that cost something and could be asked in both."""
+    costs: dict[str, float] = {}
+    for step in steps:
+        if step.engine is not None:
+            costs[step.engine] = costs.get(step.engine, 0.0) + step.cost
+    found = []
+    for name, cost in costs.items():
+        settings = engines[name]
+        if isinstance(settings, OpenAIEngine) and cost and not settings.endpoints:
+            live = cost / settings.price_share
+            found.append(BothPrices(name, settings.mode, live, live * settings.batch.share))
+    return tuple(found)

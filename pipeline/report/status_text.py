@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from prefloop.pipeline.engines.openai.batch.job_folder import OpenJobs
 from prefloop.pipeline.report.formats import count, duration, money, percent, short_count
 from prefloop.pipeline.run.final_split import FinalFigures
 from prefloop.pipeline.run.run_dir import JURY, OPPONENT
@@ -35,6 +36,8 @@ def render_status(status: RunStatus) -> RenderableType:
         "rounds": f"{len(status.rounds)} begun of {status.rounds_planned}",
         "spent": _spent(status),
     }
+    if status.jobs:
+        facts["jobs"] = "; ".join(map(_jobs, status.jobs))
     if status.keep:
         facts["keep"] = _kept(status.keep)
     if status.final:
@@ -46,6 +49,13 @@ def render_status(status: RunStatus) -> RenderableType:
     for first in range(0, len(status.rounds), _ROUNDS_BESIDE_EACH_OTHER):
         parts.append(_round_table(status.rounds[first : first + _ROUNDS_BESIDE_EACH_OTHER]))
     return Group(*parts)
+
+
+def _jobs(jobs: OpenJobs) -> str:
+    return (
+        f"engines.{jobs.engine}: {jobs.jobs} batch {'job' if jobs.jobs == 1 else 'jobs'} open, "
+        f"{count(jobs.done)} of {count(jobs.requests)} requests done when last asked"
+    )
 
 
 def _kept(kept: KeptPolicy) -> str:

@@ -25,7 +25,7 @@ _HARMLESS = {
     "api_key_env", "max_concurrency", "timeout_s", "max_retries", "max_backoff_s",
     "requests_per_minute", "tokens_per_minute", "max_total_tokens", "max_cost", "cache",
     "cache_dir", "gpu_memory_utilization", "block_wait_s", "enable_sleep_mode", "replicas",
-    "gpus", "cpus", "accelerator_type",
+    "gpus", "cpus", "accelerator_type", "mode", "batch",
 }  # fmt: skip
 """Keys of an engine that change how an answer gets there, and not what it is."""
 

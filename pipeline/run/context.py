@@ -3,13 +3,13 @@ the whole run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from prefloop.data.protocol import EngineFailed
 from prefloop.pipeline.config import RunConfig
-from prefloop.pipeline.engines.settings import EngineConfig
+from prefloop.pipeline.engines.settings import EngineConfig, OpenAIEngine
 from prefloop.pipeline.executors.block_task import Executor
 from prefloop.pipeline.executors.local import LocalExecutor
 from prefloop.pipeline.machine.hardware import replicas_of
@@ -39,6 +39,9 @@ class RunContext:
     """Hears of each training step: the round and what was logged."""
     executor: Executor = field(default_factory=LocalExecutor, kw_only=True)
     """Has the blocks of a stage worked on."""
+    collecting: Mapping[str, int] = field(default_factory=dict, kw_only=True)
+    """Engines that collect requests before they ask, with the blocks that they are to have at
+    once."""
 
     @staticmethod
     def of(config: RunConfig, run: RunDir) -> RunContext:
@@ -50,7 +53,12 @@ class RunContext:
             blocks_in_flight(config),
             keeps_thoughts=config.write.reasoning == "keep",
             template_kwargs=_template_kwargs(config),
+            collecting=_collecting(config),
         )
+
+    def blocks_for(self, engines: Iterable[str]) -> int:
+        """Blocks to work on at once where ``engines`` are asked."""
+        return max(self.blocks_in_flight, *(self.collecting.get(one, 1) for one in engines), 1)
 
     def round(self, index: int) -> RoundContext:
         """The same for the stages of round ``index``."""
@@ -65,6 +73,7 @@ class RunContext:
             template_kwargs=self.template_kwargs,
             on_step=self.on_step,
             executor=self.executor,
+            collecting=self.collecting,
         )
 
 
@@ -103,6 +112,15 @@ def _processes(engine: EngineConfig) -> int:
         return replicas_of(engine)
     except EngineFailed:  # who opens it says so; deciding anew does not
         return 1
+
+
+def _collecting(config: RunConfig) -> dict[str, int]:
+    """While a job is at work nothing else is, so all prompts that fit into memory go into it."""
+    return {
+        name: -(-engine.batch.max_prompts // config.block_size)
+        for name, engine in config.engines.items()
+        if isinstance(engine, OpenAIEngine) and engine.mode == "batch"
+    }
 
 
 def _template_kwargs(config: RunConfig) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -41,6 +42,7 @@ from prefloop.pipeline.config import (
     flatten,
     validate_config,
 )
+from prefloop.pipeline.engines.openai.batch.batch_settings import BatchSettings
 from prefloop.pipeline.engines.settings import TransformersEngine
 from prefloop.pipeline.machine.hardware import CPU, devices_of
 from prefloop.pipeline.machine.packages import package_versions
@@ -84,6 +86,8 @@ _HARMLESS = {
     "cpus", "accelerator_type",
 }  # fmt: skip
 """Last parts of keys that change how a run gets there, and not what comes out."""
+_HOW_ASKED = re.compile(rf"engines\..*\.(mode|batch\.({'|'.join(BatchSettings.model_fields)}))")
+"""Keys that say whether a server is asked at once or in jobs, and how: the answers are the same."""
 _SPEED = {"max_num_seqs", "cpu_kv_cache_gib", "enable_prefix_caching"}
 """Last parts of an engine's keys that change how much it computes at once, where nothing is
 promised to the last bit (vLLM)."""
@@ -481,7 +485,7 @@ def _changes(config: RunConfig, run: RunDir) -> _Changes:
         if _shares_threads_out(key, config):
             last_bits.append(_difference(key, old, new))
             continue
-        if _last_name(key) in _HARMLESS:
+        if _last_name(key) in _HARMLESS or _HOW_ASKED.fullmatch(key):
             continue
         if key.startswith("engines.") and _last_name(key) in _SPEED | _LAST_BITS:
             if _last_name(key) in _LAST_BITS:

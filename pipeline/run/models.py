@@ -261,12 +261,12 @@ class Models:
         return isinstance(opened, OpenAIServer)
 
     async def without_cache(self, engine: str, model: str) -> Engine:
-        """The server that :meth:`engine` gives, asked anew whatever it answered before; its costs
-        count as ever. The caller closes it."""
+        """The server that :meth:`engine` gives, asked at once, and anew whatever it answered
+        before; its costs count as ever. The caller closes it."""
         settings = self._config.engines[engine]
         assert isinstance(settings, OpenAIEngine)
         return await build_engine(
-            settings.model_copy(update={"cache": False}),
+            settings.model_copy(update={"cache": False, "mode": "live"}),
             self._policy if model == POLICY else model,
             cache=self._cache and self._cache / engine,
             ledger=self._ledgers and self._ledgers / f"{engine}.spent.jsonl",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from prefloop.data.shards import damaged
 from prefloop.data.storage.counts import of_values
 from prefloop.labelers.decisions.reasons import PAIR_STRATEGY
+from prefloop.pipeline.engines.openai.batch.job_folder import OpenJobs, open_jobs
 from prefloop.pipeline.remote.door import shown_path
 from prefloop.pipeline.run.run_dir import (
     CONFIG_REMEDY,
@@ -159,6 +160,8 @@ class RunStatus:
     """Null before a policy was evaluated."""
     final: FinalFigures | None = None
     """What the prompts that no round saw say about it; null without them, or before."""
+    jobs: tuple[OpenJobs, ...] = ()
+    """Batch jobs that are at work at servers, or whose answers were not taken, by engine."""
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, as values that ``json`` can write."""
@@ -200,6 +203,7 @@ def collect_status(run: RunDir) -> RunStatus:
         usage=usage,
         keep=_kept_policy(kept) if kept and kept.evaluated else None,
         final=_final(run, kept),
+        jobs=open_jobs(run.cache),
     )
 
 

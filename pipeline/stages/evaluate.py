@@ -207,7 +207,8 @@ def answer_job(
         "policy": answers.policy, "untempered": answers.untempered,
     }  # fmt: skip
     task = BlockTask(ANSWERS, answers.run.root, context.index, details)
-    return BlockJob(task, AnsweredBlocks(context, answers), here, context.blocks_in_flight)
+    in_flight = context.blocks_for([member.engine])
+    return BlockJob(task, AnsweredBlocks(context, answers), here, in_flight)
 
 
 @dataclass(frozen=True)

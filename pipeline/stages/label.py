@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import shutil
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,7 +117,7 @@ def label_job(
     }
     task = BlockTask(LABEL, context.run.root, context.index, details)
     shelf = LabelledBlocks(context.folder.votes, settings.silent)
-    return BlockJob(task, shelf, here, context.blocks_in_flight)
+    return BlockJob(task, shelf, here, context.blocks_for(engines_of(settings.labelers)))
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,11 @@ class LabelledBlocks:
     def kept(self, index: int) -> Tables | None:
         """The votes, as they were written."""
         return (self.votes.read(index),) if self.votes.exists(index) else None
+
+
+def engines_of(labelers: Iterable[LabelerConfig]) -> set[str]:
+    """The engines that ``labelers`` ask."""
+    return {one.engine for one in labelers if isinstance(one, JudgeLabeler)}
 
 
 def remedy_of(labelers: Sequence[LabelerConfig]) -> str:

@@ -50,7 +50,7 @@ from prefloop.pipeline.stages.invalid_votes import (
     set_aside,
     together,
 )
-from prefloop.pipeline.stages.label import LabelledBlocks, build_pairs, vote
+from prefloop.pipeline.stages.label import LabelledBlocks, build_pairs, engines_of, vote
 from prefloop.training.config import EvaluateConfig
 
 logger = logging.getLogger(__name__)
@@ -173,7 +173,8 @@ def match_job(context: RunContext, policy: int, opponent: PolicyKey, by: Voting)
         "label": by.settings.model_dump(mode="json"),
     }  # fmt: skip
     task = BlockTask(MATCH, run.root, policy - 1, details)
-    return BlockJob(task, LabelledBlocks(votes), here, context.blocks_in_flight)
+    in_flight = context.blocks_for(engines_of(by.settings.labelers))
+    return BlockJob(task, LabelledBlocks(votes), here, in_flight)
 
 
 def _of_pairs(votes: pa.Table, pairs: Sequence[Pair]) -> pa.Table:

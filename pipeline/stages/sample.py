@@ -144,7 +144,8 @@ def sample_job(
 
     details = {"sample": settings.model_dump(mode="json"), "with_references": with_references}
     task = BlockTask(SAMPLE, context.run.root, context.index, details)
-    return BlockJob(task, SampledBlocks(context, settings), here, context.blocks_in_flight)
+    in_flight = context.blocks_for(member.engine for member in settings.members())
+    return BlockJob(task, SampledBlocks(context, settings), here, in_flight)
 
 
 @dataclass(frozen=True)

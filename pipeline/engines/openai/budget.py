@@ -13,6 +13,7 @@ from prefloop.pipeline.engines.openai.together import Together
 
 _REMEDY = "nothing is lost: raise the limit and run the same command to go on"
 _LOOK_AGAIN_S = 0.05
+_LOOK_AGAIN_FOR_JOBS_S = 0.5
 
 
 class Charge:
@@ -79,6 +80,54 @@ class Budget:
             self._ledger.settle({key: charge.spent})
         await asyncio.to_thread(self._ledger.sync)
 
+    @property
+    def is_unsure(self) -> bool:
+        """Whether there is a limit, and it is known of no request what it takes."""
+        is_limited = self._max_tokens is not None or self._max_cost is not None
+        return is_limited and not self._ledger.is_measured
+
+    async def set_aside(self, key: str, each: Sequence[Amount]) -> int:
+        """Set aside, under ``key``, what the requests of a job may take ``each``: of as many of
+        them, the first ones, as the limits have room for. How many these are.
+
+        Waits where there is none for the first, as long as what is under way may turn out cheaper.
+        Raises ``EngineFailed`` when the limit is reached.
+        """
+        while True:
+            with self._ledger.exclusive():
+                surplus = self._ledger.surplus
+                most, fitting = Amount(), 0
+                before = self._ledger.settled + self._ledger.reserved
+                for one in each:
+                    more = most + one + surplus
+                    if self._is_beyond(before + more):
+                        break
+                    most, fitting = more, fitting + 1
+                if fitting:
+                    self._ledger.reserve_job(key, most, fitting)
+                    return fitting
+                if self._ledger.under_way == 0:
+                    limit = self._exceeded_by(each[0] + surplus)
+                    raise EngineFailed(f"budget reached: {limit}", _REMEDY)
+            await asyncio.sleep(_LOOK_AGAIN_FOR_JOBS_S)
+
+    def take_over(self, key: str) -> None:
+        """Let what an earlier process set aside for a job be settled by this one."""
+        with self._ledger.exclusive():
+            self._ledger.take_over(key)
+
+    def settle(self, key: str, spent: Amount) -> None:
+        """Put what a job took in the place of what was set aside for it, once."""
+        with self._ledger.exclusive():
+            if not self._ledger.take_over(key):
+                return
+            self._ledger.settle({key: spent})
+        self._ledger.sync()
+
+    def let_go(self, keys: Sequence[str]) -> None:
+        """Leave what is set aside for jobs to a process that takes them over."""
+        self._ledger.let_go(keys)
+
     def close(self) -> None:
         """Write down what is not yet."""
         self._noting.flush()
@@ -118,6 +167,12 @@ class Budget:
                     if self._ledger.under_way == 0:
                         raise EngineFailed(f"budget reached: {limit}", _REMEDY)
             await asyncio.sleep(_LOOK_AGAIN_S)
+
+    def _is_beyond(self, total: Amount) -> bool:
+        tokens, cost = self._max_tokens, self._max_cost
+        return (tokens is not None and total.tokens > tokens) or (
+            cost is not None and total.cost > cost
+        )
 
     def _exceeded_by(self, most: Amount) -> str:
         total = self._ledger.settled + self._ledger.reserved + most

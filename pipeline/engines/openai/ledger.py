@@ -2,8 +2,8 @@
 
 A file of JSON lines, appended only: ``{"reserve": ID, "tokens": .., "cost": ..}`` before a request
 is sent, ``{"settle": ID, ..}`` with what it took. What was reserved by a process that was killed
-is never settled, and so counts in full. A torn line is skipped: where it is a reservation, nothing
-was sent yet.
+is never settled, and so counts in full, unless another takes it over: a job of many ``requests``
+goes on at the server. A torn line is skipped: where it is a reservation, nothing was sent yet.
 """
 
 from __future__ import annotations
@@ -46,11 +46,13 @@ class Ledger:
         self.path = path
         self.settled = Amount()
         self.surplus = Amount()
-        """The most that a request took beyond what was thought to be the most."""
+        """The most that a request took beyond what was thought to be the most; of a job, each of
+        its requests in the mean."""
         self.is_measured = False
         """Whether it is known of any request what it took."""
         self._open: dict[str, Amount] = {}
         self._surplus_then: dict[str, Amount] = {}
+        self._requests: dict[str, int] = {}
         self._mine: set[str] = set()
         self._read = 0
         self._guard = threading.RLock()
@@ -104,6 +106,23 @@ class Ledger:
             raise
         return keys
 
+    def reserve_job(self, key: str, most: Amount, requests: int) -> None:
+        """Set ``most`` aside for a job of so many requests, each with :attr:`surplus` in it, under
+        a key that outlives the process. For use within :meth:`exclusive`."""
+        self._mine.add(key)
+        self._append("reserve", [(key, most)], requests)
+
+    def take_over(self, key: str) -> bool:
+        """Make the reservation of a job ours; false where it is settled. For use within
+        :meth:`exclusive`."""
+        if key in self._open:
+            self._mine.add(key)
+        return key in self._open
+
+    def let_go(self, keys: Iterable[str]) -> None:
+        """Let reservations of ours be for another process to settle."""
+        self._mine.difference_update(keys)
+
     def settle(self, spent: Mapping[str, Amount]) -> None:
         """Put what was spent in the place of reservations, by their ids."""
         try:
@@ -125,9 +144,13 @@ class Ledger:
                 "make room; the same command resumes",
             ) from None
 
-    def _append(self, kind: str, amounts: Iterable[tuple[str, Amount]]) -> None:
+    def _append(
+        self, kind: str, amounts: Iterable[tuple[str, Amount]], requests: int | None = None
+    ) -> None:
+        more = {} if requests is None else {"requests": requests}
         entries = [
-            {kind: key, "tokens": amount.tokens, "cost": amount.cost} for key, amount in amounts
+            {kind: key, "tokens": amount.tokens, "cost": amount.cost, **more}
+            for key, amount in amounts
         ]
         if self.path is not None:
             lines = b"".join(json.dumps(entry).encode() + b"\n" for entry in entries)
@@ -162,10 +185,14 @@ class Ledger:
         if isinstance(key := entry.get("reserve"), str):
             self._open[key] = amount
             self._surplus_then[key] = self.surplus
+            if isinstance(requests := entry.get("requests"), int) and requests > 0:
+                self._requests[key] = requests
         elif isinstance(key := entry.get("settle"), str):
             reserved, then = self._open.pop(key, None), self._surplus_then.pop(key, None)
             if reserved is not None and then is not None:
-                beyond = then + amount - reserved
+                requests = self._requests.pop(key, 1)
+                more = amount - reserved
+                beyond = then + Amount(-(-more.tokens // requests), more.cost / requests)
                 self.surplus = Amount(
                     max(self.surplus.tokens, beyond.tokens), max(self.surplus.cost, beyond.cost)
                 )

@@ -4,7 +4,8 @@ A request goes: response cache, then tries with exponential backoff, each under 
 rate limits. What a try can end in is decided in ``openai_errors``; what is sent, in
 ``openai_wire``; what is read, in ``reply_reader``. A request that no try helps is told from a
 server that answers nobody by how others fared (``health``) and, where none did, by a harmless one.
-Of several servers, each try goes to the one whose turn it is (``endpoints``).
+Of several servers, each try goes to the one whose turn it is (``endpoints``). In ``mode: batch``
+requests go out in jobs (``batch``), and each line that comes back goes through the same door.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from aiolimiter import AsyncLimiter
 
 from prefloop.data.chat import render_tokens
 from prefloop.data.conversation import characters_of
+from prefloop.data.errors import StorageError
 from prefloop.data.hashing import folder_revision, json_hash
 from prefloop.data.protocol import (
     Completion,
@@ -38,6 +40,12 @@ from prefloop.pipeline.engines.defaults import completed
 from prefloop.pipeline.engines.endpoints.endpoint import Endpoint, EndpointTurn, endpoints_of
 from prefloop.pipeline.engines.endpoints.models_served import compared, served_by
 from prefloop.pipeline.engines.endpoints.pool import Pool
+from prefloop.pipeline.engines.openai.batch.asked_live import is_asked_live
+from prefloop.pipeline.engines.openai.batch.job_folder import JobFolder, jobs_beside
+from prefloop.pipeline.engines.openai.batch.job_lines import LineAnswer
+from prefloop.pipeline.engines.openai.batch.job_server import JobServer
+from prefloop.pipeline.engines.openai.batch.jobs import Door, Jobs
+from prefloop.pipeline.engines.openai.batch.price_mark import marked, share_in
 from prefloop.pipeline.engines.openai.batches import Batches, put_together, shared, taken_apart
 from prefloop.pipeline.engines.openai.budget import Budget, Charge
 from prefloop.pipeline.engines.openai.headers import shown_headers
@@ -106,6 +114,10 @@ class _Question:
     hints: ThoughtHints
 
 
+_Read = tuple[str, Reply]
+"""The body of an answer as the cache has it, and what it says."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Loaded:
     """Whether a server has an adapter, what it ``said``, and whether there was no answer."""
@@ -149,11 +161,8 @@ class OpenAIServer:
         self._tokenizer = None if config.tokenizer is None else load_tokenizer(config.tokenizer)
         folder = config.cache_dir or cache
         self._cache = ResponseCache(folder) if config.cache and folder else None
-        self._budget = Budget(
-            config.max_total_tokens,
-            config.max_cost,
-            ledger_at(ledger or _ledger_path(config, cache)),
-        )
+        ledger = ledger or _ledger_path(config, cache)
+        self._budget = Budget(config.max_total_tokens, config.max_cost, ledger_at(ledger))
         self._reader = None if self._tokenizer is None else AnswerReader(self._tokenizer, ())
         self.asks_anew = False
         """Ask whatever was answered before; answers are kept all the same."""
@@ -170,6 +179,8 @@ class OpenAIServer:
         self._shares = config.api == "completions"
         """Whether several prompts may be put into one request."""
         self._failed_together = 0
+        self._jobs = self._jobs_in(ledger)
+        self._until_measured = asyncio.Lock()
         # A bucket holds what it fills with in a short time: no burst at a run's start.
         rpm, tpm = config.requests_per_minute, config.tokens_per_minute
         self._request_rate = None if rpm is None else AsyncLimiter(1, 60 / rpm)
@@ -189,6 +200,8 @@ class OpenAIServer:
     async def generate(self, request: Request) -> list[Completion]:
         """See ``prefloop.data.protocol.Engine``."""
         request = completed(request, self._config)
+        if self._jobs is not None and not is_asked_live():
+            self._jobs.came(request)
         prompt = None
         if self._config.api == "completions":
             assert self._tokenizer is not None  # the config demands it
@@ -211,6 +224,12 @@ class OpenAIServer:
     async def load_policy(self, path: str) -> None:
         """See ``prefloop.data.protocol.Engine``. Only LoRA adapters, into a vLLM server that allows
         it."""
+        if self._jobs is not None:
+            raise EngineFailed(
+                f"{self._place.engine} asks in batches, which are for fixed models: it cannot load "
+                f"{path}",
+                "set mode: live",
+            )
         remedy = (
             "start the server with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora, set "
             "vllm_extensions: true, and train LoRA adapters; or use engine type vllm"
@@ -260,8 +279,17 @@ class OpenAIServer:
             found.append((endpoint.name, str(left_out or problem or "")))
         return found
 
+    async def problem_of_jobs(self) -> str | None:
+        """What is wrong with the server's batch API; empty where it lists jobs, null where none is
+        going to be asked for."""
+        if self._jobs is None:
+            return None
+        return await JobServer(self._endpoints[0], self._config, self._model).problem()
+
     async def aclose(self) -> None:
         """See ``prefloop.data.protocol.Engine``."""
+        if self._jobs is not None:
+            await self._jobs.aclose()
         self._budget.close()
         if self._comparing is not None:
             self._comparing.cancel()
@@ -305,16 +333,124 @@ class OpenAIServer:
             self._health.ever_answered = True
             self._gives_choices |= known.first_logprobs is not None
             return known
+        jobs = None if is_asked_live() else self._jobs
+        if jobs is not None and await jobs.has(question):
+            return await self._ask_in_job(jobs, question)
         if question.wants_choices and self._is_unsure_of_choices:
             # One at a time until the first came: an answer without them is paid in vain.
             async with self._until_choices:
                 if self._is_unsure_of_choices:
                     return await self._ask(question)
+        if jobs is not None and self._budget.is_unsure:
+            # What a limit is to hold for is measured at one request, not at thousands.
+            async with self._until_measured:
+                if self._budget.is_unsure:
+                    return await self._ask(question)
+        if jobs is not None:
+            return await self._ask_in_job(jobs, question)
         if self._shares and (kind := shared(question.body)) is not None:
             reply = await self._batches.do(kind, question)
             if reply is not None:
                 return reply
         return await self._ask(question)
+
+    def _jobs_in(self, ledger: Path | None) -> Jobs[_Question, _Read] | None:
+        """The engine's jobs, in a folder beside ``ledger``; null where it asks at once."""
+        config = self._config
+        if config.mode == "live":
+            if ledger is not None and config.cache:
+                self._warn_of_jobs(JobFolder(jobs_beside(ledger)))
+            return None
+        if ledger is None:
+            raise EngineFailed(
+                f"{self._place.engine} asks in batches, and has no folder to keep its jobs in",
+                "set cache_dir, or mode: live",
+            )
+        return Jobs(
+            config.batch,
+            JobServer(self._endpoints[0], config, self._model),
+            JobFolder(jobs_beside(ledger)),
+            self._budget,
+            Door(
+                read=self._read_line,
+                keep=self._keep_line,
+                kept=self._kept_whole,
+                question=self._question_sent,
+                most=self._most,
+            ),
+        )
+
+    def _warn_of_jobs(self, folder: JobFolder) -> None:
+        try:
+            records = folder.records()
+        except StorageError:  # who asks for jobs says so
+            return
+        mine = [one for one in records if one.is_open and one.model == self._model]
+        if mine:
+            logger.warning(
+                "%s: %d requests are in jobs that were begun in mode: batch, which takes them up; "
+                "mode: live asks for all that has no answer yet, and both are paid",
+                self._place.engine,
+                sum(one.requests for one in mine),
+            )
+
+    async def _ask_in_job(self, jobs: Jobs[_Question, _Read], question: _Question) -> Reply:
+        began = time.monotonic()
+        try:
+            _, reply = await jobs.ask(question)
+        except TransientError as error:
+            failure = await self._failed_in_jobs(question, error, began)
+        except RequestRejected as rejected:
+            failure = await self._refused(question, rejected)
+        else:
+            self._gives_choices |= reply.first_logprobs is not None
+            return reply
+        raise failure from None
+
+    async def _failed_in_jobs(
+        self, question: _Question, error: TransientError, began: float
+    ) -> Exception:
+        tries = self._config.batch.max_tries
+        if await self._answers_others(question, began, began):
+            return self._hopeless(question, error, tries)
+        return EngineFailed(f"{self._address}: {error}, {_after(tries)} in jobs", _LOOK_AT_SERVER)
+
+    def _read_line(self, question: _Question, answer: LineAnswer, charge: Charge) -> _Read:
+        """What a line of a job says: see ``Door``."""
+        response = Response(answer.status, {}, answer.body)
+        try:
+            kept, reply = self._read(self._only, question, response, charge)
+        except GarbledResponseError as error:
+            said = self._endpoints[0].key.blot(str(error))
+            raise TransientError(said, reason="unparsable_answer") from None
+        self._health.answered()
+        share = self._config.batch.share
+        return marked(kept, share), replace(reply, price_share=share)
+
+    async def _keep_line(self, question: _Question, read: _Read) -> None:
+        kept, reply = read
+        is_whole = reply.has_choices or not question.wants_choices
+        if self._cache is not None and is_whole:
+            await self._cache.put(question.key, kept)
+
+    def _kept_whole(self, question: _Question) -> _Read | None:
+        reply = self._kept(question)
+        return None if reply is None else ("", reply)
+
+    def _question_sent(self, key: str, body: Mapping[str, Any]) -> _Question:
+        """A request as it was sent by an earlier process."""
+        said = body.get("prompt") or body.get("messages") or []
+        tokens = len(said) if "prompt" in body else len(json.dumps(said)) // _CHARACTERS_PER_TOKEN
+        most = body.get("max_completion_tokens", body.get("max_tokens", 0))
+        wanted = body.get("top_logprobs") if self._config.api == "chat" else body.get("logprobs")
+        return _Question(
+            key=key,
+            body=dict(body),
+            max_tokens=most,
+            prompt_tokens=tokens,
+            wants_choices=bool(wanted),
+            hints=ThoughtHints(),
+        )
 
     async def _ask_together(self, questions: Sequence[_Question]) -> list[Reply | None]:
         """The answers to questions whose bodies are shared, by one request; null for each that has
@@ -445,8 +581,10 @@ class OpenAIServer:
             reply = read_reply(body, question.max_tokens, question.hints)
         except (GarbledResponseError, RequestRejected, RecursionError):
             return None
-        lacks_choices = question.wants_choices and not reply.has_choices
-        return None if lacks_choices else reply
+        if question.wants_choices and not reply.has_choices:
+            return None
+        share = share_in(body)
+        return reply if share == 1 else replace(reply, price_share=share)
 
     @property
     def _is_unsure_of_choices(self) -> bool:
@@ -887,7 +1025,7 @@ class OpenAIServer:
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             choice_logprobs=choices,
-            cost=self._price(prompt_tokens, completion_tokens).cost,
+            cost=self._price(prompt_tokens, completion_tokens).cost * reply.price_share,
             reasoning=reply.reasoning,
             reasoning_tokens=self._thought_tokens(reply, completion_tokens),
             raw_text=reply.raw_text,

@@ -100,6 +100,8 @@ class Reply:
     reasoning: str | None = None
     reasoning_tokens: int | None = None
     raw_text: str | None = None
+    price_share: float = 1.0
+    """Of the engine's prices, what it cost."""
 
     @property
     def has_thought(self) -> bool:

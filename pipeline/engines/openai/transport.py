@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 LARGEST_BODY = 32 << 20
 """Bytes of a response, unpacked; more are not read. The longest answers take some 5 MB."""
+_PIECE = 1 << 20
+"""Bytes of a file that are sent at once."""
 _REDIRECTS = 3
 _REDIRECTED = frozenset([301, 302, 303, 307, 308])
 _ENCODINGS = {"", "identity", "gzip", "deflate"}  # no others: they may unpack to anything
@@ -56,6 +60,57 @@ class Response:
     body: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file, called ``name``, and the ``fields`` beside it, as a form. It is read while it is
+    sent."""
+
+    path: Path
+    name: str
+    fields: Mapping[str, str]
+    boundary: str = field(default_factory=lambda: f"----prefloop-{secrets.token_hex(12)}")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What tells the server of its form and its length."""
+        size = len(self._head) + self.path.stat().st_size + len(self._tail)
+        kind = f"multipart/form-data; boundary={self.boundary}"
+        return {"content-type": kind, "content-length": str(size)}
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """All of it, bit by bit."""
+        yield self._head
+        with self.path.open("rb") as file:
+            while piece := await asyncio.to_thread(file.read, _PIECE):
+                yield piece
+        yield self._tail
+
+    @property
+    def _head(self) -> bytes:
+        parts = [
+            f'--{self.boundary}\r\ncontent-disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+            for name, value in self.fields.items()
+        ]
+        parts.append(
+            f'--{self.boundary}\r\ncontent-disposition: form-data; name="file"; '
+            f'filename="{self.name}"\r\ncontent-type: application/octet-stream\r\n\r\n'
+        )
+        return "".join(parts).encode()
+
+    @property
+    def _tail(self) -> bytes:
+        return f"\r\n--{self.boundary}--\r\n".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a body is to be put that is too long to be held: ``path``, up to ``most`` bytes. One of
+    another status than 200 is held as ever."""
+
+    path: Path
+    most: int
+
+
 class _Unaskable(Exception):
     """The address is none that can be asked."""
 
@@ -63,7 +118,9 @@ class _Unaskable(Exception):
 class _Client(Protocol):
     """Sends what it is given, and reads what comes; raises ``TransportError`` or ``_Unaskable``."""
 
-    async def send(self, url: str, content: bytes | None) -> Response:
+    async def send(
+        self, url: str, content: bytes | Upload | None, target: Target | None = None
+    ) -> Response:
         """The response to a POST of ``content``, or to a GET where there is none."""
         ...
 
@@ -109,10 +166,26 @@ class Transport:
         """What is at ``path``, whatever the status; raises as :meth:`post` does."""
         return await self._asked(path, None)
 
-    async def _asked(self, path: str, content: bytes | None) -> Response:
+    async def upload(self, path: str, upload: Upload, timeout_s: float) -> Response:
+        """The response to a file, which may take ``timeout_s``; raises as :meth:`post` does."""
+        return await self._asked(path, upload, timeout_s=timeout_s)
+
+    async def download(self, path: str, target: Target, timeout_s: float) -> Response:
+        """What is at ``path``, put into ``target`` where the status is 200 (the response's body is
+        empty then); raises as :meth:`post` does."""
+        return await self._asked(path, None, target=target, timeout_s=timeout_s)
+
+    async def _asked(
+        self,
+        path: str,
+        content: bytes | Upload | None,
+        *,
+        target: Target | None = None,
+        timeout_s: float | None = None,
+    ) -> Response:
         url = self._base_url + path
         for _ in range(_REDIRECTS + 1):
-            response = await self._once(url, content)
+            response = await self._once(url, content, target, timeout_s or self._timeout_s)
             if response.status not in _REDIRECTED:
                 return response
             url = self._redirected(url, response)
@@ -124,11 +197,13 @@ class Transport:
         """Close the connections. Idempotent."""
         await self._client.aclose()
 
-    async def _once(self, url: str, content: bytes | None) -> Response:
+    async def _once(
+        self, url: str, content: bytes | Upload | None, target: Target | None, timeout_s: float
+    ) -> Response:
         try:
             # A client's own timeout may be for each read; a server that trickles outlives it.
-            async with asyncio.timeout(self._timeout_s):
-                return await self._client.send(url, content)
+            async with asyncio.timeout(timeout_s):
+                return await self._client.send(url, content, target)
         except TransportError as error:
             said = self._key.blot(str(error))
             raise TransportError(said, was_sent=error.was_sent) from None
@@ -138,7 +213,7 @@ class Transport:
                 "check base_url",
             ) from None
         except TimeoutError:
-            problem = f"no complete answer within {self._timeout_s:g} s"
+            problem = f"no complete answer within {timeout_s:g} s"
             raise TransportError(problem, was_sent=True) from None
         except (OSError, ValueError) as error:
             said = self._key.blot(_said(error))
@@ -203,18 +278,26 @@ class _Direct:
         self._urls: dict[str, yarl.URL] = {}
         self._session: aiohttp.ClientSession | None = None
 
-    async def send(self, url: str, content: bytes | None) -> Response:
+    async def send(
+        self, url: str, content: bytes | Upload | None, target: Target | None = None
+    ) -> Response:
         """See :class:`_Client`."""
         import aiohttp
 
         session = self._session or self._opened()
+        data, more = _sent(content)
         try:
             async with session.request(
-                _method(content), self._address(url), data=content, allow_redirects=False
+                _method(content),
+                self._address(url),
+                data=data,
+                headers=more,
+                allow_redirects=False,
             ) as answer:
-                headers = answer.headers
-                _check(headers)
-                return Response(answer.status, headers, await _whole(answer.content.iter_any()))
+                into = target if answer.status == 200 else None
+                _check(answer.headers, into)
+                body = await _whole(answer.content.iter_any(), into)
+                return Response(answer.status, answer.headers, body)
         except aiohttp.ClientConnectorError as error:
             raise TransportError(_said(error), was_sent=False) from None
         except aiohttp.InvalidURL as error:
@@ -270,14 +353,20 @@ class _ThroughProxy:
         except httpx.InvalidURL as error:
             raise _Unaskable(str(error)) from None
 
-    async def send(self, url: str, content: bytes | None) -> Response:
+    async def send(
+        self, url: str, content: bytes | Upload | None, target: Target | None = None
+    ) -> Response:
         """See :class:`_Client`."""
         import httpx
 
+        data, more = _sent(content)
         try:
-            async with self._client.stream(_method(content), url, content=content) as answer:
-                _check(answer.headers)
-                body = await _whole(answer.aiter_bytes())
+            async with self._client.stream(
+                _method(content), url, content=data, headers=more
+            ) as answer:
+                into = target if answer.status_code == 200 else None
+                _check(answer.headers, into)
+                body = await _whole(answer.aiter_bytes(), into)
                 return Response(answer.status_code, answer.headers, body)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise TransportError(_said(error), was_sent=False) from None
@@ -293,8 +382,17 @@ class _ThroughProxy:
         await self._client.aclose()
 
 
-def _method(content: bytes | None) -> str:
+def _method(content: bytes | Upload | None) -> str:
     return "GET" if content is None else "POST"
+
+
+def _sent(
+    content: bytes | Upload | None,
+) -> tuple[bytes | AsyncIterator[bytes] | None, dict[str, str]]:
+    """What a client is given, and the headers that go with it alone."""
+    if isinstance(content, Upload):
+        return content.pieces(), content.headers
+    return content, {}
 
 
 def _trusted() -> ssl.SSLContext:
@@ -304,30 +402,52 @@ def _trusted() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def _check(headers: Mapping[str, str]) -> None:
+def _check(headers: Mapping[str, str], target: Target | None = None) -> None:
     """Refuse a body that is not to be read."""
+    most = target.most if target else LARGEST_BODY
     encoding = headers.get("content-encoding")
     if encoding is not None and encoding.strip().lower() not in _ENCODINGS:
         shown = one_line(encoding.strip().lower(), 40)
         problem = f"an answer in content-encoding {shown!r}, which was not asked for"
         raise TransportError(problem, was_sent=True)
     announced = headers.get("content-length", "")
-    if announced.isascii() and announced.isdigit() and int(announced[:20]) > LARGEST_BODY:
-        raise _too_large()
+    if announced.isascii() and announced.isdigit() and int(announced[:20]) > most:
+        raise _too_large(most)
 
 
-async def _whole(pieces: AsyncIterator[bytes]) -> bytes:
+async def _whole(pieces: AsyncIterator[bytes], target: Target | None = None) -> bytes:
+    if target is not None:
+        await _put(pieces, target)
+        return b""
     found, size = [], 0
     async for piece in pieces:
         size += len(piece)
         if size > LARGEST_BODY:
-            raise _too_large()
+            raise _too_large(LARGEST_BODY)
         found.append(piece)
     return found[0] if len(found) == 1 else b"".join(found)
 
 
-def _too_large() -> TransportError:
-    problem = f"an answer of more than {LARGEST_BODY >> 20} MiB, which is not read"
+async def _put(pieces: AsyncIterator[bytes], target: Target) -> None:
+    """Write ``pieces`` into the file, which is there when all of them are."""
+    size, beside = 0, target.path.with_name(f".{target.path.name}.part")
+    with beside.open("wb") as file:
+        async for piece in pieces:
+            size += len(piece)
+            if size > target.most:
+                raise _too_large(target.most)
+            try:
+                await asyncio.to_thread(file.write, piece)
+            except OSError as error:
+                raise EngineFailed(
+                    f"{target.path}: cannot be written: {error.strerror}",
+                    "make room; the same command resumes",
+                ) from None
+    beside.replace(target.path)
+
+
+def _too_large(most: int) -> TransportError:
+    problem = f"an answer of more than {most >> 20} MiB, which is not read"
     return TransportError(problem, was_sent=True)
 
 

@@ -39,3 +39,13 @@ def test_where_an_engine_computes_is_no_part_of_a_key() -> None:
     assert fingerprint(one).keys() == fingerprint(two).keys()
     assert "replicas" not in fingerprint(one)["engines"]["default"]
     assert of_engines(one) != of_engines(small_config())
+
+
+def test_whether_a_server_is_asked_in_jobs_is_no_part_of_a_key() -> None:
+    one, two = (
+        small_config(engines={"default": {"type": "openai", **settings}}, sample={"n": 2})
+        for settings in ({}, {"mode": "batch", "batch": {"discount": 0.25}})
+    )
+    assert of_engines(one) == of_engines(two)
+    assert "mode" not in fingerprint(one)["engines"]["default"]
+    assert "batch" not in fingerprint(one)["engines"]["default"]

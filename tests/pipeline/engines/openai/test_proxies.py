@@ -3,6 +3,7 @@
 import pytest
 
 from prefloop.data.protocol import EngineFailed
+from tests.helpers.batch_server import batch_server
 from tests.helpers.served import ask, question
 from tests.helpers.servers import faulty_server, good
 
@@ -50,3 +51,12 @@ def test_a_proxy_that_is_none_is_one_line(monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "ftp://proxy.invalid")
     with pytest.raises(EngineFailed, match=r"no client for .* can be made"):
         ask(MODEL, question())
+
+
+def test_files_of_jobs_go_through_the_proxy_too(monkeypatch, tmp_path):
+    batch = {"gather_s": 0.05, "poll_s": 0.01}
+    with batch_server() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url.removesuffix("/v1"))
+        ((answer,),) = ask(MODEL, question(), folder=tmp_path / "e", mode="batch", batch=batch)
+        assert [len(asked) for asked in proxy.asked] == [1]
+    assert answer.text == "to a fox"
