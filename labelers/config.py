@@ -8,7 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from prefloop.data.names import FileName
 from prefloop.data.protocol import Thinking
@@ -19,6 +26,44 @@ JuryRule = Literal["mean", "majority", "reliability", "dawid_skene"]
 
 
 # Labelers ---------------------------------------------------------------------------------------
+
+
+MOST_WRITTEN = 30
+"""Criteria that a model may write for a prompt."""
+
+
+class WrittenCriteria(Strict):
+    """A model writes the criteria of each prompt, once and before any answer is seen. They are kept
+    in ``rubrics/`` of the run directory."""
+
+    engine: str = "default"
+    """Engine that serves the model, by its name in ``engines``."""
+    model: str
+    """Checkpoint folder, hub name or served name; not the policy, which changes."""
+    most: Annotated[int, Field(ge=1, le=MOST_WRITTEN)] = 8
+    """Criteria that it is asked for at most."""
+    temperature: NonNegativeFloat | None = 0.0
+    """Null sends none."""
+    max_tokens: PositiveInt = 1024
+    """Tokens of its answer at most."""
+    thought_tokens: PositiveInt | None = None
+    """Tokens that it may think before it answers, beside ``max_tokens``."""
+    chat_template_kwargs: FreeMapping = {}  # noqa: RUF012
+    """As a judge's."""
+    reasoning_effort: str | None = None
+    """As the model or server names it (``low``, ``high``); null is the engine's."""
+
+    @field_validator("model")
+    @classmethod
+    def _stays_the_same(cls, value: str) -> str:
+        if value == "policy":
+            raise ValueError("criteria are written once, and the policy changes: name a model")
+        return value
+
+    @property
+    def thinking(self) -> Thinking:
+        """How much it may think."""
+        return Thinking(self.thought_tokens, self.chat_template_kwargs, self.reasoning_effort)
 
 
 class JudgeLabeler(Strict):
@@ -39,8 +84,13 @@ class JudgeLabeler(Strict):
     """``both`` asks twice with the answers swapped, and a verdict that changes is a tie. ``one``
     asks once, in an order drawn by seed, at half the price and with the judge's position bias."""
     votes: Annotated[PositiveInt, LATER] = 1
-    """Times a pairwise judge is asked in each order, each with a seed of its own: what more than
-    half of the votes say is its verdict, and else it is a tie. Needs a ``temperature`` above 0."""
+    """Times a judge is asked the same, each with a seed of its own. Of one that compares answers,
+    what more than half of the votes in an order say is its verdict, and else it is a tie; of one
+    that looks at each by itself (in JSON), the mean counts. Needs a ``temperature`` above 0."""
+    criteria: Annotated[Literal["judge", "prompt"] | WrittenCriteria, LATER] = "judge"
+    """Of a judge of kind rubric: the criteria of its folder; or those that each ``prompt`` brings
+    along (``prompts.train.columns.rubric``), without an opinion on prompts that have none; or a
+    section ``{engine, model}``: what that model writes for each prompt."""
     temperature: NonNegativeFloat | None = 0.0
     """Null sends none, for servers that refuse it; a local model then draws as its
     generation_config.json says."""
@@ -72,7 +122,18 @@ class JudgeLabeler(Strict):
     @property
     def models(self) -> tuple[str, ...]:
         """The models that it asks, by their names in the config."""
-        return (self.model,)
+        return tuple(dict.fromkeys(model for _, model in self.asked))
+
+    @property
+    def writer(self) -> WrittenCriteria | None:
+        """Who writes its criteria, if anybody does."""
+        return self.criteria if isinstance(self.criteria, WrittenCriteria) else None
+
+    @property
+    def asked(self) -> tuple[tuple[str, str], ...]:
+        """Engines and models that it asks, by their names in the config, its own first."""
+        own, writer = (self.engine, self.model), self.writer
+        return (own,) if writer is None else (own, (writer.engine, writer.model))
 
     @property
     def thinking(self) -> Thinking:

@@ -337,9 +337,10 @@ class RunConfig(Strict):
         named = [("sample.engine", self.sample.engine)] if self.uses_policy else []
         named += [(f"sample.pool.{m.name}.engine", m.engine) for m in self.sample.pool]
         named += [
-            (f"label.labelers.{labeler.name}.engine", labeler.engine)
+            (f"label.labelers.{labeler.name}{key}.engine", engine)
             for labeler in self.all_labelers
             if isinstance(labeler, JudgeLabeler)
+            for key, (engine, _) in zip(("", ".criteria"), labeler.asked, strict=False)
         ]
         if self.evaluate.opponent and self.evaluate.opponent.engine:
             named.append(("evaluate.opponent.engine", self.evaluate.opponent.engine))
@@ -367,6 +368,7 @@ class RunConfig(Strict):
         if self.train and self.train.on_policy:
             self._fit_on_policy(self.train)
         self._check_origins()
+        self._check_rubrics()
         names = [labeler.name for labeler in self.label.labelers]
         for key, judges in (
             ("evaluate.judges", self.evaluate.judges),
@@ -392,6 +394,19 @@ class RunConfig(Strict):
                     f"{', '.join(names)}"
                 )
         return self
+
+    def _check_rubrics(self) -> None:
+        """Raise ``ValueError`` where a judge takes its criteria from prompts that bring none."""
+        sources = self.prompts.train_sources
+        own = self.sample.given is not None and self.sample.given.own_prompts
+        if own or any(source.columns.rubric for source in sources.values()):
+            return
+        for labeler in self.all_labelers:
+            if isinstance(labeler, JudgeLabeler) and labeler.criteria == "prompt":
+                raise ValueError(
+                    f"{labeler.name}.criteria is prompt, and no prompt brings a rubric along: name "
+                    f"its column in {next(iter(sources))}.columns.rubric"
+                )
 
     def _check_origins(self) -> None:
         """Raise ``ValueError`` where a labeler ``origin`` names whom the pool does not have, or is
@@ -471,7 +486,7 @@ class RunConfig(Strict):
             self.sample.total > 0
             or self.train is not None
             or self.policy != default
-            or any(judge.model == POLICY for judge in judges)
+            or any(POLICY in judge.models for judge in judges)
         )
 
     @property

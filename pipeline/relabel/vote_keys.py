@@ -110,6 +110,8 @@ def _key(
     elif isinstance(labeler, VerifierLabeler) and labeler.function:
         wanted.append(inputs.get(CODE.format(labeler.name)) or None)
     if isinstance(labeler, JudgeLabeler | OwnModelLabeler):
+        if labeler.writer is not None:
+            about["writer"] = engines[labeler.writer.engine]
         # The round's policy, where the policy is the judge: the same for all that label the round.
         wanted += [POLICY if model == POLICY else models.get(model) for model in labeler.models]
     if None in wanted:
