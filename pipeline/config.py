@@ -369,6 +369,7 @@ class RunConfig(Strict):
             self._fit_on_policy(self.train)
         self._check_origins()
         self._check_rubrics()
+        self._check_scores()
         names = [labeler.name for labeler in self.label.labelers]
         for key, judges in (
             ("evaluate.judges", self.evaluate.judges),
@@ -394,6 +395,16 @@ class RunConfig(Strict):
                     f"{', '.join(names)}"
                 )
         return self
+
+    def _check_scores(self) -> None:
+        """Raise ``ValueError`` where a filter looks at scores of a labeler that is not there."""
+        names = [labeler.name for labeler in self.label.labelers]
+        for name in self.filter.scored_by:
+            if name not in names:
+                raise ValueError(
+                    f"the filter score looks at the labeler {name!r}, and label.labelers has only "
+                    f"{', '.join(names)}"
+                )
 
     def _check_rubrics(self) -> None:
         """Raise ``ValueError`` where a judge takes its criteria from prompts that bring none."""
@@ -509,10 +520,12 @@ class RunConfig(Strict):
         if self.evaluate.judges:
             return self.evaluate.judges
         wanted = self.evaluate.labelers
+        if wanted is None:
+            wanted = tuple({one.name for one in self.label.labelers} - self.label.silent)
         return tuple(
             one
             for one in self.label.labelers
-            if (wanted is None or one.name in wanted) and not isinstance(one, GivenLabeler)
+            if one.name in wanted and not isinstance(one, GivenLabeler)
         )
 
     @property

@@ -198,7 +198,7 @@ async def _ask(
                 "labeler": {
                     key: value
                     for key, value in of_settings(fingerprint(labeler)).items()
-                    if key not in ("weight", "calibration")
+                    if key not in ("weight", "calibration", "decides")
                 },
                 "models": revisions,
                 "files": of_labelers([labeler], calibrated=False),

@@ -150,7 +150,7 @@ def kept_votes(folder: VoteFolders, index: int, settings: LabelConfig) -> pa.Tab
 
 def _identities(settings: LabelConfig) -> dict[str, str]:
     """A hash of what makes each labeler that labeler, by its name."""
-    harmless = {*MENDING, "weight", "calibration"}
+    harmless = {*MENDING, "weight", "calibration", "decides"}
     files = of_labelers(settings.labelers, calibrated=False)
     return {
         one.name: json_hash(
