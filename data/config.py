@@ -40,6 +40,10 @@ class Columns(Strict):
     last_turn: Annotated[Literal["drop", "reference"], LATER] = "drop"
     """What becomes of the assistant's turn that ends a conversation: ``drop`` leaves it out;
     ``reference`` makes it the reference answer where the reference column gives none."""
+    rubric: Annotated[str | None, LATER] = None
+    """What a good answer to this prompt is judged by: a list of criteria, each a text or an object
+    (``text``, ``name``, ``weight``, ``choices``, ``veto``), or such a list written as JSON; for
+    judges with ``criteria: prompt``. Carried along as ``rubric`` in the metadata."""
     metadata: tuple[str, ...] | None = None
     """Columns carried along in the metadata; null: all that are not used otherwise. A column named
     here is meant not to be in the prompt: there is no warning about it."""

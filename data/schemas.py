@@ -103,6 +103,9 @@ VOTE = pa.schema(
         # what the judge thought; JSON of the answers' shape where there are several
         pa.field("reasoning", pa.string(), metadata=ADDED),
         pa.field("reasoning_tokens", pa.int32(), metadata=ADDED),
+        # of a judge with a rubric: JSON object with the criteria as they were asked, where they
+        # are from, and the value of each for a and for b, see labelers/judges/rubric/values.py
+        pa.field("criteria", pa.string(), metadata=ADDED),
     ]
 )
 

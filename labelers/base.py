@@ -110,6 +110,7 @@ class Vote:
     cost: float = 0.0
     reasoning: str | None = None
     reasoning_tokens: int | None = None
+    criteria: str | None = None
 
 
 class Labeler(Protocol):

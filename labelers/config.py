@@ -8,17 +8,62 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from prefloop.data.names import FileName
 from prefloop.data.protocol import Thinking
 from prefloop.data.strict import LATER, FreeMapping, Share, Strict
 from prefloop.labelers.people import PeopleRole, is_human
 
-JuryRule = Literal["mean", "majority", "reliability", "dawid_skene"]
+JuryRule = Literal["mean", "majority", "reliability", "dawid_skene", "ensemble"]
 
 
 # Labelers ---------------------------------------------------------------------------------------
+
+
+MOST_WRITTEN = 30
+"""Criteria that a model may write for a prompt."""
+
+
+class WrittenCriteria(Strict):
+    """A model writes the criteria of each prompt, once and before any answer is seen. They are kept
+    in ``rubrics/`` of the run directory."""
+
+    engine: str = "default"
+    """Engine that serves the model, by its name in ``engines``."""
+    model: str
+    """Checkpoint folder, hub name or served name; not the policy, which changes."""
+    most: Annotated[int, Field(ge=1, le=MOST_WRITTEN)] = 8
+    """Criteria that it is asked for at most."""
+    temperature: NonNegativeFloat | None = 0.0
+    """Null sends none."""
+    max_tokens: PositiveInt = 1024
+    """Tokens of its answer at most."""
+    thought_tokens: PositiveInt | None = None
+    """Tokens that it may think before it answers, beside ``max_tokens``."""
+    chat_template_kwargs: FreeMapping = {}  # noqa: RUF012
+    """As a judge's."""
+    reasoning_effort: str | None = None
+    """As the model or server names it (``low``, ``high``); null is the engine's."""
+
+    @field_validator("model")
+    @classmethod
+    def _stays_the_same(cls, value: str) -> str:
+        if value == "policy":
+            raise ValueError("criteria are written once, and the policy changes: name a model")
+        return value
+
+    @property
+    def thinking(self) -> Thinking:
+        """How much it may think."""
+        return Thinking(self.thought_tokens, self.chat_template_kwargs, self.reasoning_effort)
 
 
 class JudgeLabeler(Strict):
@@ -39,8 +84,13 @@ class JudgeLabeler(Strict):
     """``both`` asks twice with the answers swapped, and a verdict that changes is a tie. ``one``
     asks once, in an order drawn by seed, at half the price and with the judge's position bias."""
     votes: Annotated[PositiveInt, LATER] = 1
-    """Times a pairwise judge is asked in each order, each with a seed of its own: what more than
-    half of the votes say is its verdict, and else it is a tie. Needs a ``temperature`` above 0."""
+    """Times a judge is asked the same, each with a seed of its own. Of one that compares answers,
+    what more than half of the votes in an order say is its verdict, and else it is a tie; of one
+    that looks at each by itself (in JSON), the mean counts. Needs a ``temperature`` above 0."""
+    criteria: Annotated[Literal["judge", "prompt"] | WrittenCriteria, LATER] = "judge"
+    """Of a judge of kind rubric: the criteria of its folder; or those that each ``prompt`` brings
+    along (``prompts.train.columns.rubric``), without an opinion on prompts that have none; or a
+    section ``{engine, model}``: what that model writes for each prompt."""
     temperature: NonNegativeFloat | None = 0.0
     """Null sends none, for servers that refuse it; a local model then draws as its
     generation_config.json says."""
@@ -57,6 +107,9 @@ class JudgeLabeler(Strict):
     calibration: Path | None = None
     """File that `prefloop calibrate` wrote: it maps the judge's probabilities to those that the
     verdicts of people bear out, before the jury sees them. The votes stay as they were given."""
+    decides: Annotated[bool, LATER] = True
+    """Whether its votes count in the jury. Without, they are kept beside those of the others, for
+    the filter ``score`` and to be compared with them."""
     weight: PositiveFloat = 1.0
     """Weight of this labeler in the jury."""
 
@@ -72,7 +125,18 @@ class JudgeLabeler(Strict):
     @property
     def models(self) -> tuple[str, ...]:
         """The models that it asks, by their names in the config."""
-        return (self.model,)
+        return tuple(dict.fromkeys(model for _, model in self.asked))
+
+    @property
+    def writer(self) -> WrittenCriteria | None:
+        """Who writes its criteria, if anybody does."""
+        return self.criteria if isinstance(self.criteria, WrittenCriteria) else None
+
+    @property
+    def asked(self) -> tuple[tuple[str, str], ...]:
+        """Engines and models that it asks, by their names in the config, its own first."""
+        own, writer = (self.engine, self.model), self.writer
+        return (own,) if writer is None else (own, (writer.engine, writer.model))
 
     @property
     def thinking(self) -> Thinking:
@@ -141,6 +205,9 @@ class VerifierLabeler(Strict):
     """Where the prompt's metadata holds its list of prefloop's constraints."""
     min_gap: NonNegativeFloat = 0.0
     """Scores that differ by no more than this are a tie."""
+    decides: Annotated[bool, LATER] = True
+    """Whether its votes count in the jury. Without, they are kept beside those of the others, for
+    the filter ``score`` and to be compared with them."""
     weight: PositiveFloat = 1.0
     """Weight of this labeler in the jury."""
 
@@ -192,6 +259,9 @@ class RewardModelLabeler(Strict):
     """Scores that differ by no more than this are a tie."""
     calibration: Annotated[Path | None, LATER] = None
     """File that `prefloop calibrate` wrote, as a judge's."""
+    decides: Annotated[bool, LATER] = True
+    """Whether its votes count in the jury. Without, they are kept beside those of the others, for
+    the filter ``score`` and to be compared with them."""
     weight: PositiveFloat = 1.0
     """Weight of this labeler in the jury."""
 
@@ -240,6 +310,9 @@ class ImplicitRewardLabeler(Strict):
     """Scores that differ by no more than this are a tie."""
     calibration: Path | None = None
     """File that `prefloop calibrate` wrote, as a judge's."""
+    decides: Annotated[bool, LATER] = True
+    """Whether its votes count in the jury. Without, they are kept beside those of the others, for
+    the filter ``score`` and to be compared with them."""
     weight: PositiveFloat = 1.0
     """Weight of this labeler in the jury."""
 
@@ -328,7 +401,12 @@ class Jury(Strict):
     """``mean`` averages the labelers' probabilities by weight; ``majority`` counts their verdicts,
     and is a tie unless one verdict has more weight than each other. ``reliability`` weighs
     verdicts by the log-odds of each labeler's accuracy; ``dawid_skene`` fits every labeler's
-    confusions (which verdicts it gives for which truth) to the votes of the round."""
+    confusions (which verdicts it gives for which truth) to the votes of the round. ``ensemble``
+    compares the mean of the labelers' scores, each standardised over the round, less a ``penalty``
+    for their disagreement."""
+    penalty: Annotated[NonNegativeFloat, LATER] = 1.0
+    """For ``ensemble``: standard deviations of an answer's scores that are taken off their mean. 0
+    is the plain mean."""
     reliability: dict[str, Annotated[float, Field(gt=0, lt=1)]] | None = None
     """For ``reliability``: accuracy of each labeler by name, for example as `prefloop judge-eval`
     measured it. Null: fitted to the votes of the round, which takes three labelers."""
@@ -363,15 +441,31 @@ class LabelConfig(Strict):
     def _names_are_unique(self) -> LabelConfig:
         names = [labeler.name for labeler in self.labelers]
         if self.silent == set(names):
-            raise ValueError(
-                "no labeler decides: add one, or set `decides: true` of the labeler of type given"
-            )
+            raise ValueError("no labeler decides: add one, or set `decides: true` of one of them")
         twice = sorted({name for name in names if names.count(name) > 1})
         human = next((name for name in names if is_human(name)), None)
         if human:
             raise ValueError(f"a labeler is named {human!r}: names of people begin like that")
         if twice:
             raise ValueError(f"two labelers are named {twice[0]!r}: give each a `name` of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _ensemble_has_scores(self) -> LabelConfig:
+        if self.jury.rule != "ensemble":
+            if self.jury.penalty != Jury.model_fields["penalty"].default:
+                raise ValueError(f"jury.penalty is given, but jury.rule is {self.jury.rule}")
+            return self
+        if self.people == "jury":
+            raise ValueError(
+                "jury.rule ensemble compares scores, and people give none: set people to override "
+                "or calibration"
+            )
+        if len(self.labelers) - len(self.silent) < 2:
+            raise ValueError(
+                "jury.rule ensemble needs two labelers that give scores, such as reward models: "
+                "add one, or take the rule mean"
+            )
         return self
 
     @model_validator(mode="after")
@@ -401,9 +495,7 @@ class LabelConfig(Strict):
     def silent(self) -> frozenset[str]:
         """Labelers whose votes are kept and decide nothing, by name."""
         return frozenset(
-            labeler.name
-            for labeler in self.labelers
-            if isinstance(labeler, GivenLabeler) and not labeler.decides
+            labeler.name for labeler in self.labelers if not getattr(labeler, "decides", True)
         )
 
     @property
@@ -499,6 +591,40 @@ class MinQuality(Strict):
     min: float
 
 
+class ScoreFilter(Strict):
+    """Drop pairs with an answer whose score by one labeler is out of bounds: one that is unsafe,
+    refuses, or names a person, by whatever labeler says so.
+
+    An answer without a score by it is not known to be within, and its pairs are dropped. The
+    reason is ``score:LABELER``. A labeler that is for this alone has ``decides: false``.
+    """
+
+    type: Literal["score"] = "score"
+    labeler: str
+    """Name of a labeler that gives scores: a reward model, a verifier, a judge with ratings or a
+    rubric."""
+    min: float | None = None
+    """Lowest score that is kept, in the labeler's unit."""
+    max: float | None = None
+    """Highest score that is kept."""
+    which: Literal["either", "chosen", "rejected"] = "either"
+    """Whose score has to be within: ``chosen`` lets the rejected answer be as it is, which may be
+    what is to be unlearnt."""
+
+    @model_validator(mode="after")
+    def _is_a_bound(self) -> ScoreFilter:
+        if self.min is None and self.max is None:
+            raise ValueError("has neither min nor max: give one of them, or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}: no score would be kept")
+        return self
+
+    @property
+    def reason(self) -> str:
+        """Of the pairs that it drops."""
+        return f"{self.type}:{self.labeler}"
+
+
 class LengthBalance(Strict):
     """Drop the weakest pairs with a longer chosen answer until these are no longer too many.
 
@@ -522,10 +648,17 @@ PairFilter = Annotated[
     | Margin
     | PChosen
     | MinQuality
+    | ScoreFilter
     | LengthBalance,
     Field(discriminator="type"),
 ]
-"""One of the filters, told apart by ``type``, which is also the reason of the pairs it drops."""
+"""One of the filters, told apart by ``type``, which is also the reason of the pairs it drops (of
+``score``, with the labeler's name)."""
+
+
+def reason_of_filter(one: PairFilter) -> str:
+    """The reason of the pairs that a filter drops."""
+    return one.reason if isinstance(one, ScoreFilter) else one.type
 
 
 # Pair strategies --------------------------------------------------------------------------------
@@ -634,8 +767,13 @@ class FilterConfig(Strict):
 
     @model_validator(mode="after")
     def _each_once(self) -> FilterConfig:
-        types = [one.type for one in self.filters]
-        twice = sorted({name for name in types if types.count(name) > 1})
+        reasons = [reason_of_filter(one) for one in self.filters]
+        twice = sorted({name for name in reasons if reasons.count(name) > 1})
         if twice:
             raise ValueError(f"the filter {twice[0]!r} is listed twice: keep one of them")
         return self
+
+    @property
+    def scored_by(self) -> tuple[str, ...]:
+        """The labelers whose scores filters look at, by name."""
+        return tuple(one.labeler for one in self.filters if isinstance(one, ScoreFilter))

@@ -337,9 +337,10 @@ class RunConfig(Strict):
         named = [("sample.engine", self.sample.engine)] if self.uses_policy else []
         named += [(f"sample.pool.{m.name}.engine", m.engine) for m in self.sample.pool]
         named += [
-            (f"label.labelers.{labeler.name}.engine", labeler.engine)
+            (f"label.labelers.{labeler.name}{key}.engine", engine)
             for labeler in self.all_labelers
             if isinstance(labeler, JudgeLabeler)
+            for key, (engine, _) in zip(("", ".criteria"), labeler.asked, strict=False)
         ]
         if self.evaluate.opponent and self.evaluate.opponent.engine:
             named.append(("evaluate.opponent.engine", self.evaluate.opponent.engine))
@@ -368,6 +369,8 @@ class RunConfig(Strict):
         if self.train and self.train.on_policy:
             self._fit_on_policy(self.train)
         self._check_origins()
+        self._check_rubrics()
+        self._check_scores()
         names = [labeler.name for labeler in self.label.labelers]
         for key, judges in (
             ("evaluate.judges", self.evaluate.judges),
@@ -423,6 +426,29 @@ class RunConfig(Strict):
                 f"train.method {self.train.method} asks while it trains, and would wait for a job "
                 f"at every step: set engines.{min(found)}.mode: live"
             )
+
+    def _check_scores(self) -> None:
+        """Raise ``ValueError`` where a filter looks at scores of a labeler that is not there."""
+        names = [labeler.name for labeler in self.label.labelers]
+        for name in self.filter.scored_by:
+            if name not in names:
+                raise ValueError(
+                    f"the filter score looks at the labeler {name!r}, and label.labelers has only "
+                    f"{', '.join(names)}"
+                )
+
+    def _check_rubrics(self) -> None:
+        """Raise ``ValueError`` where a judge takes its criteria from prompts that bring none."""
+        sources = self.prompts.train_sources
+        own = self.sample.given is not None and self.sample.given.own_prompts
+        if own or any(source.columns.rubric for source in sources.values()):
+            return
+        for labeler in self.all_labelers:
+            if isinstance(labeler, JudgeLabeler) and labeler.criteria == "prompt":
+                raise ValueError(
+                    f"{labeler.name}.criteria is prompt, and no prompt brings a rubric along: name "
+                    f"its column in {next(iter(sources))}.columns.rubric"
+                )
 
     def _check_origins(self) -> None:
         """Raise ``ValueError`` where a labeler ``origin`` names whom the pool does not have, or is
@@ -502,7 +528,7 @@ class RunConfig(Strict):
             self.sample.total > 0
             or self.train is not None
             or self.policy != default
-            or any(judge.model == POLICY for judge in judges)
+            or any(POLICY in judge.models for judge in judges)
         )
 
     @property
@@ -525,10 +551,12 @@ class RunConfig(Strict):
         if self.evaluate.judges:
             return self.evaluate.judges
         wanted = self.evaluate.labelers
+        if wanted is None:
+            wanted = tuple({one.name for one in self.label.labelers} - self.label.silent)
         return tuple(
             one
             for one in self.label.labelers
-            if (wanted is None or one.name in wanted) and not isinstance(one, GivenLabeler)
+            if one.name in wanted and not isinstance(one, GivenLabeler)
         )
 
     @property

@@ -60,7 +60,9 @@ def take_up(config: RunConfig, run: RunDir) -> tuple[RunConfig, Models, RunConte
     finish_adoption(run)
     config = as_begun(config, run)
     on_cluster = config.executor.type == "ray"
-    models = Models(of_one_worker(config) if on_cluster else config, cache=run.cache)
+    models = Models(
+        of_one_worker(config) if on_cluster else config, cache=run.cache, rubrics=run.rubrics
+    )
     context = replace(
         RunContext.of(config, run),
         blocks_in_flight=models.blocks_in_flight,

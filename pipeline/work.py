@@ -60,7 +60,7 @@ def job_of(order: WorkOrder) -> BlockJob:
     # SQLite, which keeps the responses, cannot be shared between machines; what was spent can be.
     here = socket.gethostname()
     cache = run.cache if here == order.host else run.cache / "hosts" / here
-    models = Models(config, cache=cache, ledgers=run.cache)
+    models = Models(config, cache=cache, ledgers=run.cache, rubrics=run.rubrics)
     models.take_probes(run.prompts, config.sample.system_prompt)
     if order.policy is not None:
         models.use_policy(order.policy)

@@ -37,7 +37,7 @@ class IgnoredColumns:
         self._key = key
         self._read = {
             *prompt_columns(columns), columns.messages_column, columns.reference, columns.id,
-            columns.system, columns.tools, *(columns.metadata or ()),
+            columns.system, columns.tools, columns.rubric, *(columns.metadata or ()),
         }  # fmt: skip
         self._filled: Counter[str] = Counter()
         self._rows = 0

@@ -11,6 +11,7 @@ from typing import Any
 from prefloop.data.config import Columns
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import content_id, prompt_id
+from prefloop.data.prompts.criteria import RUBRIC, rubric_of
 from prefloop.data.prompts.row_template import is_template, row_template
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.rows import RawRow, bad, finite
@@ -280,6 +281,9 @@ def _metadata(fields: Mapping[str, Any], columns: Columns) -> str:
     }
     if columns.id is not None:
         kept["id"] = fields.get(columns.id)
+    rubric = _rubric(fields, columns.rubric) if columns.rubric else None
+    if rubric is not None:
+        kept[RUBRIC] = rubric
     if not kept:
         return "{}"
     try:
@@ -297,13 +301,22 @@ def _metadata(fields: Mapping[str, Any], columns: Columns) -> str:
     return text
 
 
+def _rubric(fields: Mapping[str, Any], column: str) -> list[dict[str, Any]] | None:
+    """The criteria of a prompt; null where it has none."""
+    try:
+        criteria = rubric_of(fields.get(column))
+    except ValueError as error:
+        raise Unusable(column, "bad_rubric", str(error)) from None
+    return None if criteria is None else [one.model_dump(mode="json") for one in criteria]
+
+
 @lru_cache(maxsize=64)
 def _used(columns: Columns) -> frozenset[str | None]:
     """The columns that prompts and what belongs to them are made of."""
     return frozenset(
         [
             *prompt_columns(columns), columns.messages_column, columns.reference, columns.id,
-            columns.system, columns.tools,
+            columns.system, columns.tools, columns.rubric,
         ]
     )  # fmt: skip
 

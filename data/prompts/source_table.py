@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 _CHUNK = 10_000
 """Rows gathered as Python objects before they become Arrow, which is much smaller."""
-_OTHERS = ("id", "reference", "system", "tools")
+_OTHERS = ("id", "reference", "system", "tools", "rubric")
 _ROWS_TO_JUDGE_COLUMNS = 10_000
 """So many rows without the prompt's column, and the mapping is taken to be wrong."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,6 +14,24 @@ from prefloop.labelers.jury.verdict_table import ROUNDING
 
 def mean_scores(votes: pa.Table) -> dict[str, float]:
     """Mean of the absolute scores of each candidate: over votes of a labeler, then labelers."""
+    of_labeler = _of_labelers(votes)
+    mean = of_labeler.group_by(["candidate_id"]).aggregate([("score_mean", "mean")])
+    return dict(
+        zip(mean["candidate_id"].to_pylist(), mean["score_mean_mean"].to_pylist(), strict=True)
+    )
+
+
+def scores_by(votes: pa.Table, labelers: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The absolute scores of candidates by each of ``labelers``, the mean over its votes; nothing
+    of candidates that it gave none."""
+    found: dict[str, dict[str, float]] = {name: {} for name in labelers}
+    own = votes.filter(pc.is_in(votes["labeler"], value_set=pa.array(labelers, pa.string())))
+    for row in _of_labelers(own).to_pylist():
+        found[row["labeler"]][row["candidate_id"]] = row["score_mean"]
+    return found
+
+
+def _of_labelers(votes: pa.Table) -> pa.Table:
     sides = [
         votes.select([f"{side}_id", "labeler", f"score_{side}"]).rename_columns(
             ["candidate_id", "labeler", "score"]
@@ -20,11 +40,7 @@ def mean_scores(votes: pa.Table) -> dict[str, float]:
     ]
     both = pa.concat_tables(sides)
     both = both.filter(pc.is_valid(both["score"]))
-    of_labeler = both.group_by(["candidate_id", "labeler"]).aggregate([("score", "mean")])
-    mean = of_labeler.group_by(["candidate_id"]).aggregate([("score_mean", "mean")])
-    return dict(
-        zip(mean["candidate_id"].to_pylist(), mean["score_mean_mean"].to_pylist(), strict=True)
-    )
+    return both.group_by(["candidate_id", "labeler"]).aggregate([("score", "mean")])
 
 
 def candidate_scores(decisions: pa.Table) -> pa.Table:

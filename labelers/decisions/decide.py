@@ -15,6 +15,9 @@ Sums are rounded to 12 decimals, so that the order of the rows decides nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import compress
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,8 +26,9 @@ from prefloop.data.arrays import Bools, Floats, Ints
 from prefloop.data.schemas import DECISION
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.config import Jury
+from prefloop.labelers.jury.ensemble import ensemble_votes, pair_scores
 from prefloop.labelers.jury.round_jury import RoundJury
-from prefloop.labelers.jury.rules import DECIMALS, jury_p_a
+from prefloop.labelers.jury.rules import DECIMALS, jury_p_a, settled
 from prefloop.labelers.jury.verdict_table import (
     Verdicts,
     Votes,
@@ -72,11 +76,25 @@ def decide(
     counted = read_votes(votes, pairs)
     verdicts = calibrated(merge_votes(counted, len(pairs)), counted.labelers, jury.calibrators)
     weight = np.array([jury.weights.get(name, 1.0) for name in counted.labelers])
+
     # NaN where nobody who counts gave a valid vote.
+    def by_labelers(members: Bools) -> Floats:
+        """The jury's P(a preferred to b) [P] by some labelers (bool [L])."""
+        names = tuple(compress(counted.labelers, members))
+        if jury.config.rule != "ensemble":
+            of_members = of_labelers(verdicts, members)
+            return jury_p_a(of_members, names, weight[members], jury.config, jury.fitted)
+        scores = pair_scores(votes, counted, len(pairs))[:, members]
+        p_a, seated = ensemble_votes(
+            scores, verdicts.valid[:, members], names, weight[members], jury.config.penalty,
+            jury.fitted,
+        )  # fmt: skip
+        return settled(p_a, np.zeros(len(p_a), np.bool_), seated, jury.config)
+
     if jury.people == "override":
-        p_a = _overridden(verdicts, counted.labelers, weight, jury)
+        p_a = _overridden(by_labelers, verdicts, counted.labelers, weight, jury)
     else:
-        p_a = jury_p_a(verdicts, counted.labelers, weight, jury.config, jury.fitted)
+        p_a = by_labelers(np.ones(len(counted.labelers), np.bool_))
 
     undecided = np.isnan(p_a)
     p_a = np.where(undecided, 0.5, p_a)
@@ -114,19 +132,20 @@ def decide(
 
 
 def _overridden(
-    verdicts: Verdicts, labelers: tuple[str, ...], weight: Floats, jury: RoundJury
+    by_labelers: Callable[[Bools], Floats],
+    verdicts: Verdicts,
+    labelers: tuple[str, ...],
+    weight: Floats,
+    jury: RoundJury,
 ) -> Floats:
     """The jury's P(a preferred to b) [P], and where people voted, that of their majority."""
     human = np.array([is_human(name) for name in labelers], np.bool_)
-
-    def of(members: Bools, rule: Jury) -> Floats:
-        names = tuple(name for name, member in zip(labelers, members, strict=True) if member)
-        return jury_p_a(of_labelers(verdicts, members), names, weight[members], rule, jury.fitted)
-
-    p_a = of(~human, jury.config)
+    p_a = by_labelers(~human)
     if not human.any():
         return p_a
-    by_people = of(human, Jury(rule="majority", tie_band=jury.config.tie_band))
+    majority = Jury(rule="majority", tie_band=jury.config.tie_band)
+    people = of_labelers(verdicts, human)
+    by_people = jury_p_a(people, tuple(compress(labelers, human)), weight[human], majority)
     found: Floats = np.where(np.isnan(by_people), p_a, by_people)
     return found
 

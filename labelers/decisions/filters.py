@@ -41,7 +41,9 @@ from prefloop.labelers.config import (
     PairStrategy,
     PChosen,
     PositionConsistency,
+    ScoreFilter,
     Truncated,
+    reason_of_filter,
 )
 from prefloop.labelers.decisions.lengths import LENGTH_COLUMNS, compared_lengths, with_characters
 from prefloop.labelers.decisions.pairs import id_keys, select_pairs
@@ -89,12 +91,14 @@ def apply_filters(
     *,
     seed: int,
     rewards: Mapping[str, float] | None = None,
+    scores: Mapping[str, Mapping[str, float]] | None = None,
 ) -> pa.Table:
     """Drop kept decisions by the filters, in their order, and then by the pair strategy.
 
     ``candidates`` needs ``candidate_id, text, finish_reason, origin, policy_revision`` of both
     answers of every kept pair, and ``policy`` for the strategy ``across_policies``. ``rewards``:
-    the absolute scores of candidates by id, as far as labelers gave them.
+    the absolute scores of candidates by id, as far as labelers gave them. ``scores``: the same of
+    each labeler in ``config.scored_by``, by its name.
     Returns the same rows in the same order (schema DECISION), those dropped with their reason.
     Pairs with an answer that has no text, or whose answers are identical, never stay, listed or
     not, and the former have the reason ``empty_answer`` whether anybody voted on them or not. The
@@ -105,13 +109,14 @@ def apply_filters(
     filters = [one for one in config.filters if not isinstance(one, LengthBalance)]
     if not any(isinstance(one, Identical) for one in filters):
         filters.insert(0, Identical())
-    reasons = [*(one.type for one in filters), PAIR_STRATEGY]
+    reasons = [*map(reason_of_filter, filters), PAIR_STRATEGY]
     empty = has_empty_answer(decisions["chosen_id"], decisions["rejected_id"], candidates)
     decisions = with_characters(decisions, candidates)
     decisions = _drop(decisions, np.where(empty, 0, -1).astype(np.int8), [EMPTY_ANSWER])
     rows = np.flatnonzero(decisions["kept"].to_numpy())
     dropped_by = np.full(len(decisions), -1, np.int8)
-    pairs = _with_answers(decisions.take(pa.array(rows)), candidates)
+    kept = decisions.take(pa.array(rows))
+    pairs = _with_scores(_with_answers(kept, candidates), kept, config.scored_by, scores or {})
     for index, one in enumerate(filters):
         drop = _run(one, pairs)
         dropped_by[rows[drop]] = index
@@ -191,6 +196,28 @@ def _with_answers(decisions: pa.Table, candidates: pa.Table) -> pa.Table:
         columns.append(pa.DictionaryArray.from_arrays(row.combine_chunks(), texts))
         reasons.append(candidates["finish_reason"].take(row))
     return pa.table([*columns, *reasons], FILTER_COLUMNS)
+
+
+def _with_scores(
+    pairs: pa.Table,
+    decisions: pa.Table,
+    labelers: Sequence[str],
+    scores: Mapping[str, Mapping[str, float]],
+) -> pa.Table:
+    """The pairs with the scores of both answers by each of ``labelers``, null where it gave none;
+    ``decisions`` are the same pairs."""
+    for labeler in labelers:
+        known = scores.get(labeler, {})
+        for side in ("chosen", "rejected"):
+            of_side = [known.get(one) for one in decisions[f"{side}_id"].to_pylist()]
+            pairs = pairs.append_column(
+                _score_column(side, labeler), pa.array(of_side, pa.float64())
+            )
+    return pairs
+
+
+def _score_column(side: str, labeler: str) -> str:
+    return f"{side}_score:{labeler}"
 
 
 def text_codes(pairs: pa.Table) -> tuple[pa.Array, NDArray[np.int64], NDArray[np.int64]]:
@@ -307,6 +334,24 @@ def min_quality(pairs: pa.Table, params: MinQuality) -> Drop:
     not known to be good."""
     quality = pc.fill_null(pairs["quality_chosen"], -math.inf).to_numpy()
     drop: Drop = quality < params.min - _ROUNDING
+    return drop
+
+
+@pair_filter(ScoreFilter)
+def score(pairs: pa.Table, params: ScoreFilter) -> Drop:
+    """Drop where the score of an answer by the labeler is out of bounds, or where it has none and
+    so is not known to be within."""
+    sides = ("chosen", "rejected") if params.which == "either" else (params.which,)
+    drop: Drop = np.zeros(len(pairs), np.bool_)
+    for side in sides:
+        given = pairs[_score_column(side, params.labeler)]
+        scores = pc.fill_null(given, math.nan).to_numpy()
+        within = np.isfinite(scores)
+        if params.min is not None:
+            within &= scores >= params.min - _ROUNDING
+        if params.max is not None:
+            within &= scores <= params.max + _ROUNDING
+        drop = drop | ~within
     return drop
 
 

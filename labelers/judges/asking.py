@@ -1,8 +1,10 @@
-"""Putting a judge's questions to an engine, all at once; what the engine refuses is a reply too."""
+"""Putting a judge's questions to an engine, all at once, and what the votes keep of the replies.
+What the engine refuses is a reply too."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +19,7 @@ from prefloop.data.protocol import (
     Sampling,
     Thinking,
 )
+from prefloop.labelers.judges.stored_logprobs import StoredLogprobs, store_logprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +27,15 @@ class Question:
     """One question to a judge. ``key`` names it among the judge's questions.
 
     ``schema`` is the ``json_schema`` of the request. ``failure`` says why the question could not
-    be written down; there are no messages then.
+    be written down; there are no messages then. ``choices``: words whose log-probabilities are
+    wanted, where they are others than the judge's.
     """
 
     key: tuple[str, ...]
     messages: tuple[Message, ...] = ()
     schema: Mapping[str, Any] | None = None
     failure: str | None = None
+    choices: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,7 @@ class Asker:
             messages=question.messages,
             sampling=self.sampling,
             seeds=(derive_seed(self.seed, self.name, *question.key),),
-            choices=self.choices,
+            choices=question.choices or self.choices,
             json_schema=question.schema,
             thought_tokens=self.thinking.thought_tokens,
             chat_template_kwargs=self.thinking.chat_template_kwargs,
@@ -109,3 +114,79 @@ class Asker:
         except RequestRejected as rejected:
             return JudgeReply(None, str(rejected), prompt_hash)
         return JudgeReply(completion, None, prompt_hash)
+
+
+@dataclass(frozen=True)
+class KeptReplies:
+    """What the votes keep of replies about single answers.
+
+    For ``a`` and for ``b``: what was replied, its log-probabilities, its finish reasons and the
+    thoughts before it (null where there are none); one for each question about an answer.
+    ``ended`` and ``thoughts`` are null where they are not known.
+    """
+
+    said: Mapping[str, Sequence[str]]
+    logprobs: Mapping[str, Sequence[StoredLogprobs | None]]
+    ended: Mapping[str, Sequence[str]] | None = None
+    thoughts: Mapping[str, Sequence[str | None]] | None = None
+
+    @classmethod
+    def of(cls, of_a: Sequence[JudgeReply], of_b: Sequence[JudgeReply]) -> KeptReplies:
+        """From replies, none of which failed."""
+        both = {
+            name: [(reply.completion, reply.has_thought) for reply in replies if reply.completion]
+            for name, replies in (("a", of_a), ("b", of_b))
+        }
+        return cls(
+            {name: [one.text for one, _ in found] for name, found in both.items()},
+            {
+                name: [store_logprobs(one.choice_logprobs) for one, _ in found]
+                for name, found in both.items()
+            },
+            {name: [one.finish_reason for one, _ in found] for name, found in both.items()},
+            {
+                name: [(one.reasoning or "") if thought else None for one, thought in found]
+                for name, found in both.items()
+            },
+        )
+
+    @classmethod
+    def of_vote(cls, row: Mapping[str, Any]) -> KeptReplies:
+        """From a vote (a row of schema VOTE) that has an answer."""
+        ended, thoughts = (
+            row[name] and json.loads(row[name]) for name in ("finish_reason", "reasoning")
+        )
+        said, logprobs = (json.loads(row[name]) for name in ("completion", "choice_logprobs"))
+        return cls(said, logprobs, ended, thoughts)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """As fields of a vote."""
+        found = {
+            "finish_reason": json.dumps(self.ended),
+            "completion": json.dumps(self.said, ensure_ascii=False),
+            "choice_logprobs": json.dumps(self.logprobs, ensure_ascii=False),
+        }
+        thoughts = [self.thoughts_of(name) for name in ("a", "b")]
+        if any(one is not None for of_one in thoughts for one in of_one):
+            found["reasoning"] = json.dumps(self.thoughts, ensure_ascii=False)
+        return found
+
+    def ended_of(self, name: str) -> Sequence[str | None]:
+        """The finish reasons of ``a`` or ``b``."""
+        return self.ended[name] if self.ended else [None] * len(self.said[name])
+
+    def thoughts_of(self, name: str) -> Sequence[str | None]:
+        """The thoughts about ``a`` or ``b``."""
+        return self.thoughts[name] if self.thoughts else [None] * len(self.said[name])
+
+
+def charged_for(replies: Sequence[JudgeReply]) -> dict[str, Any]:
+    """What ``replies`` cost together, as fields of a vote."""
+    tokens = [reply.tokens for reply in replies]
+    return {
+        "prompt_tokens": sum(one.get("prompt_tokens", 0) for one in tokens),
+        "completion_tokens": sum(one.get("completion_tokens", 0) for one in tokens),
+        "cost": sum(one.get("cost", 0.0) for one in tokens),
+        "reasoning_tokens": sum(one.get("reasoning_tokens") or 0 for one in tokens) or None,
+    }

@@ -3,8 +3,9 @@
 The template sees ``request`` (the conversation as text), ``reference`` (a known good answer, or
 ``None``), and what its kind of judge compares: ``answer_a`` and ``answer_b`` (pairwise, with
 ``principles`` where there are any), ``answers`` with ``label`` and ``text`` (listwise), ``answer``
-with ``aspects`` and ``aspect`` (rating). Conversation, reference and answers are untrusted and
-fenced (``prefloop.labelers.judges.fences``).
+with ``aspects`` and ``aspect`` (rating), ``answer`` with ``criteria`` or ``criterion`` (rubric), of
+which each has a ``key``, a ``text`` and ``choices`` with ``word`` and ``text``. Conversation,
+reference, answers and criteria are untrusted and fenced (``prefloop.labelers.judges.fences``).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from prefloop.data.conversation import conversation_text
 from prefloop.data.hashing import derive_seed, json_hash
+from prefloop.data.prompts.criteria import Criterion
 from prefloop.data.protocol import Message
 from prefloop.data.yaml_files import YamlError, read_yaml
 from prefloop.labelers.base import LabelerError
@@ -32,10 +34,16 @@ from prefloop.labelers.judges.settings import (
     ListwiseSettings,
     PairwiseSettings,
     RatingSettings,
+    RubricSettings,
+    words_of,
 )
 
+_WRITING = "criteria.jinja"
 SHIPPED = Path(__file__).parent / "shipped"
 """The folder of the judges that ship with prefloop."""
+
+_UNKNOWN = (Criterion(text="Meets what was asked in this respect."),)
+"""In an estimate, where the criteria are not known yet."""
 
 _SETTINGS: TypeAdapter[JudgeSettings] = TypeAdapter(JudgeSettings)
 
@@ -52,6 +60,9 @@ class Judge:
     fences: Fences
     principles: tuple[str, ...] = ()
     """The constitution; empty if the judge has none."""
+    writing: jinja2.Template | None = None
+    """How criteria are asked for, of a judge with a rubric (``criteria.jinja``); null where the
+    folder does not say."""
 
     def pairwise(
         self,
@@ -91,8 +102,57 @@ class Judge:
         trusted = {"aspects": aspects, "aspect": one}
         return self._messages(conversation, reference, {"answer": answer}, trusted)
 
-    def blank(self, conversation: Sequence[Message], reference: str | None) -> tuple[Message, ...]:
-        """A question without the answers, for estimates of what the judge will cost."""
+    def criteria(
+        self,
+        conversation: Sequence[Message],
+        reference: str | None,
+        answer: str,
+        criteria: Sequence[Criterion],
+    ) -> tuple[Message, ...]:
+        """What a judge with a rubric is shown for ``answer``: of ``criteria``, one where it is
+        asked about one at a time."""
+        told = [
+            {
+                "key": criterion_key(number),
+                "text": self.fences.harmless(one.text),
+                "choices": [
+                    {"word": word, "text": self.fences.harmless(text)}
+                    for word, text in zip(words_of(len(one.choices)), one.choices, strict=True)
+                ],
+            }
+            for number, one in enumerate(criteria, start=1)
+        ]
+        trusted = {"criteria": told, "criterion": told[0]}
+        return self._messages(conversation, reference, {"answer": answer}, trusted)
+
+    def ask_for_criteria(
+        self, conversation: Sequence[Message], reference: str | None, most: int
+    ) -> tuple[Message, ...]:
+        """What a model is shown that writes the criteria of a prompt, ``most`` at most."""
+        assert self.writing is not None
+        shown = {"request": conversation_text(conversation), "reference": reference}
+        harmless = {
+            name: None if value is None else self.fences.harmless(value)
+            for name, value in shown.items()
+        }
+        text = self.writing.render({**harmless, "most": most}).strip()
+        return ({"role": "user", "content": text},)
+
+    def blank(
+        self,
+        conversation: Sequence[Message],
+        reference: str | None,
+        criteria: Sequence[Criterion] | None = None,
+    ) -> tuple[Message, ...]:
+        """A question without the answers, for estimates of what the judge will cost.
+
+        ``criteria``: those of the prompt; null takes the judge's own.
+        """
+        if isinstance(self.settings, RubricSettings):
+            asked = criteria or self.settings.criteria or _UNKNOWN
+            if self.settings.parser == "token":
+                asked = sorted(asked, key=lambda one: len(one.text))[len(asked) // 2 :][:1]
+            return self.criteria(conversation, reference, "", asked)
         if isinstance(self.settings, ListwiseSettings):
             return self.listing(conversation, reference, [])
         if isinstance(self.settings, RatingSettings):
@@ -131,6 +191,11 @@ class Judge:
         return ({"role": "system", "content": self.settings.system.strip()}, prompt)
 
 
+def criterion_key(number: int) -> str:
+    """What the criterion of this number, from 1, is called in a question and its answer."""
+    return f"criterion_{number}"
+
+
 def load_judge(name: str) -> Judge:
     """Read the judge ``name``: a shipped folder's name, or the path of a folder.
 
@@ -161,8 +226,9 @@ def load_judge(name: str) -> Judge:
             f"{folder / 'prompt.jinja'}: {problem_words}; there are {', '.join(sorted(known))}"
         )
     principles = _principles(folder, settings)
-    fences = Fences(source, _fenced(settings), _verdicts(settings))
-    return Judge(settings, template, fences, principles)
+    writing_source, writing = _writing(folder, settings, environment)
+    fences = Fences(source + writing_source, _fenced(settings), _verdicts(settings))
+    return Judge(settings, template, fences, principles, writing)
 
 
 def judge_path(name: str) -> Path:
@@ -192,11 +258,16 @@ def question_revision(name: str) -> str:
     """
     judge, folder = load_judge(name), judge_path(name)
     reading = {"description", "min_mass"}
+    settings = judge.settings.model_dump(mode="json", exclude=reading)
+    for criterion in settings.get("criteria", ()):
+        del criterion["name"], criterion["weight"], criterion["veto"]
     asked = [
         (folder / "prompt.jinja").read_text(encoding="utf-8"),
-        judge.settings.model_dump(mode="json", exclude=reading),
+        settings,
         judge.principles,
     ]
+    if judge.writing is not None:
+        asked.append((folder / _WRITING).read_text(encoding="utf-8"))
     return json_hash(asked)
 
 
@@ -213,6 +284,8 @@ def _variables(settings: JudgeSettings) -> tuple[set[str], set[str]]:
     elif isinstance(settings, RatingSettings):
         needed |= {"answer"} | ({"aspect"} if settings.parser == "token" else set())
         optional |= {"aspect", "aspects"}
+    elif isinstance(settings, RubricSettings):
+        needed |= {"answer", "criterion" if settings.parser == "token" else "criteria"}
     else:
         needed |= {"answer_a", "answer_b"}
         needed |= set() if settings.principles is None else {"principles"}
@@ -224,7 +297,8 @@ def _variables(settings: JudgeSettings) -> tuple[set[str], set[str]]:
 def _fenced(settings: JudgeSettings) -> set[str]:
     """Tags that answers may not close, whether or not the template has them."""
     pairwise = isinstance(settings, PairwiseSettings)
-    return {"request", "reference"} | ({"answer_a", "answer_b"} if pairwise else {"answer"})
+    tags = {"request", "reference"} | ({"answer_a", "answer_b"} if pairwise else {"answer"})
+    return tags | ({"criterion", "criteria"} if isinstance(settings, RubricSettings) else set())
 
 
 def _verdicts(settings: JudgeSettings) -> tuple[str, ...] | None:
@@ -232,9 +306,30 @@ def _verdicts(settings: JudgeSettings) -> tuple[str, ...] | None:
     them is read as one."""
     if isinstance(settings, ListwiseSettings):
         return tuple(ascii_uppercase)
-    if isinstance(settings, RatingSettings):
+    if isinstance(settings, RatingSettings | RubricSettings):
         return ()
     return None if settings.parser == "text" else settings.verdicts.words
+
+
+def _writing(
+    folder: Path, settings: JudgeSettings, environment: SandboxedEnvironment
+) -> tuple[str, jinja2.Template | None]:
+    """The source of ``criteria.jinja`` and the template; none where there is no such file."""
+    file = folder / _WRITING
+    if not isinstance(settings, RubricSettings) or not file.is_file():
+        return "", None
+    try:
+        source = file.read_text(encoding="utf-8")
+        used = meta.find_undeclared_variables(environment.parse(source))
+        template = environment.from_string(source)
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabelerError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
+    except jinja2.TemplateSyntaxError as error:
+        raise LabelerError(f"{file}:{error.lineno}: {error.message}") from None
+    known = {"request", "reference", "most"}
+    if "request" not in used or used - known:
+        raise LabelerError(f"{file}: must use request, and may use reference and most, no others")
+    return source, template
 
 
 def _principles(folder: Path, settings: JudgeSettings) -> tuple[str, ...]:

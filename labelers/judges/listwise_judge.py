@@ -59,16 +59,21 @@ class ListwiseJudge:
         )
 
     async def label(self, pairs: Sequence[Pair], *, block: str) -> list[Vote]:
-        """One vote for each listing and pair; all requests are one block of the engine."""
+        """``votes`` votes for each listing and pair; all requests are one block of the engine."""
         groups = [
             group
             for group in by_prompt(pairs)
             if not (self._settings.needs_reference and group.reference is None)
         ]
-        shown = [(group, ids) for group in groups for ids in self._listings(group)]
+        shown = [
+            (group, ids, time)
+            for group in groups
+            for ids in self._listings(group)
+            for time in range(self._config.votes)
+        ]
         replies = await self._asker.ask([self._write(*each) for each in shown], block=block)
         by_id: dict[str, list[_Listing]] = {}
-        for (group, ids), reply in zip(shown, replies, strict=True):
+        for (group, ids, _), reply in zip(shown, replies, strict=True):
             by_id.setdefault(group.prompt_id, []).append(_read(ids, reply))
         return [
             self._vote(pair, listing) for pair in pairs for listing in by_id.get(pair.prompt_id, [])
@@ -79,8 +84,8 @@ class ListwiseJudge:
         both = listings(ids, self._seed, self.name, "listing", group.prompt_id)
         return both if self._config.orders == "both" else both[:1]
 
-    def _write(self, group: PromptGroup, ids: tuple[str, ...]) -> Question:
-        key = (content_id(group.prompt_id, *ids),)
+    def _write(self, group: PromptGroup, ids: tuple[str, ...], time: int) -> Question:
+        key = (content_id(group.prompt_id, *ids), *([str(time)] if time else []))
         most = self._settings.max_candidates
         if len(ids) > most:
             return Question(

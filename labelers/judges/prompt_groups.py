@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from prefloop.data.protocol import Message
 from prefloop.labelers.base import Answer, Pair
@@ -21,6 +22,7 @@ class PromptGroup:
     messages: tuple[Message, ...]
     reference: str | None
     answers: tuple[Answer, ...]
+    metadata: Mapping[str, Any]
 
 
 def by_prompt(pairs: Sequence[Pair]) -> list[PromptGroup]:
@@ -40,4 +42,4 @@ def by_prompt(pairs: Sequence[Pair]) -> list[PromptGroup]:
 def _group(pair: Pair, answers: list[Answer]) -> PromptGroup:
     on_trial = any(answer.origin == "reference" for answer in answers)
     reference = None if on_trial else pair.reference
-    return PromptGroup(pair.prompt_id, pair.messages, reference, tuple(answers))
+    return PromptGroup(pair.prompt_id, pair.messages, reference, tuple(answers), pair.metadata)

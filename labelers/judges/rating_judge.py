@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jinja2
@@ -11,7 +10,13 @@ import jinja2
 from prefloop.data.protocol import Engine, Sampling
 from prefloop.labelers.base import Answer, Pair, Vote, vote_on
 from prefloop.labelers.config import JudgeLabeler
-from prefloop.labelers.judges.asking import Asker, JudgeReply, Question
+from prefloop.labelers.judges.asking import (
+    Asker,
+    JudgeReply,
+    KeptReplies,
+    Question,
+    charged_for,
+)
 from prefloop.labelers.judges.folder import Judge
 from prefloop.labelers.judges.prompt_groups import PromptGroup, by_prompt
 from prefloop.labelers.judges.ratings import (
@@ -19,15 +24,12 @@ from prefloop.labelers.judges.ratings import (
     compare,
     from_ratings_json,
     from_ratings_logprobs,
+    mean_rating,
     ratings_schema,
     word_logprobs,
 )
 from prefloop.labelers.judges.settings import RatingSettings
-from prefloop.labelers.judges.stored_logprobs import (
-    StoredLogprobs,
-    restore_logprobs,
-    store_logprobs,
-)
+from prefloop.labelers.judges.stored_logprobs import restore_logprobs
 from prefloop.labelers.judges.thoughts import NO_ANSWER
 
 
@@ -43,6 +45,7 @@ class RatingJudge:
         """``seed`` is the run's; ``judge`` has to be a rating one."""
         assert isinstance(judge.settings, RatingSettings)
         self.name = config.name
+        self._votes = config.votes
         self._judge = judge
         self._settings = judge.settings
         by_token = judge.settings.parser == "token"
@@ -63,15 +66,16 @@ class RatingJudge:
     async def label(self, pairs: Sequence[Pair], *, block: str) -> list[Vote]:
         """One vote for each pair; all requests are one block of the engine."""
         shown = [
-            (group, answer, aspect)
+            (group, answer, aspect, time)
             for group in by_prompt(pairs)
             if not (self._settings.needs_reference and group.reference is None)
             for answer in group.answers
             for aspect in self._aspects
+            for time in range(self._votes)
         ]
         replies = await self._asker.ask([self._write(*each) for each in shown], block=block)
         rated: dict[tuple[str, str], list[JudgeReply]] = {}
-        for (group, answer, _), reply in zip(shown, replies, strict=True):
+        for (group, answer, *_), reply in zip(shown, replies, strict=True):
             rated.setdefault((group.prompt_id, answer.candidate_id), []).append(reply)
         uncharged = set(rated)
         votes = []
@@ -84,8 +88,9 @@ class RatingJudge:
             votes.append(self._vote(pair, rated[keys[0]], rated[keys[1]], charged))
         return votes
 
-    def _write(self, group: PromptGroup, answer: Answer, aspect: str | None) -> Question:
-        key = (group.prompt_id, answer.candidate_id, aspect or "")
+    def _write(self, group: PromptGroup, answer: Answer, aspect: str | None, time: int) -> Question:
+        again = (str(time),) if time else ()
+        key = (group.prompt_id, answer.candidate_id, aspect or "", *again)
         try:
             messages = self._judge.rating(group.messages, group.reference, answer.text, aspect)
         except jinja2.TemplateError as error:
@@ -95,66 +100,47 @@ class RatingJudge:
     def _vote(
         self, pair: Pair, of_a: list[JudgeReply], of_b: list[JudgeReply], charged: list[JudgeReply]
     ) -> Vote:
-        details: dict[str, Any] = {
-            "prompt_tokens": sum(reply.tokens.get("prompt_tokens", 0) for reply in charged),
-            "completion_tokens": sum(reply.tokens.get("completion_tokens", 0) for reply in charged),
-            "cost": sum(reply.tokens.get("cost", 0.0) for reply in charged),
-        }
-        thought = sum(reply.tokens.get("reasoning_tokens") or 0 for reply in charged)
-        details["reasoning_tokens"] = thought or None
+        details = charged_for(charged)
         failure = next((reply.failure for reply in [*of_a, *of_b] if reply.failure), None)
         if failure is not None:
             details |= {"preference": "invalid", "completion": failure}
         else:
-            said = {"a": _said(of_a), "b": _said(of_b)}
-            kept = {"a": _kept(of_a), "b": _kept(of_b)}
-            ended = {"a": _ended(of_a), "b": _ended(of_b)}
-            thoughts = {"a": _thoughts(of_a), "b": _thoughts(of_b)}
-            details |= rating_vote(said, kept, self._settings, ended, thoughts)
-            if any(one is not None for of_one in thoughts.values() for one in of_one):
-                details["reasoning"] = json.dumps(thoughts, ensure_ascii=False)
-            details["finish_reason"] = json.dumps(ended)
-            details["completion"] = json.dumps(said, ensure_ascii=False)
-            details["choice_logprobs"] = json.dumps(kept, ensure_ascii=False)
+            kept = KeptReplies.of(of_a, of_b)
+            details |= kept.fields
+            details |= rating_vote(kept, self._settings)
         return vote_on(pair, self.name, order="none", **details)
 
 
-def rating_vote(
-    said: Mapping[str, Sequence[str]],
-    kept: Mapping[str, Sequence[StoredLogprobs | None]],
-    settings: RatingSettings,
-    ended: Mapping[str, Sequence[str]] | None = None,
-    thoughts: Mapping[str, Sequence[str | None]] | None = None,
-) -> dict[str, Any]:
+def rating_vote(kept: KeptReplies, settings: RatingSettings) -> dict[str, Any]:
     """Preference, soft vote, scores and rationale of a vote, by the names of their fields.
 
-    ``said``, ``kept``, ``ended`` and ``thoughts`` hold, for ``a`` and for ``b``, the judge's
-    answers, their log-probabilities, their finish reasons and the thoughts before them (null where
-    there are none, or where not known): one for each aspect, or one in all where the judge answers
-    in JSON.
+    There is a reply for each aspect, or, where the judge answers in JSON, one for each time that it
+    was asked about all of them.
     """
     ratings: dict[str, Rating] = {}
     notes: list[str] = []
     for name in ("a", "b"):
-        thought = thoughts[name] if thoughts else [None] * len(said[name])
+        said, thought = kept.said[name], kept.thoughts_of(name)
         try:
-            if any(
+            silent = [
                 one is not None and not text.strip()
-                for one, text in zip(thought, said[name], strict=True)
-            ):
-                raise ValueError(NO_ANSWER)
+                for one, text in zip(thought, said, strict=True)
+            ]
             if settings.parser == "json":
-                ratings[name] = from_ratings_json(
-                    said[name][0], settings, ended[name][0] if ended else None
+                read = zip(silent, said, kept.ended_of(name), strict=True)
+                ratings[name] = mean_rating(
+                    [NO_ANSWER if one else _from_json(*more, settings) for one, *more in read]
                 )
+            elif any(silent):
+                raise ValueError(NO_ANSWER)
             else:
                 logprobs = [
                     restore_logprobs(each)
                     if one is None or each is not None
                     else word_logprobs(text, settings)
-                    for each, one, text in zip(kept[name], thought, said[name], strict=True)
+                    for each, one, text in zip(kept.logprobs[name], thought, said, strict=True)
                 ]
-                ratings[name] = from_ratings_logprobs(logprobs, settings, said[name])
+                ratings[name] = from_ratings_logprobs(logprobs, settings, said)
         except ValueError as error:
             notes.append(f"{name}: {error}")
         else:
@@ -165,29 +151,13 @@ def rating_vote(
     if len(ratings) < 2:
         return {"preference": "invalid", "rationale": rationale, **scores}
     preference, p_a = compare(ratings["a"], ratings["b"])
-    soft = p_a if settings.parser == "token" else None
+    soft = p_a if settings.parser == "token" or len(kept.said["a"]) > 1 else None
     return {"preference": preference, "p_a": soft, "rationale": rationale, **scores}
 
 
-def _said(replies: Sequence[JudgeReply]) -> list[str]:
-    return [reply.completion.text for reply in replies if reply.completion is not None]
-
-
-def _ended(replies: Sequence[JudgeReply]) -> list[str]:
-    return [reply.completion.finish_reason for reply in replies if reply.completion is not None]
-
-
-def _thoughts(replies: Sequence[JudgeReply]) -> list[str | None]:
-    return [
-        (reply.completion.reasoning or "") if reply.has_thought else None
-        for reply in replies
-        if reply.completion is not None
-    ]
-
-
-def _kept(replies: Sequence[JudgeReply]) -> list[StoredLogprobs | None]:
-    return [
-        store_logprobs(reply.completion.choice_logprobs)
-        for reply in replies
-        if reply.completion is not None
-    ]
+def _from_json(text: str, finish_reason: str | None, settings: RatingSettings) -> Rating | str:
+    """A rating, or why there is none."""
+    try:
+        return from_ratings_json(text, settings, finish_reason)
+    except ValueError as error:
+        return str(error)

@@ -43,7 +43,7 @@ def from_ratings_json(
     for aspect in settings.aspects:
         if aspect not in said:
             raise ValueError(f"there is no rating of {aspect}")
-        rating = _whole(said[aspect])
+        rating = whole_number(said[aspect])
         if rating is None or not settings.lowest <= rating <= settings.highest:
             raise ValueError(
                 f"{aspect}: {said[aspect]!r} is not a rating from {settings.lowest} to "
@@ -58,6 +58,19 @@ def from_ratings_json(
         settings.lowest + sum(steps) / len(steps),
         rationale if isinstance(rationale, str) else None,
     )
+
+
+def mean_rating(said: Sequence[Rating | str]) -> Rating:
+    """Several ratings of one answer as one, or in place of one why it cannot be read.
+
+    Raises ``ValueError``, with the first reason, where half of them or more cannot.
+    """
+    read = [one for one in said if isinstance(one, Rating)]
+    if 2 * len(read) <= len(said):
+        raise ValueError(next(one for one in said if isinstance(one, str)))
+    totals = np.mean([one.totals for one in read], axis=0)
+    rationale = next((one.rationale for one in read if one.rationale), None)
+    return Rating(totals, float(np.mean([one.score for one in read])), rationale)
 
 
 def from_ratings_logprobs(
@@ -90,7 +103,7 @@ def word_logprobs(text: str, settings: RatingSettings) -> dict[str, float] | Non
 
     For ratings behind a thought, whose log-probabilities the engine could not read.
     """
-    said = _whole(text.strip().rstrip("."))
+    said = whole_number(text.strip().rstrip("."))
     if said is None or not settings.lowest <= said <= settings.highest:
         return None
     return {word: 0.0 if word == str(said) else -math.inf for word in settings.words}
@@ -108,6 +121,15 @@ def compare(a: Rating, b: Rating) -> tuple[Preference, float]:
     return ("a", min(p_a, 1.0)) if p_a > 0.5 else ("b", max(p_a, 0.0))
 
 
+def whole_number(value: Any) -> int | None:
+    """A whole number as JSON or a judge may write it: 5, 5.0, "5"; null for anything else."""
+    if isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if math.isfinite(value) and value == int(value) else None
+
+
 def ratings_schema(settings: RatingSettings) -> dict[str, Any]:
     """The JSON schema of an answer that rates all aspects, the rationale first."""
     rating = {"type": "integer", "minimum": settings.lowest, "maximum": settings.highest}
@@ -117,15 +139,6 @@ def ratings_schema(settings: RatingSettings) -> dict[str, Any]:
         "required": ["rationale", *settings.aspects],
         "additionalProperties": False,
     }
-
-
-def _whole(value: Any) -> int | None:
-    """A whole number as JSON or a judge may write it: 5, 5.0, "5"; null for anything else."""
-    if isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
-        value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return int(value) if math.isfinite(value) and value == int(value) else None
 
 
 def _share(

@@ -9,12 +9,19 @@ import pyarrow as pa
 
 from prefloop.data.schemas import VOTE
 from prefloop.labelers.base import Preference
+from prefloop.labelers.judges.asking import KeptReplies
 from prefloop.labelers.judges.folder import Judge
 from prefloop.labelers.judges.listwise_judge import ranked
 from prefloop.labelers.judges.pairwise_judge import about_a_and_b
 from prefloop.labelers.judges.rankings import listings, read_ranking
 from prefloop.labelers.judges.rating_judge import rating_vote
-from prefloop.labelers.judges.settings import ListwiseSettings, PairwiseSettings, RatingSettings
+from prefloop.labelers.judges.rubric.rubric_judge import reread_rubric
+from prefloop.labelers.judges.settings import (
+    ListwiseSettings,
+    PairwiseSettings,
+    RatingSettings,
+    RubricSettings,
+)
 from prefloop.labelers.judges.stored_logprobs import restore_logprobs
 from prefloop.labelers.judges.thoughts import NO_ANSWER
 from prefloop.labelers.judges.verdicts import read_verdict
@@ -38,10 +45,9 @@ def reread(votes: pa.Table, judge: Judge, *, seed: int) -> pa.Table:
         if isinstance(settings, PairwiseSettings):
             found = _pairwise(row, settings)
         elif isinstance(settings, RatingSettings):
-            said = json.loads(row["completion"])
-            ended = row["finish_reason"] and json.loads(row["finish_reason"])
-            thoughts = row["reasoning"] and json.loads(row["reasoning"])
-            found = rating_vote(said, json.loads(row["choice_logprobs"]), settings, ended, thoughts)
+            found = rating_vote(KeptReplies.of_vote(row), settings)
+        elif isinstance(settings, RubricSettings):
+            found = reread_rubric(row, settings)
         else:
             found = _listwise(row, orders[row["prompt_id"]])
         row.update(_READ | found)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
+from pydantic import Discriminator, Field, PositiveInt, Tag, field_validator, model_validator
 
+from prefloop.data.prompts.criteria import Criterion, criteria_of
 from prefloop.data.strict import PositiveShare, Strict
 
 
@@ -93,6 +94,31 @@ class RatingSettings(_Judge):
         return tuple(map(str, range(self.lowest, self.highest + 1)))
 
 
+class RubricSettings(_Judge):
+    """Each answer is shown alone and judged by each criterion of a rubric; the higher weighted mean
+    wins, unless a veto decides."""
+
+    kind: Literal["rubric"]
+    parser: Literal["token", "json"]
+    """``token`` asks about one criterion at a time and reads the log-probabilities of its choices
+    as the first token; ``json`` asks about all of them in one object, with a rationale."""
+    criteria: tuple[Criterion, ...] = ()
+    """For labelers that do not take them from elsewhere (``criteria``): a text each, or an object
+    with ``text``, ``name``, ``weight``, ``choices`` (from worst to best) and ``veto``."""
+    min_mass: PositiveShare = 0.5
+    """For ``token``: probability that the choices together must have, or the vote is invalid."""
+
+    @field_validator("criteria", mode="before")
+    @classmethod
+    def _are_criteria(cls, value: Any) -> tuple[Criterion, ...]:
+        return criteria_of(value)
+
+
+def words_of(choices: int) -> tuple[str, ...]:
+    """What a judge says for each of so many choices, the worst first."""
+    return tuple(map(str, range(1, choices + 1)))
+
+
 def _kind(raw: Any) -> str:
     kind = raw.get("kind", "pairwise") if isinstance(raw, dict) else getattr(raw, "kind", "")
     return str(kind)
@@ -101,7 +127,8 @@ def _kind(raw: Any) -> str:
 JudgeSettings = Annotated[
     Annotated[PairwiseSettings, Tag("pairwise")]
     | Annotated[ListwiseSettings, Tag("listwise")]
-    | Annotated[RatingSettings, Tag("rating")],
+    | Annotated[RatingSettings, Tag("rating")]
+    | Annotated[RubricSettings, Tag("rubric")],
     Discriminator(_kind),
 ]
 """The contents of ``judge.yaml``."""

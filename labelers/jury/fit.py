@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.config import Jury
-from prefloop.labelers.jury.rules import FITTED_RULES, MOST_TRUSTED, OUTCOMES, FittedJury
+from prefloop.labelers.jury.rules import MOST_TRUSTED, OUTCOMES, FittedJury
 from prefloop.labelers.jury.verdict_table import merge_votes, pairs_of, read_votes
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def fit_jury(patterns: Patterns, labelers: Sequence[str], jury: Jury) -> FittedJ
     With fewer than three labelers no votes can tell who is right where they differ; then, as
     where no pair was decided, the jury falls back on the majority and a note says so.
     """
-    assert jury.rule in FITTED_RULES
+    assert jury.rule in ("reliability", "dawid_skene")
     pairs = sum(patterns.values())
     if jury.rule == "reliability" and jury.reliability is not None:
         accuracy = {name: jury.reliability.get(name, MOST_TRUSTED) for name in labelers}

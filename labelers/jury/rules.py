@@ -30,7 +30,7 @@ OUTCOMES = ("a", "b", "tie")
 MOST_TRUSTED = 0.99
 """No labeler's accuracy counts for more, so that several others can always outvote it."""
 
-FITTED_RULES = ("reliability", "dawid_skene")
+FITTED_RULES = ("reliability", "dawid_skene", "ensemble")
 """The rules that need a :class:`FittedJury`."""
 
 
@@ -49,12 +49,17 @@ class FittedJury:
     """``dawid_skene``: share of the pairs whose truth is each of OUTCOMES."""
     confusions: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None
     """``dawid_skene``: for each labeler, P(verdict | truth) as ``[truth][verdict]``."""
+    scales: Mapping[str, Mapping[str, float]] | None = None
+    """``ensemble``: ``mean`` and ``deviation`` of the scores of each labeler that has scores."""
     notes: tuple[str, ...] = ()
     """What a person should know about the figures, one sentence each."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        found = asdict(self)
+        if self.scales is None:  # as earlier versions wrote it
+            del found["scales"]
+        return found
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FittedJury:
@@ -87,6 +92,7 @@ def jury_p_a(
     Raises ``LabelerError`` where a fitted rule has nothing fitted, or not for one of ``labelers``.
     """
     rule = jury.rule
+    assert rule != "ensemble", "it looks at scores: see prefloop.labelers.jury.ensemble"
     if rule in FITTED_RULES:
         if fitted is None:
             raise LabelerError(f"the jury's rule {rule} needs what is fitted to a round's votes")
@@ -101,6 +107,11 @@ def jury_p_a(
     else:
         assert fitted is not None
         p_a, tie, seated = _dawid_skene(verdicts, labelers, weight, fitted)
+    return settled(p_a, tie, seated, jury)
+
+
+def settled(p_a: Floats, tie: Bools, seated: Bools, jury: Jury) -> Floats:
+    """The probabilities of a rule [P] as the jury's: 0.5 for a tie, NaN where nobody counts."""
     p_a = np.round(p_a, DECIMALS)
     p_a[tie | (np.abs(p_a - 0.5) <= jury.tie_band + ROUNDING)] = 0.5
     p_a[~seated] = np.nan

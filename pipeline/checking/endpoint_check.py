@@ -18,7 +18,8 @@ async def check_endpoints(
 ) -> tuple[list[CheckLine], set[ModelKey]]:
     """A line for each endpoint of the engines that are asked, and those, by engine and model, that
     no endpoint answers for: whoever asks them would wait long for nothing."""
-    asked = [(one.engine, one.model) for _, one in wanted.labelers if isinstance(one, JudgeLabeler)]
+    judges = [one for _, one in wanted.labelers if isinstance(one, JudgeLabeler)]
+    asked = [each for one in judges for each in one.asked]
     asked += [(member.engine, member.model) for member in wanted.samplers]
     found: list[CheckLine] = []
     gone: set[ModelKey] = set()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from prefloop.data.hashing import content_id, pair_id
+from prefloop.data.prompts.criteria import RUBRIC
 from prefloop.data.protocol import Engine, Request, RequestRejected, Sampling
 from prefloop.labelers.base import Answer, Labeler, Pair, Vote
 from prefloop.labelers.config import JudgeLabeler, OwnModelLabeler
@@ -17,6 +18,7 @@ from prefloop.pipeline.stages.invalid_votes import remedy_for
 
 _RIGHT = "The capital of France is Paris."
 _WRONG = "I like turtles, and it may well rain on Tuesday."
+_RUBRIC = ["It names the capital of France.", "It keeps to the question."]
 _SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {"colour": {"type": "string", "enum": ["red", "green"]}},
@@ -25,7 +27,7 @@ _SCHEMA: dict[str, Any] = {
 }
 
 
-def plain_pair(*, with_reference: bool) -> Pair:
+def plain_pair(*, with_reference: bool, with_rubric: bool = False) -> Pair:
     """A right answer, as ``a``, and one that has nothing to do with the question."""
     prompt = content_id("check", QUESTION)
     ids = [content_id(prompt, text) for text in (_RIGHT, _WRONG)]
@@ -35,7 +37,7 @@ def plain_pair(*, with_reference: bool) -> Pair:
         round=0,
         messages=({"role": "user", "content": QUESTION},),
         reference="Paris." if with_reference else None,
-        metadata={},
+        metadata={RUBRIC: _RUBRIC} if with_rubric else {},
         a=Answer(ids[0], _RIGHT, 8, "sampled"),
         b=Answer(ids[1], _WRONG, 11, "sampled"),
     )
@@ -53,7 +55,9 @@ async def check_labeler(
     ``is_toy``: which answer it prefers is no sign of anything. Raises ``EngineFailed``.
     """
     needs = isinstance(config, JudgeLabeler) and load_judge(config.judge).settings.needs_reference
-    votes = await labeler.label([plain_pair(with_reference=needs)], block=f"check/{config.name}")
+    rubric = isinstance(config, JudgeLabeler) and config.criteria == "prompt"
+    pair = plain_pair(with_reference=needs, with_rubric=rubric)
+    votes = await labeler.label([pair], block=f"check/{config.name}")
     return [_verdict(key, config, votes, is_toy=is_toy), *_thought(key, config, votes)]
 
 

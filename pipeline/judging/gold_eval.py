@@ -20,6 +20,7 @@ from prefloop.data.errors import InputError, NothingCameOut
 from prefloop.data.hashing import json_hash
 from prefloop.data.preferences import PreferenceColumns
 from prefloop.data.preferences.gold import GoldPair, gold_layout, read_gold
+from prefloop.data.prompts.criteria import RUBRIC
 from prefloop.data.schemas import VOTE
 from prefloop.data.shards import ShardFolder
 from prefloop.data.strict import fingerprint
@@ -168,7 +169,8 @@ def load_judges(path: Path, seed: int = 0) -> RunConfig:
     engines = {"default": {"type": "transformers"}} | (raw.pop("engines", None) or {})
     more = {"max_invalid": raw.pop("max_invalid")} if "max_invalid" in raw else {}
     labelers = raw.pop("labelers", None) or [raw]
-    prompts = {"train": {"path": "embedded:prompts"}}
+    # Of rows that are judged, the column of this name is their rubric.
+    prompts = {"train": {"path": "embedded:prompts", "columns": {"rubric": RUBRIC}}}
     label = {"labelers": labelers} | more
     whole = {"seed": seed, "prompts": prompts, "label": label, "engines": engines}
     return validate_config(whole, str(path))
@@ -185,7 +187,9 @@ async def _ask(
     # Two servers that serve a model under one name share no response.
     cache = options.out / "cache" / json_hash(of_engines(config))[:12]
     # What an engine may spend holds for all that is kept in the folder, whatever else changed.
-    models = Models(config, cache=cache, ledgers=options.out / "cache")
+    models = Models(
+        config, cache=cache, ledgers=options.out / "cache", rubrics=options.out / "rubrics"
+    )
     revisions = models.revisions()
     found = {}
     try:
@@ -194,7 +198,7 @@ async def _ask(
                 "labeler": {
                     key: value
                     for key, value in of_settings(fingerprint(labeler)).items()
-                    if key not in ("weight", "calibration")
+                    if key not in ("weight", "calibration", "decides")
                 },
                 "models": revisions,
                 "files": of_labelers([labeler], calibrated=False),

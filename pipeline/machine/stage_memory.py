@@ -138,8 +138,9 @@ def _labelers(
     for one in labelers:
         if isinstance(one, JudgeLabeler):
             asked = judging_longest(one, longest)
-            key: object = (one.engine, one.model)
-            found[key] = _engine(config, one.name, one.engine, one.model, asked)
+            for engine, model in one.asked:
+                key: object = (engine, model)
+                found[key] = _engine(config, one.name, engine, model, asked)
         elif isinstance(one, OwnModelLabeler):
             footprint = own_model_footprint(one, longest)
             found[one.name] = _Guest(one.name, footprint, footprint.bytes, _ENGINE_REMEDY)

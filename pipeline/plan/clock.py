@@ -128,9 +128,8 @@ class Clock:
         another stage begins."""
         config = self._config
         opened = {(member.engine, member.model) for member in config.sample.members()}
-        opened |= {
-            (one.engine, one.model) for one in config.all_labelers if isinstance(one, JudgeLabeler)
-        }
+        judges = [one for one in config.all_labelers if isinstance(one, JudgeLabeler)]
+        opened |= {asked for one in judges for asked in one.asked}
         turns = bool(config.train and gpus()) or config.memory == "one_at_a_time"
         turns = turns or any(one.in_turn for one in stage_memory(config))
         stages = rounds * (4 if config.train and config.evaluate.enabled else 2) if turns else 1
@@ -138,7 +137,7 @@ class Clock:
 
     def opening_judges(self, labelers: Iterable[LabelerConfig]) -> float:
         """Seconds of starting, and of opening the engines of judges, where nothing is sampled."""
-        judges = {(one.engine, one.model) for one in labelers if isinstance(one, JudgeLabeler)}
+        judges = {asked for one in labelers if isinstance(one, JudgeLabeler) for asked in one.asked}
         return START_S + sum(self._opening_of(*one, 1) for one in judges)
 
     def _opening_of(self, engine: str, model: str, times: int) -> float:

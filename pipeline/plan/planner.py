@@ -20,9 +20,10 @@ from prefloop.labelers.config import (
     LabelerConfig,
     OwnModelLabeler,
     RankedNeighbours,
+    WrittenCriteria,
 )
 from prefloop.labelers.judges.folder import load_judge
-from prefloop.labelers.judges.settings import ListwiseSettings, RatingSettings
+from prefloop.labelers.judges.settings import ListwiseSettings, RatingSettings, RubricSettings
 from prefloop.pipeline.config import POLICY, RunConfig
 from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.plan.assumptions import (
@@ -40,7 +41,7 @@ from prefloop.pipeline.plan.speeds import (
     server_seconds,
 )
 from prefloop.pipeline.plan.steps import Step, Training
-from prefloop.pipeline.plan.token_counts import TokenCounter
+from prefloop.pipeline.plan.token_counts import Rubric, TokenCounter, rubrics_of
 from prefloop.pipeline.run.final_split import final_ids
 from prefloop.pipeline.run.manifest import FINAL
 from prefloop.pipeline.run.run_dir import OPPONENT
@@ -165,11 +166,12 @@ class Planner:
         if config.train and config.evaluate.enabled and len(self._final):
             self.steps += [self._step(config.rounds - 1, one) for one in self._evaluate_final()]
 
-    def add_votes(self, index: int, labelled: PairsToLabel, labeler: LabelerConfig) -> Step:
-        """The votes of ``labeler`` on answers of round ``index`` that are there already."""
-        [asked] = self._label(labelled, [labeler])
-        self.steps.append(self._step(index, asked))
-        return self.steps[-1]
+    def add_votes(self, index: int, labelled: PairsToLabel, labeler: LabelerConfig) -> list[Step]:
+        """The votes of ``labeler`` on answers of round ``index`` that are there already: last, and
+        before them what else it takes."""
+        steps = [self._step(index, asked) for asked in self._label(labelled, [labeler])]
+        self.steps += steps
+        return steps
 
     def longest_prompt(self) -> int:
         """Tokens of the longest prompt."""
@@ -243,9 +245,30 @@ class Planner:
             if isinstance(labeler, OwnModelLabeler):
                 yield self._score(labeler, labelled)
             elif isinstance(labeler, JudgeLabeler):
+                if labeler.writer is not None:
+                    yield self._write(labeler, labeler.writer, labelled)
                 yield self._judge(labeler, labelled)
             else:
                 yield _Asked(labelled.stage, labeler.name, None, sum(labelled.pairs))
+
+    def _write(
+        self, labeler: JudgeLabeler, writer: WrittenCriteria, labelled: PairsToLabel
+    ) -> _Asked:
+        """The criteria of each prompt, as if none had been written yet."""
+        asked = self._tokens.of_writing(load_judge(labeler.judge), labelled.prompts, writer)
+        return _Asked(
+            stage=labelled.stage,
+            what=f"criteria of {labeler.name}",
+            engine=writer.engine,
+            requests=sum(number > 0 for number in labelled.candidates),
+            prompt_tokens=asked,
+            expected=writer.max_tokens * RATIONALE_SHARE,
+            most=writer.max_tokens,
+            thought=writer.thought_tokens or 0,
+            longest_prompt=asked,
+            timed_like="label",
+            model=writer.model,
+        )
 
     def _judge(self, labeler: JudgeLabeler, labelled: PairsToLabel) -> _Asked:
         """Requests by the kind of judge: about a pair, about all answers, or about one answer."""
@@ -253,13 +276,22 @@ class Planner:
         settings = judge.settings
         orders = 2 if labeler.orders == "both" else 1
         questions: list[int]  # of each prompt
+        rubrics: list[Rubric] | None = None
         shown: Sequence[int]  # answers in a question
         if isinstance(settings, ListwiseSettings):
-            questions = [orders * min(number, 1) for number in labelled.candidates]
+            questions = [orders * labeler.votes * min(number, 1) for number in labelled.candidates]
             shown = labelled.candidates
         elif isinstance(settings, RatingSettings):
-            aspects = len(settings.aspects) if settings.parser == "token" else 1
+            aspects = len(settings.aspects) if settings.parser == "token" else labeler.votes
             questions = [aspects * number for number in labelled.candidates]
+            shown = [1] * len(questions)
+        elif isinstance(settings, RubricSettings):
+            rubrics = rubrics_of(labeler, judge, labelled.prompts)
+            criteria = [len(one or ()) for one in rubrics]
+            each = criteria
+            if settings.parser == "json":
+                each = [labeler.votes * min(one, 1) for one in criteria]
+            questions = [a * b for a, b in zip(each, labelled.candidates, strict=True)]
             shown = [1] * len(questions)
         else:
             questions = [orders * labeler.votes * number for number in labelled.pairs]
@@ -267,7 +299,7 @@ class Planner:
         requests = sum(questions)
         answers = sum(a * b for a, b in zip(questions, shown, strict=True)) / max(requests, 1)
         asked = self._tokens.of_questions(
-            judge, labelled.prompts, questions, self._model(labeler.model)
+            judge, labelled.prompts, questions, self._model(labeler.model), rubrics
         )
         most = labeler.max_tokens or settings.max_tokens
         by_token = not isinstance(settings, ListwiseSettings) and settings.parser == "token"

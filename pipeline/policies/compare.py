@@ -180,7 +180,7 @@ def _models(config: RunConfig, policy: NamedPolicy, run: RunDir, ledgers: Path) 
     sample = config.sample.model_copy(update={"engine": policy.engine})
     base = policy.model if policy.is_served else policy.base
     opened = config.model_copy(update={"policy": base, "sample": sample})
-    models = Models(opened, cache=run.cache, ledgers=ledgers)
+    models = Models(opened, cache=run.cache, ledgers=ledgers, rubrics=run.rubrics)
     models.use_policy(policy.model)
     models.take_probes(run.heldout, config.sample.system_prompt)
     return models

@@ -51,7 +51,7 @@ class LabelersOnCall:
             labelers = self.config.label.labelers
             self._models = models_for(self.config, labelers, cache_of=self.run)
             self._models.take_probes(self.run.prompts, self.config.sample.system_prompt)
-        if isinstance(labeler, JudgeLabeler) and labeler.model == POLICY:
+        if isinstance(labeler, JudgeLabeler) and POLICY in labeler.models:
             guards = self._before.train.guards if self._before.train else None
             start = self._models.start
             origin = lineage(self.run, round_index, start, self._before.evaluate, guards)
@@ -63,14 +63,16 @@ def models_for(
     config: RunConfig, labelers: Iterable[LabelerConfig], *, cache_of: RunDir | None = None
 ) -> Models:
     """The models that ``labelers`` ask. What samples is not even looked for, unless it judges."""
-    cache = None if cache_of is None else cache_of.cache
-    return Models(config_for(config, labelers), cache=cache)
+    asked = config_for(config, labelers)
+    if cache_of is None:
+        return Models(asked)
+    return Models(asked, cache=cache_of.cache, rubrics=cache_of.rubrics)
 
 
 def config_for(config: RunConfig, labelers: Iterable[LabelerConfig]) -> RunConfig:
     """``config`` as that of somebody who asks ``labelers`` alone."""
     asked = tuple(labelers)
-    judges = {one.model for one in asked if isinstance(one, JudgeLabeler)}
+    judges = {model for one in asked if isinstance(one, JudgeLabeler) for model in one.models}
     return config.model_copy(
         update={
             "policy": config.policy if POLICY in judges else "embedded:policy",

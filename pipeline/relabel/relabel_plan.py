@@ -18,7 +18,7 @@ from prefloop.data.schemas import PROMPT
 from prefloop.labelers.config import JudgeLabeler, LabelerConfig, OwnModelLabeler
 from prefloop.labelers.decisions.filters import has_empty_answer
 from prefloop.labelers.judges.folder import load_judge
-from prefloop.labelers.judges.settings import ListwiseSettings, RatingSettings
+from prefloop.labelers.judges.settings import ListwiseSettings, RatingSettings, RubricSettings
 from prefloop.pipeline.checking.check_lines import Check
 from prefloop.pipeline.checking.run_check import check_all
 from prefloop.pipeline.checking.still_to_ask import StillToAsk
@@ -122,7 +122,7 @@ def plan_relabel(
     found = []
     for labeler in config.label.labelers:
         there = pairs = votes = 0
-        steps = []
+        steps: list[Step] = []
         for folder in rounds:
             left = _Left(labeler)
             for index in folder.candidates.indices():
@@ -133,7 +133,7 @@ def plan_relabel(
                 else:
                     left.add(run, directory, folder, index, config)
             if left.pairs:
-                steps.append(planner.add_votes(folder.index, left.labelled(), labeler))
+                steps += planner.add_votes(folder.index, left.labelled(), labeler)
                 pairs += left.pairs
                 votes += _votes_of(labeler, steps[-1].requests, left.pairs)
         found.append(VotesToAsk(labeler.name, there, pairs, votes, tuple(steps)))
@@ -269,10 +269,10 @@ def _votes_of(labeler: LabelerConfig, requests: int, pairs: int) -> int:
     if not isinstance(labeler, JudgeLabeler):
         return pairs
     settings = load_judge(labeler.judge).settings
-    if isinstance(settings, RatingSettings):
+    if isinstance(settings, RatingSettings | RubricSettings):
         return pairs
     if isinstance(settings, ListwiseSettings):
-        return pairs * (2 if labeler.orders == "both" else 1)
+        return pairs * labeler.votes * (2 if labeler.orders == "both" else 1)
     return requests
 
 

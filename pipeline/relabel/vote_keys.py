@@ -19,7 +19,7 @@ from prefloop.pipeline.run.manifest import JUDGE, JUDGE_QUESTION, read_manifest
 from prefloop.pipeline.run.round_jury import has_own_labels, with_labels_of
 from prefloop.pipeline.run.run_dir import RunDir
 
-_DECIDES = {"weight", "calibration"}
+_DECIDES = {"weight", "calibration", "decides"}
 """Keys of a labeler that change what its votes add up to, and not the votes."""
 _NOT_SHOWN = {"labelers", "jury", "people", "max_invalid"}
 """Keys of ``label`` that change nothing of what labelers are shown."""
@@ -97,7 +97,12 @@ def _key(
     about: dict[str, Any] = {
         "type": labeler.type,
         "name": labeler.name,
-        "settings": {key: settings[key] for key in settings if key not in _DECIDES},
+        "settings": {
+            key: settings[key]
+            for key in settings
+            # In the keys of given labels it always was, and they cost nothing.
+            if key not in _DECIDES or (key == "decides" and labeler.type == "given")
+        },
         "seed": config.seed,
         "shown": shown,
         "system_prompt": config.sample.system_prompt,
@@ -105,6 +110,8 @@ def _key(
     wanted: list[str | None] = []
     if isinstance(labeler, JudgeLabeler):
         about["engine"] = engines[labeler.engine]
+        if labeler.writer is not None:
+            about["writer"] = engines[labeler.writer.engine]
         wanted += [inputs.get(JUDGE.format(labeler.judge))]
         wanted += [inputs.get(JUDGE_QUESTION.format(labeler.judge))]
     elif isinstance(labeler, VerifierLabeler) and labeler.function:

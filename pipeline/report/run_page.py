@@ -12,6 +12,11 @@ from pathlib import Path
 
 from prefloop.data.shards import atomic_write_text, row_count
 from prefloop.labelers.decisions.reasons import PAIR_STRATEGY
+from prefloop.labelers.judges.rubric.deciding import (
+    CRITERIA_COLUMNS,
+    DIFFERENT,
+    criteria_figures,
+)
 from prefloop.labelers.people import is_human
 from prefloop.pipeline.report.excerpts import read_excerpts
 from prefloop.pipeline.report.figures import (
@@ -41,6 +46,8 @@ LONGEST_TEXT = 3_000
 """Characters of a prompt or an answer that are shown; the rest is counted."""
 
 
+MOST_CRITERIA = 30
+"""Criteria of a labeler that have a line of their own."""
 MOST_SOURCES = 24
 """Sources of prompts that have a line of their own."""
 
@@ -93,6 +100,11 @@ def render_report(run: RunDir) -> str:
         length_shares=length_shares(tally),
         decision_figures=decision_figures(tally),
         tally=tally,
+        rubrics=criteria_figures(
+            votes for folder in run.rounds() for votes in folder.votes.batches(CRITERIA_COLUMNS)
+        ),
+        most_criteria=MOST_CRITERIA,
+        different=DIFFERENT,
         other_labels=read_other_labels(run),
         side_by_side=read_side_by_side(run),
         kept=kept,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefloop.labelers.config import JudgeLabeler, LabelConfig
 from prefloop.labelers.judges.folder import load_judge
+from prefloop.labelers.judges.settings import RubricSettings
 from prefloop.pipeline.review.definition import Mode
 
 _HEAD = """\
@@ -32,7 +33,7 @@ def guidelines(label: LabelConfig | None, mode: Mode) -> str:
     parts = [_HEAD, _ASSISTED if mode == "assisted" else _BLIND]
     for labeler in label.labelers if label else ():
         if isinstance(labeler, JudgeLabeler):
-            rubric = judge_rubric(labeler.judge)
+            rubric = "\n".join([judge_rubric(labeler.judge), *_criteria(labeler)]).strip()
             if rubric:
                 parts.append(f"## What the labeler “{labeler.name}” is asked\n\n{rubric}")
     return "\n\n".join(parts)
@@ -45,3 +46,17 @@ def judge_rubric(judge: str) -> str:
     before = "\n".join(message["content"] for message in question).partition(_MARK)[0]
     lines = [line for line in before.splitlines() if not line.lstrip().startswith(_FOR_MODELS)]
     return "\n".join(lines).strip()
+
+
+def _criteria(labeler: JudgeLabeler) -> list[str]:
+    """The criteria of a judge that has the same for all prompts, a line each."""
+    settings = load_judge(labeler.judge).settings
+    if not isinstance(settings, RubricSettings) or labeler.criteria != "judge":
+        return []
+    lines = [
+        f"- {one.text} ({', '.join(one.choices)})"
+        + (" A fault." if one.weight < 0 else "")
+        + (" Without it an answer cannot win." if one.veto and one.weight > 0 else "")
+        for one in settings.criteria
+    ]
+    return ["", *lines]

@@ -570,7 +570,7 @@ def _stages_of(key: str, config: RunConfig) -> set[str]:
     """The stages whose outcome a config key reaches into."""
     section, _, rest = key.partition(".")
     if section == "label" and (
-        rest.startswith("jury.") or rest.rpartition(".")[2] in ("weight", "calibration")
+        rest.startswith("jury.") or rest.rpartition(".")[2] in ("weight", "calibration", "decides")
     ):
         return {DECIDED}
     if key.startswith("evaluate.final.judges"):

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from prefloop.data.conversation import as_sampled
 from prefloop.data.embedded import resolve_embedded
-from prefloop.data.hashing import folder_revision
+from prefloop.data.hashing import folder_revision, json_hash
 from prefloop.data.protocol import Engine, EngineFailed, Message
 from prefloop.data.shards import ShardFolder
 from prefloop.data.storage.objects import is_address
+from prefloop.data.strict import fingerprint
 from prefloop.labelers.base import Labeler
 from prefloop.labelers.config import (
     ImplicitRewardLabeler,
@@ -29,6 +30,9 @@ from prefloop.labelers.config import (
     VerifierLabeler,
 )
 from prefloop.labelers.factory import build_labeler
+from prefloop.labelers.judges.folder import question_revision
+from prefloop.labelers.judges.rubric.rubric_shelf import RubricShelf
+from prefloop.labelers.judges.rubric.writing import WritingDesk
 from prefloop.pipeline.config import POLICY, PoolMember, RunConfig
 from prefloop.pipeline.engines.factory import build_engine
 from prefloop.pipeline.engines.openai.openai_server import OpenAIServer
@@ -137,7 +141,7 @@ def _local_models(config: RunConfig) -> int:
     named = {(config.sample.engine, POLICY)}
     named |= {(member.engine, member.model) for member in config.sample.pool}
     judges = [one for one in config.all_labelers if isinstance(one, JudgeLabeler)]
-    named |= {(judge.engine, judge.model) for judge in judges}
+    named |= {asked for judge in judges for asked in judge.asked}
     local = [key for key in named if not isinstance(config.engines[key[0]], OpenAIEngine)]
     rewards = sum(isinstance(one, RewardModelLabeler) for one in config.all_labelers)
     return len(local) + rewards
@@ -155,16 +159,23 @@ class Models:
     """
 
     def __init__(
-        self, config: RunConfig, *, cache: Path | None = None, ledgers: Path | None = None
+        self,
+        config: RunConfig,
+        *,
+        cache: Path | None = None,
+        ledgers: Path | None = None,
+        rubrics: Path | None = None,
     ) -> None:
         """``cache``: folder for the responses of servers, a folder in it for each engine;
-        ``ledgers``: folder for what each engine has spent, by its name, by default the same.
+        ``ledgers``: folder for what each engine has spent, by its name, by default the same;
+        ``rubrics``: folder for criteria that are written for prompts, null keeps none.
 
         Raises ``EngineFailed`` if the starting policy is nowhere to be found.
         """
         self._config = config
         self._cache = cache
         self._ledgers = ledgers
+        self._rubrics = rubrics
         self.probes: list[tuple[Message, ...]] = []
         """A few conversations for comparing log-probabilities after a swap."""
         self._checkpoints: dict[ModelKey, str] = {}
@@ -301,10 +312,28 @@ class Models:
                     labeler, engine=None, seed=self._config.seed
                 )
             return self._verifiers[labeler]
-        engine = None
+        engine, desk = None, None
         if isinstance(labeler, JudgeLabeler):
             engine = await self.engine(labeler.engine, labeler.model)
-        return build_labeler(labeler, engine=engine, seed=self._config.seed)
+            desk = await self._desk(labeler)
+        return build_labeler(labeler, engine=engine, seed=self._config.seed, desk=desk)
+
+    async def _desk(self, labeler: JudgeLabeler) -> WritingDesk | None:
+        """With what the criteria of a judge are written, where they are."""
+        writer = labeler.writer
+        if writer is None:
+            return None
+        engine = await self.engine(writer.engine, writer.model)
+        if self._rubrics is None:
+            return WritingDesk(engine)
+        about = {
+            "writer": fingerprint(writer),
+            "revision": revision(self.checkpoint_of(writer.model, writer.engine)),
+            "question": question_revision(labeler.judge),
+            "seed": self._config.seed,
+        }
+        folder = self._rubrics / f"{labeler.name}-{json_hash(about)[:12]}"
+        return WritingDesk(engine, RubricShelf(folder, about))
 
     async def labelers(
         self, labelers: Iterable[LabelerConfig], *, anew: bool = False
@@ -315,9 +344,9 @@ class Models:
         """
         wanted = list(labelers)
         for labeler in wanted:
-            if isinstance(labeler, JudgeLabeler):
-                await self.engine(labeler.engine, labeler.model)
-                self.ask_anew(labeler.engine, labeler.model, anew)
+            for engine, model in labeler.asked if isinstance(labeler, JudgeLabeler) else ():
+                await self.engine(engine, model)
+                self.ask_anew(engine, model, anew)
         return [await self.labeler(labeler) for labeler in wanted]
 
     def member_revision(self, member: PoolMember) -> str:
@@ -337,9 +366,10 @@ class Models:
         asked = [(self._config.policy, self._config.sample.engine)]
         asked += [(m.model, m.engine) for m in members]
         asked += [
-            (labeler.model, labeler.engine)
+            (model, engine)
             for labeler in self._config.all_labelers
             if isinstance(labeler, JudgeLabeler)
+            for engine, model in labeler.asked
         ]
         if opponent := self._config.evaluate.opponent:
             asked.append((opponent.model, opponent.engine or self._config.sample.engine))
@@ -474,7 +504,7 @@ class Models:
         engine, model = key
         longest = sampling_longest(self._config)
         for labeler in self._config.all_labelers:
-            if isinstance(labeler, JudgeLabeler) and (labeler.engine, labeler.model) == key:
+            if isinstance(labeler, JudgeLabeler) and key in labeler.asked:
                 longest = judging_longest(labeler, longest)
         name = self._start if model == POLICY else model
         return engine_footprint(self._config.engines[engine], name, longest)
@@ -616,7 +646,7 @@ def _place(config: RunConfig, engine: str, model: str) -> Place:
         f"{key}.{one.name}"
         for key, labelers in judges
         for one in labelers
-        if isinstance(one, JudgeLabeler) and (one.engine, one.model) == (engine, model)
+        if isinstance(one, JudgeLabeler) and (engine, model) in one.asked
     ]
     return Place(f"engines.{engine}", (*(["sample"] if samples else []), *named))
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from prefloop.data.shards import ShardFolder, atomic_write_json, damaged, read_json_object
 from prefloop.labelers.config import LabelConfig
 from prefloop.labelers.jury.calibrator import read_calibrator
+from prefloop.labelers.jury.ensemble import fit_scales
 from prefloop.labelers.jury.fit import count_patterns, fit_jury
 from prefloop.labelers.jury.round_jury import RoundJury
 from prefloop.labelers.jury.rules import FITTED_RULES, FittedJury
@@ -102,7 +103,10 @@ def jury_on(label: LabelConfig, votes: ShardFolder, kept: Path) -> RoundJury:
             names += _people(votes)
         else:
             parts = (without_people(part) for part in parts)
-        fitted = fit_jury(count_patterns(parts, names), names, label.jury)
+        if label.jury.rule == "ensemble":
+            fitted = fit_scales(parts, names)
+        else:
+            fitted = fit_jury(count_patterns(parts, names), names, label.jury)
         for note in fitted.notes:
             logger.warning("%s", note)
         atomic_write_json(kept, fitted.as_dict())

@@ -143,6 +143,7 @@ class RunDir:
         self.quarantine = ShardFolder(root / "quarantine", schemas.QUARANTINE)
         self.dropped = ShardFolder(root / "dropped", schemas.DROPPED)
         self.cache = root / "cache"
+        self.rubrics = root / "rubrics"
         self.tracking = root / "tracking"
         self.evaluation = root / "evaluation"
         self.dataset = root / "dataset"

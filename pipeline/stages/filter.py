@@ -19,7 +19,7 @@ from prefloop.labelers.config import (
     LabelConfig,
     LengthBalance,
 )
-from prefloop.labelers.decisions.candidate_scores import mean_scores
+from prefloop.labelers.decisions.candidate_scores import mean_scores, scores_by
 from prefloop.labelers.decisions.decide import NO_VALID_VOTE, TIE, decide
 from prefloop.labelers.decisions.filters import (
     EMPTY_ANSWER,
@@ -157,7 +157,14 @@ def decide_block(
     chooser = strategy.chooser if isinstance(strategy, AcrossPolicies) else strategy
     looks_at_scores = isinstance(chooser, BestVsLow | CorrectVsIncorrect)
     rewards = mean_scores(without(votes, label.silent)) if looks_at_scores else {}
-    return apply_filters(decisions, candidates, filters, seed=context.seed, rewards=rewards)
+    return apply_filters(
+        decisions,
+        candidates,
+        filters,
+        seed=context.seed,
+        rewards=rewards,
+        scores=scores_by(votes, filters.scored_by),
+    )
 
 
 def _balance(rule: LengthBalance, unbalanced: ShardFolder, decisions: ShardFolder) -> None:

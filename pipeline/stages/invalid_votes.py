@@ -25,6 +25,8 @@ from prefloop.data.shards import ShardFolder, atomic_write_json, read_json_objec
 from prefloop.data.strict import fingerprint
 from prefloop.labelers.base import Pair
 from prefloop.labelers.config import JudgeLabeler, LabelConfig, LabelerConfig
+from prefloop.labelers.judges.rubric.asked_criteria import BAD_RUBRIC
+from prefloop.labelers.judges.rubric.writing import UNWRITTEN
 from prefloop.labelers.people import is_human
 from prefloop.pipeline.run.all_or_some import Tally, commonest, failures_of, tally_votes
 from prefloop.pipeline.run.answer_key import of_labelers
@@ -148,7 +150,7 @@ def kept_votes(folder: VoteFolders, index: int, settings: LabelConfig) -> pa.Tab
 
 def _identities(settings: LabelConfig) -> dict[str, str]:
     """A hash of what makes each labeler that labeler, by its name."""
-    harmless = {*MENDING, "weight", "calibration"}
+    harmless = {*MENDING, "weight", "calibration", "decides"}
     files = of_labelers(settings.labelers, calibrated=False)
     return {
         one.name: json_hash(
@@ -222,6 +224,13 @@ def remedy_for(labeler: LabelerConfig | None, why: str, section: str = LABELERS)
     if not isinstance(labeler, JudgeLabeler):
         return f"change the labeler {labeler.name}" if labeler else "change the labeler"
     key = f"{section}.{labeler.name}"
+    if UNWRITTEN in why:
+        return (
+            f"raise {key}.criteria.max_tokens (or its thought_tokens), or name another model that "
+            "writes criteria there"
+        )
+    if BAD_RUBRIC in why:
+        return "mend the rubrics of the prompts, or leave out those that are none"
     if "unfinished thought" in why or "thought" in why:
         return (
             f"raise {key}.thought_tokens, or set {key}.chat_template_kwargs (as "

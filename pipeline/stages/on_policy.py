@@ -24,6 +24,7 @@ from prefloop.data.shards import ShardFolder
 from prefloop.labelers.base import Labeler
 from prefloop.labelers.config import FilterConfig, LabelConfig
 from prefloop.labelers.decisions.candidate_scores import candidate_scores, mean_scores
+from prefloop.labelers.people import without
 from prefloop.pipeline.config import SampleConfig
 from prefloop.pipeline.run.all_or_some import (
     AllOrSome,
@@ -308,7 +309,7 @@ class _Legs:
             return dict(
                 zip(scores["candidate_id"].to_pylist(), scores["score"].to_pylist(), strict=True)
             )
-        return mean_scores(self._folder.votes.read(leg))
+        return mean_scores(without(self._folder.votes.read(leg), self._settings.label.silent))
 
 
 async def _nothing_to_write() -> None:

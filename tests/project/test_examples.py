@@ -60,6 +60,16 @@ ALPACA = [
     for number, topic in enumerate(TOPICS)
 ]
 OWN = [{"prompt": f"Tell me something about {topic}."} for topic in TOPICS]
+RUBRICS = [
+    {
+        **row,
+        "criteria": [
+            {"text": f"Speaks of {topic}.", "weight": 2.0},
+            {"text": "Is brief.", "weight": -1.0},
+        ],
+    }
+    for row, topic in zip(OWN, TOPICS, strict=True)
+]
 
 ROWS: dict[str, list[dict[str, Any]] | None] = {
     "alpaca-references": ALPACA,
@@ -69,6 +79,7 @@ ROWS: dict[str, list[dict[str, Any]] | None] = {
     "online-dpo": None,
     "qwen3-0.6b": ULTRAFEEDBACK,
     "relabel": ULTRAFEEDBACK,
+    "rubric": RUBRICS,
     "thinking-judge-24gb": ULTRAFEEDBACK,
 }
 """For each example rows in the layout of the dataset that it names."""

@@ -107,10 +107,10 @@ def test_each_filter(one: dict, passes: dict, drops: dict) -> None:
     assert reasons([passes, drops, passes], one) == [None, one["type"], None]
 
 
-def test_every_filter_has_a_case_or_is_the_balance() -> None:
+def test_every_filter_has_a_case_or_tests_of_its_own() -> None:
     tested = {case[0]["type"] for case in CASES}
     schema = TypeAdapter(PairFilter).json_schema()
-    assert set(schema["discriminator"]["mapping"]) == tested | {"length_balance"}
+    assert set(schema["discriminator"]["mapping"]) == tested | {"length_balance", "score"}
 
 
 def test_the_first_filter_to_drop_a_pair_is_its_reason() -> None:

@@ -12,7 +12,12 @@ from prefloop.labelers.config import JudgeLabeler
 from prefloop.labelers.factory import build_labeler
 from prefloop.labelers.judges.fences import Fences
 from prefloop.labelers.judges.folder import SHIPPED, load_judge, shipped_judges
-from prefloop.labelers.judges.settings import ListwiseSettings, RatingSettings, VerdictWords
+from prefloop.labelers.judges.settings import (
+    ListwiseSettings,
+    RatingSettings,
+    RubricSettings,
+    VerdictWords,
+)
 from prefloop.labelers.judges.thoughts import without_thought
 from prefloop.labelers.judges.verdicts import from_text
 from prefloop.pipeline.engines.factory import build_engine
@@ -53,6 +58,9 @@ def shown(judge: str, *answers: str, request: str = "Name a fruit.") -> str:
     elif isinstance(settings, RatingSettings):
         aspect = next(iter(settings.aspects)) if settings.parser == "token" else None
         messages = folder.rating(conversation, "apple", answers[0], aspect)
+    elif isinstance(settings, RubricSettings):
+        asked = settings.criteria[:1] if settings.parser == "token" else settings.criteria
+        messages = folder.criteria(conversation, "apple", answers[0], asked)
     else:
         principles = folder.drawn_principles("x")
         messages = folder.pairwise(conversation, "apple", answers[0], answers[1], principles)

@@ -53,6 +53,16 @@ def test_a_ranking_becomes_a_vote_on_each_pair_in_both_orders() -> None:
     assert {vote.rationale for vote in votes} == {"by length"}
 
 
+def test_a_list_is_ranked_as_often_as_votes_are_wanted() -> None:
+    engine = ScriptedEngine(by_length)
+    votes = ranked(engine, "a", "bb", votes=3, temperature=0.7)
+    assert len(engine.requests) == 2 * 3
+    assert len({request.seeds for request in engine.requests}) == 6
+    assert [vote.preference for vote in votes] == ["b"] * 6
+    assert sorted(vote.order for vote in votes) == ["ab"] * 3 + ["ba"] * 3
+    assert sum(vote.cost for vote in votes) == pytest.approx(6 * 0.5)
+
+
 def test_the_order_of_a_vote_is_the_one_in_which_its_answers_were_listed() -> None:
     engine = ScriptedEngine(by_length)
     texts = ["one", "three", "sevenseven"]

@@ -128,7 +128,7 @@ def test_a_judge_may_be_asked_several_times_in_each_order() -> None:
 def test_several_votes_are_for_pairwise_judges_that_draw() -> None:
     with pytest.raises(ValidationError, match="would all be the same at temperature 0"):
         label(ScriptedEngine(prefers("good")), make_pair(), votes=3)
-    with pytest.raises(LabelerError, match="votes is for pairwise judges, and rating is none"):
+    with pytest.raises(LabelerError, match="would say the same each time"):
         label(
             ScriptedEngine(prefers("good")), make_pair(), votes=3, temperature=1.0, judge="rating"
         )

@@ -189,3 +189,22 @@ def test_certain_ratings_compare_without_rounding() -> None:
     high, low = (Rating(np.eye(5)[i], i + 1.0) for i in (4, 0))
     assert compare(high, low) == ("a", 1.0)
     assert compare(low, high) == ("b", 0.0)
+
+
+def test_several_votes_in_json_are_a_distribution() -> None:
+    said = {"x": [4, 4, 2], "y": [2, 2, 4]}
+    asked = dict.fromkeys(said, 0)
+
+    def script(request: Request) -> Completion:
+        answer = re.findall(r"<answer>\n(.*)\n</answer>", request.messages[-1]["content"])[0]
+        rating = said[answer][asked[answer]]
+        asked[answer] += 1
+        return completion(json.dumps(dict.fromkeys(ASPECTS, rating)))
+
+    engine = ScriptedEngine(script)
+    [vote] = label(engine, *all_pairs("x", "y"), judge="rating_rationale", votes=3, temperature=1.0)
+    assert len({request.seeds for request in engine.requests}) == 6
+    assert (vote.score_a, vote.score_b) == (pytest.approx(10 / 3), pytest.approx(8 / 3))
+    # Above with 2/3 * 2/3, equal with 2 * 2/9, which counts half.
+    assert (vote.preference, vote.p_a) == ("a", pytest.approx(4 / 9 + 2 / 9))
+    assert sum(vote.cost for vote in [vote]) == pytest.approx(6 * 0.5)

@@ -7,7 +7,7 @@ from prefloop.data.protocol import Completion, Request, RequestRejected
 from prefloop.labelers.base import Vote, votes_table
 from prefloop.labelers.judges.folder import load_judge, shipped_judges
 from prefloop.labelers.judges.reread import reread
-from prefloop.labelers.judges.settings import ListwiseSettings, RatingSettings
+from prefloop.labelers.judges.settings import ListwiseSettings, RatingSettings, RubricSettings
 from tests.helpers.judging import ScriptedEngine, all_pairs, completion, label
 
 
@@ -27,7 +27,9 @@ def answers(request: Request) -> Completion:
     said: dict[str, object] = {"rationale": f"number {number}"}
     for name, kind in schema["properties"].items():
         if kind["type"] == "integer":
-            said[name] = kind["minimum"] + (request.seeds[0] + len(name)) % 5
+            said[name] = kind["minimum"] + (request.seeds[0] + len(name)) % (
+                kind["maximum"] - kind["minimum"] + 1
+            )
         elif "enum" in kind:
             said[name] = kind["enum"][number % len(kind["enum"])]
         elif kind["type"] == "array":
@@ -88,4 +90,4 @@ def test_a_lower_threshold_makes_invalid_votes_valid_without_a_request(tmp_path)
 
 def test_the_shipped_judges_are_of_every_kind() -> None:
     kinds = {type(load_judge(name).settings) for name in shipped_judges()}
-    assert {ListwiseSettings, RatingSettings} < kinds
+    assert {ListwiseSettings, RatingSettings, RubricSettings} < kinds

@@ -155,8 +155,8 @@ def test_a_judge_that_was_cut_off_gives_no_vote_unless_it_is_read_from_the_first
     text = '{"rationale": "I am going to say that'
     made = partial(completion, A=0.9) if judge.settings.kind == "pairwise" else completion
     if getattr(judge.settings, "parser", "json") == "token":
-        words = judge.settings.words if judge.settings.kind == "rating" else ("A",)
-        made = partial(completion, **{words[0]: 0.9})
+        word = "A" if judge.settings.kind == "pairwise" else "1"
+        made = partial(completion, **{word: 0.9})
     engine = ScriptedEngine(lambda _: cut_off(text, made))
     votes = label(engine, *all_pairs("x", "y", reference="known"), judge=name)
     by_token = getattr(judge.settings, "parser", "json") == "token"
