@@ -44,6 +44,7 @@ from prefloop.training.policy.checkpoints import (
 from prefloop.training.policy.heldout import TRAINED_PROMPT, Heldout, require_readable
 from prefloop.training.session.checkpoint_folder import checkpoint_folder
 from prefloop.training.session.disk import full_disk_is_named
+from prefloop.training.session.memory import full_memory_is_named
 from prefloop.training.session.records import read_record, write_record
 from prefloop.training.session.setup import (
     dataset_of,
@@ -147,7 +148,7 @@ def train_reward(
 
     from prefloop.training.session.watch import Watch, quiet
 
-    with quiet(verbose), full_disk_is_named(job.out):
+    with quiet(verbose), full_disk_is_named(job.out), full_memory_is_named(job.out):
         watch = Watch(fingerprint, on_step, model="reward model")
         trainer = _trainer(job, pairs, tokenizer, fingerprint, watch)
         before = weight_sums(trainer.model)

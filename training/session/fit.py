@@ -35,6 +35,7 @@ from prefloop.training.session.checkpoint_folder import (
 from prefloop.training.session.disk import full_disk_is_named
 from prefloop.training.session.guards import watch_of
 from prefloop.training.session.job import Job, settings_of
+from prefloop.training.session.memory import full_memory_is_named
 from prefloop.training.session.method import Rows, Session, TrainingMethod
 from prefloop.training.session.open_policy import open_policy
 from prefloop.training.session.records import RECORD, read_record, write_record
@@ -135,7 +136,7 @@ def fit(
     marker = checkpoint_mark(fingerprint, batches)
     guards = watch_of(config)
     watch = Watch(marker, on_step, guards=guards, snapshots=checkpoints / SNAPSHOTS)
-    with quiet(verbose), full_disk_is_named(out):
+    with quiet(verbose), full_disk_is_named(out), full_memory_is_named(out):
         session = Session(
             job=job,
             tokenizer=tokenizer,
