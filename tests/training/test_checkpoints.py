@@ -17,8 +17,6 @@ from prefloop.training.session.checkpoint_folder import (
     mark,
     resumable,
 )
-from prefloop.training.session.disk import full_disk_is_named
-from prefloop.training.session.memory import full_memory_is_named
 from prefloop.training.session.records import (
     RECORD,
     guard_of,
@@ -27,6 +25,7 @@ from prefloop.training.session.records import (
     summary_of,
     write_record,
 )
+from prefloop.training.session.shortage import full_disk_is_named, full_memory_is_named
 
 
 def checkpoint(folder: Path, step: int, fingerprint: str = "mine", *, sums: bool = True) -> Path:

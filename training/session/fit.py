@@ -32,15 +32,14 @@ from prefloop.training.session.checkpoint_folder import (
     adopt_earlier,
     checkpoint_folder,
 )
-from prefloop.training.session.disk import full_disk_is_named
 from prefloop.training.session.guards import watch_of
 from prefloop.training.session.job import Job, settings_of
-from prefloop.training.session.memory import full_memory_is_named
 from prefloop.training.session.method import Rows, Session, TrainingMethod
 from prefloop.training.session.open_policy import open_policy
 from prefloop.training.session.records import RECORD, read_record, write_record
 from prefloop.training.session.reference import is_first
 from prefloop.training.session.setup import is_sharded, quiet_trainer
+from prefloop.training.session.shortage import full_disk_is_named, full_memory_is_named
 from prefloop.training.session.steps import (
     GROUPED,
     checkpoint_mark,
