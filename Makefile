@@ -35,6 +35,7 @@ check: setup-dev
 ## docs: the docs as a site in site/; a broken link or anchor fails
 docs: setup-dev
 	$(BIN)/python docs/make_config.py
+	$(BIN)/python docs/make_tables.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo site/index.html
 

@@ -76,12 +76,15 @@ def plan(
     prompts: Data | None = None,
     heldout: Data | None = None,
     overrides: Overrides = (),
+    on: str | None = None,
 ) -> Result[Plan]:
     """Requests, tokens, time and cost of a run before anything is spent; arguments as for ``run``.
 
-    Raises ``ConfigError`` and ``InputError`` as ``run``.
+    ``on``: plan for another machine, such as ``h100`` or ``8xh100``, by its data sheet. Raises
+    ``ConfigError`` and ``InputError`` as ``run``.
     """
     from prefloop.pipeline.config import load_config
+    from prefloop.pipeline.machine.cards import machine_named
     from prefloop.pipeline.plan.plan import make_plan
     from prefloop.pipeline.plan.plan_text import render_plan
 
@@ -89,7 +92,8 @@ def plan(
     with as_files(list(given.values()), "prompts") as paths:
         keys = _overrides(overrides, run_dir, dict(zip(given, paths, strict=True)))
         settings = load_config(config, keys)
-        found = make_plan(settings, RunDir(local_path(settings.run_dir, is_new=True)))
+        directory = RunDir(local_path(settings.run_dir, is_new=True))
+        found = make_plan(settings, directory, on=machine_named(on) if on else None)
     return Result(found, render_plan)
 
 

@@ -49,14 +49,24 @@ def plan(
         list[str] | None,
         typer.Option(metavar="KEY=V1,V2", help="As for `prefloop run`: of a sweep."),
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GPU",
+            help="For another machine, by its data sheet: rtx4090, l40s, a100, h100, h200, or "
+            "several, as 8xh100.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate requests, tokens, time and cost of a run before anything is spent."""
+    if sweep and on:
+        raise typer.BadParameter("--on goes without --sweep: plan the config of one value")
     if sweep:
         found = prefloop.plan_sweep(config, sweep, run_dir=run_dir, overrides=override or ())
         say(found, as_json)
         return
-    say(prefloop.plan(config, run_dir=run_dir, overrides=override or ()), as_json)
+    say(prefloop.plan(config, run_dir=run_dir, overrides=override or (), on=on), as_json)
 
 
 @app.command()

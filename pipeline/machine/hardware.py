@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 from prefloop.data.protocol import EngineFailed
 from prefloop.pipeline.engines.replicas.places import (
@@ -17,8 +21,41 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Of a number of each type."""
 
 
+@dataclass(frozen=True)
+class Gpus:
+    """GPUs that are not here, and that a plan is made for."""
+
+    name: str
+    count: int
+    memory: int
+    """Bytes of each."""
+    speed_from: str
+    """Where the figures of their speed come from, in words."""
+
+
+_PRETENDED: ContextVar[Gpus | None] = ContextVar("pretended", default=None)
+
+
+@contextmanager
+def pretended(there: Gpus) -> Iterator[None]:
+    """Answer meanwhile as if ``there`` were the GPUs of this machine: for plans, and nothing that
+    computes."""
+    token = _PRETENDED.set(there)
+    try:
+        yield
+    finally:
+        _PRETENDED.reset(token)
+
+
+def gpus_pretended() -> Gpus | None:
+    """The GPUs that a plan is made for; null where it is made for this machine."""
+    return _PRETENDED.get()
+
+
 def gpus() -> int:
     """GPUs of this machine that torch can use."""
+    if there := _PRETENDED.get():
+        return there.count
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -83,6 +120,8 @@ def dtype_on(named: str, device: str) -> str:
 def capacity(device: str) -> int:
     """Bytes of memory that ``device`` has in all."""
     if device.startswith("cuda"):
+        if there := _PRETENDED.get():
+            return there.memory
         import torch
 
         return int(torch.cuda.get_device_properties(device).total_memory)
@@ -92,6 +131,8 @@ def capacity(device: str) -> int:
 def device_name(device: str) -> str:
     """For people."""
     if device.startswith("cuda"):
+        if there := _PRETENDED.get():
+            return f"{there.name} ({device})"
         import torch
 
         return f"{torch.cuda.get_device_name(device)} ({device})"

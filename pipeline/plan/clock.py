@@ -19,6 +19,7 @@ from prefloop.pipeline.machine.hardware import (
     dtype_of,
     dtype_on,
     gpus,
+    gpus_pretended,
     replicas_of,
 )
 from prefloop.pipeline.machine.model_shape import ModelShape, model_shape
@@ -179,12 +180,15 @@ class Clock:
             if (count := replicas_of(engine)) > 1:
                 where = "cores" if devices_of(engine)[0] == CPU else "GPUs"
                 yield f"engines.{name}: {count} replicas, which share the {where} of this machine"
+        there = gpus_pretended()
         for device, dtype in sorted(self._used):
             speed = self._speed_of(device, dtype)
+            told = there.speed_from if there and device != CPU else "measured here"
+            others = "" if there else " (other work on the machine slows both it and the run)"
             yield (
-                f"speed of {device} in {dtype}, measured here: {speed.flops / 1e9:,.0f} GFLOP/s, "
+                f"speed of {device} in {dtype}, {told}: {speed.flops / 1e9:,.0f} GFLOP/s, "
                 f"{speed.bytes_per_second / 1e9:,.0f} GB/s, {speed.operation_s * 1e6:,.0f} µs to "
-                "begin an operation (other work on the machine slows both it and the run)"
+                f"begin an operation{others}"
             )
         for name, shape in self._shapes.items():
             yield f"size of {name}: {_count(shape.parameters)} parameters, {_ORIGINS[shape.origin]}"

@@ -18,6 +18,7 @@ from prefloop.data.prompts.load import PromptTables
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.engines.openai.ledger import Amount
 from prefloop.pipeline.engines.settings import OpenAIEngine
+from prefloop.pipeline.machine.cards import Machine
 from prefloop.pipeline.machine.speed import machine_speed
 from prefloop.pipeline.machine.stage_memory import StageMemory, stage_memory
 from prefloop.pipeline.plan.assumptions import training_settings
@@ -105,18 +106,27 @@ class Plan:
 
 
 def make_plan(
-    config: RunConfig, run: RunDir | None = None, *, speed_of: SpeedOf = machine_speed
+    config: RunConfig,
+    run: RunDir | None = None,
+    *,
+    speed_of: SpeedOf = machine_speed,
+    on: Machine | None = None,
 ) -> Plan:
     """Read the prompts and work out every round; nothing is written but the speed of this machine,
     where it was never measured, into the user's cache folder.
 
-    ``run`` is where finished work is looked for, the config's run directory by default. Raises
+    ``run`` is where finished work is looked for, the config's run directory by default. ``on`` is
+    a machine to plan for in the place of this one; of finished work only lengths count then. Raises
     ``InputError`` for unusable prompts.
     """
     run = run or RunDir(Path(config.run_dir))
     config = as_begun(config, run)
     read = load_with_answers(config.prompts, config.sample.given, seed=config.seed)
-    return plan_with(config, read, Measured.of(config, run), speed_of)
+    measured = Measured.of(config, run)
+    if on is None:
+        return plan_with(config, read, measured, speed_of)
+    with on.pretended():
+        return plan_with(config, read, measured.lengths(), on.speed_of)
 
 
 def plan_with(

@@ -42,6 +42,10 @@ class Measured:
     """By stage."""
     seconds_per_step: float | None = None
 
+    def lengths(self) -> Measured:
+        """Without the speeds, which are those of this machine."""
+        return Measured(answer_tokens=self.answer_tokens)
+
     @classmethod
     def of(cls, config: RunConfig, run: RunDir) -> Measured:
         """What ``run`` tells about the lengths and speeds of ``config``."""

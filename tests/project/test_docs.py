@@ -31,7 +31,7 @@ from tests.helpers.paths import ROOT
 DOCS = ROOT / "docs"
 HISTORY = ROOT / "CHANGELOG.md"
 """Names what is gone, too."""
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 FENCED = [block for page in PAGES for block in fenced(page)]
 COMMAND_LINE = re.compile(r"^(?:\.venv/bin/)?prefloop (?P<arguments>.*)$")
 OUR_PATH = re.compile(
@@ -83,6 +83,13 @@ def test_the_config_page_is_current() -> None:
     assert made.strip() == (DOCS / "config.md").read_text(encoding="utf-8").strip(), (
         "run: python docs/make_config.py"
     )
+
+
+def test_the_tables_on_choosing_are_current() -> None:
+    """What `prefloop plan` says of the same runs today."""
+    written = (DOCS / "choosing.md").read_text(encoding="utf-8")
+    made = importlib.import_module("docs.make_tables").page(written)
+    assert made == written, "run: python docs/make_tables.py"
 
 
 @pytest.mark.parametrize("words", LINES)
@@ -193,10 +200,16 @@ def test_files_that_a_page_names_are_there(page: Path) -> None:
     assert not missing
 
 
+def test_every_page_stands_in_the_site_s_menu() -> None:
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
+    assert pages <= set(re.findall(r": ([\w/-]+\.md)$", menu, re.M))
+
+
 def test_every_page_is_linked_from_the_start_page() -> None:
     start = DOCS / "index.md"
     linked = {(DOCS / link.partition("#")[0]).resolve() for link in relative_links(start)}
-    assert {page for page in DOCS.glob("*.md") if page != start} <= linked
+    assert {page for page in DOCS.rglob("*.md") if page != start} <= linked
 
 
 def test_the_api_pages_name_modules_that_are_there() -> None:

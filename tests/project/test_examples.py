@@ -16,50 +16,16 @@ import prefloop
 from prefloop.data.prompts.load import load_prompts
 from prefloop.pipeline.config import load_config
 from tests.helpers.paths import ROOT
+from tests.project.hub_rows import (
+    ALPACA,
+    TOPICS,
+    TULU,
+    ULTRAFEEDBACK_BINARIZED,
+    Rows,
+    question,
+)
 
-TOPICS = ("lanterns", "rivers", "bread", "chess", "bees", "glass", "maps", "snow")
-ULTRAFEEDBACK = [
-    {
-        "prompt": f"Tell me something about {topic}.",
-        "prompt_id": f"{number:064x}",
-        "messages": [
-            {"role": "user", "content": f"Tell me something about {topic}."},
-            {"role": "assistant", "content": f"I like {topic}."},
-        ],
-        "chosen": [
-            {"role": "user", "content": f"Tell me something about {topic}."},
-            {"role": "assistant", "content": f"I like {topic}."},
-        ],
-        "rejected": [
-            {"role": "user", "content": f"Tell me something about {topic}."},
-            {"role": "assistant", "content": "No."},
-        ],
-        "score_chosen": 8.0,
-        "score_rejected": 3.0,
-    }
-    for number, topic in enumerate(TOPICS)
-]
-TULU = [
-    {
-        "id": f"set_{number}",
-        "messages": [
-            {"role": "user", "content": f"Tell me something about {topic}."},
-            {"role": "assistant", "content": f"I like {topic}."},
-        ],
-        "source": "set",
-    }
-    for number, topic in enumerate(TOPICS)
-]
-ALPACA = [
-    {
-        "instruction": "Summarise the text." if number % 2 else f"Say something about {topic}.",
-        "input": f"A long text about {topic}, and what they are good for." if number % 2 else "",
-        "output": f"I like {topic}.",
-        "text": "Below is an instruction ...",
-    }
-    for number, topic in enumerate(TOPICS)
-]
-OWN = [{"prompt": f"Tell me something about {topic}."} for topic in TOPICS]
+OWN = [{"prompt": question(topic)} for topic in TOPICS]
 RUBRICS = [
     {
         **row,
@@ -71,16 +37,16 @@ RUBRICS = [
     for row, topic in zip(OWN, TOPICS, strict=True)
 ]
 
-ROWS: dict[str, list[dict[str, Any]] | None] = {
+ROWS: dict[str, Rows | None] = {
     "alpaca-references": ALPACA,
     "cloud-judge": OWN,
     "delta-pairs": TULU,
     "demo": None,  # embedded
     "online-dpo": None,
-    "qwen3-0.6b": ULTRAFEEDBACK,
-    "relabel": ULTRAFEEDBACK,
+    "qwen3-0.6b": ULTRAFEEDBACK_BINARIZED,
+    "relabel": ULTRAFEEDBACK_BINARIZED,
     "rubric": RUBRICS,
-    "thinking-judge-24gb": ULTRAFEEDBACK,
+    "thinking-judge-24gb": ULTRAFEEDBACK_BINARIZED,
 }
 """For each example rows in the layout of the dataset that it names."""
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.yaml"))
@@ -96,7 +62,7 @@ def small(name: str, folder: Path) -> dict[str, Any]:
     if rows is None:
         return {}
     source = folder / "rows.parquet"
-    pq.write_table(pa.Table.from_pylist(rows), source)
+    pq.write_table(pa.Table.from_pylist(list(rows)), source)
     half = folder / "heldout.jsonl"
     other = json.dumps(rows[0]).replace(TOPICS[0], "clocks")
     half.write_text(other + "\n", encoding="utf-8")

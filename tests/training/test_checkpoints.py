@@ -6,6 +6,7 @@ import errno
 from pathlib import Path
 
 import pytest
+import torch
 
 from prefloop.training.errors import TrainingError
 from prefloop.training.session.checkpoint_folder import (
@@ -16,7 +17,6 @@ from prefloop.training.session.checkpoint_folder import (
     mark,
     resumable,
 )
-from prefloop.training.session.disk import full_disk_is_named
 from prefloop.training.session.records import (
     RECORD,
     guard_of,
@@ -25,6 +25,7 @@ from prefloop.training.session.records import (
     summary_of,
     write_record,
 )
+from prefloop.training.session.shortage import full_disk_is_named, full_memory_is_named
 
 
 def checkpoint(folder: Path, step: int, fingerprint: str = "mine", *, sums: bool = True) -> Path:
@@ -146,12 +147,35 @@ def test_a_full_disk_is_one_line(tmp_path: Path, error: Exception) -> None:
     assert "\n" not in str(caught.value)
 
 
+def _no_memory() -> Exception:
+    """What torch raises where the main memory does not hold a tensor: 128 PiB."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 55)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "error", [_no_memory(), torch.OutOfMemoryError("CUDA out of memory."), MemoryError()]
+)
+def test_a_training_without_memory_is_one_line(tmp_path: Path, error: Exception) -> None:
+    with (
+        pytest.raises(TrainingError, match=r"out of memory.*train\.batch_size") as caught,
+        full_memory_is_named(tmp_path),
+    ):
+        raise error
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "error", [RuntimeError("shapes"), OSError(errno.ENOENT, "no"), KeyError("x"),
               TrainingError("loss became nan"), KeyboardInterrupt()],
 )  # fmt: skip
 def test_other_errors_pass_through(tmp_path: Path, error: BaseException) -> None:
-    with pytest.raises(type(error)) as caught, full_disk_is_named(tmp_path):
+    with (
+        pytest.raises(type(error)) as caught,
+        full_disk_is_named(tmp_path),
+        full_memory_is_named(tmp_path),
+    ):
         raise error
     assert caught.value is error
 

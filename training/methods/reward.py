@@ -43,7 +43,6 @@ from prefloop.training.policy.checkpoints import (
 )
 from prefloop.training.policy.heldout import TRAINED_PROMPT, Heldout, require_readable
 from prefloop.training.session.checkpoint_folder import checkpoint_folder
-from prefloop.training.session.disk import full_disk_is_named
 from prefloop.training.session.records import read_record, write_record
 from prefloop.training.session.setup import (
     dataset_of,
@@ -56,6 +55,7 @@ from prefloop.training.session.setup import (
     shared_arguments,
     uses_bf16,
 )
+from prefloop.training.session.shortage import full_disk_is_named, full_memory_is_named
 from prefloop.training.session.steps import take_steps
 from prefloop.training.session.weights_moved import unchanged, weight_sums
 
@@ -147,7 +147,7 @@ def train_reward(
 
     from prefloop.training.session.watch import Watch, quiet
 
-    with quiet(verbose), full_disk_is_named(job.out):
+    with quiet(verbose), full_disk_is_named(job.out), full_memory_is_named(job.out):
         watch = Watch(fingerprint, on_step, model="reward model")
         trainer = _trainer(job, pairs, tokenizer, fingerprint, watch)
         before = weight_sums(trainer.model)

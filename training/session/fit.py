@@ -32,7 +32,6 @@ from prefloop.training.session.checkpoint_folder import (
     adopt_earlier,
     checkpoint_folder,
 )
-from prefloop.training.session.disk import full_disk_is_named
 from prefloop.training.session.guards import watch_of
 from prefloop.training.session.job import Job, settings_of
 from prefloop.training.session.method import Rows, Session, TrainingMethod
@@ -40,6 +39,7 @@ from prefloop.training.session.open_policy import open_policy
 from prefloop.training.session.records import RECORD, read_record, write_record
 from prefloop.training.session.reference import is_first
 from prefloop.training.session.setup import is_sharded, quiet_trainer
+from prefloop.training.session.shortage import full_disk_is_named, full_memory_is_named
 from prefloop.training.session.steps import (
     GROUPED,
     checkpoint_mark,
@@ -135,7 +135,7 @@ def fit(
     marker = checkpoint_mark(fingerprint, batches)
     guards = watch_of(config)
     watch = Watch(marker, on_step, guards=guards, snapshots=checkpoints / SNAPSHOTS)
-    with quiet(verbose), full_disk_is_named(out):
+    with quiet(verbose), full_disk_is_named(out), full_memory_is_named(out):
         session = Session(
             job=job,
             tokenizer=tokenizer,
