@@ -557,6 +557,7 @@ def train(
     reference: str | Path | None = None,
     accelerate: str | Path | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    tracking: Sequence[str] = (),
     seed: int = 0,
 ) -> Result[Trained]:
     """Train a reward model, or a policy (``dpo``, ``kto``, ``sft``), on preference triples or
@@ -566,6 +567,7 @@ def train(
     ones (default: the test split of runs and folders). ``config`` has the method's settings, as the
     path of a YAML file or a mapping, which ``overrides`` change. ``chat_template_kwargs`` are
     variables of the chat template, by default those that the runs among ``data`` sampled with.
+    ``tracking`` are trackers that hear of every step: ``trackio``, ``wandb``, ``tensorboard``.
     Raises ``InputError``, ``ConfigError``, ``EngineFailed`` or ``TrainingError``.
     """
     from prefloop.pipeline.config import overrides_of
@@ -593,6 +595,7 @@ def train(
             accelerate=None if accelerate is None else Path(accelerate),
             seed=seed,
             chat_template_kwargs=chat_template_kwargs,
+            tracking=tuple(tracking),
         )
         files = [Path(path) for path in paths]
         found = train_model(

@@ -1,4 +1,4 @@
-"""`prefloop review ...`: people in the loop, through Argilla."""
+"""`prefloop review ...`: people in the loop, through Argilla or Label Studio."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ import typer
 from prefloop.pipeline.commands.options import JsonOption
 
 if TYPE_CHECKING:
+    from prefloop.data.preferences import PreferenceColumns
+    from prefloop.labelers.statistics.review_draw import Strategy
     from prefloop.pipeline.review.argilla_api import ArgillaApi
-    from prefloop.pipeline.review.folder import ReviewFolder
+    from prefloop.pipeline.review.folder import ReviewFolder, Tool
+    from prefloop.pipeline.review.subjects import Subjects
 
 app = typer.Typer(
-    name="review", help="People in the loop: review and audit labels in Argilla.",
+    name="review", help="People in the loop: review labels in Argilla or Label Studio.",
     no_args_is_help=True, add_completion=False,
 )  # fmt: skip
 
@@ -31,6 +34,22 @@ Where = Annotated[Path, typer.Argument(help="A run directory, or the folder of a
 NameOption = Annotated[
     str | None, typer.Option(help="Name of the review; default: the only one there, or the mode.")
 ]
+
+RunOption = Annotated[str | None, typer.Argument(help="A run directory, or the address of one.")]
+DatasetOption = Annotated[
+    str | None,
+    typer.Option("--dataset", help="Instead: any preference dataset that `audit` reads."),
+]
+NumberOption = Annotated[int, typer.Option("--n", min=1, help="Pairs to draw.")]
+AllOption = Annotated[
+    bool, typer.Option("--all", help="Draw from all decided pairs, not only the kept ones.")
+]
+ColumnsOption = Annotated[str | None, typer.Option(help="Of --dataset: as for audit.")]
+LabelsOption = Annotated[str | None, typer.Option(help="Of --dataset: as for audit.")]
+OutOption = Annotated[
+    Path | None, typer.Option(help="Of --dataset: folder of the review; default: review/NAME.")
+]
+SeedOption = Annotated[int, typer.Option(help="Seed of the draw and of the order of answers.")]
 
 
 @app.command()
@@ -77,13 +96,9 @@ def user(
 
 @app.command()
 def push(
-    run_dir: Annotated[
-        str | None, typer.Argument(help="A run directory, or the address of one.")
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="Instead: any preference dataset that `audit` reads.")
-    ] = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="Pairs to draw.")] = 200,
+    run_dir: RunOption = None,
+    dataset: DatasetOption = None,
+    n: NumberOption = 200,
     strategy: Annotated[
         str | None,
         typer.Option(
@@ -100,65 +115,119 @@ def push(
     ] = None,
     name: NameOption = None,
     workspace: Annotated[str, typer.Option(help="Workspace in Argilla.")] = "prefloop",
-    everything: Annotated[
-        bool, typer.Option("--all", help="Draw from all decided pairs, not only the kept ones.")
-    ] = False,
-    columns: Annotated[str | None, typer.Option(help="Of --dataset: as for audit.")] = None,
-    labels: Annotated[str | None, typer.Option(help="Of --dataset: as for audit.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Of --dataset: folder of the review; default: review/NAME.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the draw and of the order of answers.")] = 0,
+    everything: AllOption = False,
+    columns: ColumnsOption = None,
+    labels: LabelsOption = None,
+    out: OutOption = None,
+    seed: SeedOption = 0,
     server: ServerOption = None,
     home: HomeOption = None,
 ) -> None:
     """Put pairs into Argilla for people to compare; run it again to go on."""
-    from prefloop.data.names import name_problem
     from prefloop.data.preferences import named_columns
-    from prefloop.labelers.statistics.review_draw import STRATEGIES
-    from prefloop.pipeline.remote.door import given_path, local_path, worked_on
-    from prefloop.pipeline.review.folder import ReviewFolder
+    from prefloop.pipeline.remote.door import worked_on
     from prefloop.pipeline.review.push import PushOptions
     from prefloop.pipeline.review.push import push as put
-    from prefloop.pipeline.review.subjects import DatasetSubjects, RunSubjects, Subjects
-    from prefloop.pipeline.run.run_dir import RunDir
 
-    if (run_dir is None) == (dataset is None):
-        raise typer.BadParameter("give a run directory or --dataset FILE")
     if mode not in ("blind", "assisted"):
         raise typer.BadParameter(f"--mode {mode!r} is none of blind, assisted")
-    default = "random" if dataset else "mixed" if mode == "blind" else "uncertain"
-    chosen = next((one for one in STRATEGIES if one == (strategy or default)), None)
-    if chosen is None:
-        raise typer.BadParameter(f"--strategy {strategy!r} is none of {', '.join(STRATEGIES)}")
-    if dataset and chosen != "random":
-        raise typer.BadParameter(
-            "a dataset does not say how sure its labels are: --strategy random"
-        )
-    title = name or (_slug(Path(dataset).name) if dataset else mode)
-    if problem := name_problem(title):
-        raise typer.BadParameter(f"--name {title!r} {problem}")
-    subjects: Subjects
-    if run_dir is not None:
-        run = RunDir(local_path(run_dir)).require()
-        subjects = RunSubjects(run, everything=everything)
-        folder = ReviewFolder(run.root / "review" / title)
-        shown, source = f"{_slug(run.root.resolve().name)}-{title}", str(run.root)
-    else:
-        assert dataset is not None
-        subjects = DatasetSubjects(given_path(dataset), named_columns(columns, labels))
-        folder = ReviewFolder(out or Path("review") / title)
-        shown, source = title, dataset
+    chosen = _strategy(strategy, "mixed" if mode == "blind" else "uncertain", dataset)
+    listed = named_columns(columns, labels)
+    subjects, folder = _subjects(run_dir, dataset, (name, mode), out, everything, listed)
+    is_run = run_dir is not None
+    source = dataset or str(folder.root.parents[1])
+    shown = (
+        name or _slug(Path(source).name)
+        if dataset
+        else f"{_slug(Path(source).resolve().name)}-{name or mode}"
+    )
     options = PushOptions(
-        name=shown, workspace=workspace, n=n, strategy=chosen, mode=mode,  # type: ignore[arg-type]
+        name=shown, workspace=workspace, n=n, strategy=chosen,
+        mode=mode,  # type: ignore[arg-type]
         overlap=overlap or (2 if mode == "blind" else 1), seed=seed,
     )  # fmt: skip
     api = _api(server, home)
     with worked_on(folder.root):
-        review = put(api, subjects, folder, options, source=source, is_run=run_dir is not None)
+        review = put(api, subjects, folder, options, source=source, is_run=is_run)
     typer.echo(f"{folder.pushed.rows():,} pairs in {review.workspace}/{review.name}:")
     typer.echo(f"{api.account.url}/dataset/{review.dataset_id}/annotation-mode")
     typer.echo(f"then: prefloop review pull {run_dir or folder.root}")
+
+
+@app.command()
+def export(
+    run_dir: RunOption = None,
+    dataset: DatasetOption = None,
+    n: NumberOption = 200,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            help="uncertain, disagreement, random or mixed; default: mixed, random for a dataset."
+        ),
+    ] = None,
+    overlap: Annotated[int, typer.Option(min=1, help="People a pair needs.")] = 2,
+    name: NameOption = None,
+    everything: AllOption = False,
+    columns: ColumnsOption = None,
+    labels: LabelsOption = None,
+    out: OutOption = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Write pairs as tasks of Label Studio, blind, with its labelling interface; run it again with
+    another --seed or --n for more."""
+    from prefloop.data.preferences import named_columns
+    from prefloop.pipeline.remote.door import worked_on
+    from prefloop.pipeline.review.drawing import Drawing
+    from prefloop.pipeline.review.label_studio.tasks import export_tasks
+    from prefloop.pipeline.review.review_text import render_exported_tasks
+
+    chosen = _strategy(strategy, "mixed", dataset)
+    listed = named_columns(columns, labels)
+    subjects, folder = _subjects(run_dir, dataset, (name, "label-studio"), out, everything, listed)
+    drawing = Drawing(n=n, strategy=chosen, seed=seed)
+    source = dataset or str(folder.root.parents[1])
+    is_run = run_dir is not None
+    with worked_on(folder.root):
+        found = export_tasks(
+            subjects, folder, drawing, overlap=overlap, source=source, is_run=is_run
+        )
+    typer.echo(render_exported_tasks(found))
+    typer.echo(f"then: prefloop review import {run_dir or folder.root} EXPORT.json")
+
+
+@app.command("import")
+def import_(
+    where: Where,
+    files: Annotated[
+        list[Path], typer.Argument(help="Exports of the project from Label Studio: JSON, JSON-MIN.")
+    ],
+    name: NameOption = None,
+    rater: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WHO=NAME", help="A person's name, by number or address in Label Studio."
+        ),
+    ] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="What is in none of the files counts no more.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Take in what people answered in Label Studio, and decide and write a run's dataset again."""
+    from prefloop.pipeline.remote.door import worked_on
+    from prefloop.pipeline.review.label_studio.importing import import_answers
+    from prefloop.pipeline.review.review_text import render_imported_answers
+
+    names = {}
+    for one in rater or ():
+        who, equals, called = one.partition("=")
+        if not (who and equals and called):
+            raise typer.BadParameter(f"--rater {one!r}: write WHO=NAME, such as 3=ann")
+        names[who] = called
+    folder = _folder(where, name, "label-studio")
+    with worked_on(folder.root):
+        found = import_answers(folder, files, names=names, whole=whole)
+    typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else render_imported_answers(found))
 
 
 @app.command()
@@ -174,7 +243,7 @@ def pull(
     from prefloop.pipeline.review.pull import pull as fetch
     from prefloop.pipeline.review.review_text import render_pulled
 
-    folder = _folder(where, name)
+    folder = _folder(where, name, "argilla")
     with worked_on(folder.root):
         found = fetch(_api(server, home), folder)
     typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else render_pulled(found))
@@ -186,7 +255,7 @@ def status(
     name: NameOption = None,
     server: ServerOption = None,
     home: HomeOption = None,
-    fetch: Annotated[bool, typer.Option(help="Pull first (the default).")] = True,
+    fetch: Annotated[bool, typer.Option(help="Pull first from Argilla (the default).")] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Progress, agreement of people, and how far the labelers agree with them."""
@@ -196,7 +265,7 @@ def status(
     from prefloop.pipeline.review.review_text import render_review_status
 
     folder = _folder(where, name)
-    if fetch:
+    if fetch and folder.read().tool == "argilla":
         with worked_on(folder.root):
             get(_api(server, home), folder)
     found = review_status(folder)
@@ -210,7 +279,52 @@ def _api(server: str | None, home: Path | None) -> ArgillaApi:
     return ArgillaApi(find_account(server, home))
 
 
-def _folder(where: Path, name: str | None) -> ReviewFolder:
+def _strategy(given: str | None, default: str, dataset: str | None) -> Strategy:
+    from prefloop.labelers.statistics.review_draw import STRATEGIES
+
+    wanted = given or ("random" if dataset else default)
+    chosen = next((one for one in STRATEGIES if one == wanted), None)
+    if chosen is None:
+        raise typer.BadParameter(f"--strategy {given!r} is none of {', '.join(STRATEGIES)}")
+    if dataset and chosen != "random":
+        raise typer.BadParameter(
+            "a dataset does not say how sure its labels are: --strategy random"
+        )
+    return chosen
+
+
+def _subjects(
+    run_dir: str | None,
+    dataset: str | None,
+    titles: tuple[str | None, str],
+    out: Path | None,
+    everything: bool,
+    columns: PreferenceColumns | None,
+) -> tuple[Subjects, ReviewFolder]:
+    """The pairs that a command names, and the folder of their review; ``titles``: the name that was
+    given, and that of a run's review without one."""
+    from prefloop.data.names import name_problem
+    from prefloop.pipeline.remote.door import given_path, local_path
+    from prefloop.pipeline.review.folder import ReviewFolder
+    from prefloop.pipeline.review.subjects import DatasetSubjects, RunSubjects
+    from prefloop.pipeline.run.run_dir import RunDir
+
+    name, default = titles
+    title = name or (_slug(Path(dataset).name) if dataset else default)
+    if problem := name_problem(title):
+        raise typer.BadParameter(f"--name {title!r} {problem}")
+    if run_dir is not None and dataset is None:
+        run = RunDir(local_path(run_dir)).require()
+        return RunSubjects(run, everything=everything), ReviewFolder(run.root / "review" / title)
+    if dataset is None or run_dir is not None:
+        raise typer.BadParameter("give a run directory or --dataset FILE")
+    return DatasetSubjects(given_path(dataset), columns), ReviewFolder(
+        out or Path("review") / title
+    )
+
+
+def _folder(where: Path, name: str | None, tool: Tool | None = None) -> ReviewFolder:
+    """The review that a command names; ``tool``: where its people answer."""
     from prefloop.pipeline.remote.door import local_path
     from prefloop.pipeline.review.errors import ReviewError
     from prefloop.pipeline.review.folder import ReviewFolder
@@ -218,16 +332,17 @@ def _folder(where: Path, name: str | None) -> ReviewFolder:
     where = local_path(where)
     if (where / "review.json").is_file():
         return ReviewFolder(where)
-    found = sorted(path.parent for path in (where / "review").glob("*/review.json"))
-    if name:
-        found = [path for path in found if path.name == name]
+    there = [ReviewFolder(path.parent) for path in sorted((where / "review").glob("*/review.json"))]
+    found = [
+        one for one in there if (one.root.name == name if name else tool in (None, one.read().tool))
+    ]
     if len(found) != 1:
-        there = ", ".join(path.name for path in found) or "none"
+        begin = "export" if tool == "label-studio" else "push"
         raise ReviewError(
-            f"{where}: which review? There is {there}: "
-            + ("give --name" if found else "push one first (`prefloop review push`)")
+            f"{where}: which review? There is {', '.join(one.root.name for one in there) or 'none'}"
+            + (": give --name" if found else f": begin one (`prefloop review {begin}`)")
         )
-    return ReviewFolder(found[0])
+    return found[0]
 
 
 def _slug(text: str) -> str:

@@ -45,6 +45,10 @@ def train(
             "among the sources were sampled.",
         ),
     ] = None,
+    tracking: Annotated[
+        list[str] | None,
+        typer.Option(help="A tracker that hears of every step: trackio, wandb, tensorboard."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -62,6 +66,7 @@ def train(
         reference=reference,
         accelerate=accelerate,
         chat_template_kwargs=None if template is None else overrides_of(template),
+        tracking=tracking or (),
         seed=seed,
     )
     say(trained, as_json)

@@ -24,9 +24,11 @@ from prefloop.pipeline.run.context import RunContext
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.stages.write import TRIPLES_FOLDER, UNPAIRED_FOLDER
+from prefloop.pipeline.tracking.lone_training import trackers_of_training
+from prefloop.pipeline.tracking.trackers import require_trackers
 from prefloop.training.config import RewardConfig, TrainConfig
 from prefloop.training.method_names import Method
-from prefloop.training.session.records import summary_of
+from prefloop.training.session.records import history_of, summary_of
 
 if TYPE_CHECKING:
     from prefloop.labelers.statistics.estimate import Estimate
@@ -67,6 +69,8 @@ class TrainOptions:
     chat_template_kwargs: Mapping[str, Any] | None = None
     """Variables of the chat template for the prompts; null: those that the runs among the sources
     sampled with."""
+    tracking: Sequence[str] = ()
+    """Trackers that hear of every step, and of what came out."""
 
 
 @dataclass(frozen=True)
@@ -124,27 +128,48 @@ def train_model(sources: Sources, options: TrainOptions) -> Trained:
         raise InputError("--accelerate is for policies: train the reward model without it")
     if options.chat_template_kwargs is not None and method is Method.reward:
         raise InputError("--template is for policies: train the reward model without it")
+    trackers_named = require_trackers(options.tracking)
     settings = _as_made(_settings(options), out)
     base = Path(checkpoint(options.base, served=False))
     out.parent.mkdir(parents=True, exist_ok=True)
     reference = Path(checkpoint(options.reference, served=False)) if options.reference else base
     # What is there already is not made again, and has no progress to show.
     progress = nullcontext() if out.exists() else StepProgress(f"train {method}", 0, unit="steps")
-    with progress as bar:
+    told = settings.model_dump(mode="json") | {
+        "method": str(method), "base": options.base, "seed": options.seed,
+    }  # fmt: skip
+    with trackers_of_training(trackers_named, out, told) as trackers:
+        with progress as bar:
 
-        def on_step(log: dict[str, float]) -> None:
-            if bar:
-                bar.update(int(log["step"]), int(log["total_steps"]))
+            def on_step(log: dict[str, float]) -> None:
+                trackers.step(log)
+                if bar:
+                    bar.update(int(log["step"]), int(log["total_steps"]))
 
-        if isinstance(settings, RewardConfig):
-            return _train_reward(sources, base, out, settings, options.seed, on_step)
-        from prefloop.training.session.job import Job
+            if isinstance(settings, RewardConfig):
+                found = _train_reward(sources, base, out, settings, options.seed, on_step)
+            else:
+                from prefloop.training.session.job import Job
 
-        job = Job(
-            base, reference, sources.train, out, settings, options.seed, held_out=sources.test,
-            rendering=_rendering(sources, options, base),
-        )  # fmt: skip
-        return _train_policy(job, sources.test, on_step)
+                job = Job(
+                    base, reference, sources.train, out, settings, options.seed,
+                    held_out=sources.test, rendering=_rendering(sources, options, base),
+                )  # fmt: skip
+                found = _train_policy(job, sources.test, on_step)
+        trackers.end(history_of(out), _figures(found))
+    return found
+
+
+def _figures(found: Trained) -> dict[str, float]:
+    """What came out, for trackers."""
+    figures = {"training/steps": found.steps, "training/examples": found.examples,
+               "training/seconds": found.seconds}  # fmt: skip
+    figures |= {f"training/dropped/{why}": count for why, count in found.dropped.items()}
+    if found.heldout is not None:
+        for name in ("value", "low", "high"):
+            end = "" if name == "value" else f"/{name}"
+            figures[f"held_out/accuracy{end}"] = getattr(found.heldout, name)
+    return {name: float(value) for name, value in figures.items()}
 
 
 def _rendering(sources: Sources, options: TrainOptions, base: Path) -> Rendering:

@@ -2,9 +2,11 @@
 
 REVIEW/
   review.json            server, dataset, mode, and the run or file that it is about
-  draw-000.parquet       for each draw, the chance that every pair had to be in it
+  draw-*.parquet         for each draw, the chance that every pair had to be in it
   pushed/part-*.parquet  which candidate stood as A and which as B
-  responses.parquet      every response of every person, as last pulled
+  responses.parquet      every response of every person, as last pulled or imported
+  tasks/                 what Label Studio is given
+  left_out.parquet       what of the files last imported from it was of no use, and why
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
+from prefloop.data.schemas import ADDED, QUARANTINE
 from prefloop.data.shards import ShardFolder, atomic_write_json, read_shard, write_shard
 from prefloop.pipeline.review.definition import Mode
 from prefloop.pipeline.review.errors import ReviewError
@@ -31,6 +34,8 @@ PUSHED = pa.schema(
         pa.field("chosen_id", pa.string(), nullable=False),  # by the decision when it was pushed
         pa.field("p_chosen", pa.float64(), nullable=False),
         pa.field("place", pa.string(), nullable=False),  # where to find it, for people
+        # hash of the texts as they were shown; null where the server keeps them
+        pa.field("shown", pa.string(), metadata=ADDED),
     ]
 )
 """A pair that was pushed."""
@@ -50,7 +55,8 @@ RESPONSE = pa.schema(
         pa.field("pair_id", pa.string(), nullable=False),
         pa.field("user_id", pa.string()),  # null where the server no longer knows the person
         pa.field("username", pa.string(), nullable=False),
-        # submitted | draft | discarded; "gone": it was there, and the server has it no more
+        # submitted | draft | discarded; "gone": it was there, and the server has it no more;
+        # "replaced": by a later one of the same person
         pa.field("status", pa.string(), nullable=False),
         pa.field("verdict", pa.string()),  # a | b | tie | both_bad, in the order shown
         pa.field("reason", pa.string()),
@@ -59,6 +65,10 @@ RESPONSE = pa.schema(
     ]
 )
 """One person's response to one pair."""
+
+
+Tool = Literal["argilla", "label-studio"]
+"""Where people answer."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +80,14 @@ class Review:
     workspace: str
     server: str
     dataset_id: str
+    """In Argilla; for Label Studio, what its tasks call the review."""
     mode: Mode
     overlap: int
     """Submitted responses that complete a record."""
     source: str
     """The run directory or the dataset that it is about."""
     is_run: bool
+    tool: Tool = "argilla"
 
 
 class ReviewFolder:
@@ -85,6 +97,8 @@ class ReviewFolder:
         self.root = root
         self.file = root / "review.json"
         self.pushed = ShardFolder(root / "pushed", PUSHED)
+        self.tasks = root / "tasks"
+        self.left_out = root / "left_out.parquet"
         self._responses = root / "responses.parquet"
 
     def exists(self) -> bool:
@@ -97,6 +111,20 @@ class ReviewFolder:
             return Review(**json.loads(self.file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise ReviewError(f"{self.file}: is no review: {error}") from None
+
+    def read_of(self, tool: Tool) -> Review:
+        """What the review is, which people have to answer in ``tool``."""
+        review = self.read()
+        if review.tool != tool:
+            ways = {
+                "argilla": "in Argilla: `prefloop review push` and `pull` are for it",
+                "label-studio": "in Label Studio: `prefloop review export` and `import` are for it",
+            }
+            raise ReviewError(
+                f"{self.root}: people answer this review {ways[review.tool]}; another --name "
+                "begins one"
+            )
+        return review
 
     def write(self, review: Review) -> None:
         """Keep what the review is."""
@@ -116,6 +144,13 @@ class ReviewFolder:
     def write_responses(self, responses: pa.Table) -> None:
         """Keep what was pulled."""
         write_shard(responses, self._responses, RESPONSE)
+
+    def write_left_out(self, rows: pa.Table) -> None:
+        """Keep what of the last import was of no use (QUARANTINE); without any, no file."""
+        if len(rows):
+            write_shard(rows, self.left_out, QUARANTINE)
+        else:
+            self.left_out.unlink(missing_ok=True)
 
     def add_draw(self, name: str, chances: pa.Table) -> None:
         """Keep the chances (CHANCE) of the draw ``name``, unless it was made before."""

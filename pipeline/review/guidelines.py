@@ -35,7 +35,8 @@ def guidelines(label: LabelConfig | None, mode: Mode) -> str:
         if isinstance(labeler, JudgeLabeler):
             rubric = "\n".join([judge_rubric(labeler.judge), *_criteria(labeler)]).strip()
             if rubric:
-                parts.append(f"## What the labeler “{labeler.name}” is asked\n\n{rubric}")
+                who = "a labeler" if mode == "blind" else f"the labeler “{labeler.name}”"
+                parts.append(f"## What {who} is asked\n\n{rubric}")
     return "\n\n".join(parts)
 
 

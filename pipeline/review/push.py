@@ -8,12 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from prefloop.data.hashing import derive_seed
 from prefloop.labelers.people import is_human
-from prefloop.labelers.statistics.review_draw import Strategy, chances, draw
 from prefloop.pipeline.review.argilla_api import PAGE, ArgillaApi, Missing
 from prefloop.pipeline.review.blind import take_off_opinions
 from prefloop.pipeline.review.definition import (
@@ -25,31 +20,26 @@ from prefloop.pipeline.review.definition import (
     settings,
     verdict_name,
 )
+from prefloop.pipeline.review.drawing import Drawing, draw_pairs, note_pairs, noted
 from prefloop.pipeline.review.errors import ReviewError
-from prefloop.pipeline.review.folder import CHANCE, PUSHED, Review, ReviewFolder
+from prefloop.pipeline.review.folder import Review, ReviewFolder
 from prefloop.pipeline.review.guidelines import guidelines
-from prefloop.pipeline.review.subjects import Subject, Subjects
+from prefloop.pipeline.review.subjects import Subject, Subjects, cut
 from prefloop.pipeline.run.progress import StepProgress
 
 _BATCH_BYTES = 2 << 20
 _CHUNK = 4 * PAGE
 """Pairs read, pushed and noted at a time: what is held in memory."""
 _MARKUP = re.compile(r"<(?=[A-Za-z/!?])|&(?=[#A-Za-z])")
-_LONGEST = 100_000
-"""Characters of an answer that are shown; the rest is cut off with a note."""
 
 
-@dataclass(frozen=True)
-class PushOptions:
+@dataclass(frozen=True, kw_only=True)
+class PushOptions(Drawing):
     """What to push, and how."""
 
     name: str
     workspace: str = "prefloop"
-    n: int = 200
-    strategy: Strategy = "mixed"
-    mode: Mode = "blind"
     overlap: int = 2
-    seed: int = 0
 
 
 def push(
@@ -68,40 +58,18 @@ def push(
     pairs to the same dataset. Raises :class:`ReviewError`.
     """
     review = _open(api, subjects, folder, options, source=source, is_run=is_run)
-    population = subjects.population()
-    drawn = draw(
-        population.pair_ids, population.p_chosen, population.agreement, options.n,
-        options.strategy, seed=options.seed,
-    )  # fmt: skip
-    every = chances(population.p_chosen, population.agreement, options.n, options.strategy)
-    table = pa.table([population.pair_ids, every, population.p_chosen], schema=CHANCE)
-    folder.add_draw(f"{options.strategy}-{options.n}-{options.seed}", table)
-    index = drawn.index
-    if options.mode == "blind":  # in no order that tells anything
-        index = np.random.default_rng(options.seed).permutation(index)
-    wanted = [population.pair_ids[place] for place in index.tolist()]
+    wanted = draw_pairs(subjects, folder, options)
     questions = {
         one["name"]: one["id"]
         for one in api.request("GET", f"datasets/{review.dataset_id}/questions")["items"]
     }
     known = folder.pairs()
-    part = max(folder.pushed.indices(), default=-1) + 1
     with StepProgress("push", len(wanted), unit="records") as progress:
         for start in range(0, len(wanted), _CHUNK):
             chunk = list(subjects.read(wanted[start : start + _CHUNK]))
-            sides = [_sides(one, options.seed) for one in chunk]
-            # Noted first: what the server has and nobody here knows could not be read back.
-            rows = [
-                _pushed(one, *side)
-                for one, side in zip(chunk, sides, strict=True)
-                if one.pair_id not in known
-            ]
-            if rows:
-                table = pa.Table.from_pylist(rows, PUSHED)
-                while not folder.pushed.write(part, table):  # another push runs at the same time
-                    part += 1
-                known |= {row["pair_id"]: row for row in rows}
-                part += 1
+            rows = [noted(one, options.seed) for one in chunk if one.pair_id not in known]
+            note_pairs(folder, rows)
+            known |= {row["pair_id"]: row for row in rows}
             records = (_record(one, known[one.pair_id], review.mode, questions) for one in chunk)
             for batch in _batches(records):
                 api.upsert(review.dataset_id, batch)
@@ -120,7 +88,7 @@ def _open(
 ) -> Review:
     """The review's dataset on the server, as it was made or new."""
     if folder.exists():
-        review = folder.read()
+        review = folder.read_of("argilla")
         if review.mode != options.mode:
             raise ReviewError(
                 f"{folder.root} is a review in {review.mode} mode: give this one another --name"
@@ -200,22 +168,6 @@ def _make(api: ArgillaApi, subjects: Subjects, options: PushOptions) -> str:
     return api.call(make)
 
 
-def _sides(subject: Subject, seed: int) -> tuple[str, str]:
-    """Which candidate is shown as A and which as B, drawn by pair."""
-    first, second = sorted(subject.texts)
-    if derive_seed(seed, subject.pair_id, "review") % 2:
-        return second, first
-    return first, second
-
-
-def _pushed(subject: Subject, a: str, b: str) -> dict[str, Any]:
-    return {
-        "pair_id": subject.pair_id, "prompt_id": subject.prompt_id, "round": subject.round,
-        "answer_a_id": a, "answer_b_id": b, "chosen_id": subject.chosen_id,
-        "p_chosen": subject.p_chosen, "place": subject.place,
-    }  # fmt: skip
-
-
 def _record(
     subject: Subject, pushed: dict[str, Any], mode: Mode, questions: dict[str, str]
 ) -> dict[str, Any]:
@@ -275,9 +227,7 @@ def shown(text: str) -> str:
     that prints as nothing (U+2060, word joiner) behind each ``<`` and ``&`` that could begin a tag
     or an entity keeps a model's output from being either.
     """
-    if len(text) > _LONGEST:
-        text = f"{text[:_LONGEST]}\n… ({len(text) - _LONGEST:,} more characters)"
-    return _MARKUP.sub("\\g<0>\u2060", text) if text.strip() else "(empty)"
+    return _MARKUP.sub("\\g<0>\u2060", cut(text))
 
 
 def _batches(records: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -23,7 +23,7 @@ from prefloop.labelers.statistics.dataset_accuracy import DatasetAccuracy, datas
 from prefloop.labelers.statistics.estimate import Estimate
 from prefloop.labelers.statistics.winrate import win_rate
 from prefloop.pipeline.review.folder import Review, ReviewFolder
-from prefloop.pipeline.review.pull import SUBMITTED
+from prefloop.pipeline.review.responses import SUBMITTED
 from prefloop.pipeline.run.run_dir import RunDir
 
 _MOST_SHOWN = 10

@@ -4,32 +4,88 @@ from __future__ import annotations
 
 from prefloop.labelers.statistics.agreement import Agreement
 from prefloop.labelers.statistics.estimate import Estimate
-from prefloop.pipeline.review.pull import GONE, Pulled
+from prefloop.pipeline.review.label_studio.importing import ImportedAnswers
+from prefloop.pipeline.review.label_studio.tasks import ExportedTasks
+from prefloop.pipeline.review.pull import Pulled
+from prefloop.pipeline.review.responses import GONE, REPLACED, TakenIn
 from prefloop.pipeline.review.review_status import ReviewStatus
 
 
 def render_pulled(found: Pulled) -> str:
     """What a pull brought, and what it changed."""
+    said = _responses(found, found.new)
+    if found.statuses.get(GONE):
+        said.append(
+            f"{found.statuses[GONE]:,} responses were pulled before and are no longer on the "
+            "server, their records having been removed: they are kept and not counted"
+        )
+    if found.foreign:
+        said.append(f"{found.foreign:,} records were not pushed from here: left out")
+    return "\n".join([*said, *_rounds(found)])
+
+
+def render_imported_answers(found: ImportedAnswers) -> str:
+    """What an import brought, and what it changed."""
+    said = _responses(found, found.new)
+    if found.statuses.get(REPLACED):
+        said.append(
+            f"{found.statuses[REPLACED]:,} responses were replaced by a later one of the same "
+            "person to the same pair: they are kept and not counted"
+        )
+    if found.statuses.get(GONE):
+        said.append(
+            f"{found.statuses[GONE]:,} responses of earlier imports are in none of the files: they "
+            "are kept and not counted"
+        )
+    if found.unseen and not found.statuses.get(GONE):
+        said.append(
+            f"{found.unseen:,} responses of earlier imports are in none of the files: they stand "
+            "(--whole takes them out)"
+        )
+    if found.older:
+        said.append(f"{found.older:,} responses are known in a later state: left as they are")
+    if found.began:
+        said.append(
+            f"{found.began:,} responses began as copies of predictions: their people were shown an "
+            "opinion, and measure nobody"
+        )
+    for reason, count in sorted(found.left_out.items()):
+        said.append(f"left out: {count:,} times {reason}")
+    if found.left_out:
+        said.append(f"each with its reason: {found.left_out_file}")
+    return "\n".join([*said, *_rounds(found)])
+
+
+def render_exported_tasks(found: ExportedTasks) -> str:
+    """What was written for Label Studio, and what to do with it."""
+    said = [f"{found.pairs:,} pairs in all; new files of tasks: {len(found.new) or 'none'}"]
+    said += [f"  {path}" for path in found.new]
+    people = "1 person" if found.review.overlap == 1 else f"{found.review.overlap} people"
+    said += [
+        f"labelling interface: {found.interface}",
+        f"instructions: {found.instructions}",
+        "In Label Studio: make a project, paste the interface (Settings > Labeling Interface > "
+        f"Code), import the new files, and let {people} answer each task",
+    ]
+    return "\n".join(said)
+
+
+def _responses(found: TakenIn, new: int) -> list[str]:
     counts = ", ".join(f"{count:,} {status}" for status, count in found.statuses.items())
-    said = [f"responses: {counts or 'none yet'}; {found.new:,} new or changed"]
+    said = [f"responses: {counts or 'none yet'}; {new:,} new or changed"]
     said += [f"  {name}: {count:,} submitted" for name, count in sorted(found.people.items())]
     if found.removed_people:
         said.append(
             f"{found.removed_people:,} responses are of people who were removed from the "
             "server: they are kept and counted, under the name known before"
         )
-    if found.statuses.get(GONE):
-        said.append(
-            f"{found.statuses[GONE]:,} responses were pulled before and are no longer on the "
-            "server, their records having been removed: they are kept and not counted"
-        )
     if found.unreadable:
         said.append(f"{found.unreadable:,} submitted responses have no verdict: left out")
-    if found.foreign:
-        said.append(f"{found.foreign:,} records were not pushed from here: left out")
-    for each in found.rounds:
-        said += each.lines()
-    return "\n".join(said)
+    return said
+
+
+def _rounds(found: TakenIn) -> list[str]:
+    return [line for each in found.rounds for line in each.lines()]
 
 
 def render_review_status(found: ReviewStatus) -> str:

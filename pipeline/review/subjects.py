@@ -23,6 +23,8 @@ from prefloop.pipeline.review.errors import ReviewError
 from prefloop.pipeline.run.round_jury import with_labels_of
 from prefloop.pipeline.run.run_dir import RunDir
 
+_LONGEST = 100_000
+
 
 @dataclass(frozen=True)
 class Population:
@@ -230,6 +232,14 @@ class DatasetSubjects:
             for row in batch.pairs.to_pylist():
                 if row["chosen"] != row["rejected"]:
                     yield row
+
+
+def cut(text: str) -> str:
+    """``text`` as people are shown it: what is very long ends with a note, and what is empty says
+    that it is."""
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}\n… ({len(text) - _LONGEST:,} more characters)"
+    return text if text.strip() else "(empty)"
 
 
 def _ids(row: dict[str, Any]) -> tuple[str, str, str, str]:

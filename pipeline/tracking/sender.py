@@ -1,7 +1,7 @@
 """A process that tells one tracker of a run: what the run writes to its input, a line each.
 
-A tracker that hangs, prints or dies does so here. What was told is kept in
-``RUN/tracking/NAME.json``, so that nothing is told twice, by whichever process.
+A tracker that hangs, prints or dies does so here. What was told is kept in ``NAME.json`` of the
+run's folder ``tracking``, so that nothing is told twice, by whichever process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Sender:
     def __init__(
         self, tracker: TrackerName, run: TrackedRun, open_round: Callable[[int], Sink]
     ) -> None:
-        self._told_file = Path(run.root) / "tracking" / f"{tracker}.json"
+        self._told_file = Path(run.folder) / f"{tracker}.json"
         self._open_round = open_round
         self._round: int | None = None
         self._sink: Sink | None = None
@@ -77,7 +77,7 @@ def main(tracker: TrackerName, lines: Iterable[str]) -> None:
     """The first line says which run it is; the others are messages."""
     told = iter(lines)
     run = TrackedRun(**json.loads(next(told)))
-    (Path(run.root) / "tracking").mkdir(exist_ok=True)
+    Path(run.folder).mkdir(parents=True, exist_ok=True)
     sender = Sender(tracker, run, lambda index: open_sink(tracker, run, index))
     for line in told:
         sender.hand_on(json.loads(line))

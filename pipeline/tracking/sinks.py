@@ -3,6 +3,7 @@ of prefloop are a group."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from prefloop.pipeline.config import TrackerName
+from prefloop.pipeline.report.redact import redact
 
 _PROJECT = "prefloop"
 
@@ -22,12 +24,24 @@ class TrackedRun:
     """The group of its rounds."""
     id: str
     """The same whenever the run is gone on with."""
-    root: str
+    folder: str
+    """Where it is kept what was told, and what trackers keep beside the run."""
     config: Mapping[str, Any]
+    has_rounds: bool = True
+    """False for a training alone, which is told as round 0."""
+
+    @classmethod
+    def at(
+        cls, root: Path, folder: Path, config: Mapping[str, Any], *, has_rounds: bool = True
+    ) -> TrackedRun:
+        """What is made in ``root``; ``config`` without the keys that are in it."""
+        place = root.resolve()
+        known = hashlib.sha256(str(place).encode()).hexdigest()[:16]
+        return cls(place.name, known, str(folder.resolve()), redact(config), has_rounds)
 
     def of_round(self, index: int) -> str:
-        """The name of a round."""
-        return f"{self.name}-round-{index:03d}"
+        """The name of a round, or of a training alone: many of those are called alike."""
+        return f"{self.name}-" + (f"round-{index:03d}" if self.has_rounds else self.id[:8])
 
 
 class Sink(Protocol):
@@ -91,7 +105,7 @@ class _Wandb:
             id=f"{run.id}-{index:03d}",
             resume="allow",
             config=dict(run.config),
-            dir=str(Path(run.root) / "tracking"),
+            dir=run.folder,
             settings=wandb.Settings(silent=True, console="off"),
         )
         self._run.define_metric("*", step_metric="train_step")
@@ -117,9 +131,7 @@ class _TensorBoard:
     def __init__(self, run: TrackedRun, index: int) -> None:
         from tensorboard.summary import Writer
 
-        self._writer = Writer(
-            str(Path(run.root) / "tracking" / "tensorboard" / run.of_round(index))
-        )
+        self._writer = Writer(str(Path(run.folder) / "tensorboard" / run.of_round(index)))
 
     def log(self, values: Mapping[str, float], step: int | None) -> None:
         for name, value in values.items():

@@ -2,56 +2,46 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import queue
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow.compute as pc
 
 from prefloop.data.errors import InputError
-from prefloop.data.utf8 import one_line
+from prefloop.data.utf8 import shown
 from prefloop.pipeline.config import RunConfig, TrackerName
-from prefloop.pipeline.report.redact import hide_environment_secrets, redact
 from prefloop.pipeline.run.run_dir import EVALUATION, TRAINING_CURVES, RoundDir, RunDir
 from prefloop.pipeline.tracking.sinks import TrackedRun
-
-logger = logging.getLogger(__name__)
-
-PATIENCE_S = 60.0
-"""How long a finished run waits for its trackers."""
-_NO_NUMBERS = {"step", "epoch", "total_steps"}
+from prefloop.pipeline.tracking.teller import Teller, numbers, tellers_of
 
 
-def require_trackers(names: Sequence[TrackerName]) -> None:
-    """Raise ``InputError`` where the library of a tracker is missing."""
+def require_trackers(names: Sequence[str]) -> tuple[TrackerName, ...]:
+    """``names``; ``InputError`` for what is no tracker, and where the library of one is missing."""
+    known: tuple[TrackerName, ...] = get_args(TrackerName)
+    found = tuple(one for one in known if one in names)
     for name in names:
+        if name not in known:
+            raise InputError(f"tracking: {shown(name)!r} is none of {', '.join(known)}")
         if find_spec(name) is None:
             raise InputError(
                 f"tracking: {name} is not installed: `pip install 'prefloop[{name}]'`, or take it "
                 "out of `tracking`"
             )
+    return found
 
 
 class Trackers:
     """What a run tells its trackers; without any, nothing happens."""
 
-    def __init__(self, run: RunDir, tellers: Sequence[_Teller]) -> None:
+    def __init__(self, run: RunDir, tellers: Sequence[Teller]) -> None:
         self._run = run
         self._tellers = tellers
 
     def step(self, index: int, record: Mapping[str, Any]) -> None:
         """A training step of round ``index``."""
-        values = {name: value for name, value in record.items() if _is_number(name, value)}
-        self._tell({"round": index, "step": int(record["step"]), "values": values})
+        self._tell({"round": index, "step": int(record["step"]), "values": numbers(record)})
 
     def round(self, folder: RoundDir) -> None:
         """A round that is over: what its trackers missed of the curves, and its figures."""
@@ -79,19 +69,9 @@ def trackers_of(config: RunConfig, run: RunDir) -> Iterator[Trackers]:
 
     A tracker that fails is one warning; none stops or slows the run.
     """
-    root = run.root.resolve()
-    of_run = TrackedRun(
-        name=root.name,
-        id=hashlib.sha256(str(root).encode()).hexdigest()[:16],
-        root=str(root),
-        config=redact(config.model_dump(mode="json")),
-    )
-    tellers = [_Teller(name, of_run) for name in config.tracking]
-    try:
+    of_run = TrackedRun.at(run.root, run.tracking, config.model_dump(mode="json"))
+    with tellers_of(config.tracking, of_run) as tellers:
         yield Trackers(run, tellers)
-    finally:
-        for teller in tellers:
-            teller.end()
 
 
 def round_figures(folder: RoundDir) -> dict[str, float]:
@@ -128,64 +108,3 @@ def _curves(folder: RoundDir) -> dict[int, dict[str, float]]:
         for row in folder.metrics.read(TRAINING_CURVES).to_pylist():
             steps.setdefault(row["step"], {})[row["name"]] = row["value"]
     return dict(sorted(steps.items()))
-
-
-def _is_number(name: str, value: Any) -> bool:
-    return name not in _NO_NUMBERS and isinstance(value, int | float)
-
-
-class _Teller:
-    """Writes messages to the process of one tracker. A thread does, since a pipe can be full."""
-
-    def __init__(self, tracker: TrackerName, run: TrackedRun) -> None:
-        self._tracker = tracker
-        self._process = subprocess.Popen(  # noqa: S603  # ours
-            [sys.executable, "-m", "prefloop.pipeline.tracking.sender", tracker],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            start_new_session=True,  # an interrupted run still tells what it has
-        )
-        self._messages: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._messages.put(json.dumps(asdict(run)))
-        self._thread = threading.Thread(target=self._write, daemon=True)
-        self._thread.start()
-
-    def tell(self, message: Mapping[str, Any]) -> None:
-        self._messages.put(json.dumps(message))
-
-    def end(self) -> None:
-        """Wait for what is still to be told, for a while."""
-        self._messages.put(None)
-        try:
-            self._thread.join(PATIENCE_S)
-            self._process.wait(0.1 if self._thread.is_alive() else PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            logger.warning(
-                "tracking: %s did not end in %.0f s and was left: the run itself is whole",
-                self._tracker,
-                PATIENCE_S,
-            )
-
-    def _write(self) -> None:
-        assert self._process.stdin
-        assert self._process.stdout
-        try:
-            while (line := self._messages.get()) is not None:
-                self._process.stdin.write(line + "\n")
-                self._process.stdin.flush()
-        except OSError:  # it is gone; what it said of that follows
-            pass
-        with self._process.stdout as answer:
-            with suppress(OSError):
-                self._process.stdin.close()
-            reason = answer.read()
-        if reason:
-            said = redact(hide_environment_secrets(one_line(reason)[:300]))
-            logger.warning(
-                "tracking: %s failed and is told no more (%s): the run itself goes on",
-                self._tracker,
-                said,
-            )

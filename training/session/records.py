@@ -41,6 +41,14 @@ def summary_of(folder: Path) -> dict[str, Any] | None:
     return record
 
 
+def history_of(folder: Path) -> list[dict[str, float]]:
+    """Each step of the training of the model in ``folder``; empty where it has no record."""
+    file = folder / RECORD
+    if not file.is_file():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[1:]]
+
+
 def harm_to(folder: Path) -> str | None:
     """What happened to the model in ``folder`` since it was written; null where nothing is known
     to, as of models of versions that wrote no record."""

@@ -8,18 +8,13 @@ import pyarrow as pa
 import pytest
 
 from prefloop.pipeline import redecide as redeciding
-from prefloop.pipeline.config import dump_config
 from prefloop.pipeline.review import pull as pulling
+from prefloop.pipeline.review import responses
 from prefloop.pipeline.review.folder import PUSHED, Review, ReviewFolder
-from prefloop.pipeline.run.context import RunContext
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.run.status import collect_status
-from prefloop.pipeline.stages.filter import filter_round
-from prefloop.pipeline.stages.write import write_round
-from tests.helpers.runs import dataset_rows, small_config
-from tests.helpers.synthetic_run import write_run
-
-CONFIG = small_config(filter={"filters": []})
+from tests.helpers.runs import dataset_rows
+from tests.pipeline.review.decided_run import decided_run
 
 
 class Server:
@@ -46,12 +41,7 @@ class Server:
 
 
 def pushed(root: Path) -> tuple[RunDir, ReviewFolder, Server]:
-    run = write_run(root, rounds=1, blocks=2, trained=False)
-    run.config.write_text(dump_config(CONFIG))
-    context = RunContext.of(CONFIG, run).round(0)
-    context.folder.forget_decisions()
-    filter_round(context, CONFIG.label, CONFIG.filter)
-    write_round(context, test_share=0.1, unpaired=False)
+    run = decided_run(root)
     folder = ReviewFolder(run.root / "review" / "r")
     folder.write(Review("r", "w", "http://x", "d", "blind", 1, str(root), is_run=True))
     rows = [
@@ -60,7 +50,7 @@ def pushed(root: Path) -> tuple[RunDir, ReviewFolder, Server]:
             "answer_a_id": row["chosen_id"], "answer_b_id": row["rejected_id"],
             "chosen_id": row["chosen_id"], "p_chosen": row["p_chosen"],
         }
-        for row in context.folder.decisions.table().to_pylist()
+        for row in run.round(0).decisions.table().to_pylist()
         if row["kept"]
     ]  # fmt: skip
     folder.pushed.write(0, pa.Table.from_pylist(rows, PUSHED))
@@ -84,7 +74,7 @@ def test_a_killed_pull_is_finished_by_the_next(
 
     with monkeypatch.context() as patched:
         if step == "votes":  # after the first of two shards
-            real = pulling.mark_undecided
+            real = responses.mark_undecided
             marked: list[int] = []
 
             def second(run: RunDir) -> None:
@@ -93,9 +83,9 @@ def test_a_killed_pull_is_finished_by_the_next(
                 marked.append(1)
                 real(run)
 
-            patched.setattr(pulling, "mark_undecided", second)
+            patched.setattr(responses, "mark_undecided", second)
         else:
-            patched.setattr(pulling, "redecide", killed)
+            patched.setattr(responses, "redecide", killed)
         with pytest.raises(KeyboardInterrupt):
             pulling.pull(server, folder)
     assert dataset_rows(run) == before

@@ -10,7 +10,9 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
 import prefloop
@@ -18,8 +20,10 @@ from prefloop.data.errors import InputError
 from prefloop.pipeline.config import RunConfig, load_config
 from prefloop.pipeline.run.manifest import open_run
 from prefloop.pipeline.run.run_dir import RunDir, RunError
+from prefloop.pipeline.tracking import teller as teller_module
 from prefloop.pipeline.tracking import trackers as trackers_module
 from prefloop.pipeline.tracking.trackers import require_trackers, round_figures, trackers_of
+from prefloop.training.session.records import history_of
 from tests.helpers.synthetic_run import write_run
 
 STEPS = 40
@@ -142,7 +146,7 @@ def test_one_that_hangs_is_left(
     (tmp_path / "hangs" / "trackio.py").write_text("import threading\nthreading.Event().wait()\n")
     path = os.pathsep.join([str(tmp_path / "hangs"), os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", path)
-    monkeypatch.setattr(trackers_module, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(teller_module, "PATIENCE_S", 0.2)
     with caplog.at_level(logging.WARNING):
         tell_all(config_of("trackio"), run, live=20_000)  # more than a pipe holds
     (said,) = [record.getMessage() for record in caplog.records]
@@ -178,7 +182,7 @@ def test_trackers_may_be_changed_when_a_run_is_gone_on_with(run: RunDir) -> None
 def test_the_process_ends_with_the_run_that_was_killed(run: RunDir, tmp_path: Path) -> None:
     """What was told before is in the tracker."""
     lines = [
-        json.dumps({"name": "fox", "id": "1", "root": str(run.root), "config": {}}),
+        json.dumps({"name": "fox", "id": "1", "folder": str(run.tracking), "config": {}}),
         json.dumps({"round": 0, "step": 1, "values": {"loss": 1.0}}),
     ]
     subprocess.run(
@@ -189,3 +193,55 @@ def test_the_process_ends_with_the_run_that_was_killed(run: RunDir, tmp_path: Pa
         check=True,
     )
     assert [values["loss"] for _, _, values in trackio_rows(tmp_path / "trackio")] == [1.0]
+
+
+def test_a_training_alone_is_told_step_by_step_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "trackio"
+    monkeypatch.setenv("TRACKIO_DIR", str(home))
+    pairs = [
+        {"prompt": f"Say {i}", "chosen": f"The fox says {i}.", "rejected": f"{i}, he said, {i}."}
+        for i in range(12)
+    ]
+    table = pd.DataFrame(pairs)
+    out = tmp_path / "made" / "policy"
+
+    def train(**more: Any) -> Any:
+        settings = {"batch_size": 4, "learning_rate": 1e-5}
+        return prefloop.train(
+            table[:8], test=[table[8:]], method="dpo", base="embedded:policy", out=out,
+            overrides=settings, **more,
+        )  # fmt: skip
+
+    trained = train(tracking=["trackio"])
+    rows = trackio_rows(home)
+    ((name, *_), *_) = rows
+    assert name.startswith("policy-")
+    assert {one for one, *_ in rows} == {name}
+    steps = {step: values["loss"] for _, step, values in rows if "loss" in values}
+    assert steps == pytest.approx({line["step"]: line["loss"] for line in history_of(out)})
+    assert len(steps) == trained.steps >= 2
+    (figures,) = [values for _, _, values in rows if "training/steps" in values]
+    assert figures["training/examples"] == 8
+    assert figures["held_out/accuracy"] == pytest.approx(trained.heldout.value)
+    train(tracking=["trackio"])  # which is there already
+    assert trackio_rows(home) == rows
+    assert json.loads((out.parent / "policy-tracking" / "trackio.json").read_text())
+    with pytest.raises(InputError, match="'mlflow' is none of trackio, wandb, tensorboard"):
+        train(tracking=["mlflow"])
+
+
+def test_a_tracker_that_comes_later_hears_of_a_training_that_is_there(tmp_path: Path) -> None:
+    pairs = [{"prompt": f"Say {i}", "chosen": f"Fox {i}.", "rejected": f"{i}."} for i in range(4)]
+    out = tmp_path / "reward"
+    for tracking in ((), ("tensorboard",)):
+        prefloop.train(
+            pd.DataFrame(pairs), method="reward", base="embedded:policy", out=out,
+            tracking=tracking, overrides={"batch_size": 2},
+        )  # fmt: skip
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (folder,) = (tmp_path / "reward-tracking" / "tensorboard").iterdir()
+    found = EventAccumulator(str(folder), {"tensors": 0}).Reload()
+    assert [one.step for one in found.Tensors("loss")] == [line["step"] for line in history_of(out)]
