@@ -95,8 +95,12 @@ class _Whole:
     def follow(self, hear: Callable[[str, Any], None]) -> None:
         """Do it, and hear what the processes say."""
         ray = import_ray(KEY)
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
         _require_room(ray, self.settings)
-        ear = ray.remote(num_cpus=0)(Ear).remote()
+        # Where this process is: with its node, who listens is gone too.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        ear = ray.remote(num_cpus=0, scheduling_strategy=here)(Ear).remote()
         raised: list[Exception] = []
         # In a thread: in the main one Ray would take Ctrl-C for itself.
         thread = threading.Thread(target=self._fit, args=(ear, raised), daemon=True, name="cluster")
@@ -163,7 +167,13 @@ def _process(config: Mapping[str, Any]) -> None:
 
 
 def _hear_all(ray: Any, ear: Any, hear: Callable[[str, Any], None]) -> None:
-    said, problem = ray.get(ear.taken.remote())
+    try:
+        said, problem = ray.get(ear.taken.remote())
+    except ray.exceptions.RayError as error:
+        raise TrainingError(
+            f"the cluster does not tell how the training goes on ({_last_line(error)}): the same "
+            "command goes on from the last checkpoint"
+        ) from None
     for kind, what in said:
         hear(kind, what)
     if problem:  # Ray would try again
@@ -198,10 +208,13 @@ def _explained(error: Exception, settings: ClusterConfig) -> str:
     failures = getattr(error, "worker_failures", None) or {}
     reason = next(iter(failures.values()), error)
     cause = getattr(reason, "cause", None) or reason
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     return (
         f"the training on the cluster was begun {settings.attempts} times, and each time a process "
-        f"of it ended ({type(cause).__name__}: {lines[-1] if lines else 'no reason given'}): see "
-        "the processes' logs in Ray's dashboard, for want of memory lower train.batch_size. The "
-        "same command goes on from the last checkpoint"
+        f"of it ended ({_last_line(cause)}): see the processes' logs in Ray's dashboard, for want "
+        "of memory lower train.batch_size. The same command goes on from the last checkpoint"
     )
+
+
+def _last_line(error: Any) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else 'no reason given'}"
