@@ -127,9 +127,13 @@ def rating_vote(kept: KeptReplies, settings: RatingSettings) -> dict[str, Any]:
                 for one, text in zip(thought, said, strict=True)
             ]
             if settings.parser == "json":
-                read = zip(silent, said, kept.ended_of(name), strict=True)
                 ratings[name] = mean_rating(
-                    [NO_ANSWER if one else _from_json(*more, settings) for one, *more in read]
+                    [
+                        NO_ANSWER if nothing else _from_json(text, ended, settings)
+                        for nothing, text, ended in zip(
+                            silent, said, kept.ended_of(name), strict=True
+                        )
+                    ]
                 )
             elif any(silent):
                 raise ValueError(NO_ANSWER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prefloop.data.prompts.criteria import Criterion
 from prefloop.labelers.config import JudgeLabeler, LabelConfig
 from prefloop.labelers.judges.folder import load_judge
 from prefloop.labelers.judges.settings import RubricSettings
@@ -24,7 +25,8 @@ _ASSISTED = (
     "sends it as your own: change it where you disagree. The most uncertain pairs come first."
 )
 _MARK = "the request stands here"
-_FOR_MODELS = ("Reply", "Everything between the tags", "<", "{", "Request:")
+_CRITERIA = (Criterion(text="the criteria stand here"),)
+_FOR_MODELS = ("Reply", "Everything between the tags", "<", "{", "Request:", "criterion_")
 """Beginnings of lines that tell a model how to answer and what to beware of."""
 
 
@@ -43,8 +45,9 @@ def guidelines(label: LabelConfig | None, mode: Mode) -> str:
 def judge_rubric(judge: str) -> str:
     """What a judge's question says before the request, without what only models need."""
     loaded = load_judge(judge)
-    question = loaded.blank([{"role": "user", "content": _MARK}], None)
-    before = "\n".join(message["content"] for message in question).partition(_MARK)[0]
+    question = loaded.blank([{"role": "user", "content": _MARK}], None, _CRITERIA)
+    text = "\n".join(message["content"] for message in question)
+    before = text.partition(_MARK)[0].partition(_CRITERIA[0].text)[0]
     lines = [line for line in before.splitlines() if not line.lstrip().startswith(_FOR_MODELS)]
     return "\n".join(lines).strip()
 

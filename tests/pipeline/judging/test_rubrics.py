@@ -202,3 +202,5 @@ def test_people_are_told_the_criteria_that_hold_for_all_prompts(prompts: Path) -
     assert "Without it an answer cannot win." in told
     own = guidelines(config("http://127.0.0.1:1/v1", prompts, criteria="prompt").label, "blind")
     assert "It can be understood" not in own
+    assert "Judge an answer to a request by several criteria" in own
+    assert "criteria stand here" not in own
