@@ -227,6 +227,10 @@ class WriteConfig(Strict):
     learns the tokens that were sampled; ``strip`` writes the answer alone, and training asks the
     chat template for a turn without a thought."""
 
+    every_answer: Annotated[bool, LATER] = True
+    """Also write every answer and every vote, with their texts and scores, as the dataset's configs
+    ``candidates`` and ``votes``: nearly as much again on the disk as the run's own."""
+
     test_share: float = Field(default=0.1, ge=0, lt=1)
     """Share of the prompts whose triples go to the test split, drawn by prompt."""
 

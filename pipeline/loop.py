@@ -165,7 +165,10 @@ async def run_round(config: RunConfig, context: RoundContext, models: Models) ->
         filter_round(context, config.label, config.filter)
         require_kept(context)
     share = config.write.test_share
-    write_round(context, test_share=share, unpaired=config.writes_unpaired)
+    write_round(
+        context, test_share=share, unpaired=config.writes_unpaired,
+        every_answer=config.write.every_answer,
+    )  # fmt: skip
     if _needs_pairs(config, context):
         require_train_rows(context, share)
     write_card(config, context.run)

@@ -110,7 +110,10 @@ def _redecide_round(config: RunConfig, context: RoundContext) -> Redecided:
     filter_round(context, config.label, config.filter)
     # Of a round that is not labelled or trained to its end, the rest is still to come.
     if was_written or folder.votes.indices() == folder.prompts.indices():
-        write_round(context, test_share=config.write.test_share, unpaired=config.writes_unpaired)
+        write_round(
+            context, test_share=config.write.test_share, unpaired=config.writes_unpaired,
+            every_answer=config.write.every_answer,
+        )  # fmt: skip
     change = _compare(folder, before, folder.decisions.indices())
     shutil.rmtree(before.folder)
     return change

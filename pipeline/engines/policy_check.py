@@ -54,6 +54,11 @@ async def verify_policy(
     engine serves something else, and ``EngineFailed`` where it gives no token ids or
     log-probabilities to compare. Of an engine of several processes each is looked at.
     """
+    if not probes:
+        raise EngineFailed(
+            "there is no prompt to compare the engine's log-probabilities with the checkpoint's on",
+            "give at least one",
+        )
     sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
     members: Sequence[Engine] = getattr(engine, "replicas", ()) or (engine,)
     answers = await asyncio.gather(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefloop.data.chat import beyond_embedding, render_tokens
 from prefloop.data.protocol import EngineFailed, RequestRejected
 from prefloop.training.policy import checkpoints
+from prefloop.training.policy.loading_bar import no_loading_bar
 
 if TYPE_CHECKING:
     import torch
@@ -93,7 +93,7 @@ def load_model(
 
     whole = base if is_adapter(path) else path
     try:
-        with _no_progress_bar():
+        with no_loading_bar():
             model, loading = AutoModelForCausalLM.from_pretrained(
                 whole,
                 dtype=dtype,
@@ -125,20 +125,6 @@ def _with_adapter(model: PreTrainedModel, path: str, *, merge: bool) -> PreTrain
 def _require_whole(path: str, missing: Collection[str]) -> None:
     if missing:
         raise EngineFailed(f"{path}: {checkpoints.lacking(missing)}")
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """transformers' bar for the weights would break into the run's own."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _unloadable(what: str, path: str, error: Exception) -> EngineFailed:

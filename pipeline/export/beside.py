@@ -26,8 +26,10 @@ def files_beside(form: str, files: Sequence[str], *, tools: bool) -> dict[str, s
         keys = "--data.prompt_key prompt --data.chosen_key chosen --data.rejected_key rejected"
         return {"arguments.txt": f"{keys} --data.apply_chat_template\n"}
     if form == "nemo-rl":
-        lines = [f"  {_name(one)}_data_path: {one}\n" for one in files]
-        return {"data.yaml": "data:\n  dataset_name: PreferenceDataset\n" + "".join(lines)}
+        names = {"train": "train", "test": "validation"}
+        parts = [f"  {names[_name(one)]}:\n    data_path: {one}\n" for one in files]
+        default = "  default:\n    dataset_name: PreferenceDataset\n"
+        return {"data.yaml": "data:\n" + "".join(parts) + default}
     if form == "label-studio":
         return {"labelling.xml": _LABELLING}
     return {}

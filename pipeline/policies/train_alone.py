@@ -23,7 +23,7 @@ from prefloop.pipeline.config import ConfigError, override_key, validate_config
 from prefloop.pipeline.run.context import RunContext
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.run_dir import RunDir
-from prefloop.pipeline.stages.write import TRIPLES_FOLDER, UNPAIRED_FOLDER
+from prefloop.pipeline.stages.dataset.layout import TRIPLES_FOLDER, UNPAIRED_FOLDER
 from prefloop.pipeline.tracking.lone_training import trackers_of_training
 from prefloop.pipeline.tracking.trackers import require_trackers
 from prefloop.training.config import RewardConfig, TrainConfig

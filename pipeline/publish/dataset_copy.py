@@ -13,25 +13,27 @@ import pyarrow.parquet as pq
 from prefloop.data.checks.language import languages_of
 from prefloop.data.storage.whole_files import link_file
 from prefloop.pipeline.config import RunConfig
-from prefloop.pipeline.publish.every_answer import (
-    CANDIDATES_FOLDER,
-    VOTES_FOLDER,
-    Splitting,
-    pseudonyms,
-    renamed,
-    write_candidates,
-    write_votes,
-)
 from prefloop.pipeline.report.card import Publication, card_text
 from prefloop.pipeline.report.run_page import render_report
 from prefloop.pipeline.run.run_dir import RunDir, RunError
-from prefloop.pipeline.stages.write import (
+from prefloop.pipeline.stages.dataset.every_answer import (
+    EVERY_CANDIDATE,
+    EVERY_VOTE,
+    candidate_tables,
+    pseudonyms,
+    renamed,
+    vote_tables,
+)
+from prefloop.pipeline.stages.dataset.layout import (
+    CANDIDATES_FOLDER,
     SPLITS,
     TRIPLES_FOLDER,
     UNPAIRED_FOLDER,
-    rows_written,
-    split_files,
+    VOTES_FOLDER,
+    DatasetPart,
+    files_in,
 )
+from prefloop.pipeline.stages.write import has_every_answer, rows_written, split_files
 
 CONFIG_FOLDERS = {
     "default": TRIPLES_FOLDER,
@@ -62,14 +64,17 @@ def copy_dataset(
     if not any(split_files(run, split) for split in SPLITS):
         raise RunError(f"{run.root} has no dataset yet: `prefloop run` writes it, round by round")
     people = pseudonyms(rounds)
-    for unpaired in (False, True):
-        for split in SPLITS:
-            for file in split_files(run, split, unpaired=unpaired):
-                _copy_table(file, out / file.relative_to(run.dataset), people)
-    splitting = Splitting(config.seed, config.write.test_share, config.sample.system_prompt)
+    for name in (TRIPLES_FOLDER, UNPAIRED_FOLDER):
+        _copy_tables(run, name, None, out, people)
+    system_prompt = config.sample.system_prompt
     for folder in rounds:
-        write_candidates(folder, out, splitting)
-        write_votes(folder, out, splitting, people)
+        if has_every_answer(folder):
+            for name in (CANDIDATES_FOLDER, VOTES_FOLDER):
+                _copy_tables(run, name, folder.index, out, people)
+            continue
+        part = DatasetPart(out, folder.index, config.seed, config.write.test_share)
+        part.write(CANDIDATES_FOLDER, candidate_tables(folder, system_prompt), EVERY_CANDIDATE)
+        part.write(VOTES_FOLDER, vote_tables(folder, system_prompt, people), EVERY_VOTE)
     configs = {
         name: {
             split: f"{folder}/{split}-*.parquet"
@@ -94,22 +99,38 @@ def shown_report(run: RunDir, people: Mapping[str, str]) -> str:
     return text.replace(str(Path.home()) + "/", "~/")
 
 
+def _copy_tables(
+    run: RunDir, name: str, round_index: int | None, out: Path, people: Mapping[str, str]
+) -> None:
+    for split in SPLITS:
+        for file in files_in(run.dataset, name, split, round_index):
+            _copy_table(file, out / file.relative_to(run.dataset), people)
+
+
 def _copy_table(file: Path, target: Path, people: Mapping[str, str]) -> None:
     """The file itself, or one in which ``people`` have other names."""
     schema = pq.read_schema(file)
-    if not people or "labelers" not in schema.names:
+    if not people or not {"labelers", "labeler"} & set(schema.names):
         link_file(file, target)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     table = pq.read_table(file)
-    at = table.column_names.index("labelers")
-    lists = table["labelers"].combine_chunks()
+    if "labeler" in schema.names:
+        at = table.column_names.index("labeler")
+        names: pa.Array | pa.ChunkedArray = renamed(table["labeler"], people)
+    else:
+        at = table.column_names.index("labelers")
+        names = _renamed_lists(table["labelers"].combine_chunks(), people)
+    changed = table.set_column(at, schema.field(at), names)
+    pq.write_table(changed.cast(schema), target, compression="zstd", row_group_size=1_000)
+
+
+def _renamed_lists(lists: pa.ListArray, people: Mapping[str, str]) -> pa.ListArray:
     values = renamed(pa.chunked_array([lists.flatten()]), people).combine_chunks()
     offsets = pc.cumulative_sum(
         pa.concat_arrays([pa.array([0], pa.int32()), lists.value_lengths()])
     )
-    changed = table.set_column(at, schema.field(at), pa.ListArray.from_arrays(offsets, values))
-    pq.write_table(changed.cast(schema), target, compression="zstd", row_group_size=1_000)
+    return pa.ListArray.from_arrays(offsets, values)
 
 
 def _languages(run: RunDir) -> tuple[str, ...]:

@@ -237,6 +237,7 @@ def _decide(directory: RunDir, config: RunConfig) -> dict[str, int]:
             context.round(folder.index),
             test_share=config.write.test_share,
             unpaired=config.write.unpaired,
+            every_answer=config.write.every_answer,
         )
     write_card(config, directory)
     directory.undecided.unlink(missing_ok=True)

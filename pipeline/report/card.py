@@ -23,12 +23,15 @@ from prefloop.pipeline.run.fresh import card_is_fresh
 from prefloop.pipeline.run.promotion import keeping
 from prefloop.pipeline.run.round_jury import with_labels_of
 from prefloop.pipeline.run.run_dir import RunDir
-from prefloop.pipeline.stages.write import (
+from prefloop.pipeline.stages.dataset.layout import (
+    CANDIDATES_FOLDER,
+    SPLITS,
     TRIPLES_FOLDER,
     UNPAIRED_FOLDER,
-    rows_written,
-    split_files,
+    VOTES_FOLDER,
+    files_in,
 )
+from prefloop.pipeline.stages.write import has_every_answer, rows_written
 
 _SIZES = [
     (1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
@@ -83,6 +86,10 @@ def card_text(config: RunConfig, run: RunDir, published: Publication | None = No
         "default": _globs(run, TRIPLES_FOLDER),
         "unpaired": _globs(run, UNPAIRED_FOLDER),
     }
+    # Of a run that an older version began they are there when all its rounds have them.
+    if all(has_every_answer(folder) for folder in run.rounds() if rows_written(folder)):
+        local["candidates"] = _globs(run, CANDIDATES_FOLDER)
+        local["votes"] = _globs(run, VOTES_FOLDER)
     configs = published.configs if published else local
     return environment.get_template("card.md.jinja").render(
         configs=configs_yaml(published.folder if published else run.dataset, configs),
@@ -99,6 +106,7 @@ def card_text(config: RunConfig, run: RunDir, published: Publication | None = No
         has_tools=_has_tools(run),
         final=final_figures(run, keeping(run).folder) if config.train else None,
         published=published,
+        shown={name for name, files in configs.items() if files},
         name=plain_name,
     )
 
@@ -118,8 +126,7 @@ def plain_name(path: str) -> str:
 
 def _globs(run: RunDir, folder: str) -> dict[str, str]:
     """The splits that have files in ``folder`` of the dataset, and what these are called."""
-    unpaired = folder == UNPAIRED_FOLDER
-    splits = [s for s in ("train", "test") if split_files(run, s, unpaired=unpaired)]
+    splits = [split for split in SPLITS if files_in(run.dataset, folder, split)]
     return {split: f"{folder}/{split}-*.parquet" for split in splits}
 
 
@@ -160,5 +167,5 @@ def _mean(parts: list[np.ndarray]) -> float | None:
 
 def _has_tools(run: RunDir) -> bool:
     """Whether the dataset has the columns for tools."""
-    files = [*split_files(run, "train"), *split_files(run, "test")]
+    files = [file for split in SPLITS for file in files_in(run.dataset, TRIPLES_FOLDER, split)]
     return any("tools" in pq.read_schema(path).names for path in files[:1])

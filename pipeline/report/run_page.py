@@ -41,6 +41,7 @@ from prefloop.pipeline.report.tally import tally_run
 from prefloop.pipeline.run.run_dir import JURY, RunDir
 from prefloop.pipeline.run.shard_counts import WinRate
 from prefloop.pipeline.run.status import RoundStatus, RunStatus, collect_status
+from prefloop.pipeline.stages.write import split_files
 
 LONGEST_TEXT = 3_000
 """Characters of a prompt or an answer that are shown; the rest is counted."""
@@ -121,10 +122,9 @@ def render_report(run: RunDir) -> str:
 
 def _dataset(run: RunDir) -> Dataset | None:
     rows: dict[str, int] = {"train": 0, "test": 0}
+    for split in rows:
+        rows[split] = sum(map(row_count, split_files(run, split)))
     files = sorted(run.dataset.rglob("*.parquet"))
-    for path in files:
-        split = path.name.partition("-")[0]
-        rows[split] = rows.get(split, 0) + row_count(path)
     if not files:
         return None
     return Dataset(str(run.dataset.resolve()), rows, sum(path.stat().st_size for path in files))

@@ -83,7 +83,7 @@ _HARMLESS = {
     "max_cost", "cache", "cache_dir", "leave_out", "top_logprobs", "max_tokens_field",
     "extra_headers", "gpu_memory_utilization", "block_wait_s", "save_steps", "then", "max_invalid",
     "processes", "memory", "tracking", "enable_sleep_mode", "endpoints", "replicas", "gpus",
-    "cpus", "accelerator_type",
+    "cpus", "accelerator_type", "every_answer",
 }  # fmt: skip
 """Last parts of keys that change how a run gets there, and not what comes out."""
 _HOW_ASKED = re.compile(rf"engines\..*\.(mode|batch\.({'|'.join(BatchSettings.model_fields)}))")

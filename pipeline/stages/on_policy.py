@@ -39,6 +39,8 @@ from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.promotion import Lineage
 from prefloop.pipeline.run.round_jury import load_round_jury
 from prefloop.pipeline.run.run_dir import RunError, Stopwatch
+from prefloop.pipeline.stages.dataset.layout import split_of
+from prefloop.pipeline.stages.dataset.row_tables import triples_of_block
 from prefloop.pipeline.stages.filter import decide_block, why_none_kept
 from prefloop.pipeline.stages.invalid_votes import Breaker
 from prefloop.pipeline.stages.label import OpenLabelers, label_block
@@ -52,7 +54,6 @@ from prefloop.pipeline.stages.train import (
     run_training,
     trained_before,
 )
-from prefloop.pipeline.stages.write import split_of, triples_of_block
 from prefloop.training.config import TrainConfig
 from prefloop.training.inputs.rendering import Rendering
 from prefloop.training.methods.online import OnlineDpo

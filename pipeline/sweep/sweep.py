@@ -88,6 +88,13 @@ class Sweep:
         }
 
 
+def _with_pairs_alone(config: RunConfig) -> RunConfig:
+    """``config``, without the answers and votes in the dataset: the shared run has the same."""
+    return config.model_copy(
+        update={"write": config.write.model_copy(update={"every_answer": False})}
+    )
+
+
 async def run_sweep(shared: RunConfig, trials: Sequence[Trial], *, check: bool = True) -> Sweep:
     """Sample and label once, in the run directory of ``shared``; then train and evaluate each of
     ``trials`` in its own. What is there is not done again.
@@ -105,7 +112,7 @@ async def run_sweep(shared: RunConfig, trials: Sequence[Trial], *, check: bool =
             directory = open_trial(run, trial)
         failed = None
         try:
-            await run_loop(trial.config, directory)
+            await run_loop(_with_pairs_alone(trial.config), directory)
         except PrefloopError as error:
             logger.warning("sweep: %s: %s", trial.label, error)
             failed, last = str(error), error

@@ -42,6 +42,7 @@ from prefloop.training.policy.checkpoints import (
     load_tokenizer,
 )
 from prefloop.training.policy.heldout import TRAINED_PROMPT, Heldout, require_readable
+from prefloop.training.policy.loading_bar import no_loading_bar
 from prefloop.training.session.checkpoint_folder import checkpoint_folder
 from prefloop.training.session.records import read_record, write_record
 from prefloop.training.session.setup import (
@@ -275,15 +276,16 @@ def _load_base(base: Path, dtype: Any) -> Any:
     from prefloop.labelers.scorers.attention import share_heads
 
     try:
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
-            str(base),
-            num_labels=1,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with no_loading_bar():
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
+                str(base),
+                num_labels=1,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise TrainingError(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefloop.data.chat import padding_id
 from prefloop.training.errors import TrainingError
+from prefloop.training.policy.loading_bar import no_loading_bar
 
 if TYPE_CHECKING:
     import torch
@@ -114,7 +115,7 @@ def load_model(
 
     four_bits = {"quantization_config": _four_bits(quantize, dtype)} if quantize else {}
     base = base_of(checkpoint)
-    with _unloadable_is_named(checkpoint):
+    with _unloadable_is_named(checkpoint), no_loading_bar():
         model, loading = AutoModelForCausalLM.from_pretrained(
             str(base.resolve()),  # an adapter records this path as its base
             dtype=dtype,

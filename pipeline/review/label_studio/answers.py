@@ -64,7 +64,7 @@ class AnswersRead:
     """Annotations that began as copies of predictions: their people were shown an opinion."""
 
 
-class AnswerReader:
+class LabelStudioReader:
     """Reads files for one review."""
 
     def __init__(

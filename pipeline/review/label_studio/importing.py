@@ -13,7 +13,7 @@ from prefloop.data.names import name_problem
 from prefloop.data.quarantine import quarantine_table
 from prefloop.pipeline.review.errors import ReviewError
 from prefloop.pipeline.review.folder import ReviewFolder
-from prefloop.pipeline.review.label_studio.answers import AnswerReader, is_older, when
+from prefloop.pipeline.review.label_studio.answers import LabelStudioReader, is_older, when
 from prefloop.pipeline.review.responses import GONE, REPLACED, SUBMITTED, TakenIn, take_in
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -59,7 +59,7 @@ def import_answers(
             raise ReviewError(f"--rater: the name {name!r} {problem}")
     before = {row["response_id"]: row for row in folder.responses().to_pylist()}
     known = {row["user_id"]: row["username"] for row in before.values() if row["user_id"]}
-    reader = AnswerReader(review, pushed, known | given)
+    reader = LabelStudioReader(review, pushed, known | given)
     for path in files:
         reader.add(path)
     read = reader.read

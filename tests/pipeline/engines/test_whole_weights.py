@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from prefloop.data.embedded import resolve_embedded
 from prefloop.data.errors import PrefloopError
+from prefloop.data.protocol import EngineFailed
 from prefloop.pipeline.engines import weights
+from prefloop.pipeline.engines.policy_check import verify_policy
 from prefloop.training.policy import checkpoints
 from tests.helpers.engine_models import make_adapter, make_model
 
@@ -76,3 +80,16 @@ def test_weights_that_are_tied_are_not_missing(load: Load, tmp_path: Path) -> No
     model.save_pretrained(tmp_path / "tied")
     assert "lm_head.weight" not in load_file(tmp_path / "tied" / "model.safetensors")
     load(str(tmp_path / "tied"), str(tmp_path / "tied"))
+
+
+@pytest.mark.parametrize("load", LOADERS)
+def test_loading_shows_no_bar(load: Load, capfd: pytest.CaptureFixture[str]) -> None:
+    """It would break into the run's own."""
+    path = str(resolve_embedded("embedded:policy"))
+    load(path, path)
+    assert "Loading" not in "".join(capfd.readouterr())
+
+
+def test_a_policy_is_not_checked_on_no_prompt() -> None:
+    with pytest.raises(EngineFailed, match="there is no prompt to compare"):
+        asyncio.run(verify_policy(None, "policy", []))  # type: ignore[arg-type]

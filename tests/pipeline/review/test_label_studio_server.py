@@ -162,7 +162,7 @@ def _answer_by_keyboard(address: str, project: int, task: int) -> None:
         page.fill("input[name=email]", OWNER)
         page.fill("input[name=password]", PASSWORD)
         page.click("button[type=submit]")
-        page.wait_for_url("**/projects**")
+        page.wait_for_url(lambda url: "/user/login" not in url, wait_until="commit")
         page.goto(f"{address}/projects/{project}/data?task={task}&labeling=1")
         submit = page.get_by_test_id("bottombar-submit-button")
         submit.wait_for()
