@@ -418,7 +418,8 @@ class RunConfig(Strict):
             return
         judges = [one for one in self.all_labelers if isinstance(one, JudgeLabeler)]
         changing = {self.sample.engine}
-        changing |= {one.engine for one in (*self.sample.pool, *judges) if one.model == POLICY}
+        changing |= {member.engine for member in self.sample.pool if member.model == POLICY}
+        changing |= {judge.engine for judge in judges if judge.model == POLICY}
         if (self.rounds > 1 or self.evaluate.enabled) and (found := changing & batches):
             raise ValueError(
                 f"engines.{min(found)} has mode: batch, which is for fixed models, and serves the "
