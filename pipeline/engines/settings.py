@@ -365,9 +365,10 @@ class OpenAIEngine(Strict):
 
 def sequences_at_once(engine: TransformersEngine | VllmEngine | OpenAIEngine) -> int:
     """Sequences that ``engine`` works on together, whatever block they belong to; 1 where its
-    batches are those of a block, so that other blocks only wait."""
+    batches are those of a block, so that other blocks only wait, and where it collects those of as
+    many blocks as it is said to."""
     if isinstance(engine, OpenAIEngine):
-        return engine.concurrency
+        return 1 if engine.mode == "batch" else engine.concurrency
     if isinstance(engine, VllmEngine):
         return engine.max_num_seqs * engine.replica_range[1]
     return 1

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt
 
 from prefloop.data.strict import Strict
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class BatchSettings(Strict):
@@ -26,13 +26,13 @@ class BatchSettings(Strict):
     max_tries: PositiveInt = 3
     """Jobs that a request is put into, where it expires in one, fails there (429, 500) or has no
     line in its files."""
-    gather_s: Seconds = 2.0
+    gather_s: _Seconds = 2.0
     """A job is sent when no further request has come for so long, unless it is full before."""
-    poll_s: Seconds = 10.0
+    poll_s: _Seconds = 10.0
     """Seconds until a job is first looked at; each further wait is half as long again."""
-    max_poll_s: Seconds = 300.0
+    max_poll_s: _Seconds = 300.0
     """The longest such wait."""
-    transfer_s: Seconds = 1800.0
+    transfer_s: _Seconds = 1800.0
     """The longest time that a file may take on its way."""
     completion_window: Annotated[str, Field(pattern=r"^[1-9]\d{0,3}[hd]$")] = "24h"
     """Within which time the server is to finish a job, as it names such times."""

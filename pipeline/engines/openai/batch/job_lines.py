@@ -36,7 +36,7 @@ class LineAnswer:
 
 
 @dataclass(frozen=True)
-class Place:
+class LinePlace:
     """Where a line stands."""
 
     path: Path
@@ -44,10 +44,10 @@ class Place:
 
 
 @dataclass
-class Found:
+class LinesFound:
     """What the files of a job hold: for each request the line that counts, and what is amiss."""
 
-    lines: dict[str, Place] = field(default_factory=dict)
+    lines: dict[str, LinePlace] = field(default_factory=dict)
     uncertain: set[str] = field(default_factory=set)
     """Requests with several answers that differ."""
     garbage: int = 0
@@ -72,11 +72,11 @@ def requests_in(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield str(request["custom_id"]), request["body"]
 
 
-def look_through(paths: Iterable[Path], wanted: Collection[str]) -> Found:
+def look_through(paths: Iterable[Path], wanted: Collection[str]) -> LinesFound:
     """What stands in the files ``paths`` of a job that asked ``wanted``."""
-    found = Found()
-    good: dict[str, dict[bytes, Place]] = {}
-    bad: dict[str, Place] = {}
+    found = LinesFound()
+    good: dict[str, dict[bytes, LinePlace]] = {}
+    bad: dict[str, LinePlace] = {}
     for path in paths:
         for offset, data in _lines(path):
             parsed = _parsed(data)
@@ -88,9 +88,9 @@ def look_through(paths: Iterable[Path], wanted: Collection[str]) -> Found:
                 found.foreign += 1
             elif answer.is_good:
                 said = sha256(answer.body).digest()
-                good.setdefault(custom_id, {}).setdefault(said, Place(path, offset))
+                good.setdefault(custom_id, {}).setdefault(said, LinePlace(path, offset))
             else:
-                bad[custom_id] = Place(path, offset)
+                bad[custom_id] = LinePlace(path, offset)
     found.lines.update(bad)
     for custom_id, answers in good.items():
         if len(answers) == 1:
@@ -101,7 +101,7 @@ def look_through(paths: Iterable[Path], wanted: Collection[str]) -> Found:
     return found
 
 
-def line_at(place: Place) -> LineAnswer:
+def line_at(place: LinePlace) -> LineAnswer:
     """The answer that stands at ``place``, where :func:`look_through` found one."""
     with place.path.open("rb") as file:
         file.seek(place.offset)

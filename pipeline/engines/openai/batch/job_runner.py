@@ -12,7 +12,7 @@ from typing import Any
 from prefloop.data.protocol import EngineFailed
 from prefloop.pipeline.engines.openai.batch.batch_settings import BatchSettings
 from prefloop.pipeline.engines.openai.batch.job_folder import JobFolder, JobRecord
-from prefloop.pipeline.engines.openai.batch.job_lines import Found, look_through
+from prefloop.pipeline.engines.openai.batch.job_lines import LinesFound, look_through
 from prefloop.pipeline.engines.openai.batch.job_server import JobServer, NotBegun, most_bytes
 from prefloop.pipeline.engines.openai.batch.job_state import JobState
 from prefloop.pipeline.engines.openai.openai_errors import TransientError
@@ -25,7 +25,7 @@ _SILENT_LOOKS = 6
 
 
 @dataclass(eq=False)
-class Job:
+class BatchJob:
     """A job on its way: its record, and the keys of its requests in the order of its file."""
 
     record: JobRecord
@@ -47,14 +47,14 @@ class JobRunner:
         self._server = server
         self._folder = folder
 
-    def note(self, job: Job, **changes: Any) -> None:
+    def note(self, job: BatchJob, **changes: Any) -> None:
         """Write down what is new of a job."""
         record = replace(job.record, **changes)
         if record != job.record:
             job.record = record
             self._folder.write(record)
 
-    async def begin(self, job: Job, lines: Sequence[bytes]) -> JobState:
+    async def begin(self, job: BatchJob, lines: Sequence[bytes]) -> JobState:
         """Send the requests of a job and have it begun.
 
         Raises ``TransientError`` where the server has too much to do, and ``EngineFailed``.
@@ -72,7 +72,7 @@ class JobRunner:
         _say(f"{self._server.name}: job {state.id} of {len(lines)} requests was begun")
         return state
 
-    async def follow(self, job: Job, state: JobState | None) -> JobState | None:
+    async def follow(self, job: BatchJob, state: JobState | None) -> JobState | None:
         """A job when it is over; null where the server does not know it any more. ``state`` is how
         it stood a moment ago. Raises ``EngineFailed``."""
         assert job.record.batch_id is not None
@@ -106,7 +106,7 @@ class JobRunner:
                     return None
             self._told(job, state, wait)
 
-    async def files(self, job: Job, state: JobState) -> Found:
+    async def files(self, job: BatchJob, state: JobState) -> LinesFound:
         """What the files of a job that is over hold. Raises ``EngineFailed``."""
         most = most_bytes(len(job.keys))
         wanted = frozenset(job.keys)
@@ -124,7 +124,7 @@ class JobRunner:
                 break
         return found
 
-    def _told(self, job: Job, state: JobState, wait: float) -> None:
+    def _told(self, job: BatchJob, state: JobState, wait: float) -> None:
         """Write down how a job stands, and say it where that is news."""
         if (state.status, state.done) == (job.record.status, job.record.done):
             return

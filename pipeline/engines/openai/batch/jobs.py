@@ -21,14 +21,14 @@ from prefloop.pipeline.engines.openai.batch.batch_settings import BatchSettings
 from prefloop.pipeline.engines.openai.batch.gathering import Gathering
 from prefloop.pipeline.engines.openai.batch.job_folder import JobFolder, JobRecord
 from prefloop.pipeline.engines.openai.batch.job_lines import (
-    Found,
     LineAnswer,
-    Place,
+    LinePlace,
+    LinesFound,
     line_at,
     request_line,
     requests_in,
 )
-from prefloop.pipeline.engines.openai.batch.job_runner import Job, JobRunner
+from prefloop.pipeline.engines.openai.batch.job_runner import BatchJob, JobRunner
 from prefloop.pipeline.engines.openai.batch.job_server import JobServer
 from prefloop.pipeline.engines.openai.batch.job_state import JobState
 from prefloop.pipeline.engines.openai.budget import Budget, Charge
@@ -46,7 +46,7 @@ _MISSING = "no line in the files of its job"
 _UNCERTAIN = "several answers that differ in the files of its job"
 
 
-class Asked(Protocol):
+class AskedInJob(Protocol):
     """A request as the engine knows it."""
 
     @property
@@ -60,7 +60,7 @@ class Asked(Protocol):
         ...
 
 
-Q = TypeVar("Q", bound=Asked)
+Q = TypeVar("Q", bound=AskedInJob)
 R = TypeVar("R")
 
 
@@ -114,8 +114,8 @@ class Jobs(Generic[Q, R]):
         self._entries: dict[str, _Entry[Q, R]] = {}
         self._pending: dict[str, _Entry[Q, R]] = {}
         self._pending_bytes = 0
-        self._in_job: dict[str, Job] = {}
-        self._open: dict[str, Job] = {}
+        self._in_job: dict[str, BatchJob] = {}
+        self._open: dict[str, BatchJob] = {}
         self._most_requests = settings.max_requests
         self._one_at_a_time = False
         """The server had too much waiting once."""
@@ -196,7 +196,7 @@ class Jobs(Generic[Q, R]):
                     f"{record.batch_id or record.name} was asked",
                     "delete its folder, and its requests are sent again",
                 ) from None
-            job = Job(record, keys, was_found=True)
+            job = BatchJob(record, keys, was_found=True)
             if record.batch_id is None:
                 state = await self._server.find(record.name, record.file_id)
                 if state is None:
@@ -241,7 +241,7 @@ class Jobs(Generic[Q, R]):
             count = len(self._pending)
             if only_full and count < self._most_requests and self._pending_bytes < limit:
                 return
-            job = Job(JobRecord(self._folder.new_name(), self._server.model, time.time()))
+            job = BatchJob(JobRecord(self._folder.new_name(), self._server.model, time.time()))
             size = 0
             for key, entry in self._pending.items():
                 size += entry.size
@@ -252,14 +252,14 @@ class Jobs(Generic[Q, R]):
                 self._pending_bytes -= self._pending.pop(key).size
             self._start(job)
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: BatchJob) -> None:
         self._open[job.name] = job
         self._in_job.update(dict.fromkeys(job.keys, job))
         task = asyncio.create_task(self._work(job))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _work(self, job: Job) -> None:
+    async def _work(self, job: BatchJob) -> None:
         """All of a job's life in this process."""
         again: list[_Entry[Q, R]] = []
         try:
@@ -282,18 +282,18 @@ class Jobs(Generic[Q, R]):
             if self._entries.get(key) is entry and not is_sent:
                 self._queue(entry)
 
-    def _close(self, job: Job) -> None:
+    def _close(self, job: BatchJob) -> None:
         """Nothing of the job is left to be done."""
         self._open.pop(job.name, None)
         for key in job.keys:
             self._leave(job, key)
 
-    def _leave(self, job: Job, key: str) -> None:
+    def _leave(self, job: BatchJob, key: str) -> None:
         """A request is in the job no more."""
         if self._in_job.get(key) is job:
             del self._in_job[key]
 
-    def _fail(self, job: Job, error: Exception) -> None:
+    def _fail(self, job: BatchJob, error: Exception) -> None:
         """The run ends with ``error``. What is at the server stays there."""
         if not job.record.is_asked_for:
             self._give_up(job.name)
@@ -303,7 +303,7 @@ class Jobs(Generic[Q, R]):
         for entry in self._entries.values():
             self._resolve(entry, error)
 
-    async def _cut_to_budget(self, job: Job) -> list[_Entry[Q, R]]:
+    async def _cut_to_budget(self, job: BatchJob) -> list[_Entry[Q, R]]:
         """Write a job down and set aside what it may take; those of its requests that there is no
         room for."""
         for entry in self._entries_of(job.keys):
@@ -320,7 +320,7 @@ class Jobs(Generic[Q, R]):
             self._leave(job, key)
         return self._entries_of(left)
 
-    async def _begin(self, job: Job) -> JobState | None:
+    async def _begin(self, job: BatchJob) -> JobState | None:
         """Send a job; null where nobody waits for it any more, or the server has no room."""
         entries = self._waiting(job)
         if not entries:
@@ -335,7 +335,7 @@ class Jobs(Generic[Q, R]):
             await self._hold_back(job, str(error))
             return None
 
-    async def _hold_back(self, job: Job, why: str) -> None:
+    async def _hold_back(self, job: BatchJob, why: str) -> None:
         """The server has too much waiting: jobs come one at a time, and smaller where that is not
         enough. Raises ``EngineFailed`` where nothing is."""
         self._one_at_a_time = True
@@ -357,7 +357,7 @@ class Jobs(Generic[Q, R]):
         )
         await asyncio.sleep(self._settings.poll_s)
 
-    async def _ended(self, job: Job, state: JobState | None) -> list[_Entry[Q, R]]:
+    async def _ended(self, job: BatchJob, state: JobState | None) -> list[_Entry[Q, R]]:
         """Take what came of a job that is over; the requests that are to be asked again."""
         if job.was_found:  # so that those who wait for its answers have asked for them
             await self._gathering.silence()
@@ -376,7 +376,7 @@ class Jobs(Generic[Q, R]):
             )
         return again
 
-    def _lost(self, job: Job) -> list[_Entry[Q, R]]:
+    def _lost(self, job: BatchJob) -> list[_Entry[Q, R]]:
         """The server knows nothing of it: what it may have cost counts in full."""
         logger.warning(
             "%s knows nothing of the job %s any more: its %d requests are asked again, and what it "
@@ -390,7 +390,7 @@ class Jobs(Generic[Q, R]):
         why = f"the job {job.record.batch_id} is not known at the server any more"
         return self._tried(self._entries_of(job.keys), TransientError(why))
 
-    async def _refused(self, job: Job, state: JobState) -> list[_Entry[Q, R]]:
+    async def _refused(self, job: BatchJob, state: JobState) -> list[_Entry[Q, R]]:
         """The server has not begun it: for its size, for single lines, or for all of it."""
         self._budget.settle(job.name, Amount())
         self._over(job, status=state.status)
@@ -421,7 +421,7 @@ class Jobs(Generic[Q, R]):
         )
         return [one for one in self._entries_of(job.keys) if not one.future.done()]
 
-    async def _taken(self, job: Job, state: JobState) -> list[_Entry[Q, R]]:
+    async def _taken(self, job: BatchJob, state: JobState) -> list[_Entry[Q, R]]:
         """Take the answers of a job; the requests that it has none for."""
         found = await self._runner.files(job, state)
         bodies: dict[str, dict[str, Any]] = {}
@@ -500,12 +500,12 @@ class Jobs(Generic[Q, R]):
             entry.future.set_exception(error)
             entry.future.exception()  # those who waited may be gone
 
-    def _over(self, job: Job, **changes: Any) -> None:
+    def _over(self, job: BatchJob, **changes: Any) -> None:
         """Write down that a job is over, and drop its files."""
         job.record = replace(job.record, is_over=True, **changes)
         self._folder.close(job.record)
 
-    def _tell(self, job: Job, found: Found, whys: Counter[str]) -> None:
+    def _tell(self, job: BatchJob, found: LinesFound, whys: Counter[str]) -> None:
         """Say what is amiss in what came."""
         amiss = [f"{count} {why}" for why, count in whys.most_common(4)]
         if amiss:
@@ -521,7 +521,7 @@ class Jobs(Generic[Q, R]):
                 "%s: job %s: %s", self._server.name, job.record.batch_id, "; ".join(amiss)
             )
 
-    def _waiting(self, job: Job) -> list[_Entry[Q, R]]:
+    def _waiting(self, job: BatchJob) -> list[_Entry[Q, R]]:
         """The requests of a job that somebody waits for; the others are taken out of it."""
         entries = [one for one in self._entries_of(job.keys) if not one.future.done()]
         keys = [one.question.key for one in entries]
@@ -537,11 +537,11 @@ class Jobs(Generic[Q, R]):
         return Amount(amount.tokens, amount.cost * self._settings.share)
 
 
-def _answers_at(places: Sequence[Place | None]) -> list[LineAnswer | None]:
+def _answers_at(places: Sequence[LinePlace | None]) -> list[LineAnswer | None]:
     return [None if place is None else line_at(place) for place in places]
 
 
-def _no_answer(key: str, found: Found, state: JobState) -> TransientError:
+def _no_answer(key: str, found: LinesFound, state: JobState) -> TransientError:
     """Why a request has no line that counts. Of a job that was ended before all were asked, it is
     one that was not."""
     if key in found.uncertain:
