@@ -172,6 +172,9 @@ def _answer_by_keyboard(address: str, project: int, task: int) -> None:
         page.get_by_text("Both bad").wait_for()
         page.keyboard.press("2")
         expect(page.locator("input[type=radio]:checked")).to_have_count(1)
-        submit.click()
-        page.get_by_test_id("bottombar-update-button").wait_for()
+        with page.expect_response(
+            lambda one: one.request.method == "POST" and "/annotations" in one.url
+        ) as sent:
+            submit.click()
+        assert sent.value.status == 201
         browser.close()
