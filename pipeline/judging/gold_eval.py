@@ -169,6 +169,11 @@ def load_judges(path: Path, seed: int = 0) -> RunConfig:
     engines = {"default": {"type": "transformers"}} | (raw.pop("engines", None) or {})
     more = {"max_invalid": raw.pop("max_invalid")} if "max_invalid" in raw else {}
     labelers = raw.pop("labelers", None) or [raw]
+    if raw and labelers != [raw]:
+        raise ConfigError(
+            f"{path}: unknown key {', '.join(map(str, raw))}: beside `labelers` stand `engines` and "
+            "`max_invalid`; all else belongs to a labeler or an engine"
+        )
     # Of rows that are judged, the column of this name is their rubric.
     prompts = {"train": {"path": "embedded:prompts", "columns": {"rubric": RUBRIC}}}
     label = {"labelers": labelers} | more

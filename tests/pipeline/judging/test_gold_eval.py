@@ -215,6 +215,13 @@ def test_examples_are_judges(path: Path) -> None:
     assert labeler.name == path.stem
 
 
+def test_a_key_that_nobody_reads_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "judges.yaml"
+    path.write_text("labelers: [{type: verifier}]\nengine: {default: {type: openai}}\n")
+    with pytest.raises(ConfigError, match=r"judges\.yaml: unknown key engine: beside `labelers`"):
+        load_judges(path)
+
+
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
     path = write(tmp_path / "gold.jsonl", PAIRS)
     with pytest.raises(InputError, match="give --judge CONFIG or --verdicts FILE"):

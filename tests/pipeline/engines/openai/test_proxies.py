@@ -3,9 +3,9 @@
 import pytest
 
 from prefloop.data.protocol import EngineFailed
-from tests.helpers.batch_server import batch_server
 from tests.helpers.served import ask, question
 from tests.helpers.servers import faulty_server, good
+from tests.pipeline.engines.openai.batch.batch_server import batch_server
 
 MODEL = "http://model.invalid/v1"
 

@@ -6,7 +6,8 @@ import pytest
 
 from prefloop.data.protocol import EngineFailed, RequestRejected
 from prefloop.pipeline.engines.openai.batch.job_folder import open_jobs
-from tests.helpers.batch_server import (
+from tests.helpers.served import ask, question
+from tests.pipeline.engines.openai.batch.batch_server import (
     batch_server,
     completed,
     cut,
@@ -18,7 +19,6 @@ from tests.helpers.batch_server import (
     line_of,
     status,
 )
-from tests.helpers.served import ask, question
 
 QUICK = {"gather_s": 0.05, "poll_s": 0.01, "max_poll_s": 0.02}
 PRICES = {"price_per_million_prompt_tokens": 1e6, "price_per_million_completion_tokens": 1e6}

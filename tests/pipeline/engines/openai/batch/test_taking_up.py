@@ -16,9 +16,9 @@ from prefloop.data.protocol import EngineFailed
 from prefloop.pipeline.engines.openai.batch.job_folder import open_jobs
 from prefloop.pipeline.engines.openai.openai_server import OpenAIServer
 from prefloop.pipeline.engines.settings import OpenAIEngine
-from tests.helpers.batch_server import batch_server
 from tests.helpers.paths import ROOT
 from tests.helpers.served import ask
+from tests.pipeline.engines.openai.batch.batch_server import batch_server
 from tests.pipeline.engines.openai.batch.test_jobs import (
     PRICES,
     QUICK,

@@ -15,9 +15,9 @@ import prefloop
 from prefloop.pipeline.config import ConfigError, validate_config
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.run.status import collect_status
-from tests.helpers.batch_server import batch_server
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import dataset_rows, run_small
+from tests.pipeline.engines.openai.batch.batch_server import batch_server
 
 QUICK = {"gather_s": 0.3, "poll_s": 0.02, "max_poll_s": 0.05}
 
