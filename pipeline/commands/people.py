@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from prefloop.data.preferences import PreferenceColumns
     from prefloop.labelers.statistics.review_draw import Strategy
     from prefloop.pipeline.review.argilla_api import ArgillaApi
-    from prefloop.pipeline.review.folder import ReviewFolder, Tool
+    from prefloop.pipeline.review.folder import ReviewFolder, ReviewTool
     from prefloop.pipeline.review.subjects import Subjects
 
 app = typer.Typer(
@@ -323,7 +323,7 @@ def _subjects(
     )
 
 
-def _folder(where: Path, name: str | None, tool: Tool | None = None) -> ReviewFolder:
+def _folder(where: Path, name: str | None, tool: ReviewTool | None = None) -> ReviewFolder:
     """The review that a command names; ``tool``: where its people answer."""
     from prefloop.pipeline.remote.door import local_path
     from prefloop.pipeline.review.errors import ReviewError

@@ -171,8 +171,8 @@ def load_judges(path: Path, seed: int = 0) -> RunConfig:
     labelers = raw.pop("labelers", None) or [raw]
     if raw and labelers != [raw]:
         raise ConfigError(
-            f"{path}: unknown key {', '.join(map(str, raw))}: beside `labelers` stand `engines` and "
-            "`max_invalid`; all else belongs to a labeler or an engine"
+            f"{path}: unknown key {', '.join(map(str, raw))}: beside `labelers` stand `engines` "
+            "and `max_invalid`; all else belongs to a labeler or an engine"
         )
     # Of rows that are judged, the column of this name is their rubric.
     prompts = {"train": {"path": "embedded:prompts", "columns": {"rubric": RUBRIC}}}

@@ -67,7 +67,7 @@ RESPONSE = pa.schema(
 """One person's response to one pair."""
 
 
-Tool = Literal["argilla", "label-studio"]
+ReviewTool = Literal["argilla", "label-studio"]
 """Where people answer."""
 
 
@@ -87,7 +87,7 @@ class Review:
     source: str
     """The run directory or the dataset that it is about."""
     is_run: bool
-    tool: Tool = "argilla"
+    tool: ReviewTool = "argilla"
 
 
 class ReviewFolder:
@@ -112,7 +112,7 @@ class ReviewFolder:
         except (OSError, ValueError, TypeError) as error:
             raise ReviewError(f"{self.file}: is no review: {error}") from None
 
-    def read_of(self, tool: Tool) -> Review:
+    def read_of(self, tool: ReviewTool) -> Review:
         """What the review is, which people have to answer in ``tool``."""
         review = self.read()
         if review.tool != tool:
