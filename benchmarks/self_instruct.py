@@ -133,15 +133,19 @@ def draw(found: dict[str, tuple[dict[str, Any], list[dict[str, float]]]], target
     matplotlib.use("svg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 4.5))
-    for name, (summary, steps) in found.items():
+    figure, axes = plt.subplots(figsize=(9.5, 4.5))
+    styles = ("-", "--", ":")
+    for number, (name, (summary, steps)) in enumerate(found.items()):
         seen = np.linspace(0, summary["examples"], len(steps) + 1)[1:]
-        axes.plot(seen, [step["rewards/margins"] for step in steps], label=name, linewidth=1)
+        axes.plot(  # some lie on others: those beneath are wider
+            seen, [step["rewards/margins"] for step in steps], label=name,
+            linestyle=styles[number % len(styles)], linewidth=3 - 2 * number / len(found),
+        )  # fmt: skip
     axes.axhspan(1, 10, color="grey", alpha=0.15, label="1 to 10")
     axes.set_yscale("symlog", linthresh=1)
     axes.set_xlabel("pairs trained on")
     axes.set_ylabel("reward margin (beta 0.1)")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     figure.savefig(target, metadata={"Date": None})
 
