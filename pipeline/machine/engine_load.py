@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-AHEAD = 1.25
-"""Sequences that an engine is to have, as a multiple of what it works on at once: some wait, so
-that one that ends is followed at once."""
+AHEAD = 2.0
+"""Sequences that an engine is to have, as a multiple of what it works on at once: as many wait, so
+that those that end are followed at once, also where all end together."""
 
 
 @dataclass(eq=False)
