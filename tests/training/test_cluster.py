@@ -57,9 +57,9 @@ def alone(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, 
     return job, train_offline(job)
 
 
-def on(cluster: str, job: Job, folder: Path, **changes: Any) -> Job:
+def on(address: str, job: Job, folder: Path, **changes: Any) -> Job:
     """The same in two processes, four pairs a step each."""
-    settings = {"workers": 2, "address": cluster, "attempts": 2} | changes.pop("cluster", {})
+    settings = {"workers": 2, "address": address, "attempts": 2} | changes.pop("cluster", {})
     raw = job.config.model_dump(mode="json") | {"batch_size": 4, "cluster": settings} | changes
     config = TrainConfig.model_validate(raw)
     return Job(

@@ -140,6 +140,8 @@ class _Whole:
                     failure_config=FailureConfig(max_failures=settings.attempts - 1),
                 ),
             ).fit()
+        except SystemExit:  # the connection to the cluster was closed on it
+            pass
         except Exception as error:  # noqa: BLE001  # handed to who waits
             raised.append(error)
         finally:
