@@ -251,10 +251,11 @@ class RunConfig(Strict):
     """Prompts in a shard: the unit of resuming."""
     blocks_in_flight: int | None = Field(default=None, ge=1, le=10_000)
     """Blocks worked on at once, so that an engine never drains at a shard's end; so many for each
-    of an engine's ``replicas``. Null: two, and more as soon as vLLM has fewer than ``max_num_seqs``
-    sequences to work on, or a server fewer than ``max_concurrency`` requests, up to 64: where a few
-    answers are ten times as long as the others, two blocks leave most of an engine idle. All blocks
-    under way are in memory, and a kill loses what is not done of them. On a cluster null is two."""
+    of an engine's ``replicas``. Null: two, and more as long as vLLM has fewer than twice
+    ``max_num_seqs`` sequences, those that wait included, or a server fewer than twice
+    ``max_concurrency`` requests, up to 64: where a few answers are ten times as long as the others,
+    two blocks leave most of an engine idle. All blocks under way are in memory, and a kill loses
+    what is not done of them. On a cluster null is two."""
     memory: Annotated[MemoryMode, LATER] = "auto"
     """Which of this machine's models stay in memory while others work. ``auto``: all that fit
     together; where one does not, those that are idle make room (vLLM sleeps, others are closed and

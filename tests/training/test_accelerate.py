@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from prefloop.training.config import TrainConfig
 from prefloop.training.errors import TrainingError
 from prefloop.training.methods.offline import train_offline
+from prefloop.training.session.fit import TrainResult
 from prefloop.training.session.job import Job
 from tests.helpers.dpo_data import rows, write
 from tests.helpers.engine_models import make_model
@@ -74,6 +75,17 @@ def workers(job: Job) -> list[str]:
     return found
 
 
+def assert_as_alone(result: TrainResult, alone: TrainResult) -> None:
+    """Eight steps, with the losses and the weights of one process but for rounding."""
+    assert [log["step"] for log in result.history] == list(range(1, 9))
+    for mine, theirs in zip(result.history, alone.history, strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=2e-4)
+    one, other = (load_file(each.policy_path / "model.safetensors") for each in (alone, result))
+    assert one.keys() == other.keys()
+    for name, weights in one.items():
+        assert weights == pytest.approx(other[name], abs=2e-4), name
+
+
 @pytest.mark.parametrize("order", ["length", "random"])
 def test_two_processes_train_as_one_does_also_after_a_kill(
     job: Job, tmp_path: Path, order: str
@@ -110,13 +122,7 @@ def test_two_processes_train_as_one_does_also_after_a_kill(
     result = train_offline(two, on_step=lambda log: steps.append(int(log["step"])))
     assert steps
     assert steps[0] > 6  # from the checkpoint on
-    assert [log["step"] for log in result.history] == list(range(1, 9))
-    for mine, theirs in zip(result.history, alone.history, strict=True):
-        assert mine["loss"] == pytest.approx(theirs["loss"], abs=2e-4)
-    one, other = (load_file(each.policy_path / "model.safetensors") for each in (alone, result))
-    assert one.keys() == other.keys()
-    for name, weights in one.items():
-        assert weights == pytest.approx(other[name], abs=2e-4), name
+    assert_as_alone(result, alone)
     assert not list(two.out.glob("*.bin"))  # no pickle
     assert not (two.out.parent / ".policy.checkpoints").exists()
     assert train_offline(two).history == result.history  # nothing is launched again

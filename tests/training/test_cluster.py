@@ -10,7 +10,6 @@ from typing import Any
 
 import psutil
 import pytest
-from safetensors.numpy import load_file
 
 from prefloop.pipeline.config import ConfigError, validate_config
 from prefloop.training.cluster.sharding import sharding_of
@@ -22,7 +21,7 @@ from prefloop.training.session.job import Job
 from tests.helpers.dpo_data import rows, write
 from tests.helpers.engine_models import make_model
 from tests.pipeline.executors.ray_cluster import kill, ray_cluster, until
-from tests.training.test_accelerate import FSDP
+from tests.training.test_accelerate import FSDP, assert_as_alone
 
 DEEPSPEED = """
 compute_environment: LOCAL_MACHINE
@@ -78,16 +77,6 @@ def processes() -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
-
-
-def assert_as_alone(result: TrainResult, alone: TrainResult) -> None:
-    assert [log["step"] for log in result.history] == list(range(1, 9))
-    for mine, theirs in zip(result.history, alone.history, strict=True):
-        assert mine["loss"] == pytest.approx(theirs["loss"], abs=2e-4)
-    one, other = (load_file(each.policy_path / "model.safetensors") for each in (alone, result))
-    assert one.keys() == other.keys()
-    for name, weights in one.items():
-        assert weights == pytest.approx(other[name], abs=2e-4), name
 
 
 @pytest.mark.slow
