@@ -9,9 +9,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 demo: setup
 	$(BIN)/prefloop run examples/demo.yaml
 
+# One restart: after a second crash xdist would wait for ever, and say of neither where it was.
 ## test: set-up and the whole test suite
 test: setup-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 1
 
 ## fuzz: random bodies, configs and files for some minutes
 fuzz: setup-dev

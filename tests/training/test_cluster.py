@@ -23,6 +23,9 @@ from tests.helpers.engine_models import make_model
 from tests.pipeline.executors.ray_cluster import kill, ray_cluster, until
 from tests.training.test_accelerate import FSDP, assert_as_alone
 
+# By a thread: Ray may hang where no signal of Python's is heard.
+pytestmark = pytest.mark.timeout(600, method="thread")
+
 DEEPSPEED = """
 compute_environment: LOCAL_MACHINE
 distributed_type: DEEPSPEED
@@ -121,6 +124,7 @@ def test_a_problem_is_said_once_and_nothing_is_tried_again(
     job = on(cluster, alone[0], tmp_path, max_length=2)
     with pytest.raises(TrainingError) as problem:
         train_offline(job)
+    assert until(lambda: not processes())
     with pytest.raises(TrainingError) as here:
         train_offline(
             Job(job.policy, job.reference, job.files, tmp_path / "here",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -74,14 +73,55 @@ def on_cluster(
         is_ours = join_cluster(settings.address, f"{KEY}.address")
     except ClusterError as error:
         raise TrainingError(str(error)) from None
-    ray = import_ray(KEY)
     try:
         _Whole(work, text, settings, folder.absolute(), dict(environment)).follow(hear)
-    except BaseException:
-        ray.shutdown()  # its processes end with the connection
-        raise
-    if is_ours:
-        ray.shutdown()
+    finally:
+        if is_ours:
+            import_ray(KEY).shutdown()
+
+
+@dataclass
+class Fit:
+    """Has Ray Train do the work. It is an actor, on the cluster: what it began ends with it, so
+    that killing it ends the whole, whatever Ray is about at the time."""
+
+    work: SharedWork
+    text: str
+    settings: ClusterConfig
+    state: Path
+    environment: dict[str, str]
+
+    def run(self, ear: Any) -> str | None:
+        """Do it, and tell ``ear``; what stopped it, null where it was done."""
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        for name in ("ray.train", "ray.data"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        settings = self.settings
+        try:
+            TorchTrainer(
+                _process,
+                train_loop_config={
+                    "ear": ear,
+                    "work": self.work,
+                    "text": self.text,
+                    "environment": self.environment,
+                },
+                scaling_config=ScalingConfig(
+                    num_workers=settings.workers,
+                    use_gpu=_has_gpus(import_ray(KEY)),
+                    resources_per_worker={"CPU": settings.cpus},
+                    accelerator_type=settings.accelerator_type,
+                ),
+                run_config=RunConfig(
+                    storage_path=str(self.state),
+                    failure_config=FailureConfig(max_failures=settings.attempts - 1),
+                ),
+            ).fit()
+        except Exception as error:  # noqa: BLE001  # handed to who waits
+            return _explained(error, settings)
+        return None
 
 
 @dataclass
@@ -100,51 +140,20 @@ class _Whole:
         _require_room(ray, self.settings)
         # Where this process is: with its node, who listens is gone too.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        ear = ray.remote(num_cpus=0, scheduling_strategy=here)(Ear).remote()
-        raised: list[Exception] = []
-        # In a thread: in the main one Ray would take Ctrl-C for itself.
-        thread = threading.Thread(target=self._fit, args=(ear, raised), daemon=True, name="cluster")
-        thread.start()
-        while thread.is_alive():
-            thread.join(_LOOK_S)
-            _hear_all(ray, ear, hear)
-        _hear_all(ray, ear, hear)
-        if raised:
-            raise TrainingError(_explained(raised[0], self.settings))
-
-    def _fit(self, ear: Any, raised: list[Exception]) -> None:
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
-
-        for name in ("ray.train", "ray.data"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        settings = self.settings
+        beside = ray.remote(num_cpus=0, scheduling_strategy=here)
         state = self.folder / ".cluster"
+        ear = beside(Ear).remote()
+        fit = beside(Fit).remote(self.work, self.text, self.settings, state, self.environment)
         try:
-            TorchTrainer(
-                _process,
-                train_loop_config={
-                    "ear": ear,
-                    "work": self.work,
-                    "text": self.text,
-                    "environment": self.environment,
-                },
-                scaling_config=ScalingConfig(
-                    num_workers=settings.workers,
-                    use_gpu=_has_gpus(import_ray(KEY)),
-                    resources_per_worker={"CPU": settings.cpus},
-                    accelerator_type=settings.accelerator_type,
-                ),
-                run_config=RunConfig(
-                    storage_path=str(state),
-                    failure_config=FailureConfig(max_failures=settings.attempts - 1),
-                ),
-            ).fit()
-        except SystemExit:  # the connection to the cluster was closed on it
-            pass
-        except Exception as error:  # noqa: BLE001  # handed to who waits
-            raised.append(error)
+            ended = fit.run.remote(ear)
+            while not ray.wait([ended], timeout=_LOOK_S)[0]:
+                _hear_all(ray, ear, hear)
+            _hear_all(ray, ear, hear)
+            if problem := _answer(ray, ended):
+                raise TrainingError(problem)
         finally:
+            ray.kill(fit)
+            ray.kill(ear)
             shutil.rmtree(state, ignore_errors=True)
 
 
@@ -169,17 +178,21 @@ def _process(config: Mapping[str, Any]) -> None:
 
 
 def _hear_all(ray: Any, ear: Any, hear: Callable[[str, Any], None]) -> None:
+    said, problem = _answer(ray, ear.taken.remote())
+    for kind, what in said:
+        hear(kind, what)
+    if problem:  # Ray would try again
+        raise TrainingError(problem)
+
+
+def _answer(ray: Any, asked: Any) -> Any:
     try:
-        said, problem = ray.get(ear.taken.remote())
+        return ray.get(asked)
     except ray.exceptions.RayError as error:
         raise TrainingError(
             f"the cluster does not tell how the training goes on ({_last_line(error)}): the same "
             "command goes on from the last checkpoint"
         ) from None
-    for kind, what in said:
-        hear(kind, what)
-    if problem:  # Ray would try again
-        raise TrainingError(problem)
 
 
 def _has_gpus(ray: Any) -> bool:

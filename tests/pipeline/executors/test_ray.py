@@ -31,7 +31,8 @@ from tests.helpers.runs import dataset_rows, run_small, small_config
 from tests.helpers.servers import FaultyServer, Handler, Reply, faulty_server, good, status
 from tests.pipeline.executors.ray_cluster import QUIET, kill, ray_cluster, until, workers
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+# By a thread: Ray may hang where no signal of Python's is heard.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900, method="thread")]
 
 PROMPTS = 24
 BLOCK = 4
