@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test fuzz check docs gpu real sixteen setup setup-gpu setup-dev format clean
+.PHONY: demo test ends fuzz check docs gpu real sixteen setup setup-gpu setup-dev format clean
 
 ## demo: set-up and the main job on the embedded models: no GPU, no hub, no server
 demo: setup
@@ -13,6 +13,9 @@ demo: setup
 ## test: set-up and the whole test suite
 test: setup-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 1
+
+## ends: engines and training on the oldest and on the newest versions allowed; 8 GB, an hour
+ends: .venv-oldest/.tested .venv-newest/.tested
 
 ## fuzz: random bodies, configs and files for some minutes
 fuzz: setup-dev
@@ -75,5 +78,15 @@ setup-gpu: .venv/.gpu
 	$(PIP) --constraint constraints.txt --editable '.[vllm]'
 	@touch $@
 
+# Everything else in the versions of constraints.txt.
+.venv-%/.tested: constraints-%.txt constraints.txt pyproject.toml
+	$(PYTHON) -m venv .venv-$*
+	grep -v "^#" $< | sed "s/==.*/==/" | grep -vFf - constraints.txt | cat - $< > .venv-$*/constraints.txt
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint .venv-$*/constraints.txt --editable '.[dev]'
+	.venv-$*/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart 1 \
+	  -m "not slow and not vllm" tests/training tests/pipeline/engines tests/labelers/scorers
+	@touch $@
+
 clean:
-	rm -rf .venv build site *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-oldest .venv-newest build site *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -3,9 +3,24 @@
 Every message names what is wrong, where, and what to do about it.
 """
 
+from pathlib import Path
 from typing import ClassVar
 
 from prefloop.data.utf8 import shown
+
+_CALLED: dict[str, str] = {}
+
+
+def call_folder(folder: Path, name: str) -> None:
+    """Let ``folder`` be called ``name`` in messages: by what its user knows of it."""
+    _CALLED[str(folder)] = name
+
+
+def as_called(text: str) -> str:
+    """``text`` with the folders in it called by the names that :func:`call_folder` was told."""
+    for folder, name in _CALLED.items():
+        text = text.replace(folder, name)
+    return text
 
 
 class PrefloopError(Exception):
@@ -16,7 +31,11 @@ class PrefloopError(Exception):
 
     def __str__(self) -> str:
         """The message, whose words may be a file's: nothing in it can command a terminal."""
-        return "\n".join(map(shown, super().__str__().split("\n")))
+        return "\n".join(map(shown, as_called(self.words()).split("\n")))
+
+    def words(self) -> str:
+        """The message as it was given."""
+        return super().__str__()
 
 
 class InputError(PrefloopError):

@@ -194,7 +194,8 @@ class EngineFailed(PrefloopError):
     problem: str
     remedy: str = field(default="")
 
-    def __str__(self) -> str:
+    def words(self) -> str:
+        """See :class:`PrefloopError`."""
         return f"{self.problem} ({self.remedy})" if self.remedy else self.problem
 
 

@@ -8,7 +8,6 @@ All of it works inside a running event loop, as a notebook has one.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ import yaml
 
 from prefloop.data.errors import InputError
 from prefloop.data.sources.in_memory import as_files, keep_as_file
-from prefloop.data.storage.objects import is_address
+from prefloop.data.storage.objects import as_address, is_address
 from prefloop.pipeline.blocking import wait_for
 from prefloop.pipeline.remote.door import local_path, worked_on
 from prefloop.pipeline.results import Result, Run
@@ -51,7 +50,6 @@ if TYPE_CHECKING:
     from prefloop.training.method_names import Method
 
 T = TypeVar("T")
-_ROUND = re.compile(r":\d{1,3}$")
 
 RunLike = str | Path | Run
 """A run: its directory or the address of one on an object store, or what ``run`` gave."""
@@ -697,11 +695,7 @@ def make_models(out: str | Path, *, seed: int = 0, quick: bool = False) -> dict[
 
 def _policy_name(policy: PolicyLike) -> str:
     name = str(policy.path if isinstance(policy, Run) else policy)
-    if not is_address(name):
-        return name
-    number = _ROUND.search(name)
-    run = name[: number.start()] if number else name
-    return f"{local_path(run, weights=True)}{number[0] if number else ''}"
+    return as_address(name) if is_address(name) else name
 
 
 def _given_path(data: T | Run) -> T | Path:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
+from prefloop.data.errors import as_called
 from prefloop.data.utf8 import one_line, shown_block
 
 
@@ -32,4 +33,4 @@ class OneLine(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """The line without its traceback."""
-        return one_line(super().formatMessage(record))
+        return one_line(as_called(super().formatMessage(record)))

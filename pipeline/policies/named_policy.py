@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefloop.data.hashing import content_id
+from prefloop.data.storage.objects import is_address
 from prefloop.pipeline.config import POLICY, PoolMember, RunConfig
 from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.engines.weights import adapter_base, is_adapter
+from prefloop.pipeline.remote.door import local_path
 from prefloop.pipeline.run.models import checkpoint, revision
 from prefloop.pipeline.run.promotion import keeping
 from prefloop.pipeline.run.run_dir import RunDir, RunError
@@ -86,7 +88,7 @@ def named_policy(name: str, config: RunConfig) -> NamedPolicy:
             "name another with sample.engine, or write POLICY@ENGINE"
         )
     if isinstance(config.engines[engine], OpenAIEngine):
-        if Path(what).is_dir():
+        if Path(what).is_dir() or is_address(what):
             raise RunError(
                 f"{what} is a folder, and the engine {engine!r} is a server, which knows models by "
                 "name: give that name, or a local engine as FOLDER@ENGINE"
@@ -97,15 +99,15 @@ def named_policy(name: str, config: RunConfig) -> NamedPolicy:
 
 def _local(what: str) -> str:
     found = _ROUND.fullmatch(what)
-    if found and RunDir(Path(found[1])).config.is_file():
-        run, index = RunDir(Path(found[1])), int(found[2])
+    if found and (run := RunDir(local_path(found[1], weights=True))).config.is_file():
+        index = int(found[2])
         folder = run.round(index).policy
         if not folder.is_dir():
             there = [str(one.index) for one in run.rounds() if one.policy.is_dir()]
             has = f"it has those of {', '.join(there)}" if there else "it has none yet"
             raise RunError(f"{what}: the run {run.root} has no policy of round {index}: {has}")
         return str(folder)
-    folder = Path(what)
+    folder = local_path(what, weights=True)
     if RunDir(folder).config.is_file() and not (folder / "config.json").is_file():
         best = keeping(RunDir(folder)).folder
         if best is None:

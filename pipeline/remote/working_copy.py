@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from prefloop.data.errors import PrefloopError, StorageError
+from prefloop.data.errors import PrefloopError, StorageError, call_folder
 from prefloop.data.shards import as_json, atomic_write_json, write_if_changed
 from prefloop.data.storage.commits import told_of_commits
 from prefloop.data.storage.lease import Lease, LeaseLost
@@ -43,6 +43,7 @@ class WorkingCopy:
         self._folder = (folder or cache_folder() / _STORES / digest).resolve()
         self.root = self._folder / name
         """The folder that is the same as what is on the store."""
+        call_folder(self.root, self.address)
 
     def look(self, *, weights: bool = False, is_new: bool = False) -> Path:
         """The folder, up to date for who only reads. Where a process of this machine works in it,

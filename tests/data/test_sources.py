@@ -19,6 +19,7 @@ from prefloop.data.errors import InputError
 from prefloop.data.preferences import read_preferences
 from prefloop.data.prompts.load import PromptTables, load_prompts
 from prefloop.data.prompts.no_prompts import why_no_prompt
+from prefloop.data.protocol import EngineFailed
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources import opening
 from prefloop.data.sources.turns import conversation_in, turns_of
@@ -176,6 +177,7 @@ def test_messages_command_no_terminal(tmp_path: Path) -> None:
     assert shown(f"a{evil}é") == "a\\x1b[31m\\x07\\r\\n\\u202e\\x9b\\u2028é"
     assert listed([evil]).isprintable()
     assert str(InputError("a\x1b[31m\nb\u202e")) == "a\\x1b[31m\nb\\u202e"
+    assert str(EngineFailed("a\x1b[31m", "\x9b")) == "a\\x1b[31m (\\x9b)"
     row = BadRow(evil, 1, evil, "reason", evil, evil)
     assert str(row).isprintable()
     for name, content in (

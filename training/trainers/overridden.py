@@ -1,31 +1,66 @@
-"""The methods of TRL and transformers that ours are called in the place of, and are not public.
+"""Which private methods of TRL and transformers our classes replace, and how those look that were
+tried.
 
-They may change with any version. Each stands here with a digest of its code as it was when ours was
-written for it (``tests/training/trainers/test_overridden.py`` computes it); where an installed
-version has another, the test names method and version, and ours is to be read against it.
+A library may change them from one version to the next without a word, and what we put in their
+place goes on without an error on something else. So each is known here by its code:
+``tests/training/trainers/test_overridden.py`` finds what is replaced, compares, and names the method
+and the version where one differs.
 """
 
 from __future__ import annotations
 
-WRITTEN_FOR = {"transformers": "5.19.0", "trl": "1.16.0"}
-"""The libraries, and the versions that the digests are of."""
-OVERRIDDEN = {
-    "transformers: DynamicLayer.update": "65c9bfb3fdd0",
-    "transformers: Trainer._get_train_sampler": "196907c8287a",
-    "trl: DPOTrainer._compute_loss": "4759b78832a8",
-    "trl: DPOTrainer._precompute_ref_logps": "909c3fbbf428",
-    "trl: DPOTrainer._prepare_dataset": "9d0d3e79721c",
-    "trl: DPOTrainer._set_signature_columns_if_needed": "4048a19b0368",
-    "trl: GRPOTrainer._calculate_rewards": "6ba9dfe574b0",
-    "trl: GRPOTrainer._generate_and_score_completions": "12865689171c",
-    "trl: GRPOTrainer._generate_single_turn": "406cf03c46e3",
-    "trl: GRPOTrainer._tokenize_prompts": "1561b04711d1",
-    "trl: KTOTrainer._get_train_sampler": "5c4a49cdb80b",
-    "trl: KTOTrainer._precompute_ref_logps": "c50f7a59e3cf",
-    "trl: KTOTrainer._prepare_dataset": "2879b4e640cc",
-    "trl: RLOOTrainer._calculate_rewards": "9214e50e970a",
-    "trl: RLOOTrainer._generate_and_score_completions": "a0a297e31e83",
-    "trl: RLOOTrainer._generate_single_turn": "002cbe1103ab",
-    "trl: RLOOTrainer._tokenize_prompts": "24fc4f74828c",
-    "trl: _BaseTrainer._send_telemetry": "4258f6dce1ac",
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+LIBRARIES = ("trl", "transformers")
+
+KNOWN: Mapping[str, frozenset[str]] = {
+    "transformers.Trainer._get_train_sampler": frozenset({"982a01042942"}),
+    "trl.DPOTrainer._compute_loss": frozenset({"763bb86aedbc"}),
+    "trl.DPOTrainer._precompute_ref_logps": frozenset({"851269f2b3cb"}),
+    "trl.DPOTrainer._prepare_dataset": frozenset({"2c15ee9e874b"}),
+    "trl.DPOTrainer._set_signature_columns_if_needed": frozenset({"46c38500a269"}),
+    "trl.GRPOTrainer._calculate_rewards": frozenset({"f3fdaaeaa2a6"}),
+    "trl.GRPOTrainer._generate_and_score_completions": frozenset({"716df60ad827"}),
+    "trl.GRPOTrainer._generate_single_turn": frozenset({"3af91ab12d4f", "5fd96e098ed0"}),
+    "trl.GRPOTrainer._tokenize_prompts": frozenset({"684053193b02"}),
+    "trl.KTOTrainer._get_train_sampler": frozenset({"fb00955c14a4"}),
+    "trl.KTOTrainer._precompute_ref_logps": frozenset({"607ebea432f0"}),
+    "trl.KTOTrainer._prepare_dataset": frozenset({"a4ee35b757cb"}),
+    "trl.RLOOTrainer._calculate_rewards": frozenset({"fdd3c73471c1"}),
+    "trl.RLOOTrainer._generate_and_score_completions": frozenset({"f40301ff7d4e"}),
+    "trl.RLOOTrainer._generate_single_turn": frozenset({"5729d91f8691", "fd8709786656"}),
+    "trl.RLOOTrainer._tokenize_prompts": frozenset({"d3dd0438beb1"}),
+    "trl._BaseTrainer._send_telemetry": frozenset({"8f87f239d397", "abb26d72b492"}),
 }
+"""Digests (:func:`code_of`) of the methods that were tried, by class and name of the method. Where
+one is missing: read what changed, and what our method makes of it, run the tests of training, and
+add it."""
+
+
+def replaced(ours: type) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """The private methods of :data:`LIBRARIES` that class ``ours`` or one before them in the order
+    of resolution replaces: as ``library.Class._method``, and the method."""
+    order = ours.__mro__
+    for place, base in enumerate(order):
+        if not _is_of_library(base):
+            continue
+        for name, method in vars(base).items():
+            if not name.startswith("_") or name.startswith("__") or not callable(method):
+                continue
+            first = next(one for one in order if name in vars(one))
+            nearest = next(one for one in order if _is_of_library(one) and name in vars(one))
+            if order.index(first) < place and not _is_of_library(first) and nearest is base:
+                yield f"{base.__module__.partition('.')[0]}.{base.__name__}.{name}", method
+
+
+def code_of(method: Callable[..., Any]) -> str:
+    """A digest of the source of ``method``, but for how it is set in lines."""
+    words = inspect.getsource(inspect.unwrap(method)).split()
+    return hashlib.blake2b(" ".join(words).encode(), digest_size=6).hexdigest()
+
+
+def _is_of_library(one: type) -> bool:
+    return one.__module__.partition(".")[0] in LIBRARIES

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -18,6 +19,7 @@ from prefloop.data.storage.objects import Objects
 from prefloop.pipeline.remote.door import local_path
 from prefloop.pipeline.run.run_dir import RunDir
 from tests.helpers.paths import ROOT
+from tests.helpers.runs import VERIFIER, small_config
 from tests.helpers.servers import Handler, faulty_server, good
 
 PROMPTS = [f"Say {number} in one word, whatever it is." for number in range(24)]
@@ -160,6 +162,56 @@ def test_every_command_takes_the_address(
         folder = local_path(address) / "relabels" / "again"
         assert RunDir(folder).round(0).votes.rows() > 0
         assert prefloop.status(f"{address}/relabels/again")
+
+
+@pytest.mark.slow
+def test_policies_and_people_go_by_the_address_too(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"{bucket}/run"
+    raw = small_config(
+        label={"labelers": [VERIFIER]}, train={"method": "dpo", "batch_size": 8}
+    ).model_dump(mode="json")
+    prefloop.run(raw, run_dir=address, check=False)
+
+    def elsewhere(name: str) -> Path:
+        """From here on, on a machine that has nothing; a folder there."""
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
+        return tmp_path / f"{name}-out"
+
+    compared = prefloop.compare(
+        f"{address}:0", "embedded:policy", raw, out=elsewhere("compare"), kl=False
+    ).as_dict()
+    assert compared["policy"] == f"{address}:0"
+    assert compared["figures"]
+    for wrong in (f"{address}:7", f"{address}/nothing"):
+        with pytest.raises(PrefloopError) as problem:
+            prefloop.compare(wrong, "embedded:policy", raw, out=elsewhere("compare"))
+        assert wrong in str(problem.value)
+        assert str(tmp_path) not in str(problem.value)
+    options = {"base": "embedded:policy", "config": {"batch_size": 8}}
+    for data in (address, f"{address}/dataset"):
+        trained = prefloop.train(data, method="dpo", out=elsewhere("train") / data[-3:], **options)
+        assert trained.as_dict()["examples"] > 0
+    again = prefloop.train(
+        address,
+        method="dpo",
+        out=elsewhere("base"),
+        **(options | {"base": f"{address}/round-000/policy"}),
+    )
+    assert again.as_dict()["examples"] > 0
+    elsewhere("publish")
+    sent = prefloop.publish(address, "org/name", license="mit", dry_run=True)
+    assert sent.as_dict()["files"]
+    with pytest.raises(PrefloopError, match=f"{address} keeps no policy"):
+        prefloop.publish(address, "org/name", license="mit", policy=True, dry_run=True)
+    table = elsewhere("queue").with_suffix(".csv")
+    assert prefloop.queue(address, table, n=4) == 4
+    labels = tmp_path / "labels.csv"
+    found = pd.read_csv(table, dtype=str)
+    found.assign(verdict="1").to_csv(labels, index=False)
+    elsewhere("calibrate")
+    prefloop.calibrate(address, labels)
 
 
 @pytest.mark.slow

@@ -1,75 +1,83 @@
-"""The libraries' private methods that ours stand in for: still those that ours were written for?"""
+"""What our trainers replace of TRL and transformers is what was tried."""
 
 from __future__ import annotations
 
-import hashlib
+import importlib
 import inspect
-import re
-from collections.abc import Iterator
-from importlib import import_module
+import pkgutil
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from typing import Any
 
 import pytest
 
-from prefloop.training.trainers.overridden import OVERRIDDEN, WRITTEN_FOR
-from tests.helpers.paths import ROOT
-
-LIBRARIES = tuple(WRITTEN_FOR)
+from prefloop.training import trainers
+from prefloop.training.trainers.overridden import KNOWN, code_of, replaced
 
 
 def classes() -> Iterator[type]:
-    """Ours that stand on a class of one of the libraries."""
-    places = [*(ROOT / "training" / "trainers").glob("*.py"),
-              ROOT / "pipeline" / "engines" / "kv_cache.py"]  # fmt: skip
-    for path in places:
-        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        yield from (
-            one
-            for one in vars(import_module(f"prefloop.{name}")).values()
-            if inspect.isclass(one) and one.__module__.startswith("prefloop.")
-        )
+    """Those of the trainers' folder."""
+    for found in pkgutil.iter_modules(trainers.__path__, f"{trainers.__name__}."):
+        module = importlib.import_module(found.name)
+        for one in vars(module).values():
+            if inspect.isclass(one) and one.__module__ == module.__name__:
+                yield one
 
 
-def replaced() -> dict[str, Any]:
-    """The libraries' functions that a method of ours is called in the place of, by name: private
-    ones, and those of classes that are not made to be subclassed."""
-    found = {}
-    for kind in classes():
-        lineage = kind.__mro__
-        for at, own in enumerate(lineage):
-            if not own.__module__.startswith("prefloop."):
-                continue
-            for name in vars(own):
-                theirs = next((one for one in lineage[at + 1 :] if name in vars(one)), None)
-                library = theirs.__module__.split(".")[0] if theirs else ""
-                if theirs and library in LIBRARIES and _is_internal(theirs, name):
-                    found[f"{library}: {theirs.__name__}.{name}"] = vars(theirs)[name]
-    return found
+@pytest.fixture(scope="module")
+def methods() -> dict[str, Callable[..., Any]]:
+    return {name: method for one in classes() for name, method in replaced(one)}
 
 
-def _is_internal(theirs: type, name: str) -> bool:
-    private = name.startswith("_") and not name.startswith("__")
-    return inspect.isfunction(vars(theirs)[name]) and (private or theirs.__name__ == "DynamicLayer")
+def test_every_private_method_that_is_replaced_is_known(
+    methods: dict[str, Callable[..., Any]],
+) -> None:
+    assert methods.keys() == KNOWN.keys()
 
 
-def digest(function: Any) -> str:
-    """Of what it does, comments and line breaks aside."""
-    lines = inspect.getsource(function).splitlines()
-    code = " ".join(line for line in lines if not line.strip().startswith("#"))
-    return hashlib.sha256(re.sub(r"\s+", " ", code).strip().encode()).hexdigest()[:12]
-
-
-def test_all_that_is_replaced_is_listed() -> None:
-    assert set(replaced()) == set(OVERRIDDEN)
-
-
-@pytest.mark.parametrize("name", OVERRIDDEN)
-def test_what_is_replaced_is_what_it_was(name: str) -> None:
-    library = name.split(":")[0]
-    found = digest(replaced()[name])
-    assert found == OVERRIDDEN[name], (
-        f"{library} {version(library)} has another {name.split()[1]} than {WRITTEN_FOR[library]}, "
-        f"which ours was written for: read what changed, mend ours, then put {found!r} into "
-        "training/trainers/overridden.py"
+@pytest.mark.parametrize("name", sorted(KNOWN))
+def test_none_is_another_than_what_was_tried(
+    methods: dict[str, Callable[..., Any]], name: str
+) -> None:
+    library = name.partition(".")[0]
+    assert code_of(methods[name]) in KNOWN[name], (
+        f"{name} is another in {library} {version(library)}: read what changed, and what ours makes "
+        "of it, run the tests of training, then add its digest to training/trainers/overridden.py"
     )
+
+
+def test_what_is_replaced_is_found_behind_a_class_that_is_in_between() -> None:
+    class Base:
+        def _one(self) -> int:
+            return 1
+
+        def _two(self) -> int:
+            return 2
+
+        def three(self) -> int:
+            return 3
+
+    Base.__module__ = "trl.somewhere"
+
+    class First:
+        def _one(self) -> int:
+            return -1
+
+        def three(self) -> int:
+            return -3
+
+    class Ours(First, Base):
+        pass
+
+    assert dict(replaced(Ours)) == {"trl.Base._one": vars(Base)["_one"]}
+    assert not dict(replaced(First))
+
+
+def test_a_digest_is_of_the_words() -> None:
+    def made() -> int:
+        return 1 + 2
+
+    def other() -> int:
+        return 1 + 3
+
+    assert code_of(made) != code_of(other)
