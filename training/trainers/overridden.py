@@ -2,9 +2,9 @@
 tried.
 
 A library may change them from one version to the next without a word, and what we put in their
-place goes on without an error on something else. So each is known here by its code:
-``tests/training/trainers/test_overridden.py`` finds what is replaced, compares, and names the method
-and the version where one differs.
+place goes on without an error on something else. So each is known here by its code: a test
+(``test_overridden.py``) finds what is replaced, compares, and names the method and the version
+where one differs.
 """
 
 from __future__ import annotations
@@ -44,22 +44,23 @@ def replaced(ours: type) -> Iterator[tuple[str, Callable[..., Any]]]:
     """The private methods of :data:`LIBRARIES` that class ``ours`` or one before them in the order
     of resolution replaces: as ``library.Class._method``, and the method."""
     order = ours.__mro__
-    for place, base in enumerate(order):
-        if not _is_of_library(base):
-            continue
-        for name, method in vars(base).items():
-            if not name.startswith("_") or name.startswith("__") or not callable(method):
-                continue
-            first = next(one for one in order if name in vars(one))
-            nearest = next(one for one in order if _is_of_library(one) and name in vars(one))
-            if order.index(first) < place and not _is_of_library(first) and nearest is base:
-                yield f"{base.__module__.partition('.')[0]}.{base.__name__}.{name}", method
+    names = {name for one in order for name in vars(one) if _is_private(name)}
+    for name in sorted(names):
+        owners = [one for one in order if name in vars(one)]
+        theirs = next(filter(_is_of_library, owners), None)
+        if theirs is not None and owners[0] is not theirs and callable(vars(theirs)[name]):
+            library = theirs.__module__.partition(".")[0]
+            yield f"{library}.{theirs.__name__}.{name}", vars(theirs)[name]
 
 
 def code_of(method: Callable[..., Any]) -> str:
     """A digest of the source of ``method``, but for how it is set in lines."""
     words = inspect.getsource(inspect.unwrap(method)).split()
     return hashlib.blake2b(" ".join(words).encode(), digest_size=6).hexdigest()
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
 
 
 def _is_of_library(one: type) -> bool:

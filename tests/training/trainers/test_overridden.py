@@ -41,7 +41,7 @@ def test_none_is_another_than_what_was_tried(
 ) -> None:
     library = name.partition(".")[0]
     assert code_of(methods[name]) in KNOWN[name], (
-        f"{name} is another in {library} {version(library)}: read what changed, and what ours makes "
+        f"{name} is another in {library} {version(library)}: read what changed and what ours makes "
         "of it, run the tests of training, then add its digest to training/trainers/overridden.py"
     )
 
