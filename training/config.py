@@ -25,6 +25,7 @@ from prefloop.training.defaults import (
     as_begun,
     left_out,
     of_adapter,
+    processes_of,
     reward_left_out,
 )
 from prefloop.training.presets import Preset
@@ -424,6 +425,11 @@ class TrainConfig(Optimisation):
         if warm and was and alike and "learning_rate" not in warm.model_fields_set:
             return made.model_copy(update={"sft_warmup": warm.at(was["learning_rate"])})
         return made
+
+    @property
+    def processes(self) -> int:
+        """How many train together, each on a batch of its own."""
+        return processes_of({"cluster": self.cluster, "accelerate": self.accelerate})
 
     def _ema_fits(self) -> None:
         """Raise ``ValueError`` where no reference can follow the policy."""

@@ -7,8 +7,10 @@ learning rate of full weights. What a config says always wins.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from prefloop.data.yaml_files import read_yaml
 from prefloop.training.presets import PRESETS, STEP
 
 BATCH_SIZE = 8
@@ -92,7 +94,7 @@ def as_begun(given: set[str], now: Mapping[str, Any], before: Mapping[str, Any])
     def decisive(settings: Mapping[str, Any]) -> list[Any]:
         return [settings.get(key, _DEFAULTS[key]) for key in _DECIDE] + [
             settings.get("lora") is not None,
-            _workers(settings),
+            processes_of(settings),
         ]
 
     if decisive(now) != decisive(before):
@@ -109,17 +111,24 @@ def _passes(given: Mapping[str, Any], per_step: int | None) -> int:
     size = given.get("batch_size", BATCH_SIZE)
     if not isinstance(size, int) or size < 1:
         return 1  # is refused
-    at_once = size * _workers(given)
+    at_once = size * processes_of(given)
     if per_step is not None:
         return max(1, round(per_step / at_once))
     return 1 if "batch_size" in given else max(1, round(PASSES * BATCH_SIZE / at_once))
 
 
-def _workers(given: Mapping[str, Any]) -> int:
-    """Processes of a cluster that train together."""
-    cluster = given.get("cluster") or {}
-    workers = cluster.get("workers") if isinstance(cluster, Mapping) else cluster.workers
-    return workers if isinstance(workers, int) and workers > 0 else 1
+def processes_of(given: Mapping[str, Any]) -> int:
+    """Processes that train together by the settings ``given``: a cluster's, or those of the file of
+    accelerate. One where that cannot be read: the training says so."""
+    cluster, file = given.get("cluster") or {}, given.get("accelerate")
+    if cluster or not isinstance(file, str | Path):
+        found = cluster.get("workers") if isinstance(cluster, Mapping) else cluster.workers
+    else:
+        try:
+            found = read_yaml(Path(file))["num_processes"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return 1
+    return found if type(found) is int and found > 0 else 1
 
 
 def _names(loss: Any) -> tuple[str, ...]:

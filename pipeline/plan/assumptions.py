@@ -97,9 +97,8 @@ def training_settings(train: TrainConfig | None) -> Iterable[str]:
         return
     loss = f", loss {'+'.join(train.losses)}" if train.method == "dpo" else ""
     answers = train.method in ("grpo", "rloo", "kto", "sft")
-    workers = train.cluster.workers if train.cluster else 1
-    step = train.batch_size * train.gradient_accumulation * workers
-    several = f" x {workers} processes" if workers > 1 else ""
+    step = train.batch_size * train.gradient_accumulation * train.processes
+    several = f" x {train.processes} processes" if train.processes > 1 else ""
     few = "; 16 to 128 are usual" if step < _FEW else ""
     yield (
         f"training: {train.method}{loss}, beta {train.beta:g}, learning rate "

@@ -362,8 +362,8 @@ class Planner:
                 share = settings.replay_share
                 examples = fresh + min(round(fresh * share / (1 - share)), earlier)
         examples = min(examples, settings.max_pairs or examples)
-        workers = settings.cluster.workers if settings.cluster else 1
-        settings = settings.model_copy(update={"batch_size": settings.batch_size * workers})
+        processes = settings.processes
+        settings = settings.model_copy(update={"batch_size": settings.batch_size * processes})
         steps = optimiser_steps(examples, settings)
         if config.prompts_per_leg:
             legs = len(prompts) // config.prompts_per_leg
@@ -380,7 +380,7 @@ class Planner:
             lengths = self._tokens.of_prompts(prompts, self._model(POLICY))
             mean = sum(lengths) / max(len(lengths), 1) + self._answer_tokens()
             tokens = examples * settings.epochs * sequences * min(mean, settings.max_length)
-            seconds = self._clock.training(settings, tokens / workers, steps)
+            seconds = self._clock.training(settings, tokens / processes, steps)
         return Training(index, examples, steps, seconds)
 
     def _evaluate(self, index: int) -> Iterable[_Asked]:

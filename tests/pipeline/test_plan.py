@@ -397,9 +397,12 @@ def test_the_disk_that_training_takes(tmp_path: Path) -> None:
     assert make_plan(_config(tmp_path, train=None, rounds=1)).disk is None
 
 
-def test_processes_of_a_cluster_share_the_training(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["cluster", "accelerate"])
+def test_processes_share_the_training(tmp_path: Path, by: str) -> None:
     alone = make_plan(_config(tmp_path, policy="someone/model-7B", train={"batch_size": 2}))
-    several = {"batch_size": 2, "cluster": {"workers": 3}}
+    file = tmp_path / "accelerate.yaml"
+    file.write_text("num_processes: 3\n", encoding="utf-8")
+    several = {"batch_size": 2, by: {"workers": 3} if by == "cluster" else str(file)}
     plan = make_plan(_config(tmp_path, policy="someone/model-7B", train=several))
     assert [each.steps for each in alone.training] == [9, 9]
     assert [each.steps for each in plan.training] == [3, 3]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
 from prefloop.training.config import RewardConfig, TrainConfig
+from prefloop.training.defaults import as_begun
 from prefloop.training.presets import PRESETS, STEP, Preset
 
 
@@ -52,6 +54,22 @@ def test_rate_and_beta_by_method_loss_and_adapter(given: Any, rate: float, beta:
 )
 def test_a_step_has_enough_pairs(given: Any, passes: int) -> None:
     assert TrainConfig(**given).gradient_accumulation == passes
+
+
+def test_processes_of_a_file_of_accelerate_count(tmp_path: Path) -> None:
+    file = tmp_path / "accelerate.yaml"
+    file.write_text("distributed_type: MULTI_GPU\nnum_processes: 4\n", encoding="utf-8")
+    config = TrainConfig(preset="tulu3", batch_size=4, accelerate=file)
+    assert (config.gradient_accumulation, config.processes) == (8, 4)
+    for content in ("num_processes: many\n", "num_processes: 0\n", "- 4\n", "a: [\n", ""):
+        file.write_text(content, encoding="utf-8")
+        assert TrainConfig(accelerate=file).processes == 1
+    assert TrainConfig(accelerate=tmp_path / "none.yaml").gradient_accumulation == 4
+    # What a run was begun with stays, wherever the file is by then.
+    before = config.model_dump(mode="json")
+    now = TrainConfig(preset="tulu3", batch_size=4, accelerate=file).model_dump(mode="json")
+    given = {"preset", "batch_size", "accelerate"}
+    assert as_begun(given, now, before)["gradient_accumulation"] == 8
 
 
 def test_losses_of_grpo_bring_their_papers_settings() -> None:
