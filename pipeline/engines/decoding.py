@@ -8,7 +8,6 @@ Everything it does depends on the batch alone, so the same batch gives the same 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from transformers import PreTrainedModel, StoppingCriteria
 from transformers.cache_utils import DynamicCache
 
 from prefloop.data.protocol import Sampling
-from prefloop.pipeline.engines.kv_cache import in_place_cache
+from prefloop.pipeline.engines.kv_cache import arguments_of, cache_keyword, in_place_cache
 from prefloop.pipeline.engines.prefixes import SharedPrefill
 from prefloop.pipeline.engines.sampler import SeededSampler
 
@@ -122,6 +121,7 @@ class _Stepper:
         self._capacity = width + budget if budget > 1 else None
         self._cache: DynamicCache | None = None
         self._last_only = _last_logit_only(model)
+        self._keyword = cache_keyword(model)
 
     def prefill(self) -> torch.Tensor:
         """Logits (float32, [row, vocabulary]) of the first token."""
@@ -156,8 +156,8 @@ class _Stepper:
             input_ids=ids,
             attention_mask=self._mask[:, : self._width],
             position_ids=positions,
-            past_key_values=self._cache,
             use_cache=self._cache is not None,
+            **{self._keyword: self._cache},
             **self._last_only,
         )
         logits: torch.Tensor = output.logits[:, -1].float()
@@ -166,6 +166,5 @@ class _Stepper:
 
 def _last_logit_only(model: PreTrainedModel) -> dict[str, Any]:
     """Spares the vocabulary projection of all prompt positions, where the model can."""
-    forward = model.get_base_model().forward if hasattr(model, "peft_config") else model.forward
-    known = inspect.signature(forward).parameters
+    known = arguments_of(model)
     return {"logits_to_keep": 1} if "logits_to_keep" in known else {}

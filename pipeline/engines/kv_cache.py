@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -73,6 +75,20 @@ class _InPlaceLayer(DynamicLayer):  # type: ignore[misc]  # mypy skips transform
     def _buffer(self, like: torch.Tensor, rows: int | None = None) -> torch.Tensor:
         batch, heads, _, width = like.shape
         return like.new_empty((rows or batch, heads, self._capacity, width))
+
+
+def arguments_of(model: Any) -> Collection[str]:
+    """What the ``forward`` of ``model`` knows by name; of a model with an adapter, that of the one
+    beneath."""
+    beneath = model.get_base_model() if hasattr(model, "peft_config") else model
+    return inspect.signature(beneath.forward).parameters
+
+
+def cache_keyword(model: Any) -> str:
+    """What ``model`` calls a cache: newer versions of transformers have another name for it, and
+    warn at the old one."""
+    known = arguments_of(model)
+    return "cache" if "cache" in known and "past_key_values" not in known else "past_key_values"
 
 
 def is_plain(model: PreTrainedModel) -> bool:

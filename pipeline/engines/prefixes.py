@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from transformers.cache_utils import DynamicCache
 
-from prefloop.pipeline.engines.kv_cache import GatheredCache, is_plain
+from prefloop.pipeline.engines.kv_cache import GatheredCache, cache_keyword, is_plain
 from prefloop.training.policy.passes import passes_of
 
 PromptTokens = tuple[int, ...]
@@ -207,6 +207,7 @@ class SharedPrefill:
         width = max(self._lengths)
         kept = capacity and GatheredCache(self._model, self._count, width, capacity)
         logits: torch.Tensor | None = None
+        keyword = cache_keyword(passes.model.base_model)
         eager = passes.model.config.get_text_config()._attn_implementation == "eager"
         for trees in self._passes:
             inputs = Inputs.of(trees, device)
@@ -215,8 +216,8 @@ class SharedPrefill:
                 inputs.ids,
                 attention_mask=inputs.mask(passes.model.dtype if eager else None),
                 position_ids=inputs.positions,
-                past_key_values=cache,
                 use_cache=cache is not None,
+                **{keyword: cache},
             ).last_hidden_state
             rows, of, places = self._destinations(trees, width, device)
             last = passes.head.layer(hidden[of, places[:, -1]])

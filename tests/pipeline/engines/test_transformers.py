@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import shutil
+import warnings
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from prefloop.data.chat import end_tokens, render_tokens, without_end
 from prefloop.data.embedded import resolve_embedded
 from prefloop.data.protocol import EngineFailed, Request, RequestRejected, Sampling
 from prefloop.pipeline.engines.factory import build_engine
+from prefloop.pipeline.engines.kv_cache import arguments_of, cache_keyword
 from prefloop.pipeline.engines.policy_check import PolicyMismatch, verify_policy
 from prefloop.pipeline.engines.settings import TransformersEngine
 from prefloop.pipeline.engines.weights import configured_ends
@@ -296,6 +298,24 @@ def test_new_policies_are_loaded_and_verified(folder, tmp_path):
     assert after == before
     assert max(differences) < 1e-4
     assert not any(map(math.isnan, differences))
+
+
+def test_a_cache_is_called_as_the_model_calls_it(folder, reference):
+    class Named(torch.nn.Module):
+        def forward(self, input_ids, cache=None, **_):
+            return input_ids
+
+    class Before(torch.nn.Module):
+        def forward(self, input_ids, past_key_values=None, **_):
+            return input_ids
+
+    assert [cache_keyword(model()) for model in (Named, Before)] == ["cache", "past_key_values"]
+    model = reference[1]
+    assert cache_keyword(model) in arguments_of(model)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        complete(folder, request(temperature=0.0))
+    assert not [one for one in told if "past_key_values" in str(one.message)]
 
 
 def test_bfloat16_runs(folder):
