@@ -85,7 +85,8 @@ def draw(found: Found, target: Path) -> None:
             continue
         axes.errorbar(
             kl[0], rewards[0], xerr=kl[1], yerr=rewards[1], label=name, capsize=2,
-            marker=markers[number % len(markers)], color=f"C{number % 10}", linestyle="none",
+            marker=markers[number % len(markers)], linestyle="none",
+            color=f"C{number % 10}" if number <= 10 else "black",
         )  # fmt: skip
     axes.set_xlabel("KL to the starting policy, nats an answer")
     axes.set_ylabel("mean reward of the sixteen prompts")
