@@ -24,16 +24,16 @@ KNOWN: Mapping[str, frozenset[str]] = {
     "trl.DPOTrainer._set_signature_columns_if_needed": frozenset({"46c38500a269"}),
     "trl.GRPOTrainer._calculate_rewards": frozenset({"f3fdaaeaa2a6"}),
     "trl.GRPOTrainer._generate_and_score_completions": frozenset({"716df60ad827"}),
-    "trl.GRPOTrainer._generate_single_turn": frozenset({"3af91ab12d4f", "5fd96e098ed0"}),
+    "trl.GRPOTrainer._generate_single_turn": frozenset({"5fd96e098ed0"}),
     "trl.GRPOTrainer._tokenize_prompts": frozenset({"684053193b02"}),
     "trl.KTOTrainer._get_train_sampler": frozenset({"fb00955c14a4"}),
     "trl.KTOTrainer._precompute_ref_logps": frozenset({"607ebea432f0"}),
     "trl.KTOTrainer._prepare_dataset": frozenset({"a4ee35b757cb"}),
     "trl.RLOOTrainer._calculate_rewards": frozenset({"fdd3c73471c1"}),
     "trl.RLOOTrainer._generate_and_score_completions": frozenset({"f40301ff7d4e"}),
-    "trl.RLOOTrainer._generate_single_turn": frozenset({"5729d91f8691", "fd8709786656"}),
+    "trl.RLOOTrainer._generate_single_turn": frozenset({"fd8709786656"}),
     "trl.RLOOTrainer._tokenize_prompts": frozenset({"d3dd0438beb1"}),
-    "trl._BaseTrainer._send_telemetry": frozenset({"8f87f239d397", "abb26d72b492"}),
+    "trl._BaseTrainer._send_telemetry": frozenset({"8f87f239d397"}),
 }
 """Digests (:func:`code_of`) of the methods that were tried, by class and name of the method. Where
 one is missing: read what changed, and what our method makes of it, run the tests of training, and
