@@ -216,8 +216,7 @@ def prices(prompts: str) -> Iterator[str]:
         written = share * sum(one.completion_tokens for one in steps)
         costs = " | ".join(f"{(read * one + written * other) / 1e6:.2f}" for one, other in PRICES)
         yield (
-            f"| {name} | {requests:,.0f} | {read / 1e6:.2f} M | "
-            f"{written / 1e3:,.0f} k | {costs} |"
+            f"| {name} | {requests:,.0f} | {read / 1e6:.2f} M | {written / 1e3:,.0f} k | {costs} |"
         )
 
 
