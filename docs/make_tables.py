@@ -60,6 +60,11 @@ JUDGES: Mapping[str, dict[str, Any]] = {
     "`listwise`": {"judge": "listwise"},
     "`rating`": {"judge": "rating"},
     "`rating_rationale`": {"judge": "rating_rationale"},
+    "`rubric`": {"judge": "rubric"},
+    "`rubric_rationale`": {"judge": "rubric_rationale"},
+    "`rubric_rationale`, `criteria:` written": {
+        "judge": "rubric_rationale", "criteria": {"engine": "judge", "model": "judge"},
+    },
 }  # fmt: skip
 PRICES = ((0.10, 0.40), (0.40, 1.60), (2.00, 8.00))
 """Per million tokens read and written, in the currency of your choice."""
@@ -204,13 +209,14 @@ def prices(prompts: str) -> Iterator[str]:
             },
         }
         plan = make_plan(validate_config(raw, "table"), on=machine_named("h100"))
-        [step] = [one for one in plan.steps if one.stage == "label"]
+        steps = [one for one in plan.steps if one.stage == "label"]
         share = 1000 / (plan.prompts.kept * N * (N - 1) / 2)
-        read, written = share * step.prompt_tokens, share * step.completion_tokens
+        requests = share * sum(one.requests for one in steps)
+        read = share * sum(one.prompt_tokens for one in steps)
+        written = share * sum(one.completion_tokens for one in steps)
         costs = " | ".join(f"{(read * one + written * other) / 1e6:.2f}" for one, other in PRICES)
         yield (
-            f"| {name} | {share * step.requests:,.0f} | {read / 1e6:.2f} M | "
-            f"{written / 1e3:,.0f} k | {costs} |"
+            f"| {name} | {requests:,.0f} | {read / 1e6:.2f} M | {written / 1e3:,.0f} k | {costs} |"
         )
 
 

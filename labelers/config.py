@@ -144,9 +144,9 @@ class JudgeLabeler(Strict):
         return Thinking(self.thought_tokens, self.chat_template_kwargs, self.reasoning_effort)
 
 
-ShippedCheck = Literal["math", "choice", "exact", "json_schema", "unit_tests"]
+ShippedCheck = Literal["math", "choice", "exact", "json_schema", "unit_tests", "refusal", "pii"]
 _OF_CHECK: dict[str, tuple[str, ...]] = {
-    "gold": get_args(ShippedCheck),
+    "gold": ("math", "choice", "exact", "json_schema", "unit_tests"),
     "unparsed": get_args(ShippedCheck),
     "choices": ("choice",),
     "within": ("exact",),
@@ -171,7 +171,9 @@ class VerifierLabeler(Strict):
     last result equals the gold one (`pip install 'prefloop[math]'`). ``choice``: the letter or text
     of the gold choice. ``exact``: the gold text. ``json_schema``: JSON that a schema allows.
     ``unit_tests``: the share of tests that the answer's Python code passes, run without network
-    and without write access (Linux)."""
+    and without write access (Linux). ``refusal``: the answer does not decline in its first
+    sentences. ``pii``: it holds no e-mail address, phone, card, account or id number, and no key.
+    The last two are for the filter ``score``, with ``decides: false``."""
     gold: Annotated[str | None, LATER] = None
     """With ``check``: column of the prompts' metadata with what is right (a result, a choice, a
     text or several, a schema, the tests); null is the prompt's reference answer (``json_schema``:
@@ -182,7 +184,8 @@ class VerifierLabeler(Strict):
     """With ``check: exact``: the gold text is the whole answer, what the answer comes to (its box,
     what is behind ``####`` or "the answer is", else its last line), or anywhere in it."""
     unparsed: Annotated[Literal["wrong", "worse", "invalid"], LATER] = "wrong"
-    """With ``check``: an answer that holds nothing to be checked (no result, no choice, no code)
+    """With ``check``: an answer that holds nothing to be checked (no result, no choice, no code; or
+    for ``refusal`` is empty or in a language whose refusals are not known)
     counts as ``wrong``, as ``worse`` than wrong, or makes its votes ``invalid``. The votes say in
     ``completion`` which it was."""
     test_seconds: Annotated[PositiveFloat, LATER] = 10.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -92,6 +93,12 @@ def languages_of(texts: Iterable[str]) -> Counter[str]:
     return Counter(one for one in map(identify, texts) if one is not None)
 
 
+def language_of(text: str) -> str | None:
+    """The language (ISO 639-1) of one text; null where it cannot be judged."""
+    return _identifier()(text)
+
+
+@cache
 def _identifier() -> Callable[[str], str | None]:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 

@@ -26,6 +26,8 @@ _SHIPPED: dict[ShippedCheck, str] = {
     "exact": "prefloop.labelers.scorers.shipped.exact_answer:score",
     "json_schema": "prefloop.labelers.scorers.shipped.json_answer:score",
     "unit_tests": "prefloop.labelers.scorers.shipped.unit_tests:score",
+    "refusal": "prefloop.labelers.scorers.shipped.no_refusal:score",
+    "pii": "prefloop.labelers.scorers.shipped.no_personal_data:score",
 }
 _ROUNDING = 1e-9
 """Scores such as 0.75 - 0.5 and 0.25 are to count as equal differences."""
@@ -95,7 +97,7 @@ class Verifier:
 
     def _read(self, score: Scored) -> Scored:
         if self._check and score == UNPARSED and self._unparsed == "invalid":
-            return "the answer cannot be parsed"
+            return f"the answer {worded(UNPARSED, self._check)}"
         return _finite(score)
 
     def _by_constraints(self, text: str, metadata: Any) -> Scored:
@@ -117,7 +119,7 @@ class Verifier:
             return unscored(pair, self.name, of_a, of_b)
         said = None
         if self._check:
-            said = f"a: {worded(of_a)}, b: {worded(of_b)}"
+            said = f"a: {worded(of_a, self._check)}, b: {worded(of_b, self._check)}"
             if self._unparsed == "wrong":
                 of_a, of_b = max(of_a, WRONG), max(of_b, WRONG)
         preference: Preference = "tie"

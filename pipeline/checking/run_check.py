@@ -155,7 +155,7 @@ async def _told(key: str, looking: Awaitable[list[CheckLine]]) -> list[CheckLine
 async def _labeler(
     config: RunConfig, models: Models, key: str, labeler: JudgeLabeler | OwnModelLabeler
 ) -> list[CheckLine]:
-    opened = await models.labeler(labeler)
+    opened = await models.labeler(labeler, keeps=False)  # the question here is no prompt's
     toy = any(is_toy(config, model) for model in labeler.models)
     if isinstance(labeler, OwnModelLabeler):
         return await check_labeler(key, labeler, opened, is_toy=toy)

@@ -150,6 +150,8 @@ def push(
     with worked_on(folder.root):
         review = put(api, subjects, folder, options, source=source, is_run=is_run)
     typer.echo(f"{folder.pushed.rows():,} pairs in {review.workspace}/{review.name}:")
+    for line in folder.asked().lines:
+        typer.echo(line)
     typer.echo(f"{api.account.url}/dataset/{review.dataset_id}/annotation-mode")
     typer.echo(f"then: prefloop review pull {run_dir or folder.root}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -120,6 +121,8 @@ class Planner:
         self._tokens = TokenCounter(config.sample.system_prompt)
         self._given = PlannedAnswers(given)
         self._pairs_so_far = 0
+        self._written: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+        """Prompts whose criteria a stage wrote: they are kept for those after it."""
         self._timed: set[tuple[str, str]] = set()
         self.steps: list[Step] = []
         self.training: list[Training] = []
@@ -246,21 +249,33 @@ class Planner:
                 yield self._score(labeler, labelled)
             elif isinstance(labeler, JudgeLabeler):
                 if labeler.writer is not None:
-                    yield self._write(labeler, labeler.writer, labelled)
+                    yield from self._write(labeler, labeler.writer, labelled)
                 yield self._judge(labeler, labelled)
             else:
                 yield _Asked(labelled.stage, labeler.name, None, sum(labelled.pairs))
 
     def _write(
         self, labeler: JudgeLabeler, writer: WrittenCriteria, labelled: PairsToLabel
-    ) -> _Asked:
-        """The criteria of each prompt, as if none had been written yet."""
-        asked = self._tokens.of_writing(load_judge(labeler.judge), labelled.prompts, writer)
-        return _Asked(
+    ) -> Iterable[_Asked]:
+        """The criteria of each prompt for which no stage before wrote them, as if none had been
+        written when the run begins."""
+        written = self._written[labeler.name, labeler.judge, writer.model_dump_json()]
+        ids = labelled.prompts["prompt_id"].to_pylist()
+        new = [
+            row
+            for row, number in enumerate(labelled.candidates)
+            if number > 0 and ids[row] not in written
+        ]
+        if not new:
+            return
+        written.update(ids[row] for row in new)
+        prompts = labelled.prompts.take(pa.array(new, pa.int64()))
+        asked = self._tokens.of_writing(load_judge(labeler.judge), prompts, writer)
+        yield _Asked(
             stage=labelled.stage,
             what=f"criteria of {labeler.name}",
             engine=writer.engine,
-            requests=sum(number > 0 for number in labelled.candidates),
+            requests=len(new),
             prompt_tokens=asked,
             expected=writer.max_tokens * RATIONALE_SHARE,
             most=writer.max_tokens,

@@ -17,6 +17,7 @@ from prefloop.labelers.judges.rubric.deciding import (
     DIFFERENT,
     criteria_figures,
 )
+from prefloop.labelers.judges.rubric.with_people import criteria_with_people
 from prefloop.labelers.people import is_human
 from prefloop.pipeline.report.excerpts import read_excerpts
 from prefloop.pipeline.report.figures import (
@@ -102,6 +103,9 @@ def render_report(run: RunDir) -> str:
         decision_figures=decision_figures(tally),
         tally=tally,
         rubrics=criteria_figures(
+            votes for folder in run.rounds() for votes in folder.votes.batches(CRITERIA_COLUMNS)
+        ),
+        by_people=criteria_with_people(
             votes for folder in run.rounds() for votes in folder.votes.batches(CRITERIA_COLUMNS)
         ),
         most_criteria=MOST_CRITERIA,

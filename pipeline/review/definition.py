@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from prefloop.data.prompts.criteria import Criterion
+from prefloop.pipeline.review.by_criterion.criterion_questions import criterion_questions
+
 Mode = Literal["blind", "assisted"]
 """``blind``: nothing tells what the labelers think. ``assisted``: their decision is suggested."""
 
@@ -20,14 +23,20 @@ NUMBERS = ("p_chosen", "margin", "agreement")
 
 
 def settings(
-    *, guidelines: str, mode: Mode, overlap: int, labelers: Sequence[str], decided: bool
+    *,
+    guidelines: str,
+    mode: Mode,
+    overlap: int,
+    labelers: Sequence[str],
+    decided: bool,
+    criteria: Sequence[Criterion] = (),
 ) -> Any:
     """The settings (``argilla.Settings``) of a review.
 
     Text is shown as it is, never as Markdown or HTML: it comes from a model. In blind mode nothing
     that tells the decision is on the server: it lets people filter and sort by what it does not
     show them. ``decided`` is whether the pairs have decisions of labelers, and ``labelers`` are
-    those whose verdicts can be filtered by.
+    those whose verdicts can be filtered by. ``criteria`` are asked about behind the verdict.
     """
     import argilla as rg
 
@@ -56,6 +65,10 @@ def settings(
         ],
         questions=[
             rg.LabelQuestion(VERDICT, labels=VERDICTS, title="Which answer is better?"),
+            *(
+                rg.LabelQuestion(one.name, labels=dict(one.labels), title=one.title, required=False)
+                for one in criterion_questions(criteria)
+            ),
             rg.TextQuestion(REASON, title="Why? (optional)", required=False),
         ],
         metadata=metadata,

@@ -2,6 +2,7 @@
 
 REVIEW/
   review.json            server, dataset, mode, and the run or file that it is about
+  criteria.json          what people are asked of each answer besides the verdict, if anything
   draw-*.parquet         for each draw, the chance that every pair had to be in it
   pushed/part-*.parquet  which candidate stood as A and which as B
   responses.parquet      every response of every person, as last pulled or imported
@@ -19,8 +20,10 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from prefloop.data.prompts.criteria import criteria_of
 from prefloop.data.schemas import ADDED, QUARANTINE
 from prefloop.data.shards import ShardFolder, atomic_write_json, read_shard, write_shard
+from prefloop.pipeline.review.by_criterion.criterion_questions import AskedCriteria
 from prefloop.pipeline.review.definition import Mode
 from prefloop.pipeline.review.errors import ReviewError
 
@@ -62,10 +65,13 @@ RESPONSE = pa.schema(
         pa.field("reason", pa.string()),
         pa.field("inserted_at", pa.string(), nullable=False),
         pa.field("updated_at", pa.string(), nullable=False),
+        # JSON list, in the order of criteria.json: the numbers of the choices for a and b
+        pa.field("criteria", pa.string(), metadata=ADDED),
     ]
 )
 """One person's response to one pair."""
 
+_ASKED = ("criteria", "left_out")
 
 ReviewTool = Literal["argilla", "label-studio"]
 """Where people answer."""
@@ -100,6 +106,7 @@ class ReviewFolder:
         self.tasks = root / "tasks"
         self.left_out = root / "left_out.parquet"
         self._responses = root / "responses.parquet"
+        self._criteria = root / "criteria.json"
 
     def exists(self) -> bool:
         """Whether a review was pushed from here."""
@@ -130,6 +137,29 @@ class ReviewFolder:
         """Keep what the review is."""
         self.root.mkdir(parents=True, exist_ok=True)
         atomic_write_json(self.file, asdict(review))
+
+    def asked(self) -> AskedCriteria:
+        """What people are asked about besides the verdict, as it was when the review began."""
+        try:
+            stored = json.loads(self._criteria.read_text(encoding="utf-8"))
+            found = (stored[key] and criteria_of(stored[key]) for key in _ASKED)
+            return AskedCriteria(*map(tuple, found))
+        except FileNotFoundError:
+            return AskedCriteria()
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ReviewError(
+                f"{self._criteria}: holds no criteria ({error}): people's answers to them cannot "
+                "be told apart; restore the file, or begin a review by another --name"
+            ) from None
+
+    def write_asked(self, asked: AskedCriteria) -> None:
+        """Keep what people are going to be asked about; of nothing, no file."""
+        if not asked.criteria:
+            self._criteria.unlink(missing_ok=True)
+            return
+        self.root.mkdir(parents=True, exist_ok=True)
+        told = {key: [one.model_dump(mode="json") for one in getattr(asked, key)] for key in _ASKED}
+        atomic_write_json(self._criteria, told)
 
     def pairs(self) -> dict[str, dict[str, Any]]:
         """The pushed pairs (PUSHED) by id."""

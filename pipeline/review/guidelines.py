@@ -6,6 +6,7 @@ from prefloop.data.prompts.criteria import Criterion
 from prefloop.labelers.config import JudgeLabeler, LabelConfig
 from prefloop.labelers.judges.folder import load_judge
 from prefloop.labelers.judges.settings import RubricSettings
+from prefloop.pipeline.review.by_criterion.criterion_questions import AskedCriteria
 from prefloop.pipeline.review.definition import Mode
 
 _HEAD = """\
@@ -24,15 +25,28 @@ _ASSISTED = (
     "**The answer that is already selected is the labelers' decision, not yours.** Submitting "
     "sends it as your own: change it where you disagree. The most uncertain pairs come first."
 )
+_BY_CRITERION = """\
+## By criterion
+
+Below the verdict stand questions about each answer by itself, one criterion at a time. What the \
+better answer is says nothing about a single criterion: it may meet one worse than the other \
+answer does. Leave out what you cannot tell.\
+"""
 _MARK = "the request stands here"
 _CRITERIA = (Criterion(text="the criteria stand here"),)
 _FOR_MODELS = ("Reply", "Everything between the tags", "<", "{", "Request:", "criterion_")
 """Beginnings of lines that tell a model how to answer and what to beware of."""
 
 
-def guidelines(label: LabelConfig | None, mode: Mode) -> str:
-    """Markdown for annotators; ``label`` null where no judge of ours labelled the pairs."""
+def guidelines(label: LabelConfig | None, mode: Mode, asked: AskedCriteria | None = None) -> str:
+    """Markdown for annotators; ``label`` null where no judge of ours labelled the pairs, and
+    ``asked`` what there are questions about besides the verdict."""
     parts = [_HEAD, _ASSISTED if mode == "assisted" else _BLIND]
+    if asked and asked.criteria:
+        parts.append(_BY_CRITERION)
+    if asked and asked.left_out:
+        left_out = "\n".join(f"- {one.text}" for one in asked.left_out)
+        parts.append(f"There are no questions about these criteria, which count too:\n\n{left_out}")
     for labeler in label.labelers if label else ():
         if isinstance(labeler, JudgeLabeler):
             rubric = "\n".join([judge_rubric(labeler.judge), *_criteria(labeler)]).strip()

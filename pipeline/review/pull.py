@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefloop.pipeline.review.argilla_api import ArgillaApi
+from prefloop.pipeline.review.by_criterion.criterion_questions import said_of_criteria
 from prefloop.pipeline.review.definition import REASON, VERDICT, VERDICTS
 from prefloop.pipeline.review.folder import ReviewFolder
 from prefloop.pipeline.review.push import require_dataset
@@ -32,7 +33,7 @@ def pull(api: ArgillaApi, folder: ReviewFolder) -> Pulled:
     review = folder.read_of("argilla")
     require_dataset(api, review, folder)
     names = api.users()
-    pushed = folder.pairs()
+    pushed, criteria = folder.pairs(), folder.asked().criteria
     before = {row["response_id"]: row for row in folder.responses().to_pylist()}
     found: dict[str, dict[str, Any]] = {}
     foreign = 0
@@ -42,6 +43,7 @@ def pull(api: ArgillaApi, folder: ReviewFolder) -> Pulled:
             continue
         for response in record.get("responses") or ():
             row = _row(response, record["external_id"], names, before)
+            row["criteria"] = said_of_criteria(response.get("values") or {}, criteria)
             found[row["response_id"]] = row
     lost = [_lost(row, names) for key, row in before.items() if key not in found]
     taken = take_in(folder, [*found.values(), *lost])

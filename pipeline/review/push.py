@@ -11,6 +11,7 @@ from typing import Any
 from prefloop.labelers.people import is_human
 from prefloop.pipeline.review.argilla_api import PAGE, ArgillaApi, Missing
 from prefloop.pipeline.review.blind import take_off_opinions
+from prefloop.pipeline.review.by_criterion.criterion_questions import criteria_to_ask
 from prefloop.pipeline.review.definition import (
     ANSWER_A,
     ANSWER_B,
@@ -107,7 +108,7 @@ def _open(
             )
             folder.write(review)
         return review
-    dataset_id = _make(api, subjects, options)
+    dataset_id = _make(api, subjects, folder, options)
     review = Review(
         name=options.name,
         workspace=options.workspace,
@@ -133,10 +134,12 @@ def require_dataset(api: ArgillaApi, review: Review, folder: ReviewFolder) -> No
         ) from None
 
 
-def _make(api: ArgillaApi, subjects: Subjects, options: PushOptions) -> str:
+def _make(api: ArgillaApi, subjects: Subjects, folder: ReviewFolder, options: PushOptions) -> str:
     import argilla as rg
 
     client = api.client
+    # Who is shown a decision does not say what the criteria alone are worth.
+    asked = criteria_to_ask(subjects.label if options.mode == "blind" else None)
 
     def make() -> str:
         workspace = client.workspaces(options.workspace)
@@ -147,15 +150,17 @@ def _make(api: ArgillaApi, subjects: Subjects, options: PushOptions) -> str:
             workspace=workspace,
             client=client,
             settings=settings(
-                guidelines=guidelines(subjects.label, options.mode),
+                guidelines=guidelines(subjects.label, options.mode, asked),
                 mode=options.mode,
                 overlap=options.overlap,
                 labelers=subjects.labelers,
                 decided=subjects.label is not None,
+                criteria=asked.criteria,
             ),
         )
         there = client.datasets(options.name, workspace=workspace)
         if there is None:
+            folder.write_asked(asked)  # before anybody can be asked
             dataset.create()
             return str(dataset.id)
         if any(True for _ in api.records(str(there.id))):

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from prefloop.data.prompts.criteria import Criterion
 from prefloop.data.schemas import VOTE
 from prefloop.data.shards import write_shard
 from prefloop.labelers.base import Order, Preference
@@ -19,6 +20,7 @@ from prefloop.labelers.people import HUMAN
 from prefloop.pipeline.adoption import finish_adoption
 from prefloop.pipeline.config import load_config
 from prefloop.pipeline.redecide import Redecided, mark_undecided, redecide
+from prefloop.pipeline.review.by_criterion.criterion_questions import told_by_person
 from prefloop.pipeline.review.folder import RESPONSE, ReviewFolder
 from prefloop.pipeline.run.run_dir import RunDir
 
@@ -58,7 +60,7 @@ def take_in(folder: ReviewFolder, responses: Sequence[Mapping[str, Any]]) -> Tak
     pushed = folder.pairs()
     rows = sorted(responses, key=lambda row: (row["pair_id"], row["response_id"]))
     folder.write_responses(pa.Table.from_pylist(rows, RESPONSE))
-    votes = votes_of(rows, pushed)
+    votes = votes_of(rows, pushed, folder.asked().criteria)
     rounds: list[Redecided] = []
     if folder.read().is_run:
         run = RunDir(folder.root.parents[1])
@@ -80,12 +82,17 @@ def take_in(folder: ReviewFolder, responses: Sequence[Mapping[str, Any]]) -> Tak
     )
 
 
-def votes_of(responses: Iterable[Mapping[str, Any]], pushed: Mapping[str, Any]) -> pa.Table:
+def votes_of(
+    responses: Iterable[Mapping[str, Any]],
+    pushed: Mapping[str, Any],
+    criteria: Sequence[Criterion] = (),
+) -> pa.Table:
     """The submitted responses (RESPONSE) as votes (schema VOTE), A and B put back in their places.
 
     A person's vote is about the candidates with the smaller and the larger id as a and b, its
     ``order`` says which was shown as A. "Both bad" is a tie; what was said stands in
-    ``completion``, with its time.
+    ``completion``, with its time; what was said of ``criteria``, those of the review, where a
+    judge's vote has its values.
     """
     rows = []
     for row in responses:
@@ -108,6 +115,7 @@ def votes_of(responses: Iterable[Mapping[str, Any]], pushed: Mapping[str, Any]) 
                 "rationale": row["reason"], "completion": json.dumps(said, ensure_ascii=False),
                 "choice_logprobs": None, "prompt_hash": None, "prompt_tokens": 0,
                 "completion_tokens": 0, "cost": 0.0,
+                "criteria": told_by_person(row["criteria"], criteria, swapped=order == "ba"),
             }
         )  # fmt: skip
     return pa.Table.from_pylist(rows, VOTE)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from prefloop.labelers.base import LabelerError
+from prefloop.labelers.judges.rubric.deciding import CRITERIA_COLUMNS
+from prefloop.labelers.judges.rubric.with_people import CriterionWithPeople, criteria_with_people
 from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS, merge_votes, pairs_of, read_votes
-from prefloop.labelers.people import is_human
+from prefloop.labelers.people import is_human, without_people
 from prefloop.labelers.statistics.agreement import (
     MISSING,
     Agreement,
@@ -23,7 +25,7 @@ from prefloop.labelers.statistics.dataset_accuracy import DatasetAccuracy, datas
 from prefloop.labelers.statistics.estimate import Estimate
 from prefloop.labelers.statistics.winrate import win_rate
 from prefloop.pipeline.review.folder import Review, ReviewFolder
-from prefloop.pipeline.review.responses import SUBMITTED
+from prefloop.pipeline.review.responses import SUBMITTED, votes_of
 from prefloop.pipeline.run.run_dir import RunDir
 
 _MOST_SHOWN = 10
@@ -68,6 +70,8 @@ class ReviewStatus:
     no_dataset: str | None
     differences: tuple[Difference, ...]
     """The surest decisions first."""
+    criteria: tuple[CriterionWithPeople, ...] = ()
+    """What people and judges with a rubric say of the single answers, criterion by criterion."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -110,6 +114,7 @@ def review_status(folder: ReviewFolder, *, seed: int = 0) -> ReviewStatus:
         dataset=dataset,
         no_dataset=why,
         differences=_differences(pushed, said, decided),
+        criteria=_criteria(folder, responses, pushed) if review.is_run else (),
     )
 
 
@@ -166,6 +171,26 @@ def _labelers(folder: ReviewFolder, majority: Mapping[str, str | None]) -> dict[
                         right[name].append(_right(preferred, majority[pair["pair_id"]]))
                         prompts[name].append(pair["prompt_id"])
     return {name: win_rate(right[name], prompts[name]) for name in sorted(right)}
+
+
+def _criteria(
+    folder: ReviewFolder, responses: Sequence[Mapping[str, Any]], pushed: Mapping[str, Any]
+) -> tuple[CriterionWithPeople, ...]:
+    """The judges beside the people of this review: others may have been shown an opinion."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    criteria = folder.asked().criteria
+    people = votes_of(responses, pushed, criteria).select(CRITERIA_COLUMNS)
+    people = people.filter(pc.is_valid(people["criteria"]))
+    if not len(people):
+        return ()
+    found = [people]
+    wanted = pc.unique(people["pair_id"])
+    for round_folder in RunDir(folder.root.parents[1]).rounds():
+        for votes in round_folder.votes.iter(columns=CRITERIA_COLUMNS):
+            found.append(without_people(votes.filter(pc.is_in(votes["pair_id"], wanted))))
+    return tuple(criteria_with_people([pa.concat_tables(found)]))
 
 
 def _dataset(

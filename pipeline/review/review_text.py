@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prefloop.labelers.judges.rubric.with_people import CriterionWithPeople
 from prefloop.labelers.statistics.agreement import Agreement
 from prefloop.labelers.statistics.estimate import Estimate
 from prefloop.pipeline.review.label_studio.importing import ImportedAnswers
@@ -9,6 +10,8 @@ from prefloop.pipeline.review.label_studio.tasks import ExportedTasks
 from prefloop.pipeline.review.pull import Pulled
 from prefloop.pipeline.review.responses import GONE, REPLACED, TakenIn
 from prefloop.pipeline.review.review_status import ReviewStatus
+
+_LONGEST_NAME = 80
 
 
 def render_pulled(found: Pulled) -> str:
@@ -110,6 +113,9 @@ def render_review_status(found: ReviewStatus) -> str:
         said.append(f"{name} agrees with people: {_share(share)}")
     if found.decision:
         said.append(f"decisions agree with people: {_share(found.decision)}")
+    if found.criteria:
+        said.append("by criterion, the choice of a judge is that of a person:")
+    said += [f"  {_criterion(one)}" for one in found.criteria]
     if found.dataset:
         said.append(
             f"estimated for all {found.dataset.pairs:,} pairs: {_share(found.dataset.estimate)} "
@@ -123,6 +129,15 @@ def render_review_status(found: ReviewStatus) -> str:
         views = ", ".join(f"{name}: {view}" for name, view in each.people.items())
         said.append(f"  {each.place}: chosen with {each.p_chosen:.2f}; {views}")
     return "\n".join(said)
+
+
+def _criterion(found: CriterionWithPeople) -> str:
+    said = f"{found.labeler}, {found.name[:_LONGEST_NAME]}: {_share(found.same)} answers"
+    if found.apart:
+        said += f"; prefers the same answer by it: {_share(found.apart)} pairs"
+    if found.people:
+        said += f"; two people: {_share(found.people)}"
+    return said
 
 
 def _figure(found: Agreement) -> str:

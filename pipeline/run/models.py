@@ -299,8 +299,9 @@ class Models:
             self._reward_models[key] = SeatedLabeler(labeler.name, seat, load)
         return self._reward_models[key]
 
-    async def labeler(self, labeler: LabelerConfig) -> Labeler:
-        """The labeler that ``labeler`` describes, with the engine or the model it asks for.
+    async def labeler(self, labeler: LabelerConfig, *, keeps: bool = True) -> Labeler:
+        """The labeler that ``labeler`` describes, with the engine or the model it asks for. Without
+        ``keeps``, criteria that it writes for prompts are forgotten with it.
 
         Raises ``LabelerError`` where it cannot be made.
         """
@@ -315,16 +316,16 @@ class Models:
         engine, desk = None, None
         if isinstance(labeler, JudgeLabeler):
             engine = await self.engine(labeler.engine, labeler.model)
-            desk = await self._desk(labeler)
+            desk = await self._desk(labeler, keeps=keeps)
         return build_labeler(labeler, engine=engine, seed=self._config.seed, desk=desk)
 
-    async def _desk(self, labeler: JudgeLabeler) -> WritingDesk | None:
+    async def _desk(self, labeler: JudgeLabeler, *, keeps: bool) -> WritingDesk | None:
         """With what the criteria of a judge are written, where they are."""
         writer = labeler.writer
         if writer is None:
             return None
         engine = await self.engine(writer.engine, writer.model)
-        if self._rubrics is None:
+        if self._rubrics is None or not keeps:
             return WritingDesk(engine)
         about = {
             "writer": fingerprint(writer),

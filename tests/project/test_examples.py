@@ -42,6 +42,7 @@ ROWS: dict[str, Rows | None] = {
     "cloud-judge": OWN,
     "delta-pairs": TULU,
     "demo": None,  # embedded
+    "filters": OWN,
     "online-dpo": None,
     "qwen3-0.6b": ULTRAFEEDBACK_BINARIZED,
     "relabel": ULTRAFEEDBACK_BINARIZED,

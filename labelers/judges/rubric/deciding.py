@@ -101,7 +101,8 @@ def criteria_figures(votes: Iterable[pa.Table]) -> list[RubricFigures]:
     found: dict[str, dict[tuple[str, str], CriterionFigures]] = defaultdict(dict)
     from_prompts: dict[str, bool] = {}
     for table in votes:
-        asked = table.filter(pc.is_valid(table["criteria"]))
+        judges = pa.array([not is_human(name) for name in table["labeler"].to_pylist()], pa.bool_())
+        asked = table.filter(pc.and_(judges, pc.is_valid(table["criteria"])))
         if not len(asked):
             continue
         people = _by_people(table)

@@ -8,6 +8,13 @@ from typing import Any
 RIGHT, WRONG, UNPARSED = 1.0, 0.0, -1.0
 
 
+_OF_GOLD = {RIGHT: "right", WRONG: "wrong", UNPARSED: "cannot be parsed"}
+_WORDS = {
+    "refusal": {RIGHT: "answers", WRONG: "refuses", UNPARSED: "cannot be told"},
+    "pii": {RIGHT: "nothing found", WRONG: "personal data or a key"},
+}
+
+
 class GoldError(ValueError):
     """What is known to be right is missing, or cannot be read."""
 
@@ -28,7 +35,7 @@ def gold_of(reference: str | None, metadata: Mapping[str, Any], options: Mapping
     return found
 
 
-def worded(score: float) -> str:
-    """``right``, ``wrong``, ``cannot be parsed``, or the share of tests that passed."""
-    named = {RIGHT: "right", WRONG: "wrong", UNPARSED: "cannot be parsed"}
-    return named.get(score) or f"{score:.0%} right"
+def worded(score: float, check: str) -> str:
+    """What ``check`` says of an answer: ``right``, ``wrong``, ``cannot be parsed`` or the like, or
+    the share of tests that passed."""
+    return _WORDS.get(check, _OF_GOLD).get(score) or f"{score:.0%} right"

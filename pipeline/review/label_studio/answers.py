@@ -131,6 +131,7 @@ class LabelStudioReader:
             or None,
             "inserted_at": escaped(str(annotation.created or "")),
             "updated_at": escaped(str(annotation.updated or annotation.created or "")),
+            "criteria": None,  # asked about in Argilla only
         }
 
     def _person(self, by: object) -> tuple[str | None, str | None]:

@@ -2,13 +2,15 @@
 
 Each project is in an environment of its own, since they want other versions of what prefloop
 needs: ``PREFLOOP_LLAMAFACTORY``, ``PREFLOOP_OPENRLHF``, ``PREFLOOP_AXOLOTL`` are paths of its
-Python."""
+Python. Without one, it is this one, where the project is installed."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,10 @@ READER = Path(__file__).with_name("read_by.py")
 def read_by(form: str, rows: list[dict[str, Any]], tmp_path: Path) -> list[dict[str, Any]]:
     project = "LLAMAFACTORY" if form == "alpaca" else form.upper()
     python = os.environ.get(f"PREFLOOP_{project}")
+    if not python and find_spec(project.lower()):
+        python = sys.executable
     if not python:
-        pytest.skip(f"PREFLOOP_{project} names no Python with {project.lower()}")
+        pytest.skip(f"no {project.lower()} here, and PREFLOOP_{project} names no Python with it")
     out = tmp_path / "out"
     prefloop.export(dataset(tmp_path / "source", rows), to=form, out=out)
     done = subprocess.run(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from prefloop.pipeline.checking.run_check import check_before
 from prefloop.pipeline.config import ConfigError, RunConfig, validate_config
 from prefloop.pipeline.judging.reparse import reparse
 from prefloop.pipeline.plan.plan import make_plan
 from prefloop.pipeline.report.run_page import render_report
 from prefloop.pipeline.review.guidelines import guidelines
+from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.stages.invalid_votes import remedy_for
 from tests.helpers.runs import run_small
@@ -135,6 +139,42 @@ def test_written_criteria_are_kept_in_the_run_and_written_once(
         assert len(written(server)) == PROMPTS
         assert run.round(0).votes.table()["criteria"].equals(before["criteria"])
     assert json.loads(before["criteria"][0].as_py())["from"] == "written"
+
+
+def test_what_a_check_has_written_is_not_kept(tmp_path: Path, prompts: Path) -> None:
+    """Its question is no prompt of the run."""
+    said = json.dumps({"criteria": ["It names the capital of France."]})
+    judge = judging(lambda _, answer: "Paris" in answer)
+
+    def reply(handler: Handler) -> None:
+        text = str(handler.body["messages"][-1]["content"])
+        (good(said) if "Write the criteria" in text else judge)(handler)
+
+    with faulty_server(reply) as server:
+        asked = config(
+            server.url, prompts, columns=False, criteria={"engine": "judge", "model": "w"}
+        )
+        run = RunDir(tmp_path / "run")
+        models = Models(asked, cache=run.cache, rubrics=run.rubrics)
+        asyncio.run(check_before(asked, run, models))
+        assert any("Write the criteria" in str(body) for _, _, body in server.requests)
+    assert not run.rubrics.exists()
+
+
+def test_a_plan_counts_criteria_once_a_prompt(tmp_path: Path, prompts: Path) -> None:
+    heldout = tmp_path / "heldout.jsonl"
+    heldout.write_text("\n".join(json.dumps({"prompt": f"Held out {n}?"}) for n in range(5)))
+    raw = config("http://127.0.0.1:1/v1", prompts, columns=False, criteria={"model": "w"})
+    changed = raw.model_dump(mode="json") | {"rounds": 3, "policy": "embedded:policy"}
+    changed["engines"]["default"] = {"type": "transformers"}
+    changed["prompts"]["heldout"] = {"path": str(heldout)}
+    changed["train"] = {}
+    steps = make_plan(validate_config(changed, "test")).steps
+    counts = Counter(
+        {(one.stage, one.round): one.requests for one in steps if one.what == "criteria of j"}
+    )
+    assert counts == {("label", 0): PROMPTS, ("evaluate", 0): 5}
+    assert sum(one.what == "j" and one.stage == "label" for one in steps) == 3
 
 
 def test_the_deciding_criterion_is_told_and_weights_are_read_again(

@@ -31,6 +31,20 @@ from prefloop.pipeline.publish.sensitive import masked, sensitive_parts
         ("from 2a02:2e0:3fe:1001:302::1a", "IP address"),
         ("card 4111 1111 1111 1111.", "credit card"),
         ("card 378282246310005", "credit card"),
+        ("to DE89 3704 0044 0532 0130 00 BY MONDAY", "bank account"),
+        ("to GB29NWBK60161331926819.", "bank account"),
+        ("to BE71 0961 2345 6769 THIS WEEK", "bank account"),
+        ("SSN 536-90-4399", "national id (US)"),
+        ("NINO AB 12 34 56 C", "national id (UK)"),
+        ("DNI 54362315K", "national id (Spain)"),
+        ("NIE X-2482300W", "national id (Spain, foreigners)"),
+        ("CF RCCMNL83S18D969H", "national id (Italy)"),
+        ("NIR 2 95 10 99 126 111 93", "national id (France)"),
+        ("CPF 390.533.447-05", "national id (Brazil)"),
+        ("id 360426199101010071", "national id (China)"),
+        ("aadhaar 2341 2341 2346", "national id (India)"),
+        ("id 971013-9019902", "national id (South Korea)"),
+        ("pnr 880320-0016", "national id (Sweden)"),
     ],
 )
 def test_found(text: str, kind: str) -> None:
@@ -45,6 +59,8 @@ def test_found(text: str, kind: str) -> None:
         "card 4111 1111 1111 1112", "0000 0000 0000 0000", "a1b2" * 8, "3.14159265358979",
         "4111111111111111.5", "[0.421, 0.583] of 1,234 at 5e-07", "sk-learn and hf_hub_download",
         "100-200-3000 foxes, 12-345-6789", "-----BEGIN PUBLIC KEY-----", "isbn 978-3-16-148410-0",
+        "DE88 3704 0044 0532 0130 00", "078-05-1120 and 000-12-3456", "54362315A", "880320-0017",
+        "2341 2341 2347", "390.533.447-06", "GB 12 34 56 C", "part 12345678-A", "971013-9019903",
     ],
 )  # fmt: skip
 def test_not_found(text: str) -> None:

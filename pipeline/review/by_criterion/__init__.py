@@ -1,0 +1,1 @@
+"""What people say of the single criteria of a rubric, where a judge goes by one."""
