@@ -41,6 +41,11 @@ from prefloop.training.cluster.joining import ClusterError, import_ray, join_clu
 logger = logging.getLogger(__name__)
 
 _ADDRESS = "executor.address"
+_MOST_CALLS = 64
+"""Blocks that a worker is given at once, at most, where it begins them as its engines have room."""
+_SHARES = 16
+"""A worker that may begin many blocks has this part of all that it might do at once, so that the
+last ones are shared by all."""
 _STOP_S = 30.0
 """Seconds that workers have to stop; then the connection to the cluster is closed on them."""
 
@@ -134,6 +139,7 @@ class RayJob:
         context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         needs = self._needs()
+        calls = self._calls(len(blocks), needs)
         indices = [{"block": index} for index in blocks]
         done = ray.data.from_items(indices, override_num_blocks=len(indices)).map_batches(
             BlockWorker,
@@ -143,8 +149,8 @@ class RayJob:
             compute=ray.data.ActorPoolStrategy(
                 min_size=needs.least,
                 max_size=needs.most,
-                max_concurrent_calls_per_actor=self.job.in_flight,
-                max_tasks_in_flight_per_actor=2 * self.job.in_flight,
+                max_concurrent_calls_per_actor=calls,
+                max_tasks_in_flight_per_actor=2 * calls,
             ),
             num_cpus=needs.cpus,
             num_gpus=needs.gpus or None,
@@ -162,6 +168,14 @@ class RayJob:
                     yield json.loads(row)
         finally:
             batches.close()
+
+    def _calls(self, blocks: int, needs: WorkerNeeds) -> int:
+        """Blocks that a worker is given at once. What it was given nobody else does, so that it is
+        a small part of all where it is more than the worker is sure to begin."""
+        if self.executor.config.blocks_in_flight is not None:
+            return self.job.in_flight
+        share = blocks // (_SHARES * (needs.most or 1))
+        return max(self.job.in_flight, min(share, _MOST_CALLS))
 
     def _needs(self) -> WorkerNeeds:
         import ray
@@ -215,6 +229,7 @@ class RayJob:
             folder=None if settings.working_dir else Path.cwd(),
             generation=attempts.folder,
             attempts=settings.attempts,
+            in_flight=self.job.in_flight,
             versions=versions_here(),
             host=socket.gethostname(),
         )
