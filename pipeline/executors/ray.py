@@ -32,6 +32,7 @@ from prefloop.pipeline.executors.block_worker import (
 )
 from prefloop.pipeline.executors.resources import (
     WorkerNeeds,
+    blocks_at_hand,
     of_one_worker,
     share_rates,
     worker_needs,
@@ -41,11 +42,6 @@ from prefloop.training.cluster.joining import ClusterError, import_ray, join_clu
 logger = logging.getLogger(__name__)
 
 _ADDRESS = "executor.address"
-_MOST_CALLS = 64
-"""Blocks that a worker is given at once, at most, where it begins them as its engines have room."""
-_SHARES = 16
-"""A worker that may begin many blocks has this part of all that it might do at once, so that the
-last ones are shared by all."""
 _STOP_S = 30.0
 """Seconds that workers have to stop; then the connection to the cluster is closed on them."""
 
@@ -139,7 +135,9 @@ class RayJob:
         context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         needs = self._needs()
-        calls = self._calls(len(blocks), needs)
+        calls = self.job.in_flight
+        if self.executor.config.blocks_in_flight is None:
+            calls = max(calls, blocks_at_hand(len(blocks), needs.most or 1))
         indices = [{"block": index} for index in blocks]
         done = ray.data.from_items(indices, override_num_blocks=len(indices)).map_batches(
             BlockWorker,
@@ -168,14 +166,6 @@ class RayJob:
                     yield json.loads(row)
         finally:
             batches.close()
-
-    def _calls(self, blocks: int, needs: WorkerNeeds) -> int:
-        """Blocks that a worker is given at once. What it was given nobody else does, so that it is
-        a small part of all where it is more than the worker is sure to begin."""
-        if self.executor.config.blocks_in_flight is not None:
-            return self.job.in_flight
-        share = blocks // (_SHARES * (needs.most or 1))
-        return max(self.job.in_flight, min(share, _MOST_CALLS))
 
     def _needs(self) -> WorkerNeeds:
         import ray
