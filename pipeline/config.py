@@ -255,7 +255,7 @@ class RunConfig(Strict):
     ``max_num_seqs`` sequences, those that wait included, or a server fewer than twice
     ``max_concurrency`` requests, up to 64: where a few answers are ten times as long as the others,
     two blocks leave most of an engine idle. All blocks under way are in memory, and a kill loses
-    what is not done of them. On a cluster null is two."""
+    what is not done of them."""
     memory: Annotated[MemoryMode, LATER] = "auto"
     """Which of this machine's models stay in memory while others work. ``auto``: all that fit
     together; where one does not, those that are idle make room (vLLM sleeps, others are closed and

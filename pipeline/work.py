@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from prefloop.labelers.config import LabelConfig
 from prefloop.pipeline.config import PoolMember, RunConfig, SampleConfig, validate_config
-from prefloop.pipeline.executors.block_task import BlockJob, Executor, ExecutorFailed
+from prefloop.pipeline.executors.block_task import BlockJob, BlockTask, Executor, ExecutorFailed
 from prefloop.pipeline.executors.block_worker import WorkOrder
-from prefloop.pipeline.executors.local import LocalExecutor
+from prefloop.pipeline.executors.local import LocalExecutor, LocalJob
 from prefloop.pipeline.remote.working_copy import copy_of
 from prefloop.pipeline.run.context import RoundContext, RunContext
 from prefloop.pipeline.run.final_split import ids_of_rounds
@@ -53,8 +52,8 @@ def executor_of(config: RunConfig, run: RunDir, models: Models) -> Executor:
     return RayExecutor(config, run.root, policy_now, job_of)
 
 
-def job_of(order: WorkOrder) -> BlockJob:
-    """The job that ``order`` asks for. Models are opened when it begins."""
+async def job_of(order: WorkOrder) -> LocalJob:
+    """The job that ``order`` asks for, with its models open."""
     config = validate_config(dict(order.config), str(order.root))
     run = RunDir(order.root)
     # SQLite, which keeps the responses, cannot be shared between machines; what was spent can be.
@@ -65,10 +64,12 @@ def job_of(order: WorkOrder) -> BlockJob:
     if order.policy is not None:
         models.use_policy(order.policy)
     task = order.task
-    within = replace(
-        RunContext.of(config, RunDir(task.root)), blocks_in_flight=models.blocks_in_flight
-    )
-    context, details = within.round(task.round), task.details
+    context = RunContext.of(config, RunDir(task.root)).round(task.round)
+    return await LocalExecutor(lambda: models.admission).open(_job_of(task, models, context))
+
+
+def _job_of(task: BlockTask, models: Models, context: RoundContext) -> BlockJob:
+    details = task.details
     if task.stage == SAMPLE:
         sample = SampleConfig.model_validate(details["sample"])
         return sample_job(context, sample, models, with_references=details["with_references"])

@@ -10,7 +10,7 @@ import os
 import platform
 import socket
 import traceback
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,11 +22,11 @@ from prefloop.data.protocol import EngineDied
 from prefloop.pipeline.executors.attempts import Attempts, StageOver
 from prefloop.pipeline.executors.block_task import (
     BlockFacts,
-    BlockJob,
     BlockTask,
     ExecutorFailed,
-    Make,
 )
+from prefloop.pipeline.executors.local import Admission, LocalJob
+from prefloop.pipeline.machine.engine_load import AskingBlock, EngineLoads, ask_as
 from prefloop.pipeline.machine.packages import package_versions
 
 _LOOK_S = 1.0
@@ -50,14 +50,16 @@ class WorkOrder:
     """See ``prefloop.pipeline.executors.attempts``."""
     attempts: int
     """Tries of a block at most."""
+    in_flight: int
+    """Blocks to work on at once, whatever the load."""
     versions: Mapping[str, str]
     """What the driver has installed, and its kind of processor."""
     host: str
     """The driver's."""
 
 
-JobOf = Callable[[WorkOrder], BlockJob]
-"""Makes the job of an order: it knows the stages."""
+JobOf = Callable[[WorkOrder], Awaitable[LocalJob]]
+"""Opens the job of an order: it knows the stages."""
 
 
 def versions_here() -> dict[str, str]:
@@ -69,15 +71,17 @@ def versions_here() -> dict[str, str]:
 class BlockWorker:
     """Works on blocks, several at once; Ray calls it with one index at a time.
 
-    A block that was tried before is worked on alone, so that it takes no other with it again.
+    It is given more blocks than it works on: the others wait until one is done, or until its
+    engines have room. A block that was tried before is worked on alone, so that it takes no other
+    with it again.
     """
 
     def __init__(self, order: WorkOrder, job_of: JobOf) -> None:
         self._order, self._job_of = order, job_of
         self._attempts = Attempts(order.generation)
-        self._gate = _Gate()
+        self._gate = _Gate(order.in_flight)
         self._opening = asyncio.Lock()
-        self._opened: tuple[BlockJob, Make] | None = None
+        self._opened: LocalJob | None = None
         self._said = _Said()
         logging.getLogger("prefloop").addHandler(self._said)
 
@@ -118,7 +122,8 @@ class BlockWorker:
             await asyncio.sleep(_LOOK_S)
 
     async def _work(self, index: int) -> dict[str, Any]:
-        async with self._gate.passed(alone=self._attempts.count(index) > 0):
+        async with self._gate.passed(alone=self._attempts.count(index) > 0) as asker:
+            ask_as(asker)
             number = self._attempts.begin_try(index)
             if number > self._order.attempts:
                 raise self._poison(index)
@@ -132,11 +137,11 @@ class BlockWorker:
                 self._die(index, number, f"{type(error).__name__}: {error}")
 
     async def _made(self, index: int) -> dict[str, Any]:
-        job, make = await self._open()
-        shelf = job.shelf
+        opened = await self._open()
+        shelf = opened.job.shelf
         tables = await asyncio.to_thread(shelf.kept, index)
         if tables is None:
-            tables = await make(index)
+            tables = await opened.make(index)
             facts = shelf.facts(index, tables)
             if self._attempts.is_over():
                 raise StageOver
@@ -147,12 +152,12 @@ class BlockWorker:
                 tables = await asyncio.to_thread(shelf.kept, index) or tables
         return row_of(shelf.facts(index, tables))
 
-    async def _open(self) -> tuple[BlockJob, Make]:
+    async def _open(self) -> LocalJob:
         async with self._opening:
             if self._opened is None:
                 self._settle_in()
-                job = self._job_of(self._order)
-                self._opened = job, await job.here()
+                self._opened = await self._job_of(self._order)
+                self._gate.widen(self._opened.admission)
             return self._opened
 
     def _settle_in(self) -> None:
@@ -198,36 +203,62 @@ class BlockWorker:
 
 
 class _Gate:
-    """Lets many through together, or one alone; who waits to be alone comes before who does
-    not."""
+    """Lets so many blocks through together, more where engines have room, or one alone; who waits
+    to be alone comes before who does not."""
 
-    def __init__(self) -> None:
-        self._changed = asyncio.Condition()
-        self._inside = 0
-        self._waiting = 0
+    def __init__(self, together: int) -> None:
+        self._together = together
+        self._admission = Admission(EngineLoads(), together)
+        self._inside: set[AskingBlock] = set()
+        self._alone_next = 0
         self._is_taken = False
+        self._waiting: dict[asyncio.Event, None] = {}
+        """In the order in which they came."""
+
+    def widen(self, admission: Admission | None) -> None:
+        """Let more through as ``admission`` says; null: no more."""
+        self._admission = admission or self._admission
+        self._tell()
 
     @asynccontextmanager
-    async def passed(self, *, alone: bool) -> AsyncIterator[None]:
-        async with self._changed:
-            if alone:
-                self._waiting += 1
-                try:
-                    await self._changed.wait_for(lambda: not self._inside)
-                finally:
-                    self._waiting -= 1
-                self._is_taken = True
-            else:
-                await self._changed.wait_for(lambda: not self._is_taken and not self._waiting)
-            self._inside += 1
+    async def passed(self, *, alone: bool) -> AsyncIterator[AskingBlock]:
+        """Wait to be let through; leave the gate at the end."""
+        self._alone_next += alone
         try:
-            yield
+            await self._until(lambda: self._is_open(alone=alone))
         finally:
-            async with self._changed:
-                self._inside -= 1
-                if alone:
-                    self._is_taken = False
-                self._changed.notify_all()
+            self._alone_next -= alone
+            self._tell()
+        asker = AskingBlock()
+        self._inside.add(asker)
+        self._is_taken = alone
+        try:
+            yield asker
+        finally:
+            self._inside.discard(asker)
+            self._is_taken = False
+            self._tell()
+
+    def _is_open(self, *, alone: bool) -> bool:
+        if alone:
+            return not self._inside
+        is_reserved = self._is_taken or self._alone_next > 0
+        return not is_reserved and not self._admission.is_full(self._inside, self._together)
+
+    async def _until(self, is_so: Callable[[], bool]) -> None:
+        told = asyncio.Event()
+        self._waiting[told] = None
+        try:
+            while not is_so():
+                told.clear()
+                with self._admission.loads.heard_by(told.set):
+                    await told.wait()
+        finally:
+            del self._waiting[told]
+
+    def _tell(self) -> None:
+        for waiting in self._waiting:
+            waiting.set()
 
 
 class _Said(logging.Handler):

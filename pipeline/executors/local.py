@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +18,15 @@ class Admission:
 
     loads: EngineLoads
     most: int
+
+    def is_full(self, begun: Collection[AskingBlock], in_flight: int) -> bool:
+        """Whether no block may begin beside those that have ``begun``, a stage's own number being
+        ``in_flight``."""
+        if len(begun) < in_flight:
+            return False
+        # A block that has not asked yet is not in the loads.
+        heard = all(asker.asked for asker in begun)
+        return not (len(begun) < self.most and heard and self.loads.has_room)
 
 
 class LocalExecutor:
@@ -78,17 +87,10 @@ async def run_blocks(
         ask_as(asker)
         await work(block)
 
-    def is_full() -> bool:
-        if len(pending) < in_flight:
-            return False
-        # A block that has not asked yet is not in the loads.
-        heard = all(asker.asked for asker in pending.values())
-        return not (len(pending) < admission.most and heard and admission.loads.has_room)
-
     try:
         with admission.loads.heard_by(room.set):
             for block in blocks:
-                while is_full():
+                while admission.is_full(pending.values(), in_flight):
                     await _wait(pending, room)
                 asker = AskingBlock()
                 pending[asyncio.ensure_future(begin(block, asker))] = asker

@@ -32,6 +32,7 @@ from prefloop.pipeline.executors.block_worker import (
 )
 from prefloop.pipeline.executors.resources import (
     WorkerNeeds,
+    blocks_at_hand,
     of_one_worker,
     share_rates,
     worker_needs,
@@ -134,6 +135,9 @@ class RayJob:
         context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         needs = self._needs()
+        calls = self.job.in_flight
+        if self.executor.config.blocks_in_flight is None:
+            calls = max(calls, blocks_at_hand(len(blocks), needs.most or 1))
         indices = [{"block": index} for index in blocks]
         done = ray.data.from_items(indices, override_num_blocks=len(indices)).map_batches(
             BlockWorker,
@@ -143,8 +147,8 @@ class RayJob:
             compute=ray.data.ActorPoolStrategy(
                 min_size=needs.least,
                 max_size=needs.most,
-                max_concurrent_calls_per_actor=self.job.in_flight,
-                max_tasks_in_flight_per_actor=2 * self.job.in_flight,
+                max_concurrent_calls_per_actor=calls,
+                max_tasks_in_flight_per_actor=2 * calls,
             ),
             num_cpus=needs.cpus,
             num_gpus=needs.gpus or None,
@@ -215,6 +219,7 @@ class RayJob:
             folder=None if settings.working_dir else Path.cwd(),
             generation=attempts.folder,
             attempts=settings.attempts,
+            in_flight=self.job.in_flight,
             versions=versions_here(),
             host=socket.gethostname(),
         )

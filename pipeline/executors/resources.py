@@ -11,6 +11,9 @@ from prefloop.pipeline.config import PoolMember, RunConfig, SampleConfig
 from prefloop.pipeline.engines.settings import EngineConfig, OpenAIEngine, VllmEngine
 from prefloop.pipeline.executors.block_task import BlockTask, ExecutorFailed
 
+_MOST_AT_HAND = 64
+_PARTS = 16
+
 
 @dataclass(frozen=True)
 class WorkerNeeds:
@@ -70,6 +73,13 @@ def of_one_worker(config: RunConfig) -> RunConfig:
         for name, engine in config.engines.items()
     }
     return config.model_copy(update={"engines": engines})
+
+
+def blocks_at_hand(blocks: int, workers: int) -> int:
+    """How many of a stage's ``blocks`` each of ``workers`` may be given at once, to begin them as
+    its engines have room. Nobody else does what one was given, so that it is a small part of a
+    worker's share: the last blocks are for whoever is idle."""
+    return min(blocks // (_PARTS * workers), _MOST_AT_HAND)
 
 
 def share_rates(engine: dict[str, Any], workers: int) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +19,18 @@ from prefloop.pipeline.config import ConfigError, validate_config
 from prefloop.training.cluster.sharding import sharding_of
 from prefloop.training.config import TrainConfig
 from prefloop.training.errors import TrainingError
-from prefloop.training.methods.offline import train_offline
+from prefloop.training.methods import offline
+from prefloop.training.methods.offline import STEP, train_as_one, train_offline
 from prefloop.training.session.fit import TrainResult
 from prefloop.training.session.job import Job
 from tests.helpers.dpo_data import rows, write
 from tests.helpers.engine_models import make_model
-from tests.pipeline.executors.ray_cluster import kill, ray_cluster, until
+from tests.helpers.paths import ROOT
+from tests.pipeline.executors.ray_cluster import QUIET, add_node, kill, ray_cluster, until
 from tests.training.test_accelerate import FSDP, assert_as_alone
 
 # By a thread: Ray may hang where no signal of Python's is heard.
-pytestmark = pytest.mark.timeout(600, method="thread")
+pytestmark = pytest.mark.timeout(1800, method="thread")
 
 DEEPSPEED = """
 compute_environment: LOCAL_MACHINE
@@ -38,10 +44,15 @@ deepspeed_config: {zero_stage: 3}
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
+def nodes() -> Iterator[Any]:
     pytest.importorskip("ray", reason="Ray is not installed")
     with ray_cluster() as here:
-        yield here.address
+        yield here
+
+
+@pytest.fixture(scope="module")
+def cluster(nodes: Any) -> str:
+    return str(nodes.address)
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +81,54 @@ def on(address: str, job: Job, folder: Path, **changes: Any) -> Job:
     )  # fmt: skip
 
 
-def processes() -> list[psutil.Process]:
-    """Those that train."""
+OF_RAY = (
+    "ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::_AutoscalingCoordinatorActor",
+)  # fmt: skip
+"""What Ray has once for each node, and once for a cluster."""
+
+
+def processes(what: str = "RayTrainWorker") -> list[psutil.Process]:
+    """Those that train, or all whose names with Ray begin so."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if "RayTrainWorker" in " ".join(process.cmdline()):
+            name = "".join(process.cmdline()[:1])
+            if name.startswith(f"ray::{what}") and not name.startswith(OF_RAY):
                 found.append(process)
         except psutil.Error:
             continue
     return found
+
+
+def nothing_is_left() -> bool:
+    """Whether all that the cluster was asked for is at its end."""
+    return until(lambda: not processes(""))
+
+
+HOLD = 5
+"""The step at which a training waits, having taken it: the last checkpoint is of the one before."""
+
+
+def train_until_held(text: str, say: Callable[[str, Any], None]) -> None:
+    """``train_as_one``, which waits at a step as long as there is a file ``held`` beside the
+    policy, and tells there which process waits, and which steps were taken."""
+    folder = Job.load(text).out.parent
+
+    def tell(kind: str, what: Any) -> None:
+        if kind == STEP:
+            with (folder / "taken").open("a", encoding="utf-8") as file:
+                file.write(f"{what['step']:g} ")
+            if what["step"] == HOLD and (folder / "held").exists():
+                (folder / "held").write_text(str(os.getpid()), encoding="utf-8")
+        say(kind, what)
+        while kind == STEP and what["step"] == HOLD and (folder / "held").exists():
+            time.sleep(0.05)
+
+    train_as_one(text, tell)
+
+
+def steps_taken(folder: Path) -> list[int]:
+    return list(map(int, (folder / "taken").read_text(encoding="utf-8").split()))
 
 
 @pytest.mark.slow
@@ -102,9 +151,79 @@ def test_a_process_that_is_killed_is_replaced_and_the_weights_are_those_of_one(
     assert steps == list(range(1, 9))  # each is heard once, though some were taken twice
     assert_as_alone(result, alone[1])
     assert until(lambda: not processes())
-    assert [path.name for path in tmp_path.iterdir() if path.name == ".cluster"] == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["logps.parquet", "policy"]
     again = train_offline(job)  # made already: nobody is asked
     assert again.history == result.history
+
+
+@pytest.mark.slow
+def test_a_node_that_is_killed_is_done_without_where_there_is_another(
+    nodes: Any, alone: tuple[Job, TrainResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offline, "train_as_one", train_until_held)
+    held = tmp_path / "held"
+    held.touch()
+    steps: list[int] = []
+
+    def on_step(log: dict[str, float]) -> None:
+        steps.append(int(log["step"]))
+        if steps[-1] == HOLD:
+            raylet = psutil.Process(int(held.read_text(encoding="utf-8"))).ppid()
+            [node] = [
+                one for one in nodes.worker_nodes
+                if raylet in [each.process.pid for each in one.all_processes["raylet"]]
+            ]  # fmt: skip
+            nodes.remove_node(node, allow_graceful=False)
+            held.unlink()
+
+    add_node(nodes)
+    result = train_offline(on(nodes.address, alone[0], tmp_path), on_step=on_step)
+    assert_as_alone(result, alone[1])
+    assert steps == list(range(1, 9))
+    assert steps_taken(tmp_path) == [*range(1, HOLD + 1), *range(HOLD, 9)]
+    assert nothing_is_left()
+
+
+WAITING = """
+import sys
+from prefloop.training.methods import offline
+from prefloop.training.session.job import Job
+from tests.training.test_cluster import train_until_held
+offline.train_as_one = train_until_held
+offline.train_offline(Job.load(sys.stdin.read()))
+"""
+"""Of the process that waits for a training."""
+
+
+@pytest.mark.slow
+def test_a_training_ends_with_who_waits_for_it_and_the_same_command_goes_on(
+    nodes: Any, alone: tuple[Job, TrainResult], tmp_path: Path
+) -> None:
+    job = on(nodes.address, alone[0], tmp_path)
+    held = tmp_path / "held"
+    held.touch()
+
+    def waiting() -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", WAITING], cwd=ROOT, stdin=subprocess.PIPE, text=True,
+            env=os.environ | QUIET | {"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert process.stdin
+        process.stdin.write(job.dump())
+        process.stdin.close()
+        return process
+
+    first = waiting()
+    assert until(lambda: bool(held.read_text(encoding="utf-8")), 900)
+    assert len(processes()) == 2
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert nothing_is_left(), processes("")
+    held.unlink()
+    assert waiting().wait(900) == 0
+    assert_as_alone(train_offline(job), alone[1])
+    assert steps_taken(tmp_path) == [*range(1, HOLD + 1), *range(HOLD, 9)]
+    assert nothing_is_left()
 
 
 @pytest.mark.slow

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from prefloop.data.errors import PrefloopError
 from prefloop.training.cluster.joining import ClusterError, import_ray, join_cluster
+from prefloop.training.cluster.places import Node, clear_places, place_of
 from prefloop.training.config import ClusterConfig
 from prefloop.training.errors import TrainingError
 
 KEY = "train.cluster"
 _LOOK_S = 0.5
 """Seconds between two looks at what the processes have said."""
+_END_S = 10.0
+"""Seconds that the end of all of it waits for an answer."""
 
 Say = Callable[[str, Any], None]
 """Says something of a kind to the process that waits."""
@@ -39,6 +42,8 @@ class Ear:
     said: deque[tuple[str, Any]] = field(default_factory=deque)
     problem: str | None = None
     """What ended the work for good."""
+    room: Any = None
+    """Of the processes that were begun last: their placement group."""
 
     def say(self, kind: str, what: Any) -> None:
         """Keep it."""
@@ -47,6 +52,14 @@ class Ear:
     def give_up(self, problem: str) -> None:
         """Nothing is to be tried again. The first of several problems counts."""
         self.problem = self.problem or problem
+
+    def begin_in(self, room: Any) -> None:
+        """A process has begun in a placement group."""
+        self.room = room
+
+    def last_room(self) -> Any:
+        """The placement group that was begun in last; null where none was."""
+        return self.room
 
     def taken(self) -> tuple[list[tuple[str, Any]], str | None]:
         """All that was said since the last time, and the problem."""
@@ -60,13 +73,15 @@ def on_cluster(
     text: str,
     settings: ClusterConfig,
     *,
-    folder: Path,
+    state: Path,
     environment: Mapping[str, str],
     hear: Callable[[str, Any], None],
 ) -> None:
-    """Have ``work`` done with ``text`` by the processes that ``settings`` describe, all of which
-    see ``folder``, and wait for them. What they say comes to ``hear``, which may end it by raising.
+    """Have ``work`` done with ``text`` by the processes that ``settings`` describe, and wait for
+    them. What they say comes to ``hear``, which may end it by raising.
 
+    ``state``: a folder of this work alone, which all of them see, and which is there meanwhile. Who
+    was begun with it before, and does not know yet that it is over, is waited for.
     ``environment``: further variables of the processes. Raises ``TrainingError``.
     """
     try:
@@ -74,7 +89,7 @@ def on_cluster(
     except ClusterError as error:
         raise TrainingError(str(error)) from None
     try:
-        _Whole(work, text, settings, folder.absolute(), dict(environment)).follow(hear)
+        _Whole(work, text, settings, state.absolute(), dict(environment)).follow(hear)
     finally:
         if is_ours:
             import_ray(KEY).shutdown()
@@ -100,12 +115,13 @@ class Fit:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         settings = self.settings
         try:
-            TorchTrainer(
+            _ending_with_us(TorchTrainer)(
                 _process,
                 train_loop_config={
                     "ear": ear,
                     "work": self.work,
                     "text": self.text,
+                    "state": self.state,
                     "environment": self.environment,
                 },
                 scaling_config=ScalingConfig(
@@ -129,7 +145,7 @@ class _Whole:
     work: SharedWork
     text: str
     settings: ClusterConfig
-    folder: Path
+    state: Path
     environment: dict[str, str]
 
     def follow(self, hear: Callable[[str, Any], None]) -> None:
@@ -141,9 +157,9 @@ class _Whole:
         # Where this process is: with its node, who listens is gone too.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         beside = ray.remote(num_cpus=0, scheduling_strategy=here)
-        state = self.folder / ".cluster"
+        self.state.mkdir(parents=True, exist_ok=True)
         ear = beside(Ear).remote()
-        fit = beside(Fit).remote(self.work, self.text, self.settings, state, self.environment)
+        fit = beside(Fit).remote(self.work, self.text, self.settings, self.state, self.environment)
         try:
             ended = fit.run.remote(ear)
             while not ray.wait([ended], timeout=_LOOK_S)[0]:
@@ -153,22 +169,45 @@ class _Whole:
                 raise TrainingError(problem)
         finally:
             ray.kill(fit)
+            with suppress(ray.exceptions.RayError):
+                if room := ray.get(ear.last_room.remote(), timeout=_END_S):
+                    ray.util.remove_placement_group(room)
             ray.kill(ear)
-            shutil.rmtree(state, ignore_errors=True)
+            clear_places(self.state)
+
+
+def _ending_with_us(trainer: Any) -> Any:
+    """Ray Train's ``trainer`` without the actor that looks whether its controller is alive, and
+    gives back the processes' room where it is not. It outlives whoever began it, and for good where
+    the cluster has no dashboard to ask. The room is given back here, or with our connection."""
+
+    class Trainer(trainer):  # type: ignore[misc]  # known when Ray is imported
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()
+            return [
+                one for one in callbacks if type(one).__name__ != "PlacementGroupCleanerCallback"
+            ]
+
+    return Trainer
 
 
 def _process(config: Mapping[str, Any]) -> None:
     """In each of the processes."""
+    from ray.train import get_context
+
     ray = import_ray(KEY)
     ear = config["ear"]
     os.environ.update(config["environment"])
+    ray.get(ear.begin_in.remote(ray.util.get_current_placement_group()))
 
     def say(kind: str, what: Any) -> None:
         # Waited for: who trains with nobody to hear it is to end.
         ray.get(ear.say.remote(kind, what))
 
     try:
-        config["work"](config["text"], say)
+        here = Node(ray.get_runtime_context().get_node_id(), _has_node)
+        with place_of(get_context().get_world_rank(), config["state"], here):
+            config["work"](config["text"], say)
     except PrefloopError as error:
         ray.get(ear.give_up.remote(" ".join(str(error).split())))
         raise
@@ -193,6 +232,10 @@ def _answer(ray: Any, asked: Any) -> Any:
             f"the cluster does not tell how the training goes on ({_last_line(error)}): the same "
             "command goes on from the last checkpoint"
         ) from None
+
+
+def _has_node(name: str) -> bool:
+    return any(node["NodeID"] == name for node in import_ray(KEY).nodes() if node["Alive"])
 
 
 def _has_gpus(ray: Any) -> bool:

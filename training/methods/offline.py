@@ -99,7 +99,7 @@ def _on_cluster(job: Job, cluster: ClusterConfig, on_step: OnStep | None) -> Non
 
     on_cluster(
         train_as_one, job.dump(), cluster,
-        folder=job.out.parent, environment=sharding, hear=hear,
+        state=job.out.with_name(f".{job.out.name}.cluster"), environment=sharding, hear=hear,
     )  # fmt: skip
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partialmethod
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 
@@ -15,9 +18,13 @@ QUIET = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
+    "RAY_raylet_start_wait_time_s": "180",
+    "RAY_gcs_server_request_timeout_seconds": "180",
+    "RAY_worker_register_timeout_seconds": "180",
 }
-"""Of the environment: loopback addresses are fine, nobody is told of it, and workers do not stand
-back behind other tests."""
+"""Of the environment: loopback addresses are fine, nobody is told of it, workers do not stand back
+behind other tests, and a busy machine has time."""
+os.environ |= QUIET  # Ray looks at it when it is imported
 
 
 @contextmanager
@@ -25,27 +32,51 @@ def ray_cluster(nodes: int = 2) -> Iterator[Any]:
     """A head without CPUs, and nodes of one CPU each."""
     from ray.cluster_utils import Cluster
 
-    os.environ |= QUIET
     cluster = Cluster()
     try:
-        _started(lambda: cluster.add_node(num_cpus=0, include_dashboard=False))
+        add_node(cluster, num_cpus=0, include_dashboard=False)
         for _ in range(nodes):
-            _started(lambda: cluster.add_node(num_cpus=1))
+            add_node(cluster)
         yield cluster
     finally:
         cluster.shutdown()
 
 
-def _started(node: Callable[[], Any]) -> None:
-    """Start a node; again where a busy machine does not come to it within Ray's own 30 s."""
+def add_node(cluster: Any, **of_node: Any) -> None:
+    """Add a node, of one CPU where nothing else is said; again where a busy machine does not come
+    to it in time."""
+    from ray._private.node import Node
+
+    port = _free_port()
+    start = partialmethod(_start_raylet, Node.start_raylet, port)
     for left in reversed(range(4)):
         try:
-            node()
+            with patch.object(Node, "start_raylet", start):
+                cluster.add_node(**{"num_cpus": 1, "runtime_env_agent_port": port} | of_node)
         except Exception as error:  # it has no type of its own
             if not left or "timed out during startup" not in str(error):
                 raise
         else:
             return
+
+
+def _start_raylet(
+    node: Any, start: Callable[..., None], port: int, *settings: Any, **more: Any
+) -> None:
+    """Start a node's raylet, which need not wait for its agents to say where they listen: it would
+    do so for 20 s, and a busy machine takes longer to start them."""
+    from ray import _raylet
+
+    where = dict.fromkeys(("dashboard_agent_listen", "metrics_agent", "metrics_export"), -1)
+    for name, number in (where | {"runtime_env_agent": port}).items():
+        _raylet.persist_port(node.get_session_dir_path(), node._node_id, f"{name}_port", number)
+    start(node, *settings, **more)
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 def workers() -> list[psutil.Process]:

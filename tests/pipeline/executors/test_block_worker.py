@@ -31,6 +31,8 @@ from prefloop.pipeline.executors.block_worker import (
     unpacked,
     versions_here,
 )
+from prefloop.pipeline.executors.local import Admission, LocalExecutor, LocalJob
+from prefloop.pipeline.machine.engine_load import EngineLoads
 
 
 @dataclass
@@ -66,15 +68,22 @@ def order_in(run: Path, **changes: Any) -> WorkOrder:
         attempts=2,
         versions=versions_here(),
         host="here",
+        in_flight=2,
     )
     return replace(whole, **changes)
 
 
-def worker(order: WorkOrder, board: Board, make: Any) -> BlockWorker:
+def worker(
+    order: WorkOrder, board: Board, make: Any, admission: Admission | None = None
+) -> BlockWorker:
     async def here() -> Any:
         return make
 
-    return BlockWorker(order, lambda order: BlockJob(order.task, board, here, 2))
+    async def job_of(order: WorkOrder) -> LocalJob:
+        job = BlockJob(order.task, board, here, order.in_flight)
+        return await LocalExecutor(lambda: admission).open(job)
+
+    return BlockWorker(order, job_of)
 
 
 def rows_of(made: BlockWorker, *blocks: int) -> list[dict[str, Any]]:
@@ -196,6 +205,35 @@ def test_a_block_that_was_tried_before_is_worked_on_alone(tmp_path: Path) -> Non
     rows = [json.loads(row["row"][0]) for row in asyncio.run(go())]
     assert [facts_in(row).block for row in rows] == [1, 0, 2]
     assert beside == [{1}]
+
+
+@pytest.mark.parametrize(("capacity", "together"), [(64, 5), (2, 4), (None, 2)])
+def test_blocks_that_were_given_begin_as_engines_have_room(
+    tmp_path: Path, capacity: int | None, together: int
+) -> None:
+    """As many as there may be, as fill the engine twice, or two where nothing is known of it."""
+    loads, inside, most = EngineLoads(), 0, 0
+
+    async def go() -> list[Any]:
+        others = asyncio.Barrier(together)  # each waits until so many are inside
+
+        async def make(index: int) -> Tables:
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            with loads.carrying("engine", capacity or 1, 1):
+                await asyncio.wait_for(others.wait(), 60)
+            inside -= 1
+            return numbers(index)
+
+        admission = Admission(loads, 5) if capacity else None
+        made = worker(order_in(tmp_path), Board(), make, admission)
+        blocks = range(4 * together)
+        return await asyncio.gather(*(made({"block": [one]}) for one in blocks))
+
+    rows = [json.loads(row["row"][0]) for row in asyncio.run(go())]
+    assert [facts_in(row).block for row in rows] == list(range(4 * together))
+    assert most == together
 
 
 def test_work_ends_with_its_stage(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from prefloop.data.errors import PrefloopError
+from prefloop.data.protocol import EngineFailed
 from prefloop.pipeline.config import PoolMember, RunConfig, validate_config
 from prefloop.pipeline.loop import take_up
 from prefloop.pipeline.run.run_dir import RunDir
@@ -29,13 +30,16 @@ from prefloop.pipeline.stages.matches import match, voting
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import dataset_rows, run_small, small_config
 from tests.helpers.servers import FaultyServer, Handler, Reply, faulty_server, good, status
-from tests.pipeline.executors.ray_cluster import QUIET, kill, ray_cluster, until, workers
+from tests.pipeline.executors.ray_cluster import QUIET, add_node, kill, ray_cluster, until, workers
 
 # By a thread: Ray may hang where no signal of Python's is heard.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900, method="thread")]
 
 PROMPTS = 24
 BLOCK = 4
+TOKENS = 15
+"""What a request of the script takes."""
+PRICES = {"price_per_million_prompt_tokens": 1e6, "price_per_million_completion_tokens": 1e6}
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +104,21 @@ class Script:
         self._lock = threading.Lock()
 
     def __call__(self, handler: Handler) -> None:
+        self.before(handler.body)
+        scripted(handler.body)(handler)
+
+    def before(self, body: Any) -> None:
+        """Do it, where it is time."""
         with self._lock:
-            if self._left and self._wanted(handler.body):
+            if self._left and self._wanted(body):
                 self._left -= 1
                 self._do()
-        scripted(handler.body)(handler)
+
+
+def nth(number: int, wanted: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Picks the so-manieth of the requests that ``wanted`` picks."""
+    seen = iter(range(1, number + 1))
+    return lambda body: wanted(body) and next(seen, number) == number
 
 
 def no_worker_is_left() -> bool:
@@ -148,7 +162,7 @@ def test_killed_workers_and_nodes_leave_no_trace(
     with faulty_server(reply) as server:
         run = run_small(tmp_path / "ray", config(server.url, prompts, cluster))
         again = repeated(server)
-    cluster.add_node(num_cpus=1)
+    add_node(cluster)
     assert shards(run) == expected
     # Each kill repeats the blocks in flight at most: two of sampling, two of labelling.
     assert 0 < again <= 2 * BLOCK * 2 + 2 * BLOCK * 2
@@ -205,6 +219,38 @@ def test_a_killed_driver_leaves_nothing_running_and_the_same_command_goes_on(
     assert not (tmp_path / "ray" / "attempts").exists()
 
 
+@pytest.mark.parametrize(
+    "limit",
+    [
+        {"max_total_tokens": 20 * TOKENS},
+        {"max_cost": 20.0 * TOKENS, **PRICES},
+    ],
+    ids=["tokens", "money"],
+)  # fmt: skip
+def test_a_budget_is_that_of_all_workers_and_of_all_starts(
+    tmp_path: Path, prompts: Path, expected: dict[str, bytes], cluster: Any, limit: dict[str, Any]
+) -> None:
+    root = tmp_path / "ray"
+    with faulty_server(lambda handler: scripted(handler.body)(handler)) as server:
+        served = {"type": "openai", "base_url": server.url, "max_retries": 0, "cache": False}
+        priced = served | (PRICES if "max_cost" in limit else {})
+        limited, unlimited = (
+            config(
+                server.url, prompts, cluster, engines={"default": priced | most, "judge": served}
+            )
+            for most in (limit, {})
+        )
+        for _ in range(2):
+            with pytest.raises(EngineFailed, match="budget reached"):
+                run_small(root, limited)
+            assert 5 < len(server.requests) <= 20
+            assert no_worker_is_left()
+        run = run_small(root, unlimited)
+    assert shards(run).keys() == expected.keys()
+    if "max_cost" not in limit:  # a price is told with what it bought
+        assert shards(run) == expected
+
+
 @pytest.mark.parametrize("answer", [status(400, "This is not answered here"), status(401, "no")])
 def test_what_a_server_refuses_is_said_as_in_one_process(
     tmp_path: Path, prompts: Path, cluster: Any, answer: Reply
@@ -223,21 +269,87 @@ def test_what_a_server_refuses_is_said_as_in_one_process(
     assert no_worker_is_left()
 
 
-def test_policies_are_compared_as_in_one_process(
-    tmp_path: Path, prompts: Path, cluster: Any
-) -> None:
-    heldout = {"train": {"path": str(prompts)}, "heldout_share": 0.5,
+def config_to_compare(url: str, file: Path, cluster: Any = None) -> RunConfig:
+    """:func:`config` with half of the prompts held out."""
+    heldout = {"train": {"path": str(file)}, "heldout_share": 0.5,
                "near_duplicates": {"enabled": False}}  # fmt: skip
-    found = []
-    for where in (None, cluster):
-        run = RunDir(tmp_path / ("ray" if where else "local"))
-        with faulty_server(lambda handler: scripted(handler.body)(handler)) as server:
-            wanted = config(server.url, prompts, where, prompts=heldout, sample={"n": 1})
-            asyncio.run(compare(wanted, run))
-        found.append(shards(run))
-    assert found[0] == found[1]
-    kinds = {name.split("/")[1] for name in found[0] if name.startswith("evaluation/")}
+    return config(url, file, cluster, prompts=heldout, sample={"n": 1}, block_size=2)
+
+
+@pytest.fixture
+def compared(tmp_path: Path, prompts: Path) -> dict[str, bytes]:
+    """The shards of a comparison in this process."""
+    run = RunDir(tmp_path / "local")
+    with faulty_server(lambda handler: scripted(handler.body)(handler)) as server:
+        asyncio.run(compare(config_to_compare(server.url, prompts), run))
+    found = shards(run)
+    kinds = {name.split("/")[1] for name in found if name.startswith("evaluation/")}
     assert kinds == {"answers-000", "answers-001", "votes-001-against-000"}
+    return found
+
+
+def test_policies_are_compared_as_in_one_process(
+    tmp_path: Path, prompts: Path, compared: dict[str, bytes], cluster: Any
+) -> None:
+    run = RunDir(tmp_path / "ray")
+    with faulty_server(lambda handler: scripted(handler.body)(handler)) as server:
+        asyncio.run(compare(config_to_compare(server.url, prompts, cluster), run))
+    assert shards(run) == compared
+    assert no_worker_is_left()
+
+
+COMPARING = """
+import asyncio, sys
+from pathlib import Path
+import yaml
+from prefloop.pipeline.config import validate_config
+from prefloop.pipeline.run.run_dir import RunDir
+from tests.pipeline.executors.test_ray import compare
+config = validate_config(yaml.safe_load(Path(sys.argv[1]).read_text()), "test")
+asyncio.run(compare(config, RunDir(Path(sys.argv[2]))))
+"""
+
+
+def test_a_comparison_survives_a_worker_a_node_and_who_waits_for_it(
+    tmp_path: Path, prompts: Path, compared: dict[str, bytes], cluster: Any
+) -> None:
+    """A worker while held-out prompts are answered, the others while votes are given."""
+    driver: list[subprocess.Popen[bytes]] = []
+
+    def kill_node() -> None:
+        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+
+    scripts = [
+        Script(nth(7, lambda body: not is_judged(body)), lambda: kill(workers()[0])),
+        Script(nth(3, is_judged), kill_node),
+        Script(nth(9, is_judged), lambda: os.kill(driver[0].pid, signal.SIGKILL)),
+    ]
+
+    def reply(handler: Handler) -> None:
+        for script in scripts:
+            script.before(handler.body)
+        scripted(handler.body)(handler)
+
+    run, file = RunDir(tmp_path / "ray"), tmp_path / "config.yaml"
+    with faulty_server(reply) as server:
+        wanted = config_to_compare(server.url, prompts, cluster)
+        file.write_text(yaml.safe_dump(wanted.model_dump(mode="json")))
+        with (tmp_path / "log").open("w") as log:
+            driver.append(subprocess.Popen(
+                [sys.executable, "-c", COMPARING, str(file), str(run.root)],
+                cwd=ROOT, stdout=log, stderr=log, env=os.environ | QUIET,
+            ))  # fmt: skip
+        assert driver[0].wait(300) == -signal.SIGKILL, (tmp_path / "log").read_text()
+        assert no_worker_is_left()
+        add_node(cluster)
+        voted = run.match_votes(1, 0).indices()
+        assert len(voted) < len(run.heldout.indices())
+        asyncio.run(compare(wanted, run))
+        again = repeated(server)
+    assert shards(run) == compared
+    # Two blocks of two prompts in flight: answers of one worker, votes in both orders of two, and
+    # of all that are left.
+    assert 0 < again <= 2 * 2 + 2 * 2 * 2 * 2 + 2 * 2 * 2 * 2
     assert no_worker_is_left()
 
 

@@ -11,6 +11,7 @@ from prefloop.pipeline.config import RunConfig, validate_config
 from prefloop.pipeline.executors.block_task import BlockTask, ExecutorFailed
 from prefloop.pipeline.executors.resources import (
     WorkerNeeds,
+    blocks_at_hand,
     of_one_worker,
     share_rates,
     worker_needs,
@@ -110,3 +111,8 @@ def test_workers_ask_together_what_may_be_asked_in_a_minute() -> None:
         "tokens_per_minute": None,
         "endpoints": [{"base_url": "x", "tokens_per_minute": 1}],
     }
+
+
+def test_a_worker_has_a_small_part_of_its_share_at_hand() -> None:
+    found = [blocks_at_hand(blocks, 4) for blocks in (6, 200, 1000, 100_000)]
+    assert found == [0, 3, 15, 64]
