@@ -48,6 +48,7 @@ from prefloop.pipeline.engines.openai.batch.jobs import Door, Jobs
 from prefloop.pipeline.engines.openai.batch.price_mark import marked, share_in
 from prefloop.pipeline.engines.openai.batches import Batches, put_together, shared, taken_apart
 from prefloop.pipeline.engines.openai.budget import Budget, Charge
+from prefloop.pipeline.engines.openai.connections.response import Response, TransportError
 from prefloop.pipeline.engines.openai.headers import shown_headers
 from prefloop.pipeline.engines.openai.health import MOST_IN_A_ROW, Health
 from prefloop.pipeline.engines.openai.ledger import Amount, ledger_at
@@ -76,7 +77,7 @@ from prefloop.pipeline.engines.openai.server_words import (
     said_by,
     strict_json,
 )
-from prefloop.pipeline.engines.openai.transport import Response, TransportError, written
+from prefloop.pipeline.engines.openai.transport import written
 from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.engines.weights import is_adapter, load_tokenizer
 
