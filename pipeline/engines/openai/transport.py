@@ -22,7 +22,12 @@ import msgspec
 
 from prefloop.data.protocol import EngineFailed
 from prefloop.pipeline.engines.openai.api_key import ApiKey
-from prefloop.pipeline.engines.openai.connections.kept_alive import IDLE_S, KeptAlive, is_plain
+from prefloop.pipeline.engines.openai.connections.kept_alive import (
+    IDLE_S,
+    Cookies,
+    KeptAlive,
+    is_plain,
+)
 from prefloop.pipeline.engines.openai.connections.response import (
     LARGEST_BODY,
     Response,
@@ -266,7 +271,7 @@ class _Direct:
         self._ssl = _trusted() if urlsplit(base_url).scheme.lower() == "https" else None
         self._urls: dict[str, yarl.URL] = {}
         self._session: aiohttp.ClientSession | None = None
-        self._jar: aiohttp.CookieJar | None = None
+        self._cookies = Cookies()
         self._base_url = base_url
         self._is_plain = is_plain(base_url)
         self._kept_alive: KeptAlive | None = None
@@ -310,15 +315,8 @@ class _Direct:
             await self._session.close()
 
     def _connected(self) -> KeptAlive:
-        self._kept_alive = KeptAlive(self._base_url, self._headers, self._ssl, self._cookies())
+        self._kept_alive = KeptAlive(self._base_url, self._headers, self._ssl, self._cookies)
         return self._kept_alive
-
-    def _cookies(self) -> aiohttp.CookieJar:
-        import aiohttp
-
-        if self._jar is None:
-            self._jar = aiohttp.CookieJar(unsafe=True)  # a balancer's, also by a bare address
-        return self._jar
 
     def _opened(self) -> aiohttp.ClientSession:
         import aiohttp
@@ -331,7 +329,7 @@ class _Direct:
             ),
             headers=self._headers,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-            cookie_jar=self._cookies(),
+            cookie_jar=self._cookies.opened(),
         )
         return self._session
 

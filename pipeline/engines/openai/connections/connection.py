@@ -141,7 +141,7 @@ class Connection(asyncio.Protocol):
         if self._has_head:
             self._complete()
         else:
-            self._headers, self._cookies = {}, []
+            self._begin(self._size)
 
     @property
     def _is_awaited(self) -> bool:
@@ -152,8 +152,8 @@ class Connection(asyncio.Protocol):
         coding = self._headers.get("transfer-encoding", "").lower()
         return "content-length" not in self._headers and "chunked" not in coding
 
-    def _begin(self) -> None:
-        self._size = 0
+    def _begin(self, size: int = 0) -> None:
+        self._size = size
         self._status = 0
         self._has_head = False
         self._headers: dict[str, str] = {}

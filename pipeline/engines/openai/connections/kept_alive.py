@@ -44,6 +44,21 @@ def is_plain(url: str) -> bool:
     )
 
 
+class Cookies:
+    """What a server has us bring along; most have nothing, and then there is no jar."""
+
+    def __init__(self) -> None:
+        self.jar: aiohttp.CookieJar | None = None
+
+    def opened(self) -> aiohttp.CookieJar:
+        """The jar, a new one where there was none."""
+        import aiohttp
+
+        if self.jar is None:
+            self.jar = aiohttp.CookieJar(unsafe=True)  # a balancer's, also by a bare address
+        return self.jar
+
+
 class KeptAlive:
     """The connections to one server. Use it from one event loop."""
 
@@ -52,15 +67,15 @@ class KeptAlive:
         url: str,
         headers: Mapping[str, str],
         trusted: ssl.SSLContext | None,
-        jar: aiohttp.CookieJar,
+        cookies: Cookies,
     ) -> None:
         """``url`` is :func:`is_plain`; ``headers`` go with each request; ``trusted`` is for
-        https; ``jar`` has the cookies. Raises ``ValueError`` for headers that are none."""
+        https. Raises ``ValueError`` for headers that are none."""
         import yarl
 
         self._origin = yarl.URL(url).origin()
         self._ssl = trusted if self._origin.scheme == "https" else None
-        self._jar = jar
+        self._cookies = cookies
         self._cookie = ""
         lines = [f"host: {self._host_header()}"]
         for name, value in headers.items():
@@ -119,9 +134,10 @@ class KeptAlive:
         return shown if self._origin.is_default_port() else f"{shown}:{self._origin.port}"
 
     def _cookies_for(self, url: yarl.URL) -> bytes:
-        if not self._cookie and not len(self._jar):
+        jar = self._cookies.jar
+        if not self._cookie and not jar:
             return b""
-        found = self._jar.filter_cookies(url).values()
+        found = jar.filter_cookies(url).values() if jar else ()
         pairs = [f"{one.key}={one.coded_value}" for one in found]
         said = "; ".join([*([self._cookie] if self._cookie else []), *pairs])
         return f"cookie: {said}\r\n".encode() if said else b""
@@ -129,7 +145,7 @@ class KeptAlive:
     def _take_cookies(self, answered: Answered, url: yarl.URL) -> None:
         for said in answered.cookies:
             try:
-                self._jar.update_cookies(SimpleCookie(said), url)
+                self._cookies.opened().update_cookies(SimpleCookie(said), url)
             except CookieError:
                 continue
 

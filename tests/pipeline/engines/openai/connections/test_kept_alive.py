@@ -5,11 +5,10 @@ import gzip
 import zlib
 from contextlib import asynccontextmanager
 
-import aiohttp
 import pytest
 
 from prefloop.pipeline.engines.openai.connections import connection, kept_alive, response
-from prefloop.pipeline.engines.openai.connections.kept_alive import KeptAlive, is_plain
+from prefloop.pipeline.engines.openai.connections.kept_alive import Cookies, KeptAlive, is_plain
 from prefloop.pipeline.engines.openai.connections.response import TransportError
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
@@ -56,7 +55,7 @@ class Scripted:
 async def asked(scripted, headers=None):
     server = await asyncio.start_server(scripted, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-    client = KeptAlive(url, headers or {}, None, aiohttp.CookieJar(unsafe=True))
+    client = KeptAlive(url, headers or {}, None, Cookies())
     try:
         yield client, f"{url}/completions"
     finally:
@@ -221,7 +220,7 @@ def test_a_server_that_is_not_there_was_sent_nothing():
 
 def test_headers_are_no_place_for_line_breaks():
     with pytest.raises(ValueError, match="x-own"):
-        KeptAlive("http://localhost/v1", {"x-own": "a\r\nhost: b"}, None, None)
+        KeptAlive("http://localhost/v1", {"x-own": "a\r\nhost: b"}, None, Cookies())
 
 
 @pytest.mark.parametrize(
