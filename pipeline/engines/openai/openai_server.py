@@ -146,6 +146,7 @@ class OpenAIServer:
         ``EngineFailed``."""
         self._config = config
         self._place = place or Place()
+        self._shown_headers = shown_headers(config.extra_headers)
         self._model = model
         self._endpoints = endpoints_of(config)
         self._address = _in_words([endpoint.name for endpoint in self._endpoints])
@@ -304,8 +305,8 @@ class OpenAIServer:
     def _question(self, request: Request, seed: int, prompt: Sequence[int] | None) -> _Question:
         body = request_body(self._config, self._model, request, seed, prompt)
         asked: dict[str, Any] = {"api": self._config.api, "body": body}
-        if shown := shown_headers(self._config.extra_headers):
-            asked["headers"] = shown
+        if self._shown_headers:
+            asked["headers"] = self._shown_headers
         if "seed" not in body:
             asked["seed"] = seed  # several answers to one prompt are still several
         return _Question(
