@@ -1,7 +1,9 @@
 """Connections that stay open, against servers that write what they are told, byte by byte."""
 
 import asyncio
+import datetime
 import gzip
+import ssl
 import zlib
 from contextlib import asynccontextmanager
 
@@ -215,6 +217,52 @@ def test_a_server_that_is_not_there_was_sent_nothing():
 
     with pytest.raises(TransportError, match=r"Cannot connect to 127\.0\.0\.1:") as caught:
         asyncio.run(go())
+    assert not caught.value.was_sent
+
+
+def certificate(folder):
+    """One for localhost, signed by itself, and its key: the file with both."""
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    file = folder / "both.pem"
+    file.write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain) + signed.public_bytes(pem)
+    )
+    return file
+
+
+def test_https_is_spoken_with_a_server_that_is_trusted_and_no_other(tmp_path):
+    file = certificate(tmp_path)
+    own = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    own.load_cert_chain(file)
+
+    async def bodies(trusted):
+        server = Scripted(answer(b"1"), answer(b"2"))
+        listening = await asyncio.start_server(server, "127.0.0.1", 0, ssl=own)
+        url = f"https://localhost:{listening.sockets[0].getsockname()[1]}/v1"
+        client = KeptAlive(url, {}, trusted, Cookies())
+        try:
+            return [(await client.post(url, b"")).body for _ in range(2)], server.connections
+        finally:
+            client.close()
+            listening.close()
+
+    assert asyncio.run(bodies(ssl.create_default_context(cafile=file))) == ([b"1", b"2"], 1)
+    with pytest.raises(TransportError, match="certificate verify failed") as caught:
+        asyncio.run(bodies(ssl.create_default_context()))
     assert not caught.value.was_sent
 
 
