@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _SEPARATOR = "\x1f"
+_SORTED = json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=str)
 _LARGE = 64 << 20
 """Bytes from which on the digest of a file is kept."""
 _SETTLED_NS = 2_000_000_000
@@ -47,7 +48,7 @@ def derive_seed(*parts: str | int) -> int:
 
 def json_hash(value: object) -> str:
     """Hash of a JSON value, independent of the order of object keys."""
-    return content_id(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str))
+    return content_id(_SORTED.encode(value))
 
 
 def folder_revision(folder: Path) -> str:

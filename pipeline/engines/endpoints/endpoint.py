@@ -9,10 +9,11 @@ from typing import Any
 
 from prefloop.pipeline.engines.endpoints.endpoint_settings import EndpointConfig
 from prefloop.pipeline.engines.openai.api_key import ApiKey, read_key
+from prefloop.pipeline.engines.openai.connections.response import Response
 from prefloop.pipeline.engines.openai.headers import secret_headers, shown_headers
 from prefloop.pipeline.engines.openai.openai_errors import Failures
 from prefloop.pipeline.engines.openai.server_words import Said, said_in
-from prefloop.pipeline.engines.openai.transport import Response, Transport
+from prefloop.pipeline.engines.openai.transport import Transport
 from prefloop.pipeline.engines.settings import OpenAIEngine
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from prefloop.data.protocol import EngineFailed
 from prefloop.pipeline.engines.endpoints.endpoint import Endpoint
+from prefloop.pipeline.engines.openai.connections.response import TransportError
 from prefloop.pipeline.engines.openai.server_words import load_body, one_line
-from prefloop.pipeline.engines.openai.transport import TransportError
 
 _LONGEST_S = 10.0
 _FEW = 5

@@ -166,8 +166,14 @@ class Ledger:
 
     def _catch_up(self) -> None:
         """Read what was appended since; a torn line at the end stays unread."""
-        if self.path is None or not self.path.exists():
+        try:
+            size = None if self.path is None else self.path.stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            size = None
+        if self.path is None or size is None:
             self._read = 0
+            return
+        if size == self._read:  # as it is where one process works: nothing to read
             return
         with self.path.open("rb") as file:
             if os.fstat(file.fileno()).st_size < self._read:

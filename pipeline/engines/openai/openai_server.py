@@ -48,6 +48,7 @@ from prefloop.pipeline.engines.openai.batch.jobs import Door, Jobs
 from prefloop.pipeline.engines.openai.batch.price_mark import marked, share_in
 from prefloop.pipeline.engines.openai.batches import Batches, put_together, shared, taken_apart
 from prefloop.pipeline.engines.openai.budget import Budget, Charge
+from prefloop.pipeline.engines.openai.connections.response import Response, TransportError
 from prefloop.pipeline.engines.openai.headers import shown_headers
 from prefloop.pipeline.engines.openai.health import MOST_IN_A_ROW, Health
 from prefloop.pipeline.engines.openai.ledger import Amount, ledger_at
@@ -76,7 +77,7 @@ from prefloop.pipeline.engines.openai.server_words import (
     said_by,
     strict_json,
 )
-from prefloop.pipeline.engines.openai.transport import Response, TransportError, written
+from prefloop.pipeline.engines.openai.transport import written
 from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.engines.weights import is_adapter, load_tokenizer
 
@@ -145,6 +146,7 @@ class OpenAIServer:
         ``EngineFailed``."""
         self._config = config
         self._place = place or Place()
+        self._shown_headers = shown_headers(config.extra_headers)
         self._model = model
         self._endpoints = endpoints_of(config)
         self._address = _in_words([endpoint.name for endpoint in self._endpoints])
@@ -303,8 +305,8 @@ class OpenAIServer:
     def _question(self, request: Request, seed: int, prompt: Sequence[int] | None) -> _Question:
         body = request_body(self._config, self._model, request, seed, prompt)
         asked: dict[str, Any] = {"api": self._config.api, "body": body}
-        if shown := shown_headers(self._config.extra_headers):
-            asked["headers"] = shown
+        if self._shown_headers:
+            asked["headers"] = self._shown_headers
         if "seed" not in body:
             asked["seed"] = seed  # several answers to one prompt are still several
         return _Question(

@@ -13,8 +13,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from prefloop.pipeline.engines.openai.connections.response import LARGEST_BODY
 from prefloop.pipeline.engines.openai.server_words import load_body, said_by, strict_json
-from prefloop.pipeline.engines.openai.transport import LARGEST_BODY, written
+from prefloop.pipeline.engines.openai.transport import written
 
 UNRUN = frozenset(["batch_expired", "batch_cancelled", "batch_canceled", "request_cancelled"])
 """What stands for requests that a job never came to."""

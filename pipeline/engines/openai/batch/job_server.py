@@ -14,15 +14,14 @@ from urllib.parse import quote
 from prefloop.data.protocol import EngineFailed, RequestRejected
 from prefloop.pipeline.engines.endpoints.endpoint import Endpoint
 from prefloop.pipeline.engines.openai.batch.job_state import TAG, JobState, read_state
-from prefloop.pipeline.engines.openai.openai_errors import TransientError, retry_after
-from prefloop.pipeline.engines.openai.server_words import load_body, said_by
-from prefloop.pipeline.engines.openai.transport import (
+from prefloop.pipeline.engines.openai.connections.response import (
     LARGEST_BODY,
     Response,
-    Target,
     TransportError,
-    Upload,
 )
+from prefloop.pipeline.engines.openai.openai_errors import TransientError, retry_after
+from prefloop.pipeline.engines.openai.server_words import load_body, said_by
+from prefloop.pipeline.engines.openai.transport import Target, Upload
 from prefloop.pipeline.engines.settings import OpenAIEngine
 
 logger = logging.getLogger(__name__)

@@ -13,11 +13,11 @@ from prefloop.data.protocol import EngineFailed, Request, RequestRejected, Sampl
 from prefloop.data.schemas import CANDIDATE, VOTE
 from prefloop.labelers.judges.stored_logprobs import store_logprobs
 from prefloop.pipeline.engines.openai.budget import Charge
+from prefloop.pipeline.engines.openai.connections.response import Response
 from prefloop.pipeline.engines.openai.ledger import Amount
 from prefloop.pipeline.engines.openai.openai_errors import TransientError
 from prefloop.pipeline.engines.openai.openai_server import OpenAIServer
 from prefloop.pipeline.engines.openai.server_words import LONGEST, said_by, said_in
-from prefloop.pipeline.engines.openai.transport import Response
 from prefloop.pipeline.engines.settings import OpenAIEngine
 from tests.helpers.mutated import mutated
 

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from prefloop.data.protocol import Completion, EngineFailed, EverythingRefused, RequestRejected
-from prefloop.pipeline.engines.openai import transport
+from prefloop.pipeline.engines.openai.connections import connection
 from prefloop.pipeline.engines.openai.reply_reader import read_reply
 from tests.helpers.served import ask, asked, question
 from tests.helpers.servers import by_prompt, endless, faulty_server, good, raw, says
@@ -236,7 +236,7 @@ def test_one_answer_without_log_probabilities_is_that_answer_s(tmp_path):
 
 
 def test_a_body_without_end_is_not_read(monkeypatch):
-    monkeypatch.setattr(transport, "LARGEST_BODY", 1 << 20)
+    monkeypatch.setattr(connection, "LARGEST_BODY", 1 << 20)
     with faulty_server(endless(b" " * 65536, 2000)) as server:
         (error,) = ask(server.url, question(), max_retries=0)
     assert isinstance(error, EngineFailed)
@@ -245,7 +245,7 @@ def test_a_body_without_end_is_not_read(monkeypatch):
 
 
 def test_a_body_that_says_how_large_it_is_is_not_read_at_all(monkeypatch):
-    monkeypatch.setattr(transport, "LARGEST_BODY", 1000)
+    monkeypatch.setattr(connection, "LARGEST_BODY", 1000)
     with faulty_server(good("x" * 2000)) as server:
         (error,) = ask(server.url, question(), max_retries=0)
     assert "which is not read" in str(error)
