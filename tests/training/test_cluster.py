@@ -133,25 +133,26 @@ def steps_taken(folder: Path) -> list[int]:
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_is_replaced_and_the_weights_are_those_of_one(
-    cluster: str, alone: tuple[Job, TrainResult], tmp_path: Path
+    cluster: str, alone: tuple[Job, TrainResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(offline, "train_as_one", train_until_held)
+    held = tmp_path / "held"
+    held.touch()
     steps: list[int] = []
-    killed: list[int] = []
 
     def on_step(log: dict[str, float]) -> None:
         steps.append(int(log["step"]))
-        if steps[-1] == 6 and not killed:
-            victim = processes()[-1]
-            killed.append(victim.pid)
-            kill(victim)
+        if steps[-1] == HOLD:
+            kill(psutil.Process(int(held.read_text(encoding="utf-8"))))
+            held.unlink()
 
     job = on(cluster, alone[0], tmp_path)
     result = train_offline(job, on_step=on_step)
-    assert killed
+    assert steps_taken(tmp_path) == [*range(1, HOLD + 1), *range(HOLD, 9)]
     assert steps == list(range(1, 9))  # each is heard once, though some were taken twice
     assert_as_alone(result, alone[1])
     assert until(lambda: not processes())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["logps.parquet", "policy"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["logps.parquet", "policy", "taken"]
     again = train_offline(job)  # made already: nobody is asked
     assert again.history == result.history
 
@@ -168,12 +169,14 @@ def test_a_node_that_is_killed_is_done_without_where_there_is_another(
     def on_step(log: dict[str, float]) -> None:
         steps.append(int(log["step"]))
         if steps[-1] == HOLD:
-            raylet = psutil.Process(int(held.read_text(encoding="utf-8"))).ppid()
+            first = psutil.Process(int(held.read_text(encoding="utf-8")))
+            raylet = first.ppid()
             [node] = [
                 one for one in nodes.worker_nodes
                 if raylet in [each.process.pid for each in one.all_processes["raylet"]]
             ]  # fmt: skip
             nodes.remove_node(node, allow_graceful=False)
+            kill(first)  # it lives on for a second where its machine does
             held.unlink()
 
     add_node(nodes)
