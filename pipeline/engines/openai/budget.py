@@ -189,5 +189,6 @@ class Budget:
 
 
 def _of_these(lost: str, most: str) -> str:
-    killed = f", {lost} of it by requests of a run that was killed, counted in full" if lost else ""
+    whose = "of a run that was killed, or of other processes at work"
+    killed = f", {lost} of it by requests {whose}, counted in full" if lost else ""
     return f"{killed}; the next request may take {most}"
