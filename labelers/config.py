@@ -598,8 +598,7 @@ class ScoreFilter(Strict):
     """Drop pairs with an answer whose score by one labeler is out of bounds: one that is unsafe,
     refuses, or names a person, by whatever labeler says so.
 
-    An answer without a score by it is not known to be within, and its pairs are dropped. The
-    reason is ``score:LABELER``. A labeler that is for this alone has ``decides: false``.
+    The reason is ``score:LABELER``. A labeler that is for this alone has ``decides: false``.
     """
 
     type: Literal["score"] = "score"
@@ -613,6 +612,9 @@ class ScoreFilter(Strict):
     which: Literal["either", "chosen", "rejected"] = "either"
     """Whose score has to be within: ``chosen`` lets the rejected answer be as it is, which may be
     what is to be unlearnt."""
+    unscored: Annotated[Literal["drop", "keep"], LATER] = "drop"
+    """An answer without a score by it is not known to be within: ``drop`` its pairs, or ``keep``
+    them, where it is known to be no reason, such as a language that a check does not know."""
 
     @model_validator(mode="after")
     def _is_a_bound(self) -> ScoreFilter:

@@ -339,8 +339,8 @@ def min_quality(pairs: pa.Table, params: MinQuality) -> Drop:
 
 @pair_filter(ScoreFilter)
 def score(pairs: pa.Table, params: ScoreFilter) -> Drop:
-    """Drop where the score of an answer by the labeler is out of bounds, or where it has none and
-    so is not known to be within."""
+    """Drop where the score of an answer by the labeler is out of bounds, or, unless these are to be
+    kept, where it has none and so is not known to be within."""
     sides = ("chosen", "rejected") if params.which == "either" else (params.which,)
     drop: Drop = np.zeros(len(pairs), np.bool_)
     for side in sides:
@@ -351,6 +351,8 @@ def score(pairs: pa.Table, params: ScoreFilter) -> Drop:
             within &= scores >= params.min - _ROUNDING
         if params.max is not None:
             within &= scores <= params.max + _ROUNDING
+        if params.unscored == "keep":
+            within |= ~np.isfinite(scores)
         drop = drop | ~within
     return drop
 

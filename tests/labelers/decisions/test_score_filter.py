@@ -53,6 +53,8 @@ def test_an_answer_without_a_score_is_not_known_to_be_within() -> None:
     bound = {"type": "score", "labeler": "guard", "max": 1.0}
     assert reasons([(None, 0.1), (0.1, None), (0.1, 0.1)], bound) == ["score:guard"] * 2 + [None]
     assert reasons([(0.1, None)], bound | {"which": "chosen"}) == [None]
+    kept = bound | {"unscored": "keep"}
+    assert reasons([(None, 0.1), (None, None), (None, 1.1)], kept) == [None, None, "score:guard"]
 
 
 def test_each_labeler_may_have_a_filter_of_its_own_and_the_first_is_the_reason() -> None:
