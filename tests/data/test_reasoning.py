@@ -1,7 +1,7 @@
 """Where a thought ends and the answer begins, by the marks that models write."""
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from prefloop.data.reasoning import is_mark, opened_by, split_thought
@@ -38,8 +38,36 @@ def test_every_mark(begin: str, end: str) -> None:
         assert split_thought(f"a thought{end}the answer").reasoning is None
 
 
+@pytest.mark.parametrize(("begin", "end"), MARKS[1:7])
+@pytest.mark.parametrize("quote", "\"'`")
+def test_a_quotation_before_the_mark_and_one_behind_it(begin: str, end: str, quote: str) -> None:
+    said = f"{quote}yes{quote}"
+    found = split_thought(f"{begin}They want {said}{end}{said} is it.")
+    assert (found.reasoning, found.answer) == (f"They want {said}", f"{said} is it.")
+    word = f"{quote}{end}{quote}"
+    for thought in (f"The mark is {word}.", f"{word} is the mark.", f"({word})"):
+        assert split_thought(f"{begin}{thought}").closed is False
+        found = split_thought(f"{begin}{thought}{end}the answer")
+        assert (found.reasoning, found.answer) == (thought, "the answer")
+
+
+def is_a_word(thought: str, answer: str) -> bool:
+    """Whether a mark between the two stands in quotes, by all that can be seen."""
+    quote = thought[-1:]
+    return (
+        bool(quote)
+        and quote in "\"'`"
+        and answer[:1] == quote
+        and (thought[-2:-1].isspace() or thought[-2:-1] in tuple("([{:=\"'`") or len(thought) == 1)
+        and not answer[1:2].isalnum()
+    )
+
+
 @given(PLAIN, PLAIN, st.sampled_from(MARKS[:7]))
+@example("'", "'", MARKS[0])
+@example('"yes"', '"yes"', MARKS[1])
 def test_any_text(thought: str, answer: str, marks: tuple[str, str]) -> None:
+    assume(marks == MARKS[0] or not is_a_word(thought, answer))
     text = f"{marks[0]}{thought}{marks[1]}{answer}"
     found = split_thought(text)
     assert found.answer == answer.lstrip()
