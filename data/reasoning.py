@@ -139,6 +139,17 @@ def as_turn(reasoning: str, answer: str) -> str:
     return f"<think>\n{reasoning.strip()}\n</think>\n\n{answer}"
 
 
+def is_quoted(before: str, behind: str) -> bool:
+    """Whether a mark between these, two characters on each side, is in quotes and so a word about
+    thoughts: one that begins, and the same one that ends. A thought that ends in a quotation may
+    come before an answer that begins with one."""
+    quote = before[-1:]
+    if not quote or quote not in _QUOTES or behind[:1] != quote:
+        return False
+    begins = len(before) < 2 or before[0].isspace() or before[0] in _BEFORE_QUOTES
+    return begins and not behind[1:].isalnum()
+
+
 @dataclass(frozen=True, slots=True)
 class _Begin:
     kind: int
@@ -174,21 +185,11 @@ def _closing(kind: int, text: str, place: int, name: str | None = None) -> tuple
     """The first closing mark behind ``place`` that does not stand in quotes."""
     for found in _PATTERNS[kind][1].finditer(text, place):
         start, end = found.span()
-        if _is_quoted(text[max(place, start - 2) : start], text[end : end + 2]):
+        if is_quoted(text[max(place, start - 2) : start], text[end : end + 2]):
             continue
         if name is None or found[1].lower() == name:
             return start, end
     return None
-
-
-def _is_quoted(before: str, behind: str) -> bool:
-    """Whether what stands between these characters is in quotes: one that begins, and the same one
-    that ends. A thought that ends in a quotation may come before an answer that begins with one."""
-    quote = before[-1:]
-    if not quote or quote not in _QUOTES or behind[:1] != quote:
-        return False
-    begins = len(before) < 2 or before[0].isspace() or before[0] in _BEFORE_QUOTES
-    return begins and not behind[1:].isalnum()
 
 
 def _is_closed_only(text: str) -> bool:

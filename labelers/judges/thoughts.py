@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from prefloop.data.reasoning import BARE_BEGIN, BARE_END, OTHER_MARKS, tag_marks
+from prefloop.data.reasoning import BARE_BEGIN, BARE_END, OTHER_MARKS, is_quoted, tag_marks
 
 _NAMES = (
     r"(?:\w+:)?(?:think|thinking|thoughts?|thought[_-]process|reason|reasoning|reflection"
@@ -81,9 +81,7 @@ def _marks(text: str) -> Iterator[_Mark]:
         for pattern, begins in zip(patterns, (True, False), strict=True):
             for found in pattern.finditer(text):
                 start, end = found.span()
-                if not (
-                    start and text[start - 1] in "\"'`" and text[end : end + 1] == text[start - 1]
-                ):
+                if not is_quoted(text[max(0, start - 2) : start], text[end : end + 2]):
                     yield _Mark(start, end, f"{number}{found[1].lower()}", begins)
     bare = BARE_BEGIN.match(text)
     if bare:

@@ -93,6 +93,8 @@ def test_nothing_of_a_thought_is_left(marks: tuple[str, str], thought: str, answ
 def test_words_about_thoughts_are_none() -> None:
     text = "Answer A shows its `<think>` and '</think>' marks. [[B]]"
     assert from_text(text, AB).preferred == "second"
+    between = without_thought('<scratchpad>The first says "no"</scratchpad>"no" is wrong: [[B]]')
+    assert between == '"no" is wrong: [[B]]'
     inside = json.dumps({"rationale": "A ends with </think> <think>", "verdict": "B"})
     assert from_json(inside, AB).preferred == "second"
 
