@@ -248,10 +248,12 @@ def test_a_cancelled_request_counts_with_the_most(tmp_path):
         async def wait():
             async with budget.reserved(Amount(40)) as charge:
                 charge.spent = charge.most
+                begun.set()
                 await asyncio.sleep(60)
 
+        begun = asyncio.Event()
         task = asyncio.ensure_future(wait())
-        await asyncio.sleep(0.1)
+        await begun.wait()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         return budget.spent
