@@ -119,10 +119,11 @@ def _passes(given: Mapping[str, Any], per_step: int | None) -> int:
 
 def processes_of(given: Mapping[str, Any]) -> int:
     """Processes that train together by the settings ``given``: a cluster's, or those of the file of
-    accelerate. One where that cannot be read: the training says so."""
+    accelerate. One where they say nothing that is known: that is refused elsewhere."""
     cluster, file = given.get("cluster") or {}, given.get("accelerate")
     if cluster or not isinstance(file, str | Path):
-        found = cluster.get("workers") if isinstance(cluster, Mapping) else cluster.workers
+        is_raw = isinstance(cluster, Mapping)
+        found = cluster.get("workers") if is_raw else getattr(cluster, "workers", None)
     else:
         try:
             found = read_yaml(Path(file))["num_processes"]

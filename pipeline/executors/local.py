@@ -9,6 +9,7 @@ from functools import partial
 
 from prefloop.pipeline.executors.block_task import BlockJob, Make, Take
 from prefloop.pipeline.machine.engine_load import AskingBlock, EngineLoads, ask_as
+from prefloop.pipeline.machine.garbage import searched_less_often
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ async def run_blocks(
         await work(block)
 
     try:
-        with admission.loads.heard_by(room.set):
+        with searched_less_often(), admission.loads.heard_by(room.set):
             for block in blocks:
                 while admission.is_full(pending.values(), in_flight):
                     await _wait(pending, room)

@@ -28,7 +28,6 @@ from prefloop.pipeline.executors.block_task import (
     Make,
     Tables,
 )
-from prefloop.pipeline.machine.garbage import searched_less_often
 from prefloop.pipeline.run.all_or_some import AllOrSome, any_valid_vote, tally_votes
 from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.progress import StepProgress
@@ -76,7 +75,7 @@ async def label_round(
         came_before=any_valid_vote(folder.votes, settings.silent),
     )
     breaker = Breaker(title, settings)
-    with searched_less_often(), StepProgress(title, total, done=total - todo) as progress:
+    with StepProgress(title, total, done=total - todo) as progress:
 
         async def take(facts: BlockFacts, keep: Keep) -> None:
             async def commit() -> None:

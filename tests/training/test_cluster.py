@@ -127,6 +127,24 @@ def train_until_held(text: str, say: Callable[[str, Any], None]) -> None:
     train_as_one(text, tell)
 
 
+def holding(
+    folder: Path, then: Callable[[psutil.Process], None]
+) -> tuple[list[int], Callable[[dict[str, float]], None]]:
+    """Let the training in ``folder`` be held, and do ``then`` with the process that waits: the
+    steps as they are told, and who is to be told of them."""
+    held = folder / "held"
+    held.touch()
+    steps: list[int] = []
+
+    def on_step(log: dict[str, float]) -> None:
+        steps.append(int(log["step"]))
+        if steps[-1] == HOLD:
+            then(psutil.Process(int(held.read_text(encoding="utf-8"))))
+            held.unlink()
+
+    return steps, on_step
+
+
 def steps_taken(folder: Path) -> list[int]:
     return list(map(int, (folder / "taken").read_text(encoding="utf-8").split()))
 
@@ -136,16 +154,7 @@ def test_a_process_that_is_killed_is_replaced_and_the_weights_are_those_of_one(
     cluster: str, alone: tuple[Job, TrainResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(offline, "train_as_one", train_until_held)
-    held = tmp_path / "held"
-    held.touch()
-    steps: list[int] = []
-
-    def on_step(log: dict[str, float]) -> None:
-        steps.append(int(log["step"]))
-        if steps[-1] == HOLD:
-            kill(psutil.Process(int(held.read_text(encoding="utf-8"))))
-            held.unlink()
-
+    steps, on_step = holding(tmp_path, kill)
     job = on(cluster, alone[0], tmp_path)
     result = train_offline(job, on_step=on_step)
     assert steps_taken(tmp_path) == [*range(1, HOLD + 1), *range(HOLD, 9)]
@@ -162,23 +171,17 @@ def test_a_node_that_is_killed_is_done_without_where_there_is_another(
     nodes: Any, alone: tuple[Job, TrainResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(offline, "train_as_one", train_until_held)
-    held = tmp_path / "held"
-    held.touch()
-    steps: list[int] = []
 
-    def on_step(log: dict[str, float]) -> None:
-        steps.append(int(log["step"]))
-        if steps[-1] == HOLD:
-            first = psutil.Process(int(held.read_text(encoding="utf-8")))
-            raylet = first.ppid()
-            [node] = [
-                one for one in nodes.worker_nodes
-                if raylet in [each.process.pid for each in one.all_processes["raylet"]]
-            ]  # fmt: skip
-            nodes.remove_node(node, allow_graceful=False)
-            kill(first)  # it lives on for a second where its machine does
-            held.unlink()
+    def kill_node(of: psutil.Process) -> None:
+        raylet = of.ppid()
+        [node] = [
+            one for one in nodes.worker_nodes
+            if raylet in [each.process.pid for each in one.all_processes["raylet"]]
+        ]  # fmt: skip
+        nodes.remove_node(node, allow_graceful=False)
+        kill(of)  # it lives on for a second where its machine does
 
+    steps, on_step = holding(tmp_path, kill_node)
     add_node(nodes)
     result = train_offline(on(nodes.address, alone[0], tmp_path), on_step=on_step)
     assert_as_alone(result, alone[1])

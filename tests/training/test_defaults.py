@@ -61,6 +61,9 @@ def test_processes_of_a_file_of_accelerate_count(tmp_path: Path) -> None:
     file.write_text("distributed_type: MULTI_GPU\nnum_processes: 4\n", encoding="utf-8")
     config = TrainConfig(preset="tulu3", batch_size=4, accelerate=file)
     assert (config.gradient_accumulation, config.processes) == (8, 4)
+    for refused in (5, "ray", [1]):
+        with pytest.raises(ValidationError):
+            TrainConfig.model_validate({"cluster": refused})
     for content in ("num_processes: many\n", "num_processes: 0\n", "- 4\n", "a: [\n", ""):
         file.write_text(content, encoding="utf-8")
         assert TrainConfig(accelerate=file).processes == 1
