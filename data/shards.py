@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +69,20 @@ def read_shard(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
     Raises :class:`StorageError` for a file that is damaged or of another schema.
     """
     names = schema.names if columns is None else list(columns)
+    wanted = pa.schema([schema.field(name) for name in names])
     try:
         with pq.ParquetFile(path) as file:
-            older = [name for name in _added(schema) if name not in file.schema_arrow.names]
-            table = file.read(columns=[name for name in names if name not in older])
+            there = set(file.schema_arrow.names)
+            older = [name for name in _added(schema) if name not in there]
             rows = file.metadata.num_rows
-        wanted = pa.schema([schema.field(name) for name in names])
+            # Threads cost a small file more than they save.
+            table = file.read(
+                columns=[name for name in names if name not in older],
+                use_threads=rows > ROW_GROUP,
+            )
         for name in older:
             table = table.append_column(name, pa.nulls(rows))
-        return table.select(names).cast(wanted)
+        return _conformed(table.select(names), wanted)
     except FileNotFoundError:
         raise StorageError(f"{path}: no such shard: run the same command again") from None
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
@@ -332,11 +338,23 @@ def _fit(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
                 f"{path}: column {field.name} is {column.type} where {field.type} is declared"
             )
     try:
-        return table.select(schema.names).cast(schema)
+        return _conformed(table.select(schema.names), schema)
     except (pa.ArrowException, ValueError) as error:
         raise StorageError(f"{path}: does not fit its schema: {_first_line(error)}") from None
 
 
+def _conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """``table`` as one of ``schema``, whose columns it has. Where it has their types too, as most
+    have, nothing is cast: that costs a small table as much as reading it."""
+    if table.schema.types != schema.types:
+        return table.cast(schema)
+    for field, column in zip(schema, table.columns, strict=True):
+        if not field.nullable and column.null_count:
+            raise ValueError(f"column {field.name} has nulls, which it must not")
+    return pa.Table.from_arrays(table.columns, schema=schema)
+
+
+@cache
 def _added(schema: pa.Schema) -> list[str]:
     return [field.name for field in schema if field.metadata and b"added" in field.metadata]
 
