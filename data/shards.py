@@ -13,9 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ INDEX = "_index.json"
 that begin so."""
 _MANY = 64
 """Shards from which on a folder gets an index: the footers of fewer are read as fast."""
-_COUNTS = b"prefloop.counts"
+_COUNTS = "prefloop.counts"
 _COUNTED: Mapping[pa.Schema, tuple[Sequence[str], Callable[[pa.Table], Sums]]] = {
     schemas.PROMPT: (["source"], counts.count_sources),
     schemas.CANDIDATE: (counts.CANDIDATE_COLUMNS, counts.count_candidates),
@@ -46,7 +47,8 @@ _COUNTED: Mapping[pa.Schema, tuple[Sequence[str], Callable[[pa.Table], Sums]]] =
     schemas.DROPPED: (["reason"], counts.count_reasons),
 }
 """The columns that are counted of a noun, and how."""
-_PART = re.compile(r"part-(\d{5,})\.parquet")
+_PART = re.compile(r"part-(\d{5,})(?:-(\d{5,}))?\.parquet")
+"""The name of a file with one shard, or with those from the first number to the last."""
 
 
 def write_shard(
@@ -91,7 +93,7 @@ def read_shard(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
 
 def row_count(path: Path) -> int:
     """Rows of the Parquet file at ``path``, from its footer. Raises :class:`StorageError`."""
-    return int(_footer(path).num_rows)
+    return int(read_footer(path).num_rows)
 
 
 def atomic_write_text(path: Path, text: str) -> None:
@@ -149,7 +151,7 @@ class ShardFolder:
 
     def path(self, index: int) -> Path:
         """Where shard ``index`` lies or will lie."""
-        return self.folder / _name(index)
+        return self.folder / file_of(index)
 
     def exists(self, index: int) -> bool:
         """Whether shard ``index`` was written (and so is complete)."""
@@ -157,7 +159,15 @@ class ShardFolder:
 
     def indices(self) -> list[int]:
         """Indices of the shards that exist, ascending."""
-        return list(self._listed())
+        return sorted(set(chain.from_iterable(self._listed().values())))
+
+    def sizes(self) -> dict[int, int]:
+        """The bytes on disk of each shard that has a file of its own, by its index."""
+        return {shards[0]: file.size for file, shards in self._listed().items() if len(shards) == 1}
+
+    def paths(self) -> list[Path]:
+        """The files that the shards are in, in the order of these."""
+        return [self.folder / file.name for file in self._listed()]
 
     def missing(self, indices: Iterable[int]) -> list[int]:
         """Those of ``indices`` whose shards are yet to be written."""
@@ -171,12 +181,12 @@ class ShardFolder:
     def write(self, index: int, table: pa.Table) -> bool:
         """Write shard ``index``, unless it is there: then that stays, and false is returned. Who
         comes late goes on with what is there. Raises :class:`StorageError`."""
-        return self.files.create(_name(index), self._encoded(index, table))
+        return self.files.create(file_of(index), self._encoded(table, self.path(index)))
 
     def replace(self, index: int, table: pa.Table) -> None:
         """Write shard ``index``, also in the place of one that is there: by whoever holds the run,
         of what nothing is built on, or is made anew too. Raises :class:`StorageError`."""
-        self.files.put(_name(index), self._encoded(index, table))
+        self.files.put(file_of(index), self._encoded(table, self.path(index)))
 
     def iter(
         self, columns: Sequence[str] | None = None, indices: Iterable[int] | None = None
@@ -200,16 +210,21 @@ class ShardFolder:
         if gathered:
             yield pa.concat_tables(gathered).combine_chunks()
 
+    def together(self, indices: Sequence[int], columns: Sequence[str] | None = None) -> pa.Table:
+        """The shards ``indices``, at least one, as one table, of one piece. Raises
+        :class:`StorageError`."""
+        return pa.concat_tables(self.iter(columns, indices)).combine_chunks()
+
     def rows(self, indices: Sequence[int] | None = None) -> int:
         """Rows of all shards, or of some, from the index or their footers. Raises
         :class:`StorageError`."""
-        if indices is None:
-            listed = self._listed()
-            known = self._indexed(listed)
-            if known is not None:
-                return int(known["rows"])
-            indices = list(listed)
-        return sum(row_count(self.path(index)) for index in indices)
+        if indices is not None:
+            return sum(map(self._rows_of, indices))
+        listed = self._listed()
+        known = self._indexed(listed)
+        if known is not None:
+            return int(known["rows"])
+        return sum(row_count(self.folder / file.name) for file in listed)
 
     def counts(self) -> Sums:
         """What the rows of all shards add up to, the number of them (``rows``) included: from the
@@ -231,7 +246,7 @@ class ShardFolder:
     def remove(self, indices: Sequence[int] | None = None) -> None:
         """Remove some shards, or all, the last one first; those that are not there are no fault."""
         for index in sorted(self.indices() if indices is None else indices, reverse=True):
-            self.files.delete(_name(index))
+            self.files.delete(file_of(index))
 
     def keep_first(self, count: int) -> None:
         """Remove the shards from ``count`` on: of an earlier writing that had more."""
@@ -243,19 +258,24 @@ class ShardFolder:
         empty = pa.schema([self.schema.field(name) for name in names]).empty_table()
         return pa.concat_tables([empty, *self.iter(columns)])
 
-    def _encoded(self, index: int, table: pa.Table) -> memoryview:
-        fitted = _fit(table, self.schema, self.path(index))
+    def _rows_of(self, index: int) -> int:
+        return row_count(self.path(index))
+
+    def _encoded(self, table: pa.Table, path: Path, **about: str) -> memoryview:
+        """The file ``path`` of ``table``, with more ``about`` it in its footer."""
+        fitted = _fit(table, self.schema, path)
         if self.schema in _COUNTED:
             _, count = _COUNTED[self.schema]
-            fitted = fitted.replace_schema_metadata({_COUNTS: json.dumps(count(fitted))})
-        return _as_parquet(fitted)
+            about[_COUNTS] = json.dumps(count(fitted))
+        return _as_parquet(fitted.replace_schema_metadata(about) if about else fitted)
 
-    def _listed(self) -> dict[int, Listed]:
-        """The shards that exist by their indices, ascending."""
-        matches = ((_PART.fullmatch(file.name), file) for file in self.files.list())
-        return dict(sorted((int(match[1]), file) for match, file in matches if match))
+    def _listed(self) -> dict[Listed, range]:
+        """The files of shards and which are in them, ascending."""
+        found = ((shards_in(file.name), file) for file in self.files.list())
+        alone = sorted((shards[0], file) for shards, file in found if len(shards) == 1)
+        return {file: range(index, index + 1) for index, file in alone}
 
-    def _indexed(self, listed: Mapping[int, Listed]) -> Sums | None:
+    def _indexed(self, listed: Collection[Listed]) -> Sums | None:
         """What the index says, where it is of these very shards."""
         if len(listed) < _MANY:
             return None
@@ -266,16 +286,16 @@ class ShardFolder:
         except (FileNotFoundError, StorageError, ValueError, KeyError, TypeError):
             return None
 
-    def _added_up(self, indices: Iterable[int]) -> Sums:
+    def _added_up(self, listed: Mapping[Listed, range]) -> Sums:
         total: Sums = {"rows": 0}
-        uncounted = []
-        for index in indices:
-            footer = _footer(self.path(index))
+        uncounted: list[int] = []
+        for file, shards in listed.items():
+            footer = read_footer(self.folder / file.name)
             total["rows"] += footer.num_rows
             if self.schema in _COUNTED:
-                kept = (footer.metadata or {}).get(_COUNTS)
+                kept = (footer.metadata or {}).get(_COUNTS.encode())
                 if kept is None:
-                    uncounted.append(index)
+                    uncounted += shards
                 else:
                     counts.add(total, json.loads(kept))
         if uncounted:
@@ -295,21 +315,32 @@ def lacks_columns(path: Path, schema: pa.Schema) -> bool:
     return any(name not in names for name in _added(schema))
 
 
-def _footer(path: Path) -> pq.FileMetaData:
+def read_footer(path: Path) -> pq.FileMetaData:
+    """What stands in the footer of the Parquet file at ``path``. Raises :class:`StorageError`."""
     try:
         return pq.read_metadata(path)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from None
 
 
-def _digest(listed: Mapping[int, Listed]) -> str:
-    """A hash of which shards there are, and of which writing each is."""
-    lines = "\n".join("\t".join(map(str, file)) for file in listed.values())
+def _digest(listed: Iterable[Listed]) -> str:
+    """A hash of which files there are, and of which writing each is."""
+    lines = "\n".join("\t".join(map(str, file)) for file in listed)
     return hashlib.blake2b(lines.encode(), digest_size=16).hexdigest()
 
 
-def _name(index: int) -> str:
-    return f"part-{index:05d}.parquet"
+def shards_in(name: str) -> range:
+    """The shards in the file ``name``, by that; none where it is not one of shards."""
+    match = _PART.fullmatch(name)
+    if match is None:
+        return range(0)
+    first = int(match[1])
+    return range(first, int(match[2] or first) + 1)
+
+
+def file_of(first: int, last: int | None = None) -> str:
+    """The name of the file with one shard, or with those up to ``last``."""
+    return f"part-{first:05d}.parquet" if last is None else f"part-{first:05d}-{last:05d}.parquet"
 
 
 def _as_parquet(table: pa.Table, row_group_size: int = ROW_GROUP) -> memoryview:

@@ -17,12 +17,9 @@ from prefloop.pipeline.report.card import Publication, card_text
 from prefloop.pipeline.report.run_page import render_report
 from prefloop.pipeline.run.run_dir import RunDir, RunError
 from prefloop.pipeline.stages.dataset.every_answer import (
-    EVERY_CANDIDATE,
-    EVERY_VOTE,
-    candidate_tables,
+    EveryAnswerFiles,
     pseudonyms,
     renamed,
-    vote_tables,
 )
 from prefloop.pipeline.stages.dataset.layout import (
     CANDIDATES_FOLDER,
@@ -33,6 +30,7 @@ from prefloop.pipeline.stages.dataset.layout import (
     DatasetPart,
     files_in,
 )
+from prefloop.pipeline.stages.dataset.span_tables import span_tables
 from prefloop.pipeline.stages.write import has_every_answer, rows_written, split_files
 
 CONFIG_FOLDERS = {
@@ -73,8 +71,10 @@ def copy_dataset(
                 _copy_tables(run, name, folder.index, out, people)
             continue
         part = DatasetPart(out, folder.index, config.seed, config.write.test_share)
-        part.write(CANDIDATES_FOLDER, candidate_tables(folder, system_prompt), EVERY_CANDIDATE)
-        part.write(VOTES_FOLDER, vote_tables(folder, system_prompt, people), EVERY_VOTE)
+        files = EveryAnswerFiles(part, people)
+        for tables in span_tables(folder, folder.candidates.indices(), system_prompt):
+            files.add(tables)
+        files.close()
     configs = {
         name: {
             split: f"{folder}/{split}-*.parquet"

@@ -26,7 +26,7 @@ from prefloop.pipeline.redecide import compare_kept
 from prefloop.pipeline.run.context import RoundContext, RunContext
 from prefloop.pipeline.run.round_jury import jury_on, with_labels_of
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir
-from prefloop.pipeline.stages.filter import decide_block
+from prefloop.pipeline.stages.filter import decide_blocks
 
 EXAMPLES = 4
 """Changed pairs that are shown."""
@@ -239,7 +239,7 @@ def _decisions(
         else:  # no pair was kept, and then no decision stays
             if jury is None:
                 jury = jury_on(before.label, old.votes, folder.root / "jury-before.json")
-            found = decide_block(context, index, before.label, before.filter, jury)
+            found = decide_blocks(context, [index], before.label, before.filter, jury)[index]
         yield index, found, folder.decisions.read(index)
 
 

@@ -15,7 +15,7 @@ EMPTY = ".folder"
 """Stands for an empty folder, of which a store knows nothing."""
 LOG = re.compile(r"(?:.*/)?(?:journal|[^/]+\.spent)\.jsonl")
 """Files that are appended to: they go to the store in pieces."""
-_SHARD = re.compile(r"part-\d{5,}\.parquet")
+_SHARD = re.compile(r"part-\d{5,}(-\d{5,})?\.parquet")
 """Files that are never written into."""
 _CHECKPOINTS = re.compile(r"\..+\.checkpoints")
 _SETTLED_NS = 200_000_000

@@ -36,8 +36,9 @@
                              of, and adopting.json is there until these are in that place
 
 Part k of every noun of a round belongs to the same block of prompts, so that joins never leave
-a block and memory does not grow with the number of prompts. A folder of many parts has an
-_index.json with what they add up to.
+a block and memory does not grow with the number of prompts. Decisions and triples of several blocks
+share a file, part-NNNNN-MMMMM.parquet. A folder of many parts has an _index.json with what they add
+up to.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ from filelock import FileLock, Timeout
 from prefloop.data import schemas
 from prefloop.data.errors import PrefloopError
 from prefloop.data.shards import ShardFolder, damaged, read_json_object
+from prefloop.data.storage.packed_folder import PackedFolder
 from prefloop.data.storage.whole_files import remove_leftovers
 from prefloop.data.yaml_files import read_yaml
 from prefloop.pipeline.remote.door import worked_on
@@ -91,8 +93,8 @@ class RoundDir:
         self.candidates = ShardFolder(self.root / "candidate", schemas.CANDIDATE)
         self.votes = ShardFolder(self.root / "vote", schemas.VOTE)
         self.votes_kept = ShardFolder(self.root / "vote-kept", schemas.VOTE)
-        self.decisions = ShardFolder(self.root / "decision", schemas.DECISION)
-        self.triples = ShardFolder(self.root / "triple", schemas.TRIPLE)
+        self.decisions = PackedFolder(self.root / "decision", schemas.DECISION)
+        self.triples = PackedFolder(self.root / "triple", schemas.TRIPLE)
         self.metrics = ShardFolder(self.root / "metric", schemas.METRIC)
         self.jury = self.root / "jury.json"
         self.begins_with = self.root / "begins-with.json"
@@ -100,8 +102,8 @@ class RoundDir:
         self.warm_up = self.root / "warm-up" / "policy"
         self.reference_logps = self.root / "reference-logps.parquet"
         self.written = self.root / "written.json"
-        self.unbalanced = ShardFolder(self.root / "decision-unbalanced", schemas.DECISION)
-        self.decisions_before = ShardFolder(self.root / "decision-before", schemas.DECISION)
+        self.unbalanced = PackedFolder(self.root / "decision-unbalanced", schemas.DECISION)
+        self.decisions_before = PackedFolder(self.root / "decision-before", schemas.DECISION)
 
     def quarantine(self, stage: str) -> ShardFolder:
         """Rows that failed in this round, in ``sample`` or ``evaluate-`` and the policy's key."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefloop.data.errors import NothingCameOut
-from prefloop.data.shards import ShardFolder
 from prefloop.labelers.config import (
     AcrossPolicies,
     BestVsLow,
@@ -36,7 +37,8 @@ from prefloop.pipeline.run.all_or_some import commonest, tally_notes
 from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.round_jury import load_round_jury
-from prefloop.pipeline.run.run_dir import Stopwatch
+from prefloop.pipeline.run.run_dir import RoundDir, Stopwatch
+from prefloop.pipeline.run.spans import spans_of
 from prefloop.pipeline.stages.given import proposed
 
 _LOOSEN = (
@@ -70,7 +72,7 @@ _CANDIDATE_COLUMNS = [
 def filter_round(context: RoundContext, label: LabelConfig, filters: FilterConfig) -> None:
     """Write the decision shards of a round.
 
-    Everything but the length balance looks at one block at a time. The balance needs the whole
+    Everything but the length balance looks at one prompt at a time. The balance needs the whole
     round, so a first pass writes decisions without it and remembers 17 bytes a kept pair, and a
     second pass applies the cut-off found in them.
     """
@@ -90,11 +92,11 @@ def filter_round(context: RoundContext, label: LabelConfig, filters: FilterConfi
     with StepProgress(
         f"round {folder.index} filter", len(blocks), done=len(blocks) - len(missing), unit="blocks"
     ) as progress:
-        for index in missing:
-            first_pass.write(index, decide_block(context, index, label, filters, jury))
-            progress.advance(1)
+        for span in spans_of(folder, missing):
+            first_pass.write_together(decide_blocks(context, span, label, filters, jury))
+            progress.advance(len(span))
     if balance:
-        _balance(balance, first_pass, folder.decisions)
+        _balance(balance, folder)
         shutil.rmtree(first_pass.folder)
     context.note("filter", watch.lap())
 
@@ -138,14 +140,19 @@ def why_none_kept(context: RoundContext) -> NothingCameOut | None:
     )
 
 
-def decide_block(
-    context: RoundContext, index: int, label: LabelConfig, filters: FilterConfig, jury: RoundJury
-) -> pa.Table:
-    """Decisions (schema DECISION) on every pair of block ``index``, but for the balance."""
+def decide_blocks(
+    context: RoundContext,
+    blocks: Sequence[int],
+    label: LabelConfig,
+    filters: FilterConfig,
+    jury: RoundJury,
+) -> dict[int, pa.Table]:
+    """Decisions (schema DECISION) on every pair of each of ``blocks``, but for the balance."""
     folder = context.folder
-    candidates = folder.candidates.read(index, _CANDIDATE_COLUMNS)
+    parts = [folder.candidates.read(index, _CANDIDATE_COLUMNS) for index in blocks]
+    candidates = pa.concat_tables(parts).combine_chunks()
     pairs = proposed(context, candidates, label)
-    votes = folder.votes.read(index, VOTE_COLUMNS)
+    votes = folder.votes.together(blocks, VOTE_COLUMNS)
     decisions = decide(
         votes,
         pairs,
@@ -157,7 +164,7 @@ def decide_block(
     chooser = strategy.chooser if isinstance(strategy, AcrossPolicies) else strategy
     looks_at_scores = isinstance(chooser, BestVsLow | CorrectVsIncorrect)
     rewards = mean_scores(without(votes, label.silent)) if looks_at_scores else {}
-    return apply_filters(
+    filtered = apply_filters(
         decisions,
         candidates,
         filters,
@@ -165,9 +172,15 @@ def decide_block(
         rewards=rewards,
         scores=scores_by(votes, filters.scored_by),
     )
+    owners = np.repeat(np.arange(len(blocks)), [len(part) for part in parts])
+    prompts = candidates["prompt_id"].combine_chunks()
+    of_row = owners[pc.index_in(filtered["prompt_id"], value_set=prompts).to_numpy()]
+    return {index: filtered.filter(pa.array(of_row == place)) for place, index in enumerate(blocks)}
 
 
-def _balance(rule: LengthBalance, unbalanced: ShardFolder, decisions: ShardFolder) -> None:
+def _balance(rule: LengthBalance, folder: RoundDir) -> None:
+    unbalanced, decisions = folder.unbalanced, folder.decisions
     cutoff = balance_cutoff([BalanceRows.of(part) for part in unbalanced.iter()], rule)
-    for index in decisions.missing(unbalanced.indices()):
-        decisions.write(index, apply_balance(unbalanced.read(index), cutoff))
+    for span in spans_of(folder, decisions.missing(unbalanced.indices())):
+        parts = zip(span, unbalanced.iter(indices=span), strict=True)
+        decisions.write_together({index: apply_balance(part, cutoff) for index, part in parts})

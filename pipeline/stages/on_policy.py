@@ -41,7 +41,7 @@ from prefloop.pipeline.run.round_jury import load_round_jury
 from prefloop.pipeline.run.run_dir import RunError, Stopwatch
 from prefloop.pipeline.stages.dataset.layout import split_of
 from prefloop.pipeline.stages.dataset.row_tables import triples_of_block
-from prefloop.pipeline.stages.filter import decide_block, why_none_kept
+from prefloop.pipeline.stages.filter import decide_blocks, why_none_kept
 from prefloop.pipeline.stages.invalid_votes import Breaker
 from prefloop.pipeline.stages.label import OpenLabelers, label_block
 from prefloop.pipeline.stages.label import remedy_of as label_remedy
@@ -205,7 +205,7 @@ class _Legs:
         if self._is_last(leg) and (nothing := why_none_kept(self._context)):
             self._forget(("triple", "decision", "vote", "candidate"))
             raise nothing
-        return [self._folder.triples.path(leg)] if self._folder.triples.rows([leg]) else []
+        return [self._folder.triples.own_file(leg)] if self._folder.triples.rows([leg]) else []
 
     def groups(self, leg: int, now: WeightsNow) -> list[Group]:
         """See ``prefloop.training.session.on_policy.Groups``."""
@@ -244,8 +244,8 @@ class _Legs:
             self._wait(self._label(leg))
         if not folder.decisions.exists(leg):
             label, filters = self._settings.label, self._settings.filters
-            decisions = decide_block(self._context, leg, label, filters, self._jury)
-            folder.decisions.write(leg, decisions)
+            decisions = decide_blocks(self._context, [leg], label, filters, self._jury)
+            folder.decisions.write_together(decisions)
         if not folder.triples.exists(leg):
             folder.triples.write(leg, triples_of_block(self._context, leg))
 

@@ -40,8 +40,8 @@ def rendering_of(context: RoundContext, rounds: Iterable[int], policy: Path) -> 
     """How ``policy`` is to be trained on the answers of ``rounds``: on what was sampled, or, where
     the dataset holds no thoughts, as it answers without one."""
     folders = [context.run.round(index).candidates for index in rounds]
-    shards = (folder.path(block) for folder in folders for block in folder.indices())
-    return Rendering(template_kwargs_of(context, policy), tuple(shards))
+    files = (path for folder in folders for path in folder.paths())
+    return Rendering(template_kwargs_of(context, policy), tuple(files))
 
 
 def template_kwargs_of(context: RoundContext, policy: Path) -> dict[str, Any]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from prefloop.data.errors import NothingCameOut, StorageError
 from prefloop.data.schemas import TRIPLE, UNPAIRED
@@ -22,13 +21,13 @@ from prefloop.data.shards import (
     row_count,
     write_shard,
 )
+from prefloop.data.storage.packed_folder import PackedFolder
 from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir, Stopwatch
 from prefloop.pipeline.stages.dataset.every_answer import (
     EVERY_CANDIDATE,
     EVERY_VOTE,
-    candidate_tables,
-    vote_tables,
+    EveryAnswerFiles,
 )
 from prefloop.pipeline.stages.dataset.layout import (
     CANDIDATES_FOLDER,
@@ -38,9 +37,11 @@ from prefloop.pipeline.stages.dataset.layout import (
     UNPAIRED_FOLDER,
     VOTES_FOLDER,
     DatasetPart,
+    PartFiles,
     files_in,
 )
-from prefloop.pipeline.stages.dataset.row_tables import triples_of_block, unpaired_of_block
+from prefloop.pipeline.stages.dataset.row_tables import triples_by_block, unpaired_of
+from prefloop.pipeline.stages.dataset.span_tables import SpanTables, span_tables
 
 logger = logging.getLogger(__name__)
 
@@ -76,18 +77,21 @@ def write_round(
     context.run.card.unlink(missing_ok=True)  # it says what the files hold
     _conform_earlier(context)
     folder.written.unlink(missing_ok=True)
-    blocks = folder.decisions.indices()
-    for index in blocks:
-        if fault is not None or not _has_its_triples(folder, index):
-            folder.triples.replace(index, triples_of_block(context, index))
-    folder.triples.remove([index for index in folder.triples.indices() if index not in blocks])
+    decided = folder.decisions.indices()
+    gone = [index for index in folder.triples.indices() if index not in decided]
+    folder.triples.remove(gone if fault is None else None)
     part = _part(context, test_share)
-    files = part.write(TRIPLES_FOLDER, folder.triples.iter(), _schema_of(context, TRIPLE))
-    if unpaired:
-        answers = (unpaired_of_block(context, index) for index in blocks)
-        files |= part.write(UNPAIRED_FOLDER, answers, _schema_of(context, UNPAIRED))
-    if every_answer:
-        files |= _write_every_answer(context, part)
+    triples = PartFiles(part, TRIPLES_FOLDER, _schema_of(context, TRIPLE))
+    singles = PartFiles(part, UNPAIRED_FOLDER, _schema_of(context, UNPAIRED))
+    answers = EveryAnswerFiles(part)
+    blocks = sorted({*decided, *folder.candidates.indices()})
+    for tables in span_tables(folder, blocks, context.system_prompt):
+        triples.add(_triples_of(context, tables))
+        if unpaired:
+            singles.add(unpaired_of(context, tables))
+        if every_answer:
+            answers.add(tables)
+    files = triples.close() | singles.close() | answers.close()
     # Old files stand until the new ones do; what an earlier try wrote beyond them goes last.
     for path in _files_of(context):
         if path not in files:
@@ -102,10 +106,28 @@ def _part(context: RoundContext, test_share: float) -> DatasetPart:
     return DatasetPart(context.run.dataset, context.index, context.seed, test_share)
 
 
-def _write_every_answer(context: RoundContext, part: DatasetPart) -> dict[Path, int]:
-    folder, system_prompt = context.folder, context.system_prompt
-    files = part.write(CANDIDATES_FOLDER, candidate_tables(folder, system_prompt), EVERY_CANDIDATE)
-    return files | part.write(VOTES_FOLDER, vote_tables(folder, system_prompt), EVERY_VOTE)
+def _triples_of(context: RoundContext, tables: SpanTables) -> pa.Table:
+    """The triples of some blocks, which are in their shards from now on."""
+    shards = context.folder.triples
+    decided = [index for index in tables.blocks if context.folder.decisions.exists(index)]
+    if _have_their_triples(shards, tables, decided):
+        found = list(shards.iter(indices=decided))
+    else:
+        by_block = triples_by_block(context, tables)
+        shards.remove(decided)
+        shards.write_together({index: by_block[index] for index in decided})
+        found = [by_block[index] for index in decided]
+    return pa.concat_tables([TRIPLE.empty_table(), *found])
+
+
+def _have_their_triples(shards: PackedFolder, tables: SpanTables, decided: Sequence[int]) -> bool:
+    if shards.missing(decided):
+        return False
+    kept = dict(zip(tables.blocks, tables.kept, strict=True))
+    try:
+        return all(shards.rows([index]) == kept[index] for index in decided)
+    except StorageError:
+        return False
 
 
 def _is_settled(context: RoundContext, *, wanted: bool) -> bool:
@@ -131,7 +153,12 @@ def _settle_every_answer(context: RoundContext, test_share: float, *, wanted: bo
     _conform_earlier(context)
     counts = {name: count for name, count in _written(context.folder).items() if name not in _EVERY}
     atomic_write_json(context.folder.written, counts)  # so long as they are not whole
-    files = _write_every_answer(context, _part(context, test_share)) if wanted else {}
+    answers = EveryAnswerFiles(_part(context, test_share))
+    if wanted:
+        blocks = context.folder.candidates.indices()
+        for tables in span_tables(context.folder, blocks, context.system_prompt):
+            answers.add(tables)
+    files = answers.close()
     for path in _files_of(context, (CANDIDATES_FOLDER, VOTES_FOLDER)):
         if path not in files:
             path.unlink()
@@ -151,14 +178,6 @@ def _conform_earlier(context: RoundContext) -> None:
         for path in sorted((context.run.dataset / folder).glob("*.parquet")):
             if lacks_columns(path, schema):
                 write_shard(read_shard(path, schema), path, schema, row_group_size=ROW_GROUP_ROWS)
-
-
-def _has_its_triples(folder: RoundDir, index: int) -> bool:
-    kept = int(pc.sum(folder.decisions.read(index, ["kept"])["kept"]).as_py() or 0)
-    try:
-        return folder.triples.exists(index) and folder.triples.rows([index]) == kept
-    except StorageError:
-        return False
 
 
 def _fault(context: RoundContext, *, unpaired: bool) -> str | None:

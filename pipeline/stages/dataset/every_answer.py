@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,8 +13,15 @@ from prefloop.data.schemas import CANDIDATE, MESSAGES, VOTE
 from prefloop.labelers.decisions.candidate_scores import candidate_scores
 from prefloop.labelers.people import is_human
 from prefloop.pipeline.run.run_dir import RoundDir
-from prefloop.pipeline.stages.dataset.row_tables import shown_prompts
+from prefloop.pipeline.stages.dataset.layout import (
+    CANDIDATES_FOLDER,
+    VOTES_FOLDER,
+    DatasetPart,
+    PartFiles,
+)
+from prefloop.pipeline.stages.dataset.span_tables import SpanTables, looked_up
 
+_BYTES = 32 << 20
 EVERY_CANDIDATE = pa.schema(
     [
         pa.field("prompt", MESSAGES, nullable=False),
@@ -34,40 +42,52 @@ EVERY_VOTE = pa.schema(
 )
 
 
-def candidate_tables(folder: RoundDir, system_prompt: str | None) -> Iterator[pa.Table]:
-    """The round's answers (EVERY_CANDIDATE), block by block."""
-    for index in folder.candidates.indices():
-        rows = folder.candidates.read(index)
-        decided = ["chosen_id", "rejected_id", "p_chosen", "reason"]
-        has_decisions = folder.decisions.exists(index)
-        scores = candidate_scores(folder.decisions.read(index, decided)) if has_decisions else None
-        columns = _columns(rows) | {"prompt": _prompts(folder, index, rows, system_prompt)}
-        for name in ("score", "pairs"):
-            kind = EVERY_CANDIDATE.field(name).type
-            columns[name] = (
-                pa.nulls(len(rows), kind)
-                if scores is None
-                else _looked_up(rows["candidate_id"], scores["candidate_id"], scores[name])
-            )
-        yield pa.table([columns[name] for name in EVERY_CANDIDATE.names], EVERY_CANDIDATE)
+def candidates_of(tables: SpanTables) -> pa.Table:
+    """The answers in some blocks: EVERY_CANDIDATE."""
+    rows = tables.candidates
+    scores = candidate_scores(tables.decisions)
+    found = looked_up(rows["candidate_id"], scores["candidate_id"], scores)
+    columns = _columns(rows) | {"prompt": tables.prompts(rows["prompt_id"])["prompt"]}
+    columns |= {name: found[name] for name in ("score", "pairs")}
+    return pa.table([columns[name] for name in EVERY_CANDIDATE.names], EVERY_CANDIDATE)
 
 
-def vote_tables(
-    folder: RoundDir, system_prompt: str | None, people: Mapping[str, str] | None = None
-) -> Iterator[pa.Table]:
-    """The round's votes (EVERY_VOTE), block by block; ``people`` are called by other names (see
+def votes_of(tables: SpanTables, people: Mapping[str, str] | None = None) -> Iterator[pa.Table]:
+    """The votes in some blocks (EVERY_VOTE), as many at once as do not fill the memory with their
+    answers, each of which is in many; ``people`` are called by other names (see
     :func:`pseudonyms`)."""
-    for index in folder.votes.indices():
-        rows = folder.votes.read(index)
-        answers = folder.candidates.read(index, ["candidate_id", "text"])
-        columns = _columns(rows) | {"prompt": _prompts(folder, index, rows, system_prompt)}
+    answers = tables.candidates.select(["candidate_id", "text"])
+    mean = answers["text"].nbytes // max(len(answers), 1)
+    at_once = max(_BYTES // (2 * mean + 1), 1)
+    for rows in (
+        tables.votes.slice(begin, at_once) for begin in range(0, len(tables.votes), at_once)
+    ):
+        columns = _columns(rows) | {"prompt": tables.prompts(rows["prompt_id"])["prompt"]}
         for side in ("a", "b"):
-            columns[f"answer_{side}"] = _looked_up(
-                rows[f"{side}_id"], answers["candidate_id"], answers["text"]
-            )
+            found = looked_up(rows[f"{side}_id"], answers["candidate_id"], answers)
+            columns[f"answer_{side}"] = found["text"]
         if people:
             columns["labeler"] = renamed(rows["labeler"], people)
         yield pa.table([columns[name] for name in EVERY_VOTE.names], EVERY_VOTE)
+
+
+class EveryAnswerFiles:
+    """The files of a dataset with every answer and every vote of a round, written as they come."""
+
+    def __init__(self, part: DatasetPart, people: Mapping[str, str] | None = None) -> None:
+        self._people = people
+        self._candidates = PartFiles(part, CANDIDATES_FOLDER, EVERY_CANDIDATE)
+        self._votes = PartFiles(part, VOTES_FOLDER, EVERY_VOTE)
+
+    def add(self, tables: SpanTables) -> None:
+        """Write what is in some blocks. Raises ``StorageError``."""
+        self._candidates.add(candidates_of(tables))
+        for votes in votes_of(tables, self._people):
+            self._votes.add(votes)
+
+    def close(self) -> dict[Path, int]:
+        """Write what is left, and say what rows each file has. Raises ``StorageError``."""
+        return self._candidates.close() | self._votes.close()
 
 
 def pseudonyms(rounds: list[RoundDir]) -> dict[str, str]:
@@ -88,18 +108,3 @@ def renamed(labelers: pa.ChunkedArray, people: Mapping[str, str]) -> pa.ChunkedA
 
 def _columns(rows: pa.Table) -> dict[str, pa.ChunkedArray | pa.Array]:
     return {name: rows[name] for name in rows.column_names}
-
-
-def _prompts(
-    folder: RoundDir, index: int, rows: pa.Table, system_prompt: str | None
-) -> pa.ChunkedArray | pa.Array:
-    """Of each row, the prompt as the policy was shown it."""
-    prompts = folder.prompts.read(index, ["prompt_id", "messages", "turns", "tools"])
-    shown = shown_prompts(prompts, system_prompt)["prompt"]
-    return _looked_up(rows["prompt_id"], prompts["prompt_id"], shown)
-
-
-def _looked_up(
-    ids: pa.ChunkedArray, keys: pa.ChunkedArray, values: pa.ChunkedArray | pa.Array
-) -> pa.ChunkedArray | pa.Array:
-    return values.take(pc.index_in(ids, value_set=keys.combine_chunks()))

@@ -16,7 +16,7 @@ from prefloop.pipeline.publish.dataset_copy import copy_dataset
 from prefloop.pipeline.report.card import write_card
 from prefloop.pipeline.run.context import RunContext
 from prefloop.pipeline.run.run_dir import RunDir
-from prefloop.pipeline.stages import write as write_module
+from prefloop.pipeline.stages.dataset.layout import VOTES_FOLDER, PartFiles
 from prefloop.pipeline.stages.write import write_round
 from tests.pipeline.review import decided_run as decided
 from tests.pipeline.review.decided_run import decided_run
@@ -114,11 +114,15 @@ def test_a_kill_while_they_are_added_is_made_up_for(
     whole = {name: pq.read_table(run.dataset / name) for name in files(run)}
     as_older_versions_wrote_it(run)
 
-    def killed(*_: Any) -> None:
-        raise KeyboardInterrupt
+    close = PartFiles.close
+
+    def killed(files: PartFiles) -> dict[Path, int]:
+        if files.folder == VOTES_FOLDER:  # the answers are there by then
+            raise KeyboardInterrupt
+        return close(files)
 
     with monkeypatch.context() as patched:
-        patched.setattr(write_module, "vote_tables", killed)  # the answers are there by then
+        patched.setattr(PartFiles, "close", killed)
         with pytest.raises(KeyboardInterrupt):
             write(run)
     assert any((run.dataset / "candidates").iterdir())

@@ -1,0 +1,176 @@
+"""Shards of small units of work in files of many.
+
+A unit of work, a block of prompts, is small, so that a kill repeats little. A file of it is small
+too, and opening and committing it costs more than its rows do. Where the shards of many blocks are
+made at once, they share a file, ``part-00000-00031.parquet``, which has them one after the other;
+where each begins stands in its footer. They are read like those with a file of their own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from prefloop.data.shards import (
+    ShardFolder,
+    damaged,
+    file_of,
+    read_footer,
+    read_shard,
+    shards_in,
+)
+from prefloop.data.storage.whole_files import Listed
+
+_ROWS = "prefloop.rows"
+"""In a footer: how many rows each of the file's shards has, in their order, as a JSON list."""
+
+
+class _Read(NamedTuple):
+    """Columns of a file as they were read last."""
+
+    name: str
+    version: tuple[int, int]
+    columns: tuple[str, ...]
+    table: pa.Table
+
+
+class PackedFolder(ShardFolder):
+    """A folder of shards of which several can be in one file. Who writes to it holds the run.
+
+    No shard is in two files, but for a moment within :meth:`replace` and :meth:`remove`, in which
+    both are equal. What was read last is kept, so that a file is read once by who asks for its
+    shards one after the other.
+    """
+
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+        super().__init__(folder, schema)
+        self._shared: dict[int, str] = {}
+        self._last: _Read | None = None
+
+    def exists(self, index: int) -> bool:
+        """See :class:`ShardFolder`."""
+        return self.path(index).exists() or self._shared_by(index) is not None
+
+    def read(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """See :class:`ShardFolder`."""
+        name = None if self.path(index).exists() else self._shared_by(index)
+        return super().read(index, columns) if name is None else self._part_of(name, index, columns)
+
+    def write(self, index: int, table: pa.Table) -> bool:
+        """See :class:`ShardFolder`."""
+        return not self.exists(index) and super().write(index, table)
+
+    def write_together(self, tables: Mapping[int, pa.Table]) -> None:
+        """Write the shards of ``tables``, none of which is there, into as few files as their
+        indices are in rows without a gap. Raises ``StorageError``."""
+        for run in _without_gap(sorted(tables)):
+            if len(run) == 1:
+                self.write(run[0], tables[run[0]])
+                continue
+            name = file_of(run[0], run[-1])
+            whole = pa.concat_tables([tables[index] for index in run])
+            rows = json.dumps([len(tables[index]) for index in run])
+            self.files.create(name, self._encoded(whole, self.folder / name, **{_ROWS: rows}))
+
+    def replace(self, index: int, table: pa.Table) -> None:
+        """See :class:`ShardFolder`."""
+        self._part([index])
+        super().replace(index, table)
+
+    def remove(self, indices: Sequence[int] | None = None) -> None:
+        """See :class:`ShardFolder`."""
+        gone = self.indices() if indices is None else indices
+        self._part(gone)
+        super().remove(gone)
+
+    def own_file(self, index: int) -> Path:
+        """The file that has shard ``index`` and no other, which it is given where it has none."""
+        self._part([index], keep=True)
+        return self.path(index)
+
+    def _listed(self) -> dict[Listed, range]:
+        found = {file: shards for file in self.files.list() if (shards := shards_in(file.name))}
+        together = {file: shards for file, shards in found.items() if len(shards) > 1}
+        self._shared = {index: file.name for file, shards in together.items() for index in shards}
+        alone = {file: shards for file, shards in found.items() if shards[0] not in self._shared}
+        return dict(sorted((together | alone).items(), key=lambda item: item[1][0]))
+
+    def _shared_by(self, index: int) -> str | None:
+        """The name of the file that has shard ``index`` and others; null where there is none."""
+        name = self._shared.get(index)
+        if name is None or not (self.folder / name).exists():
+            self._listed()
+            name = self._shared.get(index)
+        return name
+
+    def _rows_of(self, index: int) -> int:
+        name = None if self.path(index).exists() else self._shared_by(index)
+        if name is None:
+            return super()._rows_of(index)
+        begin, end = _place_in(self.folder / name, index)
+        return end - begin
+
+    def _part_of(self, name: str, index: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Shard ``index`` of those in the file ``name``."""
+        path = self.folder / name
+        wanted = tuple(self.schema.names if columns is None else columns)
+        last = self._last
+        if last is None or last[:3] != (name, _version(path), wanted):
+            table = read_shard(path, self.schema, wanted).combine_chunks()
+            last = self._last = _Read(name, _version(path), wanted, table)
+        begin, end = _place_in(path, index)
+        return last.table.slice(begin, end - begin)
+
+    def _part(self, indices: Iterable[int], *, keep: bool = False) -> None:
+        """Give every shard a file of its own that shares one with one of ``indices``, and with
+        ``keep`` these too."""
+        self._listed()
+        wanted = set(indices)
+        for name in sorted({self._shared[index] for index in wanted if index in self._shared}):
+            for index in shards_in(name):
+                if keep or index not in wanted:
+                    super().replace(index, self._part_of(name, index))
+            self.files.delete(name)
+        self._listed()
+        self._last = None
+
+
+def _place_in(path: Path, index: int) -> tuple[int, int]:
+    """Between which rows of the file at ``path`` its shard ``index`` lies."""
+    ends = [0, *accumulate(_rows_in(path, _version(path)))]
+    return list(pairwise(ends))[index - shards_in(path.name)[0]]
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """Another one when the file at ``path`` has been written again."""
+    state = path.stat()
+    return state.st_mtime_ns, state.st_size
+
+
+@lru_cache(maxsize=4096)
+def _rows_in(path: Path, version: tuple[int, int]) -> list[int]:  # noqa: ARG001
+    """How many rows each shard in the file at ``path`` has. Raises ``StorageError``."""
+    footer = read_footer(path)
+    try:
+        rows = json.loads((footer.metadata or {})[_ROWS.encode()])
+    except (KeyError, ValueError):
+        rows = []
+    if len(rows) != len(shards_in(path.name)) or sum(rows) != footer.num_rows:
+        raise damaged(path, "no rows of its shards", "delete it and run the same command again")
+    return list(rows)
+
+
+def _without_gap(indices: Sequence[int]) -> list[list[int]]:
+    found: list[list[int]] = []
+    for index in indices:
+        if found and found[-1][-1] == index - 1:
+            found[-1].append(index)
+        else:
+            found.append([index])
+    return found
