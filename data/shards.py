@@ -161,10 +161,6 @@ class ShardFolder:
         """Indices of the shards that exist, ascending."""
         return sorted(set(chain.from_iterable(self._listed().values())))
 
-    def sizes(self) -> dict[int, int]:
-        """The bytes on disk of each shard that has a file of its own, by its index."""
-        return {shards[0]: file.size for file, shards in self._listed().items() if len(shards) == 1}
-
     def paths(self) -> list[Path]:
         """The files that the shards are in, in the order of these."""
         return [self.folder / file.name for file in self._listed()]

@@ -43,28 +43,37 @@ class _Read(NamedTuple):
 class PackedFolder(ShardFolder):
     """A folder of shards of which several can be in one file. Who writes to it holds the run.
 
-    No shard is in two files, but for a moment within :meth:`replace` and :meth:`remove`, in which
-    both are equal. What was read last is kept, so that a file is read once by who asks for its
-    shards one after the other.
+    No shard is in two files, but for a moment in which they are put together or parted, and where a
+    writer came late: then the file of many counts. Which those are is looked up once, and again
+    where a shard is missed. What was read last of them is kept, so that a file is read once by who
+    asks for its shards one after the other.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
         super().__init__(folder, schema)
-        self._shared: dict[int, str] = {}
+        self._shared: dict[int, str] | None = None
         self._last: _Read | None = None
 
     def exists(self, index: int) -> bool:
         """See :class:`ShardFolder`."""
-        return self.path(index).exists() or self._shared_by(index) is not None
+        return self._shared_by(index) is not None or super().exists(index)
+
+    def sizes(self) -> dict[int, int]:
+        """The bytes on disk of each shard, by its index; of those in one file, as many each."""
+        return {
+            index: file.size // len(shards)
+            for file, shards in self._listed().items()
+            for index in shards
+        }
 
     def read(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
         """See :class:`ShardFolder`."""
-        name = None if self.path(index).exists() else self._shared_by(index)
+        name = self._file_of_many(index)
         return super().read(index, columns) if name is None else self._part_of(name, index, columns)
 
     def write(self, index: int, table: pa.Table) -> bool:
         """See :class:`ShardFolder`."""
-        return not self.exists(index) and super().write(index, table)
+        return self._shared_by(index) is None and super().write(index, table)
 
     def write_together(self, tables: Mapping[int, pa.Table]) -> None:
         """Write the shards of ``tables``, none of which is there, into as few files as their
@@ -72,11 +81,19 @@ class PackedFolder(ShardFolder):
         for run in _without_gap(sorted(tables)):
             if len(run) == 1:
                 self.write(run[0], tables[run[0]])
-                continue
-            name = file_of(run[0], run[-1])
-            whole = pa.concat_tables([tables[index] for index in run])
-            rows = json.dumps([len(tables[index]) for index in run])
-            self.files.create(name, self._encoded(whole, self.folder / name, **{_ROWS: rows}))
+            else:
+                self._write_many(run, [tables[index] for index in run])
+
+    def put_together(self, indices: Sequence[int]) -> None:
+        """Let those of ``indices`` that are there in files of their own share files, as few as
+        there are rows of them without a gap. Raises ``StorageError``."""
+        alone = {shards[0] for shards in self._listed().values() if len(shards) == 1}
+        for run in _without_gap(sorted(alone.intersection(indices))):
+            if len(run) > 1:
+                self._write_many(run, [super(PackedFolder, self).read(index) for index in run])
+        # Also those of a process that was killed here, and of a writer that came late.
+        for index in self._names():
+            self.files.delete(file_of(index))
 
     def replace(self, index: int, table: pa.Table) -> None:
         """See :class:`ShardFolder`."""
@@ -89,6 +106,11 @@ class PackedFolder(ShardFolder):
         self._part(gone)
         super().remove(gone)
 
+    def holding(self, index: int) -> Path:
+        """The file that shard ``index`` lies in."""
+        name = self._file_of_many(index)
+        return self.path(index) if name is None else self.folder / name
+
     def own_file(self, index: int) -> Path:
         """The file that has shard ``index`` and no other, which it is given where it has none."""
         self._part([index], keep=True)
@@ -97,20 +119,37 @@ class PackedFolder(ShardFolder):
     def _listed(self) -> dict[Listed, range]:
         found = {file: shards for file in self.files.list() if (shards := shards_in(file.name))}
         together = {file: shards for file, shards in found.items() if len(shards) > 1}
-        self._shared = {index: file.name for file, shards in together.items() for index in shards}
-        alone = {file: shards for file, shards in found.items() if shards[0] not in self._shared}
+        shared = {index: file.name for file, shards in together.items() for index in shards}
+        self._shared = shared
+        alone = {file: shards for file, shards in found.items() if shards[0] not in shared}
         return dict(sorted((together | alone).items(), key=lambda item: item[1][0]))
 
-    def _shared_by(self, index: int) -> str | None:
-        """The name of the file that has shard ``index`` and others; null where there is none."""
-        name = self._shared.get(index)
-        if name is None or not (self.folder / name).exists():
+    def _names(self) -> dict[int, str]:
+        """The files of many shards, by each of these."""
+        if self._shared is None:
             self._listed()
-            name = self._shared.get(index)
+        assert self._shared is not None
+        return self._shared
+
+    def _shared_by(self, index: int) -> str | None:
+        """The name of the file of many with shard ``index``, of those that are known; null where
+        there is none."""
+        name = self._names().get(index)
+        if name is not None and not (self.folder / name).exists():
+            self._listed()
+            name = self._names().get(index)
+        return name
+
+    def _file_of_many(self, index: int) -> str | None:
+        """The same, also where it was written since it was looked up."""
+        name = self._shared_by(index)
+        if name is None and not self.path(index).exists():
+            self._listed()
+            name = self._names().get(index)
         return name
 
     def _rows_of(self, index: int) -> int:
-        name = None if self.path(index).exists() else self._shared_by(index)
+        name = self._file_of_many(index)
         if name is None:
             return super()._rows_of(index)
         begin, end = _place_in(self.folder / name, index)
@@ -127,17 +166,26 @@ class PackedFolder(ShardFolder):
         begin, end = _place_in(path, index)
         return last.table.slice(begin, end - begin)
 
+    def _write_many(self, indices: Sequence[int], tables: Sequence[pa.Table]) -> None:
+        name = file_of(indices[0], indices[-1])
+        whole = pa.concat_tables(tables)
+        rows = json.dumps([len(table) for table in tables])
+        self.files.create(name, self._encoded(whole, self.folder / name, **{_ROWS: rows}))
+        self._names().update(dict.fromkeys(indices, name))
+
     def _part(self, indices: Iterable[int], *, keep: bool = False) -> None:
         """Give every shard a file of its own that shares one with one of ``indices``, and with
         ``keep`` these too."""
-        self._listed()
         wanted = set(indices)
-        for name in sorted({self._shared[index] for index in wanted if index in self._shared}):
+        names = {self._shared_by(index) for index in wanted}
+        shared = self._names()
+        for name in sorted(filter(None, names)):
             for index in shards_in(name):
                 if keep or index not in wanted:
                     super().replace(index, self._part_of(name, index))
             self.files.delete(name)
-        self._listed()
+            for index in shards_in(name):
+                del shared[index]
         self._last = None
 
 

@@ -20,8 +20,9 @@ import pyarrow.compute as pc
 from prefloop.data.errors import PrefloopError
 from prefloop.data.names import name_problem
 from prefloop.data.schemas import VOTE
-from prefloop.data.shards import ShardFolder
-from prefloop.data.storage.whole_files import link_files
+from prefloop.data.shards import ShardFolder, shards_in
+from prefloop.data.storage.packed_folder import PackedFolder
+from prefloop.data.storage.whole_files import link_file, link_files
 from prefloop.labelers.decisions.pairs import propose_pairs
 from prefloop.pipeline.adoption import BEFORE
 from prefloop.pipeline.config import ConfigError, RunConfig
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 COMPARISON = "comparison.json"
 _LINKED = ("prompts.json", "prompt/*.parquet", "round-*/prompt/*.parquet",
-           "round-*/candidate/*.parquet", "given.json", "given/*.parquet")  # fmt: skip
+           "given.json", "given/*.parquet")  # fmt: skip
 
 
 class LabelerRound(RoundDir):
@@ -41,7 +42,7 @@ class LabelerRound(RoundDir):
 
     def __init__(self, root: Path, index: int, labeler: str) -> None:
         super().__init__(root, index)
-        self.votes = ShardFolder(self.root / "by-labeler" / labeler, VOTE)
+        self.votes = PackedFolder(self.root / "by-labeler" / labeler, VOTE)
         self.votes_kept = ShardFolder(self.root / "by-labeler-kept" / labeler, VOTE)
 
 
@@ -79,30 +80,49 @@ def link_answers(run: RunDir, directory: RunDir) -> None:
         for path in run.root.glob(pattern):
             ours = directory.root / path.relative_to(run.root)
             if ours.exists() and not _same_file(ours, path):
-                _forget_block(directory, ours)
+                ours.unlink()
         link_files(run.root, directory.root, pattern)
+    for folder in run.rounds():
+        _link_candidates(folder, directory.round(folder.index), directory)
+
+
+def _link_candidates(folder: RoundDir, ours: RoundDir, directory: RunDir) -> None:
+    theirs = set(folder.candidates.indices())
+    there = theirs.intersection(ours.candidates.indices())
+    others = [index for index in sorted(there) if not has_answers(directory, folder, index)]
+    if others:
+        mark_undecided(directory)
+        for votes in (ours.votes, *_by_labeler(ours)):
+            votes.remove(others)
+        ours.candidates.remove(others)
+    files = folder.candidates.paths()
+    for path in files:
+        link_file(path, ours.candidates.folder / path.name)
+    # A run puts blocks together: the same answers may lie in other files since.
+    names = {path.name for path in files}
+    for path in ours.candidates.folder.glob("part-*.parquet"):
+        if path.name not in names and theirs.issuperset(shards_in(path.name)):
+            path.unlink()
+
+
+def _by_labeler(folder: RoundDir) -> list[PackedFolder]:
+    """The votes of each labeler that were given on a round's answers."""
+    parent = folder.root / "by-labeler"
+    return [PackedFolder(path, VOTE) for path in sorted(parent.glob("[!.]*")) if path.is_dir()]
 
 
 def has_answers(directory: RunDir, folder: RoundDir, index: int) -> bool:
     """Whether ``directory`` has the answers in block ``index`` of ``folder``, a round of its run:
     then votes that lie there are about these."""
-    ours = directory.round(folder.index).candidates.path(index)
-    return ours.exists() and _same_file(ours, folder.candidates.path(index))
+    ours, theirs = directory.round(folder.index).candidates, folder.candidates
+    if not (ours.exists(index) and theirs.exists(index)):
+        return False
+    one, other = ours.holding(index), theirs.holding(index)
+    return _same_file(one, other) or ours.read(index).equals(theirs.read(index))
 
 
 def _same_file(one: Path, other: Path) -> bool:
     return one.samefile(other) or cmp(one, other, shallow=False)
-
-
-def _forget_block(directory: RunDir, path: Path) -> None:
-    """Remove a file of prompts or answers that is another in the run now, and votes on it first."""
-    if path.parent.name == "candidate":
-        mark_undecided(directory)
-        round_folder = path.parents[1]
-        for votes in [*round_folder.glob(f"by-labeler/*/{path.name}"),
-                      *round_folder.glob(f"vote/{path.name}")]:  # fmt: skip
-            votes.unlink()
-    path.unlink()
 
 
 def known_sources(run: RunDir, directory: RunDir) -> list[tuple[RunDir, dict[int, VoteKeys]]]:

@@ -37,7 +37,8 @@
 
 Part k of every noun of a round belongs to the same block of prompts, so that joins never leave
 a block and memory does not grow with the number of prompts. Decisions and triples of several blocks
-share a file, part-NNNNN-MMMMM.parquet. A folder of many parts has an _index.json with what they add
+share a file, part-NNNNN-MMMMM.parquet, and where there are many blocks, their candidates and votes
+do once all are there. A folder of many parts has an _index.json with what they add
 up to.
 """
 
@@ -90,8 +91,8 @@ class RoundDir:
         self.index = index
         self.root = root / f"round-{index:03d}"
         self.prompts = ShardFolder(self.root / "prompt", schemas.PROMPT)
-        self.candidates = ShardFolder(self.root / "candidate", schemas.CANDIDATE)
-        self.votes = ShardFolder(self.root / "vote", schemas.VOTE)
+        self.candidates = PackedFolder(self.root / "candidate", schemas.CANDIDATE)
+        self.votes = PackedFolder(self.root / "vote", schemas.VOTE)
         self.votes_kept = ShardFolder(self.root / "vote-kept", schemas.VOTE)
         self.decisions = PackedFolder(self.root / "decision", schemas.DECISION)
         self.triples = PackedFolder(self.root / "triple", schemas.TRIPLE)

@@ -53,8 +53,11 @@ class VoteFolders(Protocol):
     """Where votes lie, and those that are kept when the voting ends for the others; a round is
     such."""
 
-    votes: ShardFolder
-    votes_kept: ShardFolder
+    @property
+    def votes(self) -> ShardFolder: ...
+
+    @property
+    def votes_kept(self) -> ShardFolder: ...
 
 
 @dataclass

@@ -32,6 +32,7 @@ from prefloop.pipeline.run.all_or_some import AllOrSome, any_valid_vote, tally_v
 from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.run_dir import Stopwatch
+from prefloop.pipeline.run.spans import put_together
 from prefloop.pipeline.stages.given import proposed, with_given
 from prefloop.pipeline.stages.invalid_votes import (
     Breaker,
@@ -96,6 +97,7 @@ async def label_round(
             set_aside(folder, settings)
             raise
     shutil.rmtree(folder.votes_kept.folder, ignore_errors=True)
+    put_together(folder, folder.votes)
 
 
 def label_job(

@@ -49,6 +49,7 @@ from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.run_dir import RoundDir, Stopwatch
+from prefloop.pipeline.run.spans import put_together
 from prefloop.pipeline.stages.given import GivenPool, open_pool
 from prefloop.pipeline.stages.lost_rows import AnswerBlock, restore_sample_quarantine
 from prefloop.pipeline.stages.run_on import run_on
@@ -131,6 +132,7 @@ async def sample_round(
             missing, begin=lambda index: progress.begin(folder.prompts.rows([index])), take=take
         )
         await outcome.close()
+    put_together(folder, folder.candidates)
 
 
 def sample_job(
