@@ -10,9 +10,10 @@ here: an H100's by default, in bfloat16 and after what large products reach in p
 sees every pair of a prompt's answers in both orders and writes one token. Training is not in it: it
 costs what its number of triples costs, on one machine or many.
 
-Requests to an object store are what the run directory's layout needs: a PUT for each shard, and a
-LIST for each thousand of them. Stages read a local copy; a machine that takes a run over fetches
-each shard once more, which is not in it. Prints a Markdown table.
+Requests to an object store are what the run directory's layout needs: a PUT for each file, those of
+single blocks that are put together later among them, and a LIST for each thousand. Stages read a
+local copy; a machine that takes a run over fetches each file once more, which is not in it. Prints
+a Markdown table.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from prefloop.pipeline.machine.speed import MachineSpeed
 from prefloop.pipeline.plan.clock import Clock
 
 WRITTEN = ("prompt", "candidate", "vote", "decision", "triple")
-"""Nouns that have a shard for each block."""
+"""Nouns with a shard for each block."""
+BY_BLOCK = ("candidate", "vote")
+"""Those that are written block by block, and put together when all are there."""
+PROMPTS_A_FILE = 2_048
 PUT_PRICE = 5e-6
 """Dollars a request, as the large clouds ask them; a LIST costs as much as a PUT."""
 RUBRIC = 250
@@ -41,7 +45,8 @@ class Cost:
     sample_hours: float
     """Hours of one card."""
     label_hours: float
-    shards: int
+    files: int
+    """That are left when it is over."""
     requests: int
     store: float
     """Dollars of these requests."""
@@ -74,9 +79,10 @@ def cost(given: argparse.Namespace, candidates: float) -> Cost:
     seen = 2 * given.answer + (RUBRIC + given.prompt) / (2 * math.comb(given.n, 2))
     labelled = clock.answering("default", given.judge, int(votes), tokens=(seen, 1, 1))
     blocks = math.ceil(prompts / given.block_size)
-    puts = len(WRITTEN) * blocks
+    files = len(WRITTEN) * math.ceil(prompts / max(PROMPTS_A_FILE, given.block_size))
+    puts = files + len(BY_BLOCK) * blocks
     requests = puts + math.ceil(puts / 1000)
-    return Cost(candidates, sampled / 3600, labelled / 3600, puts, requests, requests * PUT_PRICE)
+    return Cost(candidates, sampled / 3600, labelled / 3600, files, requests, requests * PUT_PRICE)
 
 
 def main() -> None:
@@ -101,7 +107,7 @@ def main() -> None:
         f"{given.policy} samples {given.n} answers of {given.answer:g} tokens to prompts of "
         f"{given.prompt:g}, {given.judge} judges all pairs in both orders; blocks of "
         f"{given.block_size}; {given.gpu_hour:g} dollars an hour\n\n"
-        "| candidates | sampling, GPU h | labelling, GPU h | dollars | shards | requests | "
+        "| candidates | sampling, GPU h | labelling, GPU h | dollars | files | requests | "
         "dollars for these |\n| --- | --- | --- | --- | --- | --- | --- |"
     )
     for candidates in given.candidates:
@@ -109,7 +115,7 @@ def main() -> None:
         hours = found.sample_hours + found.label_hours
         print(
             f"| {candidates:,.0f} | {found.sample_hours:,.1f} | {found.label_hours:,.1f} "
-            f"| {hours * given.gpu_hour:,.0f} | {found.shards:,} | {found.requests:,} "
+            f"| {hours * given.gpu_hour:,.0f} | {found.files:,} | {found.requests:,} "
             f"| {found.store:,.2f} |"
         )
 

@@ -248,7 +248,7 @@ class RunConfig(Strict):
     engines: dict[FileName, EngineConfig] = {"default": TransformersEngine()}  # noqa: RUF012
     """Generation engines by name; sampling and judges refer to them."""
     block_size: int = Field(default=64, ge=1, lt=2**31)
-    """Prompts in a shard: the unit of resuming."""
+    """Prompts in a block: the unit of resuming. Many blocks share a file once they are done."""
     blocks_in_flight: int | None = Field(default=None, ge=1, le=10_000)
     """Blocks worked on at once, so that an engine never drains at a shard's end; so many for each
     of an engine's ``replicas``. Null: two, and more as long as vLLM has fewer than twice

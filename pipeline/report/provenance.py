@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from prefloop.data.shards import ShardFolder
 from prefloop.data.yaml_files import YamlError, read_yaml
 from prefloop.pipeline.report.redact import redact
 from prefloop.pipeline.run.run_dir import RunDir
@@ -71,7 +72,7 @@ def shown_manifest(run: RunDir) -> str | None:
 
 def quarantine_examples(run: RunDir, most: int = 12) -> list[dict[str, Any]]:
     """The first quarantined row of each reason: enough to see what is wrong with the input."""
-    folders = [run.quarantine]
+    folders: list[ShardFolder] = [run.quarantine]
     for each in run.rounds():
         stages = sorted((each.root / "quarantine").glob("*"))
         folders += [each.quarantine(path.name) for path in stages]

@@ -9,7 +9,8 @@
       given/ given.json      answers that were there before the run, and their counts
       quarantine/ dropped/   prompts that could not be read, and prompts dropped with a reason
       round-000/
-        prompt/ candidate/ vote/ decision/ triple/   part-NNNNN.parquet, one block of prompts each
+        prompt/ candidate/ vote/ decision/ triple/   part-NNNNN.parquet, one block of prompts each,
+                             or part-NNNNN-MMMMM.parquet, the blocks from one to the other
         quarantine/          rows that failed in this round, by stage
         begins-with.json     the policies that rounds up to this one were begun with, by number
         jury.json            how reliable the labelers are, where the jury's rule needs it
@@ -36,10 +37,9 @@
                              of, and adopting.json is there until these are in that place
 
 Part k of every noun of a round belongs to the same block of prompts, so that joins never leave
-a block and memory does not grow with the number of prompts. Decisions and triples of several blocks
-share a file, part-NNNNN-MMMMM.parquet, and where there are many blocks, their candidates and votes
-do once all are there. A folder of many parts has an _index.json with what they add
-up to.
+a block and memory does not grow with the number of prompts. Where there are many blocks, about two
+thousand prompts share a file: candidates and votes once all are there, all else from the start. A
+folder of many files has an _index.json with what they add up to.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class RoundDir:
     def __init__(self, root: Path, index: int) -> None:
         self.index = index
         self.root = root / f"round-{index:03d}"
-        self.prompts = ShardFolder(self.root / "prompt", schemas.PROMPT)
+        self.prompts = PackedFolder(self.root / "prompt", schemas.PROMPT)
         self.candidates = PackedFolder(self.root / "candidate", schemas.CANDIDATE)
         self.votes = PackedFolder(self.root / "vote", schemas.VOTE)
         self.votes_kept = ShardFolder(self.root / "vote-kept", schemas.VOTE)
@@ -139,12 +139,12 @@ class RunDir:
         self.manifest = root / "manifest.json"
         self.journal = root / "journal.jsonl"
         self.prompt_counts = root / "prompts.json"
-        self.prompts = ShardFolder(root / "prompt", schemas.PROMPT)
-        self.heldout = ShardFolder(root / "heldout", schemas.PROMPT)
+        self.prompts = PackedFolder(root / "prompt", schemas.PROMPT)
+        self.heldout = PackedFolder(root / "heldout", schemas.PROMPT)
         self.given = ShardFolder(root / "given", schemas.GIVEN)
         self.given_counts = root / "given.json"
-        self.quarantine = ShardFolder(root / "quarantine", schemas.QUARANTINE)
-        self.dropped = ShardFolder(root / "dropped", schemas.DROPPED)
+        self.quarantine = PackedFolder(root / "quarantine", schemas.QUARANTINE)
+        self.dropped = PackedFolder(root / "dropped", schemas.DROPPED)
         self.cache = root / "cache"
         self.rubrics = root / "rubrics"
         self.tracking = root / "tracking"

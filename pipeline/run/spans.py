@@ -4,14 +4,18 @@ rows is then paid once for many."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import pyarrow as pa
 
 from prefloop.data.storage.packed_folder import PackedFolder
 from prefloop.pipeline.run.run_dir import RoundDir
 
 _PROMPTS = 2_048
 _BYTES = 16 << 20
-"""Of answers and votes, on disk: some 64 MiB in memory."""
+"""Of answers and votes, on disk."""
+_IN_MEMORY = 64 << 20
+"""About as many bytes of texts."""
 _MANY = 64
 """Blocks from which on their files are put together: fewer are read as fast."""
 
@@ -34,6 +38,30 @@ def spans_of(folder: RoundDir, blocks: Sequence[int], *weighed: PackedFolder) ->
             size = sizes[index]
         found[-1].append(index)
     return found
+
+
+def replace_blocks(
+    shards: PackedFolder,
+    blocks: Sequence[int],
+    make: Callable[[int], pa.Table],
+    *,
+    block_size: int,
+) -> None:
+    """Write what ``make`` gives for each of ``blocks`` in the place of what is there, and where
+    there are many, several in a file."""
+    at_once = max(_PROMPTS // block_size, 1) if len(blocks) >= _MANY else 1
+    gathered: dict[int, pa.Table] = {}
+    for index in blocks:
+        gathered[index] = make(index)
+        is_large = sum(table.nbytes for table in gathered.values()) > _IN_MEMORY
+        if len(gathered) < at_once and not is_large and index != blocks[-1]:
+            continue
+        if len(gathered) == 1:
+            shards.replace(index, gathered[index])
+        else:
+            shards.remove(list(gathered))
+            shards.write_together(gathered)
+        gathered = {}
 
 
 def put_together(folder: RoundDir, shards: PackedFolder) -> None:

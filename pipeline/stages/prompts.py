@@ -15,8 +15,10 @@ from prefloop.data.preferences.answer_source import AnswerSource
 from prefloop.data.prompts.load import PromptTables
 from prefloop.data.prompts.no_prompts import why_no_prompt
 from prefloop.data.shards import ShardFolder, atomic_write_json
+from prefloop.data.storage.packed_folder import PackedFolder
 from prefloop.pipeline.run.context import RoundContext, RunContext
 from prefloop.pipeline.run.run_dir import RunDir, RunError, Stopwatch
+from prefloop.pipeline.run.spans import replace_blocks
 from prefloop.pipeline.stages.given_rows import (
     load_with_answers,
     read_given_counts,
@@ -80,7 +82,7 @@ def read_prompts(
 def _lost(run: RunDir) -> str | None:
     """Which shards of prompts have not the rows that were written, by their footers; null: none."""
     counts = run.read_prompt_counts()
-    folders = {
+    folders: dict[str, ShardFolder] = {
         "kept": run.prompts, "heldout": run.heldout, "dropped": run.dropped,
         "quarantined": run.quarantine,
     }  # fmt: skip
@@ -132,8 +134,8 @@ def draw_prompts(
     count = round_size(total, per_round=per_round, per_leg=per_leg)
     if count is None:
         blocks = run.prompts.indices()
-        for index in blocks if anew else folder.prompts.missing(blocks):
-            folder.prompts.replace(index, run.prompts.read(index))
+        wanted = blocks if anew else folder.prompts.missing(blocks)
+        replace_blocks(folder.prompts, wanted, run.prompts.read, block_size=block_size)
         if anew:
             folder.prompts.keep_first(len(blocks))
         return len(blocks)
@@ -181,9 +183,12 @@ def round_rows(total: int, count: int, round_index: int, seed: int) -> np.ndarra
     return np.asarray(drawn, dtype=np.int64)
 
 
-def write_blocks(folder: ShardFolder, table: pa.Table, block_size: int) -> None:
+def write_blocks(folder: PackedFolder, table: pa.Table, block_size: int) -> None:
     """Write ``table`` in shards of ``block_size`` rows; of an earlier writing nothing stays."""
-    starts = range(0, len(table), block_size)
-    for index, start in enumerate(starts):
-        folder.replace(index, table.slice(start, block_size))
-    folder.keep_first(len(starts))
+    blocks = range(-(-len(table) // block_size))
+
+    def rows_of(index: int) -> pa.Table:
+        return table.slice(index * block_size, block_size)
+
+    replace_blocks(folder, blocks, rows_of, block_size=block_size)
+    folder.keep_first(len(blocks))

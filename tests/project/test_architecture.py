@@ -173,7 +173,7 @@ def test_no_import_runs_back(room: str) -> None:
 
 
 def test_the_check_itself_sees_imports() -> None:
-    assert {"data.shards", "pipeline.run.context"} <= imports("pipeline.stages.filter")
+    assert {"data.shards", "pipeline.run.context"} <= imports("pipeline.stages.write")
     guarded = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import prefloop.data.shards"
     inner = "def f():\n    from prefloop.data import shards"
     assert [*imported_names(ast.parse(guarded))] == ["data.shards"]
