@@ -29,7 +29,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scale import make_up
+from benchmarks.scale import LARGE, make_up
 from prefloop.data.embedded import resolve_embedded
 from prefloop.data.shards import ShardFolder
 from prefloop.pipeline.run.context import RunContext
@@ -211,7 +211,7 @@ def main() -> None:
 def once(prompts: int, url: str, api: str, connections: int) -> dict[str, float]:
     """One measurement, in a process and a run directory of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        make_up(RunDir(Path(folder)), prompts * PER_PROMPT)
+        make_up(RunDir(Path(folder)), prompts * PER_PROMPT, LARGE)
         RunDir(Path(folder)).round(0).votes.remove()
         config = json.dumps(settings(Path(folder), url, api, connections))
         command = [sys.executable, "-m", "benchmarks.judge_client", "--measure", config]

@@ -1,15 +1,17 @@
 """Candidates through pairing, deciding, filtering and writing: rows per second and peak memory.
 
-    python -m benchmarks.scale [ROWS ...]        # default: 10000 100000 1000000
+    python -m benchmarks.scale [ROWS ...] [--blocks 64 2048]     # default: 10000 100000 1000000
 
-Each size runs in a process of its own, so that its peak memory is its own. Candidates and the
-votes of one verifier are made up beforehand (not timed): four answers of 40 to 400 characters
-for each prompt.
+By the default of `block_size`, and by one that is as large as the files. What it takes to put small
+blocks together, at the end of the stages that made them, stands apart. Each size runs in a process
+of its own, so that its peak memory is its own. Candidates and the votes of one verifier are made up
+beforehand (not timed): four answers of 40 to 400 characters for each prompt.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import subprocess
@@ -28,11 +30,14 @@ from prefloop.labelers.decisions.pairs import propose_pairs
 from prefloop.pipeline.config import RunConfig, validate_config
 from prefloop.pipeline.run.context import RunContext
 from prefloop.pipeline.run.run_dir import RunDir
+from prefloop.pipeline.run.spans import put_together
 from prefloop.pipeline.stages.filter import filter_round
 from prefloop.pipeline.stages.write import write_round
 
 PER_PROMPT = 4
-BLOCK = 2048
+BLOCK = 64
+"""The default of ``block_size``."""
+LARGE = 2048
 WORDS = np.array(
     [
         "amber",
@@ -113,6 +118,7 @@ def make_up(run: RunDir, rows: int, block: int = BLOCK) -> None:
             "prompt_tokens": [0] * n, "completion_tokens": [0] * n, "cost": [0.0] * n,
         }  # fmt: skip
         folder.votes.write(index, made_of(votes, n, VOTE))
+    put_together(folder, folder.prompts)
 
 
 def made_of(columns: dict[str, Any], rows: int, schema: pa.Schema) -> pa.Table:
@@ -125,39 +131,56 @@ def made_of(columns: dict[str, Any], rows: int, schema: pa.Schema) -> pa.Table:
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """Filter and write what ``make_up`` left in ``folder``; seconds and peak MiB of the process."""
+    """Put the blocks in ``folder`` together that ``make_up`` left there, then filter and write:
+    processor seconds of both, and peak MiB of the process."""
     config, run = settings(), RunDir(folder)
-    began = time.perf_counter()
     context = RunContext.of(config, run).round(0)
+    began = time.process_time()
+    for shards in (context.folder.candidates, context.folder.votes):
+        put_together(context.folder, shards)
+    together = time.process_time() - began
+    began = time.process_time()
     filter_round(context, config.label, config.filter)
     write_round(context, test_share=config.write.test_share, unpaired=config.writes_unpaired)
-    seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    kept = sum(json.loads(run.round(0).written.read_text()).values())
-    return {"seconds": seconds, "peak_mib": peak, "kept": kept}
+    seconds = time.process_time() - began
+    files = sum(len(list(path.glob("part-*"))) for path in (folder / "round-000").iterdir())
+    return {
+        "together": together,
+        "seconds": seconds,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "files": files,
+        "triples": context.folder.triples.rows(),
+    }
 
 
 def main() -> None:
     """Measure each size in a fresh process and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("rows", nargs="*", type=int, default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--blocks", nargs="+", type=int, default=[BLOCK, LARGE])
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         print(json.dumps(measure(arguments.measure)))
         return
-    print(f"{'candidates':>12} {'seconds':>9} {'candidates/s':>13} {'peak MiB':>9} {'kept':>9}")
-    for rows in arguments.rows:
+    print(
+        "| candidates | `block_size` | put together, CPU s | filtered and written, CPU s | "
+        "candidates/CPU s | peak memory | files | triples |\n" + "| --- " * 8 + "|"
+    )
+    for rows, block in itertools.product(arguments.rows, arguments.blocks):
         with tempfile.TemporaryDirectory() as folder:
-            make_up(RunDir(Path(folder)), rows)
+            make_up(RunDir(Path(folder)), rows, block)
             output = subprocess.run(
                 [sys.executable, "-m", "benchmarks.scale", "--measure", folder],
                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True,
             ).stdout  # fmt: skip
         found = json.loads(output)
         print(
-            f"{rows:>12,} {found['seconds']:>9.2f} {rows / found['seconds']:>13,.0f}"
-            f" {found['peak_mib']:>9,.0f} {found['kept']:>9,}",
+            f"| {rows:,} | {block:,} | {found['together']:.2f} | {found['seconds']:.2f} "
+            f"| {rows / found['seconds']:,.0f} | {found['peak_mib']:,.0f} MiB "
+            f"| {found['files']:,} | {found['triples']:,} |",
             flush=True,
         )
 

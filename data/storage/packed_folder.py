@@ -9,7 +9,7 @@ where each begins stands in its footer. They are read like those with a file of 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -75,22 +75,27 @@ class PackedFolder(ShardFolder):
         """See :class:`ShardFolder`."""
         return self._shared_by(index) is None and super().write(index, table)
 
-    def write_together(self, tables: Mapping[int, pa.Table]) -> None:
-        """Write the shards of ``tables``, none of which is there, into as few files as their
-        indices are in rows without a gap. Raises ``StorageError``."""
-        for run in _without_gap(sorted(tables)):
+    def write_together(self, indices: Sequence[int], table: pa.Table, rows: Sequence[int]) -> None:
+        """Write the shards ``indices``, none of which is there: the first ``rows[0]`` of ``table``
+        are the first one's, the next ``rows[1]`` the second one's. They share as few files as they
+        are rows of shards without a gap. Raises ``StorageError``."""
+        begins = dict(zip(indices, accumulate(rows, initial=0), strict=False))
+        counts = dict(zip(indices, rows, strict=True))
+        for run in _without_gap(indices):
+            part = table.slice(begins[run[0]], sum(counts[index] for index in run))
             if len(run) == 1:
-                self.write(run[0], tables[run[0]])
+                self.write(run[0], part)
             else:
-                self._write_many(run, [tables[index] for index in run])
+                self._write_many(run, part, [counts[index] for index in run])
 
     def put_together(self, indices: Sequence[int]) -> None:
         """Let those of ``indices`` that are there in files of their own share files, as few as
-        there are rows of them without a gap. Raises ``StorageError``."""
+        they are rows of shards without a gap. Raises ``StorageError``."""
         alone = {shards[0] for shards in self._listed().values() if len(shards) == 1}
         for run in _without_gap(sorted(alone.intersection(indices))):
             if len(run) > 1:
-                self._write_many(run, [super(PackedFolder, self).read(index) for index in run])
+                parts = [super(PackedFolder, self).read(index) for index in run]
+                self._write_many(run, pa.concat_tables(parts), list(map(len, parts)))
         # Also those of a process that was killed here, and of a writer that came late.
         for index in self._names():
             self.files.delete(file_of(index))
@@ -166,11 +171,10 @@ class PackedFolder(ShardFolder):
         begin, end = _place_in(path, index)
         return last.table.slice(begin, end - begin)
 
-    def _write_many(self, indices: Sequence[int], tables: Sequence[pa.Table]) -> None:
+    def _write_many(self, indices: Sequence[int], table: pa.Table, rows: Sequence[int]) -> None:
         name = file_of(indices[0], indices[-1])
-        whole = pa.concat_tables(tables)
-        rows = json.dumps([len(table) for table in tables])
-        self.files.create(name, self._encoded(whole, self.folder / name, **{_ROWS: rows}))
+        about = {_ROWS: json.dumps(list(rows))}
+        self.files.create(name, self._encoded(table, self.folder / name, **about))
         self._names().update(dict.fromkeys(indices, name))
 
     def _part(self, indices: Iterable[int], *, keep: bool = False) -> None:

@@ -239,7 +239,7 @@ def _decisions(
         else:  # no pair was kept, and then no decision stays
             if jury is None:
                 jury = jury_on(before.label, old.votes, folder.root / "jury-before.json")
-            found = decide_blocks(context, [index], before.label, before.filter, jury)[index]
+            found, _ = decide_blocks(context, [index], before.label, before.filter, jury)
         yield index, found, folder.decisions.read(index)
 
 

@@ -59,8 +59,9 @@ def replace_blocks(
         if len(gathered) == 1:
             shards.replace(index, gathered[index])
         else:
+            parts = list(gathered.values())
             shards.remove(list(gathered))
-            shards.write_together(gathered)
+            shards.write_together(list(gathered), pa.concat_tables(parts), list(map(len, parts)))
         gathered = {}
 
 

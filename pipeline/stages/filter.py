@@ -93,7 +93,7 @@ def filter_round(context: RoundContext, label: LabelConfig, filters: FilterConfi
         f"round {folder.index} filter", len(blocks), done=len(blocks) - len(missing), unit="blocks"
     ) as progress:
         for span in spans_of(folder, missing):
-            first_pass.write_together(decide_blocks(context, span, label, filters, jury))
+            first_pass.write_together(span, *decide_blocks(context, span, label, filters, jury))
             progress.advance(len(span))
     if balance:
         _balance(balance, folder)
@@ -146,8 +146,9 @@ def decide_blocks(
     label: LabelConfig,
     filters: FilterConfig,
     jury: RoundJury,
-) -> dict[int, pa.Table]:
-    """Decisions (schema DECISION) on every pair of each of ``blocks``, but for the balance."""
+) -> tuple[pa.Table, list[int]]:
+    """Decisions (schema DECISION) on every pair of ``blocks``, one block after the other, but for
+    the balance; and how many each block has."""
     folder = context.folder
     parts = [folder.candidates.read(index, _CANDIDATE_COLUMNS) for index in blocks]
     candidates = pa.concat_tables(parts).combine_chunks()
@@ -175,12 +176,14 @@ def decide_blocks(
     owners = np.repeat(np.arange(len(blocks)), [len(part) for part in parts])
     prompts = candidates["prompt_id"].combine_chunks()
     of_row = owners[pc.index_in(filtered["prompt_id"], value_set=prompts).to_numpy()]
-    return {index: filtered.filter(pa.array(of_row == place)) for place, index in enumerate(blocks)}
+    by_block = filtered.take(pa.array(np.argsort(of_row, kind="stable")))
+    return by_block, np.bincount(of_row, minlength=len(blocks)).tolist()
 
 
 def _balance(rule: LengthBalance, folder: RoundDir) -> None:
     unbalanced, decisions = folder.unbalanced, folder.decisions
-    cutoff = balance_cutoff([BalanceRows.of(part) for part in unbalanced.iter()], rule)
+    spans = spans_of(folder, unbalanced.indices())
+    cutoff = balance_cutoff([BalanceRows.of(unbalanced.together(span)) for span in spans], rule)
     for span in spans_of(folder, decisions.missing(unbalanced.indices())):
-        parts = zip(span, unbalanced.iter(indices=span), strict=True)
-        decisions.write_together({index: apply_balance(part, cutoff) for index, part in parts})
+        rows = [unbalanced.rows([index]) for index in span]
+        decisions.write_together(span, apply_balance(unbalanced.together(span), cutoff), rows)

@@ -40,7 +40,8 @@ from prefloop.pipeline.run.promotion import Lineage
 from prefloop.pipeline.run.round_jury import load_round_jury
 from prefloop.pipeline.run.run_dir import RunError, Stopwatch
 from prefloop.pipeline.stages.dataset.layout import split_of
-from prefloop.pipeline.stages.dataset.row_tables import triples_of_block
+from prefloop.pipeline.stages.dataset.row_tables import triples_of
+from prefloop.pipeline.stages.dataset.span_tables import SpanTables
 from prefloop.pipeline.stages.filter import decide_blocks, why_none_kept
 from prefloop.pipeline.stages.invalid_votes import Breaker
 from prefloop.pipeline.stages.label import OpenLabelers, label_block
@@ -245,9 +246,10 @@ class _Legs:
         if not folder.decisions.exists(leg):
             label, filters = self._settings.label, self._settings.filters
             decisions = decide_blocks(self._context, [leg], label, filters, self._jury)
-            folder.decisions.write_together(decisions)
+            folder.decisions.write_together([leg], *decisions)
         if not folder.triples.exists(leg):
-            folder.triples.write(leg, triples_of_block(self._context, leg))
+            tables = SpanTables(folder, [leg], self._context.system_prompt)
+            folder.triples.write(leg, triples_of(self._context, tables))
 
     async def _sample(self, leg: int) -> None:
         watch = Stopwatch()

@@ -40,7 +40,7 @@ from prefloop.pipeline.stages.dataset.layout import (
     PartFiles,
     files_in,
 )
-from prefloop.pipeline.stages.dataset.row_tables import triples_by_block, unpaired_of
+from prefloop.pipeline.stages.dataset.row_tables import triples_of, unpaired_of
 from prefloop.pipeline.stages.dataset.span_tables import SpanTables, span_tables
 
 logger = logging.getLogger(__name__)
@@ -111,13 +111,12 @@ def _triples_of(context: RoundContext, tables: SpanTables) -> pa.Table:
     shards = context.folder.triples
     decided = [index for index in tables.blocks if context.folder.decisions.exists(index)]
     if _have_their_triples(shards, tables, decided):
-        found = list(shards.iter(indices=decided))
-    else:
-        by_block = triples_by_block(context, tables)
-        shards.remove(decided)
-        shards.write_together({index: by_block[index] for index in decided})
-        found = [by_block[index] for index in decided]
-    return pa.concat_tables([TRIPLE.empty_table(), *found])
+        return pa.concat_tables([TRIPLE.empty_table(), *shards.iter(indices=decided)])
+    found = triples_of(context, tables)
+    kept = dict(zip(tables.blocks, tables.kept, strict=True))
+    shards.remove(decided)
+    shards.write_together(decided, found, [kept[index] for index in decided])
+    return found
 
 
 def _have_their_triples(shards: PackedFolder, tables: SpanTables, decided: Sequence[int]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -21,16 +20,8 @@ _CANDIDATE_COLUMNS = [
 ]  # fmt: skip
 
 
-def triples_of_block(context: RoundContext, index: int) -> pa.Table:
-    """The triples of block ``index``: schema TRIPLE."""
-    [triples] = triples_by_block(
-        context, SpanTables(context.folder, [index], context.system_prompt)
-    ).values()
-    return triples
-
-
-def triples_by_block(context: RoundContext, tables: SpanTables) -> dict[int, pa.Table]:
-    """The kept decisions of each block with their texts: schema TRIPLE."""
+def triples_of(context: RoundContext, tables: SpanTables) -> pa.Table:
+    """The kept decisions with their texts, one block after the other: schema TRIPLE."""
     kept = tables.decisions.filter(tables.decisions["kept"])
     candidates = tables.candidates.select(_CANDIDATE_COLUMNS)
     sides = {
@@ -47,13 +38,7 @@ def triples_by_block(context: RoundContext, tables: SpanTables) -> dict[int, pa.
         columns |= {f"{side}_{one}": rows[one] for one in ("reasoning", "reasoning_tokens")}
     columns["policy"] = _policy_name(sides["chosen"])
     columns["rejected_policy"] = _policy_name(sides["rejected"])
-    triples = pa.table([columns[name] for name in TRIPLE.names], schema=TRIPLE)
-    # The rows of a block stand together, in the order of the blocks.
-    spans = pairwise([0, *accumulate(tables.kept)])
-    return {
-        index: triples.slice(begin, end - begin)
-        for index, (begin, end) in zip(tables.blocks, spans, strict=True)
-    }
+    return pa.table([columns[name] for name in TRIPLE.names], schema=TRIPLE)
 
 
 def unpaired_of(context: RoundContext, tables: SpanTables) -> pa.Table:
