@@ -25,17 +25,21 @@ from prefloop.data.shards import (
     read_shard,
     shards_in,
 )
-from prefloop.data.storage.whole_files import Listed
+from prefloop.data.storage.whole_files import Listed, put_file
 
+_MARK = ".together"
+"""Written again after each file of many shards, before files of its shards alone are removed."""
 _ROWS = "prefloop.rows"
 """In a footer: how many rows each of the file's shards has, in their order, as a JSON list."""
+
+_Version = tuple[int, int, int]
 
 
 class _Read(NamedTuple):
     """Columns of a file as they were read last."""
 
     name: str
-    version: tuple[int, int]
+    version: _Version
     columns: tuple[str, ...]
     table: pa.Table
 
@@ -45,13 +49,14 @@ class PackedFolder(ShardFolder):
 
     No shard is in two files, but for a moment in which they are put together or parted, and where a
     writer came late: then the file of many counts. Which those are is looked up once, and again
-    where a shard is missed. What was read last of them is kept, so that a file is read once by who
-    asks for its shards one after the other.
+    where another process wrote one since, which a hidden file says. What was read last of them is
+    kept, so that a file is read once by who asks for its shards one after the other.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
         super().__init__(folder, schema)
         self._shared: dict[int, str] | None = None
+        self._seen: _Version | None = None
         self._last: _Read | None = None
 
     def exists(self, index: int) -> bool:
@@ -73,7 +78,13 @@ class PackedFolder(ShardFolder):
 
     def write(self, index: int, table: pa.Table) -> bool:
         """See :class:`ShardFolder`."""
-        return self._shared_by(index) is None and super().write(index, table)
+        if self._shared_by(index) is not None or not super().write(index, table):
+            return False
+        if self._shared_by(index) is None:
+            return True
+        # All were put together while this process was between the two lines, for however long.
+        self.files.delete(file_of(index))
+        return False
 
     def write_together(self, indices: Sequence[int], table: pa.Table, rows: Sequence[int]) -> None:
         """Write the shards ``indices``, none of which is there: the first ``rows[0]`` of ``table``
@@ -122,6 +133,7 @@ class PackedFolder(ShardFolder):
         return self.path(index)
 
     def _listed(self) -> dict[Listed, range]:
+        self._seen = self._said()
         found = {file: shards for file in self.files.list() if (shards := shards_in(file.name))}
         together = {file: shards for file, shards in found.items() if len(shards) > 1}
         shared = {index: file.name for file, shards in together.items() for index in shards}
@@ -131,10 +143,17 @@ class PackedFolder(ShardFolder):
 
     def _names(self) -> dict[int, str]:
         """The files of many shards, by each of these."""
-        if self._shared is None:
+        if self._shared is None or self._seen != self._said():
             self._listed()
         assert self._shared is not None
         return self._shared
+
+    def _said(self) -> _Version | None:
+        """Another one when a file of many was written since."""
+        try:
+            return _version(self.folder / _MARK)
+        except FileNotFoundError:
+            return None
 
     def _shared_by(self, index: int) -> str | None:
         """The name of the file of many with shard ``index``, of those that are known; null where
@@ -175,7 +194,7 @@ class PackedFolder(ShardFolder):
         name = file_of(indices[0], indices[-1])
         about = {_ROWS: json.dumps(list(rows))}
         self.files.create(name, self._encoded(table, self.folder / name, **about))
-        self._names().update(dict.fromkeys(indices, name))
+        put_file(self.folder / _MARK, b"")
 
     def _part(self, indices: Iterable[int], *, keep: bool = False) -> None:
         """Give every shard a file of its own that shares one with one of ``indices``, and with
@@ -199,14 +218,14 @@ def _place_in(path: Path, index: int) -> tuple[int, int]:
     return list(pairwise(ends))[index - shards_in(path.name)[0]]
 
 
-def _version(path: Path) -> tuple[int, int]:
+def _version(path: Path) -> _Version:
     """Another one when the file at ``path`` has been written again."""
     state = path.stat()
-    return state.st_mtime_ns, state.st_size
+    return state.st_mtime_ns, state.st_size, state.st_ino
 
 
 @lru_cache(maxsize=4096)
-def _rows_in(path: Path, version: tuple[int, int]) -> list[int]:  # noqa: ARG001
+def _rows_in(path: Path, version: _Version) -> list[int]:  # noqa: ARG001
     """How many rows each shard in the file at ``path`` has. Raises ``StorageError``."""
     footer = read_footer(path)
     try:

@@ -112,13 +112,23 @@ def test_a_kill_between_the_two_files_is_made_up_for(together: RunDir, apart: Ru
     assert names(together, "candidate") == [WHOLE]
 
 
-def test_who_comes_late_replaces_nothing(together: RunDir) -> None:
-    folder = together.round(0)
+@pytest.mark.usefixtures("few")
+def test_who_comes_late_writes_nothing(apart: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    late, folder = apart.round(0).candidates, apart.round(0)
+    assert late.indices() == [0, 1, 2, 3]
     others = folder.candidates.read(2).slice(0, 1)
-    assert not folder.candidates.write(2, others)
-    # A writer that looked before the blocks were put together does write.
-    shutil.copy(folder.votes.holding(0), together.root / "round-000" / "candidate" / APART[2])
-    assert len(together.round(0).candidates.read(2)) == len(folder.candidates.read(2)) > 1
+    put_both(apart)
+    assert late.exists(2)
+    assert not late.write(2, others)
+    assert names(apart, "candidate") == [WHOLE]
+    # One that was paused after it had looked, and before it wrote.
+    paused = apart.round(0).candidates
+    looked = iter([None])
+    shared_by = paused._shared_by
+    monkeypatch.setattr(paused, "_shared_by", lambda index: next(looked, shared_by(index)))
+    assert not paused.write(2, others)
+    assert names(apart, "candidate") == [WHOLE]
+    assert len(apart.round(0).candidates.read(2)) == len(folder.candidates.read(2)) > 1
 
 
 def test_labelled_again_before_and_after(apart: RunDir, together: RunDir, few: None) -> None:

@@ -43,7 +43,7 @@ def test_a_jury_is_fitted_once_and_decides_alike_after_a_kill(tmp_path: Path, ru
     assert set(kept["accuracy"] or kept["confusions"]) == {"judge", "verifier", "short"}
     expected, dataset = run.round(0).decisions.table(), dataset_rows(run)
     # Killed behind the first block, before anything was written.
-    run.round(0).decisions.path(1).unlink()
+    run.round(0).decisions.own_file(1).unlink()
     run.round(0).written.unlink()
     shutil.rmtree(run.dataset)
     resumed = run_small(run.root, config)
