@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import pyarrow as pa
 
-from prefloop.data.dataset_folder import harm_to_dataset
 from prefloop.data.schemas import METRIC
+from prefloop.data.storage.dataset_folder import harm_to_dataset
 from prefloop.data.storage.objects import is_address
 from prefloop.pipeline.remote.door import given_path
 from prefloop.pipeline.run.run_dir import EVALUATION, JURY, RunDir, RunError

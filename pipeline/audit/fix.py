@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prefloop.data.checks.text_hashes import text_hashes
-from prefloop.data.dataset_folder import configs_yaml
 from prefloop.data.errors import InputError
 from prefloop.data.quarantine import BadRow, quarantine_table
 from prefloop.data.schemas import MESSAGES
 from prefloop.data.shards import atomic_write_json, atomic_write_text
+from prefloop.data.storage.dataset_folder import configs_yaml
 from prefloop.pipeline.audit.audit_options import AuditOptions
 from prefloop.pipeline.audit.check import Audit, batches
 

@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 
 from prefloop.data.errors import PrefloopError
 from prefloop.data.names import name_problem
+from prefloop.data.packed_folder import PackedFolder
 from prefloop.data.schemas import VOTE
 from prefloop.data.shards import ShardFolder, shards_in
-from prefloop.data.storage.packed_folder import PackedFolder
 from prefloop.data.storage.whole_files import link_file, link_files
 from prefloop.labelers.decisions.pairs import propose_pairs
 from prefloop.pipeline.adoption import BEFORE

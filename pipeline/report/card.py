@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from prefloop.data.dataset_folder import configs_yaml
 from prefloop.data.shards import atomic_write_text
+from prefloop.data.storage.dataset_folder import configs_yaml
 from prefloop.labelers.config import LabelerConfig
 from prefloop.labelers.decisions.lengths import LENGTH_COLUMNS, compared_lengths
 from prefloop.pipeline.config import RunConfig

@@ -58,8 +58,8 @@ from filelock import FileLock, Timeout
 
 from prefloop.data import schemas
 from prefloop.data.errors import PrefloopError
+from prefloop.data.packed_folder import PackedFolder
 from prefloop.data.shards import ShardFolder, damaged, read_json_object
-from prefloop.data.storage.packed_folder import PackedFolder
 from prefloop.data.storage.whole_files import remove_leftovers
 from prefloop.data.yaml_files import read_yaml
 from prefloop.pipeline.remote.door import worked_on

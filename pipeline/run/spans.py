@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
-from prefloop.data.storage.packed_folder import PackedFolder
+from prefloop.data.packed_folder import PackedFolder
 from prefloop.pipeline.run.run_dir import RoundDir
 
 _PROMPTS = 2_048

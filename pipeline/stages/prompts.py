@@ -11,11 +11,11 @@ import pyarrow as pa
 from prefloop.data.config import PromptsConfig
 from prefloop.data.errors import NothingCameOut, StorageError
 from prefloop.data.hashing import derive_seed
+from prefloop.data.packed_folder import PackedFolder
 from prefloop.data.preferences.answer_source import AnswerSource
 from prefloop.data.prompts.load import PromptTables
 from prefloop.data.prompts.no_prompts import why_no_prompt
 from prefloop.data.shards import ShardFolder, atomic_write_json
-from prefloop.data.storage.packed_folder import PackedFolder
 from prefloop.pipeline.run.context import RoundContext, RunContext
 from prefloop.pipeline.run.run_dir import RunDir, RunError, Stopwatch
 from prefloop.pipeline.run.spans import replace_blocks

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from prefloop.data.errors import NothingCameOut, StorageError
+from prefloop.data.packed_folder import PackedFolder
 from prefloop.data.schemas import TRIPLE, UNPAIRED
 from prefloop.data.shards import (
     atomic_write_json,
@@ -21,7 +22,6 @@ from prefloop.data.shards import (
     row_count,
     write_shard,
 )
-from prefloop.data.storage.packed_folder import PackedFolder
 from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir, Stopwatch
 from prefloop.pipeline.stages.dataset.every_answer import (

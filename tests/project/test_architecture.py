@@ -26,7 +26,7 @@ ORDER = {
     "data": [
         "errors strict arrays hashing names utf8 yaml_files",
         "storage",
-        "config protocol schemas shards reasoning chat conversation quarantine dataset_folder",
+        "config protocol schemas shards reasoning chat conversation quarantine packed_folder",
         "embedded",
         "sources",
         "preferences prompts",

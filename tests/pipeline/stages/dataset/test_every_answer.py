@@ -11,7 +11,7 @@ import pytest
 import yaml
 from datasets import load_dataset
 
-from prefloop.data.dataset_folder import harm_to_dataset
+from prefloop.data.storage.dataset_folder import harm_to_dataset
 from prefloop.pipeline.publish.dataset_copy import copy_dataset
 from prefloop.pipeline.report.card import write_card
 from prefloop.pipeline.run.context import RunContext

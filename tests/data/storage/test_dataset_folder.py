@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
-from prefloop.data.dataset_folder import configs_yaml, content_revision, harm_to_dataset
+from prefloop.data.storage.dataset_folder import configs_yaml, content_revision, harm_to_dataset
 
 CONFIGS = {
     "default": {"train": "data/train-*.parquet", "test": "data/test-*.parquet"},

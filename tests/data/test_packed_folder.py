@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefloop.data.errors import StorageError
+from prefloop.data.packed_folder import PackedFolder
 from prefloop.data.schemas import DECISION
 from prefloop.data.shards import ShardFolder
 from prefloop.data.storage import commits
-from prefloop.data.storage.packed_folder import PackedFolder
 
 SCHEMA = pa.schema([pa.field("number", pa.int64(), nullable=False), ("text", pa.string())])
 
