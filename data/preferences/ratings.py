@@ -9,7 +9,9 @@ from typing import Any
 
 from prefloop.data.preferences.labels import PairLabel
 from prefloop.data.preferences.transcripts import check_answer, split_answer
-from prefloop.data.sources.turns import Unusable, conversation_in, turns_of
+from prefloop.data.sources.tool_turns import turns_of
+from prefloop.data.sources.turns import Unusable, conversation_in
+from prefloop.data.sources.written import looks_like_list, written_list
 
 _TEXTS = ("response", "text", "answer", "content", "completion", "generation")
 _SCORES = ("pm_score", "score", "overall_score", "rating", "reward")
@@ -33,7 +35,9 @@ def answers_in(
     value: Any, field: str, *, ratings: Any = None, models: Any = None, ranked: bool = False
 ) -> list[RatedAnswer]:
     """The answers of a list: objects with ratings of their own, or texts or turns with ``ratings``
-    beside them (``ranked``: lower is better). Raises :class:`Unusable`."""
+    beside them (``ranked``: lower is better). Either may be written out as text. Raises
+    :class:`Unusable`."""
+    value, ratings = (_list_in(one, field) for one in (value, ratings))
     if not isinstance(value, list):
         raise Unusable(field, "wrong_type", "is no list of rated completions")
     if ratings is not None and (not isinstance(ratings, list) or len(ratings) != len(value)):
@@ -64,6 +68,15 @@ def answers_in(
             absolute = not ranked
         found.append(RatedAnswer(text, rating, model, absolute and rating is not None))
     return found
+
+
+def _list_in(value: Any, field: str) -> Any:
+    if not isinstance(value, str) or not looks_like_list(value):
+        return value
+    try:
+        return written_list(value)
+    except ValueError as error:
+        raise Unusable(field, "written_list", str(error)) from None
 
 
 def in_order(value: Any, field: str) -> list[RatedAnswer]:
@@ -112,8 +125,8 @@ def by_scores(of_columns: Mapping[str, Any]) -> PairLabel:
 
 def as_number(value: Any) -> float | None:
     """``value`` as a finite number, which it may also be as text; else None."""
-    if isinstance(value, bool):
-        return None
+    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+        return None  # Python takes 1_0 for 10
     try:
         found = float(value)
     except (TypeError, ValueError, OverflowError):

@@ -21,6 +21,8 @@ from prefloop.data.sources.turns import (
     conversation_in,
     is_image,
     refuse_image,
+    refuse_null_word,
+    refuse_texts,
     text_of,
 )
 from prefloop.data.utf8 import is_blank, is_text, listed
@@ -205,6 +207,8 @@ def _prompt(fields: Mapping[str, Any], columns: Columns) -> tuple[str, _Turns]:
                 else ": quote it, or set columns.prompt to another column"
             ),
         )
+    refuse_null_word(value, field)
+    refuse_texts(value, field)
     return field, [{"role": "user", "content": _text(value, field)}]
 
 

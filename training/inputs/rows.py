@@ -23,15 +23,16 @@ import pyarrow.parquet as pq
 from prefloop.data.conversation import conversation_of, plain, turns_text
 from prefloop.data.hashing import prompt_id
 from prefloop.data.protocol import Message
-from prefloop.data.sources.tool_turns import full_turns, tools_of
-from prefloop.data.sources.turns import Unusable, conversation_in, turns_of
+from prefloop.data.sources.class_names import batch_by_names, names_in_schema
+from prefloop.data.sources.tool_turns import full_turns, tools_of, turns_of
+from prefloop.data.sources.turns import Unusable, conversation_in
 from prefloop.training.errors import TrainingError
 
 UNREADABLE = "unreadable"
 _BATCH = 1024
 _OURS = frozenset({"system", "user", "assistant", "tool"})
 _TOOLS = ("tools", "prompt_turns")
-_TOOL_KEYS = ("tool_calls", "tool_call_id")
+_TOOL_KEYS = ("tool_calls", "tool_call_id", "function_call")
 _YES_NO: dict[str, int] = {
     "true": 1, "false": 0, "1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1,
 }  # fmt: skip
@@ -268,8 +269,9 @@ def _rows(
     wanted = [name for name in columns if name in names]
     try:
         with pq.ParquetFile(file) as parquet:
+            classes = names_in_schema(parquet.schema_arrow, ("label",))
             for batch in parquet.iter_batches(batch_size=_BATCH, columns=wanted):
-                for row in _dicts(batch):
+                for row in _dicts(batch_by_names(batch, classes)):
                     number += 1
                     yield f"{file}, row {number}", row
     except (OSError, pa.ArrowException) as error:
@@ -326,12 +328,13 @@ def _turn(turn: Any, column: str, number: int) -> list[Message]:
 
 def _tool_turn(turn: dict[str, Any], column: str, number: int) -> list[Message]:
     try:
-        [(_, found)] = full_turns(turn, column)
+        turns = [found for _, found in full_turns(turn, column)]
     except Unusable as unusable:
         detail = unusable.detail.replace("turn 1", f"turn {number}", 1)
         raise _unreadable(column, detail) from None
-    text = {"role": found["role"], "content": found["content"]}
-    return conversation_of([text], json.dumps([found.get("full", text)]), None)
+    texts = plain(turns)
+    whole = [found.get("full", text) for found, text in zip(turns, texts, strict=True)]
+    return conversation_of(texts, json.dumps(whole), None)
 
 
 def _is_text_part(part: Any) -> bool:
