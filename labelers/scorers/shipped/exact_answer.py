@@ -12,6 +12,7 @@ from prefloop.labelers.scorers.shipped.final_answer import (
     boxed,
     last_line,
     marked,
+    without_styles,
 )
 from prefloop.labelers.scorers.shipped.outcomes import RIGHT, UNPARSED, WRONG, GoldError, gold_of
 
@@ -37,7 +38,7 @@ def score(
     within = options["within"]
     if within == "final":
         parts = [boxed(text) or behind_hashes(text), marked(text), last_line(text)]
-        found = [normal(part) for part in parts if part]
+        found = [normal(without_styles(part)) for part in parts if part]
     else:
         found = [normal(text)]
     if not any(found):

@@ -6,9 +6,17 @@ import re
 
 _MARKED = re.compile(
     r"(?:final\s+answer|correct\s+(?:answer|option|choice)|answer|option|choice)"
-    r"\s*(?:is|:|=)+\s*:?\s*(.+)",
+    r"\s*(?:is|:|=|\s[-–—]\s)+\s*:?\s*(.+)",
     re.IGNORECASE,
 )
+
+
+_STYLED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathsf|operatorname)\s*\{([^{}]*)\}")
+
+
+def without_styles(text: str) -> str:
+    r"""``text`` without the commands of LaTeX that only say how words look: ``\text{B}`` is B."""
+    return _STYLED.sub(r"\1", text)
 
 
 def boxed(text: str) -> str | None:

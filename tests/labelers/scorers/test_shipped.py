@@ -84,6 +84,26 @@ CITIES = ["Paris", "London", "New York", "York"]
         ("Paris or London", "A", UNPARSED),
         ("", "A", UNPARSED),
         ("Z", "A", UNPARSED),
+        # Several are named: which is meant is not for us to say.
+        *(
+            (f"{text}{end}", "B", UNPARSED)
+            for end in ("", ".", " are right")
+            for text in ("B and C", "B or C", "B/C", "B, C", "(B) & (C)", "**B**, **C** and **D**")
+        ),
+        ("B, A good choice", "B", RIGHT),
+        ("B and only B", "B", RIGHT),
+        # Named to be refused.
+        ("A is wrong, so B", "A", UNPARSED),
+        ("The answer is not A", "A", UNPARSED),
+        ("A isn't it.", "A", UNPARSED),
+        ("Not London", "B", UNPARSED),
+        ("It isn't in London.", "B", UNPARSED),
+        ("London, not Paris", "B", RIGHT),
+        ("Not Paris, but London", "B", RIGHT),
+        ("$\\boxed{\\mathrm{B}}$", "B", RIGHT),
+        ("Option B is right", "B", RIGHT),
+        ("Answer - B", "B", RIGHT),
+        ("Ｂ", "B", RIGHT),
     ],
 )
 def test_choice(text: str, gold: Any, found: float) -> None:
@@ -116,6 +136,7 @@ def test_choice_needs_a_gold_that_is_one(gold: Any) -> None:
         ("The answer is London.\nParis", "Paris", "final", WRONG),
         ("the  big\napple", ["NYC", "The Big Apple"], "whole", RIGHT),
         ("  ", "Paris", "final", UNPARSED),
+        ("So \\boxed{\\text{Paris}}.", "Paris", "final", RIGHT),
     ],
 )
 def test_exact(text: str, gold: Any, within: str, found: float) -> None:
