@@ -13,6 +13,7 @@ from prefloop.labelers.scorers.shipped.final_answer import (
     boxed,
     last_line,
     marked,
+    tagged,
     without_styles,
 )
 from prefloop.labelers.scorers.shipped.outcomes import RIGHT, UNPARSED, WRONG, GoldError, gold_of
@@ -85,7 +86,8 @@ def _gold(gold: Any, choices: Sequence[str]) -> str:
 
 def _taken(text: str, choices: Sequence[str]) -> str | None:
     """The letter of the choice that ``text`` takes; null where none or several are named."""
-    for part in (boxed(text), behind_hashes(text), marked(text), last_line(text), text):
+    places = boxed(text), tagged(text), behind_hashes(text), marked(text), last_line(text), text
+    for part in places:
         if part is not None and (found := _letter(part, choices) or _by_text(part, choices)):
             return found
     return None
@@ -96,7 +98,7 @@ def _letter(text: str, choices: Sequence[str]) -> str | None:
     where another one stands beside it (B and C), or it is named only to be refused (A is wrong)."""
     last = _LETTERS[len(choices) - 1] if choices else "J"
     stripped = unicodedata.normalize("NFKC", without_styles(text))
-    short = re.IGNORECASE if len(stripped.strip()) <= 3 else 0
+    short = re.IGNORECASE if len(re.findall(r"\w", stripped)) == 1 else 0
     match = re.match(
         rf"{_OPENING}(?i:option|choice|answer)?{_OPENING}([A-{last}])(?![\w']){_NO_ARTICLE}",
         stripped,

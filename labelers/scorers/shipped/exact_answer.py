@@ -12,6 +12,7 @@ from prefloop.labelers.scorers.shipped.final_answer import (
     boxed,
     last_line,
     marked,
+    tagged,
     without_styles,
 )
 from prefloop.labelers.scorers.shipped.outcomes import RIGHT, UNPARSED, WRONG, GoldError, gold_of
@@ -37,7 +38,8 @@ def score(
         raise GoldError(f"the gold answer {gold!r} holds no text")
     within = options["within"]
     if within == "final":
-        parts = [boxed(text) or behind_hashes(text), marked(text), last_line(text)]
+        surest = boxed(text) or tagged(text) or behind_hashes(text)
+        parts = [surest, marked(text), last_line(text)]
         found = [normal(without_styles(part)) for part in parts if part]
     else:
         found = [normal(text)]

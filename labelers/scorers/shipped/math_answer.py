@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from prefloop.labelers.scorers.shipped.final_answer import behind_hashes, boxed
+from prefloop.labelers.scorers.shipped.final_answer import (
+    behind_hashes,
+    boxed,
+    last_line,
+    marked,
+    tagged,
+)
 from prefloop.labelers.scorers.shipped.outcomes import RIGHT, UNPARSED, WRONG, GoldError, gold_of
 
 _WORDS = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
@@ -30,24 +36,36 @@ def score(
     gold = _gold(wanted)
     if not gold:
         raise GoldError(f"no mathematical result in the gold answer {wanted[:80]!r}")
-    found = _parsed(text)
-    if not found:
+    readings = [found for found in (_parsed(text), _bare_result(text)) if found]
+    if not readings:
         return UNPARSED
     from math_verify import verify
 
     # Their time limits are alarms, which want the main thread; the pool has its own.
-    return RIGHT if verify(list(gold), found, timeout_seconds=None) else WRONG
+    right = any(verify(list(gold), found, timeout_seconds=None) for found in readings)
+    return RIGHT if right else WRONG
 
 
 @cache
 def _gold(text: str) -> tuple[Any, ...]:
     for part in (boxed(text), behind_hashes(text), text):
         if part:
-            # A bare formula is read as LaTeX only between dollars, and words are no formula.
-            bare = not _WORDS.search(part) and "$" not in part
-            if found := (_parsed(f"${part}$") if bare else []) or _parsed(part):
+            if found := _bare(part) or _parsed(part):
                 return tuple(found)
     return ()
+
+
+def _bare_result(text: str) -> list[Any]:
+    """What the answer comes to, where that is a formula without dollars or a box around it."""
+    if boxed(text) is not None:
+        return []
+    part = tagged(text) or behind_hashes(text) or marked(text) or last_line(text)
+    return _bare(part.rstrip(". *"))
+
+
+def _bare(part: str) -> list[Any]:
+    """A bare formula, which is read as LaTeX only between dollars; words are none."""
+    return [] if not part or _WORDS.search(part) or "$" in part else _parsed(f"${part}$")
 
 
 def _parsed(text: str) -> list[Any]:

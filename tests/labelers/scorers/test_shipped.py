@@ -48,6 +48,11 @@ def scored(module: Any, text: str, gold: Any = None, *, options: Any = None, **m
         ("", "7", UNPARSED),
         ("The answer is $\\sqrt{2}$", "\\sqrt{2}", RIGHT),
         ("\\boxed{50\\%}", "50\\%", RIGHT),
+        ("So the answer is (1,2).", "(1,2)", RIGHT),
+        ("So the answer is (2,1).", "(1,2)", WRONG),
+        ("That makes\n3\\times 10^3", "3000", RIGHT),
+        ("<answer>\\frac12</answer>", "0.5", RIGHT),
+        ("The answer is 3 or 4", "3", WRONG),
     ],
 )
 def test_math(text: str, gold: str, found: float) -> None:
@@ -103,6 +108,15 @@ CITIES = ["Paris", "London", "New York", "York"]
         ("$\\boxed{\\mathrm{B}}$", "B", RIGHT),
         ("Option B is right", "B", RIGHT),
         ("Answer - B", "B", RIGHT),
+        ("A or C?\n<answer>\nB\n</answer>", "B", RIGHT),
+        ("Because it rains, the answer is (b).", "B", RIGHT),
+        ("Nach langem Überlegen: Die Antwort ist B", "B", RIGHT),
+        ("La respuesta correcta es: **B**", "B", RIGHT),
+        ("答案是B", "B", RIGHT),
+        ("答案：B", "B", RIGHT),
+        ("**Answer**: B", "B", RIGHT),
+        ("The answer issue is open.", "A", UNPARSED),
+        ("The answer isn't B.", "A", UNPARSED),
         ("Ｂ", "B", RIGHT),
     ],
 )
@@ -136,6 +150,7 @@ def test_choice_needs_a_gold_that_is_one(gold: Any) -> None:
         ("The answer is London.\nParis", "Paris", "final", WRONG),
         ("the  big\napple", ["NYC", "The Big Apple"], "whole", RIGHT),
         ("  ", "Paris", "final", UNPARSED),
+        ("Hm.\n<answer>Paris</answer>\nBye.", "Paris", "final", RIGHT),
         ("So \\boxed{\\text{Paris}}.", "Paris", "final", RIGHT),
     ],
 )
