@@ -16,6 +16,13 @@ from prefloop.labelers.scorers.shipped.final_answer import (
 )
 from prefloop.labelers.scorers.shipped.outcomes import RIGHT, UNPARSED, WRONG, GoldError, gold_of
 
+_JOINED = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}|[,;=].*[,;=]")
+"""What may join several results: 3 or 4; x = 3, y = 4."""
+_NUMBER = r"-?\d+(?:\.\d+)?"
+_SEVERAL = re.compile(
+    rf"\W*(?:not\b|{_NUMBER}\s*(?:(?:or|to|and|;)\s*{_NUMBER}|,\s+{_NUMBER}\s*(?:\Z|[.,;])))",
+    re.IGNORECASE,
+)
 _WORDS = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
 
 
@@ -43,16 +50,21 @@ def score(
 
     # Their time limits are alarms, which want the main thread; the pool has its own.
     right = any(verify(list(gold), found, timeout_seconds=None) for found in readings)
-    return RIGHT if right else WRONG
+    # The library takes the first number behind "the answer is".
+    return RIGHT if right and (_is_one_result(text) or not _is_one_result(wanted)) else WRONG
 
 
 @cache
 def _gold(text: str) -> tuple[Any, ...]:
     for part in (boxed(text), behind_hashes(text), text):
-        if part:
-            if found := _bare(part) or _parsed(part):
-                return tuple(found)
+        if part and (found := _bare(part) or _parsed(part)):
+            return tuple(found)
     return ()
+
+
+def _is_one_result(text: str) -> bool:
+    """Whether ``text`` does not say that the answer is "3 or 4", or "not 3"."""
+    return boxed(text) is not None or not _SEVERAL.match(marked(text) or "")
 
 
 def _bare_result(text: str) -> list[Any]:
@@ -60,7 +72,7 @@ def _bare_result(text: str) -> list[Any]:
     if boxed(text) is not None:
         return []
     part = tagged(text) or behind_hashes(text) or marked(text) or last_line(text)
-    return _bare(part.rstrip(". *"))
+    return [] if _JOINED.search(part) else _bare(part.rstrip(". *"))
 
 
 def _bare(part: str) -> list[Any]:

@@ -52,7 +52,12 @@ def scored(module: Any, text: str, gold: Any = None, *, options: Any = None, **m
         ("So the answer is (2,1).", "(1,2)", WRONG),
         ("That makes\n3\\times 10^3", "3000", RIGHT),
         ("<answer>\\frac12</answer>", "0.5", RIGHT),
-        ("The answer is 3 or 4", "3", WRONG),
+        ("Not sure, but 2 and 5 make 7", "7", RIGHT),
+        ("The answer is 12, 5 more than 7.", "12", RIGHT),
+        *(
+            (f"The answer is {text}", "3", WRONG)
+            for text in ("3 or 4", "4 or 3", "3, 4", "not 3", "3 to 4", "x = 3, y = 4", "3; 4")
+        ),
     ],
 )
 def test_math(text: str, gold: str, found: float) -> None:
