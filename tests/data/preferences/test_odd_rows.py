@@ -23,6 +23,7 @@ from prefloop.data.preferences.answer_sets import AnswerSet
 from prefloop.data.preferences.given import read_answer_sets
 from prefloop.data.preferences.layouts import PreferenceColumns
 from prefloop.data.preferences.ratings import as_number
+from prefloop.data.prompts.evaluation_sets import read_evaluation_set
 from prefloop.data.prompts.load import load_prompts
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.written import looks_like_list, written_list
@@ -307,6 +308,23 @@ def test_a_prompt_that_is_a_list_of_texts_is_refused(tmp_path: Path) -> None:
     pairs, refused = pairs_in(path)
     assert [one["chosen"] for one in pairs] == ['["a"]']
     assert [one["reason"] for one in refused] == ["written_turns"]
+
+
+@pytest.mark.parametrize("column", ["turns", "prompt"])
+def test_an_evaluation_set_may_have_both(tmp_path: Path, column: str) -> None:
+    rows = [
+        {column: '["Hi?", "And?"]'},
+        {column: "['Who?', 'Why?']"},
+        {column: "None"},
+        {column: "[1, 2] is what?"},
+    ]
+    found = read_evaluation_set(PromptSource(path=str(write(tmp_path, rows, "csv"))))
+    assert [list(one.turns) for one in found] == [
+        ["Hi?", "And?"],
+        ["Who?", "Why?"],
+        ["None"],
+        ["[1, 2] is what?"],
+    ]
 
 
 @pytest.mark.parametrize(
