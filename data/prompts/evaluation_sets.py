@@ -77,8 +77,8 @@ def read_evaluation_set(source: PromptSource) -> list[KnownPrompt]:
 
     They stand in the columns that ``source`` names; where it names none, in the first known column
     of each file's first row, an ``instruction`` with its ``input`` (Alpaca's layout), joined as the
-    prompts of preference data are. A prompt may also be a list of strings, the turns of a user, also
-    written out as text.
+    prompts of preference data are. A prompt may also be a list of strings, the turns of a user,
+    also written out as text.
 
     Raises ``InputError`` for a set that cannot be read and for its first bad row, because a prompt
     that repeats that row would go unnoticed.
