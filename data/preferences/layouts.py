@@ -75,7 +75,8 @@ _COMPLETIONS = (
 """Columns with a list of answers: texts, turns or objects."""
 _RATINGS = ("ratings", "rating", "scores", "rewards", "all_rm_scores")
 """Columns with a list of numbers, one for each answer of a list: higher is better."""
-_RANKS = ("ranks", "ranking")
+RANKING = "ranking"
+_RANKS = ("ranks", RANKING)
 """The same, and lower is better."""
 _ORDERED = ("output",)
 """A list of answers, the best first (LLaMA-Factory's ranking)."""
@@ -165,7 +166,7 @@ class Layout:
     """Several: annotators, of whom the relative majority decides."""
     labels: Mapping[str, PairLabel] = field(default_factory=dict)
     named: bool = False
-    """Whether the meaning of the labels was named, by the user or a known dataset."""
+    """Whether the meaning of the labels, or of ranks, was named, by the user or a known dataset."""
     status: str | None = None
     """Column that marks ties of a direct layout."""
     scores: tuple[str, str] | None = None
@@ -305,8 +306,8 @@ def _own_layout(present: list[str], own: PreferenceColumns) -> Layout | None:
         )
     elif own.answers:
         layout = Layout(
-            "completions", prompt, own.answers, own.answers, ratings=own.ratings or own.ranks,
-            ranked=own.ranks is not None,
+            "completions", prompt, own.answers, own.answers, named=True,
+            ratings=own.ratings or own.ranks, ranked=own.ranks is not None,
         )  # fmt: skip
     else:
         return None

@@ -16,6 +16,7 @@ from prefloop.data.preferences.by_turns import pair_by_turns, verdict_of_flags
 from prefloop.data.preferences.labels import PairLabel, known_labels, read_label
 from prefloop.data.preferences.layouts import (
     PROMPT_KEYS,
+    RANKING,
     TIE_STATUS,
     WHOLE_CONVERSATIONS,
     Layout,
@@ -26,6 +27,7 @@ from prefloop.data.preferences.ratings import (
     best_and_worst,
     by_scores,
     in_order,
+    refuse_order,
 )
 from prefloop.data.preferences.transcripts import (
     check_answer,
@@ -153,6 +155,8 @@ def rated_answers(fields: Mapping[str, Any], layout: Layout) -> list[RatedAnswer
     value = field_of(fields, layout.a)
     if layout.ordered:
         return in_order(value, layout.a)
+    if layout.ratings == RANKING and not layout.named:
+        refuse_order(fields.get(RANKING), RANKING)
     return answers_in(
         value,
         layout.a,

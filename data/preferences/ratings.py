@@ -89,6 +89,23 @@ def in_order(value: Any, field: str) -> list[RatedAnswer]:
     return [RatedAnswer(one.value, -float(place), one.model) for place, one in enumerate(found)]
 
 
+def refuse_order(value: Any, field: str) -> None:
+    """Raise :class:`Unusable` for a ranking that may as well be the answers' numbers in their
+    order, the best first, and would then say something else: [2, 3, 1]."""
+    numbers = [as_number(one) for one in value] if isinstance(value, list) else []
+    for first in (0, 1):
+        places = [number - first for number in numbers if number is not None]
+        if sorted(places) == list(range(len(numbers))):
+            order = [places.index(place) for place in range(len(places))]
+            if order != places:
+                raise Unusable(
+                    field,
+                    "ambiguous_ranking",
+                    f"{repr(value)[:80]} may be a rank for each answer, or the answers in their order: name "
+                    f"it, if it is ranks, with --columns prompt=..,answers=..,ranks={field}",
+                )
+
+
 def best_and_worst(answers: Sequence[RatedAnswer], field: str) -> tuple[str, str, PairLabel]:
     """The answers with the highest and the lowest rating; of several with one rating the first.
     A tie of the first two where all ratings are equal.

@@ -218,6 +218,28 @@ def test_a_list_of_texts_is_read_as_it_was_or_refused(texts: list[str], how: str
         assert found == texts
 
 
+@pytest.mark.parametrize(
+    "ranking", [[2, 3, 1], [3, 1, 2], [1, 2, 0], ["2", "3", "1"], [2.0, 3.0, 1.0]]
+)
+def test_ranks_or_an_order_is_asked_for(tmp_path: Path, ranking: list[Any]) -> None:
+    row = {"prompt": "q", "responses": ["a", "b", "c"], "ranking": ranking}
+    path = write(tmp_path, [row])
+    assert [one["reason"] for one in pairs_in(path)[1]] == ["ambiguous_ranking"]
+    [pair], _ = pairs_in(path, parse_columns("prompt=prompt,answers=responses,ranks=ranking"))
+    best = min(range(3), key=lambda place: float(ranking[place]))
+    assert pair["chosen"] == "abc"[best]
+    [named], _ = pairs_in(write(tmp_path, [{**row, "ranks": ranking}]))
+    assert named["chosen"] == "abc"[best]
+
+
+@pytest.mark.parametrize("ranking", [[2, 1, 3], [1, 2, 3], [1, 1, 2], [0, 2, 1], [5, 7, 1]])
+def test_a_ranking_that_says_the_same_both_ways_is_read(tmp_path: Path, ranking: list[Any]) -> None:
+    row = {"prompt": "q", "responses": ["a", "b", "c"], "ranking": ranking}
+    [pair], bad = pairs_in(write(tmp_path, [row]))
+    assert not bad
+    assert pair["chosen"] == "abc"[ranking.index(min(ranking))]
+
+
 def test_ratings_that_are_no_numbers_are_heard_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
