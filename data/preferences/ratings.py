@@ -101,8 +101,9 @@ def refuse_order(value: Any, field: str) -> None:
                 raise Unusable(
                     field,
                     "ambiguous_ranking",
-                    f"{repr(value)[:80]} may be a rank for each answer, or the answers in their order: name "
-                    f"it, if it is ranks, with --columns prompt=..,answers=..,ranks={field}",
+                    f"{repr(value)[:80]} may be a rank for each answer, or the answers in their "
+                    "order: name it, if it is ranks, with --columns "
+                    f"prompt=..,answers=..,ranks={field}",
                 )
 
 
