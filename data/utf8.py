@@ -49,6 +49,11 @@ def is_null_word(text: str) -> bool:
     return _NULL_WORD.match(text) is not None
 
 
+def says_nothing(text: str) -> bool:
+    """Whether ``text`` is blank, or such a word: for what may be left out, as a system prompt."""
+    return is_blank(text) or is_null_word(text)
+
+
 def escaped(text: str) -> str:
     """``text`` with surrogates backslash-escaped: those that stand for undecodable bytes as
     ``\\xNN``, others as ``\\uNNNN``. Text without surrogates is returned as it is."""

@@ -45,7 +45,7 @@ from prefloop.data.sources.turns import (
     refuse_null_word,
     refuse_texts,
 )
-from prefloop.data.utf8 import is_blank, is_null_word, listed, shown
+from prefloop.data.utf8 import is_blank, is_null_word, listed, says_nothing, shown
 
 _TO_FOLLOW = {"role": "assistant", "content": ""}
 """How a transcript ends whose answer stands elsewhere."""
@@ -272,7 +272,7 @@ def explicit_prompt(fields: Mapping[str, Any], layout: Layout) -> list[Turn]:
 def _with_system(turns: list[Turn], fields: Mapping[str, Any], layout: Layout) -> list[Turn]:
     """``turns`` behind the system prompt of its own column, unless they have one."""
     system = fields.get(layout.system) if layout.system else None
-    if not isinstance(system, str) or is_blank(system):
+    if not isinstance(system, str) or says_nothing(system):
         return turns
     if not turns or turns[0]["role"] == "system":
         return turns

@@ -1,5 +1,6 @@
-"""Prompts that hold what nobody asks: the words for a missing value, or a chat template that was
-rendered into them, so that the model's own is put around it once more.
+"""Prompts that hold what nobody asks: the words for a missing value (in a column of a template, or
+as a reference answer), or a chat template that was rendered into them, so that the model's own is
+put around it once more.
 
 Both are texts like any other, so they are kept, counted and said.
 """
@@ -35,6 +36,8 @@ class OddPrompts:
         """``key``: where the source stands in the config."""
         named = columns.prompt_column
         self._names = prompt_columns(columns) if is_template(named) else ()
+        if columns.reference is not None:
+            self._names = (*self._names, columns.reference)
         self._key = key
         self._null_words: Counter[str] = Counter()
         self._words: dict[str, str] = {}
@@ -59,8 +62,8 @@ class OddPrompts:
         """One warning for each column, and one for all that are rendered."""
         for name, rows in self._null_words.items():
             logger.warning(
-                "%s: the column %r is the word %r in %s of %s rows, and their prompts have it as "
-                "text: leave it empty where there is nothing",
+                "%s: the column %r is the word %r in %s of %s rows, and is taken for a text there: "
+                "leave it empty where there is nothing",
                 self._key,
                 shown(name),
                 self._words[name],

@@ -31,7 +31,7 @@ from prefloop.data.sources.turns import (
     refuse_null_word,
     refuse_texts,
 )
-from prefloop.data.utf8 import is_blank
+from prefloop.data.utf8 import is_blank, says_nothing
 from prefloop.training.errors import TrainingError
 
 UNREADABLE = "unreadable"
@@ -199,7 +199,7 @@ def _refuse_no_prompt(text: str) -> None:
 def _with_system(prompt: list[Message], row: Mapping[str, Any]) -> list[Message]:
     """``prompt`` behind the system prompt of its own column, unless it has one."""
     said = (row.get(name) for name in _SYSTEMS)
-    system = next((one for one in said if isinstance(one, str) and not is_blank(one)), None)
+    system = next((one for one in said if isinstance(one, str) and not says_nothing(one)), None)
     if system is None or prompt[0]["role"] == "system":
         return prompt
     return [{"role": "system", "content": system}, *prompt]

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prefloop.data.config import Columns, PromptsConfig, PromptSource
+from prefloop.data.conversation import plain
 from prefloop.data.errors import InputError
 from prefloop.data.preferences import parse_columns, parse_labels, read_preferences
 from prefloop.data.preferences.answer_sets import AnswerSet
@@ -27,6 +28,7 @@ from prefloop.data.prompts.evaluation_sets import read_evaluation_set
 from prefloop.data.prompts.load import load_prompts
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.written import looks_like_list, written_list
+from prefloop.training.inputs.rows import Dropped, pair_rows
 
 Row = dict[str, Any]
 
@@ -374,14 +376,26 @@ def test_a_rendered_template_in_a_prompt_is_said(
     assert all("1 of 1 prompts hold a chat template's marks" in one for one in said)
 
 
-def test_a_word_for_a_missing_value_in_a_template_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("columns", [{"prompt": "{{ ask }}\n\n{{ input }}"},
+                                     {"prompt": "ask", "reference": "input"}])  # fmt: skip
+def test_a_word_for_a_missing_value_elsewhere_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, columns: dict[str, str]
 ) -> None:
-    rows = [{"ask": "Sum up.", "input": value} for value in ("nan", "text", "")]
+    rows = [{"ask": f"Sum up {value}.", "input": value} for value in ("nan", "text", "")]
     with caplog.at_level(logging.WARNING):
-        prompts_in(write(tmp_path, rows), prompt="{{ ask }}\n\n{{ input }}")
+        prompts_in(write(tmp_path, rows), **columns)
     [said] = [one.getMessage() for one in caplog.records]
     assert "the column 'input' is the word 'nan' in 1 of 3 rows" in said
+
+
+@pytest.mark.parametrize("word", ["nan", "None", "NULL"])
+def test_such_a_word_is_no_system_prompt(tmp_path: Path, word: str) -> None:
+    row = {"system": word, "prompt": "q", "chosen": "a", "rejected": "b"}
+    path = write(tmp_path, [row], "parquet")
+    asked = [say("user", "q")]
+    assert prompts_in(path, system="system") == ([asked], [])
+    assert [one["prompt"] for one in pairs_in(path)[0]] == [asked]
+    assert [plain(one.prompt) for one in pair_rows([path], Dropped())] == [asked]
 
 
 @settings(
