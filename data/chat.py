@@ -7,6 +7,7 @@ whoever receives it, and gets a second BOS there (vLLM #9519 and many copies of 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from prefloop.data.conversation import template_turn, tools_in
 from prefloop.data.protocol import EngineFailed, Message, RequestRejected
-from prefloop.data.reasoning import opened_by
+from prefloop.data.reasoning import opened_by, split_thought
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 _ANGLED = re.compile(
     r"<([|\uff5c][^<>\n]{1,80}[|\uff5c]|[|\uff5c][a-z_]{1,40}|[a-z_]{1,40}[|\uff5c]"
@@ -32,6 +35,8 @@ _SQUARE = re.compile(
     r"|MIDDLE|SUFFIX|IMG|ARGS|CALL_ID|THINK|BOS|EOS|PAD|UNK|CLS|SEP|MASK|gMASK|sMASK))\]"
 )
 _ANSWER = "\ufdd0"  # a noncharacter: stands for the answer while we look at the template
+_BEGIN = 24
+"""Characters of a turn by which it is found in what a template wrote."""
 _SWITCHES = ("enable_thinking", "thinking")
 """What chat templates call the variable that switches thoughts off."""
 _CLOSINGS = ("</think>", "</thinking>", "[/THINK]")
@@ -85,6 +90,9 @@ def render_tokens(
         )
     except Exception as error:  # templates raise jinja2's errors and whatever their code meets
         raise RequestRejected("unrenderable_chat", f"{type(error).__name__}: {error}") from error
+    _require_turns(tokenizer, turns, str(text).replace(cut, ""))
+    if add_generation_prompt:
+        _say_missing_header(tokenizer)
     ids: list[int] = []
     for piece in str(text).split(cut):
         ids += tokenizer.encode(piece, add_special_tokens=False)
@@ -217,6 +225,58 @@ def _require_tools(
                 f"the chat template of {tokenizer.name_or_path} writes no {name}: take a model "
                 "that calls tools, or unset columns.tools",
             )
+
+
+def _require_turns(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, Any]], text: str
+) -> None:
+    """Raise ``RequestRejected`` where the template left out what the system or the user said: the
+    model would answer something else than what was asked."""
+    for number, turn in enumerate(turns, 1):
+        said = turn.get("content")
+        if turn["role"] not in ("system", "user") or not isinstance(said, str):
+            continue
+        begin = said.strip()[:_BEGIN]
+        if begin not in text and _squeezed(begin) not in _squeezed(text):
+            raise RequestRejected(
+                "left_out_by_template",
+                f"the chat template of {tokenizer.name_or_path} leaves out turn {number}, the "
+                f"{turn['role']}'s: put its text into the last one, or take another template",
+            )
+
+
+def _squeezed(text: str) -> str:
+    """``text`` without letter case and white space, which templates may change."""
+    return "".join(text.split()).casefold()
+
+
+@lru_cache(maxsize=16)
+def _say_missing_header(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Warn of a template that begins an assistant's turn with marks, and whose prompts for an
+    answer do not end with them."""
+    asked, answered = {"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWER}
+
+    def rendered(turns: list[dict[str, str]], begun: bool) -> str:
+        return str(
+            tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=begun)
+        )
+
+    try:
+        prompt, without = rendered([asked], True), rendered([asked], False)
+        whole = rendered([asked, answered], False).partition(_ANSWER)[0]
+    except Exception:  # noqa: BLE001  # templates raise whatever their code meets
+        return
+    header = whole.removeprefix(prompt)
+    if prompt != without or header == whole or not header.strip():
+        return
+    if split_thought(header + _ANSWER).answer == header + _ANSWER:
+        logger.warning(
+            "the chat template of %s writes %r before an answer, and not at the end of a prompt "
+            "for one: it ignores add_generation_prompt, so the model is not told to answer: mend "
+            "the template",
+            tokenizer.name_or_path,
+            header,
+        )
 
 
 def _cut_everywhere(tokenizer: PreTrainedTokenizerBase, value: Any, cut: str) -> Any:

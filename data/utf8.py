@@ -19,6 +19,11 @@ _COMMANDS = re.compile(
     "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
 )
 """What moves a cursor, begins an escape sequence, breaks a line or turns the writing direction."""
+NULL_WORD = (
+    r"^[ \t\r\n\f\v]*(?:nan|NaN|NAN|NaT|None|null|NULL|<NA>|N/A|#N/A|undefined)[ \t\r\n\f\v]*$"
+)
+"""A text that is nothing but a word that programs write for a missing value: for both too."""
+_NULL_WORD = re.compile(NULL_WORD)
 _LISTED = 20
 _NAME_CHARS = 80
 
@@ -37,6 +42,16 @@ def is_text(text: str) -> bool:
 def is_blank(text: str) -> bool:
     """Whether ``text`` holds nothing to read: white space and invisible characters at most."""
     return _BLANK.match(text) is not None
+
+
+def is_null_word(text: str) -> bool:
+    """Whether ``text`` is nothing but a word that programs write for a missing value."""
+    return _NULL_WORD.match(text) is not None
+
+
+def says_nothing(text: str) -> bool:
+    """Whether ``text`` is blank, or such a word: for what may be left out, as a system prompt."""
+    return is_blank(text) or is_null_word(text)
 
 
 def escaped(text: str) -> str:

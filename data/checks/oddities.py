@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefloop.data.checks.shapes import Shapes
+from prefloop.data.utf8 import NULL_WORD
 
 Severity = Literal["error", "warning", "info"]
 
@@ -24,13 +25,14 @@ class Oddity:
 
     name: str
     pattern: str
-    where: Literal["ascii_control", "beyond_ascii", "markup"]
+    where: Literal["ascii_control", "beyond_ascii", "markup", "short"]
     """Which texts can have it at all (see ``Shapes``); those beyond ASCII are searched for each."""
     severity: Severity
     what: str
     remedy: str
 
 
+_SHORT = 16
 _CP1252 = "\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
 """What the bytes 80 to BF become when UTF-8 is read as Windows-1252 or Latin-1."""
 
@@ -75,6 +77,11 @@ ODDITIES = (
         "markup", "warning", "control tokens of a chat template written out as text",
         "strip them: in training they would end or open a turn",
     ),
+    Oddity(
+        "null_word", NULL_WORD, "short", "warning",
+        "nothing but a word that programs write for a missing value (None, nan, N/A)",
+        "look whether the text was lost, or is meant",
+    ),
 )  # fmt: skip
 
 
@@ -86,6 +93,7 @@ def find_oddities(texts: pa.Array, shape: Shapes) -> npt.NDArray[np.uint16]:
         "ascii_control": shape.control | shape.beyond_ascii,
         "beyond_ascii": shape.beyond_ascii,
         "markup": shape.markup,
+        "short": shape.chars <= _SHORT,
     }
     for group, rows in groups.items():
         places = np.flatnonzero(rows)

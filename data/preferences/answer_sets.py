@@ -26,7 +26,9 @@ from prefloop.data.preferences.ratings import RatedAnswer, as_number, model_name
 from prefloop.data.preferences.transcripts import check_answer, check_prompt, split_answer
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.rows import RawRow, bad, finite
-from prefloop.data.sources.turns import Turn, Unusable, conversation_in, turns_of
+from prefloop.data.sources.tool_turns import turns_of
+from prefloop.data.sources.turns import Turn, Unusable, conversation_in
+from prefloop.data.sources.written import looks_like_list
 from prefloop.data.utf8 import is_blank, is_text
 
 _OF_VERDICT: Mapping[str, tuple[float, float]] = {
@@ -105,9 +107,9 @@ def _parse(raw: RawRow, layout: Layout) -> AnswerSet:
         return _of_list(raw, layout, explicit_prompt(fields, layout))
     found = compare(fields, layout)
     models = [model_name(fields.get(name)) for name in layout.models] or [None, None]
-    listed = _listed(raw, layout.beside, found.prompt) if layout.beside else None
-    if listed and {found.first, found.second} <= {answer.text for answer in listed.answers}:
-        return listed
+    beside = _listed(raw, layout.beside, found.prompt) if layout.beside else None
+    if beside and {found.first, found.second} <= {answer.text for answer in beside.answers}:
+        return beside
     if layout.kind == "scored":
         ratings = [as_number(fields[name]) for name in layout.label]
     elif layout.kind == "unlabelled":
@@ -119,7 +121,8 @@ def _parse(raw: RawRow, layout: Layout) -> AnswerSet:
         (layout.a, layout.b), (found.first, found.second), ratings, models, strict=True
     ):
         value = fields[name]
-        every = [check_answer(one, name) for one in value] if several_texts(value) else [text]
+        listed = several_texts(value) and not layout.by_turns
+        every = [check_answer(one, name) for one in value] if listed else [text]
         texts += [(one, rating, model) for one in every]
     return AnswerSet(
         raw.source,
@@ -144,7 +147,7 @@ def _listed(raw: RawRow, layout: Layout, prompt: list[Turn]) -> AnswerSet | None
 def _of_list(raw: RawRow, layout: Layout, prompt: list[Turn]) -> AnswerSet:
     fields = raw.fields
     value = field_of(fields, layout.a)
-    if layout.kind == "single" or isinstance(value, str):
+    if layout.kind == "single" or (isinstance(value, str) and not looks_like_list(value)):
         entries = [_single(fields, value, layout)]
     else:
         entries = rated_answers(fields, layout)

@@ -19,9 +19,11 @@ from prefloop.data.arrays import Bools
 from prefloop.data.preferences.layouts import TIE_STATUS, Layout
 from prefloop.data.schemas import MESSAGES
 from prefloop.data.sources.turns import CONVERSATION_START
-from prefloop.data.utf8 import BLANK
+from prefloop.data.utf8 import BLANK, NULL_WORD
 
 Index = npt.NDArray[np.int64]
+_CALLS = ("tool_calls", "function_call")
+"""What a turn may hold beside its content that the answer is then made of too."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def _normal(column: pa.Array) -> pa.Array | None:
     kind = column.type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+    if _is_text(kind):
         return column.cast(pa.string())
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
         return None
@@ -80,6 +82,10 @@ def _normal(column: pa.Array) -> pa.Array | None:
         return None
     if len({"role", "from"} & set(names)) + len({"content", "value"} & set(names)) > 2:
         return None
+    if not all(_is_text(turn.field(name).type) for name in (role, content)):
+        return None
+    if any(_holds_something(column.values.field(name)) for name in _CALLS if name in names):
+        return None
     if names == ["role", "content"]:
         return column if kind == MESSAGES else column.cast(MESSAGES)
     turns = column.values
@@ -91,10 +97,23 @@ def _normal(column: pa.Array) -> pa.Array | None:
     return lists if lists.type == MESSAGES else lists.cast(MESSAGES)
 
 
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
+
+
+def _holds_something(column: pa.Array) -> bool:
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        return bool(pc.any(pc.greater(pc.list_value_length(column), 0)).as_py())
+    return bool(pc.any(pc.is_valid(column)).as_py())
+
+
 def _of_texts(prompt: pa.Array, chosen: pa.Array, rejected: pa.Array, kept: Bools) -> RegularRows:
     regular = kept & _plain_text(chosen) & _plain_text(rejected)
     if pa.types.is_string(prompt.type):
-        regular &= _plain_text(prompt)
+        regular &= _plain_prompt(prompt)
         asked = _as_user_turn(_filter(prompt, regular))
     else:
         regular &= _Turns(prompt).prompts
@@ -119,6 +138,7 @@ def _of_conversations(
             regular &= ~alone & _same_before(a, b, regular & ~alone)
             asked = a.before(regular)
         elif alone.all():
+            regular &= _plain_prompt(prompt)
             asked = _as_user_turn(_filter(prompt, regular))
         else:
             return None
@@ -201,6 +221,10 @@ def _at(mask: Bools, places: Index) -> Bools:
 def _plain_text(column: pa.Array) -> Bools:
     """Text that is not blank and cannot be a conversation."""
     return _has_text(column) & ~_mask(pc.match_substring_regex(column, CONVERSATION_START))
+
+
+def _plain_prompt(column: pa.Array) -> Bools:
+    return _plain_text(column) & ~_mask(pc.match_substring_regex(column, NULL_WORD))
 
 
 def _has_text(column: pa.Array) -> Bools:

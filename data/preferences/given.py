@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.preferences.answer_sets import AnswerSet, parse_set
 from prefloop.data.preferences.gathered import Gatherer
 from prefloop.data.preferences.labels import SeenLabels
-from prefloop.data.preferences.layouts import GATHERED, PreferenceColumns
+from prefloop.data.preferences.layouts import (
+    GATHERED,
+    PreferenceColumns,
+    label_columns,
+    steps_in,
+)
 from prefloop.data.preferences.reader import parquet_files
 from prefloop.data.preferences.row_layouts import RowLayouts
+from prefloop.data.preferences.unread_ratings import UnreadRatings
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.files import SourceRow, read_rows
 from prefloop.data.sources.rows import bad
@@ -32,9 +38,9 @@ def read_answer_sets(
     layout, and for labels that may mean one thing or another.
     """
     layouts = RowLayouts(columns, unlabelled=True)
-    labels, gatherer = SeenLabels(), Gatherer()
+    labels, gatherer, unread = SeenLabels(), Gatherer(), UnreadRatings(source.path)
     read, known = 0, False
-    for row in _rows(source):
+    for row in _rows(source, label_columns(columns)):
         read += 1
         if isinstance(row, BadRow):
             yield row
@@ -47,11 +53,15 @@ def read_answer_sets(
             yield bad(row, None, "missing_column", f"{said}: name the columns with `columns`")
             continue
         known = True
+        unread.look(row.fields, layout)
         if layout.kind in GATHERED:
             gatherer.add(row, layout)
             continue
         layout.look(labels, row.fields)
         yield parse_set(row, layout)
+    unread.warn()
+    if read and not known and (steps := steps_in(layouts.seen)):
+        raise InputError(f"{source.path}: {steps}; columns found: {listed(layouts.seen)}")
     if read and not known and layouts.seen:
         raise InputError(
             f"{source.path}: no row has a known layout; columns found: {listed(layouts.seen)}: "
@@ -66,16 +76,16 @@ def read_answer_sets(
     )
 
 
-def _rows(source: PromptSource) -> Iterator[SourceRow]:
+def _rows(source: PromptSource, classes: Collection[str]) -> Iterator[SourceRow]:
     files = parquet_files(source)
     if not files:
-        yield from read_rows(source)
+        yield from read_rows(source, classes=classes)
         return
     left = source.limit
     for file in files:
         part = PromptSource(path=glob.escape(str(file)), format="parquet", limit=left)
         rows = 0
-        for row in read_rows(part):
+        for row in read_rows(part, classes=classes):
             rows += 1
             yield row
         if left is not None:

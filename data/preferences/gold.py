@@ -11,7 +11,7 @@ from prefloop.data.errors import InputError
 from prefloop.data.hashing import content_id, derive_seed, pair_id, prompt_id
 from prefloop.data.preferences.answer_sets import parse_comparisons
 from prefloop.data.preferences.labels import SeenLabels
-from prefloop.data.preferences.layouts import GATHERED, Layout, PreferenceColumns
+from prefloop.data.preferences.layouts import GATHERED, Layout, PreferenceColumns, label_columns
 from prefloop.data.preferences.pair_rows import Comparison
 from prefloop.data.preferences.ratings import model_name
 from prefloop.data.preferences.row_layouts import RowLayouts
@@ -123,7 +123,7 @@ def _with_layout(
 ) -> Iterable[tuple[RawRow | BadRow, Layout]]:
     layouts = RowLayouts(columns)
     usual: Layout | None = None
-    for row in counted(read_rows(source)):
+    for row in counted(read_rows(source, classes=label_columns(columns))):
         # Bad rows may come before the first that shows the layout, and need none.
         layout = usual if isinstance(row, BadRow) else layouts.of(row.fields)
         if isinstance(row, RawRow) and usual is None:

@@ -25,6 +25,8 @@ LABELS: Mapping[str, PairLabel] = {
 
 _WRAPPED = re.compile(r"""\A(?:\[\[(.*)\]\]|\[(.*)\]|"(.*)"|'(.*)'|`(.*)`)\Z""", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{0,15})?")
+_BEYOND = re.compile(r"[3-9]|1[0-9]|-[2-9]")
+"""Numbers that none of two answers has."""
 _SIDE = re.compile(
     r"(?:(?:model|assistant|answer|response|output|completion|option|candidate)[ _-]*)?"
     r"(?:\(([ab])\)|([ab]))"
@@ -128,7 +130,8 @@ class SeenLabels:
 
     def check(self, path: str, remedy: str = "") -> None:
         """Raise ``InputError`` for labels that can be understood in two ways: 1 beside 0, 0.5 or a
-        negative number, and none that says second; where counting begins with 0, no 0."""
+        negative number, and none that says second; numbers of a scale; where counting begins with
+        0, no 0."""
         if self.from_zero:
             if self.words and "0" not in self.words:
                 raise InputError(
@@ -137,6 +140,13 @@ class SeenLabels:
                     + (remedy or "say what they mean with --labels a=0,b=1,tie=2 (or a=1,b=2)")
                 )
             return
+        beyond = {word for word in self.words if _BEYOND.fullmatch(word)}
+        if beyond and self.words & {"1", "2"}:
+            raise InputError(
+                f"{path}: field {self.name!r} is {_either(self.words)}, a scale on which 1 and 2 "
+                "may both mean that the same answer is better: "
+                + (remedy or "say what each means with --labels, e.g. a=1|2|3,b=5|6|7,tie=4")
+            )
         if self.words & {"0", "1"} and not any(LABELS.get(word) == "b" for word in self.words):
             others = {word for word in self.words if word in ("0", "0.5") or word[:1] == "-"}
             if others - {"0"} or {"0", "1"} <= self.words:

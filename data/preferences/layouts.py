@@ -75,7 +75,8 @@ _COMPLETIONS = (
 """Columns with a list of answers: texts, turns or objects."""
 _RATINGS = ("ratings", "rating", "scores", "rewards", "all_rm_scores")
 """Columns with a list of numbers, one for each answer of a list: higher is better."""
-_RANKS = ("ranks", "ranking")
+RANKING = "ranking"
+_RANKS = ("ranks", RANKING)
 """The same, and lower is better."""
 _ORDERED = ("output",)
 """A list of answers, the best first (LLaMA-Factory's ranking)."""
@@ -92,6 +93,9 @@ _SINGLES = ("response", "completion", "answer", "output")
 _RATINGS_OF_SINGLES = ("helpfulness", "score", "rating", "reward", "overall_score")
 _TREE_NODES = ("message_id", "parent_id", "text", "role")
 _WITHOUT_PAIRS: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("prompt", "completions", "labels"),
+     "has the steps of one answer a row, each with a label (as for process reward models): steps "
+     "are no answers, so there is no pair to compare"),
     (("completion", "label"),
      "is unpaired data (as for KTO): single answers with labels hold no pair to compare"),
     (("prompt", "completion"), "has one answer a row (as for SFT): there is no pair to compare"),
@@ -105,6 +109,9 @@ _LABELLED: tuple[tuple[str, str, str, Mapping[str, PairLabel]], ...] = (
     ("response_1", "response_2", "preference_strength", _SIGNED),  # HelpSteer2
     ("response 1", "response 2", "label", _FROM_ZERO_TO_TIE),  # Auto-J
 )
+_ARENA = ("winner_model_a", "winner_model_b", "winner_tie")
+"""Of LMSYS's 55k comparisons: one of them is 1. Its prompts and answers are lists of texts, one a
+turn, written as JSON."""
 _ANSWERS = (
     ("output_1", "output_2"), ("response1", "response2"), ("response_1", "response_2"),
     ("output1", "output2"), ("answer_1", "answer_2"), ("response_a", "response_b"),
@@ -159,7 +166,7 @@ class Layout:
     """Several: annotators, of whom the relative majority decides."""
     labels: Mapping[str, PairLabel] = field(default_factory=dict)
     named: bool = False
-    """Whether the meaning of the labels was named, by the user or a known dataset."""
+    """Whether the meaning of the labels, or of ranks, was named, by the user or a known dataset."""
     status: str | None = None
     """Column that marks ties of a direct layout."""
     scores: tuple[str, str] | None = None
@@ -172,6 +179,9 @@ class Layout:
     """Whether a list of answers has the best first."""
     history: str | None = None
     """Column with the questions and answers before the prompt."""
+    by_turns: bool = False
+    """Whether prompt and answers are lists of texts, one for each turn, and the ``label`` columns
+    say yes or no: the first answer, the second, a tie."""
     models: tuple[str, ...] = ()
     """Columns that say who wrote the answers: of two, or of a list."""
     beside: Layout | None = None
@@ -218,11 +228,22 @@ def find_layout(
     return found
 
 
+def label_columns(own: PreferenceColumns | None) -> tuple[str, ...]:
+    """The columns in which a label may stand, by their usual names or the user's."""
+    return (*LABEL_COLUMNS, *(filter(None, (own.label,)) if own else ()))
+
+
 def models_of_pair(names: Iterable[str]) -> tuple[str, ...]:
     """The two columns that say who wrote the first and the second answer; none where there are not
     both."""
     there = set(names)
     return next((both for both in _MODELS_OF_PAIRS if set(both) <= there), ())
+
+
+def steps_in(names: Iterable[str]) -> str | None:
+    """What a dataset with these columns is, where its rows hold the steps of an answer."""
+    known, words = _WITHOUT_PAIRS[0]
+    return words if set(known) <= set(names) else None
 
 
 def why_no_pairs(names: Iterable[str]) -> str | None:
@@ -285,11 +306,15 @@ def _own_layout(present: list[str], own: PreferenceColumns) -> Layout | None:
         )
     elif own.answers:
         layout = Layout(
-            "completions", prompt, own.answers, own.answers, ratings=own.ratings or own.ranks,
-            ranked=own.ranks is not None,
+            "completions", prompt, own.answers, own.answers, named=True,
+            ratings=own.ratings or own.ranks, ranked=own.ranks is not None,
         )  # fmt: skip
     else:
         return None
+    others = [name for name in present if name not in layout.columns]
+    system = next((name for name in _SYSTEMS if name in others), None)
+    earlier = "history" if "history" in others and prompt else None
+    layout = replace(layout, system=system, history=earlier)
     return layout if set(layout.columns) <= set(present) else None
 
 
@@ -305,7 +330,7 @@ def _known_layout(present: list[str], prompt: tuple[str, ...]) -> Layout | None:
     if "message_tree_id" in there and "prompt" in there and "chosen" not in there:
         return Layout("trees", ("prompt",), "prompt", "prompt", ratings="rank", ranked=True)
     prompt = prompt or _prompt(present)
-    system = next((name for name in _SYSTEMS if name in there), None) if prompt else None
+    system = next((name for name in _SYSTEMS if name in there), None)
     earlier = "history" if "history" in there and "history" not in prompt and prompt else None
     models = models_of_pair(there)
     listed = _listed_layout(present, prompt)
@@ -319,6 +344,11 @@ def _known_layout(present: list[str], prompt: tuple[str, ...]) -> Layout | None:
             )  # fmt: skip
     if listed and (listed.ratings or listed.a in _COMPLETIONS[:2]):
         return replace(listed, system=system, history=earlier)
+    if {"prompt", "response_a", "response_b", *_ARENA} <= there:
+        return Layout(
+            "labelled", ("prompt",), "response_a", "response_b", None, _ARENA, named=True,
+            models=models, by_turns=True,
+        )  # fmt: skip
     for a, b, label, labels in _LABELLED:
         if {a, b, label} <= there:
             return Layout(
@@ -360,6 +390,8 @@ def _listed_layout(present: list[str], prompt: tuple[str, ...]) -> Layout | None
     if answers is None or not prompt:
         return None
     ratings = next((name for name in (*_RATINGS, *_RANKS) if name in there), None)
+    if answers == "completions" and ratings is None and "labels" in there:
+        return None  # steps of one answer (see ``_WITHOUT_PAIRS``)
     models = next((name for name in _MODELS_OF_LISTS if name in there), None)
     return Layout(
         "completions", prompt, answers, answers, ratings=ratings, ranked=ratings in _RANKS,

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from prefloop.data.preferences.by_turns import pair_by_turns, verdict_of_flags
 from prefloop.data.preferences.labels import PairLabel, known_labels, read_label
 from prefloop.data.preferences.layouts import (
     PROMPT_KEYS,
+    RANKING,
     TIE_STATUS,
     WHOLE_CONVERSATIONS,
     Layout,
@@ -25,12 +27,25 @@ from prefloop.data.preferences.ratings import (
     best_and_worst,
     by_scores,
     in_order,
+    refuse_order,
 )
-from prefloop.data.preferences.transcripts import check_answer, check_prompt, split_answer
+from prefloop.data.preferences.transcripts import (
+    check_answer,
+    check_prompt,
+    check_unicode,
+    split_answer,
+)
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.rows import RawRow, bad
-from prefloop.data.sources.turns import Turn, Unusable, conversation_in, turns_of
-from prefloop.data.utf8 import is_blank, listed, shown
+from prefloop.data.sources.tool_turns import turns_of
+from prefloop.data.sources.turns import (
+    Turn,
+    Unusable,
+    conversation_in,
+    refuse_null_word,
+    refuse_texts,
+)
+from prefloop.data.utf8 import is_blank, is_null_word, listed, says_nothing, shown
 
 _TO_FOLLOW = {"role": "assistant", "content": ""}
 """How a transcript ends whose answer stands elsewhere."""
@@ -95,13 +110,22 @@ def parse_comparison(raw: RawRow, layout: Layout) -> Comparison | BadRow:
 
 def compare(fields: Mapping[str, Any], layout: Layout) -> Comparison:
     """As :func:`parse_comparison`. Raises :class:`Unusable` for what it gives as a bad row."""
+    if layout.by_turns:
+        names = (*layout.prompt, layout.a, layout.b)
+        found = pair_by_turns({name: field_of(fields, name) for name in names})
+        if layout.kind == "direct":
+            return Comparison(*found, "a")
+        flags = {name: field_of(fields, name) for name in layout.label}
+        return Comparison(*found, verdict_of_flags(flags))
     if layout.kind == "completions":
         prompt = explicit_prompt(fields, layout)
         return Comparison(prompt, *best_and_worst(rated_answers(fields, layout), layout.a))
     # A row whose prompt is null reads as in a file without that column.
-    given = any(not is_null(fields.get(name)) for name in layout.prompt)
+    given = any(_is_given(fields.get(name)) for name in layout.prompt)
     may_hold_answers = layout.prompt in WHOLE_CONVERSATIONS
     explicit = explicit_prompt(fields, layout) if given and not may_hold_answers else None
+    if explicit is not None:
+        _refuse_turns_as_answers(fields, layout, explicit)
     before_a, a = _answer(fields, layout.a)
     before_b, b = _answer(fields, layout.b)
     if given and may_hold_answers and not (before_a and before_b):
@@ -115,6 +139,7 @@ def compare(fields: Mapping[str, Any], layout: Layout) -> Comparison:
             f"the turns before the answer differ from those in {layout.a!r}: the two answers "
             "cannot be compared; delete the row",
         )
+    prompt = _with_system(prompt, fields, layout)
     if layout.kind == "scored":
         scores = {name: field_of(fields, name) for name in layout.label}
         return Comparison(prompt, a, b, by_scores(scores))
@@ -130,6 +155,8 @@ def rated_answers(fields: Mapping[str, Any], layout: Layout) -> list[RatedAnswer
     value = field_of(fields, layout.a)
     if layout.ordered:
         return in_order(value, layout.a)
+    if layout.ratings == RANKING and not layout.named:
+        refuse_order(fields.get(RANKING), RANKING)
     return answers_in(
         value,
         layout.a,
@@ -173,6 +200,10 @@ def is_null(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
+def _is_given(value: Any) -> bool:
+    return not is_null(value) and not (isinstance(value, str) and is_null_word(value))
+
+
 def _answer(fields: Mapping[str, Any], name: str) -> tuple[list[Turn], str]:
     """The turns before an answer (none where the column holds the answer alone), and it."""
     value = field_of(fields, name)
@@ -182,6 +213,22 @@ def _answer(fields: Mapping[str, Any], name: str) -> tuple[list[Turn], str]:
     if turns is not None:
         return split_answer(turns_of(turns, name), name)
     return [], check_answer(_text(value, name), name)
+
+
+def _refuse_turns_as_answers(
+    fields: Mapping[str, Any], layout: Layout, prompt: Sequence[Turn]
+) -> None:
+    """Raise :class:`Unusable` where both lists of answers begin with what was asked: they are
+    conversations, and their first text is no answer."""
+    asked = prompt[-1]["content"].strip()
+    lists: list[Any] = [fields.get(name) for name in (layout.a, layout.b)]
+    if all(several_texts(one) and len(one) > 1 and one[0].strip() == asked for one in lists):
+        raise Unusable(
+            layout.a,
+            "bad_messages",
+            "is a list of texts that begins with the prompt, as that of the other answer does: "
+            "write turns as {role, content}, or the answer alone",
+        )
 
 
 def _text(value: Any, name: str) -> str:
@@ -215,12 +262,22 @@ def explicit_prompt(fields: Mapping[str, Any], layout: Layout) -> list[Turn]:
             turns.pop()
     else:
         turns = [{"role": "user", "content": _text(value, name)}]
+        refuse_null_word(turns[0]["content"], name)
+        refuse_texts(turns[0]["content"], name)
     if layout.history is not None:
         turns = [*_earlier(fields.get(layout.history), layout.history), *turns]
+    return check_prompt(_with_system(turns, fields, layout), name)
+
+
+def _with_system(turns: list[Turn], fields: Mapping[str, Any], layout: Layout) -> list[Turn]:
+    """``turns`` behind the system prompt of its own column, unless they have one."""
     system = fields.get(layout.system) if layout.system else None
-    if isinstance(system, str) and not is_blank(system) and turns and turns[0]["role"] != "system":
-        turns.insert(0, {"role": "system", "content": system})
-    return check_prompt(turns, name)
+    if not isinstance(system, str) or says_nothing(system):
+        return turns
+    if not turns or turns[0]["role"] == "system":
+        return turns
+    check_unicode(system, str(layout.system))
+    return [{"role": "system", "content": system}, *turns]
 
 
 def _earlier(value: Any, name: str) -> list[Turn]:

@@ -9,7 +9,9 @@ from typing import Any
 
 from prefloop.data.preferences.labels import PairLabel
 from prefloop.data.preferences.transcripts import check_answer, split_answer
-from prefloop.data.sources.turns import Unusable, conversation_in, turns_of
+from prefloop.data.sources.tool_turns import turns_of
+from prefloop.data.sources.turns import Unusable, conversation_in
+from prefloop.data.sources.written import looks_like_list, written_list
 
 _TEXTS = ("response", "text", "answer", "content", "completion", "generation")
 _SCORES = ("pm_score", "score", "overall_score", "rating", "reward")
@@ -33,7 +35,9 @@ def answers_in(
     value: Any, field: str, *, ratings: Any = None, models: Any = None, ranked: bool = False
 ) -> list[RatedAnswer]:
     """The answers of a list: objects with ratings of their own, or texts or turns with ``ratings``
-    beside them (``ranked``: lower is better). Raises :class:`Unusable`."""
+    beside them (``ranked``: lower is better). Either may be written out as text. Raises
+    :class:`Unusable`."""
+    value, ratings = (_list_in(one, field) for one in (value, ratings))
     if not isinstance(value, list):
         raise Unusable(field, "wrong_type", "is no list of rated completions")
     if ratings is not None and (not isinstance(ratings, list) or len(ratings) != len(value)):
@@ -66,6 +70,15 @@ def answers_in(
     return found
 
 
+def _list_in(value: Any, field: str) -> Any:
+    if not isinstance(value, str) or not looks_like_list(value):
+        return value
+    try:
+        return written_list(value)
+    except ValueError as error:
+        raise Unusable(field, "written_list", str(error)) from None
+
+
 def in_order(value: Any, field: str) -> list[RatedAnswer]:
     """The answers of a list that has the best first. Raises :class:`Unusable`."""
     if isinstance(value, str):
@@ -74,6 +87,24 @@ def in_order(value: Any, field: str) -> list[RatedAnswer]:
         )
     found = answers_in(value, field)
     return [RatedAnswer(one.value, -float(place), one.model) for place, one in enumerate(found)]
+
+
+def refuse_order(value: Any, field: str) -> None:
+    """Raise :class:`Unusable` for a ranking that may as well be the answers' numbers in their
+    order, the best first, and would then say something else: [2, 3, 1]."""
+    numbers = [as_number(one) for one in value] if isinstance(value, list) else []
+    for first in (0, 1):
+        places = [number - first for number in numbers if number is not None]
+        if sorted(places) == list(range(len(numbers))):
+            order = [places.index(place) for place in range(len(places))]
+            if order != places:
+                raise Unusable(
+                    field,
+                    "ambiguous_ranking",
+                    f"{repr(value)[:80]} may be a rank for each answer, or the answers in their "
+                    "order: name it, if it is ranks, with --columns "
+                    f"prompt=..,answers=..,ranks={field}",
+                )
 
 
 def best_and_worst(answers: Sequence[RatedAnswer], field: str) -> tuple[str, str, PairLabel]:
@@ -112,8 +143,8 @@ def by_scores(of_columns: Mapping[str, Any]) -> PairLabel:
 
 def as_number(value: Any) -> float | None:
     """``value`` as a finite number, which it may also be as text; else None."""
-    if isinstance(value, bool):
-        return None
+    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+        return None  # Python takes 1_0 for 10
     try:
         found = float(value)
     except (TypeError, ValueError, OverflowError):

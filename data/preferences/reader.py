@@ -26,6 +26,7 @@ from prefloop.data.preferences.layouts import (
     Layout,
     PreferenceColumns,
     find_layout,
+    label_columns,
     why_no_pairs,
 )
 from prefloop.data.preferences.pair_rows import PairRow, answers_left_out, parse_pair
@@ -33,6 +34,7 @@ from prefloop.data.preferences.ratings import as_number
 from prefloop.data.preferences.row_layouts import RowLayouts, lacks
 from prefloop.data.quarantine import BadRow, quarantine_table
 from prefloop.data.schemas import MESSAGES
+from prefloop.data.sources.class_names import batch_by_names, names_in_schema
 from prefloop.data.sources.files import SourceRow, check_names, read_rows
 from prefloop.data.sources.rows import RawRow, bad
 from prefloop.data.utf8 import listed, shown
@@ -114,7 +116,7 @@ def read_preferences(
     if files:
         yield from _of_files(files, source.limit, reading)
     else:
-        yield from _of_rows(read_rows(source), source.path, reading)
+        yield from _of_rows(read_rows(source, classes=label_columns(columns)), source.path, reading)
     found = [_of_set(one) for one in reading.gatherer.all()]
     for start in range(0, len(found), batch_rows):
         yield _batch(found[start : start + batch_rows], rows=0)
@@ -173,6 +175,7 @@ def _of_file(file: Path, limit: int | None, reading: _Reading) -> Iterator[Prefe
                 raise _no_layout(name, names)
             rows = _rows_at_once(handle.metadata, reading.batch_rows)
             columns = [one for one in names if one in layout.columns]
+            classes = names_in_schema(handle.schema_arrow, label_columns(reading.columns))
             while layout.kind not in GATHERED:
                 narrow = len(columns) < len(names)
                 for batch in _behind(handle.iter_batches(batch_size=rows, columns=columns), done):
@@ -181,6 +184,7 @@ def _of_file(file: Path, limit: int | None, reading: _Reading) -> Iterator[Prefe
                     if not batch.num_rows:
                         return
                     batch.validate(full=True)
+                    batch = batch_by_names(batch, classes)
                     found = _read_batch(batch, name, done, layout, reading, narrow)
                     if found is None:  # a row that may be read by columns not yet looked at
                         break
@@ -191,7 +195,8 @@ def _of_file(file: Path, limit: int | None, reading: _Reading) -> Iterator[Prefe
                 columns = names
     except (OSError, pa.ArrowException):
         pass  # the reader of single rows tells which row or what of the file is at fault
-    rest = read_rows(PromptSource(path=glob.escape(str(file)), format="parquet", limit=limit))
+    source = PromptSource(path=glob.escape(str(file)), format="parquet", limit=limit)
+    rest = read_rows(source, classes=label_columns(reading.columns))
     yield from _of_rows(islice(rest, done, None), name, reading)
 
 

@@ -29,9 +29,9 @@ def split_answer(turns: list[Turn], field: str) -> tuple[list[Turn], str]:
 def check_prompt(turns: list[Turn], field: str) -> list[Turn]:
     """``turns`` if an assistant can answer them. Raises :class:`Unusable`."""
     for number, turn in enumerate(turns, 1):
-        if is_blank(turn["content"]):
+        if turn["role"] != "tool" and is_blank(turn["content"]):  # a tool may give nothing back
             raise Unusable(field, "empty", f"turn {number} of the prompt holds no text: fill it in")
-        _check_unicode(turn["content"], field)
+        check_unicode(turn["content"], field)
     if not turns or turns[-1]["role"] not in ("user", "tool"):
         raise Unusable(field, "bad_messages", "the prompt must end with the user's turn")
     return turns
@@ -41,11 +41,12 @@ def check_answer(text: str, field: str) -> str:
     """``text`` if it is an answer. Raises :class:`Unusable`."""
     if is_blank(text):
         raise Unusable(field, "empty_answer", "the answer holds no text: delete the row")
-    _check_unicode(text, field)
+    check_unicode(text, field)
     return text
 
 
-def _check_unicode(text: str, field: str) -> None:
+def check_unicode(text: str, field: str) -> None:
+    """Raise :class:`Unusable` for a text with bytes or escapes that stand for no character."""
     if not is_text(text):
         raise Unusable(
             field, "not_utf8", "holds bytes or escapes that are no Unicode text: mend it"

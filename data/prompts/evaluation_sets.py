@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
@@ -14,7 +15,8 @@ from prefloop.data.prompts.prompt_rows import parse_row
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.files import read_rows
 from prefloop.data.sources.rows import RawRow
-from prefloop.data.utf8 import is_text, listed
+from prefloop.data.sources.written import looks_like_list, written_list
+from prefloop.data.utf8 import is_null_word, is_text, listed
 
 _COLUMNS = ("turns", "prompt", "messages", "instruction", "question", "query", "input", "text")
 """Where a prompt may stand unless the config says it. ``turns`` are a user's (MT-Bench)."""
@@ -75,7 +77,8 @@ def read_evaluation_set(source: PromptSource) -> list[KnownPrompt]:
 
     They stand in the columns that ``source`` names; where it names none, in the first known column
     of each file's first row, an ``instruction`` with its ``input`` (Alpaca's layout), joined as the
-    prompts of preference data are. A prompt may also be a list of strings, the turns of a user.
+    prompts of preference data are. A prompt may also be a list of strings, the turns of a user,
+    also written out as text.
 
     Raises ``InputError`` for a set that cannot be read and for its first bad row, because a prompt
     that repeats that row would go unnoticed.
@@ -117,6 +120,11 @@ def _distinctive(turns: Sequence[str]) -> Iterator[str]:
 
 def _turns(row: RawRow, columns: Columns) -> list[str]:
     texts = row.fields.get(columns.prompt_column)
+    if isinstance(texts, str) and is_null_word(texts):
+        return [texts]  # it is no prompt, and so none that another could repeat
+    if isinstance(texts, str) and looks_like_list(texts):
+        with suppress(ValueError):  # what is no list is a text
+            texts = written_list(texts)
     if _are_texts(texts):
         return texts
     prompt = parse_row(row, columns)

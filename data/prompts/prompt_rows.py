@@ -21,9 +21,11 @@ from prefloop.data.sources.turns import (
     conversation_in,
     is_image,
     refuse_image,
+    refuse_null_word,
+    refuse_texts,
     text_of,
 )
-from prefloop.data.utf8 import is_blank, is_text, listed
+from prefloop.data.utf8 import is_blank, is_text, listed, says_nothing
 
 LAST_TURN = "last_turn"
 """Of a prompt whose conversation ended in an assistant's turn, which was left out."""
@@ -116,7 +118,7 @@ def _id_of(messages: _Turns, tools: str | None, full: str | None) -> str:
 
 def _with_system(turns: _Turns, fields: Mapping[str, Any], column: str | None) -> _Turns:
     value = fields.get(column) if column else None
-    if column is None or value is None or (isinstance(value, str) and is_blank(value)):
+    if column is None or value is None or (isinstance(value, str) and says_nothing(value)):
         return turns
     if not isinstance(value, str):
         raise Unusable(
@@ -205,6 +207,8 @@ def _prompt(fields: Mapping[str, Any], columns: Columns) -> tuple[str, _Turns]:
                 else ": quote it, or set columns.prompt to another column"
             ),
         )
+    refuse_null_word(value, field)
+    refuse_texts(value, field)
     return field, [{"role": "user", "content": _text(value, field)}]
 
 

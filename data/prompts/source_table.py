@@ -12,6 +12,7 @@ from prefloop.data.config import Columns, PromptsConfig, PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import content_id, prompt_id
 from prefloop.data.prompts.ignored_columns import IgnoredColumns
+from prefloop.data.prompts.odd_prompts import OddPrompts
 from prefloop.data.prompts.prompt_rows import LAST_TURN, Prompt, parse_row, prompt_columns, row_id
 from prefloop.data.prompts.row_template import is_template
 from prefloop.data.quarantine import BadRow, quarantine_table
@@ -54,6 +55,7 @@ def read_source(
     has, and with ``on_bad_row: fail`` for the first bad row.
     """
     found, ignored = _FoundColumns(source.columns, key), IgnoredColumns(source.columns, key)
+    odd = OddPrompts(source.columns, key)
     notes: Counter[str] = Counter()
     ids = _Ids(source.columns.id)
     tables = [PROMPT.empty_table()]
@@ -73,6 +75,8 @@ def read_source(
             if not isinstance(prompt, BadRow):
                 content = _content(prompt)
                 prompt = ids.check(row, content) or prompt
+            if not isinstance(prompt, BadRow):
+                odd.look(row.fields, prompt)
         if isinstance(prompt, BadRow):
             if config.on_bad_row == "fail":
                 raise InputError(f"{prompt} (prompts.on_bad_row is fail)")
@@ -89,6 +93,7 @@ def read_source(
             pending.clear()
     found.end()
     ignored.warn()
+    odd.warn()
     # Who writes `last_turn: drop` knows it.
     if notes[LAST_TURN] and LAST_TURN not in source.columns.model_fields_set:
         logger.warning(

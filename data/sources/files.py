@@ -12,7 +12,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,12 @@ from prefloop.data.config import FileFormat, PromptSource
 from prefloop.data.embedded import resolve_embedded
 from prefloop.data.errors import InputError
 from prefloop.data.quarantine import BadRow
+from prefloop.data.sources.class_names import (
+    batch_by_names,
+    names_in_features,
+    names_in_schema,
+    row_by_names,
+)
 from prefloop.data.sources.opening import (
     LONGEST_LINE,
     holds_lines,
@@ -46,27 +52,28 @@ _EXCEL_SEPARATOR = re.compile(r"\"?sep=([^\"\w])\"?\s*", re.IGNORECASE)
 """The first line of a CSV file of Excel's, where it says what parts the fields."""
 
 
-def read_rows(source: PromptSource) -> Iterator[SourceRow]:
-    """The rows of ``source`` in their order, at most ``source.limit``.
+def read_rows(source: PromptSource, *, classes: Collection[str] = ()) -> Iterator[SourceRow]:
+    """The rows of ``source`` in their order, at most ``source.limit``. In the columns ``classes``,
+    classes are given by their names, where the source has names for them.
 
     Raises ``InputError`` (on the first row asked for, or where reading breaks off) with one line
     that names the file and a remedy.
     """
-    return islice(_rows(source), source.limit)
+    return islice(_rows(source, classes), source.limit)
 
 
-def _rows(source: PromptSource) -> Iterator[SourceRow]:
+def _rows(source: PromptSource, classes: Collection[str]) -> Iterator[SourceRow]:
     path = Path(resolve_embedded(source.path)).expanduser()
     if source.format == "datasets" or (source.format == "auto" and path.is_dir()):
-        yield from _datasets_rows(source, path)
+        yield from _datasets_rows(source, path, classes)
         return
     files = _files(source, path)
     if not files:
-        yield from _datasets_rows(source, path)
+        yield from _datasets_rows(source, path, classes)
     for file in files:
         # An embedded file keeps its short name: its path differs from machine to machine.
         name = source.path if source.path.startswith("embedded:") else shown(str(file))
-        yield from _file_rows(file, name, source)
+        yield from _file_rows(file, name, source, classes)
 
 
 def _files(source: PromptSource, path: Path) -> list[Path]:
@@ -99,7 +106,9 @@ def _by_suffix(path: Path) -> FileFormat | None:
     return _FORMATS.get(path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix)
 
 
-def _file_rows(path: Path, name: str, source: PromptSource) -> Iterator[SourceRow]:
+def _file_rows(
+    path: Path, name: str, source: PromptSource, classes: Collection[str]
+) -> Iterator[SourceRow]:
     form = _by_suffix(path) if source.format == "auto" else source.format
     if form == "jsonl":
         return _jsonl_rows(path, name)
@@ -108,7 +117,7 @@ def _file_rows(path: Path, name: str, source: PromptSource) -> Iterator[SourceRo
     if form == "csv":
         return _csv_rows(path, name)
     if form == "parquet":
-        return _parquet_rows(path, name)
+        return _parquet_rows(path, name, classes)
     if form == "text":
         return _text_rows(path, name, source.columns.text_column)
     raise InputError(
@@ -361,7 +370,7 @@ def _delimiter(begin: list[str], path: Path) -> str:
     return best
 
 
-def _parquet_rows(path: Path, name: str) -> Iterator[SourceRow]:
+def _parquet_rows(path: Path, name: str, classes: Collection[str]) -> Iterator[SourceRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -369,8 +378,9 @@ def _parquet_rows(path: Path, name: str) -> Iterator[SourceRow]:
     try:
         with pq.ParquetFile(path) as file:
             check_names(file.schema_arrow, name)
+            names = names_in_schema(file.schema_arrow, classes)
             for batch in file.iter_batches(batch_size=1_000):
-                for row in _batch_rows(batch, name, number):
+                for row in _batch_rows(batch_by_names(batch, names), name, number):
                     number += 1
                     yield row
     except (OSError, pa.ArrowException) as error:
@@ -428,11 +438,15 @@ def _decodes(column: Any) -> bool:
     return True
 
 
-def _datasets_rows(source: PromptSource, path: Path) -> Iterator[SourceRow]:
+def _datasets_rows(
+    source: PromptSource, path: Path, classes: Collection[str]
+) -> Iterator[SourceRow]:
     number = 0
     try:
-        for number, fields in enumerate(_open_dataset(source, path), 1):
-            yield RawRow(source.path, number, fields)
+        dataset = _open_dataset(source, path)
+        names = names_in_features(getattr(dataset, "features", None), classes)
+        for number, fields in enumerate(dataset, 1):
+            yield RawRow(source.path, number, row_by_names(fields, names) if names else fields)
     except InputError:
         raise
     except Exception as error:  # datasets raises its own, the hub's, Arrow's and Python's errors

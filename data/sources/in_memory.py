@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import pyarrow as pa
 
 from prefloop.data.errors import InputError
 from prefloop.data.shards import write_shard
+from prefloop.data.sources.class_names import names_in_schema
 from prefloop.data.utf8 import listed
 
 if TYPE_CHECKING:
@@ -97,4 +99,7 @@ def _digest(table: pa.Table) -> str:
     with pa.ipc.new_stream(sink, table.schema.remove_metadata()) as writer:
         writer.write_table(table.replace_schema_metadata(None).combine_chunks())
     digest.update(memoryview(sink.getvalue()))
+    classes = names_in_schema(table.schema, table.schema.names)
+    if classes:  # the same numbers with other names are another table
+        digest.update(json.dumps(classes).encode())
     return digest.hexdigest()

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from prefloop.data.sources.turns import ROLES, Unusable, read_turn, text_of
+from prefloop.data.sources.turns import ROLES, Turn, Unusable, read_turn, text_of
 from prefloop.data.utf8 import is_blank
 
 _TOOL_ROLES = ("tool", "function", "observation", "ipython", "tool_response")
@@ -28,6 +28,14 @@ def full_turns(value: Any, field: str) -> Iterator[tuple[int, dict[str, Any]]]:
         found = _turn(turn, field, number)
         if found["role"] != "system" or not is_blank(found["content"]):
             yield number, found
+
+
+def turns_of(value: Any, field: str) -> list[Turn]:
+    """The turns of what ``turns.conversation_in`` gives, as people and judges read them: a call of
+    a tool is JSON in its turn's content. Raises :class:`Unusable`."""
+    return [
+        {"role": turn["role"], "content": turn["content"]} for _, turn in full_turns(value, field)
+    ]
 
 
 def call_text(calls: Any) -> str:
@@ -81,7 +89,7 @@ def _turn(turn: Any, field: str, number: int) -> dict[str, Any]:
         turn = {"role": "assistant", "content": "", "tool_calls": calls}
     elif said in _TOOL_ROLES:
         return _tool_turn(turn, field, number)
-    calls = turn.get("tool_calls") if isinstance(turn, dict) else None
+    calls = turn.get("tool_calls") or _function_call(turn) if isinstance(turn, dict) else None
     if not calls:
         role, content = read_turn(turn, field, number)
         return {"role": role, "content": content}
@@ -98,6 +106,12 @@ def _turn(turn: Any, field: str, number: int) -> dict[str, Any]:
     }
     shown = call_text(full["tool_calls"])
     return {"role": "assistant", "content": f"{text}\n{shown}" if text else shown, "full": full}
+
+
+def _function_call(turn: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+    """The one call of a turn as OpenAI's first API has it; in a table nulls stand for none."""
+    call = turn.get("function_call")
+    return [call] if isinstance(call, Mapping) and call.get("name") is not None else None
 
 
 def _tool_turn(turn: dict[str, Any], field: str, number: int) -> dict[str, Any]:

@@ -6,12 +6,13 @@ as text, as CSV files hold them. Prompts and preferences read them alike.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from prefloop.data.sources.written import could_be_written, written_turns
-from prefloop.data.utf8 import is_blank, shown
+from prefloop.data.utf8 import is_null_word, shown
 
 ROLES = {
     "system": "system", "developer": "system",
@@ -43,8 +44,8 @@ class Unusable(Exception):
 
 
 def conversation_in(value: Any, field: str) -> Any | None:
-    """``value`` as turns still to be read (for :func:`turns_of`), or None where it is one text or
-    none at all.
+    """``value`` as turns still to be read (for ``tool_turns.turns_of``), or None where it is one
+    text or none at all.
 
     Raises :class:`Unusable` for text that is a list of turns written out, but cannot be read.
     """
@@ -53,7 +54,7 @@ def conversation_in(value: Any, field: str) -> Any | None:
     if not isinstance(value, str):
         return None
     if _TRANSCRIPT.match(value):
-        return _transcript(value)
+        return _transcript(value, field)
     if not could_be_written(value):
         return None
     try:
@@ -62,22 +63,33 @@ def conversation_in(value: Any, field: str) -> Any | None:
         raise Unusable(field, "written_turns", str(error)) from None
 
 
-def turns_of(value: Any, field: str) -> list[Turn]:
-    """The turns of what :func:`conversation_in` gives, its answer included, with roles as user,
-    system and assistant. Raises :class:`Unusable`."""
-    return [turn for _, turn in numbered_turns(value, field)]
+def refuse_null_word(value: str, field: str) -> None:
+    """Raise :class:`Unusable` for a prompt that is a word for a missing value, and no more."""
+    if is_null_word(value):
+        raise Unusable(
+            field,
+            "null",
+            f"is the word {value.strip()!r}, which programs write for a missing value: write the "
+            "prompt, or delete the row",
+        )
 
 
-def numbered_turns(value: Any, field: str) -> Iterator[tuple[int, Turn]]:
-    """As :func:`turns_of`, each with its number in the row: a system turn without text is left
-    out."""
-    turns = [value] if isinstance(value, dict) else value
-    if not turns:
-        raise Unusable(field, "empty", "the conversation has no turn: delete the row")
-    for number, turn in enumerate(turns, 1):
-        role, content = read_turn(turn, field, number)
-        if role != "system" or not is_blank(content):
-            yield number, {"role": role, "content": content}
+def refuse_texts(value: str, field: str) -> None:
+    """Raise :class:`Unusable` for a prompt that is a list of texts written out as JSON: which are
+    whose turns is not said."""
+    if not value.lstrip(_SPACE).startswith("["):
+        return
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(found, list) and found and all(isinstance(one, str) for one in found):
+        raise Unusable(
+            field,
+            "written_turns",
+            f"is a list of {len(found)} texts written out: write the turns as {{role, content}}, "
+            "or the one text alone",
+        )
 
 
 def read_turn(turn: Any, field: str, number: int) -> tuple[str, str]:
@@ -165,18 +177,37 @@ def _either(turn: dict[str, Any], keys: tuple[str, str], field: str, number: int
     )
 
 
-def _transcript(text: str) -> list[Turn]:
+def _transcript(text: str, field: str) -> list[Turn]:
     """The turns of ``\\n\\nHuman: ...\\n\\nAssistant: ...``, each without white space around it.
 
-    A turn begins where a speaker's name begins the text or follows an empty line.
+    A turn begins where a speaker's name begins the text or follows an empty line; where that gives
+    one turn alone, also where it begins a line. Raises :class:`Unusable` where the speakers then do
+    not take turns, so that lines may be turns or quoted ones.
     """
+    turns = _spoken(text, "\n\n")
+    if len(turns) > 1:
+        return turns
+    turns = _spoken(text, "\n")
+    if any(one["role"] == following["role"] for one, following in pairwise(turns)):
+        raise Unusable(
+            field,
+            "bad_messages",
+            "is a transcript without empty lines between its turns, and one speaker has two in a "
+            "row: write {role, content} turns",
+        )
+    return turns
+
+
+def _spoken(text: str, between: str) -> list[Turn]:
+    """The turns of a transcript that has ``between``, among other white space, before each but the
+    first."""
     turns: list[Turn] = []
     start = 0
     for match in _SPEAKER.finditer(text):
         gap = match.start()
         while gap and text[gap - 1] in _SPACE:
             gap -= 1
-        if gap and "\n\n" not in text[gap : match.start()]:
+        if gap and between not in text[gap : match.start()].replace("\r\n", "\n"):
             continue
         if turns:
             turns[-1]["content"] = text[start:gap].strip()

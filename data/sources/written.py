@@ -1,4 +1,5 @@
-"""Lists of turns that were written out as text, as ``to_csv`` does with what is no text.
+"""Lists of turns, or of answers, that were written out as text, as ``to_csv`` does with what is
+no text.
 
 Three ways are read: JSON, Python's ``repr`` and numpy's, which has no commas between the turns.
 Nothing is ever evaluated: literals are parsed, and none that is long or deep.
@@ -20,6 +21,7 @@ _ROLE = re.compile(
     rf"""['"](?:role|from)['"]{_SPACE}:{_SPACE}(?:['"][\w ]{{1,20}}['"]|None|null)"""
 )
 _NUMPY = re.compile(rf"{_SPACE}array\((.*?)(?:,{_SPACE}dtype=object)?{_SPACE}\){_SPACE}", re.DOTALL)
+_LIST = re.compile(rf"{_SPACE}\[.*\]{_SPACE}", re.DOTALL)
 _KEYS = (("role", "content"), ("from", "value"))
 _LONGEST_LITERAL = 1 << 20
 """Characters of Python's literals that are parsed: their syntax tree takes some hundred times as
@@ -46,6 +48,44 @@ def written_turns(text: str) -> Any | None:
                 "(json.dumps), or the file as JSON Lines or Parquet"
             )
     return value if _are_turns(value) else None
+
+
+def looks_like_list(text: str) -> bool:
+    """Whether ``text`` begins and ends like a list that was written out."""
+    return _LIST.fullmatch(text) is not None
+
+
+def written_list(text: str) -> list[Any]:
+    """The list that ``text`` writes out.
+
+    Raises ``ValueError`` with what is wrong and what to do for one that cannot be read.
+    """
+    value = _json(text)
+    if value is None and not _texts_side_by_side(text):
+        value = _literal(text)
+    if not isinstance(value, list):
+        raise ValueError(
+            "looks like a list written out as text, but is neither JSON nor a Python literal of at "
+            f"most {_LONGEST_LITERAL:,} characters: write the column as JSON (json.dumps), or the "
+            "file as JSON Lines or Parquet"
+        )
+    return value
+
+
+def _texts_side_by_side(text: str) -> bool:
+    """Whether texts follow each other without a comma, as numpy writes them: Python would join
+    them to one. Also where that cannot be told."""
+    before = None
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(text[: _LONGEST_LITERAL + 1]).readline):
+            if token.type in (tokenize.NL, tokenize.NEWLINE):
+                continue
+            if token.type == before == tokenize.STRING:
+                return True
+            before = token.type
+    except (tokenize.TokenError, SyntaxError):
+        return True
+    return False
 
 
 def _are_turns(value: Any) -> bool:

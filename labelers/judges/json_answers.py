@@ -28,7 +28,7 @@ def json_objects(text: str, *, cut: bool = False) -> list[JsonObject]:
     """
     try:
         # A mark of a thought within a string of the object is a word about thoughts.
-        return _objects(text.strip(), cut)
+        return _objects(text.strip().removeprefix("\ufeff"), cut)
     except ValueError:
         pass
     try:
@@ -39,7 +39,8 @@ def json_objects(text: str, *, cut: bool = False) -> list[JsonObject]:
 
 def _objects(text: str, cut: bool) -> list[JsonObject]:
     # A nested object becomes a list of pairs too, which is no string and so never a verdict.
-    decoder = json.JSONDecoder(object_pairs_hook=list)
+    # Models break lines within a string of JSON; what they mean by that is plain.
+    decoder = json.JSONDecoder(object_pairs_hook=list, strict=False)
     objects: list[JsonObject] = []
     rest = _within_fence(text, cut)
     while rest:

@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 from prefloop.labelers.base import Preference
 from prefloop.labelers.judges.json_answers import json_objects, single_values
 from prefloop.labelers.judges.settings import RatingSettings
-from prefloop.labelers.judges.stored_logprobs import HIGHEST_LOGPROB, unknown_logprobs
+from prefloop.labelers.judges.stored_logprobs import (
+    HIGHEST_LOGPROB,
+    MOST_MASS,
+    too_much,
+    unknown_logprobs,
+)
 
 _WHOLE = re.compile(r"(?:0|[1-9][0-9]?)(?:\.0{1,15})?")
 
@@ -150,6 +155,8 @@ def _share(
         raise ValueError(f"{aspect}: a rating's log-probability is above 0")
     shares = np.exp([logprobs.get(word, -math.inf) for word in settings.words])
     mass = float(shares.sum())
+    if mass > MOST_MASS:
+        raise ValueError(f"{aspect}: the ratings {too_much(mass)}")
     if not mass >= settings.min_mass:  # also where it is not a number
         raise ValueError(
             f"{aspect}: the ratings have probability {mass:.3g} in all, less than "

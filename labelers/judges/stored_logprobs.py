@@ -13,6 +13,19 @@ HIGHEST_LOGPROB = 1e-3
 """What a log-probability may be, for rounding; above it is none."""
 
 
+MOST_MASS = 1.05
+"""What different words may have as first token in all, for rounding; beyond it the numbers are no
+log-probabilities of one distribution."""
+
+
+def too_much(mass: float) -> str:
+    """What is wrong with words that have the probability ``mass`` in all."""
+    return (
+        f"have probability {mass:.3g} in all, more than 1: what the server gives are no "
+        "log-probabilities"
+    )
+
+
 def unknown_logprobs(logprobs: Mapping[str, float], text: str, words: Iterable[str]) -> bool:
     """Whether the engine gave no log-probabilities at all for the answer ``text``: it saw none of
     ``words``, although the answer begins with one."""

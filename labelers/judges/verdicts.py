@@ -10,7 +10,12 @@ from typing import Any, Literal
 
 from prefloop.labelers.judges.json_answers import CUT_OFF, json_objects
 from prefloop.labelers.judges.settings import PairwiseSettings, VerdictWords
-from prefloop.labelers.judges.stored_logprobs import HIGHEST_LOGPROB, unknown_logprobs
+from prefloop.labelers.judges.stored_logprobs import (
+    HIGHEST_LOGPROB,
+    MOST_MASS,
+    too_much,
+    unknown_logprobs,
+)
 from prefloop.labelers.judges.thoughts import NO_ANSWER, UnfinishedThought, without_thought
 
 _BRACKETED = re.compile(r"\[\[([^\[\]]{1,40})\]\]")
@@ -52,6 +57,8 @@ def from_logprobs(
         return Verdict("invalid", note=f"a verdict's log-probability is {max(found):.3g}, above 0")
     shares = [math.exp(value) for value in found]
     mass = math.fsum(shares)
+    if mass > MOST_MASS:
+        return Verdict("invalid", note=f"the verdicts {too_much(mass)}")
     if mass < min_mass:
         return Verdict(
             "invalid",
@@ -93,7 +100,12 @@ def from_json(text: str, verdicts: VerdictWords, *, cut: bool = False) -> Verdic
         objects = json_objects(text, cut=cut)
     except ValueError as error:
         return Verdict("invalid", note=f"unparsable: {error}")
-    said = [value for pairs in objects for key, value in pairs if key == "verdict"]
+    said = [
+        value.strip() if isinstance(value, str) else value
+        for pairs in objects
+        for key, value in pairs
+        if key == "verdict"
+    ]
     if not said:
         return Verdict("invalid", note="there is no verdict")
     if any(value != said[0] for value in said):

@@ -18,12 +18,16 @@ from prefloop.data.preferences.labels import label_text
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.files import read_rows
 from prefloop.data.sources.rows import RawRow, bad, counted
+from prefloop.data.utf8 import is_null_word, shown
 from prefloop.labelers.statistics.agreement import MISSING, MOST_LABELS, Ratings
 from prefloop.pipeline.judging.delimiter import delimiter_hint
 
 _EXAMPLES = 3
 _DECIMAL_COMMA = re.compile(r"-?[0-9]{1,15},[0-9]{1,15}")
 _PLAIN_NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d{1,15})?")  # and so no id such as 007
+
+_MAY_BE_LABELS = ("None", "N/A")
+"""Of the words for a missing value, those that people choose too."""
 
 
 @dataclass
@@ -143,7 +147,7 @@ def read_labels(path: str, columns: LabelColumns) -> Labels:
             for item, annotator, label in _cells(row, columns):
                 if columns.prompt is not None:
                     _place(labels, item, row, columns.prompt)
-                word = label_text(label)
+                word = None if _is_missing(label) else label_text(label)
                 if word is not None:
                     labels.spellings.setdefault(word, _spelled(label, word))
                 labels.add(item, annotator, word)
@@ -191,6 +195,10 @@ def _cells(row: RawRow, columns: LabelColumns) -> Iterator[tuple[str, str, Any]]
         yield of_item, name, value
 
 
+def _is_missing(label: Any) -> bool:
+    return isinstance(label, str) and is_null_word(label) and label.strip() not in _MAY_BE_LABELS
+
+
 def _place(labels: Labels, item: str, row: RawRow, column: str) -> None:
     prompt = _word(row.fields[column], column)
     if prompt is None:
@@ -213,11 +221,12 @@ def _word(value: Any, column: str) -> str | None:
         return None
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, int | float):
-        number = float(value)
-        if math.isnan(number):
+    if isinstance(value, int):
+        return str(value)  # as a float, ids beyond 2**53 would become those of their neighbours
+    if isinstance(value, float):
+        if math.isnan(value):
             return None
-        return str(int(number)) if number.is_integer() else repr(number)
+        return str(int(value)) if value.is_integer() else repr(value)
     if isinstance(value, str):
         text = value.strip()
         return _numeral(text) if text else None
@@ -238,6 +247,13 @@ def ratings_of(source: str, labels: Labels, levels: Sequence[str] = ()) -> Ratin
     for (item, annotator), _ in labels.conflicts.items():
         labels.given[item].pop(annotator, None)
     used = sorted({label for given in labels.given.values() for label in given.values()})
+    if not used and labels.conflicts:
+        item, annotator = next(iter(labels.conflicts))
+        raise InputError(
+            f"{source}: no label is left: each of the {len(labels.conflicts):,} was given twice "
+            f"and differently, the first for item {shown(item)} by {shown(annotator)}: check which "
+            "columns are the item's and the annotator's"
+        )
     if len(used) > MOST_LABELS:
         raise InputError(
             f"{source}: {len(used):,} different labels ({', '.join(used[:5])}, ...): agreement is "

@@ -92,7 +92,8 @@ def read_verdicts(
     say, or else the usual. Raises ``InputError`` where the file cannot be read, its columns hold no
     verdicts, none is about a pair of ``gold``, or they may mean one thing or another.
     """
-    rows = list(counted(read_rows(PromptSource(path=path))))
+    classes = (*LABEL_COLUMNS, "verdict")
+    rows = list(counted(read_rows(PromptSource(path=path), classes=classes)))
     labels = _labels(path, rows, columns, layout)
     reader = _Reader(Path(path).name.split(".")[0], gold, columns, layout, labels)
     reader.weighted = is_weighted(_preferences(rows))

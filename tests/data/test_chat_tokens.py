@@ -1,5 +1,7 @@
 """Token ids of a conversation: one BOS, and nothing that the content smuggles in."""
 
+import logging
+
 import pytest
 
 from prefloop.data.chat import render_tokens, verdict_token_ids
@@ -85,6 +87,74 @@ def test_no_template_and_a_refusing_template(tokenizer, monkeypatch):
     monkeypatch.setattr(tokenizer, "chat_template", "{{ raise_exception('no system role') }}")
     with pytest.raises(RequestRejected, match="no system role"):
         render_tokens(tokenizer, user("a fox"))
+
+
+HEADLESS = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "turns"),
+    [
+        (HEADLESS.replace("messages", "messages if m.role != 'system'"), ["system"]),
+        ("<|user|>{{ messages[-1].content }}<|end|><|assistant|>", ["system", "user"]),
+        (HEADLESS.replace("m.content", "m.content[:9]"), ["system", "user"]),
+    ],
+)
+def test_a_template_that_leaves_out_what_was_said_is_refused(
+    tokenizer, monkeypatch, template, turns
+):
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    asked = {"role": "user", "content": "Where is the fox?"}
+    for role in ("system", "user"):
+        before = {"role": role, "content": "Speak of animals alone."}
+        if role in turns:
+            with pytest.raises(RequestRejected, match=f"left_out_by_template.*turn 1, the {role}"):
+                render_tokens(tokenizer, (before, asked))
+        else:
+            render_tokens(tokenizer, (before, asked))
+
+
+@pytest.mark.parametrize(
+    "how", ["m.content | trim", "m.content | lower", "m.content.split() | join(' ')"]
+)
+def test_a_template_may_write_it_in_another_form(tokenizer, monkeypatch, how):
+    monkeypatch.setattr(tokenizer, "chat_template", HEADLESS.replace("m.content", how))
+    text = tokenizer.decode(render_tokens(tokenizer, user("  A fox\n\nand <s> a <|end|> hen.")))
+    assert "fox" in text
+
+
+def headers_said(tokenizer, caplog):
+    from prefloop.data import chat
+
+    chat._say_missing_header.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        render_tokens(tokenizer, user("a fox"))
+    return [one.getMessage() for one in caplog.records]
+
+
+def test_a_template_without_the_prompt_for_an_answer_is_named(tokenizer, monkeypatch, caplog):
+    monkeypatch.setattr(tokenizer, "chat_template", HEADLESS)
+    [said] = headers_said(tokenizer, caplog)
+    assert "ignores add_generation_prompt" in said
+    assert "<|assistant|>" in said
+
+
+THINKS = "<think>\n\n</think>\n\n"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        HEADLESS + "{% if add_generation_prompt %}<|assistant|>\n{% endif %}",
+        "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+        "{% else %} {{ m.content }}</s>{% endif %}{% endfor %}",
+        "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+        f"{{% else %}}{THINKS}{{{{ m.content }}}}{{% endif %}}{{% endfor %}}",
+    ],
+)
+def test_templates_whose_prompts_are_whole_are_not(tokenizer, monkeypatch, caplog, template):
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    assert not headers_said(tokenizer, caplog)
 
 
 def test_verdict_tokens(tokenizer):

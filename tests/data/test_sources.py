@@ -22,7 +22,8 @@ from prefloop.data.prompts.no_prompts import why_no_prompt
 from prefloop.data.protocol import EngineFailed
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources import opening
-from prefloop.data.sources.turns import conversation_in, turns_of
+from prefloop.data.sources.tool_turns import turns_of
+from prefloop.data.sources.turns import conversation_in
 from prefloop.data.utf8 import is_blank, listed, shown
 
 

@@ -282,3 +282,52 @@ def test_pairs_keep_their_rows(policy: Path, tmp_path: Path) -> None:
     _, kept = tokenised(table, load_tokenizer(policy), max_length=99, dropped=Dropped())
     assert kept == [0, 2]
     assert [row.chosen for row in pair_rows([file], Dropped())] == ["x", "same", "z"]
+
+
+@pytest.mark.parametrize("name", ["system", "system_prompt"])
+def test_a_column_of_system_prompts_leads_the_prompt(tmp_path: Path, name: str) -> None:
+    system = [{"role": "system", "content": "Be brief."}]
+    columns = {name: ["Be brief.", None, " ", "Be brief."], "chosen": ["x"] * 4}
+    path = parquet(
+        tmp_path / "a.parquet",
+        prompt=[ASK, ASK, ASK, [*system, *ASK]],
+        rejected=["y"] * 4,
+        **columns,
+    )
+    dropped = Dropped()
+    found = [plain(row.prompt) for row in pair_rows([path], dropped)]
+    assert found == [[*system, *ASK], ASK, ASK, [*system, *ASK]]
+    single = parquet(
+        tmp_path / "b.parquet",
+        prompt=["hi"],
+        completion=["x"],
+        label=[True],
+        **{name: ["Be brief."]},
+    )
+    assert [plain(row.prompt) for row in answer_rows([single], dropped)] == [[*system, *ASK]]
+    assert not dropped.counts
+
+
+@pytest.mark.parametrize("nothing", ["", " \n", "\u200b"])
+def test_an_answer_without_text_is_none(tmp_path: Path, nothing: str) -> None:
+    turns = parquet(
+        tmp_path / "a.parquet",
+        prompt=["a", "b", "c"],
+        chosen=[said(nothing), said("x"), said("x")],
+        rejected=[said("y"), said(nothing), said("y")],
+    )
+    dropped = Dropped()
+    assert [row.prompt for row in pair_rows([turns], dropped)] == [user("c")]
+    single = parquet(
+        tmp_path / "b.parquet", prompt=["a", "b"], completion=[nothing, "x"], label=[False, True]
+    )
+    assert [row.text for row in answer_rows([single], dropped)] == ["x"]
+    assert dropped.as_dict() == {"empty_answer": 3}
+
+
+@pytest.mark.parametrize("text", ["nan", " None", "<NA>", '["hi", "and?"]'])
+def test_what_stands_for_no_prompt_is_none(text: str) -> None:
+    with pytest.raises(Unusable) as found:
+        read_prompt(text)
+    assert found.value.reason == "unreadable"
+    assert read_answer(text, "chosen", ASK) == text

@@ -23,15 +23,22 @@ import pyarrow.parquet as pq
 from prefloop.data.conversation import conversation_of, plain, turns_text
 from prefloop.data.hashing import prompt_id
 from prefloop.data.protocol import Message
-from prefloop.data.sources.tool_turns import full_turns, tools_of
-from prefloop.data.sources.turns import Unusable, conversation_in, turns_of
+from prefloop.data.sources.class_names import batch_by_names, names_in_schema
+from prefloop.data.sources.tool_turns import full_turns, tools_of, turns_of
+from prefloop.data.sources.turns import (
+    Unusable,
+    conversation_in,
+    refuse_null_word,
+    refuse_texts,
+)
+from prefloop.data.utf8 import is_blank, says_nothing
 from prefloop.training.errors import TrainingError
 
 UNREADABLE = "unreadable"
 _BATCH = 1024
 _OURS = frozenset({"system", "user", "assistant", "tool"})
 _TOOLS = ("tools", "prompt_turns")
-_TOOL_KEYS = ("tool_calls", "tool_call_id")
+_TOOL_KEYS = ("tool_calls", "tool_call_id", "function_call")
 _YES_NO: dict[str, int] = {
     "true": 1, "false": 0, "1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1,
 }  # fmt: skip
@@ -41,10 +48,12 @@ _PAIR = "triples have prompt, chosen and rejected, each a list of {role, content
 _SINGLE = "single answers have prompt, completion and label"
 
 
+_SYSTEMS = ("system", "system_prompt")
 _PAIR_COLUMNS = (
     "prompt", "chosen", "rejected", "p_chosen", "margin", "chosen_id", "rejected_id", *_TOOLS,
+    *_SYSTEMS,
 )  # fmt: skip
-_ANSWER_COLUMNS = ("prompt", "completion", "label", "candidate_id", *_TOOLS)
+_ANSWER_COLUMNS = ("prompt", "completion", "label", "candidate_id", *_TOOLS, *_SYSTEMS)
 
 
 @dataclass
@@ -112,7 +121,7 @@ def pair_rows(files: Sequence[Path], dropped: Dropped) -> Iterator[TripleRow]:
         _require(file, names, ("prompt", "chosen", "rejected"), _PAIR)
         for where, row in _rows(file, names, _PAIR_COLUMNS):
             try:
-                prompt = read_prompt(row.get("prompt"))
+                prompt = _with_system(read_prompt(row.get("prompt")), row)
                 yield TripleRow(
                     where,
                     _with_tools(prompt, row),
@@ -140,7 +149,7 @@ def answer_rows(files: Sequence[Path], dropped: Dropped) -> Iterator[AnswerRow]:
         _check_labels(file)
         for where, row in _rows(file, names, _ANSWER_COLUMNS):
             try:
-                prompt = read_prompt(row.get("prompt"))
+                prompt = _with_system(read_prompt(row.get("prompt")), row)
                 text = read_answer(row.get("completion"), "completion", prompt)
                 label = read_label(row.get("label"))
                 if label is None:
@@ -174,8 +183,26 @@ def read_prompt(value: Any) -> list[Message]:
     if isinstance(value, str):
         if not value.strip():
             raise _unreadable("prompt", "holds no text")
+        _refuse_no_prompt(value)
         return _without_open_turn(_turns_in_text(value, "prompt")) or _one_user_turn(value)
     return _turns(value, "prompt")
+
+
+def _refuse_no_prompt(text: str) -> None:
+    try:
+        refuse_null_word(text, "prompt")
+        refuse_texts(text, "prompt")
+    except Unusable as unusable:
+        raise _unreadable("prompt", unusable.detail) from None
+
+
+def _with_system(prompt: list[Message], row: Mapping[str, Any]) -> list[Message]:
+    """``prompt`` behind the system prompt of its own column, unless it has one."""
+    said = (row.get(name) for name in _SYSTEMS)
+    system = next((one for one in said if isinstance(one, str) and not says_nothing(one)), None)
+    if system is None or prompt[0]["role"] == "system":
+        return prompt
+    return [{"role": "system", "content": system}, *prompt]
 
 
 def _with_tools(prompt: list[Message], row: Mapping[str, Any]) -> list[Message]:
@@ -193,6 +220,13 @@ def _with_tools(prompt: list[Message], row: Mapping[str, Any]) -> list[Message]:
 
 def read_answer(value: Any, column: str, prompt: Sequence[Message]) -> str:
     """The text of the assistant's answer to ``prompt``. Raises ``Unusable``."""
+    text = _answer(value, column, prompt)
+    if is_blank(text):
+        raise Unusable(column, "empty_answer", "holds no text: delete the row")
+    return text
+
+
+def _answer(value: Any, column: str, prompt: Sequence[Message]) -> str:
     if isinstance(value, str):
         turns = _turns_in_text(value, column)
         if not turns:
@@ -268,8 +302,9 @@ def _rows(
     wanted = [name for name in columns if name in names]
     try:
         with pq.ParquetFile(file) as parquet:
+            classes = names_in_schema(parquet.schema_arrow, ("label",))
             for batch in parquet.iter_batches(batch_size=_BATCH, columns=wanted):
-                for row in _dicts(batch):
+                for row in _dicts(batch_by_names(batch, classes)):
                     number += 1
                     yield f"{file}, row {number}", row
     except (OSError, pa.ArrowException) as error:
@@ -326,12 +361,13 @@ def _turn(turn: Any, column: str, number: int) -> list[Message]:
 
 def _tool_turn(turn: dict[str, Any], column: str, number: int) -> list[Message]:
     try:
-        [(_, found)] = full_turns(turn, column)
+        turns = [found for _, found in full_turns(turn, column)]
     except Unusable as unusable:
         detail = unusable.detail.replace("turn 1", f"turn {number}", 1)
         raise _unreadable(column, detail) from None
-    text = {"role": found["role"], "content": found["content"]}
-    return conversation_of([text], json.dumps([found.get("full", text)]), None)
+    texts = plain(turns)
+    whole = [found.get("full", text) for found, text in zip(turns, texts, strict=True)]
+    return conversation_of(texts, json.dumps(whole), None)
 
 
 def _is_text_part(part: Any) -> bool:

@@ -18,7 +18,12 @@ from prefloop.labelers.judges.folder import criterion_key
 from prefloop.labelers.judges.json_answers import json_objects, single_values
 from prefloop.labelers.judges.ratings import whole_number
 from prefloop.labelers.judges.settings import words_of
-from prefloop.labelers.judges.stored_logprobs import HIGHEST_LOGPROB, unknown_logprobs
+from prefloop.labelers.judges.stored_logprobs import (
+    HIGHEST_LOGPROB,
+    MOST_MASS,
+    too_much,
+    unknown_logprobs,
+)
 
 Shares = NDArray[np.float64]
 """Probability of each choice of a criterion, from the worst for the answer to the best."""
@@ -209,6 +214,8 @@ def _read(logprobs: Mapping[str, float] | None, text: str, choices: int, min_mas
         raise ValueError("a choice's log-probability is above 0")
     shares = np.exp([logprobs.get(word, -math.inf) for word in words])
     mass = float(shares.sum())
+    if mass > MOST_MASS:
+        raise ValueError(f"the choices {too_much(mass)}")
     if not mass >= min_mass:  # also where it is not a number
         raise ValueError(
             f"the choices have probability {mass:.3g} in all, less than {min_mass}: the judge was "

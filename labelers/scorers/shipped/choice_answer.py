@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,10 +13,21 @@ from prefloop.labelers.scorers.shipped.final_answer import (
     boxed,
     last_line,
     marked,
+    tagged,
+    without_styles,
 )
 from prefloop.labelers.scorers.shipped.outcomes import RIGHT, UNPARSED, WRONG, GoldError, gold_of
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_OPENING = r"[\s*_$\"'`(\[{]*"
+_CLOSING = r"[\s*_$\"'`)\]}.]*"
+_REFUSED = re.compile(
+    rf"{_CLOSING}(?:(?:is|are|was|seems|looks)\s*)?"
+    r"(?:not|n't|cannot|can't|wrong|incorrect|false)\b",
+    re.IGNORECASE,
+)
+"""Behind a letter that is named only to be refused."""
+_NEGATION = r"(?:\bnot|n't|\bnever|\bneither|\brather than|\binstead of|\bexcept)\s+(?:\w+\s+){0,2}"
 _NO_ARTICLE = r"(?!(?<=[AI])\s+(?!is\b|because\b|since\b)[a-z])"
 """Not the word in "A good answer", "I think"."""
 
@@ -74,35 +86,48 @@ def _gold(gold: Any, choices: Sequence[str]) -> str:
 
 def _taken(text: str, choices: Sequence[str]) -> str | None:
     """The letter of the choice that ``text`` takes; null where none or several are named."""
-    for part in (boxed(text), behind_hashes(text), marked(text), last_line(text), text):
+    places = boxed(text), tagged(text), behind_hashes(text), marked(text), last_line(text), text
+    for part in places:
         if part is not None and (found := _letter(part, choices) or _by_text(part, choices)):
             return found
     return None
 
 
 def _letter(text: str, choices: Sequence[str]) -> str | None:
-    """The letter that ``text`` begins with and that stands by itself: B, (B), **B.** Paris."""
+    """The letter that ``text`` begins with and that stands by itself: B, (B), **B.** Paris. None
+    where another one stands beside it (B and C), or it is named only to be refused (A is wrong)."""
     last = _LETTERS[len(choices) - 1] if choices else "J"
-    stripped = re.sub(r"\\text(?:bf)?\{([^}]*)\}", r"\1", text)
+    stripped = unicodedata.normalize("NFKC", without_styles(text))
+    short = re.IGNORECASE if len(re.findall(r"\w", stripped)) == 1 else 0
     match = re.match(
-        rf"[\s*_$\"'`(\[{{]*(?:option|choice|answer)?[\s(\[*]*([A-{last}])(?![\w']){_NO_ARTICLE}",
+        rf"{_OPENING}(?i:option|choice|answer)?{_OPENING}([A-{last}])(?![\w']){_NO_ARTICLE}",
         stripped,
-        re.IGNORECASE if len(stripped.strip()) <= 3 else 0,
+        short,
     )
-    return match.group(1).upper() if match else None
+    if match is None:
+        return None
+    behind = stripped[match.end() :]
+    beside = re.match(
+        rf"{_CLOSING}(?:[,/&+]|and\b|or\b){_OPENING}([A-{last}])(?![\w']){_NO_ARTICLE}", behind
+    )
+    if beside is not None and beside.group(1) != match.group(1):
+        return None
+    return None if _REFUSED.match(behind) else match.group(1).upper()
 
 
 def _by_text(text: str, choices: Sequence[str]) -> str | None:
-    """The letter of the only choice that ``text`` is, or that it names."""
+    """The letter of the only choice that ``text`` is, or that it names and does not deny."""
     plain = normal(text)
     if not plain:
         return None
     named = [normal(choice) for choice in choices]
     same = [at for at, choice in enumerate(named) if choice == plain]
-    inside = [
-        at
-        for at, choice in enumerate(named)
-        if choice and re.search(rf"(?<!\w){re.escape(choice)}(?!\w)", plain)
-    ]
+    inside = [at for at, choice in enumerate(named) if choice and _names(plain, choice)]
     found = same or inside
     return _LETTERS[found[0]] if len(found) == 1 else None
+
+
+def _names(text: str, choice: str) -> bool:
+    """Whether ``choice`` stands in ``text`` as words of its own, and not behind a "not"."""
+    word = rf"(?<!\w){re.escape(choice)}(?!\w)"
+    return bool(re.search(word, re.sub(_NEGATION + word, " ", text)))

@@ -12,6 +12,8 @@ from prefloop.labelers.scorers.shipped.final_answer import (
     boxed,
     last_line,
     marked,
+    tagged,
+    without_styles,
 )
 from prefloop.labelers.scorers.shipped.outcomes import RIGHT, UNPARSED, WRONG, GoldError, gold_of
 
@@ -36,8 +38,9 @@ def score(
         raise GoldError(f"the gold answer {gold!r} holds no text")
     within = options["within"]
     if within == "final":
-        parts = [boxed(text) or behind_hashes(text), marked(text), last_line(text)]
-        found = [normal(part) for part in parts if part]
+        surest = boxed(text) or tagged(text) or behind_hashes(text)
+        parts = [surest, marked(text), last_line(text)]
+        found = [normal(without_styles(part)) for part in parts if part]
     else:
         found = [normal(text)]
     if not any(found):

@@ -5,10 +5,19 @@ from __future__ import annotations
 import re
 
 _MARKED = re.compile(
-    r"(?:final\s+answer|correct\s+(?:answer|option|choice)|answer|option|choice)"
-    r"\s*(?:is|:|=)+\s*:?\s*(.+)",
+    r"(?:final\s+answer|correct\s+(?:answer|option|choice)|answer|option|choice"
+    r"|antwort|respuesta(?:\s+correcta)?|réponse(?:\s+correcte)?|risposta(?:\s+corretta)?"
+    r"|resposta(?:\s+correta)?|ответ|答案|答え|正解|정답)"
+    r"[*_]*\s*(?:(?:is|ist|es|est|è|é)\b|[:：=是为為は은는]|\s[-–—]\s)+[*_]*\s*[:：]?\s*(.+)",
     re.IGNORECASE,
 )
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
+_STYLED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathsf|operatorname)\s*\{([^{}]*)\}")
+
+
+def without_styles(text: str) -> str:
+    r"""``text`` without the commands of LaTeX that only say how words look: ``\text{B}`` is B."""
+    return _STYLED.sub(r"\1", text)
 
 
 def boxed(text: str) -> str | None:
@@ -22,6 +31,12 @@ def boxed(text: str) -> str | None:
         if not depth:
             found = text[match.end() : at - 1].strip()
     return found
+
+
+def tagged(text: str) -> str | None:
+    """What the last ``<answer>`` holds; null where there is none that is closed."""
+    found = _TAGGED.findall(text)
+    return found[-1].strip() if found else None
 
 
 def behind_hashes(text: str) -> str | None:

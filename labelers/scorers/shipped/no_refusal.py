@@ -29,7 +29,7 @@ _EN_DO = (
 """What is declined. Verbs that stories are full of ("I can't help but smile", "I won't give up")
 take what makes them a request's."""
 _EN_CANNOT = (
-    r"(?:can't|can ?not|won't|will not|not able to|unable to|not going to|not willing to|"
+    r"(?:can'?t|can ?not|won'?t|will not|not able to|unable to|not going to|not willing to|"
     r"not allowed to|not permitted to|not in a position to|refuse to)(?: be able to)?"
 )
 _REFUSALS = {
@@ -82,6 +82,10 @@ _REFUSALS = {
     "zh": (
         r"(?:无法|不能|無法|没有办法|没办法|不會|不会)[^。！？\n]{0,14}(?:帮助|帮你|帮您|协助|提供|"
         r"回答|回应|满足|完成|生成|支持|参与|讨论|幫助|協助|回應|滿足|討論|提供)",
+    ),
+    "ko": (
+        r"(?:도와|도움|답변|답할|대답|제공|응답|작성|설명|수행|지원|알려)[^.!?\n]{0,14}"
+        r"(?:수(?:는|가)? ?없|어렵습)",
     ),
     "ja": (
         r"(?:手伝い|答え|応え|提供|対応|回答|支援|協力|作成|説明)[^。！？\n]{0,12}"

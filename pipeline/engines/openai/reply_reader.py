@@ -26,10 +26,13 @@ _LONGEST_ANSWER = 8 << 20  # characters; longer ones are no answer of a language
 _ROUNDING = 1e-3  # nats above 0 that are taken for a rounding error
 _LN2 = math.log(2)
 _LEAST_LOGPROB = -1e6  # vLLM writes -9999 for minus infinity
+_BEFORE_WORD = "▁Ġ"  # sentencepiece's and byte-level BPE's
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 _DEEPEST = 6
-_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
+_THOUGHT_FIELDS = (
+    "reasoning_content", "reasoning", "thinking", "reasoning_details", "thinking_blocks",
+)  # fmt: skip
 """What servers call the thought that they put beside the answer."""
 _BEHIND = re.compile(r"\s*(?:<[^<>]*>\s*|\[[^\[\]]*\]\s*)*")
 """What may stand behind an answer: end tokens."""
@@ -69,7 +72,7 @@ _WORDS = (
     (re.compile("rate_limit|quota"), "broken"),
     (re.compile("filter|safety|refus|block|prohibit|polic|moderat|guard|recit|spii|sensitive|flag"
                 "|harm|violat|censor"), "refused"),
-    (re.compile("length|max|limit|trunc|budget|incomplete|unfinished"), "length"),
+    (re.compile("length|max|limit|trunc|budget|incomplete|unfinished|context|pause"), "length"),
     (re.compile("tool|function"), "tool"),
     (re.compile("err|abort|cancel|fail|time_?out|malform|interrupt|insufficient|overload|crash"
                 "|unavailable|disconnect"), "broken"),
@@ -210,7 +213,9 @@ def cleaned(text: str) -> str:
 def _choice(body: Any) -> Mapping[str, Any]:
     choices = body.get("choices") if isinstance(body, dict) else None
     if isinstance(choices, list) and choices and isinstance(choices[0], dict):
-        return choices[0]
+        # One was asked for; a server that gives several may give them in any order.
+        numbered = (one for one in choices if isinstance(one, dict) and one.get("index") == 0)
+        return next(numbered, choices[0])
     if is_error(body):
         raise GarbledResponseError(f"an error instead of an answer: {said_by(body).words}")
     raise GarbledResponseError(f"garbage instead of an answer: no choices in {_sketch(body)}")
@@ -286,6 +291,9 @@ def _thought(
 ) -> Thought:
     """Thought and answer, by the server's own word or by the marks in the text."""
     if reasoning is not None:
+        repeated = split_thought(written, None)
+        if repeated.reasoning is not None and _same(repeated.reasoning, reasoning):
+            return repeated  # some servers put the thought beside the answer and leave it there
         return Thought(reasoning, written.lstrip(), closed=bool(written.strip()))
     opened = None if hints.opening is None else bool(hints.opening)
     short = len(written) <= _SHORT
@@ -295,6 +303,10 @@ def _thought(
         # Tokens were left for a thought, all are used, and nothing says where it ended.
         return Thought(written.strip(), "", closed=False)
     return thought
+
+
+def _same(one: str, other: str) -> bool:
+    return one.split() == other.split()
 
 
 _SHORT = 16  # letters: a verdict in one token, of which there are few different ones
@@ -311,11 +323,11 @@ def _raw_text(written: str, thought: Thought, hints: ThoughtHints) -> str | None
 def _calls(message: Any) -> str:
     """The tools that an answer calls, as JSON: a list of ``{name, arguments}``; empty if none, or
     one that has no name."""
-    calls = message.get("tool_calls") if isinstance(message, dict) else None
-    if not isinstance(calls, list) or not calls:
+    if not isinstance(message, dict):
         return ""
+    calls = message.get("tool_calls") or [{"function": message.get("function_call")}]
     found = []
-    for call in calls:
+    for call in calls if isinstance(calls, list) else []:
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             return ""
@@ -324,7 +336,7 @@ def _calls(message: Any) -> str:
             with suppress(ValueError, RecursionError):  # a model may write what is no JSON
                 arguments = json.loads(arguments)
         found.append({"name": function["name"], "arguments": arguments})
-    return json.dumps(found, ensure_ascii=False)
+    return json.dumps(found, ensure_ascii=False) if found else ""
 
 
 def _parts(content: Any, choice: Mapping[str, Any]) -> Iterator[str]:
@@ -342,6 +354,8 @@ def _parts(content: Any, choice: Mapping[str, Any]) -> Iterator[str]:
         kind = content.get("type")
         if _is_thought(content):
             return
+        if kind == "reference" and "text" not in content:
+            return  # Mistral's: which source stands behind the text before it
         if isinstance(kind, str) and kind == "refusal":
             raise RequestRejected("refused_by_server", _refusal(choice))
         text = content.get("text")
@@ -366,7 +380,9 @@ def _refusal(choice: Mapping[str, Any]) -> str:
 
 def _reason_word(choice: Mapping[str, Any]) -> str:
     """What the finish reason means: stop, length, refused, tool, broken, unsaid or unknown."""
-    said = choice.get("finish_reason", choice.get("stop_reason"))
+    said = choice.get("finish_reason")
+    if said is None and isinstance(choice.get("stop_reason"), str):
+        said = choice["stop_reason"]  # beside a finish_reason it may be a token's id
     if isinstance(said, list) and len(said) == 1:
         said = said[0]
     if said is None:
@@ -502,7 +518,11 @@ def _logprob(value: Any, least: float) -> float | None:
 
 
 def _by_word(seen: Any) -> dict[str, float] | None:
-    """Log-probability of each word, " A" and "A" added up; None if any of them is unknown."""
+    """Log-probability of each word, " A" and "A" added up; None if any of them is unknown.
+
+    Some servers give tokens as their vocabularies have them, with a mark for the space before a
+    word.
+    """
     if isinstance(seen, dict):
         pairs = list(seen.items())
     elif isinstance(seen, list) and all(isinstance(each, dict) for each in seen):
@@ -523,7 +543,7 @@ def _by_word(seen: Any) -> dict[str, float] | None:
             tokens[token] = logprob
     words: dict[str, float] = {}
     for token, logprob in tokens.items():
-        word = (token if token.isascii() else cleaned(token)).strip()
+        word = (token if token.isascii() else cleaned(token).lstrip(_BEFORE_WORD)).strip()
         words[word] = min(_added(words[word], logprob), 0.0) if word in words else logprob
     return words or None
 

@@ -27,6 +27,7 @@ from prefloop.data.hashing import prompt_id
 from prefloop.data.preferences.labels import LABELS, PairLabel, SeenLabels, label_text, read_label
 from prefloop.data.preferences.layouts import (
     GATHERED,
+    LABEL_COLUMNS,
     LABEL_NAMES,
     Layout,
     PreferenceColumns,
@@ -127,7 +128,8 @@ def read_matches(
     Raises ``InputError`` where it cannot be read, holds none, or its verdicts may mean one thing or
     another.
     """
-    rows = list(counted(read_rows(PromptSource(path=path, limit=limit))))
+    classes = (*LABEL_COLUMNS, "verdict")
+    rows = list(counted(read_rows(PromptSource(path=path, limit=limit), classes=classes)))
     found = Matches(rows=len(rows))
     reader = _Reader(path, rows, columns)
     scored: list[RawRow] = []

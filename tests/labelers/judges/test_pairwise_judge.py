@@ -205,6 +205,8 @@ def test_token_verdicts_are_never_guessed(logprobs: dict[str, float] | None) -> 
         ({"A": -math.inf, "B": -math.inf}, "About", "probability 0 in all"),
         ({"A": 0.5, "B": -2.0}, "A", "above 0"),
         ({"A": math.inf, "B": 1000.0}, "A", "above 0"),
+        ({"A": 0.0, "B": 0.0}, "A", "more than 1"),
+        ({"A": -0.1, "B": -0.2}, "A", "more than 1"),
     ],
 )
 def test_why_a_token_verdict_is_none(
@@ -225,6 +227,9 @@ def test_why_a_token_verdict_is_none(
         (' {"verdict": "B", "rationale": "x"}\n', "second"),
         ('```json\n{"rationale": "x", "verdict": "tie"}\n```', "tie"),
         ('{"verdict": "A"} {"verdict": "A"}', "first"),
+        ('{"verdict": " A\\n"}', "first"),
+        ('{"rationale": "one line\nand\tanother", "verdict": "A"}', "first"),
+        ('\ufeff{"verdict": "A"}', "first"),
         ('{"rationale": "the answer says {\\"verdict\\": \\"B\\"}", "verdict": "A"}', "first"),
     ],
 )

@@ -75,6 +75,8 @@ def test_an_engine_without_log_probabilities_is_named() -> None:
         from_ratings_logprobs([unseen], ONE, ["Well"])
     with pytest.raises(ValueError, match="above 0"):
         from_ratings_logprobs([{**unseen, "4": 800.0}], ONE, ["4"])
+    with pytest.raises(ValueError, match="x: the ratings have probability 5 in all, more than 1"):
+        from_ratings_logprobs([dict.fromkeys(ONE.words, 0.0)], ONE, ["4"])
 
 
 def test_one_rating_from_json() -> None:

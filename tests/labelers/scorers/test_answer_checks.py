@@ -41,6 +41,9 @@ from tests.labelers.scorers.test_verifier import make_pair
         "Mi dispiace, ma non posso aiutarti con questo.",
         "Desculpe, mas não posso ajudar com isso.",
         "Извините, но я не могу помочь с этим запросом.",
+        "i cant help with that",
+        "죄송하지만 그 요청은 도와드릴 수 없습니다.",
+        "죄송합니다. 해당 정보를 제공할 수는 없습니다.",
         "抱歉，我无法提供这方面的信息。",
         "申し訳ありませんが、そのご質問にはお答えできません。",
     ],
@@ -53,6 +56,7 @@ def test_refusals(text: str) -> None:
     "text",
     [
         "Paris is the capital of France.",
+        "파리는 프랑스의 수도입니다.",
         "You can't divide by zero, and no calculator will help you with it.",
         "I can't help but smile when I think of the sea, and of everyone who was there.",
         "I won't give up, she said, and I will not offer excuses.",

@@ -48,6 +48,16 @@ def scored(module: Any, text: str, gold: Any = None, *, options: Any = None, **m
         ("", "7", UNPARSED),
         ("The answer is $\\sqrt{2}$", "\\sqrt{2}", RIGHT),
         ("\\boxed{50\\%}", "50\\%", RIGHT),
+        ("So the answer is (1,2).", "(1,2)", RIGHT),
+        ("So the answer is (2,1).", "(1,2)", WRONG),
+        ("That makes\n3\\times 10^3", "3000", RIGHT),
+        ("<answer>\\frac12</answer>", "0.5", RIGHT),
+        ("Not sure, but 2 and 5 make 7", "7", RIGHT),
+        ("The answer is 12, 5 more than 7.", "12", RIGHT),
+        *(
+            (f"The answer is {text}", "3", WRONG)
+            for text in ("3 or 4", "4 or 3", "3, 4", "not 3", "3 to 4", "x = 3, y = 4", "3; 4")
+        ),
     ],
 )
 def test_math(text: str, gold: str, found: float) -> None:
@@ -84,6 +94,35 @@ CITIES = ["Paris", "London", "New York", "York"]
         ("Paris or London", "A", UNPARSED),
         ("", "A", UNPARSED),
         ("Z", "A", UNPARSED),
+        # Several are named: which is meant is not for us to say.
+        *(
+            (f"{text}{end}", "B", UNPARSED)
+            for end in ("", ".", " are right")
+            for text in ("B and C", "B or C", "B/C", "B, C", "(B) & (C)", "**B**, **C** and **D**")
+        ),
+        ("B, A good choice", "B", RIGHT),
+        ("B and only B", "B", RIGHT),
+        # Named to be refused.
+        ("A is wrong, so B", "A", UNPARSED),
+        ("The answer is not A", "A", UNPARSED),
+        ("A isn't it.", "A", UNPARSED),
+        ("Not London", "B", UNPARSED),
+        ("It isn't in London.", "B", UNPARSED),
+        ("London, not Paris", "B", RIGHT),
+        ("Not Paris, but London", "B", RIGHT),
+        ("$\\boxed{\\mathrm{B}}$", "B", RIGHT),
+        ("Option B is right", "B", RIGHT),
+        ("Answer - B", "B", RIGHT),
+        ("A or C?\n<answer>\nB\n</answer>", "B", RIGHT),
+        ("Because it rains, the answer is (b).", "B", RIGHT),
+        ("Nach langem Überlegen: Die Antwort ist B", "B", RIGHT),
+        ("La respuesta correcta es: **B**", "B", RIGHT),
+        ("答案是B", "B", RIGHT),
+        ("答案：B", "B", RIGHT),
+        ("**Answer**: B", "B", RIGHT),
+        ("The answer issue is open.", "A", UNPARSED),
+        ("The answer isn't B.", "A", UNPARSED),
+        ("Ｂ", "B", RIGHT),
     ],
 )
 def test_choice(text: str, gold: Any, found: float) -> None:
@@ -116,6 +155,8 @@ def test_choice_needs_a_gold_that_is_one(gold: Any) -> None:
         ("The answer is London.\nParis", "Paris", "final", WRONG),
         ("the  big\napple", ["NYC", "The Big Apple"], "whole", RIGHT),
         ("  ", "Paris", "final", UNPARSED),
+        ("Hm.\n<answer>Paris</answer>\nBye.", "Paris", "final", RIGHT),
+        ("So \\boxed{\\text{Paris}}.", "Paris", "final", RIGHT),
     ],
 )
 def test_exact(text: str, gold: Any, within: str, found: float) -> None:

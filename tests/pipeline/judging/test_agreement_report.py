@@ -257,3 +257,24 @@ def test_an_item_has_one_prompt(tmp_path: Path) -> None:
     assert ratings_of(str(path), labels).prompts == ["p"]
     with pytest.raises(InputError, match="has no column 'theme'"):
         read_labels(str(path), replace(columns, prompt="theme"))
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+def test_long_ids_are_not_rounded_to_one(tmp_path: Path, ending: str) -> None:
+    first = 2**53
+    rows = [(first + place, who, label) for place, label in enumerate("AB") for who in "xy"]
+    found = file_agreement(write_long(tmp_path / f"votes{ending}", rows), LONG).as_dict()
+    assert (found["items"], found["raw_agreement"]["value"]) == (2, 1.0)
+
+
+def test_words_for_a_missing_value_are_no_labels(tmp_path: Path) -> None:
+    rows = [("i", "x", "A"), ("i", "y", "nan"), ("j", "x", "NULL"), ("j", "y", "None")]
+    labels = read_labels(write_long(tmp_path / "votes.csv", rows), LONG)
+    assert labels.missing == 2
+    assert labels.given == {"i": {"x": "a"}, "j": {"y": "none"}}
+
+
+def test_labels_that_all_contradict_each_other_are_one_line(tmp_path: Path) -> None:
+    path = write_long(tmp_path / "votes.csv", [("i", "x", "A"), ("i", "x", "B")])
+    with pytest.raises(InputError, match="no label is left: each of the 1 was given twice"):
+        file_agreement(path, LONG)

@@ -12,9 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 import prefloop
+from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
+from prefloop.data.preferences.gold import read_gold
 from prefloop.labelers.statistics.winrate import length_controlled_win_rate, win_rate
 from prefloop.pipeline.commands.app import app
+from prefloop.pipeline.judging.verdict_file import read_verdicts
 from tests.helpers.paths import PUBLIC
 
 
@@ -337,3 +340,40 @@ def test_mt_bench_on_what_people_said(tmp_path: Path) -> None:
     assert (found["accuracy"]["value"], found["accuracy"]["n"]) == (0.75, 2)
     assert found["invalid_votes"] == 1
     assert list(found["refused"].values()) == [{"other_pair": 2}]
+
+
+def test_winners_that_are_classes_are_read_by_their_names(tmp_path: Path) -> None:
+    """And so are the verdicts on gold pairs in such a file."""
+    import datasets
+
+    features = datasets.Features(
+        {
+            **dict.fromkeys(
+                ("question_id", "model_a", "model_b", "input", "output_1", "output_2"),
+                datasets.Value("string"),
+            ),
+            "winner": datasets.ClassLabel(names=["model_b", "model_a", "tie"]),
+        }
+    )
+    rows = [
+        {"question_id": str(n), "model_a": "x", "model_b": "y", "input": f"q{n}", "output_1": "one",
+         "output_2": "two", "winner": winner}
+        for n, winner in enumerate([0, 0, 1, 2])
+    ]  # fmt: skip
+    path = tmp_path / "matches.parquet"
+    dataset = datasets.Dataset.from_list(rows, features=features)
+    dataset.to_parquet(str(path))
+    [found] = rates(path)
+    assert (found["model"], found["opponent"]) == ("y", "x")
+    assert (found["wins"], found["ties"], found["losses"]) == (2, 1, 1)
+    gold = write(tmp_path / "gold.jsonl", [
+        {"input": f"q{n}", "output_1": "one", "output_2": "two", "label": label}
+        for n, label in enumerate(["b", "b", "a", "tie"])
+    ])  # fmt: skip
+    pairs, _ = read_gold(PromptSource(path=str(gold)))
+    dataset.rename_column("winner", "verdict").to_parquet(str(path))
+    [votes] = read_verdicts(str(path), pairs).votes.values()
+    right = {pair.pair_id: pair.gold for pair in pairs}
+    assert [vote["preference"] for vote in votes.to_pylist()] == [
+        right[vote["pair_id"]] for vote in votes.to_pylist()
+    ]

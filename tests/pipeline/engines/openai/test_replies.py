@@ -39,6 +39,7 @@ PARTS = [
     ({"type": "text", "text": "hello"}, "hello"),
     ([{"type": "text", "text": {"value": "hello", "annotations": []}}], "hello"),
     ([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, "hello"], "hello"),
+    ([{"type": "text", "text": "hel"}, {"type": "reference", "reference_ids": [1]}, "lo"], "hello"),
     ([], ""),
     (None, ""),
     ("A \ud83d cut", "A \ufffd cut"),
@@ -81,9 +82,73 @@ def test_no_word_for_the_end():
     assert full.finish_reason == "length"  # all tokens that there were
 
 
-@pytest.mark.parametrize("word", ["max_tokens", "MAX_TOKENS", "max_output_tokens", "model_length"])
+LIMITS = ["max_tokens", "MAX_TOKENS", "max_output_tokens", "model_length",
+          "model_context_window_exceeded", "pause_turn"]  # fmt: skip
+
+
+@pytest.mark.parametrize("word", LIMITS)
 def test_other_words_for_the_limit(word):
     assert answer_to(says(body(finish_reason=word)))[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize(("reason", "ends"), [("max_tokens", "length"), (128009, "stop")])
+@pytest.mark.parametrize("finish", [{"finish_reason": None}, {}])
+def test_the_word_for_the_end_may_stand_elsewhere(reason, ends, finish):
+    reply = body()
+    del reply["choices"][0]["finish_reason"]
+    reply["choices"][0] |= {**finish, "stop_reason": reason}
+    assert answer_to(says(reply))[0].finish_reason == ends
+
+
+def test_of_several_answers_the_first_by_its_number_is_taken():
+    several = [
+        {"index": index, "message": {"content": f"no. {index}"}, "finish_reason": "stop"}
+        for index in (2, 0, 1)
+    ]
+    assert answer_to(says({"choices": several}))[0].text == "no. 0"
+    for one in several:
+        del one["index"]
+    assert answer_to(says({"choices": several}))[0].text == "no. 2"
+
+
+@pytest.mark.parametrize(
+    ("content", "reasoning", "text", "thought"),
+    [
+        ("<think>\nhm [[B]]\n</think>\n\nhello", "hm [[B]]", "hello", "hm [[B]]"),
+        ("hm\n</think>\nhello", "hm", "hello", "hm"),
+        ("<think>hm", "hm", "", "hm"),
+        ("<think>else</think>hello", "hm", "<think>else</think>hello", "hm"),
+        ("hello", "hm", "hello", "hm"),
+    ],
+)
+def test_a_thought_that_stands_in_two_places_is_no_answer(content, reasoning, text, thought):
+    message = {"content": content, "reasoning_content": reasoning}
+    [completion] = answer_to(says(body(message=message)))
+    assert (completion.text, completion.reasoning) == (text, thought)
+
+
+def test_a_thought_in_blocks_beside_the_answer():
+    message = {"content": "hello", "thinking_blocks": [{"type": "thinking", "thinking": "hm"}]}
+    [completion] = answer_to(says(body(message=message)))
+    assert (completion.text, completion.reasoning) == ("hello", "hm")
+
+
+@pytest.mark.parametrize("content", [None, "look"])
+def test_a_call_of_the_first_api_is_an_answer(content):
+    call = {"name": "f", "arguments": '{"in": "Rome"}'}
+    message = {"content": content, "function_call": call}
+    reply = body(message=message, finish_reason="function_call")
+    said = '[{"name": "f", "arguments": {"in": "Rome"}}]'
+    assert answer_to(says(reply))[0].text == (said if content is None else f"look\n{said}")
+
+
+def test_tokens_as_the_vocabulary_has_them():
+    top = [{"token": token, "logprob": logprob} for token, logprob in
+           [("▁A", -0.5), ("ĠB", -1.5), ("B", -2.5), ("▁", -3.0)]]  # fmt: skip
+    step = {"token": "▁A", "logprob": -0.5, "top_logprobs": top}
+    found = read_reply(body("A", logprobs={"content": [step]}), 10).first_logprobs
+    both = math.log(math.exp(-1.5) + math.exp(-2.5))
+    assert found == {"A": -0.5, "B": pytest.approx(both), "": -3.0}
 
 
 @pytest.mark.parametrize(
