@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from prefloop.labelers.config import LabelConfig
@@ -20,6 +22,7 @@ from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.stages.evaluate import ANSWERS, HeldOutAnswers, answer_job
 from prefloop.pipeline.stages.label import LABEL, label_job
+from prefloop.pipeline.stages.likelihood.reading import LOGPS, ReadingOrder, reading_job
 from prefloop.pipeline.stages.matches import MATCH, Voting, match_job
 from prefloop.pipeline.stages.sample import SAMPLE, sample_job
 from prefloop.training.config import EvaluateConfig
@@ -81,6 +84,9 @@ def _job_of(task: BlockTask, models: Models, context: RoundContext) -> BlockJob:
         label = LabelConfig.model_validate(details["label"])
         by = Voting(partial(models.labelers, label.labelers), label, details["section"])
         return match_job(context, details["policy"], details["opponent"], by)
+    if task.stage == LOGPS:
+        order = ReadingOrder.read(details, Path(models.start))
+        return reading_job(context, order, models.scoring, AsyncExitStack())
     assert task.stage == ANSWERS
     return _answer_job(context, models, details)
 

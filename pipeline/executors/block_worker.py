@@ -188,9 +188,9 @@ class BlockWorker:
         why += "" if self._attempts.reason(index) else "logs in Ray's dashboard"
         return ExecutorFailed(
             f"round {task.round} {task.stage}: block {index} ended {most} workers that tried it "
-            f"({' '.join(why.split())}). All other blocks that were done are kept: change the "
-            f"prompts of part-{index:05d}.parquet or what works on them, or raise "
-            "executor.attempts; the same command then goes on"
+            f"({' '.join(why.split())}). All other blocks that were done are kept: "
+            f"{task.remedy.format(block=index)}, or raise executor.attempts; the same command then "
+            "goes on"
         )
 
     def _die(self, index: int, number: int, why: str) -> NoReturn:
