@@ -203,6 +203,18 @@ METRIC = pa.schema(
     ]
 )
 
+# Log-probabilities that KL and rewards on held-out triples are made of.
+LOGPROB = pa.schema(
+    [
+        pa.field("texts", pa.string(), nullable=False),  # answers | triples
+        pa.field("under", pa.string(), nullable=False),  # policy | other | reference
+        pa.field("row", pa.int64(), nullable=False),  # which of the texts, from 0
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("logprob", pa.float64(), nullable=False),  # nats, sum over the tokens
+        pa.field("dtype", pa.string(), nullable=False),  # of the numbers that were computed with
+    ]
+)
+
 QUARANTINE = pa.schema(
     [
         pa.field("stage", pa.string(), nullable=False),  # prompts | sample | label

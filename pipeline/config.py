@@ -198,7 +198,8 @@ class ExecutorConfig(Strict):
 
     type: Literal["local", "ray"] = "local"
     """``local``: in this process. ``ray``: by workers on a Ray cluster, which see the run directory
-    under the same path (needs ``pip install 'prefloop[ray]'``)."""
+    under the same path, or have the keys of the store that it is on (needs ``pip install
+    'prefloop[ray]'``)."""
     address: str = Field(default="auto", pattern=r"\S")
     """Of the cluster: ``auto``, one that was started on this machine or that RAY_ADDRESS names;
     ``local``, a new one on this machine that ends with the run; or HOST:PORT."""
@@ -333,11 +334,6 @@ class RunConfig(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
-        if self.executor.type == "ray" and is_address(self.run_dir):
-            raise ValueError(
-                f"executor.type ray writes into a folder that all nodes see: {self.run_dir} is on "
-                "an object store; set run_dir to such a folder, or executor.type: local"
-            )
         self._fit_given()
         named = [("sample.engine", self.sample.engine)] if self.uses_policy else []
         named += [(f"sample.pool.{m.name}.engine", m.engine) for m in self.sample.pool]

@@ -7,7 +7,6 @@ kill loses a block and no more. What was judged is not judged again.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from dataclasses import replace
 from functools import partial
@@ -24,8 +23,13 @@ from prefloop.pipeline.run.promotion import keeping
 from prefloop.pipeline.run.round_jury import load_round_jury, with_labels_of
 from prefloop.pipeline.run.run_dir import EVALUATION, RunDir, Stopwatch
 from prefloop.pipeline.stages.evaluate import answer_heldout, heldout_sampling, is_untempered
+from prefloop.pipeline.stages.likelihood.likelihood_figures import (
+    Likely,
+    MeasuredPolicy,
+    likelihood_figures,
+)
 from prefloop.pipeline.stages.matches import match, match_figures, match_jury, voting
-from prefloop.pipeline.stages.measures import Likely, answer_figures, kl_figures
+from prefloop.pipeline.stages.measures import answer_figures
 from prefloop.pipeline.stages.prompts import write_blocks
 from prefloop.training.config import EvaluateConfig
 
@@ -83,11 +87,10 @@ async def _figures(
     rows = match_figures(final, jury, new, 0, "start")
     rows += answer_figures(final, new, against=None)
     rows += answer_figures(final, 0, against="start")
-    async with models.scoring() as score:
-        own = is_untempered(heldout_sampling(config.sample, settings))
-        likely = Likely(score, settings.confidence, own)
-        measure = partial(kl_figures, context, new, policy, start, likely, against="start")
-        rows += await asyncio.to_thread(measure)
+    own = is_untempered(heldout_sampling(config.sample, settings))
+    likely = Likely(models.scoring, settings.confidence, own)
+    measured = MeasuredPolicy(new, policy, other=start, against="start", start=start)
+    rows += await likelihood_figures(context, measured, likely)
     return metrics_table([{**row, "round": context.index} for row in rows])
 
 

@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import StopStringCriteria
 
 from prefloop.data.chat import beyond_embedding, end_tokens, render_tokens, verdict_token_ids
@@ -45,7 +44,7 @@ from prefloop.pipeline.engines.prefixes import Work, families_of, width_of
 from prefloop.pipeline.engines.settings import TransformersEngine
 from prefloop.pipeline.engines.weights import check_template_tokens, load_model, load_tokenizer
 from prefloop.training.inputs.tokens import TokenIds
-from prefloop.training.policy.logprobs import BATCH, sequence_logprobs
+from prefloop.training.policy.logprobs import BATCH, WHOLE, Scores, share_logprobs
 
 T = TypeVar("T")
 TokenRow = tuple[Pending, int]
@@ -109,12 +108,12 @@ class HfEngine:
         self,
         prompts: Sequence[TokenIds],
         answers: Sequence[TokenIds],
-        share: tuple[int, int] = (0, 1),
-    ) -> NDArray[np.float64]:
-        """log p(answer | prompt) in nats [N] of token ids under the weights that it serves, in the
-        calling thread. See ``prefloop.training.policy.logprobs.sequence_logprobs``."""
+        share: tuple[int, int] = WHOLE,
+    ) -> Scores:
+        """log p(answer | prompt) in nats of a share of token ids under the weights that it serves,
+        in the calling thread. See ``prefloop.training.policy.logprobs.share_logprobs``."""
         with _COMPUTE:
-            return sequence_logprobs(self._model, prompts, answers, batch_size=BATCH, share=share)
+            return share_logprobs(self._model, prompts, answers, batch_size=BATCH, share=share)
 
     async def aclose(self) -> None:
         """See ``prefloop.data.protocol.Engine``."""

@@ -38,6 +38,8 @@ class BlockTask:
     round: int
     details: Mapping[str, Any] = field(default_factory=dict)
     """What else the stage must know, JSON throughout."""
+    remedy: str = "change the prompts of part-{block:05d}.parquet or what works on them"
+    """What to do about a block that ends whoever works on it."""
 
 
 @dataclass(frozen=True)

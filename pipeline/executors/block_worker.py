@@ -4,6 +4,7 @@ given, and writes them itself."""
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import os
@@ -17,9 +18,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pyarrow as pa
+import pyarrow.ipc
+
 from prefloop.data.errors import PrefloopError
 from prefloop.data.protocol import EngineDied
 from prefloop.pipeline.executors.attempts import Attempts, StageOver
+from prefloop.pipeline.executors.attempts_board import AttemptsOnBoard
 from prefloop.pipeline.executors.block_task import (
     BlockFacts,
     BlockTask,
@@ -29,8 +34,18 @@ from prefloop.pipeline.executors.local import Admission, LocalJob
 from prefloop.pipeline.machine.engine_load import AskingBlock, EngineLoads, ask_as
 from prefloop.pipeline.machine.packages import package_versions
 
+_GO_ON = "{}: the same command goes on"
 _LOOK_S = 1.0
 """Seconds between two looks whether the stage is over."""
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run directory on an object store."""
+
+    address: str
+    copy: Path
+    """The driver's working copy of what is there."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,9 @@ class WorkOrder:
     """What the driver has installed, and its kind of processor."""
     host: str
     """The driver's."""
+    store: StoredRun | None = None
+    """Where the run directory is on an object store. Workers then read what is there in copies of
+    their own, and hand back what they made to the driver, who alone writes."""
 
 
 JobOf = Callable[[WorkOrder], Awaitable[LocalJob]]
@@ -76,9 +94,11 @@ class BlockWorker:
     with it again.
     """
 
-    def __init__(self, order: WorkOrder, job_of: JobOf) -> None:
+    def __init__(self, order: WorkOrder, job_of: JobOf, board: Any = None) -> None:
+        """``board``: where tries are noted instead of in files; see
+        ``prefloop.pipeline.executors.attempts_board``."""
         self._order, self._job_of = order, job_of
-        self._attempts = Attempts(order.generation)
+        self._attempts = Attempts(order.generation) if board is None else AttemptsOnBoard(board)
         self._gate = _Gate(order.in_flight)
         self._opening = asyncio.Lock()
         self._opened: LocalJob | None = None
@@ -94,13 +114,16 @@ class BlockWorker:
         try:
             return await self._unless_over(index)
         except StageOver:
+            if self._order.store is not None:
+                lost = f"{socket.gethostname()} lost the process that waits for its blocks"
+                return {"block": index, "problem": packed(ExecutorFailed(_GO_ON.format(lost)))}
             return {"block": index, "over": f"{self._order.generation} on {socket.gethostname()}"}
         except PrefloopError as error:
             return {"block": index, "problem": packed(error)}
 
     async def _unless_over(self, index: int) -> dict[str, Any]:
         """Work on block ``index`` as long as somebody waits for it."""
-        if not self._order.root.is_dir():
+        if self._order.store is None and not self._order.root.is_dir():
             raise ExecutorFailed(
                 f"{socket.gethostname()} has no {self._order.root}: let run_dir be a folder that "
                 "all nodes of the cluster share"
@@ -122,11 +145,12 @@ class BlockWorker:
             await asyncio.sleep(_LOOK_S)
 
     async def _work(self, index: int) -> dict[str, Any]:
-        async with self._gate.passed(alone=self._attempts.count(index) > 0) as asker:
+        tried = await asyncio.to_thread(self._attempts.count, index)
+        async with self._gate.passed(alone=tried > 0) as asker:
             ask_as(asker)
-            number = self._attempts.begin_try(index)
+            number = await asyncio.to_thread(self._attempts.begin_try, index)
             if number > self._order.attempts:
-                raise self._poison(index)
+                raise await asyncio.to_thread(self._poison, index)
             try:
                 return await self._made(index)
             except EngineDied as error:
@@ -139,6 +163,9 @@ class BlockWorker:
     async def _made(self, index: int) -> dict[str, Any]:
         opened = await self._open()
         shelf = opened.job.shelf
+        if self._order.store is not None:
+            made = await opened.make(index)
+            return row_of(shelf.facts(index, made)) | {"tables": [*map(as_text, made)]}
         tables = await asyncio.to_thread(shelf.kept, index)
         if tables is None:
             tables = await opened.make(index)
@@ -146,6 +173,7 @@ class BlockWorker:
             if self._attempts.is_over():
                 raise StageOver
             if facts.nothing_came:  # whether that counts is to be seen from all blocks
+                assert isinstance(self._attempts, Attempts)
                 self._attempts.hold(index, tables)
                 return row_of(facts) | {"held": len(tables)}
             if not await shelf.keep(index, tables):  # another wrote it, and that stays
@@ -188,9 +216,9 @@ class BlockWorker:
         why += "" if self._attempts.reason(index) else "logs in Ray's dashboard"
         return ExecutorFailed(
             f"round {task.round} {task.stage}: block {index} ended {most} workers that tried it "
-            f"({' '.join(why.split())}). All other blocks that were done are kept: change the "
-            f"prompts of part-{index:05d}.parquet or what works on them, or raise "
-            "executor.attempts; the same command then goes on"
+            f"({' '.join(why.split())}). All other blocks that were done are kept: "
+            f"{task.remedy.format(block=index)}, or raise executor.attempts; the same command then "
+            "goes on"
         )
 
     def _die(self, index: int, number: int, why: str) -> NoReturn:
@@ -288,6 +316,21 @@ def row_of(facts: BlockFacts) -> dict[str, Any]:
 def facts_in(row: Mapping[str, Any]) -> BlockFacts:
     """What :func:`row_of` was given."""
     return BlockFacts(row["block"], row["tally"], row["tokens"], row["cost"], row["failed"])
+
+
+def as_text(table: pa.Table) -> str:
+    """``table`` in a string."""
+    file = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_stream(file, table.schema, options=options) as stream:
+        stream.write_table(table)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def table_in(text: str) -> pa.Table:
+    """What :func:`as_text` was given."""
+    with pa.ipc.open_stream(base64.b64decode(text)) as stream:
+        return stream.read_all()
 
 
 def packed(error: PrefloopError) -> dict[str, Any]:

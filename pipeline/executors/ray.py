@@ -18,15 +18,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from prefloop.data.storage.commits import committed
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.engines.settings import VllmEngine
 from prefloop.pipeline.executors.attempts import Attempts
+from prefloop.pipeline.executors.attempts_board import AttemptsOnBoard
 from prefloop.pipeline.executors.block_task import BlockJob, ExecutorFailed, Take
 from prefloop.pipeline.executors.block_worker import (
     BlockWorker,
     JobOf,
+    StoredRun,
     WorkOrder,
     facts_in,
+    table_in,
     unpacked,
     versions_here,
 )
@@ -50,15 +54,22 @@ class RayExecutor:
     """Has blocks worked on by the cluster of ``config.executor``."""
 
     def __init__(
-        self, config: RunConfig, root: Path, policy_now: Callable[[], str | None], job_of: JobOf
+        self,
+        config: RunConfig,
+        root: Path,
+        policy_now: Callable[[], str | None],
+        job_of: JobOf,
+        store: StoredRun | None = None,
     ) -> None:
-        """``root``: the run directory; ``policy_now``: the checkpoint that ``policy`` means, null
-        for the starting policy; ``job_of`` is called in the workers.
+        """``root``: the run directory, and ``store`` what it is a copy of, or in one;
+        ``policy_now``: the checkpoint that ``policy`` means, null for the starting policy;
+        ``job_of`` is called in the workers.
 
         Raises ``ExecutorFailed`` where Ray is not installed.
         """
         _import_ray()
         self.config, self.root, self.job_of = config, root.absolute(), job_of
+        self.store = store
         self._policy_now = policy_now
         self._is_ours = False
 
@@ -98,7 +109,7 @@ class RayJob:
     async def run(self, blocks: Sequence[int], *, begin: Callable[[int], None], take: Take) -> None:
         """See ``prefloop.pipeline.executors.block_task.OpenJob``; ``begin`` hears nothing."""
         del begin  # no request is made in this process
-        attempts = Attempts.begin(self.executor.root)
+        attempts = await asyncio.to_thread(self._begin_tries)
         rows = _Rows(partial(self._rows, list(blocks), attempts))
         heard = _Heard()
         try:
@@ -106,10 +117,19 @@ class RayJob:
                 heard.say(row["said"])
                 await self._take(row, attempts, take)
         finally:
-            attempts.end()
+            await asyncio.to_thread(attempts.end)
             await rows.aclose()
 
-    async def _take(self, row: Mapping[str, Any], attempts: Attempts, take: Take) -> None:
+    def _begin_tries(self) -> Attempts | AttemptsOnBoard:
+        if self.executor.store is None:
+            return Attempts.begin(self.executor.root)
+        # What has come since the last commit, as a policy's folder, is to be read by workers.
+        committed(self.executor.root / "config.yaml")
+        return AttemptsOnBoard.begin()
+
+    async def _take(
+        self, row: Mapping[str, Any], attempts: Attempts | AttemptsOnBoard, take: Take
+    ) -> None:
         if problem := row.get("problem"):
             raise unpacked(problem)
         if over := row.get("over"):
@@ -119,14 +139,19 @@ class RayJob:
         facts, held = facts_in(row), row.get("held", 0)
 
         async def keep() -> bool:
-            if not held:  # a worker did it
+            if isinstance(attempts, AttemptsOnBoard):
+                tables = tuple(map(table_in, row["tables"]))
+            elif held:
+                tables = await asyncio.to_thread(attempts.held, facts.block, held)
+            else:  # a worker did it
                 return True
-            tables = await asyncio.to_thread(attempts.held, facts.block, held)
             return await self.job.shelf.keep(facts.block, tables)
 
         await take(facts, keep)
 
-    def _rows(self, blocks: Sequence[int], attempts: Attempts) -> Iterator[dict[str, Any]]:
+    def _rows(
+        self, blocks: Sequence[int], attempts: Attempts | AttemptsOnBoard
+    ) -> Iterator[dict[str, Any]]:
         """What the workers say, as it comes. Runs in a thread."""
         import ray.data
 
@@ -157,6 +182,7 @@ class RayJob:
             fn_constructor_kwargs={
                 "order": self._order(attempts, needs),
                 "job_of": self.executor.job_of,
+                "board": attempts.board if isinstance(attempts, AttemptsOnBoard) else None,
             },
         )
         batches = iter(done.iter_batches(batch_size=None, prefetch_batches=0))
@@ -200,7 +226,7 @@ class RayJob:
 
         return {"OMP_NUM_THREADS": str(torch.get_num_threads())}
 
-    def _order(self, attempts: Attempts, needs: WorkerNeeds) -> WorkOrder:
+    def _order(self, attempts: Attempts | AttemptsOnBoard, needs: WorkerNeeds) -> WorkOrder:
         executor = self.executor
         settings = executor.config.executor
         config = of_one_worker(executor.config).model_dump(mode="json")
@@ -217,11 +243,12 @@ class RayJob:
             root=executor.root,
             policy=self.policy and str(Path(self.policy).absolute()),
             folder=None if settings.working_dir else Path.cwd(),
-            generation=attempts.folder,
+            generation=attempts.folder if isinstance(attempts, Attempts) else Path(),
             attempts=settings.attempts,
             in_flight=self.job.in_flight,
             versions=versions_here(),
             host=socket.gethostname(),
+            store=executor.store,
         )
 
 

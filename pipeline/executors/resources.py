@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from prefloop.labelers.config import JudgeLabeler, LabelConfig, LabelerConfig, OwnModelLabeler
 from prefloop.pipeline.config import PoolMember, RunConfig, SampleConfig
-from prefloop.pipeline.engines.settings import EngineConfig, OpenAIEngine, VllmEngine
+from prefloop.pipeline.engines.settings import (
+    EngineConfig,
+    LocalEngine,
+    OpenAIEngine,
+    TransformersEngine,
+    VllmEngine,
+)
 from prefloop.pipeline.executors.block_task import BlockTask, ExecutorFailed
 
 _MOST_AT_HAND = 64
@@ -35,6 +41,8 @@ def worker_needs(config: RunConfig, task: BlockTask, *, has_gpus: bool) -> Worke
 
     Raises ``ExecutorFailed`` where two engines cannot be in one worker.
     """
+    if "readings" in task.details:
+        return _of_scoring(config, has_gpus=has_gpus)
     names, own = _opened(task)
     engines = {name: config.engines[name] for name in names}
     gpus = [_gpus(engine, has_gpus=has_gpus) for engine in engines.values()]
@@ -48,20 +56,43 @@ def worker_needs(config: RunConfig, task: BlockTask, *, has_gpus: bool) -> Worke
             f"engines.{' and engines.'.join(local)} differ in accelerator_type "
             f"({', '.join(sorted(filter(None, kinds)))}), and one worker has them all: name one"
         )
-    several = [one.replica_range for one in local.values() if one.replica_range != (1, 1)]
-    least = max((low for low, _ in several), default=1)
-    most = [high for _, high in several]
-    if config.executor.workers is not None:
-        most.append(config.executor.workers)
-        least = min(least, config.executor.workers)
+    least, most = _workers(config, local.values())
     return WorkerNeeds(
         cpus=config.executor.cpus + sum(one.cpus or 0 for one in local.values()),
         gpus=max(gpus, default=0.0),
         accelerator=next(iter(kinds), None),
         least=least,
-        most=max(min(most), least) if most else None,
+        most=most,
         computes=bool(own or local),
     )
+
+
+def _of_scoring(config: RunConfig, *, has_gpus: bool) -> WorkerNeeds:
+    """Of a worker that reads texts by the policy, with the settings of the engine that it is
+    sampled with, one model on one device at a time."""
+    engine = config.engines[config.sample.engine]
+    local = [] if isinstance(engine, OpenAIEngine) else [engine]
+    device = engine.device if isinstance(engine, TransformersEngine) else "auto"
+    least, most = _workers(config, local)
+    return WorkerNeeds(
+        cpus=config.executor.cpus + sum(one.cpus or 0 for one in local),
+        gpus=float(_on_gpu(device, has_gpus=has_gpus)),
+        accelerator=next((one.accelerator_type for one in local), None),
+        least=least,
+        most=most,
+        computes=True,
+    )
+
+
+def _workers(config: RunConfig, engines: Iterable[LocalEngine]) -> tuple[int, int | None]:
+    """The least and the most of them; null: as many as there is room for."""
+    several = [one.replica_range for one in engines if one.replica_range != (1, 1)]
+    least = max((low for low, _ in several), default=1)
+    most = [high for _, high in several]
+    if config.executor.workers is not None:
+        most.append(config.executor.workers)
+        least = min(least, config.executor.workers)
+    return least, max(min(most), least) if most else None
 
 
 def of_one_worker(config: RunConfig) -> RunConfig:

@@ -97,6 +97,12 @@ def devices_of(engine: EngineConfig) -> tuple[str, ...]:
     return tuple(f"cuda:{index}" for index in range(wanted))
 
 
+def device_beside(engine: EngineConfig) -> str:
+    """The one device that a model is computed on in this process with the settings of ``engine``,
+    however many devices that itself takes, and whether they are here."""
+    return device_named(engine.device if isinstance(engine, TransformersEngine) else "auto")
+
+
 def device_named(name: str) -> str:
     """``auto`` and ``cuda`` as the device that they mean."""
     if name == "auto":

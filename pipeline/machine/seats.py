@@ -13,8 +13,7 @@ from prefloop.pipeline.engines.asked import announce, answered
 from prefloop.training.inputs.tokens import TokenIds
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from prefloop.training.policy.logprobs import Scores
 
 
 @runtime_checkable
@@ -22,9 +21,13 @@ class ScoringEngine(Protocol):
     """An engine on this machine that can score answers under the weights that it serves."""
 
     def logprobs(
-        self, prompts: Sequence[TokenIds], answers: Sequence[TokenIds]
-    ) -> NDArray[np.float64]:
-        """log p(answer | prompt) in nats [N] of token ids."""
+        self,
+        prompts: Sequence[TokenIds],
+        answers: Sequence[TokenIds],
+        share: tuple[int, int] = (0, 1),
+    ) -> Scores:
+        """log p(answer | prompt) in nats of a share of token ids; see
+        ``prefloop.training.policy.logprobs.share_logprobs``."""
         ...
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +30,11 @@ from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.round_jury import jury_on
 from prefloop.pipeline.run.run_dir import JURY, RunDir, RunError
 from prefloop.pipeline.stages.evaluate import answer_heldout, heldout_sampling, is_untempered
+from prefloop.pipeline.stages.likelihood.likelihood_figures import (
+    Likely,
+    MeasuredPolicy,
+    likelihood_figures,
+)
 from prefloop.pipeline.stages.matches import (
     MatchJury,
     match,
@@ -38,7 +42,7 @@ from prefloop.pipeline.stages.matches import (
     match_jury,
     voting,
 )
-from prefloop.pipeline.stages.measures import Likely, answer_figures, kl_figures
+from prefloop.pipeline.stages.measures import answer_figures
 from prefloop.pipeline.stages.prompts import read_prompts
 
 logger = logging.getLogger(__name__)
@@ -259,16 +263,13 @@ async def _divergences(
             why = difference and f"it has other tokens than {policies[0].name} ({difference})"
             found.notes.append(f"no KL of {one.name}: {why or 'it is on a server'}")
             continue
-        async with models.scoring() as score:
-            found.rows[at] += await asyncio.to_thread(
-                kl_figures,
-                context,
-                number,
-                Path(one.model),
-                first,
-                Likely(score, config.evaluate.confidence, own),
-                against="",
-            )
+        measured = MeasuredPolicy(
+            number, Path(one.model), other=first, against="", start=Path(models.start)
+        )
+        likely = Likely(models.scoring, config.evaluate.confidence, own)
+        found.rows[at] += await likelihood_figures(
+            models.working(context).round(0), measured, likely
+        )
     return found
 
 

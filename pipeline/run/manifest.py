@@ -44,7 +44,7 @@ from prefloop.pipeline.config import (
 )
 from prefloop.pipeline.engines.openai.batch.batch_settings import BatchSettings
 from prefloop.pipeline.engines.settings import TransformersEngine
-from prefloop.pipeline.machine.hardware import CPU, devices_of
+from prefloop.pipeline.machine.hardware import CPU, device_beside
 from prefloop.pipeline.machine.packages import package_versions
 from prefloop.pipeline.run.final_split import final_dir
 from prefloop.pipeline.run.round_jury import keep_labels, with_labels_of
@@ -526,7 +526,7 @@ def _shares_threads_out(key: str, config: RunConfig) -> bool:
     engine = config.engines.get(key.split(".")[1])
     if not isinstance(engine, TransformersEngine) or engine.threads is not None:
         return False
-    return devices_of(engine) == (CPU,)
+    return device_beside(engine) == CPU
 
 
 def _difference(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

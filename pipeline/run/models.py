@@ -6,12 +6,12 @@ import asyncio
 import gc
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prefloop.data.conversation import as_sampled
 from prefloop.data.embedded import resolve_embedded
@@ -39,7 +39,12 @@ from prefloop.pipeline.engines.openai.openai_server import OpenAIServer
 from prefloop.pipeline.engines.openai.parameters import Place
 from prefloop.pipeline.engines.policy_check import TOLERANCE_NATS, PolicyMismatch, verify_policy
 from prefloop.pipeline.engines.replicas.replicated import ReplicatedEngine
-from prefloop.pipeline.engines.settings import MemoryMode, OpenAIEngine, sequences_at_once
+from prefloop.pipeline.engines.settings import (
+    MemoryMode,
+    OpenAIEngine,
+    TransformersEngine,
+    sequences_at_once,
+)
 from prefloop.pipeline.engines.weights import is_adapter, load_tokenizer
 from prefloop.pipeline.executors.local import Admission, LocalExecutor
 from prefloop.pipeline.machine.engine_load import EngineLoads
@@ -54,6 +59,7 @@ from prefloop.pipeline.machine.footprint import (
 from prefloop.pipeline.machine.hardware import (
     CPU,
     capacity,
+    device_beside,
     device_named,
     devices_of,
     dtype_on,
@@ -69,6 +75,7 @@ from prefloop.pipeline.machine.seats import (
     SleepingEngine,
 )
 from prefloop.pipeline.machine.stage_memory import (
+    StageMemory,
     beside_training,
     judging_longest,
     sampling_longest,
@@ -79,15 +86,17 @@ from prefloop.pipeline.run.context import RunContext, blocks_in_flight, most_in_
 from prefloop.training.policy.log_ratios import PolicyAndReference, Scoring
 from prefloop.training.policy.logprobs import (
     Placement,
+    ReadShare,
+    ScoredTexts,
     Scorer,
-    answer_logprobs,
+    Scores,
+    loaded_reader,
     scored_tokens,
 )
 from prefloop.training.session.setup import has_gpu
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    pass
 
 logger = logging.getLogger(__name__)
 
@@ -225,8 +234,16 @@ class Models:
         """Whether engines of one stage make room for each other."""
         several = self._config.memory != "keep_open" and _local_models(self._config) > 1
         return several and any(
-            one.in_turn for one in stage_memory(self._config) if one.stage in ("sample", "label")
+            one.in_turn for one in self._stages_here() if one.stage in ("sample", "label")
         )
+
+    def _stages_here(self) -> list[StageMemory]:
+        try:
+            return stage_memory(self._config)
+        except EngineFailed:
+            if self._config.executor.type == "ray":  # the GPUs are those of other stages' workers
+                return []
+            raise
 
     def working(self, context: RunContext) -> RunContext:
         """``context`` with as many blocks at once, in this process, as these have room for."""
@@ -434,49 +451,45 @@ class Models:
             await self._close(key)
 
     @asynccontextmanager
-    async def scoring(self) -> AsyncIterator[Scorer]:
+    async def scoring(self, dtype: str | None = None) -> AsyncIterator[Scorer]:
         """The log-probabilities of answers under checkpoints, on the device and in the type that
-        the policy is sampled with: by the engine where it serves the checkpoint, else by a model
-        that is loaded for it, for which others make room.
+        the policy is sampled with (or in ``dtype``): by the engine where it serves the checkpoint,
+        else by a model that is loaded for it, for which others make room.
 
         It is to be called in a thread, while the engines are asked nothing.
         """
         settings = self._config.engines[self._config.sample.engine]
-        [device] = devices_of(settings)[:1] or [device_named("auto")]
+        device = device_beside(settings)
         named = "auto" if isinstance(settings, OpenAIEngine) else settings.dtype
-        at = Placement(device, dtype_on(named, device))
+        usual = dtype_on(named, device)
+        at = Placement(device, dtype or usual)
         longest = sampling_longest(self._config)
         key = ("log-probabilities", "")
         footprint = scoring_footprint(self._start, at.device, at.dtype, longest)
         async with self._residency.place(key, footprint, enter=_nothing, leave=_nothing):
             _free_cached()
-            yield partial(self._score, at)
+            yield Scorer(at.dtype, partial(self._reader, at, by_engine=at.dtype == usual))
         self._residency.forget([key])
         _free_cached()
 
-    def _score(
-        self,
-        at: Placement,
-        checkpoint: Path,
-        prompts: Sequence[Sequence[Message]],
-        answers: Sequence[str | Sequence[int]],
-        *,
-        complete: Sequence[bool] | None = None,
-        template_kwargs: Mapping[str, Any] | None = None,
-    ) -> NDArray[np.float64]:
+    def _reader(
+        self, at: Placement, checkpoint: Path, texts: ScoredTexts, *, by_engine: bool
+    ) -> ReadShare:
         key = (self._config.sample.engine, POLICY)
         engine: object = self._engines.get(key)
-        if (
-            answers
-            and self._serving.get(key) == str(checkpoint)
-            and isinstance(engine, ScoringEngine)
-        ):
-            return engine.logprobs(
-                *scored_tokens(checkpoint, prompts, answers, complete, template_kwargs)
+        serves = by_engine and self._serving.get(key) == str(checkpoint)
+        if serves and isinstance(engine, ScoringEngine):
+            return _with_threads(
+                self._threads, partial(engine.logprobs, *scored_tokens(checkpoint, texts))
             )
-        return answer_logprobs(
-            checkpoint, prompts, answers, complete=complete, template_kwargs=template_kwargs, at=at
-        )
+        _free_cached()
+        return _with_threads(self._threads, loaded_reader(checkpoint, texts, at))
+
+    @property
+    def _threads(self) -> int | None:
+        """Threads that the policy is computed with; null: as torch finds them."""
+        settings = self._config.engines[self._config.sample.engine]
+        return settings.threads if isinstance(settings, TransformersEngine) else None
 
     def _training_footprint(self) -> Footprint:
         longest = sampling_longest(self._config)
@@ -681,6 +694,20 @@ def _load_own(labeler: OwnModelLabeler, seed: int) -> Labeler:
     policy, reference = map(Path, folders)
     likelihoods = PolicyAndReference(policy, reference, scoring)
     return build_labeler(labeler, engine=None, seed=seed, likelihoods=likelihoods)
+
+
+def _with_threads(threads: int | None, read: ReadShare) -> ReadShare:
+    """``read`` with so many threads, whoever computed in this process before: sums in another order
+    differ in their last bits."""
+
+    def reads(share: tuple[int, int]) -> Scores:
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
+        return read(share)
+
+    return reads
 
 
 async def _nothing() -> None:

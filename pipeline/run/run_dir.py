@@ -23,7 +23,8 @@
       cache/                 responses of HTTP servers, a folder for each engine, and beside each
                              folder, in NAME.spent.jsonl, what the engine has spent; in hosts/
                              those of other machines of a cluster
-      evaluation/            answers of each policy to the held-out prompts, and votes on them
+      evaluation/            answers of each policy to the held-out prompts, votes on them, and
+                             their log-probabilities (logps-001-HASH)
       final/                 held-out prompts that no round was evaluated on, answers of the policy
                              to keep and of the starting one, votes, figures: a run directory of its
                              own
@@ -215,6 +216,11 @@ class RunDir:
         """Answers of a policy that KL is measured on, where its held-out answers were drawn from
         another distribution than its own."""
         return ShardFolder(self.evaluation / f"untempered-{_key(policy)}", schemas.CANDIDATE)
+
+    def log_probabilities(self, policy: int, key: str) -> ShardFolder:
+        """What KL of a policy and its rewards on held-out triples are made of; ``key`` is a hash of
+        the texts and the checkpoints."""
+        return ShardFolder(self.evaluation / f"logps-{_key(policy)}-{key}", schemas.LOGPROB)
 
     def match_votes(self, policy: PolicyKey, opponent: PolicyKey) -> ShardFolder:
         """Votes on the held-out answers of one policy against those of another."""

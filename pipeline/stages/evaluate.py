@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,6 +39,12 @@ from prefloop.pipeline.run.run_dir import (
     RunDir,
     Stopwatch,
 )
+from prefloop.pipeline.stages.likelihood.likelihood_figures import (
+    Likely,
+    MeasuredPolicy,
+    likelihood_figures,
+)
+from prefloop.pipeline.stages.likelihood.reading import OpenScorer
 from prefloop.pipeline.stages.lost_rows import AnswerBlock, restore_quarantine
 from prefloop.pipeline.stages.matches import (
     MatchJury,
@@ -48,7 +53,7 @@ from prefloop.pipeline.stages.matches import (
     match,
     match_figures,
 )
-from prefloop.pipeline.stages.measures import Likely, answer_figures, likelihood_figures
+from prefloop.pipeline.stages.measures import answer_figures
 from prefloop.pipeline.stages.sample import (
     Draw,
     open_source,
@@ -59,7 +64,6 @@ from prefloop.pipeline.stages.sample import (
 )
 from prefloop.pipeline.stages.train import reference_policy
 from prefloop.training.config import EvaluateConfig, TrainConfig
-from prefloop.training.policy.logprobs import Scorer
 
 ANSWERS = "answers"
 """Name of the stage that answers held-out prompts."""
@@ -274,7 +278,7 @@ class Measuring:
     voting: Voting
     load_jury: Callable[[], MatchJury]
     """Called once all votes are there."""
-    open_scorer: Callable[[], AbstractAsyncContextManager[Scorer]]
+    open_scorer: OpenScorer
     promotion_confidence: float
     """Coverage of the interval that promotion goes by."""
     untempered: bool
@@ -310,15 +314,17 @@ async def evaluate_round(
         if against != OPPONENT and by.promotion_confidence != jury.confidence:
             stricter = replace(jury, confidence=by.promotion_confidence)
             rows += _promotion_figure(match_figures(run, stricter, new, opponent, against))
-    async with by.open_scorer() as score:
-        rows += await asyncio.to_thread(
-            likelihood_figures,
-            context,
-            origin.start,
-            reference_policy(context, train, origin),
-            Likely(score, settings.confidence, by.untempered),
-            beta=train.beta,
-        )
+    measured = MeasuredPolicy(
+        number=new,
+        policy=context.folder.policy,
+        other=origin.start,
+        against="start",
+        start=origin.start,
+        reference=await asyncio.to_thread(reference_policy, context, train, origin),
+        beta=train.beta,
+    )
+    likely = Likely(by.open_scorer, settings.confidence, by.untempered)
+    rows += await likelihood_figures(context, measured, likely)
     for row in rows:
         row["round"] = context.index
     metrics.write(EVALUATION, metrics_table(rows))

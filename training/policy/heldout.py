@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 
 from prefloop.data.conversation import conversation_of
 from prefloop.data.hashing import prompt_id
-from prefloop.data.protocol import Message
 from prefloop.labelers.statistics.estimate import Estimate
 from prefloop.labelers.statistics.winrate import win_rate
 from prefloop.training.errors import TrainingError
@@ -23,7 +21,7 @@ from prefloop.training.inputs.rows import UNREADABLE, Dropped, prompts_in
 from prefloop.training.policy.checkpoints import context_length, load_tokenizer
 from prefloop.training.policy.logprobs import (
     Placement,
-    Scorer,
+    ScoredTexts,
     answer_logprobs,
     reward_margin,
 )
@@ -32,9 +30,6 @@ MOST_PAIRS = 256
 """Held-out pairs that a policy is measured on, at most: each is four forward passes."""
 TRAINED_PROMPT = "trained_prompt"
 """Why a held-out pair was left out: the model was trained on its prompt."""
-
-
-_Scores = Callable[[Sequence[Sequence[Message]], Sequence[str]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -57,40 +52,43 @@ def implicit_margins(
     beta: float,
     *,
     template_kwargs: Mapping[str, Any] | None = None,
-    score: Scorer = answer_logprobs,
 ) -> NDArray[np.float64]:
     """``prefloop.training.policy.logprobs.reward_margin`` [N] of each row's chosen answer over its
-    rejected one.
+    rejected one. ``triples``: see :func:`both_answers`."""
+    texts = both_answers(triples, template_kwargs or {})
+    of_policy, of_reference = (
+        answer_logprobs(model, texts.prompts, texts.answers, template_kwargs=texts.template_kwargs)
+        for model in (policy, reference)
+    )
+    return margins_between(of_policy, of_reference, beta)
+
+
+def both_answers(triples: pa.Table, template_kwargs: Mapping[str, Any]) -> ScoredTexts:
+    """The chosen answers of ``triples``, then the rejected ones: they share their prompts, and a
+    model is loaded once for both.
 
     ``triples`` has ``prompt``, ``chosen`` and ``rejected`` as in ``schemas.TRIPLE``, and ``tools``
     and ``prompt_turns`` where prompts have any.
     """
-    answers = {
-        side: [turns[0]["content"] for turns in triples[side].to_pylist()]
-        for side in ("chosen", "rejected")
-    }
     prompts = [
         conversation_of(row["prompt"], row.get("prompt_turns"), row.get("tools"))
         for row in triples.to_pylist()
     ]
-    of_policy, of_reference = (
-        partial(score, model, template_kwargs=template_kwargs) for model in (policy, reference)
-    )
-    return _margins(of_policy, of_reference, prompts, answers, beta)
+    answers = [
+        turns[0]["content"]
+        for side in ("chosen", "rejected")
+        for turns in triples[side].to_pylist()
+    ]
+    return ScoredTexts(prompts * 2, answers, template_kwargs=template_kwargs)
 
 
-def _margins(
-    policy: _Scores,
-    reference: _Scores,
-    prompts: Sequence[Sequence[Message]],
-    answers: Mapping[str, Sequence[str]],
-    beta: float,
+def margins_between(
+    policy: NDArray[np.float64], reference: NDArray[np.float64], beta: float
 ) -> NDArray[np.float64]:
-    chosen, rejected = answers["chosen"], answers["rejected"]
-    # Both answers at once: they share their prompt, and each model is loaded once.
-    asked, said = [*prompts, *prompts], [*chosen, *rejected]
-    good, bad = np.split(policy(asked, said), 2)
-    reference_good, reference_bad = np.split(reference(asked, said), 2)
+    """``reward_margin`` [N] of log-probabilities [2 N] of texts as :func:`both_answers` has
+    them."""
+    good, bad = np.split(policy, 2)
+    reference_good, reference_bad = np.split(reference, 2)
     return reward_margin(good, bad, reference_good, reference_bad, beta)
 
 
@@ -142,13 +140,14 @@ def heldout_pairs(
     if not fresh:
         return Heldout(None, dropped)
     used = table.take(pa.array(fresh))
-    answers = {side: used[side].to_pylist() for side in ("chosen", "rejected")}
+    prompts = used["prompt"].to_pylist() * 2
+    answers = [one for side in ("chosen", "rejected") for one in used[side].to_pylist()]
     # The training before it left the device free.
     at = Placement.fastest()
     of_policy, of_reference = (
-        partial(answer_logprobs, model, at=at, template_kwargs=template_kwargs)
+        answer_logprobs(model, prompts, answers, template_kwargs=template_kwargs, at=at)
         for model in (policy, reference)
     )
-    margins = _margins(of_policy, of_reference, used["prompt"].to_pylist(), answers, beta)
+    margins = margins_between(of_policy, of_reference, beta)
     right = np.sign(margins) / 2 + 0.5
     return Heldout(win_rate(right, clusters=[ids[row] for row in fresh]), dropped)

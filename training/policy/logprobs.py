@@ -6,11 +6,11 @@ its end token included.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 BATCH = 16
 """Answers that are scored together."""
+WHOLE = (0, 1)
+"""The share that is all."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +56,42 @@ class Placement:
         return cls("cuda", "bfloat16" if torch.cuda.is_bf16_supported() else "float32")
 
 
-class Scorer(Protocol):
-    """Anything that gives the log-probabilities of :func:`answer_logprobs`."""
+@dataclass(frozen=True)
+class ScoredTexts:
+    """Answers behind their prompts, as :func:`answer_logprobs` takes them. Raises ``ValueError``
+    where the lengths differ."""
 
-    def __call__(
-        self,
-        checkpoint: Path,
-        prompts: Sequence[Sequence[Message]],
-        answers: Sequence[str | Sequence[int]],
-        *,
-        complete: Sequence[bool] | None = None,
-        template_kwargs: Mapping[str, Any] | None = None,
-    ) -> NDArray[np.float64]:
-        """See :func:`answer_logprobs`."""
-        ...
+    prompts: Sequence[Sequence[Message]]
+    answers: Sequence[str | Sequence[int]]
+    complete: Sequence[bool] | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        flags = self.answers if self.complete is None else self.complete
+        if not len(self.prompts) == len(self.answers) == len(flags):
+            raise ValueError(
+                f"{len(self.prompts)} prompts and {len(self.answers)} answers (and their flags)"
+            )
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+
+Scores = tuple[NDArray[np.int64], NDArray[np.float64]]
+"""Rows of some texts, and their log-probabilities."""
+ReadShare = Callable[[tuple[int, int]], Scores]
+"""Gives those of a share of some texts; see :func:`share_logprobs`."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Whoever computes log-probabilities."""
+
+    dtype: str
+    """The type of the numbers that it computes with."""
+    read: Callable[[Path, ScoredTexts], ReadShare]
+    """Opens the checkpoint (or adapter) in a folder for some texts, which may load it; who has what
+    it gave has it in memory."""
 
 
 def answer_logprobs(
@@ -88,38 +112,40 @@ def answer_logprobs(
     ``length``): it has no end token, so none is scored. Raises ``ValueError`` where the lengths
     differ and ``TrainingError`` where ``checkpoint`` holds no model.
     """
-    import torch
-
-    if len(prompts) != len(answers) or (complete is not None and len(complete) != len(answers)):
-        raise ValueError(f"{len(prompts)} prompts and {len(answers)} answers (and their flags)")
+    texts = ScoredTexts(prompts, answers, complete, template_kwargs or {})
     if not answers:
         return np.empty(0)
-    asked, ids = scored_tokens(checkpoint, prompts, answers, complete, template_kwargs)
+    return whole_of([loaded_reader(checkpoint, texts, at)(WHOLE)], len(answers))
+
+
+def loaded_reader(checkpoint: Path, texts: ScoredTexts, at: Placement) -> ReadShare:
+    """Computes shares of what :func:`answer_logprobs` computes, by one model in memory."""
+    import torch
+
+    asked, ids = scored_tokens(checkpoint, texts)
     model = load_model(checkpoint, dtype=getattr(torch, at.dtype), device=at.device)
-    return sequence_logprobs(model, asked, ids, batch_size=BATCH)
+
+    def read(share: tuple[int, int]) -> Scores:
+        return share_logprobs(model, asked, ids, batch_size=BATCH, share=share)
+
+    return read
 
 
-def scored_tokens(
-    checkpoint: Path,
-    prompts: Sequence[Sequence[Message]],
-    answers: Sequence[str | Sequence[int]],
-    complete: Sequence[bool] | None,
-    template_kwargs: Mapping[str, Any] | None,
-) -> tuple[list[TokenIds], list[TokenIds]]:
+def scored_tokens(checkpoint: Path, texts: ScoredTexts) -> tuple[list[TokenIds], list[TokenIds]]:
     """The token ids of prompts and of answers that :func:`answer_logprobs` scores.
 
     Raises ``TrainingError`` where the model in ``checkpoint`` does not have one of them.
     """
     tokenizer = load_tokenizer(checkpoint)
-    texts = [one if isinstance(one, str) else "" for one in answers]
-    ids = answer_ids(tokenizer, texts, end_token(tokenizer), template_kwargs)
-    if complete is not None:
-        ids = [one if whole else one[:-1] for one, whole in zip(ids, complete, strict=True)]
+    said = [one if isinstance(one, str) else "" for one in texts.answers]
+    ids = answer_ids(tokenizer, said, end_token(tokenizer), texts.template_kwargs)
+    if texts.complete is not None:
+        ids = [one if whole else one[:-1] for one, whole in zip(ids, texts.complete, strict=True)]
     ids = [
         encoded if isinstance(given, str) else np.asarray(given, dtype=np.int32)
-        for encoded, given in zip(ids, answers, strict=True)
+        for encoded, given in zip(ids, texts.answers, strict=True)
     ]
-    asked = [prompt_ids(tokenizer, prompt, template_kwargs) for prompt in prompts]
+    asked = [prompt_ids(tokenizer, prompt, texts.template_kwargs) for prompt in texts.prompts]
     check_embedding(embeddings(checkpoint), checkpoint, [*asked, *ids])
     return asked, ids
 
@@ -131,22 +157,50 @@ def sequence_logprobs(
     *,
     batch_size: int,
     autocast: torch.dtype | None = None,
-    share: tuple[int, int] = (0, 1),
 ) -> NDArray[np.float64]:
-    """Summed log-probability [N] of the ids ``answers[i]`` behind the ids ``prompts[i]``.
+    """Summed log-probability [N] of the ids ``answers[i]`` behind the ids ``prompts[i]``; see
+    :func:`share_logprobs`."""
+    found = share_logprobs(model, prompts, answers, batch_size=batch_size, autocast=autocast)
+    return whole_of([found], len(answers))
+
+
+def whole_of(shares: Sequence[Scores], count: int) -> NDArray[np.float64]:
+    """All log-probabilities [count], of every share. Raises ``ValueError`` where a row is in none
+    of them, or in several."""
+    rows = np.concatenate([np.empty(0, dtype=np.int64), *(rows for rows, _ in shares)])
+    if not np.array_equal(np.sort(rows), np.arange(count)):
+        raise ValueError(f"{len(rows)} rows, {len(set(rows.tolist()))} of them once, for {count}")
+    out = np.empty(count)
+    for found, values in shares:
+        out[found] = values
+    return out
+
+
+def share_logprobs(
+    model: Any,
+    prompts: Sequence[TokenIds],
+    answers: Sequence[TokenIds],
+    *,
+    batch_size: int,
+    autocast: torch.dtype | None = None,
+    share: tuple[int, int] = WHOLE,
+) -> Scores:
+    """Summed log-probabilities of the ids ``answers[i]`` behind the ids ``prompts[i]``, and which i
+    they are of: those of a share.
 
     Runs in batches of similar length, with logits of the answers' tokens only, some of them at a
     time; equal prompts are computed once where the model can (``prefloop.training.policy.passes``)
     and it pays. ``autocast``: mixed precision as the trainer would use it, for a reference that
-    must round alike. ``share`` (index, of): of the batches only every so-manieth, the other rows
-    being 0, so that the sum over all shares is the whole to the bit.
+    must round alike. ``share`` (index, of): of the batches of all only every so-manieth, so that
+    the shares together are the whole to the bit.
     """
     import torch
 
     from prefloop.training.policy.passes import passes_of
 
     device = next(model.parameters()).device
-    out = np.zeros(len(answers))
+    found: list[int] = []
+    values = [np.empty(0)]
     with torch.inference_mode(), torch.autocast(device.type, autocast, enabled=bool(autocast)):
         passes = passes_of(model)
         together = _ANSWERS_A_PROMPT if passes.apart is None else 1
@@ -156,13 +210,14 @@ def sequence_logprobs(
             flat = [row for bundle in rows for row in bundle]
             if passes.head is None:
                 pairs = [prompts[row] for row in flat], [answers[row] for row in flat]
-                out[flat] = _batch_logprobs(model, *pairs, device)
+                values.append(_batch_logprobs(model, *pairs, device))
             else:
                 bundles = [
                     (prompts[bundle[0]], [answers[row] for row in bundle]) for bundle in rows
                 ]
-                out[flat] = _bundle_logprobs(passes, bundles, device)
-    return out
+                values.append(_bundle_logprobs(passes, bundles, device))
+            found += flat
+    return np.array(found, dtype=np.int64), np.concatenate(values)
 
 
 _ANSWERS_A_PROMPT = 4

@@ -33,8 +33,7 @@ from prefloop.pipeline.engines.replicas.wire import (
 from prefloop.training.inputs.tokens import TokenIds
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from prefloop.training.policy.logprobs import Scores
 
 logger = logging.getLogger(__name__)
 
@@ -151,9 +150,9 @@ class Replica:
         prompts: Sequence[TokenIds],
         answers: Sequence[TokenIds],
         share: tuple[int, int],
-    ) -> NDArray[np.float64]:
-        """A share of the batches of ``HfEngine.logprobs``."""
-        found: NDArray[np.float64] = await self._call("logprobs", prompts, answers, share)
+    ) -> Scores:
+        """See ``HfEngine.logprobs``."""
+        found: Scores = await self._call("logprobs", prompts, answers, share)
         return found
 
     async def aclose(self) -> None:

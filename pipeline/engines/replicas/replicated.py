@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from prefloop.data.protocol import Completion, EngineFailed, Request, RequestRejected
 from prefloop.pipeline.engines.blocks import BlockQueue, Pending
 from prefloop.pipeline.engines.replicas.crew import Crew, PolicyCheck
@@ -23,8 +25,7 @@ from prefloop.pipeline.engines.settings import LocalEngine, TransformersEngine
 from prefloop.training.inputs.tokens import TokenIds
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from prefloop.training.policy.logprobs import Scores
 
 ATTEMPTS = 3
 """How often a block is asked, where each time the process dies that has it."""
@@ -124,11 +125,14 @@ class ReplicatedTransformers(ReplicatedEngine):
         return await pending.done
 
     def logprobs(
-        self, prompts: Sequence[TokenIds], answers: Sequence[TokenIds]
-    ) -> NDArray[np.float64]:
+        self,
+        prompts: Sequence[TokenIds],
+        answers: Sequence[TokenIds],
+        share: tuple[int, int] = (0, 1),
+    ) -> Scores:
         """See ``HfEngine.logprobs``, whose bits come out. Call it from any thread but that of the
         engine's event loop."""
-        work = self._logprobs(prompts, answers)
+        work = self._logprobs(prompts, answers, share)
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def aclose(self) -> None:
@@ -179,22 +183,25 @@ class ReplicatedTransformers(ReplicatedEngine):
         self._changed()
 
     async def _logprobs(
-        self, prompts: Sequence[TokenIds], answers: Sequence[TokenIds]
-    ) -> NDArray[np.float64]:
-        last = ReplicaDied("")
+        self, prompts: Sequence[TokenIds], answers: Sequence[TokenIds], share: tuple[int, int]
+    ) -> Scores:
+        last, (first_batch, apart) = ReplicaDied(""), share
         for _ in range(ATTEMPTS):
             await self._crew.somebody()
             replicas = self.replicas
             shares = (
-                replica.logprobs(prompts, answers, (index, len(replicas)))
+                replica.logprobs(
+                    prompts, answers, (first_batch + index * apart, apart * len(replicas))
+                )
                 for index, replica in enumerate(replicas)
             )
             try:
-                first, *others = await asyncio.gather(*shares)
+                found = await asyncio.gather(*shares)
             except ReplicaDied as died:
                 last = died
             else:
-                return sum(others, start=first)
+                rows, values = zip(*found, strict=True)
+                return np.concatenate(rows), np.concatenate(values)
         raise EngineFailed(
             f"processes of the engine died {ATTEMPTS} times while they scored answers "
             f"({last.problem})",

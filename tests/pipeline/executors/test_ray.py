@@ -20,17 +20,27 @@ from typing import Any
 import pytest
 import yaml
 
+from prefloop.data.embedded import resolve_embedded
 from prefloop.data.errors import PrefloopError
 from prefloop.data.protocol import EngineFailed
+from prefloop.data.schemas import CANDIDATE
 from prefloop.pipeline.config import PoolMember, RunConfig, validate_config
+from prefloop.pipeline.executors.attempts import Attempts
 from prefloop.pipeline.loop import take_up
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.stages.evaluate import answer_heldout
+from prefloop.pipeline.stages.likelihood import reading
+from prefloop.pipeline.stages.likelihood.likelihood_figures import (
+    Likely,
+    MeasuredPolicy,
+    likelihood_figures,
+)
 from prefloop.pipeline.stages.matches import match, voting
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import dataset_rows, run_small, small_config
 from tests.helpers.servers import FaultyServer, Handler, Reply, faulty_server, good, status
 from tests.pipeline.executors.ray_cluster import QUIET, add_node, kill, ray_cluster, until, workers
+from tests.pipeline.stages.test_measures import candidate, table
 
 # By a thread: Ray may hang where no signal of Python's is heard.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900, method="thread")]
@@ -371,15 +381,95 @@ async def compare(config: RunConfig, run: RunDir) -> None:
             await models.release()
 
 
-def test_models_in_workers_compute_what_they_compute_here(tmp_path: Path, cluster: Any) -> None:
-    """To the last bit of a log-probability: workers take as many threads as this process."""
+def test_models_in_workers_compute_what_they_compute_here(
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit of a log-probability, and of KL: workers take as many threads as this
+    process, which loads no model but to train it."""
+    monkeypatch.setattr(reading, "TEXTS_OF_BLOCK", 16)
     found = []
     for where in ({}, {"executor": {"type": "ray", "address": cluster.address}}):
+        if where:
+            monkeypatch.setattr("prefloop.pipeline.run.models.loaded_reader", None)
+            monkeypatch.setattr("prefloop.pipeline.run.models.build_engine", None)
         labelers = [{"type": "verifier", "name": "v", "function": "tests.helpers.served:letters"}]
-        wanted = small_config(label={"labelers": labelers}, **where)
+        wanted = small_config(
+            label={"labelers": labelers},
+            train={"learning_rate": 1e-4, "batch_size": 4},
+            evaluate={"samples_per_prompt": 8},
+            **where,
+        )
         run = run_small(tmp_path / ("ray" if where else "local"), wanted)
         found.append((shards(run), dataset_rows(run)))
-    assert found[0] == found[1]
+    assert found[0][0].keys() == found[1][0].keys()
+    assert [name for name, shard in found[0][0].items() if found[1][0][name] != shard] == []
+    assert found[0][1] == found[1][1]
     candidates = RunDir(tmp_path / "ray").round(0).candidates.table()
     assert candidates["logprob"].null_count == 0
+    figures = {row["name"] for row in run.round(0).metrics.read(1).to_pylist()}
+    assert figures >= {"kl", "reward_margin"}
+    assert len([name for name in found[1][0] if name.startswith("evaluation/logps-001-")]) >= 8
     assert no_worker_is_left()
+
+
+def test_killed_workers_leave_log_probabilities_as_they_are(
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy that answers many times is read by two workers, both of which are killed."""
+    monkeypatch.setattr(reading, "TEXTS_OF_BLOCK", 16)
+    expected = asyncio.run(measure(small_config(), RunDir(tmp_path / "local")))
+    tries: list[int] = []
+
+    def counted(attempts: Attempts) -> None:
+        tries.append(sum(len(list(one.iterdir())) for one in attempts.folder.iterdir()))
+        end(attempts)
+
+    end = Attempts.end
+    monkeypatch.setattr(Attempts, "end", counted)
+    run = RunDir(tmp_path / "ray")
+    killed: list[int] = []
+
+    def kill_all_once() -> None:
+        if until(lambda: len([*run.root.glob("evaluation/logps-*/part-*.parquet")]) > 1, 300):
+            for one in workers():
+                killed.append(one.pid)
+                kill(one)
+
+    killer = threading.Thread(target=kill_all_once)
+    killer.start()
+    on_ray = small_config(executor={"type": "ray", "address": cluster.address})
+    found = asyncio.run(measure(on_ray, run))
+    killer.join()
+    assert killed
+    assert found == expected
+    assert shards(run) == shards(RunDir(tmp_path / "local"))
+    blocks = len([name for name in shards(run) if name.startswith("evaluation/logps-")])
+    assert blocks == 2 * ANSWERS_TO_EACH * 8 // 16
+    assert blocks < tries[0] <= blocks + len(killed)
+    assert no_worker_is_left()
+
+
+ANSWERS_TO_EACH = 40
+
+
+async def measure(config: RunConfig, run: RunDir) -> list[dict[str, Any]]:
+    """KL of a policy to the starting policy."""
+    other = Path(resolve_embedded("embedded:judge"))
+    with run.lock():
+        config, models, context = take_up(config, run)
+        start = Path(models.start)
+        try:
+            prompts = run.heldout.table(["prompt_id"])["prompt_id"].to_pylist()
+            assert len(prompts) == 8
+            rows = [
+                candidate("other", one, at, f"The {at} to {number}. " * (1 + (7 * at) % 30))
+                for number, one in enumerate(prompts)
+                for at in range(ANSWERS_TO_EACH)
+            ]
+            run.answers(1).write(0, table(rows, CANDIDATE))
+            measured = MeasuredPolicy(1, other, other=start, against="start", start=start)
+            likely = Likely(models.scoring, 0.95, untempered=True)
+            return await likelihood_figures(context.round(0), measured, likely)
+        finally:
+            await context.executor.aclose()
+            await models.release()

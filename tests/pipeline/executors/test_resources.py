@@ -94,6 +94,30 @@ def test_labelers_with_models_of_their_own_take_one_too() -> None:
     assert (taken.gpus, taken.computes) == (1.0, True)
 
 
+@pytest.mark.parametrize(
+    ("policy", "gpus"),
+    [
+        ({"type": "vllm", "tensor_parallel_size": 4}, 1.0),
+        ({"type": "transformers"}, 1.0),
+        ({"type": "transformers", "device": "cpu"}, 0.0),
+        ({"type": "openai", "tokenizer": "t"}, 1.0),
+    ],
+)
+def test_texts_are_read_by_one_model_on_one_gpu(policy: dict[str, Any], gpus: float) -> None:
+    whole = config(engines=ENGINES | {"policy": policy})
+    task = BlockTask("log-probabilities", Path(), 0, {"readings": []})
+    found = worker_needs(whole, task, has_gpus=True)
+    assert found == WorkerNeeds(2, gpus, None, 1, None, computes=True)
+    assert worker_needs(whole, task, has_gpus=False).gpus == 0
+
+
+def test_texts_are_read_by_the_workers_that_the_policy_has() -> None:
+    vllm = {"type": "vllm", "replicas": {"min": 2, "max": 6}, "cpus": 3, "accelerator_type": "H100"}
+    task = BlockTask("log-probabilities", Path(), 0, {"readings": []})
+    found = worker_needs(config(engines=ENGINES | {"policy": vllm}), task, has_gpus=True)
+    assert found == WorkerNeeds(5, 1.0, "H100", 2, 6, computes=True)
+
+
 def test_nothing_is_opened_to_sample_where_answers_are_given() -> None:
     taken = needs("sample", sample={"from": {"path": "x.jsonl"}})
     assert (taken.gpus, taken.computes) == (0.0, False)

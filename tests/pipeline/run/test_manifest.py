@@ -15,6 +15,7 @@ from prefloop.data.errors import PrefloopError
 from prefloop.data.strict import fingerprint
 from prefloop.labelers.judges.folder import SHIPPED
 from prefloop.pipeline.config import ConfigError, RunConfig, load_config, validate_config
+from prefloop.pipeline.machine.hardware import Gpus, pretended
 from prefloop.pipeline.run.manifest import as_begun, open_run
 from prefloop.pipeline.run.run_dir import RunDir, RunError
 from prefloop.pipeline.run.status import collect_status
@@ -377,6 +378,16 @@ def test_the_number_of_an_engine_s_processes_may_change(
     [said] = caplog.messages
     assert "engines.default.replicas: 1 -> 2" in said
     assert "bit for bit" in said
+
+
+def test_workers_may_be_more_than_this_machine_has_gpus_for(tmp_path: Path) -> None:
+    def with_workers(replicas: int) -> RunConfig:
+        engines = {"default": {"type": "transformers", "replicas": replicas}}
+        return small_config(engines=engines, executor={"type": "ray"})
+
+    with pretended(Gpus("H100", 1, 80 << 30, "")):
+        run = begun(tmp_path / "run", with_workers(4), "candidates", "votes")
+        open_run(with_workers(8), run, revisions={})
 
 
 def test_who_works_on_the_blocks_may_change_at_any_time(tmp_path: Path) -> None:

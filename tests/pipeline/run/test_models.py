@@ -8,13 +8,20 @@ from typing import Any
 
 import pytest
 
-from prefloop.data.protocol import Engine, Request, Sampling
+from prefloop.data.protocol import Engine, EngineFailed, Request, Sampling
 from prefloop.labelers.config import JudgeLabeler
 from prefloop.pipeline.engines.factory import build_engine
 from prefloop.pipeline.engines.transformers_engine import HfEngine
+from prefloop.pipeline.machine.hardware import Gpus, pretended
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.run_dir import RunDir
-from prefloop.training.policy.logprobs import answer_logprobs
+from prefloop.training.policy.logprobs import (
+    WHOLE,
+    ScoredTexts,
+    answer_logprobs,
+    loaded_reader,
+    whole_of,
+)
 from tests.helpers.runs import VERIFIER, run_small, small_config
 
 POOL = [{"name": "one"}, {"name": "two", "model": "embedded:judge", "engine": "other"}]
@@ -126,21 +133,22 @@ def test_the_engine_scores_what_it_serves_as_a_loaded_model_would(
     config = small_config()
     prompts = [({"role": "user", "content": text},) for text in ("Hello", "Name a colour.")]
     answers, complete = ["Good day to you.", "Blue"], [True, False]
+    texts = ScoredTexts(prompts, answers, complete)
     loaded: list[str] = []
 
-    def load(checkpoint: Path, *args: Any, **options: Any) -> Any:
+    def load(checkpoint: Path, *texts_and_place: Any) -> Any:
         loaded.append(checkpoint.name)
-        return answer_logprobs(checkpoint, *args, **options)
+        return loaded_reader(checkpoint, *texts_and_place)
 
-    monkeypatch.setattr("prefloop.pipeline.run.models.answer_logprobs", load)
+    monkeypatch.setattr("prefloop.pipeline.run.models.loaded_reader", load)
 
     async def both() -> list[Any]:
         models = Models(config)
         served = Path(models.start)
         other = Path(models.checkpoint_of("embedded:judge", "default"))
         await models.engine("default", "policy")
-        async with models.scoring() as score:
-            found = [score(one, prompts, answers, complete=complete) for one in (served, other)]
+        async with models.scoring() as scorer:
+            found = [whole_of([scorer.read(one, texts)(WHOLE)], 2) for one in (served, other)]
         await models.release()
         return [
             *found,
@@ -153,15 +161,32 @@ def test_the_engine_scores_what_it_serves_as_a_loaded_model_would(
     assert served.tolist() != other.tolist()
 
 
+def test_a_cluster_has_the_gpus_that_this_machine_has_not() -> None:
+    engines = {"default": {"type": "vllm", "tensor_parallel_size": 2}}
+    with pretended(Gpus("H100", 1, 80 << 30, "")):
+        with pytest.raises(EngineFailed, match="needs 2 GPUs, and this machine has 1"):
+            _ = Models(small_config(engines=engines)).blocks_in_flight
+        models = Models(small_config(engines=engines, executor={"type": "ray"}))
+        assert models.blocks_in_flight == 2
+        assert models.admission is not None
+
+        async def dtypes() -> list[str]:
+            async with models.scoring() as usual, models.scoring("float32") as asked:
+                return [usual.dtype, asked.dtype]
+
+        assert asyncio.run(dtypes()) == ["bfloat16", "float32"]
+
+
 def test_in_turn_the_engine_leaves_for_the_scorer(opened: list[str]) -> None:
     config = small_config(memory="one_at_a_time")
 
     async def score() -> Any:
         models = Models(config)
         await models.engine("default", "policy")
-        async with models.scoring() as score:
+        async with models.scoring() as scorer:
             assert opened == ["policy", "-policy"]
-            found = score(Path(models.start), [({"role": "user", "content": "Hi"},)], ["Yes"])
+            texts = ScoredTexts([({"role": "user", "content": "Hi"},)], ["Yes"])
+            _, found = scorer.read(Path(models.start), texts)(WHOLE)
         await models.engine("default", "policy")
         await models.release()
         return found

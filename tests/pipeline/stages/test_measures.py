@@ -3,8 +3,10 @@ distribution."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,15 @@ from prefloop.pipeline.config import SampleConfig
 from prefloop.pipeline.run.context import RunContext
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.stages.evaluate import heldout_sampling, is_untempered
+from prefloop.pipeline.stages.likelihood.likelihood_figures import (
+    Likely,
+    MeasuredPolicy,
+    likelihood_figures,
+)
 from prefloop.pipeline.stages.matches import MatchJury, match_figures
-from prefloop.pipeline.stages.measures import Likely, answer_figures, kl_figures
+from prefloop.pipeline.stages.measures import answer_figures
 from prefloop.training.config import EvaluateConfig
+from prefloop.training.policy.logprobs import ReadShare, ScoredTexts, Scorer, Scores
 from tests.helpers.runs import small_config
 
 SAMPLES = 2
@@ -130,29 +138,30 @@ def test_scores_of_one_prompt_count_once(tmp_path: Path) -> None:
 # KL
 
 
-def context_of(run: RunDir) -> RunContext:
-    return RunContext.of(small_config(), run)
-
-
 def scored(moved: Any, *, untempered: bool) -> Likely:
     """The new policy finds each text as much likelier than the other as ``moved`` says of it."""
 
-    def score(checkpoint: Path, prompts: Any, answers: Any, **_: Any) -> np.ndarray:
-        assert len(prompts) == len(answers)
-        return np.array([moved(one) if checkpoint.name == "new" else 0.0 for one in answers])
+    def read(checkpoint: Path, texts: ScoredTexts) -> ReadShare:
+        def share_of(share: tuple[int, int]) -> Scores:
+            rows = np.arange(len(texts))[share[0] :: share[1]]
+            is_new = checkpoint.name == "new"
+            return rows, np.array([float(is_new and moved(texts.answers[row])) for row in rows])
 
-    return Likely(score, 0.95, untempered)
+        return share_of
+
+    @asynccontextmanager
+    async def opened(dtype: str | None) -> AsyncIterator[Scorer]:
+        yield Scorer(dtype or "float32", read)
+
+    return Likely(opened, 0.95, untempered)
 
 
 def kl_of(run: RunDir, moved: Any, *, untempered: bool = True) -> Any:
-    rows = kl_figures(
-        context_of(run),
-        1,
-        Path("new"),
-        Path("other"),
-        scored(moved, untempered=untempered),
-        against="start",
-    )
+    other = Path("other")
+    measured = MeasuredPolicy(1, Path("new"), other=other, against="start", start=other)
+    context = RunContext.of(small_config(), run).round(0)
+    likely = scored(moved, untempered=untempered)
+    rows = asyncio.run(likelihood_figures(context, measured, likely))
     return rows[0]["estimate"] if rows else None
 
 

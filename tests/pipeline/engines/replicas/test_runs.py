@@ -14,6 +14,7 @@ from prefloop.pipeline.engines.replicas.replicated import ReplicatedEngine
 from prefloop.pipeline.loop import take_up
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.run_dir import RunDir
+from prefloop.training.policy.logprobs import WHOLE, ScoredTexts, whole_of
 from tests.helpers.runs import JUDGE, VERIFIER, run_small, small_config
 
 pytestmark = pytest.mark.slow
@@ -69,9 +70,14 @@ def test_a_policy_reaches_all_behind_a_seat(tmp_path: Path) -> None:
         opened = models.opened("default", "policy")
         assert isinstance(opened, ReplicatedEngine)
         each = [await replica.generate(asked) for replica in opened.replicas]
-        async with models.scoring() as score:
-            served = Path(models.policy), [asked.messages], ["Yes"]
-            assert (await asyncio.to_thread(score, *served)).shape == (1,)
+        async with models.scoring() as scorer:
+            read = scorer.read(
+                Path(models.policy), ScoredTexts([asked.messages] * 40, ["Yes"] * 40)
+            )
+            whole = await asyncio.to_thread(read, WHOLE)
+            shares = [await asyncio.to_thread(read, (index, 3)) for index in range(3)]
+            assert 0 < min(len(rows) for rows, _ in shares) < 40
+            assert whole_of(shares, 40).tolist() == whole_of([whole], 40).tolist()
         await models.release()
         return [one[0].text for one in (before, after, *each)]
 
