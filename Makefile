@@ -10,9 +10,10 @@ demo: setup
 	$(BIN)/prefloop run examples/demo.yaml
 
 # One restart: after a second crash xdist would wait for ever, and say of neither where it was.
+# In the order of tests/conftest.py: xdist's own puts the files with the longest tests last.
 ## test: set-up and the whole test suite
 test: setup-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 1
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 1
 
 ## ends: engines and training on the oldest and on the newest versions allowed; 8 GB, an hour
 ends: .venv-oldest/.tested .venv-newest/.tested
@@ -84,8 +85,8 @@ setup-gpu: .venv/.gpu
 	grep -v "^#" $< | sed "s/==.*/==/" | grep -vFf - constraints.txt | cat - $< > .venv-$*/constraints.txt
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint .venv-$*/constraints.txt --editable '.[dev]'
-	.venv-$*/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart 1 \
-	  -m "not slow and not vllm" tests/training tests/pipeline/engines tests/labelers/scorers
+	.venv-$*/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	  --max-worker-restart 1 -m "not slow and not vllm" tests/training tests/pipeline/engines tests/labelers/scorers
 	@touch $@
 
 clean:

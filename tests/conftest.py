@@ -1,6 +1,8 @@
 """Set before anything imports torch or a library of the hub."""
 
+import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -21,14 +23,40 @@ settings.register_profile("prefloop", print_blob=True, deadline=None)
 settings.load_profile("prefloop")
 
 
+_set_aside = [0]
+"""How many modules there were each time that what there was was set aside."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The fuzz takes minutes: it runs where it is asked for (``-m fuzz``)."""
+    """Files with slow tests come first: one that is begun last leaves other cores idle.
+
+    The fuzz takes minutes: it runs where it is asked for (``-m fuzz``)."""
+    slow = {item.path for item in items if any(map(item.get_closest_marker, ("slow", "vllm")))}
+    items.sort(key=lambda item: item.path not in slow)
     if "fuzz" in config.option.markexpr:
         return
     fuzz = [item for item in items if item.get_closest_marker("fuzz")]
     if fuzz:
         config.hook.pytest_deselected(items=fuzz)
         items[:] = [item for item in items if item not in fuzz]
+
+
+def pytest_unconfigure() -> None:
+    """What was set aside below is freed with the rest: libraries warn of what they find left."""
+    gc.unfreeze()
+
+
+def pytest_runtest_setup() -> None:
+    """Set aside what is there where many modules were imported since this was done last.
+
+    Each training and each engine that is closed has Python look for garbage in all that there is,
+    and where all libraries are loaded, and thousands of tests, this takes half a second. What tests
+    make is searched as ever.
+    """
+    if len(sys.modules) > _set_aside[-1] + 50:
+        gc.collect()
+        gc.freeze()
+        _set_aside.append(len(sys.modules))
 
 
 @pytest.fixture(scope="session", params=KINDS)
