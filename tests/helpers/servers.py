@@ -256,7 +256,7 @@ def vllm_server(model: str, log: Path, *arguments: str) -> Iterator[str]:
 
 
 def _wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(600):
+    for _ in range(2400):
         if process.poll() is not None:
             raise RuntimeError(f"the vLLM server ended:\n{log.read_text()[-3000:]}")
         try:

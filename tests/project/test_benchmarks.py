@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from prefloop.data.embedded import resolve_embedded
+from tests.helpers.forked import run_module
 from tests.helpers.paths import ROOT
 
 SMALL = ["--width", "64", "--layers", "2"]
@@ -68,11 +69,7 @@ ENGINES = {
 
 
 def run(name: str, options: list[str], **environment: str) -> str:
-    command = [sys.executable, "-m", f"benchmarks.{name}", *options]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, check=False,
-        env={**os.environ, **environment},
-    )  # fmt: skip
+    done = run_module(f"benchmarks.{name}", options, **environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

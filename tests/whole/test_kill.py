@@ -6,11 +6,11 @@ libraries loaded, so that the kills fall into the run and not into imports.
 """
 
 import json
-import multiprocessing
 import os
 import random
 import signal
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -19,6 +19,7 @@ import yaml
 
 from prefloop.data.hashing import folder_revision
 from prefloop.pipeline.run.run_dir import EVALUATION, RunDir
+from tests.helpers.forked import forked
 from tests.helpers.runs import dataset_rows
 
 KILLS = 20
@@ -70,26 +71,9 @@ def run_whole(config: str, directory: str) -> None:
 def test_a_run_killed_twenty_times_ends_with_the_same_dataset(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(CONFIG))
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [
-            "torch",
-            "transformers",
-            "trl",
-            "datasets",
-            "matplotlib.pyplot",
-            "prefloop.pipeline.loop",
-            "prefloop.pipeline.engines.transformers_engine",
-            "prefloop.training.trainers.pair_trainer",
-            "statsmodels.api",
-            "scipy.stats",
-        ]
-    )
 
-    def child(directory: Path) -> multiprocessing.process.BaseProcess:
-        process = context.Process(target=run_whole, args=(str(config), str(directory)))
-        process.start()
-        return process
+    def child(directory: Path) -> BaseProcess:
+        return forked(run_whole, str(config), str(directory))
 
     calm = tmp_path / "calm"
     first = child(calm)  # starts the fork server, which loads the libraries
