@@ -229,9 +229,10 @@ def test_a_signal_ends_a_run_with_a_function_that_does_not(
     number: int, body: str, tmp_path: Path
 ) -> None:
     (tmp_path / "never_ends.py").write_text(LOOP.format(body=body))
+    rows = [{"prompt": f"Number {n}?", "responses": [f"a{n}", f"it is {n}"]} for n in range(2)]
+    (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, rows)))
     config = {
-        "prompts": {"train": {"path": "embedded:prompts", "limit": 2}},
-        "sample": {"max_tokens": 4},
+        "sample": {"from": {"path": "answers.jsonl"}},
         "label": {"labelers": [
             {"type": "verifier", "function": "never_ends:score", "timeout_s": 3600}
         ]},
@@ -239,7 +240,7 @@ def test_a_signal_ends_a_run_with_a_function_that_does_not(
     (tmp_path / "run.yaml").write_text(json.dumps(config))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd())])}
     process = subprocess.Popen(
-        [sys.executable, "-m", "prefloop", "run", "run.yaml", "--run-dir", "run"],
+        [sys.executable, "-m", "prefloop", "run", "run.yaml", "--run-dir", "run", "--no-check"],
         cwd=tmp_path, env=environment,
     )  # fmt: skip
     started = tmp_path / "started"

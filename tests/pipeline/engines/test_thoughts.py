@@ -2,16 +2,16 @@
 
 import asyncio
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from prefloop.data.chat import thinking_off, thought_opening
-from prefloop.data.protocol import Request, Sampling
+from prefloop.data.protocol import Completion, Request, Sampling
 from prefloop.pipeline.engines.factory import build_engine
 from prefloop.pipeline.engines.settings import TransformersEngine, VllmEngine
 from prefloop.pipeline.engines.weights import load_tokenizer
-from tests.helpers.thinking_models import make_thinking_model
 
 
 def ask(word: str, **changes) -> Request:
@@ -35,11 +35,12 @@ def answers(model: str, *requests: Request, config=None):
     return asyncio.run(go())
 
 
-def check_thoughts(model: str, config=None) -> None:
-    one, two, never, quick = answers(
+def check_thoughts(model: str, further: Request, config=None) -> Completion:
+    """Four answers, and the one to ``further`` as it came."""
+    one, two, never, quick, last = answers(
         model, ask("one"), ask("two", choices=("A", "B")), ask("never", thought_tokens=20),
         ask("two", thought_tokens=None, chat_template_kwargs={"enable_thinking": False}),
-        config=config,
+        further, config=config,
     )  # fmt: skip
     assert (one.text, one.reasoning, one.finish_reason) == ("A", "We see one.", "stop")
     assert one.answer_tokens == 2  # "A" and the end token
@@ -54,10 +55,11 @@ def check_thoughts(model: str, config=None) -> None:
     assert never.answer_tokens == 0
     assert (quick.text, quick.reasoning, quick.reasoning_tokens) == ("A", None, 0)
     assert quick.raw_text is None
+    return last
 
 
 def test_a_thought_is_no_answer(thinking_model: str) -> None:
-    check_thoughts(thinking_model)
+    check_thoughts(thinking_model, ask("one"))
 
 
 def test_what_a_template_says_about_thoughts(thinking_model: str) -> None:
@@ -76,21 +78,22 @@ def test_the_raw_text_is_what_was_generated(thinking_model: str) -> None:
     assert one.raw_text == opening + written
 
 
+SCHEMA = {
+    "type": "object",
+    "properties": {"verdict": {"enum": ["A", "B"]}},
+    "required": ["verdict"],
+    "additionalProperties": False,
+}
+
+
 @pytest.mark.vllm
+@pytest.mark.parametrize("thinking_model", ["tags", "special_opened"], indirect=True)
 def test_vllm_takes_thoughts_off_too(thinking_model: str) -> None:
-    check_thoughts(thinking_model, VllmEngine(max_model_len=200))
-
-
-@pytest.mark.vllm
-def test_a_json_answer_behind_a_thought(tmp_path: Path) -> None:
-    model = make_thinking_model(tmp_path)
-    schema = {"type": "object", "properties": {"verdict": {"enum": ["A", "B"]}},
-              "required": ["verdict"], "additionalProperties": False}  # fmt: skip
-    request = ask("one", json_schema=schema)
-    [one] = answers(model, Request(**{
-        **{name: getattr(request, name) for name in request.__slots__},
-        "sampling": Sampling(temperature=0.0, max_tokens=20),
-    }), config=VllmEngine(max_model_len=200))  # fmt: skip
-    assert one.reasoning == "We see one."
-    assert one.text in ('{"verdict":"A"}', '{"verdict":"B"}')
-    assert one.raw_text.endswith(one.text)
+    """Marks that are text and marks that are tokens of their own, thoughts that the model opens
+    and thoughts that are opened for it; and a JSON answer behind a thought."""
+    behind = ask("one", json_schema=SCHEMA)
+    longer = replace(behind, sampling=replace(behind.sampling, max_tokens=20))
+    as_json = check_thoughts(thinking_model, longer, config=VllmEngine(max_model_len=200))
+    assert as_json.reasoning == "We see one."
+    assert as_json.text in ('{"verdict":"A"}', '{"verdict":"B"}')
+    assert as_json.raw_text.endswith(as_json.text)
