@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from filelock import FileLock
 
 from prefloop.pipeline.review.errors import ReviewError
 from prefloop.pipeline.review.server.home import Home
@@ -18,7 +19,8 @@ def argilla_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A home without data; the tests that need one are skipped where pip cannot install it."""
     home = Home(tmp_path_factory.mktemp("argilla"), venv=VENV)
     try:
-        ensure_venv(home)
+        with FileLock(f"{VENV}.lock"):  # the tests of another process may be making it
+            ensure_venv(home)
     except ReviewError as error:
         pytest.skip(f"no Argilla server here: {error}")
     return home
