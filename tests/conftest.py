@@ -16,6 +16,7 @@ from tests.helpers.thinking_models import KINDS, make_thinking_model
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes would compile all of it
 
 # A failing property test prints the line that repeats it. None fails for being slow: the first call
 # may import a library.
