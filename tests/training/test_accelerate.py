@@ -86,13 +86,19 @@ def assert_as_alone(result: TrainResult, alone: TrainResult) -> None:
         assert weights == pytest.approx(other[name], abs=2e-4), name
 
 
-@pytest.mark.parametrize("order", ["length", "random"])
-def test_two_processes_train_as_one_does_also_after_a_kill(
-    job: Job, tmp_path: Path, order: str
-) -> None:
-    """Killed in the middle of the second epoch."""
+def ordered(job: Job, order: str, folder: Path) -> Job:
     config = job.config.model_copy(update={"order": order})
-    job = replace(job, config=config, out=tmp_path / "one" / "policy")
+    return replace(job, config=config, out=folder / "one" / "policy")
+
+
+def test_two_processes_train_as_one_does(job: Job, tmp_path: Path) -> None:
+    job = ordered(job, "random", tmp_path)
+    assert_as_alone(train_offline(launched(job, tmp_path / "two")), train_offline(job))
+
+
+def test_two_processes_train_as_one_does_also_after_a_kill(job: Job, tmp_path: Path) -> None:
+    """Killed in the middle of the second epoch."""
+    job = ordered(job, "length", tmp_path)
     alone = train_offline(job)
     assert alone.steps == 8
     two = launched(job, tmp_path / "two")

@@ -153,15 +153,19 @@ def steps_taken(folder: Path) -> list[int]:
 def test_a_process_that_is_killed_is_replaced_and_the_weights_are_those_of_one(
     cluster: str, alone: tuple[Job, TrainResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Weights are sharded here; where a node is killed, each process has all of them."""
     monkeypatch.setattr(offline, "train_as_one", train_until_held)
+    file = tmp_path / "accelerate.yaml"
+    file.write_text(FSDP, encoding="utf-8")
     steps, on_step = holding(tmp_path, kill)
-    job = on(cluster, alone[0], tmp_path)
+    job = on(cluster, alone[0], tmp_path, accelerate=str(file))
     result = train_offline(job, on_step=on_step)
     assert steps_taken(tmp_path) == [*range(1, HOLD + 1), *range(HOLD, 9)]
     assert steps == list(range(1, 9))  # each is heard once, though some were taken twice
     assert_as_alone(result, alone[1])
     assert until(lambda: not processes())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["logps.parquet", "policy", "taken"]
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"accelerate.yaml", "logps.parquet", "policy", "taken"}
     again = train_offline(job)  # made already: nobody is asked
     assert again.history == result.history
 
@@ -230,16 +234,6 @@ def test_a_training_ends_with_who_waits_for_it_and_the_same_command_goes_on(
     assert_as_alone(train_offline(job), alone[1])
     assert steps_taken(tmp_path) == [*range(1, HOLD + 1), *range(HOLD, 9)]
     assert nothing_is_left()
-
-
-@pytest.mark.slow
-def test_weights_may_be_sharded(
-    cluster: str, alone: tuple[Job, TrainResult], tmp_path: Path
-) -> None:
-    file = tmp_path / "accelerate.yaml"
-    file.write_text(FSDP, encoding="utf-8")
-    result = train_offline(on(cluster, alone[0], tmp_path, accelerate=str(file)))
-    assert_as_alone(result, alone[1])
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prefloop.pipeline.run.run_dir import EVALUATION
+from prefloop.pipeline.run.run_dir import EVALUATION, RunDir
 from tests.helpers.runs import VERIFIER, dataset_rows, run_small, small_config
 
 pytestmark = [
@@ -18,13 +18,8 @@ pytestmark = [
 ]
 
 
-def run_with_vllm(root: Path, train: dict, **engine: object) -> None:
-    config = small_config(
-        engines={"default": {"type": "vllm", **engine}},
-        label={"labelers": [VERIFIER]},
-        train={"learning_rate": 1e-2, "batch_size": 2} | train,
-    )
-    run = run_small(root, config)
+def assert_compared(run: RunDir) -> None:
+    """The policy that was trained answered the held-out prompts, and was compared."""
     assert sum(map(len, dataset_rows(run).values())) > 0
     swapped, start = run.answers(1).table(), run.answers(0).table()
     assert set(swapped["policy_revision"].to_pylist()) != set(start["policy_revision"].to_pylist())
@@ -33,17 +28,7 @@ def run_with_vllm(root: Path, train: dict, **engine: object) -> None:
     assert {"win_rate", "kl"} <= set(names)
 
 
-def test_a_lora_round_goes_into_the_running_engine(tmp_path: Path) -> None:
-    run_with_vllm(tmp_path, {"lora": {"r": 8, "alpha": 16}}, enable_lora=True)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_whole_weights_go_into_the_engine_on_a_gpu(tmp_path: Path) -> None:
-    run_with_vllm(tmp_path, {}, gpu_memory_utilization=0.3, dtype="float32")
-
-
-def test_adapters_go_into_the_running_engine_at_every_leg(tmp_path: Path) -> None:
+def test_adapters_go_into_the_running_engine_at_every_leg_and_at_the_end(tmp_path: Path) -> None:
     config = small_config(
         engines={"default": {"type": "vllm", "enable_lora": True}},
         label={"labelers": [VERIFIER]},
@@ -52,7 +37,6 @@ def test_adapters_go_into_the_running_engine_at_every_leg(tmp_path: Path) -> Non
             "online": True, "batch_size": 4, "learning_rate": 1e-2, "warmup_ratio": 0,
             "lora": {"r": 8, "alpha": 16},
         },
-        evaluate={"enabled": False},
     )  # fmt: skip
     run = run_small(tmp_path, config)
     revisions = [
@@ -60,3 +44,17 @@ def test_adapters_go_into_the_running_engine_at_every_leg(tmp_path: Path) -> Non
     ]
     assert all(len(one) == 1 for one in revisions)
     assert len(set.union(*revisions)) == 4
+    assert_compared(run)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_whole_weights_go_into_the_engine_on_a_gpu(tmp_path: Path) -> None:
+    config = small_config(
+        engines={
+            "default": {"type": "vllm", "gpu_memory_utilization": 0.3, "dtype": "float32"}
+        },
+        label={"labelers": [VERIFIER]},
+        train={"learning_rate": 1e-2, "batch_size": 2},
+    )  # fmt: skip
+    assert_compared(run_small(tmp_path, config))
