@@ -15,6 +15,9 @@ from tests.helpers.stores.object_store import make_bucket, s3_server
 from tests.helpers.thinking_models import KINDS, make_thinking_model
 
 os.environ.setdefault("TQDM_DISABLE", "1")
+# Tiny models are no faster on more threads, and these wait for each other, five times as long where
+# other tests are at work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes would compile all of it
 
