@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -11,6 +12,11 @@ from prefloop.pipeline.report import formats
 
 def render_page(template: str, **values: Any) -> str:
     """``template`` (of pipeline/templates) with ``values``; all text in them is escaped."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache  # which keeps what it compiled
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("prefloop.pipeline"),
         autoescape=True,
@@ -23,4 +29,4 @@ def render_page(template: str, **values: Any) -> str:
         formats.figure, formats.size,
     ):  # fmt: skip
         environment.filters[function.__name__] = function
-    return environment.get_template(template).render(**values)
+    return environment

@@ -171,6 +171,28 @@ def test_policies_reach_both_and_each_is_checked(runner, engine, folders) -> Non
     assert first != runner.run(ask(engine, blocks(1)))
 
 
+def test_blocks_stay_together_where_requests_are_spread(runner, engine, folders) -> None:
+    """vLLM's way of sharing out, over processes of transformers."""
+
+    async def go() -> None:
+        spread = ReplicatedVllm(engine._crew)
+        asked = blocks(3, size=4, max_tokens=20)
+        work = asyncio.ensure_future(ask(spread, asked))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        first, second = spread.replicas
+        assert spread._under_way == {first: 16, second: 8}  # two seeds a request
+        kill(second.pid)
+        answers = await work
+        assert not any(spread._under_way.values())
+        assert not spread._homes
+        engine._crew.on_change = engine._changed
+        assert answers == await in_one(folders["base"], asked)
+        await until_two(engine)
+
+    runner.run(go())
+
+
 def test_one_that_is_killed_comes_back_with_its_policy(runner, engine, folders, caplog) -> None:
     asked = blocks(4, max_tokens=40)
     checked = []
@@ -276,26 +298,3 @@ def test_what_cannot_be_loaded_fails_as_in_one_process(runner, folders, tmp_path
     one, two = runner.run(failure(ONE)), runner.run(failure(TWO))
     assert (two.problem, two.remedy) == (one.problem, one.remedy)
     assert "broken" in two.problem
-
-
-def test_blocks_stay_together_where_requests_are_spread(runner, folders) -> None:
-    """vLLM's way of sharing out, over processes of transformers."""
-
-    async def go() -> None:
-        inner = await build_engine(TWO, folders["base"])
-        assert isinstance(inner, ReplicatedTransformers)
-        engine = ReplicatedVllm(inner._crew)
-        asked = blocks(3, size=4, max_tokens=20)
-        work = asyncio.ensure_future(ask(engine, asked))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        first, second = engine.replicas
-        assert engine._under_way == {first: 16, second: 8}  # two seeds a request
-        kill(second.pid)
-        answers = await work
-        assert not any(engine._under_way.values())
-        assert not engine._homes
-        await engine.aclose()
-        assert answers == await in_one(folders["base"], asked)
-
-    runner.run(go())
