@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from prefloop.data.embedded import resolve_embedded
-from tests.helpers.forked import run_module
 from tests.helpers.paths import ROOT
+from tests.helpers.processes.forked import run_module
 
 SMALL = ["--width", "64", "--layers", "2"]
 TINY = ["--prompts", "4", "--n", "2", "--max-tokens", "8", "--pairs", "8", "--batch", "2", *SMALL]

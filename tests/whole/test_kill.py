@@ -19,7 +19,7 @@ import yaml
 
 from prefloop.data.hashing import folder_revision
 from prefloop.pipeline.run.run_dir import EVALUATION, RunDir
-from tests.helpers.forked import forked
+from tests.helpers.processes.forked import forked
 from tests.helpers.runs import dataset_rows
 
 KILLS = 20
