@@ -1,10 +1,9 @@
-"""The README's Python quickstart, as a script and cell by cell in a notebook kernel."""
+"""The README's Python quickstart, cell by cell in a notebook kernel; ``test_docs`` runs it as a
+script."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -19,15 +18,6 @@ def quickstart() -> str:
     (block,) = [block for block in blocks if block.startswith("import prefloop\n")]
     assert len(block.strip().splitlines()) <= 10
     return str(block)
-
-
-def test_the_quickstart_runs(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", quickstart()],
-        capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "done" in done.stdout
 
 
 @pytest.mark.slow
