@@ -41,7 +41,10 @@ def wanted_by(config: RunConfig, run: RunDir | None = None) -> StillToAsk:
         for one in labelers
         if isinstance(one, JudgeLabeler | OwnModelLabeler)
     ]
-    return StillToAsk(() if sampled else config.sample.members(), tuple(asked))
+    # Where all answers are given, the policy is only asked for those to the held-out prompts.
+    answers = config.sample.total > 0 or (config.train and config.evaluate.enabled)
+    samplers = config.sample.members() if answers and not sampled else ()
+    return StillToAsk(samplers, tuple(asked))
 
 
 def of_servers(config: RunConfig, wanted: StillToAsk) -> StillToAsk:

@@ -422,3 +422,14 @@ def test_who_is_computed_by_a_cluster_is_not_asked_from_here() -> None:
     assert asked.samplers == ()
     assert [key for key, _ in asked.labelers] == ["label.labelers.b"]
     assert list(what_fits_into_memory(on_ray)) == []
+
+
+def test_a_policy_that_answers_nothing_is_not_asked() -> None:
+    given = {"from": {"path": "answers.jsonl"}, "n": 0}
+    assert wanted_by(small_config(sample=given)).samplers == ()
+    beside = wanted_by(small_config(sample={**given, "n": 2}))
+    assert [member.name for member in beside.samplers] == ["policy"]
+    held_out = wanted_by(small_config(sample=given, train={}))
+    assert [member.name for member in held_out.samplers] == ["policy"]
+    apart = small_config(sample=given, train={}, evaluate={"enabled": False})
+    assert wanted_by(apart).samplers == ()
