@@ -85,6 +85,7 @@ ENTRIES = {
     "gpu": Entry("A GPU's acceptance", hours=True),
     "controlled": Entry("The controlled experiment of the DPO paper", hours=True),
     "real": Entry("A real model: IFEval before and after rounds of DPO", hours=True),
+    "quantisation": Entry("What the 4 bits of the real model's file cost on IFEval", hours=True),
     "sixteen": Entry("Eleven methods on sixteen prompts", hours=True),
     "self_instruct": Entry("Margins on people's answers", hours=True),
 }

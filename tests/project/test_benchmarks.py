@@ -99,7 +99,9 @@ def test_none_is_forgotten() -> None:
     there = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
     there -= {"__init__", "__main__", "answering", "models"}
     # People are simulated against a real Argilla, whose own tests run that code.
-    assert there - {"review", "real", "self_instruct"} == RUNS.keys() | ENGINES.keys()
+    assert (
+        there - {"review", "real", "quantisation", "self_instruct"} == RUNS.keys() | ENGINES.keys()
+    )
 
 
 @pytest.mark.slow
@@ -126,6 +128,11 @@ def test_the_real_model_is_measured_before_and_after(tmp_path: Path) -> None:
     assert "| round 0 | 12 |" in out
     assert (tmp_path / "out" / "real.svg").exists()
     assert run("real", options).splitlines()[-8:] == out.splitlines()[-8:]
+    # And what as large an error as that of its weights' 4 bits does to it.
+    options[options.index("--model") + 1] = str(resolve_embedded("embedded:policy"))
+    told = run("quantisation", [*options[: options.index("--rounds")], "--max-tokens", "12"])
+    assert "24 prompts, greedy answers" in told
+    assert "| mean of both, strict | " in told
 
 
 def test_without_a_network_the_real_model_is_skipped(tmp_path: Path) -> None:
