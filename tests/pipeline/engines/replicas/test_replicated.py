@@ -24,6 +24,7 @@ from prefloop.pipeline.engines.replicas.replicated import (
     ReplicatedVllm,
 )
 from prefloop.pipeline.engines.settings import TransformersEngine
+from prefloop.training.policy.logprobs import whole_of
 from tests.helpers.engine_models import make_adapter, make_model
 
 pytestmark = pytest.mark.slow
@@ -137,7 +138,7 @@ def test_log_probabilities_are_shared_out_and_the_same(runner, engine, folders) 
         one = await build_engine(ONE, folders["base"])
         each = [await asyncio.to_thread(e.logprobs, prompts, answers) for e in (engine, one)]
         await one.aclose()
-        return [found.tolist() for found in each]
+        return [whole_of([scores], len(answers)).tolist() for scores in each]
 
     found, expected = runner.run(both())
     assert found == expected
