@@ -38,7 +38,9 @@ class BlockTask:
     round: int
     details: Mapping[str, Any] = field(default_factory=dict)
     """What else the stage must know, JSON throughout."""
-    remedy: str = "change the prompts of part-{block:05d}.parquet or what works on them"
+    remedy: str = (
+        "change the prompts of that block (shard {block} in prompt/) or what works on them"
+    )
     """What to do about a block that ends whoever works on it."""
 
 
