@@ -179,9 +179,7 @@ def test_rows_are_not_read_from_a_store() -> None:
         list(read_rows(source))
 
 
-def test_ray_and_an_address_do_not_go_together() -> None:
-    with pytest.raises(ConfigError, match="a folder that all nodes see: s3://bucket/run is on an"):
-        small_config(run_dir="s3://bucket/run", executor={"type": "ray"})
+def test_an_address_is_brought_into_one_form() -> None:
     assert small_config(run_dir="s3:/bucket//run/").run_dir == "s3://bucket/run"
     with pytest.raises(ConfigError, match="write it as s3://BUCKET/FOLDER"):
         small_config(run_dir="s3://bucket/run?a=1")
