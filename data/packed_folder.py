@@ -99,17 +99,21 @@ class PackedFolder(ShardFolder):
             else:
                 self._write_many(run, part, [counts[index] for index in run])
 
-    def put_together(self, indices: Sequence[int]) -> None:
-        """Let those of ``indices`` that are there in files of their own share files, as few as
-        they are rows of shards without a gap. Raises ``StorageError``."""
+    def put_together(self, groups: Iterable[Sequence[int]]) -> None:
+        """Let the shards of each of ``groups``, those that are there in files of their own, share
+        files, as few as they are rows of shards without a gap. Raises ``StorageError``."""
         alone = {shards[0] for shards in self._listed().values() if len(shards) == 1}
-        for run in _without_gap(sorted(alone.intersection(indices))):
-            if len(run) > 1:
-                parts = [super(PackedFolder, self).read(index) for index in run]
-                self._write_many(run, pa.concat_tables(parts), list(map(len, parts)))
-        # Also those of a process that was killed here, and of a writer that came late.
-        for index in self._names():
-            self.files.delete(file_of(index))
+        # Those of a process that was killed here, and of a writer that came late.
+        left = {index for index in self._names() if super(PackedFolder, self).exists(index)}
+        for group in groups:
+            for run in _without_gap(sorted(alone.intersection(group))):
+                if len(run) > 1:
+                    parts = [super(PackedFolder, self).read(index) for index in run]
+                    self._write_many(run, pa.concat_tables(parts), list(map(len, parts)))
+                    left.update(run)
+            for index in sorted(left):
+                self.files.delete(file_of(index))
+            left.clear()
 
     def replace(self, index: int, table: pa.Table) -> None:
         """See :class:`ShardFolder`."""

@@ -71,5 +71,4 @@ def put_together(folder: RoundDir, shards: PackedFolder) -> None:
     blocks = shards.indices()
     if len(blocks) < _MANY:
         return
-    for span in spans_of(folder, blocks, shards):
-        shards.put_together(span)
+    shards.put_together(spans_of(folder, blocks, shards))
