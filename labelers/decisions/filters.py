@@ -125,9 +125,8 @@ def apply_filters(
     selected = _select(decisions, candidates, config.strategy, seed, rewards or {})
     unselected = decisions["kept"].to_numpy() & ~selected
     decisions = _drop(decisions, np.where(unselected, len(filters), -1), reasons)
-    texts, chosen, rejected = text_codes(pairs.filter(pa.array(selected[rows])))
-    same = pc.equal(texts.take(pa.array(chosen)), texts.take(pa.array(rejected)))
-    assert not pc.any(same, min_count=0).as_py(), "a kept pair has chosen == rejected"
+    pairs = pairs.filter(pa.array(selected[rows]))
+    assert not _run(Identical(), pairs).any(), "a kept pair has chosen == rejected"
     return decisions
 
 

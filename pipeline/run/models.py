@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from prefloop.data.conversation import as_sampled
 from prefloop.data.embedded import resolve_embedded
@@ -94,9 +93,6 @@ from prefloop.training.policy.logprobs import (
     scored_tokens,
 )
 from prefloop.training.session.setup import has_gpu
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 
