@@ -91,11 +91,17 @@ _CONVERT = """
 import sys
 from pathlib import Path
 import torch
+from tokenizers.pre_tokenizers import Digits, Sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 file, target = Path(sys.argv[1]), sys.argv[2]
 named = {"gguf_file": file.name}
-AutoTokenizer.from_pretrained(file.parent, **named).save_pretrained(target)
+tokenizer = AutoTokenizer.from_pretrained(file.parent, **named)
+# The file says that digits are split off first (its pre-tokenizer "smollm"), which transformers
+# does not read: white space before a number would be cut into other tokens.
+split = tokenizer.backend_tokenizer
+split.pre_tokenizer = Sequence([Digits(individual_digits=True), split.pre_tokenizer])
+tokenizer.save_pretrained(target)
 read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **named)
 if hasattr(read.config, "quantization_config"):
     del read.config.quantization_config

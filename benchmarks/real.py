@@ -1,5 +1,5 @@
 """A real model on a real benchmark: SmolLM2-135M-Instruct on IFEval, before and after rounds of
-DPO on the verifier's labels.
+DPO on the verifier's labels. With --rounds 0, before alone.
 
     python -m benchmarks.real [--out runs/real] [--engine transformers|vllm] [--threads N]
                               [--rounds 2] [--prompts-per-round 96] [--max-tokens 640]
@@ -102,7 +102,7 @@ def config_of(options: argparse.Namespace, model: Path | str, halves: dict[str, 
         engine |= {"max_model_len": 4096}
     raw: dict[str, Any] = {
         "run_dir": str(options.out / "run"),
-        "rounds": options.rounds,
+        "rounds": max(options.rounds, 1),
         "policy": str(model),
         "block_size": 48,
         "blocks_in_flight": 1,
@@ -353,6 +353,11 @@ def report(options: argparse.Namespace, model: str) -> None:
         return measure(config, policy, half, out / f"{name}-{half}", options.max_tokens)
 
     start = measured(model, "start", HELDOUT)
+    if options.rounds == 0:
+        whole = start.and_(measured(model, "start", TRAIN))
+        print(f"agreement: {agreement_of(whole)}", "", sep="\n")
+        print(*ifeval_table({"start, all prompts": whole}), sep="\n")
+        return
     prefloop.run(config)
     run = RunDir(Path(config.run_dir))
     policies = {f"round {i}": run.round(i).policy for i in range(config.rounds)}

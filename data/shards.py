@@ -341,7 +341,10 @@ def file_of(first: int, last: int | None = None) -> str:
 
 def _as_parquet(table: pa.Table, row_group_size: int = ROW_GROUP) -> memoryview:
     file = pa.BufferOutputStream()
-    pq.write_table(table, file, compression="zstd", row_group_size=row_group_size)
+    # Nearly all columns are ids, numbers and long texts, which a dictionary only makes larger.
+    pq.write_table(
+        table, file, compression="zstd", use_dictionary=False, row_group_size=row_group_size
+    )
     return memoryview(file.getvalue())
 
 

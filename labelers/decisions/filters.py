@@ -48,6 +48,7 @@ from prefloop.labelers.config import (
 from prefloop.labelers.decisions.lengths import LENGTH_COLUMNS, compared_lengths, with_characters
 from prefloop.labelers.decisions.pairs import id_keys, select_pairs
 from prefloop.labelers.decisions.reasons import PAIR_STRATEGY
+from prefloop.labelers.decisions.same_texts import same_texts
 
 LENGTH_BALANCE = LengthBalance().type
 EMPTY_ANSWER = "empty_answer"
@@ -236,18 +237,7 @@ def text_codes(pairs: pa.Table) -> tuple[pa.Array, NDArray[np.int64], NDArray[np
 @pair_filter(Identical)
 def identical(pairs: pa.Table, params: Identical) -> Drop:  # noqa: ARG001
     """Drop where the answers are equal but for case (Unicode case folding) and white space."""
-    texts, chosen, rejected = text_codes(pairs)
-    used = np.zeros(len(texts), np.bool_)
-    used[chosen] = used[rejected] = True
-    rows = np.flatnonzero(used)
-    numbers: dict[str, int] = {}
-    code = np.zeros(len(texts), np.int64)
-    code[rows] = [
-        numbers.setdefault(" ".join(text.split()).casefold(), len(numbers))
-        for text in texts.take(pa.array(rows)).to_pylist()
-    ]
-    drop: Drop = code[chosen] == code[rejected]
-    return drop
+    return same_texts(*text_codes(pairs))
 
 
 @pair_filter(Truncated)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from prefloop.data.hashing import derive_seed
 from prefloop.data.shards import write_shard
@@ -40,15 +40,16 @@ class DatasetPart:
 
     def split(self, table: pa.Table) -> dict[str, pa.Table]:
         """The rows of ``table``, which has ``prompt_id``, by the split that they belong in."""
-        splits = self._splits(table["prompt_id"])
-        return {split: table.filter(pa.array(splits == split)) for split in SPLITS}
+        belongs = self._splits(table["prompt_id"])
+        return {split: table.filter(pc.equal(belongs, split)) for split in SPLITS}
 
-    def _splits(self, prompt_ids: pa.ChunkedArray) -> np.ndarray:
-        names = prompt_ids.to_pylist()
-        split_by_id = {
-            one: split_of(one, seed=self.seed, test_share=self.test_share) for one in set(names)
-        }
-        return np.array([split_by_id[one] for one in names], dtype="U5")
+    def _splits(self, prompt_ids: pa.ChunkedArray) -> pa.Array:
+        ids = prompt_ids.combine_chunks().dictionary_encode()
+        of_each = [
+            split_of(one, seed=self.seed, test_share=self.test_share)
+            for one in ids.dictionary.to_pylist()
+        ]
+        return pa.array(of_each, pa.string()).take(ids.indices)
 
 
 class PartFiles:

@@ -1,0 +1,62 @@
+"""Which texts are the same but for case and white space, by their bytes where these tell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from prefloop.data.arrays import Bools, Ints
+
+_FOLDS_TO_ASCII = (
+    "\u00df\u0130\u0149\u017f\u01f0\u1e96-\u1e9a\u1e9e\u212a\ufb00-\ufb06"
+)
+"""The characters beyond ASCII whose case folding has ASCII in it, for a class of a pattern."""
+
+
+def same_texts(texts: pa.Array, first: Ints, second: Ints) -> Bools:
+    """Whether text ``first`` and text ``second`` of each pair are the same but for case (Unicode
+    case folding) and white space: bool [N]; both are rows of ``texts`` (string), which has no null.
+
+    Texts are normalised one by one only where the sums of their visible ASCII characters do not
+    tell them apart already, since that takes several times as long.
+    """
+    sums, unsure = _sums(texts), _fold_to_ascii(texts)
+    maybe = (sums[first] == sums[second]) | unsure[first] | unsure[second]
+    maybe &= first != second
+    rows = np.unique(np.concatenate([first[maybe], second[maybe]]))
+    numbers: dict[str, int] = {}
+    code = np.zeros(len(texts), np.int64)
+    code[rows] = [
+        numbers.setdefault(" ".join(text.split()).casefold(), len(numbers))
+        for text in texts.take(pa.array(rows)).to_pylist()
+    ]
+    same: Bools = first == second
+    same[maybe] = code[first[maybe]] == code[second[maybe]]
+    return same
+
+
+def _sums(texts: pa.Array) -> NDArray[np.uint32]:
+    """A number for each text [T], of its visible ASCII characters without regard to case: another
+    number, another text, but where one has ``_FOLDS_TO_ASCII``."""
+    texts = texts.cast(pa.large_string())
+    _, offsets, characters = texts.buffers()
+    bounds = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    found = np.zeros(len(texts), np.uint32)
+    some = np.flatnonzero(np.diff(bounds))
+    if len(some):
+        every = np.frombuffer(characters, np.uint8)[bounds[0] : bounds[-1]]
+        visible = every - np.uint8(33) < 94  # wraps around below 33
+        lower = (every | np.uint8(32)) * visible  # the two cases of a letter differ in that bit alone
+        found[some] = np.add.reduceat(lower, bounds[some] - bounds[0], dtype=np.uint32)
+    return found
+
+
+def _fold_to_ascii(texts: pa.Array) -> Bools:
+    if pc.all(pc.string_is_ascii(texts)).as_py():
+        return np.zeros(len(texts), np.bool_)
+    found: Bools = pc.match_substring_regex(texts, f"[{_FOLDS_TO_ASCII}]").to_numpy(
+        zero_copy_only=False
+    )
+    return found
