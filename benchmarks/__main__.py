@@ -46,6 +46,7 @@ ENTRIES = {
     ),
     "overhead": Entry("Overhead around steps that do nothing, against distilabel"),
     "scale": Entry("Candidates through pairing, filtering and writing"),
+    "vectorised": Entry("Filtering and writing against one pass of polars"),
     "judge": Entry("The one-token judge against distilabel's judging tasks", ("--pairs", "256")),
     "reward": Entry("A reward model over candidates, against one answer at a time"),
     "audit": Entry("`prefloop audit` on a million pairs"),

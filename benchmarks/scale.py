@@ -5,7 +5,8 @@
 By the default of `block_size`, and by one that is as large as the files. What it takes to put small
 blocks together, at the end of the stages that made them, stands apart. Each size runs in a process
 of its own, so that its peak memory is its own. Candidates and the votes of one verifier are made up
-beforehand (not timed): four answers of 40 to 400 characters for each prompt.
+beforehand (not timed): four answers of 40 to 400 characters for each prompt, three in a hundred of
+them cut and as many like the one before but for case; one vote in twenty is a tie.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ PER_PROMPT = 4
 BLOCK = 64
 """The default of ``block_size``."""
 LARGE = 2048
+MAX_RATIO, MIN_MARGIN, MAX_SHARE_LONGER = 3.0, 0.1, 0.5
+"""Of the filters."""
 WORDS = np.array(
     [
         "amber",
@@ -67,9 +70,9 @@ def settings() -> RunConfig:
                 "filters": [
                     {"type": "identical"},
                     {"type": "truncated"},
-                    {"type": "length_ratio", "max": 3.0},
-                    {"type": "margin", "min": 0.1},
-                    {"type": "length_balance", "max_share_longer": 0.5},
+                    {"type": "length_ratio", "max": MAX_RATIO},
+                    {"type": "margin", "min": MIN_MARGIN},
+                    {"type": "length_balance", "max_share_longer": MAX_SHARE_LONGER},
                 ],
             },
         },
@@ -94,18 +97,21 @@ def make_up(run: RunDir, rows: int, block: int = BLOCK) -> None:
         owners = [name for name in names for _ in range(PER_PROMPT)]
         lengths = generator.integers(8, 80, count)
         texts = [" ".join(WORDS[generator.integers(0, len(WORDS), size)]) for size in lengths]
+        for row in np.flatnonzero(generator.random(count - 1) < 0.03):
+            texts[row + 1] = texts[row].upper()
+        reasons = np.where(generator.random(count) < 0.03, "length", "stop")
         ids = [content_id(o, i, t) for i, (o, t) in enumerate(zip(owners, texts, strict=True))]
         columns = {
             "candidate_id": ids, "prompt_id": owners, "round": [0] * count,
             "sample_index": list(range(PER_PROMPT)) * len(names), "text": texts,
-            "tokens": lengths, "finish_reason": ["stop"] * count, "logprob": -lengths.astype(float),
+            "tokens": lengths, "finish_reason": reasons, "logprob": -lengths.astype(float),
             "origin": ["sampled"] * count, "policy": ["policy"] * count,
             "policy_revision": ["made-up"] * count, "seed": [0] * count, "copies": [1] * count,
             "prompt_tokens": [8] * count, "cost": [0.0] * count,
         }  # fmt: skip
         candidates = made_of(columns, count, CANDIDATE)
         folder.candidates.write(index, candidates)
-        score = dict(zip(ids, generator.random(count), strict=True))
+        score = dict(zip(ids, generator.integers(0, 20, count) / 19, strict=True))
         pairs = propose_pairs(candidates, per_prompt=None, seed=0)
         a, b = pairs["a_id"].to_pylist(), pairs["b_id"].to_pylist()
         score_a, score_b = (np.array([score[i] for i in side]) for side in (a, b))
@@ -113,8 +119,8 @@ def make_up(run: RunDir, rows: int, block: int = BLOCK) -> None:
         votes = {
             "pair_id": pairs["pair_id"], "prompt_id": pairs["prompt_id"], "round": [0] * n,
             "a_id": a, "b_id": b, "labeler": ["verifier"] * n, "order": ["none"] * n,
-            "preference": np.where(score_a > score_b, "a", "b"),
-            "p_a": (score_a > score_b).astype(float), "score_a": score_a, "score_b": score_b,
+            "preference": np.array(["b", "tie", "a"])[np.sign(score_a - score_b).astype(int) + 1],
+            "p_a": (1 + np.sign(score_a - score_b)) / 2, "score_a": score_a, "score_b": score_b,
             "prompt_tokens": [0] * n, "completion_tokens": [0] * n, "cost": [0.0] * n,
         }  # fmt: skip
         folder.votes.write(index, made_of(votes, n, VOTE))

@@ -41,6 +41,7 @@ RUNS = {
     "reading": ["300", "--run", "400"],
     "replicas": ["--prompts", "4", "--n", "2", "--max-tokens", "8", "--repeats", "1", *SMALL],
     "scale": ["2000", "--blocks", "4", "64"],
+    "vectorised": ["2000", "--repeats", "1"],
     "shared_heads": [
         "--rows",
         "4",
@@ -128,6 +129,10 @@ def test_the_real_model_is_measured_before_and_after(tmp_path: Path) -> None:
     assert "| round 0 | 12 |" in out
     assert (tmp_path / "out" / "real.svg").exists()
     assert run("real", options).splitlines()[-8:] == out.splitlines()[-8:]
+    # The start alone, of which both halves are there.
+    alone = run("real", [*options, "--rounds", "0"])
+    assert "| start, all prompts | 24 |" in alone
+    assert "round 0" not in alone
     # And what as large an error as that of its weights' 4 bits does to it.
     options[options.index("--model") + 1] = str(resolve_embedded("embedded:policy"))
     told = run("quantisation", [*options[: options.index("--rounds")], "--max-tokens", "12"])
