@@ -241,7 +241,7 @@ class RunConfig(Strict):
 
     run_dir: str = Field(default="runs/prefloop", pattern=r"\S")
     """Where the run lives: a directory, or an address on an object store, ``s3://BUCKET/FOLDER``
-    (``gs://``, ``az://``), with the extra ``s3``. ``--run-dir`` wins over it."""
+    (``gs://``, ``az://``), with the extra of that name. ``--run-dir`` wins over it."""
     seed: int = Field(default=0, ge=-(2**63), lt=2**63)
     rounds: int = Field(default=1, ge=1, le=1_000)
     policy: str = "embedded:policy"

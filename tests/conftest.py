@@ -11,6 +11,8 @@ import pytest
 from hypothesis import settings
 
 import prefloop  # noqa: F401  # sets what torch reads when it is imported
+from tests.helpers.stores.azure_store import azure_server, azurite, make_container
+from tests.helpers.stores.google_store import google_server
 from tests.helpers.stores.object_store import make_bucket, s3_server
 from tests.helpers.thinking_models import KINDS, make_thinking_model
 
@@ -84,3 +86,27 @@ def bucket(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return make_bucket(s3_environment["AWS_ENDPOINT_URL"], f"bucket-{uuid4().hex[:12]}")
+
+
+@pytest.fixture(params=["s3", "gs", "az"])
+def any_bucket(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[str]:
+    """As ``bucket``, of each kind of store."""
+    if request.param == "s3":
+        yield request.getfixturevalue("bucket")
+        return
+    if request.param == "az" and not azurite():
+        pytest.skip("Azurite is not installed (npm install --global azurite)")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    name = f"bucket-{uuid4().hex[:12]}"
+    folder = tmp_path / "store"
+    folder.mkdir()
+    server = google_server if request.param == "gs" else azure_server
+    with server(folder) as environment:
+        for key, value in environment.items():
+            monkeypatch.setenv(key, value)
+        if request.param == "gs":
+            yield f"gs://{name}"
+        else:
+            yield make_container(environment["AZURITE_BLOB_STORAGE_URL"], name)

@@ -25,7 +25,6 @@ SCHEMES = ("s3", "gs", "az")
 LARGE = 64 << 20
 """Bytes from which a file is sent in parts. Stores cannot refuse those where a name is taken."""
 _ADDRESS = re.compile(r"(?P<scheme>[a-z0-9]+):/{1,2}(?P<bucket>[^/?#\s]+)(?:/(?P<path>[^?#]*))?")
-_INSTALL = "pip install 'prefloop[s3]'"
 _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_REGION, AWS_ENDPOINT_URL)",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
@@ -105,8 +104,8 @@ class Objects:
             except (AlreadyExistsError, PreconditionError):
                 found = obstore.get(self._store, name)
                 same = found.meta["size"] == len(content) and bytes(found.bytes()) == content
-                return found.meta["e_tag"] or "" if same else None
-            return put["e_tag"] or ""
+                return _version(found.meta) if same else None
+            return _version(put)
 
     def put(self, name: str, content: bytes | memoryview) -> None:
         """See ``Storage``."""
@@ -125,9 +124,8 @@ class Objects:
 
         with self._refusals(name, "written"):
             try:
-                put = obstore.put(
-                    self._store, name, content, mode={"e_tag": version}, use_multipart=False
-                )
+                mode = self._only_in_place_of(name, version)
+                put = obstore.put(self._store, name, content, mode=mode, use_multipart=False)
             except (PreconditionError, FileNotFoundError):
                 found = self.find(name)
                 if found and found.size == len(content) and self.get(name) == content:
@@ -136,7 +134,7 @@ class Objects:
                     f"{self.address}/{name} was changed by somebody else: another process works "
                     "there; end it, then run the same command again"
                 ) from None
-            return put["e_tag"] or ""
+            return _version(put)
 
     def list(self, folder: str = "") -> Sequence[Listed]:
         """See ``Storage``."""
@@ -146,7 +144,7 @@ class Objects:
             found = obstore.list_with_delimiter(self._store, folder or None)["objects"]
         at = len(folder) + 1 if folder else 0
         return sorted(
-            Listed(one["path"][at:], one["size"], one["e_tag"] or "")
+            Listed(one["path"][at:], one["size"], _version(one))
             for one in found
             if not one["path"][at:].startswith(".")
         )
@@ -196,7 +194,7 @@ class Objects:
         if self.find(name):
             return None
         with self._refusals(name, "written"):
-            return obstore.put(self._store, name, path)["e_tag"] or ""
+            return _version(obstore.put(self._store, name, path))
 
     def download(self, name: str, path: Path) -> str:
         """Write an object to the new file ``path``; returns its version. Raises
@@ -208,7 +206,7 @@ class Objects:
             with path.open("wb") as file:
                 for chunk in found.stream():
                     file.write(chunk)
-            return found.meta["e_tag"] or ""
+            return _version(found.meta)
 
     def require_conditions(self, folder: str = "") -> datetime:
         """See that one can write here, and that the store refuses to create what is there: without
@@ -245,6 +243,20 @@ class Objects:
                 retry_config={"max_retries": 6, "retry_timeout": timedelta(seconds=_SECONDS)},
             )
 
+    def _only_in_place_of(self, name: str, version: str) -> dict[str, str]:
+        """The condition that an object is still of ``version``. Raises ``PreconditionError`` where
+        it is seen not to be, and ``FileNotFoundError``."""
+        if not self.address.startswith("gs:"):
+            return {"e_tag": f'"{version}"'}
+        # Google compares numbers of its own, which its listings do not tell.
+        from obstore.exceptions import PreconditionError
+
+        obstore = _library(self.address)
+        there = obstore.head(self._store, name)
+        if _version(there) != version:
+            raise PreconditionError(name)
+        return {"version": there["version"]}
+
     def _delete_one(self, name: str) -> None:
         obstore = _library(self.address)
 
@@ -273,7 +285,8 @@ def _library(address: str) -> Any:
         import obstore.store
     except ImportError:
         raise StorageError(
-            f"{address}: object stores need the package obstore: {_INSTALL}"
+            f"{address}: object stores need the package obstore: "
+            f"pip install 'prefloop[{address.partition(':')[0]}]'"
         ) from None
     return obstore
 
@@ -323,7 +336,13 @@ def _of_obstore(error: Exception) -> bool:
 
 
 def _found(one: Any) -> Found:
-    return Found(one["path"], one["size"], one["e_tag"] or "", one["last_modified"])
+    return Found(one["path"], one["size"], _version(one), one["last_modified"])
+
+
+def _version(one: Any) -> str:
+    """What the store calls this content of an object. Azure has it in quotes, or not, depending on
+    who asks."""
+    return (one["e_tag"] or "").strip('"')
 
 
 def _without_user(text: str) -> str:

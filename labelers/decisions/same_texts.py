@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 
 from prefloop.data.arrays import Bools, Ints
 
-_FOLDS_TO_ASCII = (
-    "\u00df\u0130\u0149\u017f\u01f0\u1e96-\u1e9a\u1e9e\u212a\ufb00-\ufb06"
-)
+_FOLDS_TO_ASCII = "\u00df\u0130\u0149\u017f\u01f0\u1e96-\u1e9a\u1e9e\u212a\ufb00-\ufb06"
 """The characters beyond ASCII whose case folding has ASCII in it, for a class of a pattern."""
 
 
@@ -48,7 +46,9 @@ def _sums(texts: pa.Array) -> NDArray[np.uint32]:
     if len(some):
         every = np.frombuffer(characters, np.uint8)[bounds[0] : bounds[-1]]
         visible = every - np.uint8(33) < 94  # wraps around below 33
-        lower = (every | np.uint8(32)) * visible  # the two cases of a letter differ in that bit alone
+        lower = (
+            every | np.uint8(32)
+        ) * visible  # the two cases of a letter differ in that bit alone
         found[some] = np.add.reduceat(lower, bounds[some] - bounds[0], dtype=np.uint32)
     return found
 

@@ -71,15 +71,15 @@ def _files(root: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def first(bucket: str, tmp_path: Path) -> Machine:
-    machine = Machine(f"{bucket}/run", tmp_path / "first")
+def first(any_bucket: str, tmp_path: Path) -> Machine:
+    machine = Machine(f"{any_bucket}/run", tmp_path / "first")
     machine.lease.take()
     return machine
 
 
 @pytest.fixture
-def second(bucket: str, tmp_path: Path) -> Machine:
-    return Machine(f"{bucket}/run", tmp_path / "second")
+def second(any_bucket: str, tmp_path: Path) -> Machine:
+    return Machine(f"{any_bucket}/run", tmp_path / "second")
 
 
 def test_what_is_done_to_a_folder_is_done_on_the_store(first: Machine, second: Machine) -> None:

@@ -66,9 +66,9 @@ def dataset_of(root: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_goes_on_on_another_machine(bucket: str, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_goes_on_on_another_machine(any_bucket: str, tmp_path: Path) -> None:
     """Byte for byte, and what was committed before the kill is not asked for again."""
-    address = f"{bucket}/teams/run"
+    address = f"{any_bucket}/teams/run"
     with faulty_server(answers) as server:
         raw = config_of(server.url, tmp_path)
         unkilled = prefloop.run(raw, run_dir=tmp_path / "local", check=False)
