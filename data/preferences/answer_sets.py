@@ -26,7 +26,7 @@ from prefloop.data.preferences.ratings import RatedAnswer, as_number, model_name
 from prefloop.data.preferences.transcripts import check_answer, check_prompt, split_answer
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.rows import RawRow, bad, finite
-from prefloop.data.sources.tool_turns import turns_of
+from prefloop.data.sources.tool_turns import tools_of, turns_of
 from prefloop.data.sources.turns import Turn, Unusable, conversation_in
 from prefloop.data.sources.written import looks_like_list
 from prefloop.data.utf8 import is_blank, is_text
@@ -34,6 +34,7 @@ from prefloop.data.utf8 import is_blank, is_text
 _OF_VERDICT: Mapping[str, tuple[float, float]] = {
     "a": (1.0, 0.0), "b": (0.0, 1.0), "tie": (0.5, 0.5),
 }  # fmt: skip
+_TOOLS = "tools"
 _FLAGS = {"true": 1.0, "false": 0.0}
 
 
@@ -67,6 +68,8 @@ class AnswerSet:
     reference: str | None = None
     metadata: str = "{}"
     """JSON object of the row's other columns."""
+    tools: str | None = None
+    """The tools that could be called, as prompts have them; null where the row has none."""
 
 
 def parse_set(raw: RawRow, layout: Layout) -> AnswerSet | BadRow:
@@ -195,10 +198,11 @@ def _is_empty(value: Any) -> bool:
 
 
 def _about(raw: RawRow, layout: Layout, answers: Sequence[str]) -> dict[str, Any]:
-    """The row's reference answer, and its other columns: none that the layout reads, so that no
-    label is among them. One of the ``answers`` is no reference: that would say which is good."""
-    reference = raw.fields.get("reference")
-    used = {*layout.columns, "reference"}
+    """The row's reference answer, its tools, and its other columns: none that the layout reads, so
+    that no label is among them. One of the ``answers`` is no reference: that would say which is
+    good."""
+    reference, tools = raw.fields.get("reference"), _tools(raw, layout)
+    used = {*layout.columns, "reference", *([_TOOLS] if tools else [])}
     others = {name: value for name, value in raw.fields.items() if name not in used}
     if (
         not isinstance(reference, str)
@@ -207,7 +211,18 @@ def _about(raw: RawRow, layout: Layout, answers: Sequence[str]) -> dict[str, Any
         or reference.strip() in {text.strip() for text in answers}
     ):
         reference = None
-    return {"reference": reference, "metadata": _json(others)}
+    return {"reference": reference, "metadata": _json(others), "tools": tools}
+
+
+def _tools(raw: RawRow, layout: Layout) -> str | None:
+    """What may be called; null also where a column of that name is about something else."""
+    if _TOOLS in layout.columns:
+        return None
+    try:
+        tools = tools_of(raw.fields.get(_TOOLS), _TOOLS)
+    except Unusable:
+        return None
+    return tools if tools is None or is_text(tools) else None
 
 
 def _json(values: Mapping[str, Any]) -> str:

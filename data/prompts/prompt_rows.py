@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -96,7 +96,7 @@ def _parse(raw: RawRow, columns: Columns, max_chars: int | None, notes: Counter[
         if text is not None and not is_text(text):
             raise Unusable(name, "not_utf8", "holds escapes that are no Unicode text: mend it")
     return {
-        "prompt_id": _id_of(messages, tools, full),
+        "prompt_id": id_with_tools(messages, tools, full),
         "messages": messages,
         "reference": reference,
         "metadata": _metadata(fields, columns),
@@ -111,7 +111,10 @@ def _any_full(turns: _Turns) -> bool:
     return any("full" in turn for turn in turns)
 
 
-def _id_of(messages: _Turns, tools: str | None, full: str | None) -> str:
+def id_with_tools(
+    messages: Sequence[Mapping[str, Any]], tools: str | None, full: str | None
+) -> str:
+    """The id of a prompt, of which the tools that may be called and the calls are a part."""
     found = prompt_id(messages)
     return found if tools is None and full is None else content_id(found, tools or "", full or "")
 

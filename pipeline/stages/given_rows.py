@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from prefloop.data.preferences.answer_sets import AnswerSet
 from prefloop.data.preferences.answer_source import AnswerSource
 from prefloop.data.preferences.given import read_answer_sets
 from prefloop.data.prompts.load import PromptTables, load_prompts
+from prefloop.data.prompts.prompt_rows import id_with_tools
 from prefloop.data.prompts.source_table import SourceRows
 from prefloop.data.quarantine import BadRow, quarantine_table
 from prefloop.data.reasoning import split_thought
@@ -74,12 +75,15 @@ def _read(given: AnswerSource, prompts: PromptsConfig, own: list[dict[str, Any]]
     """Read ``given``; its prompts, one of each, are added to ``own``."""
     tables, pending = [GIVEN.empty_table()], list[dict[str, Any]]()
     bad: list[BadRow] = []
-    seen: set[str] = set()
+    tools: dict[str, str | None] = {}
+    """Of each of the prompts."""
     read = sets = single = left_out = 0
     for found in read_answer_sets(given.source, given.named):
         read += 1
         if isinstance(found, AnswerSet) and _too_long(found, prompts):
             found = _refused(found, prompts)
+        elif isinstance(found, AnswerSet) and given.own_prompts and _has_other_tools(found, tools):
+            found = _with_other_tools(found)
         if isinstance(found, BadRow):
             if prompts.on_bad_row == "fail":
                 raise InputError(f"{found} (prompts.on_bad_row is fail)")
@@ -89,8 +93,8 @@ def _read(given: AnswerSource, prompts: PromptsConfig, own: list[dict[str, Any]]
         left_out += found.left_out + len(found.answers) - len(rows)
         sets += 1
         single += len({row["text"] for row in rows}) == 1
-        if (key := prompt_key(found.prompt)) not in seen:
-            seen.add(key)
+        if (key := prompt_key(found.prompt)) not in tools:
+            tools[key] = found.tools
             own.append(_prompt_of(found))
         pending += rows
         if len(pending) >= _CHUNK:
@@ -133,12 +137,13 @@ def prompt_key(messages: Sequence[Turn]) -> str:
 
 def _prompt_of(found: AnswerSet) -> dict[str, Any]:
     return {
-        "prompt_id": prompt_id(found.prompt),
+        "prompt_id": id_with_tools(found.prompt, found.tools, None),
         "messages": found.prompt,
         "reference": found.reference,
         "metadata": found.metadata,
         "source": found.source,
         "row": found.row,
+        "tools": found.tools,
     }
 
 
@@ -154,6 +159,22 @@ def _refused(found: AnswerSet, prompts: PromptsConfig) -> BadRow:
         None,
         "too_long",
         f"the prompt has more characters than prompts.max_chars ({prompts.max_chars})",
+        "\n\n".join(turn["content"] for turn in found.prompt),
+    )
+
+
+def _has_other_tools(found: AnswerSet, tools: Mapping[str, str | None]) -> bool:
+    return tools.get(prompt_key(found.prompt), found.tools) != found.tools
+
+
+def _with_other_tools(found: AnswerSet) -> BadRow:
+    return BadRow(
+        found.source,
+        found.row,
+        "tools",
+        "other_tools",
+        "the same conversation stands in an earlier row with other tools: say in its system turn "
+        "what is another, or give one of the two in a source of its own",
         "\n\n".join(turn["content"] for turn in found.prompt),
     )
 

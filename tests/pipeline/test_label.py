@@ -362,3 +362,27 @@ def test_files_of_judges(tmp_path: Path) -> None:
     assert not (tmp_path / "wrong").exists()
     with pytest.raises(ConfigError, match="no such file"):
         prefloop.label(data, tmp_path / "none.yaml", tmp_path / "wrong")
+
+
+def test_tools_that_could_be_called_are_the_prompts(tmp_path: Path) -> None:
+    weather = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+    calendar = {"type": "function", "function": {"name": "calendar", "parameters": {}}}
+    answers = {"chosen": "A longer answer.", "rejected": "Short."}
+    rows: list[Row] = [
+        {"prompt": "Rain?", **answers, "tools": [weather]},
+        {"prompt": "Rain?", **answers, "rejected": "No.", "tools": json.dumps([weather])},
+        {"prompt": "Rain?", **answers, "tools": [calendar]},
+        {"prompt": "Nail?", **answers, "tools": "a hammer"},
+        {"prompt": "Nothing?", **answers, "tools": []},
+    ]
+    out = tmp_path / "out"
+    prefloop.label(write(tmp_path / "d.jsonl", rows), judge_file(tmp_path), out)
+    prompts = {row["messages"][0]["content"]: row for row in rows_of(RunDir(out).prompts)}
+    assert json.loads(prompts["Rain?"]["tools"]) == [weather]
+    assert "weather" not in prompts["Rain?"]["metadata"]
+    assert prompts["Nail?"]["tools"] is prompts["Nothing?"]["tools"] is None
+    assert json.loads(prompts["Nail?"]["metadata"])["tools"] == "a hammer"
+    status = prefloop.status(out)
+    assert status.prompts.quarantined_by_reason == {"broken_json": 1, "other_tools": 1}
+    assert {json.loads(row["tools"] or "null") is None
+            for row in rows_of(RunDir(out).round(0).triples)} == {True, False}  # fmt: skip
