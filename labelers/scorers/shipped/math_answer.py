@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
+from decimal import Decimal
 from functools import cache
 from typing import Any
 
@@ -24,6 +26,12 @@ _SEVERAL = re.compile(
     re.IGNORECASE,
 )
 _WORDS = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_BETWEEN_BOXES = re.compile(r"(?:\W|_|\b(?:or|and|und|oder|et|ou|y|o|quad|qquad|text)\b)*")
+"""What stands between boxes that are several results, and not a result and a later one."""
+_SCIENTIFIC = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([+-]?\d{1,2})(?![\w.]*\w)")
+_MIXED = re.compile(r"(?<![\w./^])(\d{1,9})[ \u00a0]+(\d{1,9})\s*/\s*(\d{1,9})(?![\w/^])")
+_SMALL_FRACTION = re.compile(r"(\d?)([\u00bc-\u00be\u2150-\u215e])")
 
 
 def score(
@@ -39,10 +47,11 @@ def score(
     Gold may be a number, an expression, or a whole solution: then its ``\boxed{}`` or what stands
     behind ``####`` counts. Raises ``GoldError`` where it holds no result.
     """
-    wanted = str(gold_of(reference, metadata, options))
+    wanted, text = _plain(str(gold_of(reference, metadata, options))), _plain(text)
     gold = _gold(wanted)
     if not gold:
         raise GoldError(f"no mathematical result in the gold answer {wanted[:80]!r}")
+    text = _from_last_box(text)
     readings = [found for found in (_parsed(text), _bare_result(text)) if found]
     if not readings:
         return UNPARSED
@@ -52,6 +61,47 @@ def score(
     right = any(verify(list(gold), found, timeout_seconds=None) for found in readings)
     # The library takes the first number behind "the answer is".
     return RIGHT if right and (_is_one_result(text) or not _is_one_result(wanted)) else WRONG
+
+
+def _plain(text: str) -> str:
+    """``text`` with numbers as the library reads them: digits and signs of full width and of other
+    scripts as ASCII, 1e3 as 1000, ½ as 1/2, 2 1/2 as one fraction."""
+    if not text.isascii():
+        text = _SMALL_FRACTION.sub(
+            lambda found: " ".join(filter(None, (found[1], _small_fraction(found[2])))), text
+        )
+        text = "".join(map(_as_ascii, text))
+    text = _SCIENTIFIC.sub(lambda found: f"{Decimal(found[0]):f}", text)
+    return _MIXED.sub(_as_fraction, text)
+
+
+def _small_fraction(character: str) -> str:
+    return unicodedata.normalize("NFKC", character).replace("\u2044", "/")
+
+
+def _as_ascii(character: str) -> str:
+    if "\uff01" <= character <= "\uff5e":
+        return chr(ord(character) - 0xFEE0)
+    if character.isdecimal():
+        return str(int(character))
+    return character
+
+
+def _as_fraction(found: re.Match[str]) -> str:
+    whole, above, below = map(int, found.groups())
+    return f"{whole * below + above}/{below}" if 0 < above < below else found[0]
+
+
+def _from_last_box(text: str) -> str:
+    """``text`` from its last box on, where what stands between that and the one before says that
+    the result is another now."""
+    starts = [found.start() for found in _BOX.finditer(text)]
+    if len(starts) < 2 or boxed(text[starts[-1] :]) is None:
+        return text
+    before = text[starts[-2] : starts[-1]]
+    held = boxed(before)
+    between = before[before.rindex(held) + len(held) :] if held else before
+    return text if _BETWEEN_BOXES.fullmatch(between) else text[starts[-1] :]
 
 
 @cache

@@ -64,6 +64,34 @@ def test_math(text: str, gold: str, found: float) -> None:
     assert scored(math_answer, text, gold) == found
 
 
+@pytest.mark.parametrize(
+    ("text", "gold", "found"),
+    [
+        ("The answer is 1e3.", "1000", RIGHT),
+        ("#### 1.5e-2", "0.015", RIGHT),
+        ("\\boxed{6E2}", "600", RIGHT),
+        ("The answer is 1000", "1e3", RIGHT),
+        ("The answer is 1e400", "0", WRONG),
+        ("答案是４２", "42", RIGHT),
+        ("The answer is ٤٢", "42", RIGHT),
+        ("The answer is ½", "0.5", RIGHT),
+        ("2½", "2.5", RIGHT),
+        ("The answer is -2 1/2 metres", "-2.5", RIGHT),
+        ("The answer is 2 1/2", "2", WRONG),
+        ("The answer is 10 20/30", "10", WRONG),
+        (f"The answer is {'9' * 5000} 1/2", "2", WRONG),
+        # A later result takes the place of an earlier one; two side by side are both.
+        ("First \\boxed{3}, so finally \\boxed{4}", "4", RIGHT),
+        ("First \\boxed{3}, so finally \\boxed{4}", "3", WRONG),
+        ("\\boxed{3} or \\boxed{4}", "4", WRONG),
+        ("\\boxed{3} and \\boxed{4}", "\\{3,4\\}", RIGHT),
+        ("\\boxed{}, that is $\\boxed{4}$", "4", RIGHT),
+    ],
+)
+def test_math_reads_numbers_as_people_write_them(text: str, gold: str, found: float) -> None:
+    assert scored(math_answer, text, gold) == found
+
+
 def test_math_needs_a_gold_result() -> None:
     with pytest.raises(GoldError, match="no mathematical result"):
         scored(math_answer, "\\boxed{1}", "see the figure")
