@@ -310,7 +310,7 @@ _REASONS = (
     (
         r"error sending request|timed out|after \d+ retries",
         "the store does not answer",
-        "check the network (and AWS_ENDPOINT_URL), then run the same command again",
+        "check the network{endpoint}, then run the same command again",
     ),
 )
 """What is to be found in a store's words, what it means, and what helps."""
@@ -324,7 +324,9 @@ def _explained(error: Exception, address: str) -> tuple[str, str | None]:
     text = str(error)
     for pattern, reason, remedy in _REASONS[: 1 if is_missing else None]:
         if re.search(pattern, text):
-            return reason, remedy.format(credentials=_CREDENTIALS[address.partition(":")[0]])
+            scheme = address.partition(":")[0]
+            endpoint = " (and AWS_ENDPOINT_URL)" if scheme == "s3" else ""
+            return reason, remedy.format(credentials=_CREDENTIALS[scheme], endpoint=endpoint)
     if is_missing:
         return "", None
     first = " ".join(text.partition("\n")[0].split())[:200]
