@@ -42,7 +42,12 @@ from prefloop.pipeline.engines.defaults import Advice, completed
 from prefloop.pipeline.engines.padding import cut_by_length
 from prefloop.pipeline.engines.prefixes import Work, families_of, width_of
 from prefloop.pipeline.engines.settings import TransformersEngine
-from prefloop.pipeline.engines.weights import check_template_tokens, load_model, load_tokenizer
+from prefloop.pipeline.engines.weights import (
+    check_template_tokens,
+    load_model,
+    load_tokenizer,
+    usable_device,
+)
 from prefloop.training.inputs.tokens import TokenIds
 from prefloop.training.policy.logprobs import BATCH, WHOLE, Scores, share_logprobs
 
@@ -68,7 +73,7 @@ class HfEngine:
         self._config = config
         self._base = model
         self._revision = revision
-        self._device = _device(config.device)
+        self._device = usable_device(config.device)
         self._tokenizer = load_tokenizer(
             model, revision=revision, trust_remote_code=config.trust_remote_code
         )
@@ -316,20 +321,6 @@ def _batches(block: list[Pending], size: int, model: Any) -> Iterator[Sequence[T
 def _sampling(request: Request) -> Sampling:
     """How the tokens of ``request`` are drawn, those of its thought included."""
     return replace(request.sampling, max_tokens=longest(request))
-
-
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        device = torch.device(name)
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise EngineFailed(
-                f"device {name!r} cannot be used here: {str(error).splitlines()[0]}",
-                "set the engine's `device` to auto or cpu",
-            ) from None
-        return device
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

@@ -31,6 +31,24 @@ def adapter_base(path: str) -> str:
     return str(checkpoints.adapter_settings(Path(path))["base_model_name_or_path"])
 
 
+def usable_device(name: str) -> torch.device:
+    """The device that ``name`` says; ``auto``: the first GPU, where there is one. Raises
+    ``EngineFailed`` where it is not here."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise EngineFailed(
+            f"device {name!r} cannot be used here: {str(error).splitlines()[0]}",
+            "set the engine's `device` to auto or cpu",
+        ) from None
+    return device
+
+
 def load_tokenizer(
     model: str, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 from prefloop.data.protocol import EngineFailed
 from prefloop.pipeline.engines.replicas.places import (
@@ -15,8 +16,11 @@ from prefloop.pipeline.engines.replicas.places import (
     usable_cores,
 )
 from prefloop.pipeline.engines.settings import EngineConfig, OpenAIEngine, TransformersEngine
+from prefloop.pipeline.engines.weights import usable_device
 
 CPU = "cpu"
+_CARDS = ("cuda", "xpu")
+"""Devices with a memory of their own."""
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Of a number of each type."""
 
@@ -124,22 +128,25 @@ def dtype_on(named: str, device: str) -> str:
 
 
 def capacity(device: str) -> int:
-    """Bytes of memory that ``device`` has in all."""
-    if device.startswith("cuda"):
+    """Bytes of memory that ``device`` has in all. Raises ``EngineFailed`` where it is not here."""
+    if device.startswith(_CARDS):
         if there := _PRETENDED.get():
             return there.memory
-        import torch
-
-        return int(torch.cuda.get_device_properties(device).total_memory)
+        return int(_card(device).total_memory)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def device_name(device: str) -> str:
     """For people."""
-    if device.startswith("cuda"):
+    if device.startswith(_CARDS):
         if there := _PRETENDED.get():
             return f"{there.name} ({device})"
-        import torch
-
-        return f"{torch.cuda.get_device_name(device)} ({device})"
+        return f"{_card(device).name} ({device})"
     return f"the main memory of this machine ({os.cpu_count()} CPU threads)"
+
+
+def _card(device: str) -> Any:
+    import torch
+
+    usable_device(device)
+    return getattr(torch, device.partition(":")[0]).get_device_properties(device)

@@ -21,6 +21,7 @@ from typing import Any
 from prefloop.data.errors import PrefloopError
 from prefloop.data.hashing import json_hash
 from prefloop.data.shards import atomic_write_json
+from prefloop.pipeline.engines.weights import usable_device
 from prefloop.pipeline.machine.hardware import CPU, device_name
 
 logger = logging.getLogger(__name__)
@@ -65,10 +66,12 @@ def cache_folder() -> Path:
 
 
 def measure(device: str, dtype: str, *, seconds: float = _SECONDS) -> MachineSpeed:
-    """Measure for about three times ``seconds``."""
+    """Measure for about three times ``seconds``. Raises ``EngineFailed`` where there is no such
+    device."""
     import torch
     from torch.nn.functional import linear
 
+    usable_device(device)
     kind = getattr(torch, dtype)
     # Milliseconds each: short enough that on a busy machine some are not interrupted.
     rows, width = (4096, 4096) if device != CPU else (128, 512)
@@ -77,8 +80,8 @@ def measure(device: str, dtype: str, *, seconds: float = _SECONDS) -> MachineSpe
         return torch.randn(shape, device=device).to(kind)
 
     def wait() -> None:
-        if device.startswith("cuda"):
-            torch.cuda.synchronize(device)
+        if device != CPU:
+            torch.accelerator.synchronize(device)
 
     def timed(work: Callable[[], Any]) -> float:
         """Seconds of the fastest of many calls: other work on the machine slows the rest."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from prefloop.data.errors import PrefloopError
 from prefloop.data.protocol import EngineFailed
+from prefloop.pipeline.commands.app import app
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.machine import footprint, hardware, stage_memory
 from prefloop.pipeline.machine.stage_memory import StageMemory, memory_lines
@@ -171,3 +176,23 @@ def test_gpus_that_are_not_there_are_one_line(
 ) -> None:
     with pytest.raises(EngineFailed, match=said):
         memory_lines(replicated(replicas, **engine))
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "check"])
+@pytest.mark.parametrize("device", ["cuda:99", "mps", "xpu"])
+def test_a_device_that_is_not_here_is_named_in_one_line(
+    command: str, device: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.yaml"
+    settings = {
+        "run_dir": str(tmp_path / "run"),
+        "engines": {"default": {"type": "transformers", "device": device}},
+        "prompts": {"train": {"path": "embedded:prompts", "limit": 4}},
+        "label": {"labelers": [{"type": "verifier", "check": "refusal", "name": "refusal"}]},
+    }
+    file.write_text(json.dumps(settings))
+    done = CliRunner().invoke(app, [command, str(file)])
+    assert done.exit_code != 0
+    assert isinstance(done.exception, PrefloopError | SystemExit)
+    said = f"{done.output} {done.exception}"
+    assert f"device '{device}' cannot be used here" in " ".join(said.split())
