@@ -1,0 +1,26 @@
+"""Work that takes tables and no model: nothing of it waits, so one unit at a time is enough for a
+process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from prefloop.pipeline.executors.block_task import BlockFacts, BlockJob, Executor, Keep
+from prefloop.pipeline.executors.local import LocalExecutor
+
+
+async def run_units(
+    executor: Executor,
+    job: BlockJob,
+    units: Sequence[int],
+    heard: Callable[[BlockFacts], None] = lambda _: None,
+) -> None:
+    """Have ``units`` worked on and kept; ``heard`` hears of each that is. One alone is worked on in
+    this process: another would take longer to begin."""
+    ready = await (executor if len(units) > 1 else LocalExecutor()).open(job)
+
+    async def take(facts: BlockFacts, keep: Keep) -> None:
+        await keep()
+        heard(facts)
+
+    await ready.run(units, begin=lambda _: None, take=take)
