@@ -15,9 +15,10 @@ async def run_units(
     units: Sequence[int],
     heard: Callable[[BlockFacts], None] = lambda _: None,
 ) -> None:
-    """Have ``units`` worked on and kept; ``heard`` hears of each that is. One alone is worked on in
-    this process: another would take longer to begin."""
-    ready = await (executor if len(units) > 1 else LocalExecutor()).open(job)
+    """Have ``units`` of ``job`` worked on and kept; ``heard`` hears of each that is. A job that has
+    one in all is done in this process: another would take longer to begin."""
+    is_small = len(job.task.details["units"]) < 2
+    ready = await (LocalExecutor() if is_small else executor).open(job)
 
     async def take(facts: BlockFacts, keep: Keep) -> None:
         await keep()

@@ -123,6 +123,7 @@ class CountedVotes:
     def kept(self, index: int) -> Tables | None:
         """Nothing is."""
         del index
+        return None
 
 
 @dataclass(frozen=True)
