@@ -206,7 +206,7 @@ def test_killed_workers_and_nodes_leave_decisions_and_dataset_as_they_are(
     assert all_of(run) == expected
     units = [BLOCKS // SPAN] * 3 + [BLOCKS // SPAN // VOLUME]
     assert [count >= least for count, least in zip(tries, units, strict=True)] == [True] * 4
-    # Where a process dies it has a unit in work, and one of which Ray has not heard that it is done.
+    # Where a process dies it has a unit in work, and one of which nobody heard that it is done.
     assert sum(tries) <= sum(units) + 3 * 2
     assert no_worker_is_left()
 
