@@ -116,12 +116,10 @@ def count_votes(label: LabelConfig, parts: Iterable[pa.Table]) -> Tables:
 def keep_fit(label: LabelConfig, counted: Sequence[Tables], kept: Path) -> None:
     """Fit the jury to what :func:`count_votes` gave for each part of the votes, in whatever order,
     and keep it in the file ``kept``."""
-    people = {name for _, about in counted for name in _names_in(about)}
-    names = [*_members(label), *sorted(people)]
     if label.jury.rule == "ensemble":
-        fitted = scales_of((_scores_in(*tables) for tables in counted), names)
+        fitted = scales_of((_scores_in(*tables) for tables in counted), _members(label))
     else:
-        fitted = fit_jury(_patterns_in(counted, names), names, label.jury)
+        fitted = _fit_patterns(label, counted)
     for note in fitted.notes:
         logger.warning("%s", note)
     atomic_write_json(kept, fitted.as_dict())
@@ -168,13 +166,10 @@ def _members(label: LabelConfig) -> list[str]:
 
 
 def _counted_patterns(label: LabelConfig, parts: Iterable[pa.Table]) -> Tables:
-    """How many pairs got which verdicts of which labelers, and the people among these."""
+    """How many pairs got which verdicts of which labelers."""
     patterns: Counter[tuple[tuple[str, ...], tuple[int, ...]]] = Counter()
-    everybody: set[str] = set()
     for part in parts:
-        people = _people(part)
-        everybody |= people
-        names = (*_members(label), *sorted(people))
+        names = (*_members(label), *sorted(_people(part)))
         for said, times in count_patterns([part], names).items():
             patterns[names, said] += times
     columns = {
@@ -182,62 +177,42 @@ def _counted_patterns(label: LabelConfig, parts: Iterable[pa.Table]) -> Tables:
         "said": pa.array([said for _, said in patterns], pa.list_(pa.int8())),
         "times": pa.array(list(patterns.values()), pa.int64()),
     }
-    return pa.table(columns), _about(0, everybody)
+    return (pa.table(columns),)
 
 
-def _patterns_in(counted: Iterable[Tables], labelers: Sequence[str]) -> Patterns:
+def _fit_patterns(label: LabelConfig, counted: Sequence[Tables]) -> FittedJury:
+    rows = [row for [table] in counted for row in table.to_pylist()]
+    people = {name for row in rows for name in row["labelers"] if is_human(name)}
+    labelers = [*_members(label), *sorted(people)]
     place = {name: index for index, name in enumerate(labelers)}
     patterns: Patterns = Counter()
-    for table, _ in counted:
-        for row in table.to_pylist():
-            said = [MISSING] * len(labelers)
-            for name, one in zip(row["labelers"], row["said"], strict=True):
-                said[place[name]] = one
-            patterns[tuple(said)] += row["times"]
-    return patterns
+    for row in rows:
+        said = [MISSING] * len(labelers)
+        for name, one in zip(row["labelers"], row["said"], strict=True):
+            said[place[name]] = one
+        patterns[tuple(said)] += row["times"]
+    return fit_jury(patterns, labelers, label.jury)
 
 
 def _counted_scores(parts: Iterable[pa.Table]) -> Tables:
     """The scores of each labeler, and how many pairs they are on."""
-    everybody: set[str] = set()
-
-    def seen() -> Iterable[pa.Table]:
-        for part in parts:
-            everybody.update(_people(part))
-            yield part
-
-    scores = scores_in(seen())
+    scores = scores_in(parts)
     sizes = [len(one) for one in scores.by_labeler.values()]
     names = pa.array(list(scores.by_labeler), pa.string())
     columns = {
         "labeler": names.take(pa.array(np.repeat(np.arange(len(sizes)), sizes))),
         "score": np.concatenate([np.empty(0), *scores.by_labeler.values()]),
     }
-    return pa.table(columns), _about(scores.pairs, everybody)
+    return pa.table(columns), pa.table({"pairs": pa.array([scores.pairs], pa.int64())})
 
 
-def _scores_in(table: pa.Table, about: pa.Table) -> AnswerScores:
+def _scores_in(table: pa.Table, pairs: pa.Table) -> AnswerScores:
     names = table["labeler"]
     scores = {
         name: table["score"].filter(pc.equal(names, name)).to_numpy()
         for name in pc.unique(names).to_pylist()
     }
-    return AnswerScores(about["pairs"][0].as_py(), scores)
-
-
-def _about(pairs: int, people: Iterable[str]) -> pa.Table:
-    """How many pairs there are votes on, and the people who gave some."""
-    return pa.table(
-        {
-            "pairs": pa.array([pairs], pa.int64()),
-            "people": pa.array([sorted(people)], pa.list_(pa.string())),
-        }
-    )
-
-
-def _names_in(about: pa.Table) -> list[str]:
-    names: list[str] = about["people"][0].as_py()
-    return names
+    return AnswerScores(pairs["pairs"][0].as_py(), scores)
 
 
 def _people(votes: pa.Table) -> set[str]:
