@@ -17,6 +17,8 @@ async def run_units(
 ) -> None:
     """Have ``units`` of ``job`` worked on and kept; ``heard`` hears of each that is. A job that has
     one in all is done in this process: another would take longer to begin."""
+    if not units:
+        return
     is_small = len(job.task.details["units"]) < 2
     ready = await (LocalExecutor() if is_small else executor).open(job)
 

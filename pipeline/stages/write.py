@@ -109,6 +109,8 @@ async def _make(volumes: Volumes) -> None:
     would come through it, which has all that they are made of: then it makes them."""
     context = volumes.context
     missing = volumes.missing()
+    if not missing:
+        return
     sizes = {unit: len(volumes.units.blocks(unit)) for unit in volumes.units.spans}
     total, todo = sum(sizes.values()), sum(sizes[unit] for unit in missing)
     title = f"round {context.index} write"
