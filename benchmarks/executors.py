@@ -84,6 +84,11 @@ class Timed:
         """See ``Executor``."""
         return TimedJob(await self.by.open(job), self.came)
 
+    @property
+    def shares_files(self) -> bool:
+        """See ``Executor``."""
+        return self.by.shares_files
+
     async def aclose(self) -> None:
         """See ``Executor``."""
         await self.by.aclose()

@@ -12,6 +12,7 @@ them cut and as many like the one before but for case; one vote in twenty is a t
 from __future__ import annotations
 
 import argparse
+import asyncio
 import itertools
 import json
 import resource
@@ -29,7 +30,7 @@ from prefloop.data.hashing import content_id
 from prefloop.data.schemas import CANDIDATE, PROMPT, VOTE
 from prefloop.labelers.decisions.pairs import propose_pairs
 from prefloop.pipeline.config import RunConfig, validate_config
-from prefloop.pipeline.run.context import RunContext
+from prefloop.pipeline.run.context import RoundContext, RunContext
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.run.spans import put_together
 from prefloop.pipeline.stages.filter import filter_round
@@ -136,6 +137,12 @@ def made_of(columns: dict[str, Any], rows: int, schema: pa.Schema) -> pa.Table:
     )
 
 
+async def filter_and_write(config: RunConfig, context: RoundContext) -> None:
+    """Decide a round's pairs and write its part of the dataset."""
+    await filter_round(context, config.label, config.filter)
+    await write_round(context, test_share=config.write.test_share, unpaired=config.writes_unpaired)
+
+
 def measure(folder: Path) -> dict[str, float]:
     """Put the blocks in ``folder`` together that ``make_up`` left there, then filter and write:
     processor seconds of both, and peak MiB of the process."""
@@ -146,8 +153,7 @@ def measure(folder: Path) -> dict[str, float]:
         put_together(context.folder, shards)
     together = time.process_time() - began
     began = time.process_time()
-    filter_round(context, config.label, config.filter)
-    write_round(context, test_share=config.write.test_share, unpaired=config.writes_unpaired)
+    asyncio.run(filter_and_write(config, context))
     seconds = time.process_time() - began
     files = sum(len(list(path.glob("part-*"))) for path in (folder / "round-000").iterdir())
     return {

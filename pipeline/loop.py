@@ -154,7 +154,7 @@ async def run_round(config: RunConfig, context: RoundContext, models: Models) ->
         await answer_heldout(made_in, config.sample, config.evaluate, models, policy)
     if config.train and config.train.on_policy:
         await _train_while_sampling(config, config.train, context, models, origin)
-        filter_round(context, config.label, config.filter)  # decisions that were lost since
+        await filter_round(context, config.label, config.filter)  # decisions lost since
     else:
         await sample_round(
             context, config.sample, models, blocks, with_references=config.uses_references
@@ -162,10 +162,10 @@ async def run_round(config: RunConfig, context: RoundContext, models: Models) ->
         anew = asks_again(context.folder, config.label)
         open_labelers = partial(models.labelers, config.label.labelers, anew=anew)
         await label_round(context, config.label, open_labelers)
-        filter_round(context, config.label, config.filter)
+        await filter_round(context, config.label, config.filter)
         require_kept(context)
     share = config.write.test_share
-    write_round(
+    await write_round(
         context, test_share=share, unpaired=config.writes_unpaired,
         every_answer=config.write.every_answer,
     )  # fmt: skip

@@ -7,11 +7,13 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from prefloop.data.shards import ShardFolder, atomic_write_text
+from prefloop.pipeline.blocking import wait_for
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.report.card import write_card
 from prefloop.pipeline.report.run_page import write_report
@@ -107,12 +109,14 @@ def _redecide_round(config: RunConfig, context: RoundContext) -> Redecided:
     if not before.folder.exists():
         folder.decisions.folder.rename(before.folder)
     folder.forget_decisions()  # the dataset's files stand until the new ones do
-    filter_round(context, config.label, config.filter)
+    wait_for(partial(filter_round, context, config.label, config.filter))
     # Of a round that is not labelled or trained to its end, the rest is still to come.
     if was_written or folder.votes.indices() == folder.prompts.indices():
-        write_round(
-            context, test_share=config.write.test_share, unpaired=config.writes_unpaired,
-            every_answer=config.write.every_answer,
+        wait_for(
+            partial(
+                write_round, context, test_share=config.write.test_share,
+                unpaired=config.writes_unpaired, every_answer=config.write.every_answer,
+            )
         )  # fmt: skip
     change = _compare(folder, before, folder.decisions.indices())
     shutil.rmtree(before.folder)

@@ -15,6 +15,7 @@ from typing import Any
 
 from prefloop.labelers.config import JudgeLabeler, LabelConfig
 from prefloop.pipeline.config import PoolMember, RunConfig, SampleConfig, validate_config
+from prefloop.pipeline.executors.attempts import Attempts
 from prefloop.pipeline.executors.block_task import BlockJob, BlockTask, Executor, ExecutorFailed
 from prefloop.pipeline.executors.block_worker import StoredRun, WorkOrder
 from prefloop.pipeline.executors.local import LocalExecutor, LocalJob
@@ -23,12 +24,17 @@ from prefloop.pipeline.run.context import RoundContext, RunContext
 from prefloop.pipeline.run.final_split import ids_of_rounds
 from prefloop.pipeline.run.models import Models
 from prefloop.pipeline.run.run_dir import RunDir
+from prefloop.pipeline.stages.dataset.volumes import WRITE, write_job
+from prefloop.pipeline.stages.deciding.deciding_jobs import FILTER, filter_job
 from prefloop.pipeline.stages.evaluate import ANSWERS, HeldOutAnswers, answer_job
 from prefloop.pipeline.stages.label import LABEL, label_job
 from prefloop.pipeline.stages.likelihood.reading import LOGPS, ReadingOrder, reading_job
 from prefloop.pipeline.stages.matches import MATCH, Voting, match_job
 from prefloop.pipeline.stages.sample import SAMPLE, sample_job
 from prefloop.training.config import EvaluateConfig
+
+_OF_TABLES = (FILTER, WRITE)
+"""Stages that need no model."""
 
 
 def executor_of(config: RunConfig, run: RunDir, models: Models) -> Executor:
@@ -77,13 +83,15 @@ async def job_of(order: WorkOrder) -> LocalJob:
     config = validate_config(dict(order.config), str(order.root))
     if order.store is not None:
         order = await asyncio.to_thread(_on_this_machine, order, order.store)
+    task = order.task
+    context = RunContext.of(config, RunDir(task.root)).round(task.round)
+    if task.stage in _OF_TABLES:
+        return await LocalExecutor().open(_job_of_tables(order, context))
     run = RunDir(order.root)
     models = Models(config, **_files_of_engines(order, run))
     models.take_probes(run.prompts, config.sample.system_prompt)
     if order.policy is not None:
         models.use_policy(order.policy)
-    task = order.task
-    context = RunContext.of(config, RunDir(task.root)).round(task.round)
     return await LocalExecutor(lambda: models.admission).open(_job_of(task, models, context))
 
 
@@ -102,7 +110,8 @@ def _on_this_machine(order: WorkOrder, store: StoredRun) -> WorkOrder:
     """``order`` with the paths of this machine's copy of what is on the store, which has all that
     the stage reads: it was committed before the stage began."""
     of_driver = str(store.copy)
-    reads_weights = order.policy is not None or order.task.stage == LOGPS
+    stage = order.task.stage
+    reads_weights = stage == LOGPS or (order.policy is not None and stage not in _OF_TABLES)
     here = WorkingCopy(store.address).look(weights=reads_weights)
 
     def moved(value: Any) -> Any:
@@ -119,6 +128,12 @@ def _on_this_machine(order: WorkOrder, store: StoredRun) -> WorkOrder:
     task = order.task
     task = replace(task, root=Path(moved(str(task.root))), details=moved(dict(task.details)))
     return replace(order, task=task, root=Path(moved(str(order.root))), policy=moved(order.policy))
+
+
+def _job_of_tables(order: WorkOrder, context: RoundContext) -> BlockJob:
+    if order.task.stage == FILTER:
+        return filter_job(context, order.task.details)
+    return write_job(context, order.task.details, Attempts(order.generation).is_over)
 
 
 def _job_of(task: BlockTask, models: Models, context: RoundContext) -> BlockJob:

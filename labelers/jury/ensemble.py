@@ -9,7 +9,8 @@ answer that only one of them loves is how a policy learns to fool it (Coste et a
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -24,15 +25,39 @@ _SAME = 1e-12
 """Deviation, as a share of the largest score, at which all scores are the same."""
 
 
-def fit_scales(parts: Iterable[pa.Table], labelers: Sequence[str]) -> FittedJury:
-    """Mean and standard deviation of each labeler's scores over the answers in votes tables, each
-    with whole prompts in it. An answer counts once, however many pairs it is in."""
-    found: dict[str, list[Floats]] = defaultdict(list)
-    pairs = 0
+@dataclass(frozen=True)
+class AnswerScores:
+    """The scores in some votes."""
+
+    pairs: int
+    """That the votes are on."""
+    by_labeler: Mapping[str, Floats]
+    """One for each answer that the labeler gave any: the mean over the votes about it."""
+
+
+def scores_in(parts: Iterable[pa.Table]) -> AnswerScores:
+    """The scores in votes tables, each with whole prompts in it."""
+    pairs, found = 0, defaultdict[str, list[Floats]](list)
     for votes in parts:
         pairs += len(pc.unique(votes["pair_id"]))
         for name, scores in _of_answers(votes).items():
             found[name].append(scores)
+    return AnswerScores(pairs, {name: np.concatenate(scores) for name, scores in found.items()})
+
+
+def fit_scales(parts: Iterable[pa.Table], labelers: Sequence[str]) -> FittedJury:
+    """:func:`scales_of` the scores in votes tables, each with whole prompts in it."""
+    return scales_of([scores_in(parts)], labelers)
+
+
+def scales_of(parts: Iterable[AnswerScores], labelers: Sequence[str]) -> FittedJury:
+    """Mean and standard deviation of each labeler's scores over the answers in ``parts``, in none
+    of which is a prompt of another. An answer counts once, however many pairs it is in."""
+    found, pairs = defaultdict[str, list[Floats]](list), 0
+    for part in parts:
+        pairs += part.pairs
+        for name, of_part in part.by_labeler.items():
+            found[name].append(of_part)
     scales, notes = {}, []
     for name in labelers:
         if name not in found:

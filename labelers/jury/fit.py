@@ -23,8 +23,9 @@ from prefloop.labelers.jury.verdict_table import merge_votes, pairs_of, read_vot
 if TYPE_CHECKING:
     import pandas as pd
 
-_A, _B, _TIE, _MISSING = range(4)
-_MIRROR = {_A: _B, _B: _A, _TIE: _TIE, _MISSING: _MISSING}
+_A, _B, _TIE, MISSING = range(4)
+"""What a labeler said of a pair, in a pattern."""
+_MIRROR = {_A: _B, _B: _A, _TIE: _TIE, MISSING: MISSING}
 _ITERATIONS = 100
 _MOST_PAIRS = 10_000
 """Larger rounds are fitted on patterns thinned in proportion: at this number an accuracy is known
@@ -54,9 +55,9 @@ def count_patterns(parts: Iterable[pa.Table], labelers: Sequence[str]) -> Patter
         if unknown:
             raise LabelerError(f"there are votes of {unknown[0]}, which is no labeler of the run")
         verdicts = merge_votes(read, len(pairs))
-        codes = np.full((len(pairs), len(labelers)), _MISSING, np.int8)
+        codes = np.full((len(pairs), len(labelers)), MISSING, np.int8)
         said = np.array([_B, _TIE, _A], np.int8)[verdicts.verdict + 1]
-        codes[:, [place[name] for name in read.labelers]] = np.where(verdicts.valid, said, _MISSING)
+        codes[:, [place[name] for name in read.labelers]] = np.where(verdicts.valid, said, MISSING)
         found, times = np.unique(codes, axis=0, return_counts=True)
         for pattern, count in zip(found.tolist(), times.tolist(), strict=True):
             counts[tuple(pattern)] += count

@@ -43,6 +43,15 @@ class BlockTask:
     )
     """What to do about a block that ends whoever works on it."""
 
+    def name_of(self, index: int) -> str:
+        """What block ``index`` is called: one that stands for several (see
+        ``prefloop.pipeline.run.spans.SpanUnits``) by the first and the last of them."""
+        for spans in self.details.get("units", ()):
+            first, last = spans[0][0], spans[-1][-1]
+            if first == index != last:
+                return f"blocks {first} to {last}"
+        return f"block {index}"
+
 
 @dataclass(frozen=True)
 class BlockFacts:
@@ -55,6 +64,8 @@ class BlockFacts:
     cost: float = 0.0
     failed: int = 0
     """Rows of quarantine."""
+    found: Tables = ()
+    """Small tables that the stage adds up."""
 
     @property
     def nothing_came(self) -> bool:
@@ -106,6 +117,10 @@ class OpenJob(Protocol):
 
 class Executor(Protocol):
     """Has blocks worked on."""
+
+    @property
+    def shares_files(self) -> bool:
+        """Whether whoever works on a block can write what this process then reads."""
 
     async def open(self, job: BlockJob) -> OpenJob:
         """Make ready for ``job``."""

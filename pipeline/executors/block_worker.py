@@ -214,8 +214,10 @@ class BlockWorker:
         task, most = self._order.task, self._order.attempts
         why = self._attempts.reason(index) or "they were killed, as for want of memory: see their "
         why += "" if self._attempts.reason(index) else "logs in Ray's dashboard"
+        name = task.name_of(index)
+        tried = "it" if name == f"block {index}" else "them"
         return ExecutorFailed(
-            f"round {task.round} {task.stage}: block {index} ended {most} workers that tried it "
+            f"round {task.round} {task.stage}: {name} ended {most} workers that tried {tried} "
             f"({' '.join(why.split())}). All other blocks that were done are kept: "
             f"{task.remedy.format(block=index)}, or raise executor.attempts; the same command then "
             "goes on"
@@ -309,13 +311,14 @@ def row_of(facts: BlockFacts) -> dict[str, Any]:
     """``facts`` as JSON has them."""
     return {
         "block": facts.block, "tally": facts.tally, "tokens": facts.tokens, "cost": facts.cost,
-        "failed": facts.failed,
+        "failed": facts.failed, "found": [*map(as_text, facts.found)],
     }  # fmt: skip
 
 
 def facts_in(row: Mapping[str, Any]) -> BlockFacts:
     """What :func:`row_of` was given."""
-    return BlockFacts(row["block"], row["tally"], row["tokens"], row["cost"], row["failed"])
+    found = tuple(map(table_in, row["found"]))
+    return BlockFacts(row["block"], row["tally"], row["tokens"], row["cost"], row["failed"], found)
 
 
 def as_text(table: pa.Table) -> str:

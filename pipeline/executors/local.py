@@ -33,6 +33,8 @@ class Admission:
 class LocalExecutor:
     """Works on blocks in this process's event loop."""
 
+    shares_files = True
+
     def __init__(self, admission: Callable[[], Admission | None] = lambda: None) -> None:
         """``admission`` says, once a job's models are open, by what more blocks begin than the job
         says; null: no more."""

@@ -73,6 +73,11 @@ class RayExecutor:
         self._policy_now = policy_now
         self._is_ours = False
 
+    @property
+    def shares_files(self) -> bool:
+        """See ``prefloop.pipeline.executors.block_task.Executor``."""
+        return self.store is None
+
     async def open(self, job: BlockJob) -> RayJob:
         """See ``prefloop.pipeline.executors.block_task.Executor``."""
         await asyncio.to_thread(self._connect)

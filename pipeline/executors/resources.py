@@ -43,6 +43,9 @@ def worker_needs(config: RunConfig, task: BlockTask, *, has_gpus: bool) -> Worke
     """
     if "readings" in task.details:
         return _of_scoring(config, has_gpus=has_gpus)
+    if "units" in task.details:  # tables, and no model
+        least, most = _workers(config, ())
+        return WorkerNeeds(config.executor.cpus, 0.0, None, least, most, computes=False)
     names, own = _opened(task)
     engines = {name: config.engines[name] for name in names}
     gpus = [_gpus(engine, has_gpus=has_gpus) for engine in engines.values()]

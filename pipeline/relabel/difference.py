@@ -26,7 +26,7 @@ from prefloop.pipeline.redecide import compare_kept
 from prefloop.pipeline.run.context import RoundContext, RunContext
 from prefloop.pipeline.run.round_jury import jury_on, with_labels_of
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir
-from prefloop.pipeline.stages.filter import decide_blocks
+from prefloop.pipeline.stages.deciding.decided_blocks import decide_blocks
 
 EXAMPLES = 4
 """Changed pairs that are shown."""

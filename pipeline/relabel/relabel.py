@@ -83,7 +83,7 @@ async def _relabel(run: RunDir, asked: Asked, name: str | None, *, adopts: bool)
         finally:
             await on_call.close()
         _put_together(run, directory, config)
-        rows = _decide(directory, config)
+        rows = await _decide(directory, config)
         difference = compare_labels(run, before, directory, wanted.new)
         kept, rounds = (
             adopt(run, directory, wanted.config, manifest) if adopts else (None, list[Redecided]())
@@ -222,7 +222,7 @@ def _latest(votes: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(list(by_pair.values()), VOTE)
 
 
-def _decide(directory: RunDir, config: RunConfig) -> dict[str, int]:
+async def _decide(directory: RunDir, config: RunConfig) -> dict[str, int]:
     """Decide, filter and write what is not decided by the votes and settings of now; returns the
     rows of the dataset by split."""
     context = RunContext.of(config, directory)
@@ -232,8 +232,8 @@ def _decide(directory: RunDir, config: RunConfig) -> dict[str, int]:
         for folder in rounds:
             folder.forget_decisions()
     for folder in rounds:
-        filter_round(context.round(folder.index), config.label, config.filter)
-        write_round(
+        await filter_round(context.round(folder.index), config.label, config.filter)
+        await write_round(
             context.round(folder.index),
             test_share=config.write.test_share,
             unpaired=config.write.unpaired,

@@ -14,6 +14,7 @@
         quarantine/          rows that failed in this round, by stage
         begins-with.json     the policies that rounds up to this one were begun with, by number
         jury.json            how reliable the labelers are, where the jury's rule needs it
+        .dataset/            files of the round's part of the dataset until all of them are made
         written.json         rows added to each split; its existence says that all were
         reference/           the mean of the policies so far, where that is the reference
         reference-logps.parquet  log-probabilities of the training data under the reference

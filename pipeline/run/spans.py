@@ -4,7 +4,10 @@ rows is then paid once for many."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import pyarrow as pa
 
@@ -18,6 +21,66 @@ _IN_MEMORY = 64 << 20
 """About as many bytes of texts."""
 _MANY = 64
 """Blocks from which on their files are put together: fewer are read as fast."""
+
+
+@dataclass(frozen=True)
+class SpanUnits:
+    """The blocks of a stage in units of work of one span or several. A unit is called by its first
+    block. Which blocks are in it depends on none that is missing or there."""
+
+    spans: Mapping[int, Sequence[Sequence[int]]]
+    """Of each unit."""
+    there: frozenset[int] = frozenset()
+    """Blocks that nobody has to write."""
+
+    @staticmethod
+    def of(
+        spans: Sequence[Sequence[int]], there: Iterable[int] = (), *, of_unit: int = 1
+    ) -> SpanUnits:
+        """``spans``, so many of them to a unit."""
+        units = [spans[begin : begin + of_unit] for begin in range(0, len(spans), of_unit)]
+        return SpanUnits({unit[0][0]: unit for unit in units}, frozenset(there))
+
+    def blocks(self, unit: int) -> list[int]:
+        """The blocks of a unit."""
+        return list(chain.from_iterable(self.spans[unit]))
+
+    def missing(self, unit: int) -> list[int]:
+        """Those of them that are to be written."""
+        return [index for index in self.blocks(unit) if index not in self.there]
+
+    def details(self) -> dict[str, Any]:
+        """It, as JSON has it: blocks as the bounds of rows without a gap."""
+        units = [list(map(_bounds, spans)) for spans in self.spans.values()]
+        return {"units": units, "there": _bounds(sorted(self.there))}
+
+    @staticmethod
+    def read(details: Mapping[str, Any]) -> SpanUnits:
+        """What :meth:`details` gave."""
+        units = [list(map(_within, spans)) for spans in details["units"]]
+        return SpanUnits(
+            {spans[0][0]: spans for spans in units}, frozenset(_within(details["there"]))
+        )
+
+
+def without_gap(blocks: Sequence[int]) -> list[tuple[int, int]]:
+    """The first and the last of each row without a gap in ``blocks``, which ascend."""
+    found: list[tuple[int, int]] = []
+    for index in blocks:
+        if found and found[-1][1] == index - 1:
+            found[-1] = found[-1][0], index
+        else:
+            found.append((index, index))
+    return found
+
+
+def _bounds(blocks: Sequence[int]) -> list[int]:
+    return list(chain.from_iterable(without_gap(blocks)))
+
+
+def _within(bounds: Sequence[int]) -> list[int]:
+    pairs = zip(bounds[::2], bounds[1::2], strict=True)
+    return [index for first, last in pairs for index in range(first, last + 1)]
 
 
 def spans_of(folder: RoundDir, blocks: Sequence[int], *weighed: PackedFolder) -> list[list[int]]:

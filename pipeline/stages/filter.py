@@ -4,42 +4,30 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefloop.data.errors import NothingCameOut
-from prefloop.labelers.config import (
-    AcrossPolicies,
-    BestVsLow,
-    CorrectVsIncorrect,
-    FilterConfig,
-    Identical,
-    LabelConfig,
-    LengthBalance,
-)
-from prefloop.labelers.decisions.candidate_scores import mean_scores, scores_by
-from prefloop.labelers.decisions.decide import NO_VALID_VOTE, TIE, decide
-from prefloop.labelers.decisions.filters import (
-    EMPTY_ANSWER,
-    BalanceRows,
-    apply_balance,
-    apply_filters,
-    balance_cutoff,
-)
+from prefloop.labelers.config import FilterConfig, Identical, LabelConfig, LengthBalance
+from prefloop.labelers.decisions.decide import NO_VALID_VOTE, TIE
+from prefloop.labelers.decisions.filters import EMPTY_ANSWER, BalanceRows, balance_cutoff
 from prefloop.labelers.decisions.reasons import PAIR_STRATEGY
-from prefloop.labelers.jury.round_jury import RoundJury
-from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS
-from prefloop.labelers.people import without
+from prefloop.pipeline.executors.block_task import BlockFacts, Tables
+from prefloop.pipeline.executors.units import run_units
 from prefloop.pipeline.run.all_or_some import commonest, tally_notes
 from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.progress import StepProgress
-from prefloop.pipeline.run.round_jury import load_round_jury
-from prefloop.pipeline.run.run_dir import RoundDir, Stopwatch
-from prefloop.pipeline.run.spans import spans_of
-from prefloop.pipeline.stages.given import proposed
+from prefloop.pipeline.run.round_jury import keep_fit, load_round_jury, wants_fit
+from prefloop.pipeline.run.run_dir import Stopwatch
+from prefloop.pipeline.run.spans import SpanUnits, spans_of
+from prefloop.pipeline.stages.deciding.deciding_jobs import (
+    FILTER,
+    Deciding,
+    balance_rows_in,
+    balancing_job,
+    counting_job,
+    deciding_job,
+)
 
 _LOOSEN = (
     "loosen {} in `filter`; none of them is marked done: the same command then decides again, and "
@@ -57,24 +45,14 @@ _REMEDIES = {
     PAIR_STRATEGY: _LOOSEN.format("strategy"),
 }
 """What to change where most pairs were dropped for a reason that is no filter of the user's."""
-_CANDIDATE_COLUMNS = [
-    "candidate_id",
-    "prompt_id",
-    "text",
-    "tokens",
-    "finish_reason",
-    "policy",
-    "policy_revision",
-    "origin",
-]
 
 
-def filter_round(context: RoundContext, label: LabelConfig, filters: FilterConfig) -> None:
+async def filter_round(context: RoundContext, label: LabelConfig, filters: FilterConfig) -> None:
     """Write the decision shards of a round.
 
-    Everything but the length balance looks at one prompt at a time. The balance needs the whole
-    round, so a first pass writes decisions without it and remembers 17 bytes a kept pair, and a
-    second pass applies the cut-off found in them.
+    Everything but the length balance, and the fit of a jury, looks at one prompt at a time. The
+    balance needs the whole round, so a first pass writes decisions without it and finds 17 bytes a
+    kept pair, and a second pass applies the cut-off found in them.
     """
     folder = context.folder
     blocks = folder.votes.indices()
@@ -83,22 +61,61 @@ def filter_round(context: RoundContext, label: LabelConfig, filters: FilterConfi
         shutil.rmtree(folder.unbalanced.folder, ignore_errors=True)  # where a kill came after it
         return
     watch = Stopwatch()
-    balance = next((f for f in filters.filters if isinstance(f, LengthBalance)), None)
-    first_pass = folder.decisions
-    if balance:
-        first_pass = folder.unbalanced
-        missing = first_pass.missing(blocks)
-    jury = load_round_jury(label, folder)
-    with StepProgress(
-        f"round {folder.index} filter", len(blocks), done=len(blocks) - len(missing), unit="blocks"
-    ) as progress:
-        for span in spans_of(folder, missing):
-            first_pass.write_together(span, *decide_blocks(context, span, label, filters, jury))
-            progress.advance(len(span))
-    if balance:
-        _balance(balance, folder)
-        shutil.rmtree(first_pass.folder)
-    context.note("filter", watch.lap())
+    # Of all blocks, whichever are there: so a kill changes nothing of what is in which file.
+    spans = spans_of(folder, blocks)
+    await _fit_jury(context, label, SpanUnits.of(spans))
+    deciding = Deciding(label, filters, load_round_jury(label, folder))
+    units = SpanUnits.of(spans, {*blocks} - {*missing})
+    if deciding.balance is None:
+        await _decide(context, deciding, units)
+    else:
+        await _decide_balanced(context, deciding, deciding.balance, units)
+    context.note(FILTER, watch.lap())
+
+
+async def _fit_jury(context: RoundContext, label: LabelConfig, units: SpanUnits) -> None:
+    if not wants_fit(label, context.folder.jury):
+        return
+    counted: dict[int, Tables] = {}
+
+    def heard(facts: BlockFacts) -> None:
+        counted[facts.block] = facts.found
+
+    job = counting_job(context, label, units)
+    await run_units(context.executor, job, list(units.spans), heard)
+    keep_fit(label, [counted[unit] for unit in units.spans], context.folder.jury)
+
+
+async def _decide(context: RoundContext, deciding: Deciding, units: SpanUnits) -> list[BalanceRows]:
+    """Decide what is missing; returns what a balance has to know, of all, where there is one."""
+    found: dict[int, BalanceRows] = {}
+    todo = [unit for unit in units.spans if deciding.balance or units.missing(unit)]
+    sizes = {unit: len(units.missing(unit)) for unit in todo}
+    total = sum(len(units.blocks(unit)) for unit in units.spans)
+    title = f"round {context.index} filter"
+    done = total - sum(sizes.values())
+    with StepProgress(title, total, done=done, unit="blocks") as progress:
+
+        def heard(facts: BlockFacts) -> None:
+            progress.advance(sizes[facts.block])
+            if facts.found:
+                found[facts.block] = balance_rows_in(*facts.found)
+
+        await run_units(context.executor, deciding_job(context, deciding, units), todo, heard)
+    return [found[unit] for unit in sorted(found)]
+
+
+async def _decide_balanced(
+    context: RoundContext, deciding: Deciding, rule: LengthBalance, units: SpanUnits
+) -> None:
+    unbalanced = context.folder.unbalanced
+    blocks = [index for unit in units.spans for index in units.blocks(unit)]
+    there = {*blocks} - {*unbalanced.missing(blocks)}
+    rows = await _decide(context, deciding, SpanUnits(units.spans, frozenset(there)))
+    job = balancing_job(context, balance_cutoff(rows, rule), units)
+    todo = [unit for unit in units.spans if units.missing(unit)]
+    await run_units(context.executor, job, todo)
+    shutil.rmtree(unbalanced.folder)
 
 
 def require_kept(context: RoundContext) -> None:
@@ -138,52 +155,3 @@ def why_none_kept(context: RoundContext) -> NothingCameOut | None:
         f"round {context.index}: all {reasons.total()} pairs were dropped, {times} of them by "
         f"{reason}{why}: {remedy.replace('RUN_DIR', str(context.run.root))}"
     )
-
-
-def decide_blocks(
-    context: RoundContext,
-    blocks: Sequence[int],
-    label: LabelConfig,
-    filters: FilterConfig,
-    jury: RoundJury,
-) -> tuple[pa.Table, list[int]]:
-    """Decisions (schema DECISION) on every pair of ``blocks``, one block after the other, but for
-    the balance; and how many each block has."""
-    folder = context.folder
-    parts = [folder.candidates.read(index, _CANDIDATE_COLUMNS) for index in blocks]
-    candidates = pa.concat_tables(parts).combine_chunks()
-    pairs = proposed(context, candidates, label)
-    votes = folder.votes.together(blocks, VOTE_COLUMNS)
-    decisions = decide(
-        votes,
-        pairs,
-        candidates,
-        jury,
-        round_index=context.index,
-    )
-    strategy = filters.strategy
-    chooser = strategy.chooser if isinstance(strategy, AcrossPolicies) else strategy
-    looks_at_scores = isinstance(chooser, BestVsLow | CorrectVsIncorrect)
-    rewards = mean_scores(without(votes, label.silent)) if looks_at_scores else {}
-    filtered = apply_filters(
-        decisions,
-        candidates,
-        filters,
-        seed=context.seed,
-        rewards=rewards,
-        scores=scores_by(votes, filters.scored_by),
-    )
-    owners = np.repeat(np.arange(len(blocks)), [len(part) for part in parts])
-    prompts = candidates["prompt_id"].combine_chunks()
-    of_row = owners[pc.index_in(filtered["prompt_id"], value_set=prompts).to_numpy()]
-    by_block = filtered.take(pa.array(np.argsort(of_row, kind="stable")))
-    return by_block, np.bincount(of_row, minlength=len(blocks)).tolist()
-
-
-def _balance(rule: LengthBalance, folder: RoundDir) -> None:
-    unbalanced, decisions = folder.unbalanced, folder.decisions
-    spans = spans_of(folder, unbalanced.indices())
-    cutoff = balance_cutoff([BalanceRows.of(unbalanced.together(span)) for span in spans], rule)
-    for span in spans_of(folder, decisions.missing(unbalanced.indices())):
-        rows = [unbalanced.rows([index]) for index in span]
-        decisions.write_together(span, apply_balance(unbalanced.together(span), cutoff), rows)

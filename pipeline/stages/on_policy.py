@@ -42,7 +42,8 @@ from prefloop.pipeline.run.run_dir import RunError, Stopwatch
 from prefloop.pipeline.stages.dataset.layout import split_of
 from prefloop.pipeline.stages.dataset.row_tables import triples_of
 from prefloop.pipeline.stages.dataset.span_tables import SpanTables
-from prefloop.pipeline.stages.filter import decide_blocks, why_none_kept
+from prefloop.pipeline.stages.deciding.decided_blocks import decide_blocks
+from prefloop.pipeline.stages.filter import why_none_kept
 from prefloop.pipeline.stages.invalid_votes import Breaker
 from prefloop.pipeline.stages.label import OpenLabelers, label_block
 from prefloop.pipeline.stages.label import remedy_of as label_remedy

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
 
 from prefloop.data.errors import NothingCameOut, StorageError
-from prefloop.data.packed_folder import PackedFolder
 from prefloop.data.schemas import TRIPLE, UNPAIRED
 from prefloop.data.shards import (
     atomic_write_json,
@@ -22,13 +21,13 @@ from prefloop.data.shards import (
     row_count,
     write_shard,
 )
+from prefloop.pipeline.executors.block_task import BlockFacts
+from prefloop.pipeline.executors.local import LocalExecutor
+from prefloop.pipeline.executors.units import run_units
 from prefloop.pipeline.run.context import RoundContext
+from prefloop.pipeline.run.progress import StepProgress
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir, Stopwatch
-from prefloop.pipeline.stages.dataset.every_answer import (
-    EVERY_CANDIDATE,
-    EVERY_VOTE,
-    EveryAnswerFiles,
-)
+from prefloop.pipeline.stages.dataset.every_answer import EVERY_CANDIDATE, EVERY_VOTE
 from prefloop.pipeline.stages.dataset.layout import (
     CANDIDATES_FOLDER,
     ROW_GROUP_ROWS,
@@ -36,12 +35,15 @@ from prefloop.pipeline.stages.dataset.layout import (
     TRIPLES_FOLDER,
     UNPAIRED_FOLDER,
     VOTES_FOLDER,
-    DatasetPart,
-    PartFiles,
     files_in,
 )
-from prefloop.pipeline.stages.dataset.row_tables import triples_of, unpaired_of
-from prefloop.pipeline.stages.dataset.span_tables import SpanTables, span_tables
+from prefloop.pipeline.stages.dataset.volumes import (
+    WRITE,
+    Volumes,
+    WhatIsWritten,
+    forget_volumes,
+    volumes_job,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ _COUNTED = {
 """What ``written.json`` counts: the rows of each folder of the dataset, by split."""
 
 
-def write_round(
+async def write_round(
     context: RoundContext, *, test_share: float, unpaired: bool, every_answer: bool = True
 ) -> None:
     """Write the triple shards of a round and add them to the dataset, once.
@@ -69,9 +71,11 @@ def write_round(
         fault = _fault(context, unpaired=unpaired)
         if fault is None:
             if not _is_settled(context, wanted=every_answer):
-                _settle_every_answer(context, test_share, wanted=every_answer)
+                await _settle_every_answer(context, test_share, wanted=every_answer)
             folder.index_shards()
+            forget_volumes(folder)  # where a kill came before that
             return
+        forget_volumes(folder)
         logger.warning("%s: round %d of the dataset is written again", fault, folder.index)
     watch = Stopwatch()
     context.run.card.unlink(missing_ok=True)  # it says what the files hold
@@ -80,18 +84,15 @@ def write_round(
     decided = folder.decisions.indices()
     gone = [index for index in folder.triples.indices() if index not in decided]
     folder.triples.remove(gone if fault is None else None)
-    part = _part(context, test_share)
-    triples = PartFiles(part, TRIPLES_FOLDER, _schema_of(context, TRIPLE))
-    singles = PartFiles(part, UNPAIRED_FOLDER, _schema_of(context, UNPAIRED))
-    answers = EveryAnswerFiles(part)
+    columns = {
+        name: _schema_of(context, whole).names
+        for name, whole in ((TRIPLES_FOLDER, TRIPLE), (UNPAIRED_FOLDER, UNPAIRED))
+    }
+    what = WhatIsWritten(test_share, True, unpaired, every_answer, columns)
     blocks = sorted({*decided, *folder.candidates.indices()})
-    for tables in span_tables(folder, blocks, context.system_prompt):
-        triples.add(_triples_of(context, tables))
-        if unpaired:
-            singles.add(unpaired_of(context, tables))
-        if every_answer:
-            answers.add(tables)
-    files = triples.close() | singles.close() | answers.close()
+    volumes = Volumes.of(context, what, blocks)
+    await _make(volumes)
+    files = volumes.put_in_place()
     # Old files stand until the new ones do; what an earlier try wrote beyond them goes last.
     for path in _files_of(context):
         if path not in files:
@@ -99,34 +100,27 @@ def write_round(
     wanted = (*SPLITS, *(_UNPAIRED if unpaired else ()), *(_EVERY if every_answer else ()))
     folder.index_shards()  # before the pages that count
     atomic_write_json(folder.written, dict.fromkeys(wanted, 0) | _rows_by_split(files))
-    context.note("write", watch.lap())
+    forget_volumes(folder)
+    context.note(WRITE, watch.lap())
 
 
-def _part(context: RoundContext, test_share: float) -> DatasetPart:
-    return DatasetPart(context.run.dataset, context.index, context.seed, test_share)
+async def _make(volumes: Volumes) -> None:
+    """Have the volumes made that are missing. Files of workers that share none with this process
+    would come through it, which has all that they are made of: then it makes them."""
+    context = volumes.context
+    missing = volumes.missing()
+    if not missing:
+        return
+    sizes = {unit: len(volumes.units.blocks(unit)) for unit in volumes.units.spans}
+    total, todo = sum(sizes.values()), sum(sizes[unit] for unit in missing)
+    title = f"round {context.index} write"
+    with StepProgress(title, total, done=total - todo, unit="blocks") as progress:
+        executor = context.executor if context.executor.shares_files else LocalExecutor()
 
+        def heard(facts: BlockFacts) -> None:
+            progress.advance(sizes[facts.block])
 
-def _triples_of(context: RoundContext, tables: SpanTables) -> pa.Table:
-    """The triples of some blocks, which are in their shards from now on."""
-    shards = context.folder.triples
-    decided = [index for index in tables.blocks if context.folder.decisions.exists(index)]
-    if _have_their_triples(shards, tables, decided):
-        return pa.concat_tables([TRIPLE.empty_table(), *shards.iter(indices=decided)])
-    found = triples_of(context, tables)
-    kept = dict(zip(tables.blocks, tables.kept, strict=True))
-    shards.remove(decided)
-    shards.write_together(decided, found, [kept[index] for index in decided])
-    return found
-
-
-def _have_their_triples(shards: PackedFolder, tables: SpanTables, decided: Sequence[int]) -> bool:
-    if shards.missing(decided):
-        return False
-    kept = dict(zip(tables.blocks, tables.kept, strict=True))
-    try:
-        return all(shards.rows([index]) == kept[index] for index in decided)
-    except StorageError:
-        return False
+        await run_units(executor, volumes_job(volumes), missing, heard)
 
 
 def _is_settled(context: RoundContext, *, wanted: bool) -> bool:
@@ -145,25 +139,26 @@ def _is_settled(context: RoundContext, *, wanted: bool) -> bool:
     return all(found.get(name, 0) == written[name] for name in _EVERY)
 
 
-def _settle_every_answer(context: RoundContext, test_share: float, *, wanted: bool) -> None:
+async def _settle_every_answer(context: RoundContext, test_share: float, *, wanted: bool) -> None:
     """Add answers and votes to a round that was written without them, or lost some; without
     ``wanted``, take them out."""
+    folder = context.folder
     context.run.card.unlink(missing_ok=True)
     _conform_earlier(context)
-    counts = {name: count for name, count in _written(context.folder).items() if name not in _EVERY}
-    atomic_write_json(context.folder.written, counts)  # so long as they are not whole
-    answers = EveryAnswerFiles(_part(context, test_share))
+    counts = {name: count for name, count in _written(folder).items() if name not in _EVERY}
+    atomic_write_json(folder.written, counts)  # so long as they are not whole
+    files: dict[Path, int] = {}
     if wanted:
-        blocks = context.folder.candidates.indices()
-        for tables in span_tables(context.folder, blocks, context.system_prompt):
-            answers.add(tables)
-    files = answers.close()
+        what = WhatIsWritten(test_share, triples=False)
+        volumes = Volumes.of(context, what, folder.candidates.indices())
+        await _make(volumes)
+        files = volumes.put_in_place()
     for path in _files_of(context, (CANDIDATES_FOLDER, VOTES_FOLDER)):
         if path not in files:
             path.unlink()
     if wanted:
         every = dict.fromkeys(_EVERY, 0) | _rows_by_split(files)
-        atomic_write_json(context.folder.written, counts | every)
+        atomic_write_json(folder.written, counts | every)
 
 
 def _conform_earlier(context: RoundContext) -> None:

@@ -1,5 +1,6 @@
 """Pieces of a run that were lost, half-made or made with other settings, without any model."""
 
+import asyncio
 import json
 import os
 from collections.abc import Iterator
@@ -116,7 +117,7 @@ def written(tmp_path: Path) -> RunDir:
     run = write_run(tmp_path / "run", rounds=1, trained=False)
     run.round(0).written.unlink()
     run.round(0).triples.remove()
-    write_round(context_of(run).round(0), test_share=0.3, unpaired=True)
+    asyncio.run(write_round(context_of(run).round(0), test_share=0.3, unpaired=True))
     return run
 
 
@@ -128,10 +129,10 @@ def test_lost_files_of_the_dataset_are_written_again(written: RunDir) -> None:
     for path in files:
         for spoil in (Path.unlink, lambda file: file.write_bytes(b"PAR1")):
             spoil(path)
-            write_round(context, test_share=0.3, unpaired=True)
+            asyncio.run(write_round(context, test_share=0.3, unpaired=True))
             assert snapshot(written.root) == expected
     context.folder.written.write_text('{"tra')
-    write_round(context, test_share=0.3, unpaired=True)
+    asyncio.run(write_round(context, test_share=0.3, unpaired=True))
     assert snapshot(written.root) == expected
 
 
@@ -171,7 +172,7 @@ def test_a_lost_quarantine_shard_is_counted_all_the_same(written: RunDir, caplog
 
 def test_a_written_round_is_written_once(written: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     with killed_at(0, monkeypatch):
-        write_round(context_of(written).round(0), test_share=0.3, unpaired=True)
+        asyncio.run(write_round(context_of(written).round(0), test_share=0.3, unpaired=True))
 
 
 def test_a_test_share_changed_in_the_middle_leaves_no_file_of_the_old(
@@ -179,7 +180,7 @@ def test_a_test_share_changed_in_the_middle_leaves_no_file_of_the_old(
 ) -> None:
     context = context_of(written).round(0)
     context.folder.written.unlink()  # as a kill before it leaves it
-    write_round(context, test_share=0.0, unpaired=False)
+    asyncio.run(write_round(context, test_share=0.0, unpaired=False))
     names = sorted(
         path.relative_to(written.dataset).as_posix() for path in written.dataset.rglob("*.parquet")
     )
@@ -200,8 +201,8 @@ def test_deciding_again_killed_anywhere_is_finished_by_the_next_start(
         run = write_run(tmp_path / name, rounds=1, blocks=2, trained=False)
         context = context_of(run).round(0)
         context.folder.forget_decisions()
-        filter_round(context, config.label, config.filter)
-        write_round(context, test_share=0.3, unpaired=False)
+        asyncio.run(filter_round(context, config.label, config.filter))
+        asyncio.run(write_round(context, test_share=0.3, unpaired=False))
         votes = run.round(0).votes
         mark_undecided(run)
         table = votes.read(1)

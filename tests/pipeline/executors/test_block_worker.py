@@ -104,6 +104,17 @@ def test_a_block_is_written_and_its_facts_come_back(tmp_path: Path) -> None:
     assert board.written[3][0]["n"].to_pylist() == [3, 3]
 
 
+def test_small_tables_come_back_with_the_facts(tmp_path: Path) -> None:
+    class Adding(Board):
+        def facts(self, index: int, tables: Tables) -> BlockFacts:
+            return BlockFacts(index, {}, found=tables)
+
+    board = Adding()
+    [row] = rows_of(worker(order_in(tmp_path), board, two), 3)
+    assert facts_in(row) == BlockFacts(3, {}, found=numbers(3, 3))
+    assert not facts_in(row).nothing_came
+
+
 def test_the_first_who_wrote_a_block_wrote_it(tmp_path: Path) -> None:
     board = Board()
 

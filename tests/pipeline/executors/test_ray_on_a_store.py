@@ -18,7 +18,9 @@ from prefloop.data.errors import PrefloopError
 from prefloop.data.storage.objects import Objects
 from prefloop.pipeline.executors.attempts_board import Board
 from prefloop.pipeline.remote.door import local_path
+from prefloop.pipeline.run import spans
 from prefloop.pipeline.run.run_dir import RunDir
+from prefloop.pipeline.stages.deciding import deciding_jobs
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import run_small, small_config
 from tests.helpers.servers import Handler, faulty_server
@@ -137,6 +139,32 @@ def test_a_killed_process_leaves_no_worker_and_the_same_command_goes_on(
         # Two blocks of each of two workers, votes in both orders.
         assert 0 < repeated(server) <= 2 * 2 * BLOCK * 2
     assert shards(of_driver(address)) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900, method="thread")
+def test_pairs_of_a_run_on_a_store_are_decided_by_workers(
+    tmp_path: Path, bucket: str, prompts: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they decide comes back, and is balanced by them again."""
+    monkeypatch.setattr(spans, "_PROMPTS", 2 * BLOCK)
+    filters = {"filters": [{"type": "length_balance", "max_share_longer": 0.5}],
+               "strategy": {"type": "all"}}  # fmt: skip
+    with faulty_server(lambda handler: scripted(handler.body)(handler)) as server:
+        wanted = config(server.url, prompts, filter=filters, sample={"n": 4, "max_tokens": 8})
+        local = run_small(tmp_path / "local", wanted)
+        for name in ("decide_blocks", "apply_balance"):
+            monkeypatch.setattr(deciding_jobs, name, None)  # in this process
+        wanted = config(
+            server.url, prompts, cluster, filter=filters, sample={"n": 4, "max_tokens": 8}
+        )
+        prefloop.run(wanted, run_dir=f"{bucket}/run", check=False)
+    found = of_driver(f"{bucket}/run")
+    assert shards(found) == shards(local)
+    assert len(found.round(0).decisions.paths()) == PROMPTS // BLOCK // 2
+    stored = {one.name for one in Objects(f"{bucket}/run").walk()}
+    assert {name for name in stored if name.endswith(".parquet")} == shards(local).keys()
+    assert no_worker_is_left()
 
 
 @pytest.mark.slow

@@ -51,6 +51,15 @@ def test_a_worker_has_the_gpus_of_the_engines_that_its_stage_opens() -> None:
     assert needs("sample", has_gpus=False).gpus == 0
 
 
+def test_a_worker_of_tables_opens_no_engine() -> None:
+    task = BlockTask("filter", Path(), 0, {"units": [[[0, 3]]], "there": []})
+    assert worker_needs(config(), task, has_gpus=True) == WorkerNeeds(
+        2, 0.0, None, 1, None, computes=False
+    )
+    few = config(executor={"type": "ray", "workers": 3})
+    assert worker_needs(few, task, has_gpus=True).most == 3
+
+
 def test_engines_of_one_worker_share_its_gpus() -> None:
     pool = [
         {"name": "a", "engine": "policy", "model": "x"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from prefloop.pipeline.config import dump_config
@@ -21,6 +22,6 @@ def decided_run(root: Path, *, test_share: float = 0.1) -> RunDir:
     run.config.write_text(dump_config(CONFIG))
     context = RunContext.of(CONFIG, run).round(0)
     context.folder.forget_decisions()
-    filter_round(context, CONFIG.label, CONFIG.filter)
-    write_round(context, test_share=test_share, unpaired=False)
+    asyncio.run(filter_round(context, CONFIG.label, CONFIG.filter))
+    asyncio.run(write_round(context, test_share=test_share, unpaired=False))
     return run

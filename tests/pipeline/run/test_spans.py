@@ -1,5 +1,6 @@
 """Blocks that are decided and written together give what each gives alone."""
 
+import asyncio
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,8 +33,8 @@ def made(root: Path) -> RunDir:
 
 def written(run: RunDir) -> dict[str, pa.Table]:
     context = RunContext.of(config(), run).round(0)
-    filter_round(context, config().label, config().filter)
-    write_round(context, test_share=0.2, unpaired=True)
+    asyncio.run(filter_round(context, config().label, config().filter))
+    asyncio.run(write_round(context, test_share=0.2, unpaired=True))
     shards = {
         "decisions": context.folder.decisions.table(), "triples": context.folder.triples.table(),
     }  # fmt: skip

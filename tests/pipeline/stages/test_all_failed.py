@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -222,7 +223,7 @@ def test_pairs_that_all_went_to_the_test_split_are_written_again(
         require_train_rows(context, 0.999)
     for unpaired in (False, True):
         assert split_files(run, "test", unpaired=unpaired) == []
-    write_round(context, test_share=0.5, unpaired=True)
+    asyncio.run(write_round(context, test_share=0.5, unpaired=True))
     require_train_rows(context, 0.5)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def run(tmp_path: Path) -> RunDir:
 
 def write(run: RunDir, *, every_answer: bool = True) -> None:
     context = RunContext.of(CONFIG, run).round(0)
-    write_round(context, test_share=SHARE, unpaired=False, every_answer=every_answer)
+    asyncio.run(write_round(context, test_share=SHARE, unpaired=False, every_answer=every_answer))
     write_card(CONFIG, run)
 
 
@@ -125,8 +126,10 @@ def test_a_kill_while_they_are_added_is_made_up_for(
         patched.setattr(PartFiles, "close", killed)
         with pytest.raises(KeyboardInterrupt):
             write(run)
-    assert any((run.dataset / "candidates").iterdir())
+    assert [*run.round(0).root.glob(".dataset/*/*/candidates/*.parquet")]
+    assert not (run.dataset / "candidates").exists()  # what is there stands until all are made
     write(run)
+    assert not (run.round(0).root / ".dataset").exists()
     assert {name: pq.read_table(run.dataset / name) for name in files(run)} == whole
     assert configs(run) == ["default", *EVERY]
 

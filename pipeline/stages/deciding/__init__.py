@@ -1,0 +1,1 @@
+"""Votes become decisions, some blocks at a time, here or on another machine."""
