@@ -34,6 +34,7 @@ from prefloop.data.protocol import (
     Completion,
     EngineFailed,
     EverythingRefused,
+    PartlyRejected,
     Request,
     RequestRejected,
     Sampling,
@@ -192,6 +193,12 @@ class OpenAIServer:
         return self._config.api == "chat" or self._config.vllm_extensions
 
     @property
+    def n_per_request(self) -> int:
+        """Answers to one prompt that may go into one request: who wants several of them does well
+        to ask for them together."""
+        return self._config.n_per_request
+
+    @property
     def spent(self) -> Amount:
         """Tokens and money that the engine has used, before this process too; answers from the
         cache are free."""
@@ -208,12 +215,19 @@ class OpenAIServer:
             answers = [await self._answer(self._questions.one(request, request.seeds[0], prompt))]
             return [self._counts.completion(request, answers[0], prompt)]
         found = await asyncio.gather(*(self._answers(request, seeds, prompt) for seeds in groups))
-        replies = list[Reply]()
-        for answer in itertools.chain.from_iterable(found):
-            if isinstance(answer, RequestRejected):
-                raise answer
-            replies.append(answer)
-        return [self._counts.completion(request, reply, prompt) for reply in replies]
+        outcomes = [
+            self._counts.completion(request, answer, prompt)
+            if isinstance(answer, Reply)
+            else answer
+            for answer in itertools.chain.from_iterable(found)
+        ]
+        completions = [one for one in outcomes if isinstance(one, Completion)]
+        for refused in outcomes:
+            if isinstance(refused, RequestRejected):
+                if not completions:
+                    raise refused
+                raise PartlyRejected(refused.reason, refused.detail, tuple(outcomes))
+        return completions
 
     async def load_policy(self, path: str) -> None:
         """See ``prefloop.data.protocol.Engine``. Only LoRA adapters, into a vLLM server that allows
