@@ -1,14 +1,12 @@
 """The HTTP engine: any OpenAI-compatible server, or several of them.
 
-One request goes out for each seed, or, with ``n_per_request``, for several of them.
-
-A request goes: response cache, then tries with exponential backoff, each under the budget and the
-rate limits. What a try can end in is decided in ``openai_errors``; what is sent, in
-``openai_wire``; what is asked for and what it took, in ``asking``; what is read, in
-``reply_reader``. A request that no try helps is told from a
-server that answers nobody by how others fared (``health``) and, where none did, by a harmless one.
-Of several servers, each try goes to the one whose turn it is (``endpoints``). In ``mode: batch``
-requests go out in jobs (``batch``), and each line that comes back goes through the same door.
+One request goes out for each seed, or, with ``n_per_request``, for several of them. It goes:
+response cache, then tries with exponential backoff, each under the budget and the rate limits. What
+a try can end in is decided in ``openai_errors``; what is sent, in ``openai_wire``; what is read, in
+``reply_reader``; what is asked for, what came of it at which price, and whose fault it is where
+nothing did, in ``asking``. Of several servers, each try goes to the one whose turn it is
+(``endpoints``). In ``mode: batch`` requests go out in jobs (``batch``), and each line that comes
+back goes through the same door.
 """
 
 from __future__ import annotations
@@ -27,7 +25,6 @@ from typing import Any, NoReturn
 
 from aiolimiter import AsyncLimiter
 
-from prefloop.data.chat import render_tokens
 from prefloop.data.errors import StorageError
 from prefloop.data.hashing import folder_revision
 from prefloop.data.protocol import (
@@ -46,6 +43,7 @@ from prefloop.pipeline.engines.endpoints.pool import Pool
 from prefloop.pipeline.engines.openai.api_key import ApiKey
 from prefloop.pipeline.engines.openai.asking.answer_counts import AnswerCounts
 from prefloop.pipeline.engines.openai.asking.choices import read_answers
+from prefloop.pipeline.engines.openai.asking.faults import LOOK_AT_SERVER, Faults, after
 from prefloop.pipeline.engines.openai.asking.question import Questioner, ServerQuestion
 from prefloop.pipeline.engines.openai.asking.several import SeveralAnswers, number_of
 from prefloop.pipeline.engines.openai.batch.asked_live import is_asked_live
@@ -57,16 +55,14 @@ from prefloop.pipeline.engines.openai.batch.price_mark import marked, share_in
 from prefloop.pipeline.engines.openai.batches import Batches, put_together, shared, taken_apart
 from prefloop.pipeline.engines.openai.budget import Budget, Charge
 from prefloop.pipeline.engines.openai.connections.response import Response, TransportError
-from prefloop.pipeline.engines.openai.health import MOST_IN_A_ROW, Health
+from prefloop.pipeline.engines.openai.health import Health
 from prefloop.pipeline.engines.openai.ledger import Amount, ledger_at
 from prefloop.pipeline.engines.openai.openai_errors import TransientError
 from prefloop.pipeline.engines.openai.openai_wire import (
     PROBE,
     PROBE_TOKENS,
-    probe_body,
-    shortened,
 )
-from prefloop.pipeline.engines.openai.parameters import ParameterRefused, Place, mended
+from prefloop.pipeline.engines.openai.parameters import Place
 from prefloop.pipeline.engines.openai.reply_reader import (
     GarbledResponseError,
     Reply,
@@ -88,16 +84,12 @@ from prefloop.pipeline.engines.weights import is_adapter, load_tokenizer
 logger = logging.getLogger(__name__)
 
 _FIRST_BACKOFF_S = 0.5
-_PROBES = 2
 _PROBES_OF_POLICY = 4
 _FIRST_AGAIN = 3
 """Times that a request over several endpoints goes first again after a try that failed."""
 _MOST_REFUSALS = 28
 """Times that a request is refused for the load of several endpoints that answer others, before it
 is taken to be one that they do not want."""
-_LOOK_AT_SERVER = (
-    "check the server and its log, and that base_url is right; the same command resumes"
-)
 _FAILED_TOGETHER = 3
 """Requests of several prompts that fail, in a row, before each is asked alone."""
 _LOOKS_FOR_CHOICES = 4
@@ -155,11 +147,18 @@ class OpenAIServer:
         self.differences: tuple[str, ...] = ()
         """How the models of several endpoints differ, as far as they say."""
         self._adapter: dict[str, str] | None = None
-        self._health = Health()
-        self._probing = asyncio.Lock()
         self._tokenizer = None if config.tokenizer is None else load_tokenizer(config.tokenizer)
         self._questions = Questioner(config, model, self._tokenizer)
         self._counts = AnswerCounts(config, self._tokenizer, self._address)
+        self._health = Health()
+        self._faults = Faults(
+            self._health,
+            self._questions,
+            self._try_once,
+            place=self._place,
+            address=self._address,
+            pause_s=min(1.0, config.max_backoff_s),
+        )
         self.several = SeveralAnswers(config.n_per_request, self._address, self._place.engine)
         """Whether the server gives several answers to one request."""
         folder = config.cache_dir or cache
@@ -172,7 +171,6 @@ class OpenAIServer:
         self._looked_for_choices = 0
         self._until_choices = asyncio.Lock()
         self._no_choices: EverythingRefused | None = None
-        self._refuses: EverythingRefused | None = None
         self._concurrency = config.concurrency
         self._slots = asyncio.Semaphore(self._concurrency)
         self._taking = asyncio.Lock()
@@ -445,7 +443,7 @@ class OpenAIServer:
         except TransientError as error:
             failure = await self._failed_in_jobs(question, error, began)
         except RequestRejected as rejected:
-            failure = await self._refused(question, rejected)
+            failure = await self._faults.refused(question, rejected)
         else:
             self._gives_choices |= reply.first_logprobs is not None
             return reply
@@ -455,9 +453,9 @@ class OpenAIServer:
         self, question: ServerQuestion, error: TransientError, began: float
     ) -> Exception:
         tries = self._config.batch.max_tries
-        if await self._answers_others(question, began, began):
-            return self._hopeless(question, error, tries)
-        return EngineFailed(f"{self._address}: {error}, {_after(tries)} in jobs", _LOOK_AT_SERVER)
+        if await self._faults.answers_others(question, began, began):
+            return self._faults.hopeless(question, error, tries)
+        return EngineFailed(f"{self._address}: {error}, {after(tries)} in jobs", LOOK_AT_SERVER)
 
     def _read_line(self, question: ServerQuestion, answer: LineAnswer, charge: Charge) -> _Read:
         """What a line of a job says: see ``Door``."""
@@ -640,7 +638,7 @@ class OpenAIServer:
                     wait = self._wait(error, len(failed))
                 await asyncio.sleep(wait)
         except RequestRejected as rejected:
-            failure = await self._refused(question, rejected)
+            failure = await self._faults.refused(question, rejected)
         raise failure from None
 
     async def _try_in_turns(self, question: ServerQuestion) -> _Read:
@@ -665,12 +663,12 @@ class OpenAIServer:
                 failed.append(now)
                 if len(failed) <= self._config.max_retries:
                     continue
-                if await self._answers_others(question, failed[-2:][0], now):
+                if await self._faults.answers_others(question, failed[-2:][0], now):
                     try:
                         return await self._try_once(question, again=True)
                     except TransientError as last:
                         if last.was_sent and not last.is_busy and last.status != 503:
-                            raise self._hopeless(question, last, len(failed)) from None
+                            raise self._faults.hopeless(question, last, len(failed)) from None
                 failed.clear()
 
     async def _try_a_last_time(
@@ -678,8 +676,10 @@ class OpenAIServer:
     ) -> _Read:
         """What comes of a request that no try helped: an answer after all, where the server is
         back; its rejection, where the server answers others; or the run's end."""
-        stop = EngineFailed(f"{self._address}: {error}, {_after(len(failed))}", _LOOK_AT_SERVER)
-        if error.is_busy or not await self._answers_others(question, failed[-2:][0], failed[-1]):
+        stop = EngineFailed(f"{self._address}: {error}, {after(len(failed))}", LOOK_AT_SERVER)
+        if error.is_busy or not await self._faults.answers_others(
+            question, failed[-2:][0], failed[-1]
+        ):
             raise stop from None
         try:
             return await self._try_once(question)
@@ -687,124 +687,7 @@ class OpenAIServer:
             if last.is_busy:
                 raise stop from None
             error = last
-        raise self._hopeless(question, error, len(failed)) from None
-
-    def _hopeless(self, question: ServerQuestion, error: TransientError, tries: int) -> Exception:
-        """What it means that no try helped a request while the server answers others."""
-        if question.n > 1:  # each of its answers is asked for alone yet
-            return RequestRejected(error.reason, f"{error}, {_after(tries)}")
-        in_a_row = self._health.failed(question.key, str(error))
-        if in_a_row >= MOST_IN_A_ROW and not self._health.ever_answered:
-            return EverythingRefused(
-                f"{self._address} fails at every request but a harmless one, {in_a_row} in "
-                f"a row: {self._health.commonest_reason}",
-                _LOOK_AT_SERVER,
-            )
-        return RequestRejected(
-            error.reason, f"{error}, {_after(tries)}, while the server answers others"
-        )
-
-    async def _refused(self, question: ServerQuestion, rejected: RequestRejected) -> Exception:
-        """What a refusal means: this request's, a parameter's that all have, or, after many, that
-        the server refuses all."""
-        if rejected.reason != "refused_by_server" or question.n > 1:
-            return rejected
-        if isinstance(rejected, ParameterRefused):
-            if failure := await self._refusal_of_parameters(question, rejected):
-                return failure
-            rejected = RequestRejected(rejected.reason, rejected.detail)
-        in_a_row = self._health.failed(question.key, rejected.detail)
-        began = self._health.row_began
-        if in_a_row % MOST_IN_A_ROW or await self._answers_others(question, began, began):
-            return rejected
-        return EverythingRefused(
-            f"{self._address} refuses every request: {self._health.commonest_reason}",
-            "change what the message names; the same command resumes",
-        )
-
-    async def _refusal_of_parameters(
-        self, question: ServerQuestion, rejected: ParameterRefused
-    ) -> EverythingRefused | None:
-        """The end of the run, if the same request gets through without the parameters that the
-        server names; null where it is the request's own refusal."""
-        async with self._probing:
-            if self._refuses is not None:
-                return self._refuses
-            body, remedies, names = question.body, [], []
-            said = rejected
-            while True:
-                found = mended(body, said, self._place)
-                if found is None or repr(found.field) in names:
-                    return None
-                if found.may_fit_others and not await self._is_refused_to_all(question, body):
-                    return None
-                body = found.body
-                names.append(repr(found.field))
-                remedies.append(found.remedy)
-                probe = shortened(body)
-                few = min(question.max_tokens, PROBE_TOKENS)
-                try:
-                    await self._try_once(replace(question, body=probe, max_tokens=few))
-                except ParameterRefused as again:
-                    said = again
-                    continue
-                except (RequestRejected, TransientError):
-                    return None
-                break
-            self._health.alive()
-            fields = f"field{'s' if len(names) > 1 else ''} {', '.join(names)}"
-            self._refuses = EverythingRefused(
-                f"{self._address} refuses the {fields} ({rejected.detail}), and answers "
-                f"without {'them' if len(names) > 1 else 'it'}",
-                "set " + "; ".join(dict.fromkeys(remedies)),
-            )
-            return self._refuses
-
-    async def _is_refused_to_all(self, question: ServerQuestion, body: Mapping[str, Any]) -> bool:
-        """Whether even the shortest prompt is refused with all else in ``body``."""
-        harmless = dict(body) | self._harmless(body)
-        try:
-            await self._try_once(replace(question, body=harmless, prompt_tokens=32))
-        except RequestRejected:
-            return True
-        except TransientError:
-            return False
-        return False
-
-    def _harmless(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """A short prompt, as the field that holds it."""
-        if "prompt" not in body or self._tokenizer is None:
-            return {"messages": [dict(message) for message in PROBE]}
-        return {"prompt": render_tokens(self._tokenizer, PROBE)}
-
-    async def _answers_others(self, question: ServerQuestion, since: float, last: float) -> bool:
-        """Whether another request got through after ``since``; if none did, a harmless one is
-        tried, unless one failed after ``last``."""
-        async with self._probing:
-            if self._health.answered_since(since):
-                return True
-            if self._health.probe_failed_since(last):
-                return False
-            for _ in range(_PROBES):
-                if await self._is_probe_answered(question):
-                    return True
-                await asyncio.sleep(min(1.0, self._config.max_backoff_s))
-            self._health.probe_failed()
-            return False
-
-    async def _is_probe_answered(self, question: ServerQuestion) -> bool:
-        asked, prompt = time.monotonic(), None
-        if self._tokenizer is not None and "prompt" in question.body:
-            prompt = render_tokens(self._tokenizer, PROBE)
-        body = probe_body(question.body, prompt)
-        few = min(question.max_tokens, PROBE_TOKENS)
-        harmless = replace(question, body=body, max_tokens=few, prompt_tokens=32, n=1)
-        try:
-            await self._try_once(harmless)
-        except (TransientError, RequestRejected):
-            return self._health.answered_since(asked)  # a refusal to say hello is an answer
-        self._health.alive()
-        return True
+        raise self._faults.hopeless(question, error, len(failed)) from None
 
     async def _try_once(self, question: ServerQuestion, *, again: bool = False) -> _Read:
         """One try, at the endpoint whose turn it is; ``again``: it had a turn before."""
@@ -1005,10 +888,6 @@ def _in_words(names: Sequence[str]) -> str:
     """Servers, by name, for a message."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
-
-
-def _after(tries: int) -> str:
-    return f"after {tries} {'try' if tries == 1 else 'tries'}"
 
 
 def _lacks_choices(question: ServerQuestion, reply: Reply) -> bool:

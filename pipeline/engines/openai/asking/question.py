@@ -13,7 +13,7 @@ from prefloop.data.hashing import json_hash
 from prefloop.data.protocol import Request
 from prefloop.pipeline.engines.answer_reader import AnswerReader, longest, template_kwargs
 from prefloop.pipeline.engines.openai.headers import shown_headers
-from prefloop.pipeline.engines.openai.openai_wire import request_body
+from prefloop.pipeline.engines.openai.openai_wire import PROBE, request_body
 from prefloop.pipeline.engines.openai.reply_reader import ThoughtHints
 from prefloop.pipeline.engines.settings import OpenAIEngine
 
@@ -85,6 +85,13 @@ class Questioner:
             wants_choices=bool(wanted),
             hints=ThoughtHints(),
         )
+
+    def probe_ids(self, body: Mapping[str, Any]) -> list[int] | None:
+        """A harmless prompt, as token ids, for a request like ``body``; null where its prompt is
+        none of these."""
+        if self._tokenizer is None or "prompt" not in body:
+            return None
+        return render_tokens(self._tokenizer, PROBE)
 
     def _of(
         self, request: Request, seeds: Sequence[int], prompt: Sequence[int] | None

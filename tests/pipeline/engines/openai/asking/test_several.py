@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import importlib.util
 import json
 import logging
 from pathlib import Path
@@ -15,11 +13,8 @@ from prefloop.data.embedded import resolve_embedded
 from prefloop.data.protocol import Completion, EngineFailed, RequestRejected
 from prefloop.pipeline.config import ConfigError, validate_config
 from prefloop.pipeline.engines.openai.ledger import ledger_at
-from prefloop.pipeline.engines.openai.openai_server import OpenAIServer
-from prefloop.pipeline.engines.settings import OpenAIEngine
-from tests.helpers.engine_models import make_model
 from tests.helpers.served import ask, ask_endpoints, question
-from tests.helpers.servers import FaultyServer, faulty_server, hang, says, status, vllm_server
+from tests.helpers.servers import FaultyServer, faulty_server, hang, says, status
 from tests.pipeline.engines.openai.asking.n_server import PROMPT, Several, text_of, tokens_of
 
 PRICES = {"price_per_million_prompt_tokens": 1e6, "price_per_million_completion_tokens": 2e6}
@@ -320,30 +315,3 @@ def test_jobs_take_no_several() -> None:
             },
             "test",
         )  # fmt: skip
-
-
-@pytest.mark.vllm
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
-def test_vllm_itself(tmp_path: Path) -> None:
-    requests = [
-        question(f"Tell {number} tales.", seeds=SEEDS, max_tokens=12) for number in range(3)
-    ]
-
-    async def go(url: str, folder: Path) -> tuple[list[list[Completion]], Any]:
-        config = OpenAIEngine(
-            base_url=url, vllm_extensions=True, n_per_request=5, price_per_million_prompt_tokens=1
-        )
-        engine = OpenAIServer(config, "policy", cache=folder)
-        try:
-            return await asyncio.gather(*map(engine.generate, requests)), engine.several.honoured
-        finally:
-            await engine.aclose()
-
-    with vllm_server(make_model(tmp_path / "model"), tmp_path / "log") as url:
-        first, honoured = asyncio.run(go(url, tmp_path / "a"))
-        again, _ = asyncio.run(go(url, tmp_path / "b"))
-    assert honoured == "honoured"
-    assert [texts(one) for one in first] == [texts(one) for one in again]
-    for answers in first:
-        assert len({*texts(answers)}) > 1
-        assert all(one.completion_tokens == len(one.token_ids) for one in answers)
