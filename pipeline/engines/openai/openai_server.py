@@ -321,7 +321,6 @@ class OpenAIServer:
             found = await self._answer_several(together, alone)
         except RequestRejected as rejected:
             refusal = rejected
-            self.several.refused(rejected, len(seeds), others_answered=False)
         lacking = [at for at, reply in enumerate(found) if reply is None]
         answers: list[Reply | RequestRejected | None] = [*found]
         for at, answer in zip(
@@ -331,7 +330,7 @@ class OpenAIServer:
         ):
             answers[at] = answer
         if refusal is not None and any(isinstance(answer, Reply) for answer in answers):
-            self.several.refused(refusal, len(seeds), others_answered=True)
+            self.several.refused(refusal, len(seeds))
         return [answer for answer in answers if answer is not None]
 
     async def _answer_several(

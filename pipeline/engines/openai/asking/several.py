@@ -65,12 +65,12 @@ class SeveralAnswers:
                 self._remedy,
             )
 
-    def refused(self, refusal: RequestRejected, n: int, *, others_answered: bool) -> None:
-        """A request for ``n`` answers was refused; ``others_answered``: and one for a single one of
-        them was not."""
-        is_named = isinstance(refusal, ParameterRefused) and "n" in refusal.fields
-        if not self.may_ask(n) or not (is_named or others_answered):
+    def refused(self, refusal: RequestRejected, n: int) -> None:
+        """A request for ``n`` answers was refused, and one for a single one of them was not."""
+        # A server that gave as many refuses these for the prompt's sake.
+        if not self.may_ask(n) or self.most_came >= n:
             return
+        is_named = isinstance(refusal, ParameterRefused) and "n" in refusal.fields
         self._failed += 1
         if not is_named and (self.honoured != "unknown" or self._failed < _REFUSED):
             return
