@@ -208,10 +208,10 @@ class OpenAIServer:
         if self._jobs is not None and not is_asked_live():
             self._jobs.came(request)
         prompt = self._questions.prompt(request)
-        groups = self.several.groups(request)
         if len(request.seeds) == 1:  # a judge's: no further task for it
-            answers = [await self._answer(self._questions.one(request, request.seeds[0], prompt))]
-            return [self._counts.completion(request, answers[0], prompt)]
+            reply = await self._answer(self._questions.one(request, request.seeds[0], prompt))
+            return [self._counts.completion(request, reply, prompt)]
+        groups = self.several.groups(request)
         found = await asyncio.gather(*(self._answers(request, seeds, prompt) for seeds in groups))
         outcomes = [
             self._counts.completion(request, answer, prompt)

@@ -7,7 +7,7 @@ shared out by length, so that it stays what was paid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,8 +39,11 @@ def read_answers(body: Any, question: ServerQuestion, count: Counter) -> tuple[R
         read_reply(body, question.max_tokens, question.hints)
         raise GarbledResponseError("garbage instead of answers: no choices")
     usage = read_usage(body)
+    # So much is taken only where each answer is full: then a server need not say why it ended.
+    full = usage.completion_tokens == len(choices) * question.max_tokens
+    own = {"usage": {"completion_tokens": question.max_tokens}} if full else {}
     came = [
-        _Came(place, choice, *_read(choice, question))
+        _Came(place, choice, *_read({"choices": [choice], **own}, question))
         for place, choice in _in_order(choices, question.n)
     ]
     read = [one.reply is not None and one.place is not None for one in came]
@@ -71,16 +74,16 @@ class _Came:
         """The answer and the thought, as far as there are any."""
         if self.reply is not None:
             return self.reply.text, self.reply.reasoning or ""
-        message = self.choice.get("message") if isinstance(self.choice, dict) else None
-        said = message.get("content") if isinstance(message, dict) else None
+        choice = self.choice if isinstance(self.choice, dict) else {}
+        message = choice.get("message")
+        said = message.get("content") if isinstance(message, dict) else choice.get("text")
         return (said, "") if isinstance(said, str) else ("", "")
 
 
 def _read(
-    choice: Any, question: ServerQuestion
+    alone: Mapping[str, Any], question: ServerQuestion
 ) -> tuple[Reply | None, GarbledResponseError | RequestRejected | None]:
     try:
-        alone = {"choices": [choice]}
         return read_reply(alone, question.max_tokens, question.hints), None
     except (GarbledResponseError, RequestRejected) as error:
         return None, error
@@ -116,8 +119,6 @@ def _counted(
     if total is None:
         return replies
     known = [None if reply is None else reply.completion_tokens for reply in replies]
-    if total == len(came) * question.max_tokens:
-        known = [question.max_tokens] * len(came)  # each is full
     thoughts = _thoughts(came, usage, count)
     are_all = len(came) >= question.n and None not in replies
     if (exact := _exact(replies, known, total, are_all=are_all)) is not None:
@@ -158,8 +159,9 @@ def _exact(
         return None
     counts = [number or 0 for number in known]
     missing = total - sum(counts)
-    if not are_all:
-        return counts if missing >= 0 else None
+    if not are_all:  # by its log-probabilities, an answer may be one longer
+        are_exact = all(reply is None or reply.token_ids for reply in replies)
+        return counts if are_exact and missing >= 0 else None
     if missing == 0:
         return counts
     # Some servers count the token that ended an answer, and give no log-probability of it.

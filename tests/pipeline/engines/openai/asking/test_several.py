@@ -248,6 +248,26 @@ def test_hidden_thoughts_are_shared_out_too() -> None:
     )
 
 
+@pytest.mark.parametrize(("total", "reason"), [(24, "length"), (23, "stop")])
+def test_full_answers_of_a_server_that_does_not_say_why_they_ended(total: int, reason: str) -> None:
+    choices = [{"index": index, "message": {"content": f"{index} more"}} for index in range(3)]
+    usage = {"prompt_tokens": PROMPT, "completion_tokens": total}
+    with faulty_server(says({"choices": choices, "usage": usage})) as server:
+        [answers] = ask(server.url, question(seeds=(1, 2, 3), max_tokens=8), n_per_request=3)
+    assert [one.finish_reason for one in answers] == [reason] * 3
+    assert sum(one.completion_tokens for one in answers) == total
+
+
+def test_without_token_ids_a_withheld_answer_has_its_part(tmp_path: Path) -> None:
+    withheld = {"index": 1, "message": {"content": "seed"}, "finish_reason": "content_filter"}
+    with faulty_server(Several(tokens="logprobs", spoils={1: withheld})) as server:
+        [answers] = ask(
+            server.url, question(seeds=(100, 200, 300)), folder=tmp_path / "e", n_per_request=3
+        )
+    rows = sum(one.completion_tokens + one.prompt_tokens for one in answers)
+    assert rows < spent(tmp_path / "e").tokens < rows + tokens_of(text_of(101))
+
+
 def test_budgets_set_all_answers_aside(tmp_path: Path) -> None:
     first = question("a", seeds=(1, 2, 3, 4), max_tokens=50)
     with faulty_server(Several()) as server:
