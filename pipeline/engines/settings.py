@@ -254,7 +254,7 @@ class OpenAIEngine(Strict):
     n_per_request: Annotated[PositiveInt, LATER] = 1
     """Answers to one prompt that are asked for in one request (its field ``n``), at most: the
     prompt is read, and paid, once for them. 1: each is a request. More are for servers that honour
-    ``n`` and draw each answer by another seed, as vLLM and OpenAI do (`prefloop check` tells);
+    ``n`` and draw each answer by another seed, as vLLM and OpenAI do (``prefloop check`` tells);
     several take 8 at most. What does not come is asked for alone."""
     max_concurrency: PositiveInt | None = None
     """Requests under way at once; of several prompts or answers in one, each counts. Null: 256 to

@@ -107,7 +107,7 @@ class _Read:
     @property
     def reply(self) -> Reply:
         """The only one, or the first that came."""
-        return next(reply for reply in self.replies if reply is not None)
+        return self.replies[0] or next(reply for reply in self.replies if reply is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -819,7 +819,8 @@ class OpenAIServer:
             raise RequestRejected(rejected.reason, endpoint.key.blot(rejected.detail)) from None
         if endpoint.key.strikes:
             replies = tuple(one and _struck(one, endpoint.key) for one in replies)
-        charge.spent = self._counts.taken(question, replies, read_usage(body))
+        usage = read_usage(body) if question.n > 1 else None
+        charge.spent = self._counts.taken(question, replies, usage)
         return _Read(kept, replies)
 
     def _complain(

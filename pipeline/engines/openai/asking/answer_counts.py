@@ -45,13 +45,13 @@ class AnswerCounts:
         return Amount(prompt_tokens + completion_tokens, cost)
 
     def taken(
-        self, question: ServerQuestion, replies: Sequence[Reply | None], usage: TokenUsage
+        self, question: ServerQuestion, replies: Sequence[Reply | None], usage: TokenUsage | None
     ) -> Amount:
         """What a request is charged that brought ``replies``; what the server does not count, at
-        most a little too much."""
+        most a little too much. ``usage`` is wanted where these are several."""
         came = [reply for reply in replies if reply is not None]
         prompt = came[0].prompt_tokens or question.prompt_tokens
-        if question.n > 1 and usage.completion_tokens is not None:  # what lacks was paid as well
+        if usage is not None and usage.completion_tokens is not None:  # what lacks was paid as well
             return self.price(prompt, usage.completion_tokens)
         return self.price(prompt, sum(self._completion_tokens(one, question) for one in came))
 

@@ -21,6 +21,7 @@ from tests.pipeline.executors.ray_cluster import QUIET
 
 pytest.importorskip("ray", reason="Ray is not installed (pip install 'prefloop[ray]')")
 assert QUIET  # it is in the environment before Ray is imported
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900, method="thread")]
 
 TOP = [{"token": "A", "logprob": -0.1}, {"token": "B", "logprob": -2.5}]
 VERDICT = good(
