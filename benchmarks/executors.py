@@ -1,15 +1,17 @@
-"""Votes a second of a judge that always takes as long: in this process, and on a Ray cluster.
+"""Votes a second of a judge that always takes as long: in this process, and by Ray workers.
 
     python -m benchmarks.executors [--blocks 64] [--block 16] [--latency 0.1] [--connections 16]
-                                   [--workers 1 2] [--repeats 1]
+                                   [--workers 1 2] [--address cluster] [--repeats 1]
 
 Made-up answers, all pairs of which are judged in both orders by the shipped judge ``pairwise``, at
 the defaults of a run. The server is another process that answers each request after ``--latency``
 seconds; it is asked ``--connections`` requests at once by this process, and by each worker of a
-cluster whose nodes have one CPU each. The first quarter of the blocks is not counted: workers begin
-within it. ``driver`` is the processor time of the process that hands out the blocks, Ray's threads
-in it included; ``start`` the seconds until the first block came. Each figure is from a process and
-a cluster of its own.
+cluster whose nodes have one CPU each. With ``--address local`` the workers are processes of this
+machine, as ``executor: {type: ray, address: local, workers: 2}`` starts them: with ``--latency 0``
+these are several clients of a server that answers at once. The first quarter of the blocks is not
+counted: workers begin within it. ``driver`` is the processor time of the process that hands out the
+blocks, Ray's threads in it included; ``start`` the seconds until the first block came. Each figure
+is from a process and a cluster of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -132,15 +134,29 @@ def cluster_of(nodes: int) -> Iterator[Any]:
         cluster.shutdown()
 
 
-def measure(folder: str, url: str, connections: int, workers: int) -> dict[str, float]:
-    """Label what lies in ``folder``, by ``workers`` of a cluster or, for 0, in this process."""
+@contextmanager
+def place_of(workers: int, address: str) -> Iterator[dict[str, Any]]:
+    """The section ``executor`` of a config for so many workers; 0 are this process."""
+    if not workers:
+        yield {}
+    elif address == "local":
+        yield {"type": "ray", "address": "local", "workers": workers}
+    else:
+        with cluster_of(workers) as cluster:
+            yield {"type": "ray", "address": cluster.address}
+
+
+def measure(
+    folder: str, url: str, connections: int, workers: int, address: str
+) -> dict[str, float]:
+    """Label what lies in ``folder``, by ``workers`` or, for 0, in this process."""
     from prefloop.pipeline.config import validate_config
     from prefloop.pipeline.run.models import Models
     from prefloop.pipeline.stages.label import label_round
     from prefloop.pipeline.work import executor_of
 
     run = RunDir(Path(folder))
-    with cluster_of(workers) if workers else nullcontext() as cluster:
+    with place_of(workers, address) as executor:
         config = validate_config(
             {
                 "run_dir": folder,
@@ -150,7 +166,7 @@ def measure(folder: str, url: str, connections: int, workers: int) -> dict[str, 
                     "judges": {"type": "openai", "base_url": url, "max_concurrency": connections},
                 },
                 "label": {"labelers": [{"type": "judge", "model": "judge", "engine": "judges"}]},
-                "executor": {"type": "ray", "address": cluster.address} if workers else {},
+                "executor": executor,
             },
             "benchmark",
         )
@@ -187,7 +203,7 @@ def once(options: argparse.Namespace, url: str, workers: int) -> dict[str, float
         run = RunDir(Path(folder))
         make_up(run, options.blocks * options.block * PER_PROMPT, options.block)
         run.round(0).votes.remove()
-        told = json.dumps([folder, url, options.connections, workers])
+        told = json.dumps([folder, url, options.connections, workers, options.address])
         command = [sys.executable, "-m", "benchmarks.executors", "--measure", told]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -202,6 +218,7 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.1)
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--address", default="cluster", choices=["cluster", "local"])
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--serve", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--measure", help=argparse.SUPPRESS)

@@ -127,7 +127,8 @@ class Engine(Protocol):
         """Complete ``request`` once for each of its seeds, in their order.
 
         Raises ``RequestRejected`` for a request that can never succeed (longer than the context,
-        refused by the server): the caller quarantines that row and goes on. Raises
+        refused by the server): the caller quarantines that row and goes on. It may be a
+        ``PartlyRejected``, where that holds for some of the seeds. Raises
         ``EngineFailed`` when the engine itself is unusable: the run stops and can be resumed.
         """
         ...
@@ -185,6 +186,14 @@ class RequestRejected(Exception):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+@dataclass
+class PartlyRejected(RequestRejected):
+    """Some of a request's completions are refused, and others are there: ``outcomes`` holds what
+    came for each seed, in their order."""
+
+    outcomes: tuple[Completion | RequestRejected, ...] = ()
 
 
 @dataclass

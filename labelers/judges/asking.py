@@ -14,6 +14,7 @@ from prefloop.data.protocol import (
     Completion,
     Engine,
     Message,
+    PartlyRejected,
     Request,
     RequestRejected,
     Sampling,
@@ -89,18 +90,43 @@ class Asker:
         A request that the engine refuses is a reply with its reason. ``EngineFailed`` is left to
         the caller.
         """
-        size = sum(question.failure is None for question in questions)
-        return list(await asyncio.gather(*(self._one(each, block, size) for each in questions)))
+        groups = self._asked_together(questions)
+        size = len(groups)
+        replies: list[JudgeReply] = [
+            JudgeReply(None, question.failure, None) for question in questions
+        ]
+        answers = await asyncio.gather(
+            *(self._answers([questions[at] for at in group], block, size) for group in groups)
+        )
+        for group, found in zip(groups, answers, strict=True):
+            for at, reply in zip(group, found, strict=True):
+                replies[at] = reply
+        return replies
 
-    async def _one(self, question: Question, block: str, block_size: int) -> JudgeReply:
-        if question.failure is not None:
-            return JudgeReply(None, question.failure, None)
+    def _asked_together(self, questions: Sequence[Question]) -> list[list[int]]:
+        """The places of the questions that can be asked, by what goes into one request: those that
+        differ by nothing but their seeds, where the engine pays their prompt once."""
+        asked = [at for at, question in enumerate(questions) if question.failure is None]
+        if self.choices is not None or getattr(self.engine, "n_per_request", 1) == 1:
+            return [[at] for at in asked]
+        groups: dict[str, list[int]] = {}
+        for at in asked:
+            one = questions[at]
+            alike = json_hash([one.messages, one.schema, one.choices])
+            groups.setdefault(alike, []).append(at)
+        return list(groups.values())
+
+    async def _answers(
+        self, questions: Sequence[Question], block: str, block_size: int
+    ) -> list[JudgeReply]:
+        """The replies to questions that are alike, by one request."""
+        question = questions[0]
         prompt_hash = json_hash(question.messages)
         request = Request(
             request_id=content_id(block, self.name, *question.key),
             messages=question.messages,
             sampling=self.sampling,
-            seeds=(derive_seed(self.seed, self.name, *question.key),),
+            seeds=tuple(derive_seed(self.seed, self.name, *one.key) for one in questions),
             choices=question.choices or self.choices,
             json_schema=question.schema,
             thought_tokens=self.thinking.thought_tokens,
@@ -109,11 +135,19 @@ class Asker:
             block=block,
             block_size=block_size,
         )
+        outcomes: Sequence[Completion | RequestRejected]
         try:
-            [completion] = await self.engine.generate(request)
+            outcomes = await self.engine.generate(request)
+        except PartlyRejected as rejected:
+            outcomes = rejected.outcomes
         except RequestRejected as rejected:
-            return JudgeReply(None, str(rejected), prompt_hash)
-        return JudgeReply(completion, None, prompt_hash)
+            outcomes = [rejected] * len(questions)
+        return [
+            JudgeReply(None, str(one), prompt_hash)
+            if isinstance(one, RequestRejected)
+            else JudgeReply(one, None, prompt_hash)
+            for one in outcomes
+        ]
 
 
 @dataclass(frozen=True)

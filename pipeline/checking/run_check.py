@@ -16,6 +16,7 @@ from prefloop.pipeline.checking.check_lines import Check, CheckFailed, CheckLine
 from prefloop.pipeline.checking.endpoint_check import check_endpoints
 from prefloop.pipeline.checking.judge_check import check_labeler, check_schema
 from prefloop.pipeline.checking.sampler_check import Sampler, check_sampler
+from prefloop.pipeline.checking.several_check import check_several
 from prefloop.pipeline.checking.still_to_ask import (
     StillToAsk,
     is_local,
@@ -192,7 +193,11 @@ async def _sampler(
         is_toy=is_toy(config, member.model),
     )
     anew = partial(models.ask_anew, member.engine, member.model)
-    return await _of_now(anew, lambda: check_sampler(sampler))
+    found = await _of_now(anew, lambda: check_sampler(sampler))
+    if fresh is not None and isinstance(settings, OpenAIEngine) and not _fails(found):
+        most = min(settings.n_per_request, config.sample.total)
+        found += await check_several(sampler, fresh, most)
+    return found
 
 
 async def _of_now(

@@ -18,8 +18,8 @@ from prefloop.data.protocol import (
 from prefloop.pipeline.checking.check_lines import CheckLine, Level
 
 QUESTION = "What is the capital of France? Answer in one short sentence."
-_OPEN_QUESTION = "Invent a ship: its name, its captain, and where it is bound."
-_FEW = 24
+OPEN_QUESTION = "Invent a ship: its name, its captain, and where it is bound."
+FEW_TOKENS = 24
 _LEAST_SYSTEM = 2  # tokens that a system message takes at least
 _NEW_WORDS = 64
 
@@ -147,10 +147,10 @@ async def _seeds(sampler: Sampler, fresh: Callable[[], Awaitable[Engine]]) -> li
     """Whether a seed gives the same answer again, and another seed another one."""
     if sampler.sampling.temperature == 0:
         return []
-    few = replace(sampler.sampling, max_tokens=_FEW)
-    other = await _ask(sampler, _turn(_OPEN_QUESTION), few, Thinking(), seed=1)
-    first = await _ask(sampler, _turn(_OPEN_QUESTION), few, Thinking())
-    if _said(first) == _said(other):
+    few = replace(sampler.sampling, max_tokens=FEW_TOKENS)
+    other = await _ask(sampler, _turn(OPEN_QUESTION), few, Thinking(), seed=1)
+    first = await _ask(sampler, _turn(OPEN_QUESTION), few, Thinking())
+    if said_in(first) == said_in(other):
         return [
             CheckLine(
                 "warning", sampler.name,
@@ -162,10 +162,10 @@ async def _seeds(sampler: Sampler, fresh: Callable[[], Awaitable[Engine]]) -> li
         return [CheckLine("ok", sampler.name, "seeds are not sent, as leave_out says")]
     engine = await fresh()
     try:
-        again = await _ask(replace(sampler, engine=engine), _turn(_OPEN_QUESTION), few, Thinking())
+        again = await _ask(replace(sampler, engine=engine), _turn(OPEN_QUESTION), few, Thinking())
     finally:
         await engine.aclose()
-    if _said(first) == _said(again):
+    if said_in(first) == said_in(again):
         return [CheckLine("ok", sampler.name, "the same seed gives the same answer")]
     return [
         CheckLine(
@@ -202,5 +202,6 @@ def _turn(text: str) -> tuple[Message, ...]:
     return ({"role": "user", "content": text},)
 
 
-def _said(answer: Completion) -> tuple[str, str]:
+def said_in(answer: Completion) -> tuple[str, str]:
+    """What makes two answers the same one."""
     return answer.reasoning or "", answer.text

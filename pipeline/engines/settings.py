@@ -251,9 +251,14 @@ class OpenAIEngine(Strict):
     """For every request, as the server names it (``low``, ``high``)."""
     vllm_extensions: bool = False
     """The server is vLLM: send top_k, ask for token ids, load LoRA adapters over HTTP."""
+    n_per_request: Annotated[PositiveInt, LATER] = 1
+    """Answers to one prompt that are asked for in one request (its field ``n``), at most: the
+    prompt is read, and paid, once for them. 1: each is a request. More are for servers that honour
+    ``n`` and draw each answer by another seed, as vLLM and OpenAI do (``prefloop check`` tells);
+    several take 8 at most. What does not come is asked for alone."""
     max_concurrency: PositiveInt | None = None
-    """Requests under way at once; of several prompts in one, each counts. Null: 256 to vLLM
-    (``vllm_extensions``), which works on so many together, and 32 to others."""
+    """Requests under way at once; of several prompts or answers in one, each counts. Null: 256 to
+    vLLM (``vllm_extensions``), which works on so many together, and 32 to others."""
     timeout_s: Seconds = 120.0
     max_retries: Annotated[int, Field(ge=0)] = 6
     max_backoff_s: Seconds = 60.0
@@ -352,6 +357,9 @@ class OpenAIEngine(Strict):
         if self.mode == "batch" and self.endpoints:
             raise ValueError("mode: batch sends its jobs to one server, and knows them there: give "
                              "base_url in the place of endpoints, or set mode: live")  # fmt: skip
+        if self.mode == "batch" and self.n_per_request > 1:
+            raise ValueError("mode: batch asks for each answer in a line of its own: set "
+                             "n_per_request: 1, or mode: live")  # fmt: skip
         if self.mode == "batch" and not self.cache:
             raise ValueError("mode: batch keeps the answers of its jobs in the response cache: set "
                              "cache: true, or mode: live")  # fmt: skip

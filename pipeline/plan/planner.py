@@ -75,7 +75,7 @@ class _Asked:
     model: str = POLICY
     """The model that answers, as the config names it."""
     copies: int = 1
-    """Requests that share a prompt."""
+    """Requests that share a prompt; of a judge, where its engine is a server."""
     seconds: float | None = None
     """Where no engine answers."""
 
@@ -318,6 +318,7 @@ class Planner:
         )
         most = labeler.max_tokens or settings.max_tokens
         by_token = not isinstance(settings, ListwiseSettings) and settings.parser == "token"
+        is_served = isinstance(self._config.engines[labeler.engine], OpenAIEngine)
         return _Asked(
             stage=labelled.stage,
             what=labeler.name,
@@ -330,6 +331,7 @@ class Planner:
             longest_prompt=asked + answers * labelled.longest,
             timed_like="label",
             model=labeler.model,
+            copies=labeler.votes if is_served and not by_token else 1,
         )
 
     def _score(self, labeler: OwnModelLabeler, labelled: PairsToLabel) -> _Asked:
@@ -528,6 +530,8 @@ class Planner:
             share = settings.price_share / 1e6
             price_in = settings.price_per_million_prompt_tokens * share
             price_out = settings.price_per_million_completion_tokens * share
+            # What is paid at most is paid where the server does not honour ``n``.
+            prompt_tokens *= -(-asked.copies // settings.n_per_request) / asked.copies
         rates = self._measured.seconds_per_request
         if asked.engine:
             self._timed.add((asked.timed_like, asked.engine))

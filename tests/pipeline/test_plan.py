@@ -102,6 +102,32 @@ def test_counts_by_hand(tmp_path: Path) -> None:
     assert not plan.warnings
 
 
+def test_a_prompt_is_paid_once_for_the_answers_of_one_request(tmp_path: Path) -> None:
+    judge = {"type": "judge", "engine": "api", "model": "m", "judge": "pairwise_rationale",
+             "votes": 3, "temperature": 0.7}  # fmt: skip
+
+    def planned(**changes: Any) -> Plan:
+        priced = {"type": "openai", "price_per_million_prompt_tokens": 2.0, **changes}
+        return make_plan(
+            _config(
+                tmp_path,
+                engines={"api": priced},
+                sample={"engine": "api"},
+                label={"labelers": [{**judge, "name": "judge"}]},
+                rounds=1,
+                evaluate={"enabled": False},
+            )
+        )
+
+    apart, together = planned(), planned(n_per_request=2)
+    for stage, what, share in (("sample", "policy", 2 / 4), ("label", "judge", 2 / 3)):
+        [one], [other] = (_steps(plan, stage, what)[:1] for plan in (apart, together))
+        assert other.requests == one.requests
+        assert other.prompt_tokens == pytest.approx(share * one.prompt_tokens, rel=1e-3)
+        assert other.cost == pytest.approx(share * one.cost)
+        assert other.max_cost == one.max_cost  # where the server does not honour it
+
+
 def test_several_endpoints_are_named_and_work_at_the_same_time(tmp_path: Path) -> None:
     def planned(**changes: Any) -> Plan:
         return make_plan(_config(tmp_path, engines={"api": {"type": "openai", **changes}}))

@@ -76,6 +76,14 @@ def run(name: str, options: list[str], **environment: str) -> str:
 
 
 @pytest.mark.slow
+def test_several_clients_of_this_machine_are_measured() -> None:
+    pytest.importorskip("ray", reason="Ray is not installed (pip install 'prefloop[ray]')")
+    tiny = ["--blocks", "3", "--block", "2", "--latency", "0", "--workers", "2"]
+    said = run("executors", [*tiny, "--address", "local"])
+    assert "2 workers" in said
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_it_runs(name: str) -> None:
     assert any(character.isdigit() for character in run(name, RUNS[name]))

@@ -1,16 +1,18 @@
-"""The HTTP engine: any OpenAI-compatible server, or several of them, one request for each seed.
+"""The HTTP engine: any OpenAI-compatible server, or several of them.
 
-A request goes: response cache, then tries with exponential backoff, each under the budget and the
-rate limits. What a try can end in is decided in ``openai_errors``; what is sent, in
-``openai_wire``; what is read, in ``reply_reader``. A request that no try helps is told from a
-server that answers nobody by how others fared (``health``) and, where none did, by a harmless one.
-Of several servers, each try goes to the one whose turn it is (``endpoints``). In ``mode: batch``
-requests go out in jobs (``batch``), and each line that comes back goes through the same door.
+One request goes out for each seed, or, with ``n_per_request``, for several of them. It goes:
+response cache, then tries with exponential backoff, each under the budget and the rate limits. What
+a try can end in is decided in ``openai_errors``; what is sent, in ``openai_wire``; what is read, in
+``reply_reader``; what is asked for, what came of it at which price, and whose fault it is where
+nothing did, in ``asking``. Of several servers, each try goes to the one whose turn it is
+(``endpoints``). In ``mode: batch`` requests go out in jobs (``batch``), and each line that comes
+back goes through the same door.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import random
@@ -23,23 +25,27 @@ from typing import Any, NoReturn
 
 from aiolimiter import AsyncLimiter
 
-from prefloop.data.chat import render_tokens
-from prefloop.data.conversation import characters_of
 from prefloop.data.errors import StorageError
-from prefloop.data.hashing import folder_revision, json_hash
+from prefloop.data.hashing import folder_revision
 from prefloop.data.protocol import (
     Completion,
     EngineFailed,
     EverythingRefused,
+    PartlyRejected,
     Request,
     RequestRejected,
     Sampling,
 )
-from prefloop.pipeline.engines.answer_reader import AnswerReader, longest, template_kwargs
 from prefloop.pipeline.engines.defaults import completed
 from prefloop.pipeline.engines.endpoints.endpoint import Endpoint, EndpointTurn, endpoints_of
 from prefloop.pipeline.engines.endpoints.models_served import compared, served_by
 from prefloop.pipeline.engines.endpoints.pool import Pool
+from prefloop.pipeline.engines.openai.api_key import ApiKey
+from prefloop.pipeline.engines.openai.asking.answer_counts import AnswerCounts
+from prefloop.pipeline.engines.openai.asking.choices import read_answers
+from prefloop.pipeline.engines.openai.asking.faults import LOOK_AT_SERVER, Faults, after
+from prefloop.pipeline.engines.openai.asking.question import Questioner, ServerQuestion
+from prefloop.pipeline.engines.openai.asking.several import SeveralAnswers, number_of
 from prefloop.pipeline.engines.openai.batch.asked_live import is_asked_live
 from prefloop.pipeline.engines.openai.batch.job_folder import JobFolder, jobs_beside
 from prefloop.pipeline.engines.openai.batch.job_lines import LineAnswer
@@ -49,23 +55,17 @@ from prefloop.pipeline.engines.openai.batch.price_mark import marked, share_in
 from prefloop.pipeline.engines.openai.batches import Batches, put_together, shared, taken_apart
 from prefloop.pipeline.engines.openai.budget import Budget, Charge
 from prefloop.pipeline.engines.openai.connections.response import Response, TransportError
-from prefloop.pipeline.engines.openai.headers import shown_headers
-from prefloop.pipeline.engines.openai.health import MOST_IN_A_ROW, Health
+from prefloop.pipeline.engines.openai.health import Health
 from prefloop.pipeline.engines.openai.ledger import Amount, ledger_at
 from prefloop.pipeline.engines.openai.openai_errors import TransientError
 from prefloop.pipeline.engines.openai.openai_wire import (
     PROBE,
     PROBE_TOKENS,
-    probe_body,
-    request_body,
-    shortened,
 )
-from prefloop.pipeline.engines.openai.parameters import ParameterRefused, Place, mended
+from prefloop.pipeline.engines.openai.parameters import Place
 from prefloop.pipeline.engines.openai.reply_reader import (
     GarbledResponseError,
     Reply,
-    ThoughtHints,
-    read_reply,
     read_usage,
 )
 from prefloop.pipeline.engines.openai.response_cache import ResponseCache
@@ -83,18 +83,13 @@ from prefloop.pipeline.engines.weights import is_adapter, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
-_CHARACTERS_PER_TOKEN = 3  # low, so that the budget's reservations are rather too large
 _FIRST_BACKOFF_S = 0.5
-_PROBES = 2
 _PROBES_OF_POLICY = 4
 _FIRST_AGAIN = 3
 """Times that a request over several endpoints goes first again after a try that failed."""
 _MOST_REFUSALS = 28
 """Times that a request is refused for the load of several endpoints that answer others, before it
 is taken to be one that they do not want."""
-_LOOK_AT_SERVER = (
-    "check the server and its log, and that base_url is right; the same command resumes"
-)
 _FAILED_TOGETHER = 3
 """Requests of several prompts that fail, in a row, before each is asked alone."""
 _LOOKS_FOR_CHOICES = 4
@@ -102,21 +97,17 @@ _LOOKS_FOR_CHOICES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
-    """One completion to ask for. ``key`` holds what determines the answer, not where or how it is
-    fetched; ``prompt_tokens`` is what its prompt is thought to take, ``max_tokens`` counts those of
-    a thought too."""
+class _Read:
+    """``body``: an answer as the cache has it. ``replies``: what it says, null for each that lacks
+    of several; there is one at least."""
 
-    key: str
-    body: dict[str, Any]
-    max_tokens: int
-    prompt_tokens: int
-    wants_choices: bool
-    hints: ThoughtHints
+    body: str
+    replies: tuple[Reply | None, ...]
 
-
-_Read = tuple[str, Reply]
-"""The body of an answer as the cache has it, and what it says."""
+    @property
+    def reply(self) -> Reply:
+        """The only one, or the first that came."""
+        return self.replies[0] or next(reply for reply in self.replies if reply is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +137,6 @@ class OpenAIServer:
         ``EngineFailed``."""
         self._config = config
         self._place = place or Place()
-        self._shown_headers = shown_headers(config.extra_headers)
-        self._model = model
         self._endpoints = endpoints_of(config)
         self._address = _in_words([endpoint.name for endpoint in self._endpoints])
         self._only = EndpointTurn(self._endpoints[0])
@@ -158,26 +147,34 @@ class OpenAIServer:
         self.differences: tuple[str, ...] = ()
         """How the models of several endpoints differ, as far as they say."""
         self._adapter: dict[str, str] | None = None
-        self._health = Health()
-        self._probing = asyncio.Lock()
         self._tokenizer = None if config.tokenizer is None else load_tokenizer(config.tokenizer)
+        self._questions = Questioner(config, model, self._tokenizer)
+        self._counts = AnswerCounts(config, self._tokenizer, self._address)
+        self._health = Health()
+        self._faults = Faults(
+            self._health,
+            self._questions,
+            self._try_once,
+            place=self._place,
+            address=self._address,
+            pause_s=min(1.0, config.max_backoff_s),
+        )
+        self.several = SeveralAnswers(config.n_per_request, self._address, self._place.engine)
+        """Whether the server gives several answers to one request."""
         folder = config.cache_dir or cache
         self._cache = ResponseCache(folder) if config.cache and folder else None
         ledger = ledger or _ledger_path(config, cache)
         self._budget = Budget(config.max_total_tokens, config.max_cost, ledger_at(ledger))
-        self._reader = None if self._tokenizer is None else AnswerReader(self._tokenizer, ())
         self.asks_anew = False
         """Ask whatever was answered before; answers are kept all the same."""
         self._gives_choices = False
         self._looked_for_choices = 0
         self._until_choices = asyncio.Lock()
         self._no_choices: EverythingRefused | None = None
-        self._refuses: EverythingRefused | None = None
-        self._warned: set[str] = set()
         self._concurrency = config.concurrency
         self._slots = asyncio.Semaphore(self._concurrency)
         self._taking = asyncio.Lock()
-        self._batches: Batches[_Question, Reply] = Batches(self._ask_together)
+        self._batches: Batches[ServerQuestion, Reply] = Batches(self._ask_together)
         self._shares = config.api == "completions"
         """Whether several prompts may be put into one request."""
         self._failed_together = 0
@@ -194,6 +191,12 @@ class OpenAIServer:
         return self._config.api == "chat" or self._config.vllm_extensions
 
     @property
+    def n_per_request(self) -> int:
+        """Answers to one prompt that may go into one request: who wants several of them does well
+        to ask for them together."""
+        return self._config.n_per_request
+
+    @property
     def spent(self) -> Amount:
         """Tokens and money that the engine has used, before this process too; answers from the
         cache are free."""
@@ -204,24 +207,25 @@ class OpenAIServer:
         request = completed(request, self._config)
         if self._jobs is not None and not is_asked_live():
             self._jobs.came(request)
-        prompt = None
-        if self._config.api == "completions":
-            assert self._tokenizer is not None  # the config demands it
-            prompt = render_tokens(
-                self._tokenizer, request.messages, template_kwargs=template_kwargs(request)
-            )
-        questions = [self._question(request, seed, prompt) for seed in request.seeds]
-        if len(questions) == 1:  # a judge's: no further task for it
-            return [self._completion(request, await self._answer(questions[0]), prompt)]
-        answers = await asyncio.gather(*(self._answer_or_refusal(each) for each in questions))
-        for answer in answers:
-            if isinstance(answer, RequestRejected):
-                raise answer
-        return [
-            self._completion(request, answer, prompt)
-            for answer in answers
+        prompt = self._questions.prompt(request)
+        if len(request.seeds) == 1:  # a judge's: no further task for it
+            reply = await self._answer(self._questions.one(request, request.seeds[0], prompt))
+            return [self._counts.completion(request, reply, prompt)]
+        groups = self.several.groups(request)
+        found = await asyncio.gather(*(self._answers(request, seeds, prompt) for seeds in groups))
+        outcomes = [
+            self._counts.completion(request, answer, prompt)
             if isinstance(answer, Reply)
+            else answer
+            for answer in itertools.chain.from_iterable(found)
         ]
+        completions = [one for one in outcomes if isinstance(one, Completion)]
+        for refused in outcomes:
+            if isinstance(refused, RequestRejected):
+                if not completions:
+                    raise refused
+                raise PartlyRejected(refused.reason, refused.detail, tuple(outcomes))
+        return completions
 
     async def load_policy(self, path: str) -> None:
         """See ``prefloop.data.protocol.Engine``. Only LoRA adapters, into a vLLM server that allows
@@ -254,7 +258,7 @@ class OpenAIServer:
                 f"{one.name} does not load {path}: {failed[one].said}" for one in asked
             )
             raise EngineFailed(told, remedy)
-        self._model, self._adapter = name, adapter
+        self._questions.model, self._adapter = name, adapter
         if self._pool is None:
             return
         for endpoint, loaded in failed.items():
@@ -286,7 +290,7 @@ class OpenAIServer:
         going to be asked for."""
         if self._jobs is None:
             return None
-        return await JobServer(self._endpoints[0], self._config, self._model).problem()
+        return await JobServer(self._endpoints[0], self._config, self._questions.model).problem()
 
     async def aclose(self) -> None:
         """See ``prefloop.data.protocol.Engine``."""
@@ -302,39 +306,72 @@ class OpenAIServer:
         if self._cache is not None:
             self._cache.close()
 
-    def _question(self, request: Request, seed: int, prompt: Sequence[int] | None) -> _Question:
-        body = request_body(self._config, self._model, request, seed, prompt)
-        asked: dict[str, Any] = {"api": self._config.api, "body": body}
-        if self._shown_headers:
-            asked["headers"] = self._shown_headers
-        if "seed" not in body:
-            asked["seed"] = seed  # several answers to one prompt are still several
-        return _Question(
-            key=json_hash(asked),
-            body=body,
-            max_tokens=longest(request),
-            prompt_tokens=_most_prompt_tokens(request, prompt),
-            wants_choices=request.choices is not None,
-            hints=ThoughtHints(self._opening(request, prompt), bool(request.thought_tokens)),
-        )
+    async def _answers(
+        self, request: Request, seeds: Sequence[int], prompt: Sequence[int] | None
+    ) -> list[Reply | RequestRejected]:
+        """The answers for ``seeds``, by one request where these are several; what lacks then is
+        asked for alone."""
+        alone = [self._questions.one(request, seed, prompt) for seed in seeds]
+        if len(alone) == 1:
+            return [await self._answer_or_refusal(alone[0])]
+        found: Sequence[Reply | None] = [None] * len(seeds)
+        refusal: RequestRejected | None = None
+        try:
+            together = self._questions.several(request, seeds, prompt)
+            found = await self._answer_several(together, alone)
+        except RequestRejected as rejected:
+            refusal = rejected
+        lacking = [at for at, reply in enumerate(found) if reply is None]
+        answers: list[Reply | RequestRejected | None] = [*found]
+        for at, answer in zip(
+            lacking,
+            await asyncio.gather(*(self._answer_or_refusal(alone[at]) for at in lacking)),
+            strict=True,
+        ):
+            answers[at] = answer
+        if refusal is not None and any(isinstance(answer, Reply) for answer in answers):
+            self.several.refused(refusal, len(seeds))
+        return [answer for answer in answers if answer is not None]
 
-    def _opening(self, request: Request, prompt: Sequence[int] | None) -> str | None:
-        """What the prompt opened a thought with; null where the server rendered the prompt."""
-        if prompt is None or self._reader is None:
-            return None
-        return self._reader.opening(template_kwargs(request))
+    async def _answer_several(
+        self, question: ServerQuestion, alone: Sequence[ServerQuestion]
+    ) -> Sequence[Reply | None]:
+        """The answers to a question for several, null for each that has to be asked for ``alone``.
 
-    async def _answer_or_refusal(self, question: _Question) -> Reply | RequestRejected:
+        Raises ``RequestRejected``."""
+        if (known := self._kept(question)) is not None:
+            self._health.ever_answered = True
+            return known.replies
+        nothing: list[Reply | None] = [None] * question.n
+        if not self.several.may_ask(question.n) or self._is_kept_any(alone):
+            return nothing
+        async with self._several_slots(question.n):
+            if not self.several.may_ask(question.n):  # as was seen meanwhile
+                return nothing
+            read = await self._try_until_answered(question)
+        self._health.answered()
+        self.several.came(number_of(read.replies), question.n)
+        if self._cache is not None:
+            await self._cache.put(question.key, read.body)
+        return read.replies
+
+    def _is_kept_any(self, questions: Sequence[ServerQuestion]) -> bool:
+        """Whether any was answered before: then these are asked one by one, now as then."""
+        if self._cache is None or self.asks_anew:
+            return False
+        return self._cache.has_any([question.key for question in questions])
+
+    async def _answer_or_refusal(self, question: ServerQuestion) -> Reply | RequestRejected:
         try:
             return await self._answer(question)
         except RequestRejected as rejected:
             return rejected
 
-    async def _answer(self, question: _Question) -> Reply:
+    async def _answer(self, question: ServerQuestion) -> Reply:
         if (known := self._kept(question)) is not None:
             self._health.ever_answered = True
-            self._gives_choices |= known.first_logprobs is not None
-            return known
+            self._gives_choices |= known.reply.first_logprobs is not None
+            return known.reply
         jobs = None if is_asked_live() else self._jobs
         if jobs is not None and await jobs.has(question):
             return await self._ask_in_job(jobs, question)
@@ -356,7 +393,7 @@ class OpenAIServer:
                 return reply
         return await self._ask(question)
 
-    def _jobs_in(self, ledger: Path | None) -> Jobs[_Question, _Read] | None:
+    def _jobs_in(self, ledger: Path | None) -> Jobs[ServerQuestion, _Read] | None:
         """The engine's jobs, in a folder beside ``ledger``; null where it asks at once."""
         config = self._config
         if config.mode == "live":
@@ -370,15 +407,15 @@ class OpenAIServer:
             )
         return Jobs(
             config.batch,
-            JobServer(self._endpoints[0], config, self._model),
+            JobServer(self._endpoints[0], config, self._questions.model),
             JobFolder(jobs_beside(ledger)),
             self._budget,
             Door(
                 read=self._read_line,
                 keep=self._keep_line,
-                kept=self._kept_whole,
-                question=self._question_sent,
-                most=self._most,
+                kept=self._kept,
+                question=self._questions.sent_before,
+                most=self._counts.most,
             ),
         )
 
@@ -387,7 +424,7 @@ class OpenAIServer:
             records = folder.records()
         except StorageError:  # who asks for jobs says so
             return
-        mine = [one for one in records if one.is_open and one.model == self._model]
+        mine = [one for one in records if one.is_open and one.model == self._questions.model]
         if mine:
             logger.warning(
                 "%s: %d requests are in jobs that were begun in mode: batch, which takes them up; "
@@ -396,65 +433,47 @@ class OpenAIServer:
                 sum(one.requests for one in mine),
             )
 
-    async def _ask_in_job(self, jobs: Jobs[_Question, _Read], question: _Question) -> Reply:
+    async def _ask_in_job(
+        self, jobs: Jobs[ServerQuestion, _Read], question: ServerQuestion
+    ) -> Reply:
         began = time.monotonic()
         try:
-            _, reply = await jobs.ask(question)
+            reply = (await jobs.ask(question)).reply
         except TransientError as error:
             failure = await self._failed_in_jobs(question, error, began)
         except RequestRejected as rejected:
-            failure = await self._refused(question, rejected)
+            failure = await self._faults.refused(question, rejected)
         else:
             self._gives_choices |= reply.first_logprobs is not None
             return reply
         raise failure from None
 
     async def _failed_in_jobs(
-        self, question: _Question, error: TransientError, began: float
+        self, question: ServerQuestion, error: TransientError, began: float
     ) -> Exception:
         tries = self._config.batch.max_tries
-        if await self._answers_others(question, began, began):
-            return self._hopeless(question, error, tries)
-        return EngineFailed(f"{self._address}: {error}, {_after(tries)} in jobs", _LOOK_AT_SERVER)
+        if await self._faults.answers_others(question, began, began):
+            return self._faults.hopeless(question, error, tries)
+        return EngineFailed(f"{self._address}: {error}, {after(tries)} in jobs", LOOK_AT_SERVER)
 
-    def _read_line(self, question: _Question, answer: LineAnswer, charge: Charge) -> _Read:
+    def _read_line(self, question: ServerQuestion, answer: LineAnswer, charge: Charge) -> _Read:
         """What a line of a job says: see ``Door``."""
         response = Response(answer.status, {}, answer.body)
         try:
-            kept, reply = self._read(self._only, question, response, charge)
+            read = self._read(self._only, question, response, charge)
         except GarbledResponseError as error:
             said = self._endpoints[0].key.blot(str(error))
             raise TransientError(said, reason="unparsable_answer") from None
         self._health.answered()
         share = self._config.batch.share
-        return marked(kept, share), replace(reply, price_share=share)
+        return _Read(marked(read.body, share), (replace(read.reply, price_share=share),))
 
-    async def _keep_line(self, question: _Question, read: _Read) -> None:
-        kept, reply = read
-        is_whole = reply.has_choices or not question.wants_choices
+    async def _keep_line(self, question: ServerQuestion, read: _Read) -> None:
+        is_whole = read.reply.has_choices or not question.wants_choices
         if self._cache is not None and is_whole:
-            await self._cache.put(question.key, kept)
+            await self._cache.put(question.key, read.body)
 
-    def _kept_whole(self, question: _Question) -> _Read | None:
-        reply = self._kept(question)
-        return None if reply is None else ("", reply)
-
-    def _question_sent(self, key: str, body: Mapping[str, Any]) -> _Question:
-        """A request as it was sent by an earlier process."""
-        said = body.get("prompt") or body.get("messages") or []
-        tokens = len(said) if "prompt" in body else len(json.dumps(said)) // _CHARACTERS_PER_TOKEN
-        most = body.get("max_completion_tokens", body.get("max_tokens", 0))
-        wanted = body.get("top_logprobs") if self._config.api == "chat" else body.get("logprobs")
-        return _Question(
-            key=key,
-            body=dict(body),
-            max_tokens=most,
-            prompt_tokens=tokens,
-            wants_choices=bool(wanted),
-            hints=ThoughtHints(),
-        )
-
-    async def _ask_together(self, questions: Sequence[_Question]) -> list[Reply | None]:
+    async def _ask_together(self, questions: Sequence[ServerQuestion]) -> list[Reply | None]:
         """The answers to questions whose bodies are shared, by one request; null for each that has
         to be asked alone: there, whatever is wrong is found out."""
         nothing: list[Reply | None] = [None] * len(questions)
@@ -475,19 +494,17 @@ class OpenAIServer:
         if self._cache is not None:
             await asyncio.gather(
                 *(
-                    self._cache.put(question.key, one[0])
+                    self._cache.put(question.key, one.body)
                     for question, one in zip(questions, found, strict=True)
                     if one is not None
                 )
             )
-        return [None if one is None else one[1] for one in found]
+        return [None if one is None else one.reply for one in found]
 
-    async def _try_together(
-        self, questions: Sequence[_Question]
-    ) -> list[tuple[str, Reply] | None] | None:
+    async def _try_together(self, questions: Sequence[ServerQuestion]) -> list[_Read | None] | None:
         """Bodies for the cache and answers, null for each that is none; null altogether where the
         server does not take prompts together, or does not say which answer is whose."""
-        most = sum((self._most(one) for one in questions), Amount())
+        most = sum((self._counts.most(one) for one in questions), Amount())
         if self._pool is None:
             await self._keep_rates(most)
             return await self._together_at(self._only, questions)
@@ -497,9 +514,9 @@ class OpenAIServer:
         )
 
     async def _together_at(
-        self, turn: EndpointTurn, questions: Sequence[_Question]
-    ) -> list[tuple[str, Reply] | None] | None:
-        prices = [self._most(one) for one in questions]
+        self, turn: EndpointTurn, questions: Sequence[ServerQuestion]
+    ) -> list[_Read | None] | None:
+        prices = [self._counts.most(one) for one in questions]
         async with self._budget.reserved(sum(prices, Amount())) as charge:
             charge.spent = charge.most
             try:
@@ -534,13 +551,13 @@ class OpenAIServer:
             return found
 
     def _taken(
-        self, turn: EndpointTurn, question: _Question, body: Mapping[str, Any], charge: Charge
-    ) -> tuple[str, Reply] | None:
+        self, turn: EndpointTurn, question: ServerQuestion, body: Mapping[str, Any], charge: Charge
+    ) -> _Read | None:
         try:
-            kept, reply = self._read(turn, question, Response(200, {}, written(body)), charge)
+            read = self._read(turn, question, Response(200, {}, written(body)), charge)
         except (GarbledResponseError, RequestRejected, TransientError, EngineFailed):
             return None
-        return None if question.wants_choices and not reply.has_choices else (kept, reply)
+        return None if question.wants_choices and not read.reply.has_choices else read
 
     @asynccontextmanager
     async def _several_slots(self, count: int) -> AsyncIterator[None]:
@@ -556,43 +573,45 @@ class OpenAIServer:
             for _ in range(taken):
                 self._slots.release()
 
-    async def _ask(self, question: _Question) -> Reply:
+    async def _ask(self, question: ServerQuestion) -> Reply:
         if question.wants_choices and self._no_choices is not None:
             raise self._no_choices
         async with self._slots:
-            kept, reply = await self._try_until_answered(question)
+            read = await self._try_until_answered(question)
             self._health.answered()
-            if _lacks_choices(question, reply) and not self._gives_choices:
-                kept, reply = await self._try_until_answered(question)
-                self._refuse_without_choices(question, reply)
+            if _lacks_choices(question, read.reply) and not self._gives_choices:
+                read = await self._try_until_answered(question)
+                self._refuse_without_choices(question, read.reply)
+        reply = read.reply
         if question.wants_choices:
             self._looked_for_choices += 1
             self._gives_choices |= reply.first_logprobs is not None
         is_whole = reply.has_choices or not question.wants_choices
         if self._cache is not None and is_whole:
-            await self._cache.put(question.key, kept)
+            await self._cache.put(question.key, read.body)
         return reply
 
-    def _kept(self, question: _Question) -> Reply | None:
+    def _kept(self, question: ServerQuestion) -> _Read | None:
         """The answer from the cache, if there is one and it is a good one."""
         if self._cache is None or self.asks_anew:
             return None
         if (body := self._cache.get(question.key)) is None:
             return None
         try:
-            reply = read_reply(body, question.max_tokens, question.hints)
+            replies = read_answers(body, question, self._counts.count)
         except (GarbledResponseError, RequestRejected, RecursionError):
             return None
-        if question.wants_choices and not reply.has_choices:
-            return None
         share = share_in(body)
-        return reply if share == 1 else replace(reply, price_share=share)
+        if share != 1:
+            replies = tuple(one and replace(one, price_share=share) for one in replies)
+        read = _Read("", replies)
+        return None if question.wants_choices and not read.reply.has_choices else read
 
     @property
     def _is_unsure_of_choices(self) -> bool:
         return not self._gives_choices and self._looked_for_choices < _LOOKS_FOR_CHOICES
 
-    def _refuse_without_choices(self, question: _Question, reply: Reply) -> None:
+    def _refuse_without_choices(self, question: ServerQuestion, reply: Reply) -> None:
         """Raise ``EngineFailed`` where a second answer lacks log-probabilities as well: every
         further one would be paid in vain."""
         if _lacks_choices(question, reply):
@@ -603,7 +622,7 @@ class OpenAIServer:
             )
             raise self._no_choices
 
-    async def _try_until_answered(self, question: _Question) -> tuple[str, Reply]:
+    async def _try_until_answered(self, question: ServerQuestion) -> _Read:
         failed: list[float] = []
         try:
             if self._pool is not None:
@@ -618,10 +637,10 @@ class OpenAIServer:
                     wait = self._wait(error, len(failed))
                 await asyncio.sleep(wait)
         except RequestRejected as rejected:
-            failure = await self._refused(question, rejected)
+            failure = await self._faults.refused(question, rejected)
         raise failure from None
 
-    async def _try_in_turns(self, question: _Question) -> tuple[str, Reply]:
+    async def _try_in_turns(self, question: ServerQuestion) -> _Read:
         """The same over several endpoints, each of which the pool gives the rest it needs. That one
         is busy or gone is no fault of the request; that all are, the pool says."""
         began, refused, failed = time.monotonic(), 0, list[float]()
@@ -643,21 +662,23 @@ class OpenAIServer:
                 failed.append(now)
                 if len(failed) <= self._config.max_retries:
                     continue
-                if await self._answers_others(question, failed[-2:][0], now):
+                if await self._faults.answers_others(question, failed[-2:][0], now):
                     try:
                         return await self._try_once(question, again=True)
                     except TransientError as last:
                         if last.was_sent and not last.is_busy and last.status != 503:
-                            raise self._hopeless(question, last, len(failed)) from None
+                            raise self._faults.hopeless(question, last, len(failed)) from None
                 failed.clear()
 
     async def _try_a_last_time(
-        self, question: _Question, error: TransientError, failed: Sequence[float]
-    ) -> tuple[str, Reply]:
+        self, question: ServerQuestion, error: TransientError, failed: Sequence[float]
+    ) -> _Read:
         """What comes of a request that no try helped: an answer after all, where the server is
         back; its rejection, where the server answers others; or the run's end."""
-        stop = EngineFailed(f"{self._address}: {error}, {_after(len(failed))}", _LOOK_AT_SERVER)
-        if error.is_busy or not await self._answers_others(question, failed[-2:][0], failed[-1]):
+        stop = EngineFailed(f"{self._address}: {error}, {after(len(failed))}", LOOK_AT_SERVER)
+        if error.is_busy or not await self._faults.answers_others(
+            question, failed[-2:][0], failed[-1]
+        ):
             raise stop from None
         try:
             return await self._try_once(question)
@@ -665,136 +686,24 @@ class OpenAIServer:
             if last.is_busy:
                 raise stop from None
             error = last
-        raise self._hopeless(question, error, len(failed)) from None
+        raise self._faults.hopeless(question, error, len(failed)) from None
 
-    def _hopeless(self, question: _Question, error: TransientError, tries: int) -> Exception:
-        """What it means that no try helped a request while the server answers others."""
-        in_a_row = self._health.failed(question.key, str(error))
-        if in_a_row >= MOST_IN_A_ROW and not self._health.ever_answered:
-            return EverythingRefused(
-                f"{self._address} fails at every request but a harmless one, {in_a_row} in "
-                f"a row: {self._health.commonest_reason}",
-                _LOOK_AT_SERVER,
-            )
-        return RequestRejected(
-            error.reason, f"{error}, {_after(tries)}, while the server answers others"
-        )
-
-    async def _refused(self, question: _Question, rejected: RequestRejected) -> Exception:
-        """What a refusal means: this request's, a parameter's that all have, or, after many, that
-        the server refuses all."""
-        if rejected.reason != "refused_by_server":
-            return rejected
-        if isinstance(rejected, ParameterRefused):
-            if failure := await self._refusal_of_parameters(question, rejected):
-                return failure
-            rejected = RequestRejected(rejected.reason, rejected.detail)
-        in_a_row = self._health.failed(question.key, rejected.detail)
-        began = self._health.row_began
-        if in_a_row % MOST_IN_A_ROW or await self._answers_others(question, began, began):
-            return rejected
-        return EverythingRefused(
-            f"{self._address} refuses every request: {self._health.commonest_reason}",
-            "change what the message names; the same command resumes",
-        )
-
-    async def _refusal_of_parameters(
-        self, question: _Question, rejected: ParameterRefused
-    ) -> EverythingRefused | None:
-        """The end of the run, if the same request gets through without the parameters that the
-        server names; null where it is the request's own refusal."""
-        async with self._probing:
-            if self._refuses is not None:
-                return self._refuses
-            body, remedies, names = question.body, [], []
-            said = rejected
-            while True:
-                found = mended(body, said, self._place)
-                if found is None or repr(found.field) in names:
-                    return None
-                if found.may_fit_others and not await self._is_refused_to_all(question, body):
-                    return None
-                body = found.body
-                names.append(repr(found.field))
-                remedies.append(found.remedy)
-                probe = shortened(body)
-                few = min(question.max_tokens, PROBE_TOKENS)
-                try:
-                    await self._try_once(replace(question, body=probe, max_tokens=few))
-                except ParameterRefused as again:
-                    said = again
-                    continue
-                except (RequestRejected, TransientError):
-                    return None
-                break
-            self._health.alive()
-            fields = f"field{'s' if len(names) > 1 else ''} {', '.join(names)}"
-            self._refuses = EverythingRefused(
-                f"{self._address} refuses the {fields} ({rejected.detail}), and answers "
-                f"without {'them' if len(names) > 1 else 'it'}",
-                "set " + "; ".join(dict.fromkeys(remedies)),
-            )
-            return self._refuses
-
-    async def _is_refused_to_all(self, question: _Question, body: Mapping[str, Any]) -> bool:
-        """Whether even the shortest prompt is refused with all else in ``body``."""
-        harmless = dict(body) | self._harmless(body)
-        try:
-            await self._try_once(replace(question, body=harmless, prompt_tokens=32))
-        except RequestRejected:
-            return True
-        except TransientError:
-            return False
-        return False
-
-    def _harmless(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """A short prompt, as the field that holds it."""
-        if "prompt" not in body or self._tokenizer is None:
-            return {"messages": [dict(message) for message in PROBE]}
-        return {"prompt": render_tokens(self._tokenizer, PROBE)}
-
-    async def _answers_others(self, question: _Question, since: float, last: float) -> bool:
-        """Whether another request got through after ``since``; if none did, a harmless one is
-        tried, unless one failed after ``last``."""
-        async with self._probing:
-            if self._health.answered_since(since):
-                return True
-            if self._health.probe_failed_since(last):
-                return False
-            for _ in range(_PROBES):
-                if await self._is_probe_answered(question):
-                    return True
-                await asyncio.sleep(min(1.0, self._config.max_backoff_s))
-            self._health.probe_failed()
-            return False
-
-    async def _is_probe_answered(self, question: _Question) -> bool:
-        asked, prompt = time.monotonic(), None
-        if self._tokenizer is not None and "prompt" in question.body:
-            prompt = render_tokens(self._tokenizer, PROBE)
-        body = probe_body(question.body, prompt)
-        few = min(question.max_tokens, PROBE_TOKENS)
-        harmless = replace(question, body=body, max_tokens=few, prompt_tokens=32)
-        try:
-            await self._try_once(harmless)
-        except (TransientError, RequestRejected):
-            return self._health.answered_since(asked)  # a refusal to say hello is an answer
-        self._health.alive()
-        return True
-
-    async def _try_once(self, question: _Question, *, again: bool = False) -> tuple[str, Reply]:
+    async def _try_once(self, question: ServerQuestion, *, again: bool = False) -> _Read:
         """One try, at the endpoint whose turn it is; ``again``: it had a turn before."""
         if self._pool is None:
-            await self._keep_rates(self._most(question))
+            await self._keep_rates(self._counts.most(question))
             return await self._try_at(self._only, question)
         await self._see_that_models_agree()
         return await self._pool.do(
-            lambda turn: self._try_at(turn, question), self._most(question).tokens, again=again
+            lambda turn: self._try_at(turn, question),
+            self._counts.most(question).tokens,
+            count=question.n,
+            again=again,
         )
 
-    async def _try_at(self, turn: EndpointTurn, question: _Question) -> tuple[str, Reply]:
+    async def _try_at(self, turn: EndpointTurn, question: ServerQuestion) -> _Read:
         path = "/chat/completions" if self._config.api == "chat" else "/completions"
-        async with self._budget.reserved(self._most(question)) as charge:
+        async with self._budget.reserved(self._counts.most(question)) as charge:
             charge.spent = charge.most  # whatever ends the wait: the server may have answered
             try:
                 response = await turn.post(path, question.body)
@@ -813,10 +722,6 @@ class OpenAIServer:
             # Raised within the budget's block: what was charged is kept whatever comes.
             raise failure from None
 
-    def _most(self, question: _Question) -> Amount:
-        """The most that a question can take."""
-        return self._price(question.prompt_tokens, question.max_tokens)
-
     async def _see_that_models_agree(self) -> None:
         """Compare what several endpoints say they serve, once; those that have no such model are
         left."""
@@ -827,11 +732,12 @@ class OpenAIServer:
         await asyncio.shield(self._comparing)
 
     async def _compare(self, pool: Pool) -> None:
+        model = self._questions.model
         served = await asyncio.gather(
-            *(served_by(one, self._model, self._config.timeout_s) for one in self._endpoints)
+            *(served_by(one, model, self._config.timeout_s) for one in self._endpoints)
         )
         names = [endpoint.name for endpoint in self._endpoints]
-        found = compared(self._model, dict(zip(names, served, strict=True)))
+        found = compared(model, dict(zip(names, served, strict=True)))
         for endpoint in self._endpoints:
             if (lacks := found.lacking.get(endpoint.name)) is not None:
                 remedy = "serve the model there by this name, or take the endpoint out"
@@ -864,10 +770,8 @@ class OpenAIServer:
     async def _problem_at(self, endpoint: Endpoint) -> Exception | None:
         """What is wrong with one endpoint; null where it answers a harmless request."""
         plain = Sampling(temperature=None, top_p=None, max_tokens=PROBE_TOKENS)
-        prompt = None
-        if self._tokenizer is not None and self._config.api == "completions":
-            prompt = render_tokens(self._tokenizer, PROBE)
-        question = self._question(Request("probe", PROBE, plain, (0,)), 0, prompt)
+        probe = Request("probe", PROBE, plain, (0,))
+        question = self._questions.one(probe, 0, self._questions.prompt(probe))
         try:
             await self._try_at(EndpointTurn(endpoint), question)
         except (TransientError, RequestRejected, EngineFailed) as error:
@@ -881,8 +785,8 @@ class OpenAIServer:
             await self._token_rate.acquire(min(most.tokens, self._token_rate.max_rate))
 
     def _read(
-        self, turn: EndpointTurn, question: _Question, response: Response, charge: Charge
-    ) -> tuple[str, Reply]:
+        self, turn: EndpointTurn, question: ServerQuestion, response: Response, charge: Charge
+    ) -> _Read:
         """The answer in ``response``, and its body for the cache. Sets what it is charged, also
         where it is none."""
         charge.spent, endpoint = Amount(), turn.endpoint
@@ -901,7 +805,7 @@ class OpenAIServer:
             ) from None
         self._charge(question, body, charge)
         try:
-            reply = read_reply(body, question.max_tokens, question.hints)
+            replies = read_answers(body, question, self._counts.count)
             kept = endpoint.key.strike(json.dumps(body) if kept is None else kept)
         except RecursionError:
             raise GarbledResponseError("garbage instead of an answer: nested too deeply") from None
@@ -914,17 +818,18 @@ class OpenAIServer:
             self._health.answered()
             raise RequestRejected(rejected.reason, endpoint.key.blot(rejected.detail)) from None
         if endpoint.key.strikes:
-            reply = replace(
-                reply,
-                text=endpoint.key.strike(reply.text),
-                reasoning=reply.reasoning and endpoint.key.strike(reply.reasoning),
-                raw_text=reply.raw_text and endpoint.key.strike(reply.raw_text),
-            )
-        charge.spent = self._amount(reply, question)
-        return kept, reply
+            replies = tuple(one and _struck(one, endpoint.key) for one in replies)
+        usage = read_usage(body) if question.n > 1 else None
+        charge.spent = self._counts.taken(question, replies, usage)
+        return _Read(kept, replies)
 
     def _complain(
-        self, turn: EndpointTurn, question: _Question, status: int, said: Said, response: Response
+        self,
+        turn: EndpointTurn,
+        question: ServerQuestion,
+        status: int,
+        said: Said,
+        response: Response,
     ) -> NoReturn:
         """Raise what an answer with an error's status means."""
         endpoint = turn.endpoint
@@ -938,7 +843,7 @@ class OpenAIServer:
             failure = RequestRejected("refused_by_server", f"status 403: {said.words}")
         raise failure from None
 
-    def _charge(self, question: _Question, body: Any, charge: Charge) -> None:
+    def _charge(self, question: ServerQuestion, body: Any, charge: Charge) -> None:
         """Charge what a body says it took; one with choices that does not say, the most."""
         try:
             usage = read_usage(body)
@@ -947,11 +852,11 @@ class OpenAIServer:
             return
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         if prompt is not None or completion is not None:
-            charge.spent = self._price(prompt or question.prompt_tokens, completion or 0)
+            charge.spent = self._counts.price(prompt or question.prompt_tokens, completion or 0)
         elif isinstance(body, dict) and body.get("choices"):
             charge.spent = charge.most
 
-    def _charge_refusal(self, question: _Question, response: Response, charge: Charge) -> None:
+    def _charge_refusal(self, question: ServerQuestion, response: Response, charge: Charge) -> None:
         """Charge what the body of an error says that it took; most say nothing, and took it."""
         try:
             body = load_body(response.body)
@@ -966,84 +871,6 @@ class OpenAIServer:
         backoff = random.uniform(0.0, min(longest, _FIRST_BACKOFF_S * 2.0 ** min(tries - 1, 60)))
         # A server that asks for hours is not obeyed: the retries run out and the run can resume.
         return max(backoff, min(error.retry_after or 0.0, 10 * longest))
-
-    def _amount(self, reply: Reply, question: _Question) -> Amount:
-        """What a reply is charged; what the server does not count, at most a little too much."""
-        completion = reply.completion_tokens
-        if completion is None:
-            said = f"{reply.reasoning or ''}{reply.text}"
-            completion = min(self._count(said), question.max_tokens)
-        return self._price(reply.prompt_tokens or question.prompt_tokens, completion)
-
-    def _price(self, prompt_tokens: int, completion_tokens: int) -> Amount:
-        cost = (
-            prompt_tokens * self._config.price_per_million_prompt_tokens
-            + completion_tokens * self._config.price_per_million_completion_tokens
-        ) / 1e6
-        return Amount(prompt_tokens + completion_tokens, cost)
-
-    def _count(self, text: str) -> int:
-        if self._tokenizer is not None:
-            return len(self._tokenizer.encode(text, add_special_tokens=False))
-        return -(-len(text) // 4)
-
-    def _count_prompt(self, request: Request, prompt: Sequence[int] | None) -> int:
-        if prompt is not None:
-            return len(prompt)
-        if self._tokenizer is not None and self._tokenizer.chat_template:
-            try:
-                return len(render_tokens(self._tokenizer, request.messages))
-            except RequestRejected:  # the server's own template took it
-                pass
-        return self._count(characters_of(request.messages))
-
-    def _warn_once(self, what: str) -> None:
-        if what not in self._warned:
-            self._warned.add(what)
-            logger.warning("%s %s", self._address, what)
-
-    def _completion(
-        self, request: Request, reply: Reply, prompt: Sequence[int] | None
-    ) -> Completion:
-        choices = None
-        if request.choices is not None and (seen := reply.first_logprobs) is not None:
-            choices = {c: seen.get(c.strip(), float("-inf")) for c in request.choices}
-        prompt_tokens, completion_tokens = reply.prompt_tokens, reply.completion_tokens
-        if prompt_tokens is None or completion_tokens is None:
-            how = "by the tokenizer" if self._tokenizer else "at four characters a token"
-            self._warn_once(
-                f"does not say how many tokens an answer took: they are counted here, {how}, and "
-                "budgets and costs are no more exact than that"
-            )
-        if prompt_tokens is None:
-            prompt_tokens = max(self._count_prompt(request, prompt), 1)
-        if completion_tokens is None:
-            completion_tokens = self._count(f"{reply.reasoning or ''}{reply.text}")
-        return Completion(
-            text=reply.text,
-            token_ids=reply.token_ids,
-            finish_reason=reply.finish_reason,
-            logprob=reply.logprob,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            choice_logprobs=choices,
-            cost=self._price(prompt_tokens, completion_tokens).cost * reply.price_share,
-            reasoning=reply.reasoning,
-            reasoning_tokens=self._thought_tokens(reply, completion_tokens),
-            raw_text=reply.raw_text,
-        )
-
-    def _thought_tokens(self, reply: Reply, completion_tokens: int) -> int:
-        """The thought's share of an answer's tokens; by its share of the characters where nobody
-        counted it."""
-        if reply.reasoning_tokens is not None:
-            return min(reply.reasoning_tokens, completion_tokens)
-        if reply.reasoning is None:
-            return 0
-        if not reply.text:
-            return completion_tokens
-        characters = len(reply.reasoning) + len(reply.text)
-        return round(completion_tokens * len(reply.reasoning) / characters)
 
 
 def _strictly(data: bytes) -> tuple[Any, str | None]:
@@ -1063,24 +890,19 @@ def _in_words(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def _after(tries: int) -> str:
-    return f"after {tries} {'try' if tries == 1 else 'tries'}"
-
-
-def _lacks_choices(question: _Question, reply: Reply) -> bool:
+def _lacks_choices(question: ServerQuestion, reply: Reply) -> bool:
     """Whether an answer came, and not the log-probabilities that were asked for with it."""
     return question.wants_choices and not reply.has_choices and bool(reply.text.strip())
 
 
-def _most_prompt_tokens(request: Request, prompt: Sequence[int] | None) -> int:
-    """An upper estimate of the tokens of a prompt."""
-    if prompt is not None:
-        return len(prompt)
-    text = characters_of(request.messages)
-    ascii_size = len(text) if text.isascii() else sum(map(str.isascii, text))
-    # Of a rare script, each byte may be a token.
-    other_size = len(text.encode("utf-8", "surrogatepass")) - ascii_size
-    return ascii_size // _CHARACTERS_PER_TOKEN + other_size + 8 * len(request.messages)
+def _struck(reply: Reply, key: ApiKey) -> Reply:
+    """``reply`` without the key in it."""
+    return replace(
+        reply,
+        text=key.strike(reply.text),
+        reasoning=reply.reasoning and key.strike(reply.reasoning),
+        raw_text=reply.raw_text and key.strike(reply.raw_text),
+    )
 
 
 def _ledger_path(config: OpenAIEngine, cache: Path | None) -> Path | None:

@@ -106,7 +106,8 @@ def probe_body(body: Mapping[str, Any], prompt: Sequence[int] | None) -> dict[st
     the server answers at all; ``prompt`` is :data:`PROBE` as token ids, for ``api: completions``.
     """
     probe = shortened(body)
-    probe.pop("tools", None)
+    for name in ("tools", "n"):
+        probe.pop(name, None)
     if prompt is None:
         probe["messages"] = [dict(message) for message in PROBE]
     else:

@@ -105,6 +105,10 @@ class Reply:
     raw_text: str | None = None
     price_share: float = 1.0
     """Of the engine's prices, what it cost."""
+    prompt_part: tuple[int, int] = (0, 1)
+    """Which part of how many of the prompt's tokens is its own: answers of one request share it."""
+    tokens_are_shared: bool = False
+    """Whether its tokens are a part, by length, of what the server counted for several answers."""
 
     @property
     def has_thought(self) -> bool:

@@ -52,6 +52,16 @@ class ResponseCache:
         except (ValueError, TypeError, RecursionError):
             return None
 
+    def has_any(self, keys: Sequence[str]) -> bool:
+        """Whether there is a response under one of ``keys``."""
+        marks = ", ".join("?" * len(keys))
+        with self._one_line():
+            found = self._db.execute(
+                f"SELECT 1 FROM response WHERE key IN ({marks}) LIMIT 1",  # noqa: S608  # of marks
+                tuple(keys),
+            )
+            return found.fetchone() is not None
+
     async def put(self, key: str, body: str) -> None:
         """Store ``body``, JSON in ASCII, replacing what was there. It is stored on return."""
         await self._storing.do((key, body), whatever=True)

@@ -69,6 +69,15 @@ class Ideal:
         seed = body.get("seed", 0) if self.seeds else len(handler.server.requests)
         return f"Paris is number {seed}."
 
+    @classmethod
+    def but(cls, **changes: Any) -> Ideal:
+        """One that differs in ``changes``."""
+        server = cls()
+        for name, value in changes.items():
+            assert hasattr(server, name)
+            setattr(server, name, value)
+        return server
+
     def verdict(self, asked: str, *, as_json: bool) -> str:
         first, second = (
             asked.split(f"<answer_{side}>")[-1].split(f"</answer_{side}>")[0] for side in "ab"
@@ -78,13 +87,29 @@ class Ideal:
         return json.dumps({"rationale": "so", "verdict": word}) if as_json else word
 
 
-def but(**changes: Any) -> Ideal:
-    """An ideal server but for ``changes``."""
-    server = Ideal()
-    for name, value in changes.items():
-        assert hasattr(server, name)
-        setattr(server, name, value)
-    return server
+but = Ideal.but
+
+
+class InOne(Ideal):
+    """It gives several answers to one request: as many as asked for, but no more than ``most``."""
+
+    most = 100
+    refuses = False
+    draws = True
+
+    def __call__(self, handler: Handler) -> None:
+        if handler.body.get("n", 1) > 1 and self.refuses:
+            status(400, "one at a time")(handler)
+        else:
+            super().__call__(handler)
+
+    def answer(self, handler: Handler, body: Any, asked: str) -> dict[str, Any]:
+        n = min(body.get("n", 1), self.most)
+        seeds = [body.get("seed", 0) + index * self.draws for index in range(n)]
+        answers = [super(InOne, self).answer(handler, {**body, "seed": s}, asked) for s in seeds]
+        for index, one in enumerate(answers):
+            one["choices"][0]["index"] = index
+        return answers[0] | {"choices": [one["choices"][0] for one in answers]}
 
 
 class SystemRefused(Ideal):
@@ -178,6 +203,13 @@ def test_an_ideal_server(tmp_path: Path) -> None:
     ]
 
 
+def test_several_answers_that_come_with_one_request(tmp_path: Path) -> None:
+    with faulty_server(InOne()) as server:
+        found = check(server, tmp_path, **SEVERAL)
+    assert (found.failures, found.warnings) == ((), ())
+    assert said(found, "ok")[-1] == "sample: one request brings 4 answers, 4 of them different"
+
+
 def over_endpoints(root: Path, *urls: str, **sections: Any) -> RunConfig:
     endpoints = [{"base_url": url} for url in urls]
     usual = "http://127.0.0.1:8000/v1"
@@ -222,6 +254,7 @@ def test_endpoints_of_other_models_are_told(tmp_path: Path) -> None:
     assert f"{other.url}: it lists 'small', and not 'j'" in said(found, "warning")[0]
 
 
+SEVERAL = {"sample": {"n": 4, "max_tokens": 16}, "engine": {"n_per_request": 8}}
 SYSTEM = {"n": 2, "max_tokens": 16, "system_prompt": "Answer as a sailor would, in few words."}
 THINKING = {"n": 2, "max_tokens": 16, "thought_tokens": 40}
 CASES: dict[str, tuple[Reply, dict[str, Any], str, str]] = {
@@ -264,6 +297,18 @@ CASES: dict[str, tuple[Reply, dict[str, Any], str, str]] = {
         r"sample: a thought .* no answer .*raise sample\.thought_tokens"),
     "an empty answer by chance": (
         EmptyOnce(), {}, "warning", r"sample: an answer without text .*raise sample\.max_tokens"),
+    "several answers in one request, of which one comes": (
+        but(), SEVERAL, "warning",
+        r"sample: 4 answers .* and one came: .*set engines\.default\.n_per_request: 1"),
+    "some of them": (
+        InOne.but(most=3), SEVERAL, "warning",
+        r"sample: 4 answers .* and 3 came: .*set engines\.default\.n_per_request: 3"),
+    "a refusal of several": (
+        InOne.but(refuses=True), SEVERAL, "warning",
+        r"sample: a request for 4 answers is refused.*n_per_request: 1, or fewer than 4"),
+    "one seed for all of them": (
+        InOne.but(draws=False), SEVERAL, "warning",
+        r"sample: of 4 answers that came with one request 1 differ.*n_per_request: 1"),
     "cut off": (
         but(cut=True), {}, "warning", r"sample: .*cut off at 16 tokens: raise sample\.max_tokens"),
     "a refused parameter": (
@@ -283,7 +328,7 @@ def test_what_is_amiss_is_one_line_with_its_remedy(case: str, tmp_path: Path) ->
     assert any(re.search(line, one) for one in lines), (lines, found)
     assert all("\n" not in one for one in lines)
     assert found.exit_code == (3 if found.failures else 0)
-    with faulty_server(Ideal()) as server:  # the same line is not there where all is well
+    with faulty_server(InOne()) as server:  # the same line is not there where all is well
         healthy = check(server, tmp_path / "healthy", **changes)
     assert not any(re.search(line, one) for one in said(healthy, level))
 

@@ -234,3 +234,34 @@ def test_further_engine_arguments_reach_vllm(folders):
     made = _engine_args(given, folders["base"])
     assert (made["swap_space"], made["kv_cache_dtype"]) == (1, "auto")
     assert made["load_format"] == "safetensors"
+
+
+@needs_vllm
+@pytest.mark.parametrize("api", ["chat", "completions"])
+def test_several_answers_of_the_server_come_with_one_request(runner, server, folders, api):
+    config = OpenAIEngine(
+        base_url=server, api=api, tokenizer=folders["base"], vllm_extensions=True, n_per_request=5
+    )
+    asked = [request(index, seeds=(100, 200, 300, 400, 500)) for index in range(3)]
+    alone = [replace(each, seeds=(seed,)) for each in asked for seed in (100, 101)]
+
+    async def go():
+        engine = await build_engine(config, "policy")
+        try:
+            found = [await asyncio.gather(*map(engine.generate, asked)) for _ in range(2)]
+            first = await asyncio.gather(*map(engine.generate, alone))
+            return *found, first, engine.several, engine.spent.tokens
+        finally:
+            await engine.aclose()
+
+    together, again, first, several, spent = runner.run(go())
+    assert (several.honoured, several.most_came) == ("honoured", 5)
+    assert again == together
+    for answers, [own], [next_own] in zip(together, first[::2], first[1::2], strict=True):
+        assert len({answer.text for answer in answers}) > 1
+        # The first is drawn by the seed that is sent, and the others by those that follow.
+        assert [answer.text for answer in answers[:2]] == [own.text, next_own.text]
+        assert all(one.completion_tokens == len(one.token_ids) for one in answers)
+        assert sum(one.prompt_tokens for one in answers) == own.prompt_tokens
+    each = [one for answers in (*together, *again, *first) for one in answers]
+    assert spent == sum(one.prompt_tokens + one.completion_tokens for one in each)

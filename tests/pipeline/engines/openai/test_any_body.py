@@ -91,14 +91,23 @@ ENGINE = OpenAIServer(
 )
 
 
-def outcome(data, status, choices):
-    """What one try comes to, without the network."""
-    question = ENGINE._question(request(choices), 1, None)
+def outcome(data, status, choices, n=1):
+    """What one try comes to, without the network; of several answers, all that came."""
+    asked = request(choices)
+    question = ENGINE._questions.several(asked, range(1, n + 1), None)
     charge = Charge(Amount(1000, 1.0))
     try:
-        kept, reply = ENGINE._read(ENGINE._only, question, Response(status, {}, data), charge)
-        kept.encode("ascii")
-        return ENGINE._completion(request(choices), reply, None)
+        read = ENGINE._read(ENGINE._only, question, Response(status, {}, data), charge)
+        read.body.encode("ascii")
+        if n == 1:
+            return ENGINE._counts.completion(asked, read.reply, None)
+        assert len(read.replies) == n
+        came = [ENGINE._counts.completion(asked, one, None) for one in read.replies if one]
+        # Of what was paid, no more is said of the answers than all of it.
+        if all(one and one.completion_tokens is not None for one in read.replies):
+            paid = sum(one.completion_tokens for one in came)
+            assert paid <= max(charge.spent.tokens, sum(len(one.token_ids) for one in came))
+        return came
     except (RequestRejected, EngineFailed, TransientError) as error:
         return error
     except Exception as error:
@@ -110,14 +119,20 @@ def outcome(data, status, choices):
         assert 0 <= charge.spent.cost < math.inf
 
 
-def check(data, status, choices):
-    got = outcome(data, status, choices)
+def check(data, status, choices, n=1):
+    got = outcome(data, status, choices, n)
     if isinstance(got, Exception):
         assert "\n" not in str(got)
         assert len(str(got)) < 4 * LONGEST
         str(got).encode("utf-8")
         pa.array([str(got)])
         return
+    for answer in got if n > 1 else [got]:
+        fits(answer)
+
+
+def fits(got):
+    """An answer is one that the tables hold."""
     assert got.finish_reason in ("stop", "length")
     assert 0 <= got.reasoning_tokens <= got.completion_tokens
     assert got.logprob is None or -math.inf < got.logprob <= 0
@@ -157,6 +172,18 @@ STATUSES = st.sampled_from([200, 200, 200, 201, 204, 304, 400, 401, 403, 404, 42
 @example([[[[{"error": "x"}]]]], 400, False)
 def test_any_json(body, status, choices):
     check(json.dumps(body).encode(), status, choices)
+
+
+SEVERAL = CHAT | {"choices": [CHAT["choices"][0] | {"index": index} for index in (2, 0, 1)]}
+
+
+@MANY
+@given(JSON | mutated([SEVERAL, CHAT, CHAT | ERROR], JSON), STATUSES)
+@example(SEVERAL, 200)
+@example(SEVERAL | {"choices": [None, [], *SEVERAL["choices"]]}, 200)
+@example(SEVERAL | {"usage": {"prompt_tokens": 1, "completion_tokens": 0}}, 200)
+def test_any_json_of_several_answers(body, status):
+    check(json.dumps(body).encode(), status, False, 3)
 
 
 @MANY
