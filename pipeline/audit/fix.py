@@ -18,6 +18,7 @@ from prefloop.data.errors import InputError
 from prefloop.data.quarantine import BadRow, quarantine_table
 from prefloop.data.schemas import MESSAGES
 from prefloop.data.shards import atomic_write_json, atomic_write_text
+from prefloop.data.storage.begun_folder import begin_folder
 from prefloop.data.storage.dataset_folder import configs_yaml
 from prefloop.pipeline.audit.audit_options import AuditOptions
 from prefloop.pipeline.audit.check import Audit, batches
@@ -64,8 +65,7 @@ def write_fixed(found: Audit, path: str, out: Path, options: AuditOptions) -> di
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: is not empty: give --fix a new folder")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = begin_folder(out)
     kept = _Writer(partial / "data", "train-{:05d}.parquet", FIXED)
     dropped = _Writer(partial / "dropped", "part-{:05d}.parquet", DROPPED_ROW)
     try:

@@ -3,7 +3,6 @@ config, and linked into a run directory for each value."""
 
 from __future__ import annotations
 
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from prefloop.data.shards import (
     atomic_write_text,
     read_json_object,
 )
+from prefloop.data.storage.begun_folder import begin_folder
 from prefloop.data.storage.whole_files import link_files
 from prefloop.pipeline.checking.run_check import check_before
 from prefloop.pipeline.config import RunConfig, dump_config
@@ -85,9 +85,7 @@ def open_trial(shared: RunDir, trial: Trial) -> RunDir:
                 f"{remedy}"
             )
         return run
-    partial_root = run.root.with_name(f".{run.root.name}.partial")
-    shutil.rmtree(partial_root, ignore_errors=True)
-    partial_root.mkdir(parents=True)
+    partial_root = begin_folder(run.root)
     for pattern in _SHARED:
         link_files(shared.root, partial_root, pattern)
     begun = RunDir(partial_root)

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefloop.data.hashing import folder_revision, json_hash
+from prefloop.data.storage.begun_folder import begin_folder
 from prefloop.labelers.scorers.sequence_scores import SequenceScorer, context_length, padding_token
 from prefloop.labelers.statistics.winrate import win_rate
 from prefloop.training.config import RewardConfig
@@ -326,8 +327,7 @@ def _save(model: Any, base: Path, result: RewardResult, fingerprint: str) -> Non
     from peft import PeftModel
 
     out = result.model_path
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = begin_folder(out)
     if isinstance(model, PeftModel):
         # In float32: merged in a shorter type, most of the update would be rounded away.
         model = model.float().merge_and_unload()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from prefloop.data.storage.begun_folder import begin_folder
 from prefloop.training.errors import TrainingError
 from prefloop.training.policy.checkpoints import copy_tokenizer, is_adapter, load_model
 
@@ -36,8 +36,7 @@ def average_policies(policies: Sequence[Path], out: Path) -> Path:
         for name, value in other.items():
             total[name] += value.double()
     model.load_state_dict({name: (value / len(policies)).float() for name, value in total.items()})
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = begin_folder(out)
     model.save_pretrained(partial)
     copy_tokenizer(policies[0], partial)
     partial.rename(out)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from prefloop.data.hashing import json_hash
+from prefloop.data.storage.begun_folder import begin_folder, begun_beside
 from prefloop.training.policy.checkpoints import (
     base_of,
     context_length,
@@ -189,14 +190,15 @@ def _save(
     from prefloop.training.session.watch import save_weights
 
     out = result.policy_path
-    partial = out.with_name(f".{out.name}.partial")
+    partial = begun_beside(out)
     main = trainer.is_world_process_zero()
     if main:
-        shutil.rmtree(partial, ignore_errors=True)
+        begin_folder(out)
     if not weights:
         save_weights(trainer, partial)
     elif main:
-        shutil.copytree(weights, partial, ignore=shutil.ignore_patterns(RECORD))
+        ignored = shutil.ignore_patterns(RECORD)
+        shutil.copytree(weights, partial, ignore=ignored, dirs_exist_ok=True)
     if main:
         copy_tokenizer(policy, partial)
         record = asdict(replace(result, history=[]))
