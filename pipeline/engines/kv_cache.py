@@ -70,10 +70,9 @@ class _InPlaceLayer(DynamicLayer):  # type: ignore[misc]  # mypy skips transform
         self._show(0, filled)
 
     def clear(self) -> None:
-        """Zero all, for sequences that are to be seated behind what was never written: what a mask
-        hides must be a number all the same."""
-        self._key_buffer.zero_()
-        self._value_buffer.zero_()
+        """Zero what counts as filled: what a mask hides must be a number all the same."""
+        self.keys.zero_()
+        self.values.zero_()
 
     def seat(self, rows: torch.Tensor, layer: DynamicLayer, of: torch.Tensor) -> None:
         """Have ``rows`` hold the sequences ``of`` [row] of ``layer``, ending where others do."""

@@ -80,6 +80,9 @@ class Stepper:
             self._positions[taken] = lengths[:, None] - 1
             found.append(read.logits[of])
         self._show_needed()
+        # Memory is touched only as far as it is used; each copy has as many steps to pay for it.
+        if self._end > 2 * self._needed:
+            self._move()
         return torch.cat(found)
 
     @property
@@ -93,7 +96,8 @@ class Stepper:
         if keep is not None:
             self._drop(keep)
         if self.is_full:
-            self._make_room()
+            self._show_needed()
+            self._move()
         self._end += 1
         # A row that has ended, and is in its place still, stands beyond no position there is.
         self._positions = (self._positions + 1).clamp(max=self._longest)
@@ -130,17 +134,20 @@ class Stepper:
         self._first = int(self._starts.min())
         self._seated.show(self._first)
 
-    def _make_room(self) -> None:
+    @property
+    def _needed(self) -> int:
+        """Columns of the batch's rows, and of a prompt while some wait."""
+        return max(self._end - self._first, self._width if self.waiting else 0)
+
+    def _move(self) -> None:
+        """To the front, as far as may be."""
         assert self._seated is not None
-        self._show_needed()
-        # Prompts that wait need their width before the end.
-        end = max(self._end - self._first, self._width if self.waiting else 0)
-        moved = self._end - end
+        moved = self._end - self._needed
         assert moved > 0, "rows that have ended hold the first column"
-        self._seated.move(end)
-        self._starts -= moved
+        self._end -= moved
         self._first -= moved
-        self._end = end
+        self._starts -= moved
+        self._seated.move(self._end)
 
 
 @dataclass(frozen=True)
