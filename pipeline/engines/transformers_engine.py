@@ -226,8 +226,8 @@ class HfEngine:
                 for (pending, _), drawn in zip(asked, found, strict=True)
             ]
             first = self._first_of_answers(asked, found, read, watch)
-            for row, *answer in zip(asked, found, read, first, strict=True):
-                yield row, _completion(row[0], *answer)
+            for row, drawn, said, choices in zip(asked, found, read, first, strict=True):
+                yield row, _completion(row[0], drawn, said, choices)
 
     def _watched(self, batch: RowBatch) -> list[int]:
         choices = sorted({c for pending, _ in batch for c in pending.request.choices or ()})

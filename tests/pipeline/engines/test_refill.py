@@ -18,6 +18,8 @@ from prefloop.pipeline.engines.decoding.decoder import Drawn, decode, decode_bat
 from prefloop.pipeline.engines.factory import build_engine
 from prefloop.pipeline.engines.settings import TransformersEngine
 from prefloop.pipeline.engines.transformers_engine import HfEngine
+from prefloop.pipeline.engines.weights import load_model
+from tests.helpers.engine_models import make_adapter, make_model
 
 WORDS = 64
 DRAWN = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_tokens=40)
@@ -167,6 +169,17 @@ def test_models_of_many_families(kind):
     model = small(kind, **({"head_dim": 16} if kind in ("gemma", "qwen3") else {}))
     rows, sampling = batches(3, [8] * 4), replace(DRAWN, max_tokens=20)
     check(together(model, rows, sampling), apart(model, rows, sampling))
+
+
+def test_an_adapter_refills_as_its_base_does(tmp_path):
+    base = make_model(tmp_path / "base")
+    model = load_model(
+        make_adapter(tmp_path / "adapter", base), base=base, device=torch.device("cpu"),
+        dtype=torch.float32, revision=None, trust_remote_code=False,
+    ).double()  # fmt: skip
+    rows, sampling = batches(4, [8] * 4), replace(DRAWN, max_tokens=20)
+    ends = range(0, 420, 12)
+    check(together(model, rows, sampling, end_ids=ends), apart(model, rows, sampling, end_ids=ends))
 
 
 # The engine ---------------------------------------------------------------------------------------
