@@ -77,6 +77,7 @@ ENTRIES = {
         "Sampling from a model whose heads share keys and values",
         ("--rows", "32", "--tokens", "256", "--repeats", "1"),
     ),
+    "refill": Entry("Sampling answers of very different lengths"),
     "shards": Entry("Runs of many shards"),
     "endpoints": Entry("A pool of servers against one"),
     "replicas": Entry("Several processes of one engine"),

@@ -41,7 +41,7 @@ def make(given: argparse.Namespace) -> Any:
 def decoded(model: Any, given: argparse.Namespace) -> tuple[float, list[tuple[int, ...]]]:
     """CPU seconds of sampling, prompts included, and the tokens."""
     from prefloop.data.protocol import Sampling
-    from prefloop.pipeline.engines.decoding import decode
+    from prefloop.pipeline.engines.decoding.decoder import decode
 
     draw = np.random.default_rng(0)
     lengths = draw.integers(given.prompt // 2, given.prompt + 1, given.rows)

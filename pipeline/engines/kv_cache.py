@@ -13,13 +13,14 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 class _InPlaceLayer(DynamicLayer):  # type: ignore[misc]  # mypy skips transformers
     """A ``DynamicLayer`` over a buffer of ``capacity`` positions; ``keys`` and ``values`` are views
-    ([row, head, position, dimension]) of what is filled."""
+    ([row, head, position, dimension]) of what is filled and shown."""
 
     def __init__(self, capacity: int) -> None:
         super().__init__()
         self.keys: torch.Tensor
         self.values: torch.Tensor
         self._capacity = capacity
+        self._first = 0
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_kwargs: Any
@@ -31,22 +32,19 @@ class _InPlaceLayer(DynamicLayer):  # type: ignore[misc]  # mypy skips transform
             self._value_buffer = self._buffer(value_states)
             start = 0
         else:
-            start = self.keys.shape[-2]
+            start = self._end
         end = start + key_states.shape[-2]
         self._key_buffer[:, :, start:end] = key_states
         self._value_buffer[:, :, start:end] = value_states
-        self.keys = self._key_buffer[:, :, :end]
-        self.values = self._value_buffer[:, :, :end]
+        self._show(self._first, end)
         return self.keys, self.values
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
-        """Keep (and repeat) the rows ``beam_idx``."""
-        filled = self.keys.shape[-2]
+        """Keep (and repeat) the rows ``beam_idx``, with what is shown of them."""
         keys, values = self.keys, self.values
         self._key_buffer = self._buffer(keys, len(beam_idx))
         self._value_buffer = self._buffer(values, len(beam_idx))
-        self.keys = self._key_buffer[:, :, :filled]
-        self.values = self._value_buffer[:, :, :filled]
+        self._show(0, keys.shape[-2])
         self.keys.copy_(keys[beam_idx])
         self.values.copy_(values[beam_idx])
 
@@ -69,8 +67,40 @@ class _InPlaceLayer(DynamicLayer):  # type: ignore[misc]  # mypy skips transform
         self.lazy_initialization(like.keys, like.values)
         self._key_buffer = self._buffer(like.keys, rows)
         self._value_buffer = self._buffer(like.values, rows)
-        self.keys = self._key_buffer[:, :, :filled]
-        self.values = self._value_buffer[:, :, :filled]
+        self._show(0, filled)
+
+    def clear(self) -> None:
+        """Zero what counts as filled: what a mask hides must be a number all the same."""
+        self.keys.zero_()
+        self.values.zero_()
+
+    def seat(self, rows: torch.Tensor, layer: DynamicLayer, of: torch.Tensor) -> None:
+        """Have ``rows`` hold the sequences ``of`` [row] of ``layer``, ending where others do."""
+        assert layer.keys is not None
+        assert layer.values is not None
+        places = slice(self._end - layer.keys.shape[-2], self._end)
+        self._key_buffer[rows, :, places] = layer.keys[of]
+        self._value_buffer[rows, :, places] = layer.values[of]
+
+    def show(self, first: int) -> None:
+        """Show what stands from ``first`` on."""
+        self._show(first, self._end)
+
+    def move(self, end: int) -> None:
+        """Have what is shown end at ``end``."""
+        keys, values = self.keys.clone(), self.values.clone()
+        self._show(end - keys.shape[-2], end)
+        self.keys.copy_(keys)
+        self.values.copy_(values)
+
+    @property
+    def _end(self) -> int:
+        return self._first + self.keys.shape[-2]
+
+    def _show(self, first: int, end: int) -> None:
+        self._first = first
+        self.keys = self._key_buffer[:, :, first:end]
+        self.values = self._value_buffer[:, :, first:end]
 
     def _buffer(self, like: torch.Tensor, rows: int | None = None) -> torch.Tensor:
         batch, heads, _, width = like.shape
@@ -112,6 +142,35 @@ class GatheredCache:
             if not layer.is_initialized:
                 layer.reserve(self._rows, self._filled, given)
             layer.take(rows, given, of, places)
+
+
+class SeatedCache:
+    """An in-place cache whose rows are given to other sequences when theirs have ended.
+
+    All end at one position, the next token's, and begin where their lengths say.
+    """
+
+    def __init__(self, model: PreTrainedModel, rows: int, filled: int, capacity: int) -> None:
+        self.cache = in_place_cache(model, capacity)
+        self._rows, self._filled = rows, filled
+
+    def seat(self, rows: torch.Tensor, source: DynamicCache, of: torch.Tensor) -> None:
+        """See ``_InPlaceLayer.seat``."""
+        for layer, given in zip(self.cache.layers, source.layers, strict=True):
+            if not layer.is_initialized:
+                layer.reserve(self._rows, self._filled, given)
+                layer.clear()
+            layer.seat(rows, given, of)
+
+    def show(self, first: int) -> None:
+        """See ``_InPlaceLayer.show``."""
+        for layer in self.cache.layers:
+            layer.show(first)
+
+    def move(self, end: int) -> None:
+        """See ``_InPlaceLayer.move``."""
+        for layer in self.cache.layers:
+            layer.move(end)
 
 
 def in_place_cache(model: PreTrainedModel, capacity: int) -> DynamicCache:

@@ -1,9 +1,10 @@
 """The transformers engine: the embedded default, in this process, wherever torch runs.
 
 Requests of a block are computed together in batches of similar prompt length, or of prompts that
-begin alike where it is much cheaper to compute what they share once (a judge's). Every (prompt,
-sample) has its own seed, so its tokens do not depend on what it is batched with, and the batches
-of a block are always the same ones, so neither do their last bits.
+begin alike where it is much cheaper to compute what they share once (a judge's). Where answers may
+be of very different lengths, rows of a batch take the places of those of the one before as these
+end. Every (prompt, sample) has its own seed, so its tokens do not depend on what it is batched
+with, and the batches of a block are always the same ones, so neither do their last bits.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ from prefloop.pipeline.engines.answer_reader import (
     template_kwargs,
 )
 from prefloop.pipeline.engines.blocks import BlockQueue, Pending
-from prefloop.pipeline.engines.decoding import Drawn, decode
+from prefloop.pipeline.engines.decoding.decoder import Drawn, decode, decode_batches
 from prefloop.pipeline.engines.defaults import Advice, completed
 from prefloop.pipeline.engines.padding import cut_by_length
-from prefloop.pipeline.engines.prefixes import Work, families_of, width_of
+from prefloop.pipeline.engines.prefixes import Work, can_share, families_of, width_of
 from prefloop.pipeline.engines.settings import TransformersEngine
 from prefloop.pipeline.engines.weights import (
     check_template_tokens,
@@ -54,6 +55,10 @@ from prefloop.training.policy.logprobs import BATCH, WHOLE, Scores, share_logpro
 T = TypeVar("T")
 TokenRow = tuple[Pending, int]
 """A request and the index of one of its seeds."""
+RowBatch = Sequence[TokenRow]
+
+_UNEVEN = 16
+"""Answers that may have so many tokens are taken to end at different ones."""
 
 # Two engines in one process (policy and judge) take turns: each wants all cores.
 _COMPUTE = threading.Lock()
@@ -184,64 +189,59 @@ class HfEngine:
     ) -> None:
         """In the worker thread: all batches of ``block``, answering requests as they complete."""
         answers: dict[int, dict[int, Completion]] = defaultdict(dict)
-        for batch in _batches(block, self._config.batch_size, self._model):
-            for (pending, index), completion in zip(batch, self._decode(batch), strict=True):
+        for batches in _runs(block, self._config.batch_size, self._model):
+            for (pending, index), completion in self._decode(batches):
                 got = answers[id(pending)]
                 got[index] = completion
                 if len(got) == len(pending.request.seeds):
                     answer(pending, [got[i] for i in range(len(got))])
 
-    def _decode(self, batch: Sequence[TokenRow]) -> list[Completion]:
-        drawn = self._draw(
-            [pending.prompt for pending, _ in batch], batch, _sampling(batch[0][0].request)
-        )
-        read = [
-            self._reader.read(row.token_ids, pending.request)
-            for (pending, _), row in zip(batch, drawn, strict=True)
-        ]
-        first = self._first_of_answers(batch, drawn, read)
-        return [
-            Completion(
-                text=said.text,
-                token_ids=row.token_ids,
-                finish_reason="stop" if row.ended and not said.unfinished else "length",
-                logprob=row.logprob,
-                prompt_tokens=len(pending.prompt),
-                completion_tokens=len(row.token_ids),
-                choice_logprobs=choices,
-                reasoning=said.reasoning,
-                reasoning_tokens=len(said.thought_ids),
-                raw_text=said.raw_text,
-            )
-            for (pending, _), row, said, choices in zip(batch, drawn, read, first, strict=True)
-        ]
-
-    def _draw(
-        self,
-        prompts: Sequence[tuple[int, ...]],
-        batch: Sequence[TokenRow],
-        sampling: Sampling,
-    ) -> list[Drawn]:
-        return decode(
+    def _decode(self, batches: Sequence[RowBatch]) -> Iterator[tuple[TokenRow, Completion]]:
+        """The rows of ``batches`` (which may take each other's places), complete, as they end; at
+        last those whose verdict is asked for."""
+        rows = list(chain.from_iterable(batches))
+        watch = self._watched(rows)
+        sampling = _sampling(rows[0][0].request)
+        voting: list[tuple[int, Drawn]] = []
+        for number, drawn in decode_batches(
             self._model,
-            prompts,
-            [pending.request.seeds[index] for pending, index in batch],
+            [[(pending.prompt, pending.request.seeds[i]) for pending, i in b] for b in batches],
             sampling,
             end_ids=self._end_ids,
             stops=self._stops(sampling),
-            watch_ids=self._watched(batch),
-        )
+            watch_ids=watch,
+        ):
+            pending, _ = rows[number]
+            if pending.request.choices is None:
+                said = self._reader.read(drawn.token_ids, pending.request)
+                yield rows[number], _completion(pending, drawn, said, None)
+            else:
+                voting.append((number, drawn))
+        voting.sort(key=lambda row: row[0])
+        size = self._config.batch_size
+        for part in (voting[at : at + size] for at in range(0, len(voting), size)):
+            asked, found = [rows[number] for number, _ in part], [drawn for _, drawn in part]
+            read = [
+                self._reader.read(drawn.token_ids, pending.request)
+                for (pending, _), drawn in zip(asked, found, strict=True)
+            ]
+            first = self._first_of_answers(asked, found, read, watch)
+            for row, drawn, said, choices in zip(asked, found, read, first, strict=True):
+                yield row, _completion(row[0], drawn, said, choices)
 
-    def _watched(self, batch: Sequence[TokenRow]) -> list[int]:
+    def _watched(self, batch: RowBatch) -> list[int]:
         choices = sorted({c for pending, _ in batch for c in pending.request.choices or ()})
         return [token for choice in choices for token in self._verdicts[choice]]
 
     def _first_of_answers(
-        self, batch: Sequence[TokenRow], drawn: Sequence[Drawn], read: Sequence[ReadAnswer]
+        self,
+        batch: RowBatch,
+        drawn: Sequence[Drawn],
+        read: Sequence[ReadAnswer],
+        watch: Sequence[int],
     ) -> list[dict[str, float] | None]:
         """The choices' log-probabilities as each answer's first token: of a model that thought,
         its thought is read once more, and the answer's first token asked for behind it."""
-        watch = self._watched(batch)
         found = [
             None if said.unfinished else self._choice_logprobs(pending.request.choices, watch, row)
             for (pending, _), row, said in zip(batch, drawn, read, strict=True)
@@ -250,9 +250,15 @@ class HfEngine:
                 if pending.request.choices is not None and read[i].has_verdict]  # fmt: skip
         if late:
             rows = [batch[i] for i in late]
-            prompts = [batch[i][0].prompt + read[i].thought_ids for i in late]
-            again = self._draw(prompts, rows, replace(rows[0][0].request.sampling, max_tokens=1))
             watch = self._watched(rows)
+            again = decode(
+                self._model,
+                [batch[i][0].prompt + read[i].thought_ids for i in late],
+                [pending.request.seeds[index] for pending, index in rows],
+                replace(rows[0][0].request.sampling, max_tokens=1),
+                end_ids=self._end_ids,
+                watch_ids=watch,
+            )
             for i, row in zip(late, again, strict=True):
                 found[i] = self._choice_logprobs(batch[i][0].request.choices, watch, row)
         return found
@@ -292,30 +298,59 @@ class HfEngine:
             torch.set_num_threads(self._config.threads)
 
 
-def _batches(block: list[Pending], size: int, model: Any) -> Iterator[Sequence[TokenRow]]:
+def _runs(block: list[Pending], size: int, model: Any) -> Iterator[list[RowBatch]]:
     """Rows of ``block`` in batches of at most ``size``: one ``Sampling`` a batch, similar prompt
-    lengths together or prompts that share, whatever the order of arrival."""
+    lengths together or prompts that share, whatever the order of arrival. Batches of one run take
+    each other's places."""
     groups: dict[Sampling, list[Pending]] = defaultdict(list)
     for pending in sorted(block, key=lambda p: (len(p.prompt), p.request.request_id)):
         groups[_sampling(pending.request)].append(pending)
     for sampling in sorted(groups, key=repr):
-        asked = groups[sampling]
-        prompts = list(dict.fromkeys(pending.prompt for pending in asked))
-        families = families_of(model, prompts)
+        found = list(_batches(groups[sampling], size, model, sampling.max_tokens))
+        whole = [parts[0] for parts in found if len(parts) == 1]
+        if len(whole) > 1 and sampling.max_tokens >= _UNEVEN and can_share(model):
+            yield whole
+            found = [parts for parts in found if len(parts) > 1]
+        for batch in chain.from_iterable(found):
+            yield [batch]
+
+
+def _batches(
+    asked: list[Pending], size: int, model: Any, passes: int
+) -> Iterator[Sequence[RowBatch]]:
+    """Rows of ``asked``, the shortest prompts first, in batches of at most ``size``: those together
+    that come of one for their prompts' lengths."""
+    prompts = list(dict.fromkeys(pending.prompt for pending in asked))
+    families = families_of(model, prompts)
+    if families is not None:
+        place = {prompts[row]: at for at, row in enumerate(chain.from_iterable(families))}
+        asked = sorted(asked, key=lambda pending: place[pending.prompt])  # stable: by ids as well
+    rows = [(pending, index) for pending in asked for index in range(len(pending.request.seeds))]
+    parts = -(-len(rows) // size)
+    for part in range(parts):  # even parts: no small rest
+        batch = rows[part * len(rows) // parts : (part + 1) * len(rows) // parts]
         if families is not None:
-            place = {prompts[row]: at for at, row in enumerate(chain.from_iterable(families))}
-            asked.sort(key=lambda pending: place[pending.prompt])  # stable: ids order the rest
-        rows = [
-            (pending, index) for pending in asked for index in range(len(pending.request.seeds))
-        ]
-        parts = -(-len(rows) // size)
-        for part in range(parts):  # even parts: no small rest
-            batch = rows[part * len(rows) // parts : (part + 1) * len(rows) // parts]
-            if families is not None:
-                yield batch
-                continue
-            own = [pending.prompt for pending, _ in batch]
-            yield from cut_by_length(batch, own, Work(width_of(model)), sampling.max_tokens)
+            yield [batch]
+            continue
+        own = [pending.prompt for pending, _ in batch]
+        yield list(cut_by_length(batch, own, Work(width_of(model)), passes))
+
+
+def _completion(
+    pending: Pending, row: Drawn, said: ReadAnswer, choices: dict[str, float] | None
+) -> Completion:
+    return Completion(
+        text=said.text,
+        token_ids=row.token_ids,
+        finish_reason="stop" if row.ended and not said.unfinished else "length",
+        logprob=row.logprob,
+        prompt_tokens=len(pending.prompt),
+        completion_tokens=len(row.token_ids),
+        choice_logprobs=choices,
+        reasoning=said.reasoning,
+        reasoning_tokens=len(said.thought_ids),
+        raw_text=said.raw_text,
+    )
 
 
 def _sampling(request: Request) -> Sampling:

@@ -86,7 +86,7 @@ MANY_PARAMETERS = {
         "what a command does: one parameter for each of the command's options",
     ),
     "training.inputs.answers.read_answers": "what is read, as which tokens, how much, what it lost",
-    "pipeline.engines.decoding.decode": "a batch, and each thing that its engine knows about it",
+    "pipeline.engines.decoding.decoder.decode": "a batch, and what its engine knows of it",
     "pipeline.engines.policy_check.verify_policy": "how strict the check is, each with a default",
     "pipeline.review.server.argilla_lite.engine.DatabaseSearch.search": "Argilla's own signature",
 }

@@ -39,6 +39,7 @@ RUNS = {
     ],
     "prefixes": ["--prompts", "3", "--n", "3", "--repeats", "1"],
     "reading": ["300", "--run", "400"],
+    "refill": ["--rows", "9", "--batch", "4", "--tokens", "3", "--repeats", "1", *SMALL],
     "replicas": ["--prompts", "4", "--n", "2", "--max-tokens", "8", "--repeats", "1", *SMALL],
     "scale": ["2000", "--blocks", "4", "64"],
     "vectorised": ["2000", "--repeats", "1"],

@@ -75,9 +75,9 @@ def test_the_engine_answers_as_it_did(monkeypatch) -> None:
     sizes: list[int] = []
     decode = transformers_engine.HfEngine._decode
 
-    def counted(self, batch):
-        sizes.append(len(batch))
-        return decode(self, batch)
+    def counted(self, batches):
+        sizes.extend(map(len, batches))
+        return decode(self, batches)
 
     monkeypatch.setattr(transformers_engine.HfEngine, "_decode", counted)
     apart = asyncio.run(ask())

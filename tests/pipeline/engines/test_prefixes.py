@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from prefloop.data.embedded import resolve_embedded
 from prefloop.data.protocol import Request, Sampling
-from prefloop.pipeline.engines import decoding, prefixes
+from prefloop.pipeline.engines import prefixes
+from prefloop.pipeline.engines.decoding.decoder import decode
 from prefloop.pipeline.engines.factory import build_engine
 from prefloop.pipeline.engines.kv_cache import is_plain
 from prefloop.pipeline.engines.prefixes import Packed, Work, can_share, passes_over, trees_of
@@ -50,9 +51,7 @@ def random_prompts(seed: int, roots: int = 4, words: int = 1500) -> list[tuple[i
 
 
 def decoded(model, prompts, sampling, **options):
-    return decoding.decode(
-        model, prompts, range(len(prompts)), sampling, **{"end_ids": [END], **options}
-    )
+    return decode(model, prompts, range(len(prompts)), sampling, **{"end_ids": [END], **options})
 
 
 def alone(monkeypatch, model, prompts, sampling, **options):
