@@ -73,6 +73,11 @@ def _hint(problem: str) -> str:
 class _Loader(yaml.SafeLoader):
     """Refuses keys that stand twice, deep nesting, and aliases that multiply."""
 
+    # Of its own: a library that is imported with vLLM has the shared ones read dates as texts.
+    yaml_constructors = yaml.SafeLoader.yaml_constructors | {
+        "tag:yaml.org,2002:timestamp": yaml.SafeLoader.construct_yaml_timestamp
+    }
+
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._depth = 0

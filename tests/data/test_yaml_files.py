@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from datetime import date
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -71,3 +73,10 @@ def test_a_file_that_is_not_utf8_names_the_line(tmp_path: Path) -> None:
 def test_any_text_is_read_or_refused(text: str) -> None:
     with contextlib.suppress(YamlError):  # anything else is a bug
         parse_yaml(text)
+
+
+def test_values_mean_the_same_whatever_other_libraries_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that vLLM imports has dates read as texts by every loader."""
+    shared = yaml.SafeLoader.yaml_constructors
+    monkeypatch.setitem(shared, "tag:yaml.org,2002:timestamp", shared["tag:yaml.org,2002:str"])
+    assert parse_yaml("a: 2026-01-02") == {"a": date(2026, 1, 2)}

@@ -13,6 +13,9 @@ class ClusterError(PrefloopError):
     """A Ray cluster cannot be joined."""
 
 
+_QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
 def join_cluster(address: str, key: str, *, working_dir: str | None = None) -> bool:
     """Join the cluster at ``address``, which stands in the config at ``key``; false where this
     process has joined one already.
@@ -22,8 +25,8 @@ def join_cluster(address: str, key: str, *, working_dir: str | None = None) -> b
     ray = import_ray(key)
     if ray.is_initialized():
         return False
-    before = dict(os.environ)
-    os.environ |= {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_USAGE_STATS_ENABLED": "0"} | before
+    ours = {name: word for name, word in _QUIET.items() if name not in os.environ}
+    os.environ |= ours
     try:
         ray.init(
             address=address,
@@ -39,8 +42,10 @@ def join_cluster(address: str, key: str, *, working_dir: str | None = None) -> b
             f"`ray start --head`, give HOST:PORT of one, or set {key}: local"
         ) from None
     finally:
-        for name in os.environ.keys() - before.keys():
-            del os.environ[name]
+        for (
+            name
+        ) in ours:  # what Ray itself sets is to stay: how it talks to any cluster from now on
+            os.environ.pop(name, None)
     return True
 
 
