@@ -17,13 +17,14 @@ import argparse
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from benchmarks.memory import peak_mib
 
 PER_PROMPT = 4
 
@@ -52,9 +53,9 @@ def read(path: str) -> dict[str, float]:
 
     labelers = {"labelers": [{"type": "verifier"}]}
     config = validate_config({"prompts": {"train": {"path": path}}, "label": labelers}, "benchmark")
-    before, cpu = _peak(), time.process_time()
+    before, cpu = peak_mib(), time.process_time()
     tables = load_prompts(config.prompts, seed=0)
-    return {"cpu": time.process_time() - cpu, "mib": _peak() - before, "kept": len(tables.train)}
+    return {"cpu": time.process_time() - cpu, "mib": peak_mib() - before, "kept": len(tables.train)}
 
 
 def finished(folder: Path, what: str) -> dict[str, float]:
@@ -69,7 +70,7 @@ def finished(folder: Path, what: str) -> dict[str, float]:
         "queue": lambda: prefloop.queue(folder, out=folder.with_name("queue.csv"), n=100),
     }
     commands[what]()
-    return {"cpu": time.process_time(), "mib": _peak()}
+    return {"cpu": time.process_time(), "mib": peak_mib()}
 
 
 def make_run(folder: Path, candidates: int) -> None:
@@ -112,10 +113,6 @@ def report(name: str, what: str, path: Path) -> None:
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     print(f"{name:<12} {found['cpu']:>8.2f} {found['mib']:>9,.0f}", flush=True)
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":

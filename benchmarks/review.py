@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.audit import texts
+from benchmarks.memory import peak_mib
 from prefloop.pipeline.review.account import Account
 from prefloop.pipeline.review.argilla_api import ArgillaApi
 from prefloop.pipeline.review.folder import ReviewFolder
@@ -109,7 +109,7 @@ def side(arguments: list[str]) -> None:
     else:
         theirs(url, key, Path(folder), what)
     seconds = time.perf_counter() - began
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    memory = peak_mib()
     print(json.dumps({"seconds": seconds, "memory": memory}))
 
 

@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import itertools
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.memory import peak_mib
 from prefloop.data.hashing import content_id
 from prefloop.data.schemas import CANDIDATE, PROMPT, VOTE
 from prefloop.labelers.decisions.pairs import propose_pairs
@@ -159,7 +159,7 @@ def measure(folder: Path) -> dict[str, float]:
     return {
         "together": together,
         "seconds": seconds,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": peak_mib(),
         "files": files,
         "triples": context.folder.triples.rows(),
     }

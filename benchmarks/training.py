@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.memory import peak_mib
 from benchmarks.models import WORDS, make_model
 from prefloop.data.schemas import TRIPLE
 from tests.helpers.dpo_data import triple
@@ -128,27 +128,22 @@ def passes(options: dict[str, Any], side: str) -> float:
         for count in (options["batch"],) * 3
     )
     passes_of(model)
-    before = _peak()
+    before = peak_mib()
     if side == "reference, ours":
         sequence_logprobs(model, asked * 2, one + other, batch_size=2 * options["batch"])
-        return _peak() - before
+        return peak_mib() - before
     bundles = [Bundle(*both[:1], both[1:]) for both in zip(asked, one, other, strict=True)]
     if side == "step, ours":
         log_probs = passes_of(model).scores(batch_of(bundles, model.device)).log_probs
         log_probs.sum().backward()
-        return _peak() - before
+        return peak_mib() - before
     batch = batch_of([alone for pair in bundles for alone in pair.apart()], model.device)
     with torch.set_grad_enabled(side == "step, all logits"):
         logits = model(batch.ids, use_cache=False).logits[:, :-1].log_softmax(-1)
         log_probs = logits.gather(2, batch.ids[:, 1:, None])
         if log_probs.requires_grad:
             log_probs.sum().backward()
-    return _peak() - before
-
-
-def _peak() -> float:
-    """Of this process, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_mib() - before
 
 
 def one_side(name: str, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
@@ -164,7 +159,7 @@ def one_side(name: str, folder: Path, options: dict[str, Any]) -> dict[str, Any]
         "seconds": time.perf_counter() - began,
         "processor": time.process_time() - used,
         "losses": losses,
-        "memory": _peak(),
+        "memory": peak_mib(),
     }
 
 

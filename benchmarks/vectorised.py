@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import shutil
 import statistics
 import subprocess
@@ -26,6 +25,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.memory import peak_mib
 from benchmarks.scale import BLOCK, LARGE, MAX_RATIO, MAX_SHARE_LONGER, MIN_MARGIN, make_up, measure
 from prefloop.data.shards import ShardFolder
 from prefloop.pipeline.run.run_dir import RunDir
@@ -150,8 +150,7 @@ def measure_polars(run: Path) -> dict[str, float]:
     kept = pass_of_polars(run, out)
     seconds = time.process_time() - began
     (run.parent / "kept.json").write_text(json.dumps(sorted(kept)))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": seconds, "together": 0.0, "peak_mib": peak}
+    return {"seconds": seconds, "together": 0.0, "peak_mib": peak_mib()}
 
 
 def main() -> None:

@@ -107,7 +107,7 @@ def test_memory_over_a_large_vocabulary() -> None:
 
 def test_none_is_forgotten() -> None:
     there = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
-    there -= {"__init__", "__main__", "answering", "models"}
+    there -= {"__init__", "__main__", "answering", "memory", "models"}
     # People are simulated against a real Argilla, whose own tests run that code.
     assert (
         there - {"review", "real", "quantisation", "self_instruct"} == RUNS.keys() | ENGINES.keys()
