@@ -30,6 +30,8 @@ _CREDENTIALS = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
+_WEAK = "W/"
+"""What an e-tag begins with that has its quotes behind it."""
 _SECONDS = 30
 """For how long a request that fails for the connection or the server is given again."""
 
@@ -247,7 +249,7 @@ class Objects:
         """The condition that an object is still of ``version``. Raises ``PreconditionError`` where
         it is seen not to be, and ``FileNotFoundError``."""
         if not self.address.startswith("gs:"):
-            return {"e_tag": f'"{version}"'}
+            return {"e_tag": version if version.startswith(_WEAK) else f'"{version}"'}
         # Google compares numbers of its own, which its listings do not tell.
         from obstore.exceptions import PreconditionError
 
@@ -344,7 +346,8 @@ def _found(one: Any) -> Found:
 def _version(one: Any) -> str:
     """What the store calls this content of an object. Azure has it in quotes, or not, depending on
     who asks."""
-    return (one["e_tag"] or "").strip('"')
+    e_tag: str = one["e_tag"] or ""
+    return e_tag if e_tag.startswith(_WEAK) else e_tag.strip('"')
 
 
 def _without_user(text: str) -> str:

@@ -46,9 +46,8 @@ def _sums(texts: pa.Array) -> NDArray[np.uint32]:
     if len(some):
         every = np.frombuffer(characters, np.uint8)[bounds[0] : bounds[-1]]
         visible = every - np.uint8(33) < 94  # wraps around below 33
-        lower = (
-            every | np.uint8(32)
-        ) * visible  # the two cases of a letter differ in that bit alone
+        # The two cases of a letter differ in this bit alone.
+        lower = (every | np.uint8(32)) * visible
         found[some] = np.add.reduceat(lower, bounds[some] - bounds[0], dtype=np.uint32)
     return found
 

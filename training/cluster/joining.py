@@ -42,9 +42,8 @@ def join_cluster(address: str, key: str, *, working_dir: str | None = None) -> b
             f"`ray start --head`, give HOST:PORT of one, or set {key}: local"
         ) from None
     finally:
-        for (
-            name
-        ) in ours:  # what Ray itself sets is to stay: how it talks to any cluster from now on
+        # What Ray itself sets stays: it says how clusters are talked to from now on.
+        for name in ours:
             os.environ.pop(name, None)
     return True
 
