@@ -429,13 +429,22 @@ def test_killed_workers_leave_log_probabilities_as_they_are(
     run = RunDir(tmp_path / "ray")
     killed: list[int] = []
 
-    def kill_all_once() -> None:
-        if until(lambda: len([*run.root.glob("evaluation/logps-*/part-*.parquet")]) > 1, 300):
-            for one in workers():
+    def is_hit() -> bool:
+        """Kill all workers, where one of them is at a block and two are committed."""
+        found = workers()
+        for one in found:
+            one.suspend()  # or the last block in work may be committed before the kill
+        begun = len([*run.root.glob("attempts/*/*/*")])
+        committed = len([*run.root.glob("evaluation/logps-*/part-*.parquet")])
+        for one in found:
+            if 1 < committed < begun:
                 killed.append(one.pid)
                 kill(one)
+            else:
+                one.resume()
+        return bool(killed)
 
-    killer = threading.Thread(target=kill_all_once)
+    killer = threading.Thread(target=until, args=(is_hit, 300))
     killer.start()
     on_ray = small_config(executor={"type": "ray", "address": cluster.address})
     found = asyncio.run(measure(on_ray, run))
