@@ -97,7 +97,9 @@ def outcome(data, status, choices, n=1):
     question = ENGINE._questions.several(asked, range(1, n + 1), None)
     charge = Charge(Amount(1000, 1.0))
     try:
-        read = ENGINE._read(ENGINE._only, question, Response(status, {}, data), charge)
+        read = ENGINE._outcomes.read(
+            ENGINE._servers.only, question, Response(status, {}, data), charge
+        )
         read.body.encode("ascii")
         if n == 1:
             return ENGINE._counts.completion(asked, read.reply, None)
