@@ -66,6 +66,11 @@ ENTRIES = {
         ("--prompts", "400", "--connections", "64", "256", "1000", "--api", "chat"),
     ),
     "kept_full": Entry("An engine kept full where a few answers take ten times as long"),
+    "kept_full-vllm": Entry(
+        "An engine kept full: vLLM itself",
+        ("--vllm", "--slots", "256", "--prompts", "1024"),
+        module="kept_full",
+    ),
     "reading": Entry("Prompts read, and a finished run"),
     "prefixes": Entry("The embedded judge, with what its requests share computed once"),
     "prefixes-pairwise": Entry(

@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -36,6 +35,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.judge import english_tokenizer, make_rows
+from benchmarks.memory import peak_mib
 from benchmarks.sampling import make_prompts
 from benchmarks.training import make_triples
 from prefloop.pipeline.config import RunConfig, validate_config
@@ -119,7 +119,7 @@ def peak_memory(*, whole_device: bool = False) -> float:
     import torch
 
     if not on_gpu():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        return peak_mib() / 1024
     if whole_device:
         free, total = torch.cuda.mem_get_info()
         return (total - free) / 2**30

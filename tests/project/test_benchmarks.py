@@ -63,6 +63,7 @@ RUNS = {
     "training": ["--pairs", "8", "--epochs", "1", "--batch", "4", *SMALL],
 }
 ENGINES = {
+    "kept_full": ["--vllm", "--slots", "4", "--prompts", "3", "--tokens", "2"],
     "gpu": ["--parts", "vllm", *TINY],
     "judge": ["--pairs", "4", "--words", "8", *SMALL],
     "sampling": ["--prompts", "4", "--n", "2", "--max-tokens", "8", "--repeats", "1", *SMALL],

@@ -13,6 +13,9 @@ from typing import Any
 from unittest.mock import patch
 
 import psutil
+import pytest
+
+from prefloop.pipeline.executors.attempts import Attempts
 
 QUIET = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
@@ -98,6 +101,19 @@ def kill(process: psutil.Process) -> None:
         process.wait(10)
     except psutil.Error:
         pass
+
+
+def tries_of_stages(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tries each stage took that ends from now on, in their order."""
+    tries: list[int] = []
+    end = Attempts.end
+
+    def counted(attempts: Attempts) -> None:
+        tries.append(sum(len(list(one.iterdir())) for one in attempts.folder.iterdir()))
+        end(attempts)
+
+    monkeypatch.setattr(Attempts, "end", counted)
+    return tries
 
 
 def until(is_so: Callable[[], bool], seconds: float = 60) -> bool:

@@ -25,7 +25,6 @@ from prefloop.data.errors import PrefloopError
 from prefloop.data.protocol import EngineFailed
 from prefloop.data.schemas import CANDIDATE
 from prefloop.pipeline.config import PoolMember, RunConfig, validate_config
-from prefloop.pipeline.executors.attempts import Attempts
 from prefloop.pipeline.loop import take_up
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.stages.evaluate import answer_heldout
@@ -39,7 +38,15 @@ from prefloop.pipeline.stages.matches import match, voting
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import dataset_rows, run_small, small_config
 from tests.helpers.servers import FaultyServer, Handler, Reply, faulty_server, good, status
-from tests.pipeline.executors.ray_cluster import QUIET, add_node, kill, ray_cluster, until, workers
+from tests.pipeline.executors.ray_cluster import (
+    QUIET,
+    add_node,
+    kill,
+    ray_cluster,
+    tries_of_stages,
+    until,
+    workers,
+)
 from tests.pipeline.stages.test_measures import candidate, table
 
 # By a thread: Ray may hang where no signal of Python's is heard.
@@ -418,14 +425,7 @@ def test_killed_workers_leave_log_probabilities_as_they_are(
     """A policy that answers many times is read by two workers, both of which are killed."""
     monkeypatch.setattr(reading, "TEXTS_OF_BLOCK", 16)
     expected = asyncio.run(measure(small_config(), RunDir(tmp_path / "local")))
-    tries: list[int] = []
-
-    def counted(attempts: Attempts) -> None:
-        tries.append(sum(len(list(one.iterdir())) for one in attempts.folder.iterdir()))
-        end(attempts)
-
-    end = Attempts.end
-    monkeypatch.setattr(Attempts, "end", counted)
+    tries = tries_of_stages(monkeypatch)
     run = RunDir(tmp_path / "ray")
     killed: list[int] = []
 

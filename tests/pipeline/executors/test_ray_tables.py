@@ -25,7 +25,6 @@ from benchmarks.scale import make_up
 from prefloop.data.schemas import VOTE
 from prefloop.data.shards import read_json_object
 from prefloop.pipeline.config import RunConfig, validate_config
-from prefloop.pipeline.executors.attempts import Attempts
 from prefloop.pipeline.executors.block_task import ExecutorFailed
 from prefloop.pipeline.executors.local import LocalExecutor
 from prefloop.pipeline.run import spans
@@ -38,7 +37,15 @@ from prefloop.pipeline.stages.filter import filter_round
 from prefloop.pipeline.stages.write import write_round
 from prefloop.pipeline.work import executor_of
 from tests.helpers.paths import ROOT
-from tests.pipeline.executors.ray_cluster import QUIET, add_node, kill, ray_cluster, until, workers
+from tests.pipeline.executors.ray_cluster import (
+    QUIET,
+    add_node,
+    kill,
+    ray_cluster,
+    tries_of_stages,
+    until,
+    workers,
+)
 from tests.pipeline.executors.test_ray import no_worker_is_left, shards
 
 # By a thread: Ray may hang where no signal of Python's is heard.
@@ -177,14 +184,7 @@ def test_killed_workers_and_nodes_leave_decisions_and_dataset_as_they_are(
     tmp_path: Path, expected: dict[str, Any], cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One while pairs are decided, a node while they are balanced, one while files are made."""
-    tries: list[int] = []
-
-    def counted(attempts: Attempts) -> None:
-        tries.append(sum(len(list(one.iterdir())) for one in attempts.folder.iterdir()))
-        end(attempts)
-
-    end = Attempts.end
-    monkeypatch.setattr(Attempts, "end", counted)
+    tries = tries_of_stages(monkeypatch)
     run = labelled(tmp_path / "ray")
 
     def kill_node() -> None:
