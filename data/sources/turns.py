@@ -1,7 +1,7 @@
 """Turns of a conversation as they are found: who speaks, what is said, and what can be wrong.
 
-A conversation is a list of turns, one turn, a transcript, or either of the first two written out
-as text, as CSV files hold them. Prompts and preferences read them alike.
+A conversation is a list of turns, one turn, a transcript (HH's or HelpSteer's), or either of the
+first two written out as text, as CSV files hold them. Prompts and preferences read them alike.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ Turn = dict[str, str]
 
 _IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM")
 _SPACE = " \t\r\n\f\v"
-CONVERSATION_START = rf"^[{_SPACE}]*(?:Human:|\[|\{{|array\()"
-"""How a text begins that may be a conversation, for Python's ``re`` and for RE2: white space is
+_HEADER = r"(?m:^)<extra_id_[01]>(System|User|Assistant)\r?(?m:$)"
+CONVERSATION_START = rf"^[{_SPACE}]*(?:Human:|\[|\{{|array\()|{_HEADER}"
+"""What a text has that may be a conversation, for Python's ``re`` and for RE2: white space is
 ASCII's, because ``\\s`` means other characters in the one than in the other."""
 _TRANSCRIPT = re.compile(rf"[{_SPACE}]*Human:")
 _SPEAKER = re.compile("(Human|Assistant):")
+_SENTINEL = re.compile(_HEADER)
+"""The headers of HelpSteer's turns: the first turn, the user's, need not have one."""
 
 
 class Unusable(Exception):
@@ -55,6 +58,8 @@ def conversation_in(value: Any, field: str) -> Any | None:
         return None
     if _TRANSCRIPT.match(value):
         return _transcript(value, field)
+    if "<extra_id_" in value and _SENTINEL.search(value):
+        return _under_headers(value, field)
     if not could_be_written(value):
         return None
     try:
@@ -194,6 +199,23 @@ def _transcript(text: str, field: str) -> list[Turn]:
             "bad_messages",
             "is a transcript without empty lines between its turns, and one speaker has two in a "
             "row: write {role, content} turns",
+        )
+    return turns
+
+
+def _under_headers(text: str, field: str) -> list[Turn]:
+    """The turns of a transcript of HelpSteer's, ``...\\n<extra_id_1>Assistant\\n...``, each without
+    white space around it. Raises :class:`Unusable` where a speaker has two in a row."""
+    first, *rest = _SENTINEL.split(text)
+    turns: list[Turn] = [] if not first.strip() else [{"role": "user", "content": first.strip()}]
+    for name, said in zip(rest[::2], rest[1::2], strict=True):
+        turns.append({"role": name.lower(), "content": said.strip()})
+    if any(one["role"] == following["role"] for one, following in pairwise(turns)):
+        raise Unusable(
+            field,
+            "bad_messages",
+            "is a transcript with <extra_id_1> in which one speaker has two turns in a row: write "
+            "{role, content} turns",
         )
     return turns
 

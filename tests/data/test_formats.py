@@ -67,7 +67,8 @@ def prompts_in(path: str, **config: Any) -> tuple[list[Any], list[tuple[Any, ...
 
 
 ODD = ["\u00a0", "\u200b", "\ufeff", "\x1c", "\x85", "\u2028", "\u3000", " ", "\n", "\t", "\u00ad",
-       "Human:", "\n\nHuman: a", "\n\nAssistant: b", "\n\nAssistant:", "[", "{", "]", "}", "array(",
+       "Human:", "\n\nHuman: a", "\n\nAssistant: b", "\n\nAssistant:",
+       "\n<extra_id_1>Assistant\n", "<extra_id_1>User\r\n", "[", "{", "]", "}", "array(",
        "[{'role': 'user', 'content': 'x'}]", '[{"from": "gpt", "value": "y"}]', "1", "NaN", "null",
        "a", "é"]  # fmt: skip
 texts = st.lists(st.sampled_from(ODD), max_size=4).map("".join)

@@ -1,0 +1,125 @@
+"""Rows as published data sets have them, read by every reader there is: one row, one meaning."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from prefloop.data.config import PromptsConfig, PromptSource
+from prefloop.data.preferences import read_preferences
+from prefloop.data.preferences.answer_sets import AnswerSet
+from prefloop.data.preferences.given import read_answer_sets
+from prefloop.data.preferences.gold import GoldPair, read_gold
+from prefloop.data.prompts.load import load_prompts
+from prefloop.data.quarantine import BadRow
+from prefloop.training.inputs.rows import Dropped, pair_rows
+
+Row = dict[str, Any]
+FORMS = ("jsonl", "parquet")
+
+
+def user(text: Any) -> Row:
+    return {"role": "user", "content": text}
+
+
+def answer(text: Any) -> Row:
+    return {"role": "assistant", "content": text}
+
+
+def write(folder: Path, form: str, rows: list[Row]) -> Path:
+    path = folder / f"rows.{form}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if form == "parquet":
+        names = dict.fromkeys(name for row in rows for name in row)
+        pq.write_table(pa.table({one: pa.array([row.get(one) for row in rows]) for one in names}), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def audited(path: Path) -> tuple[list[tuple[list[Row], str, str]], list[str]]:
+    """Prompt, chosen and rejected of each pair, and the reasons of bad rows."""
+    batches = list(read_preferences(PromptSource(path=str(path))))
+    pairs = [row for one in batches for row in one.pairs.to_pylist()]
+    bad = [row["reason"] for one in batches for row in one.bad.to_pylist()]
+    return [(row["prompt"], row["chosen"], row["rejected"]) for row in pairs], bad
+
+
+def labelled(path: Path) -> tuple[list[AnswerSet], list[BadRow]]:
+    found = list(read_answer_sets(PromptSource(path=str(path))))
+    sets = [one for one in found if isinstance(one, AnswerSet)]
+    return sets, [one for one in found if isinstance(one, BadRow)]
+
+
+def golden(path: Path) -> list[GoldPair]:
+    return read_gold(PromptSource(path=str(path)))[0]
+
+
+def ratings(found: AnswerSet) -> list[tuple[str, float | None]]:
+    return [(one.text, one.rating) for one in found.answers]
+
+
+def prompts(path: Path, **columns: str) -> list[Row]:
+    config = {"path": str(path), "columns": columns}
+    tables = load_prompts(
+        PromptsConfig.model_validate({"train": config, "heldout_share": 0.0}), seed=0
+    )
+    assert not len(tables.quarantine), tables.quarantine.to_pylist()
+    return tables.train.to_pylist()
+
+
+TALK = "Hi?\n<extra_id_1>Assistant\nHello.\n\nYou?\n<extra_id_1>User\nFine."
+TURNS = [user("Hi?"), answer("Hello.\n\nYou?"), user("Fine.")]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_turns_in_prompts_of_helpsteer_are_turns(tmp_path: Path, form: str) -> None:
+    rated = [
+        {"prompt": TALK, "response": text, "helpfulness": score, "correctness": 4}
+        for text, score in (("Good.", 4), ("Bad.", 1))
+    ]
+    path = write(tmp_path / "rated", form, rated)
+    assert audited(path) == ([(TURNS, "Good.", "Bad.")], [])
+    assert [one.prompt for one in labelled(path)[0]] == [TURNS]
+    assert [one["messages"] for one in prompts(path)] == [TURNS]
+    one = {"prompt": TALK, "response_1": "Bad.", "response_2": "Good.", "preference_strength": 2}
+    path = write(tmp_path / "pairs", form, [one])
+    assert audited(path) == ([(TURNS, "Good.", "Bad.")], [])
+    assert [list(pair.messages) for pair in golden(path)] == [TURNS]
+
+
+def test_training_reads_turns_of_helpsteer_too(tmp_path: Path) -> None:
+    path = write(tmp_path, "parquet", [{"prompt": TALK, "chosen": "Good.", "rejected": "Bad."}])
+    dropped = Dropped()
+    assert [one.prompt for one in pair_rows([path], dropped)] == [TURNS]
+    assert not dropped.counts
+    assert audited(path) == ([(TURNS, "Good.", "Bad.")], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (TALK + "\n<extra_id_1>Assistant\n", TURNS),
+        ("<extra_id_0>System\nBe kind.\n<extra_id_1>User\nHi?",
+         [{"role": "system", "content": "Be kind."}, user("Hi?")]),
+        ("What does <extra_id_1>Assistant mean?", [user("What does <extra_id_1>Assistant mean?")]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("form", FORMS)
+def test_headers_of_turns_stand_on_lines_of_their_own(
+    tmp_path: Path, form: str, text: str, found: list[Row]
+) -> None:
+    path = write(tmp_path, form, [{"prompt": text, "chosen": "a", "rejected": "b"}])
+    assert audited(path) == ([(found, "a", "b")], [])
+    assert [one["messages"] for one in prompts(path)] == [found]
+
+
+def test_two_turns_of_one_speaker_under_headers_are_refused(tmp_path: Path) -> None:
+    text = "Hi?\n<extra_id_1>User\nYou?"
+    path = write(tmp_path, "parquet", [{"prompt": text, "chosen": "a", "rejected": "b"}])
+    assert audited(path) == ([], ["bad_messages"])
