@@ -18,6 +18,7 @@ from prefloop.data.preferences.layouts import (
 )
 from prefloop.data.preferences.reader import parquet_files
 from prefloop.data.preferences.row_layouts import RowLayouts
+from prefloop.data.preferences.unread_columns import UnreadColumns
 from prefloop.data.preferences.unread_ratings import UnreadRatings
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.files import SourceRow, read_rows
@@ -39,6 +40,7 @@ def read_answer_sets(
     """
     layouts = RowLayouts(columns, unlabelled=True)
     labels, gatherer, unread = SeenLabels(), Gatherer(), UnreadRatings(source.path)
+    left = UnreadColumns(tools=True)
     read, known = 0, False
     for row in _rows(source, label_columns(columns)):
         read += 1
@@ -54,12 +56,14 @@ def read_answer_sets(
             continue
         known = True
         unread.look(row.fields, layout)
+        left.look(row, layout)
         if layout.kind in GATHERED:
             gatherer.add(row, layout)
             continue
         layout.look(labels, row.fields)
         yield parse_set(row, layout)
     unread.warn()
+    left.warn(source.path)
     if read and not known and (steps := steps_in(layouts.seen)):
         raise InputError(f"{source.path}: {steps}; columns found: {listed(layouts.seen)}")
     if read and not known and layouts.seen:

@@ -15,6 +15,7 @@ from prefloop.data.preferences.layouts import GATHERED, Layout, PreferenceColumn
 from prefloop.data.preferences.pair_rows import Comparison
 from prefloop.data.preferences.ratings import model_name
 from prefloop.data.preferences.row_layouts import RowLayouts
+from prefloop.data.preferences.unread_columns import UnreadColumns
 from prefloop.data.protocol import Message
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.files import read_rows
@@ -87,13 +88,14 @@ def read_gold(
     or whose labels may mean one thing or another.
     """
     found, refused = [], []
-    labels = SeenLabels()
+    labels, left = SeenLabels(), UnreadColumns()
     seen: dict[str, int] = {}
     for raw, layout in _with_layout(source, columns):
         if isinstance(raw, BadRow):
             refused.append(raw)
             continue
         layout.look(labels, raw.fields)
+        left.look(raw, layout)
         lost: dict[str, BadRow] = {}
         for pair in _pairs(raw, layout):
             if isinstance(pair, BadRow):
@@ -106,6 +108,7 @@ def read_gold(
                 found.append(pair)
         refused += lost.values()
     labels.check(source.path)
+    left.warn(source.path)
     if not found:
         first = f": {refused[0]}" if refused else ""
         raise InputError(f"{source.path}: holds no pair with a gold label{first}")

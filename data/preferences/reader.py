@@ -32,6 +32,7 @@ from prefloop.data.preferences.layouts import (
 from prefloop.data.preferences.pair_rows import PairRow, answers_left_out, parse_pair
 from prefloop.data.preferences.ratings import as_number
 from prefloop.data.preferences.row_layouts import RowLayouts, lacks
+from prefloop.data.preferences.unread_columns import UnreadColumns
 from prefloop.data.quarantine import BadRow, quarantine_table
 from prefloop.data.schemas import MESSAGES
 from prefloop.data.sources.class_names import batch_by_names, names_in_schema
@@ -88,6 +89,12 @@ class _Reading:
     layouts: RowLayouts
     labels: SeenLabels = field(default_factory=SeenLabels)
     gatherer: Gatherer = field(default_factory=Gatherer)
+    unread: UnreadColumns | None = None
+
+    def look(self, raw: RawRow, layout: Layout) -> None:
+        """Take a row in where columns that are not read are looked at."""
+        if self.unread is not None:
+            self.unread.look(raw, layout)
 
 
 _Found = tuple[PairRow | BadRow, bool, int]
@@ -99,12 +106,14 @@ def read_preferences(
     *,
     columns: PreferenceColumns | None = None,
     batch_rows: int = BATCH_ROWS,
+    unread: UnreadColumns | None = None,
 ) -> Iterator[PreferenceBatch]:
     """The pairs of ``source``, in batches of at most ``batch_rows`` rows, and its bad rows.
 
     ``source.path`` is a file, a glob, a ``datasets`` folder or hub name, or a run directory (all
     splits of its dataset); ``source.columns`` is not used. The layout is told by the names of the
-    columns (``prefloop.data.preferences.layouts``) unless ``columns`` says it. Bad rows are listed
+    columns (``prefloop.data.preferences.layouts``) unless ``columns`` says it. ``unread`` is told
+    of columns that are a part of the prompt by their names, and are not read. Bad rows are listed
     with a reason (``prefloop.data.preferences.pair_rows``, ``prefloop.data.sources.files``) and
     never stop the reading.
 
@@ -112,7 +121,7 @@ def read_preferences(
     layout, or whose labels are 0 and 1 only (which may mean first and second, or tie and first).
     """
     files = parquet_files(source)
-    reading = _Reading(columns, batch_rows, RowLayouts(columns))
+    reading = _Reading(columns, batch_rows, RowLayouts(columns), unread=unread)
     if files:
         yield from _of_files(files, source.limit, reading)
     else:
@@ -174,7 +183,8 @@ def _of_file(file: Path, limit: int | None, reading: _Reading) -> Iterator[Prefe
             if layout is None:
                 raise _no_layout(name, names)
             rows = _rows_at_once(handle.metadata, reading.batch_rows)
-            columns = [one for one in names if one in layout.columns]
+            more = reading.unread.watched(names, layout) if reading.unread else []
+            columns = [one for one in names if one in layout.columns or one in more]
             classes = names_in_schema(handle.schema_arrow, label_columns(reading.columns))
             while layout.kind not in GATHERED:
                 narrow = len(columns) < len(names)
@@ -188,6 +198,7 @@ def _of_file(file: Path, limit: int | None, reading: _Reading) -> Iterator[Prefe
                     found = _read_batch(batch, name, done, layout, reading, narrow)
                     if found is None:  # a row that may be read by columns not yet looked at
                         break
+                    _look(batch, name, done, layout, reading)
                     yield found
                     done += batch.num_rows
                 else:
@@ -253,6 +264,18 @@ def _read_batch(
     return PreferenceBatch(
         pairs, parsed.bad, _disputed(batch, layout)[places], batch.num_rows, left_out[places]
     )
+
+
+def _look(
+    batch: pa.RecordBatch, source: str, before: int, layout: Layout, reading: _Reading
+) -> None:
+    """Take in the columns of ``batch`` that are not read, where there are any."""
+    unread = reading.unread
+    names = unread.watched(batch.schema.names, layout) if unread else []
+    if unread and names:
+        numbers = np.arange(before + 1, before + 1 + batch.num_rows)
+        for raw in _raw_rows(batch.select([*names, *unread.beside(layout)]), numbers, source):
+            unread.look(raw, layout)
 
 
 def _left_out(batch: pa.RecordBatch, layout: Layout) -> Ints:
@@ -353,6 +376,7 @@ def _of_rows(rows: Iterator[SourceRow], name: str, reading: _Reading) -> Iterato
                 found.append((_without_layout(row), False, 0))
                 continue
             known = True
+            reading.look(row, layout)
             found += _parsed(row, layout, reading)
         if not known and read >= _ROWS_TO_JUDGE_COLUMNS:
             break

@@ -1,7 +1,4 @@
-"""Columns that look like a part of the prompt, are filled, and that the mapping does not read.
-
-Nothing is more silent than a prompt that lost its text: "Summarise the text." is a fine prompt.
-"""
+"""Columns that look like a part of the prompt, are filled, and that the mapping does not read."""
 
 from __future__ import annotations
 
@@ -13,19 +10,19 @@ from typing import Any
 from prefloop.data.config import Columns
 from prefloop.data.prompts.prompt_rows import prompt_columns
 from prefloop.data.prompts.row_template import is_template
-from prefloop.data.utf8 import is_blank, shown
+from prefloop.data.sources.likely_columns import (
+    PICTURES,
+    SYSTEMS,
+    TEXTS,
+    TOOLS,
+    TURNS,
+    is_filled,
+)
+from prefloop.data.utf8 import shown
 
 logger = logging.getLogger(__name__)
 
-_TEXT = (
-    "input", "inputs", "instruction", "context", "contexts", "passage", "passages", "paragraph",
-    "document", "documents", "article", "background", "evidence", "knowledge", "options", "choices",
-)  # fmt: skip
-_SYSTEM = ("system", "system_prompt", "system_message")
-_TOOLS = ("tools", "functions")
-_TURNS = ("messages", "conversation", "conversations", "history", "dialogue", "turns")
-_PICTURES = ("image", "images", "audio", "audios", "video", "videos")
-_NAMES = frozenset((*_TEXT, *_SYSTEM, *_TOOLS, *_TURNS, *_PICTURES))
+_NAMES = frozenset((*TEXTS, *SYSTEMS, *TOOLS, *TURNS, *PICTURES))
 
 
 class IgnoredColumns:
@@ -47,9 +44,9 @@ class IgnoredColumns:
         self._rows += 1
         for name, value in fields.items():
             kind = name.lower()
-            if kind not in _NAMES or name in self._read or not _is_filled(value):
+            if kind not in _NAMES or name in self._read or not is_filled(value):
                 continue
-            if kind not in _TURNS or not isinstance(value, int | float):  # a number of turns
+            if kind not in TURNS or not isinstance(value, int | float):  # a number of turns
                 self._filled[name] += 1
 
     def warn(self) -> None:
@@ -68,13 +65,13 @@ class IgnoredColumns:
 
     def _remedy(self, name: str) -> str:
         columns, kind = f"{self._key}.columns", name.lower()
-        if kind in _PICTURES:
+        if kind in PICTURES:
             return "prefloop reads text only, so leave such rows out"
-        if kind in _TOOLS:
+        if kind in TOOLS:
             return f"set {columns}.tools: {name}"
-        if kind in _SYSTEM:
+        if kind in SYSTEMS:
             return f"set {columns}.system: {name}"
-        if kind in _TURNS:
+        if kind in TURNS:
             return f"set {columns}.messages: {name}, where it holds whole conversations"
         prompt = self._columns.prompt_column
         before = prompt if is_template(prompt) else _in_template(prompt)
@@ -83,9 +80,3 @@ class IgnoredColumns:
 
 def _in_template(name: str) -> str:
     return f"{{{{ {name} }}}}" if name.isidentifier() else f"{{{{ row['{name}'] }}}}"
-
-
-def _is_filled(value: Any) -> bool:
-    if isinstance(value, str):
-        return not is_blank(value) and value.strip() not in ("[]", "{}", "null")
-    return value is not None and value != [] and value != {} and value == value

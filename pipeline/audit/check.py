@@ -19,6 +19,7 @@ from prefloop.data.checks.language import Languages, Sample, find_languages
 from prefloop.data.checks.repeats import Repeats, find_repeats
 from prefloop.data.config import PromptSource
 from prefloop.data.preferences import PreferenceBatch, read_preferences
+from prefloop.data.preferences.unread_columns import UnreadColumns
 from prefloop.data.prompts.dedup import near_duplicates
 from prefloop.data.utf8 import listed, shown
 from prefloop.labelers.statistics.length_bias import QUANTILES, LengthBias, length_bias
@@ -33,6 +34,7 @@ from prefloop.pipeline.audit.findings import (
     odd_suspects,
     pair_suspects,
     unclosed,
+    unread_findings,
 )
 from prefloop.pipeline.run.progress import StepProgress
 
@@ -125,12 +127,12 @@ def audit(path: str, options: AuditOptions | None = None) -> Audit:
     """
     options = options or AuditOptions()
     facts = Facts(options.against, options.tokens)
-    bad, left_out = BadRows(), LeftOut()
+    bad, left_out, unread = BadRows(), LeftOut(), UnreadColumns()
     sample = Sample(options.languages, options.seed) if options.languages else None
     texts: list[str] = []
     read = 0
     with StepProgress("audit", None, unit="rows") as progress:
-        for batch in batches(path, options):
+        for batch in batches(path, options, unread):
             read += batch.rows
             bad.add(batch)
             left_out.add(batch)
@@ -151,6 +153,7 @@ def audit(path: str, options: AuditOptions | None = None) -> Audit:
     findings = [
         *bad.findings(read),
         *left_out.findings(read),
+        *unread_findings(unread, read),
         *findings_of(suspects, where, repeats.partner, rows=read),
         *findings_of(odd_suspects(found["oddities"]), where, repeats.partner, rows=read),
         *language_findings(languages, read),
@@ -187,9 +190,11 @@ def audit(path: str, options: AuditOptions | None = None) -> Audit:
     )
 
 
-def batches(path: str, options: AuditOptions) -> Iterator[PreferenceBatch]:
+def batches(
+    path: str, options: AuditOptions, unread: UnreadColumns | None = None
+) -> Iterator[PreferenceBatch]:
     """The dataset as the audit reads it, and ``--fix`` reads it again."""
-    return read_preferences(PromptSource(path=path), columns=options.columns)
+    return read_preferences(PromptSource(path=path), columns=options.columns, unread=unread)
 
 
 def prompt_texts(batch: PreferenceBatch) -> list[str]:

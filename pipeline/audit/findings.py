@@ -17,6 +17,8 @@ from prefloop.data.checks.oddities import ODDITIES, Severity
 from prefloop.data.checks.repeats import Repeats
 from prefloop.data.checks.thoughts import THOUGHT, UNCLOSED
 from prefloop.data.preferences import PreferenceBatch
+from prefloop.data.preferences.unread_columns import UnreadColumns
+from prefloop.data.utf8 import shown
 
 _EXAMPLES = 5
 _EXAMPLE_CHARS = 160
@@ -158,6 +160,22 @@ class LeftOut:
                 examples=tuple(self.examples),
                 dropped_by_fix=False,
             )
+
+
+def unread_findings(unread: UnreadColumns, rows: int) -> Iterator[Finding]:
+    """One for each column that looks like a part of the prompt and is not read; ``rows`` are all
+    that were read."""
+    for name, count in unread.rows.items():
+        yield Finding(
+            name=f"unread_column:{shown(name)}",
+            count=count,
+            share=count / rows,
+            severity="warning",
+            what=f"the column {shown(name)!r} holds something, and no prompt has it",
+            remedy=shown(unread.remedy(name)),
+            examples=(unread.first[name],),
+            dropped_by_fix=False,
+        )
 
 
 class Places(Sequence[str]):

@@ -11,12 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from prefloop.data.config import PromptsConfig, PromptSource
-from prefloop.data.preferences import read_preferences
+from prefloop.data.preferences import named_columns, read_preferences
 from prefloop.data.preferences.answer_sets import AnswerSet
 from prefloop.data.preferences.given import read_answer_sets
 from prefloop.data.preferences.gold import GoldPair, read_gold
 from prefloop.data.prompts.load import load_prompts
 from prefloop.data.quarantine import BadRow
+from prefloop.pipeline.audit.check import audit
 from prefloop.training.inputs.rows import Dropped, pair_rows
 
 Row = dict[str, Any]
@@ -123,3 +124,72 @@ def test_two_turns_of_one_speaker_under_headers_are_refused(tmp_path: Path) -> N
     text = "Hi?\n<extra_id_1>User\nYou?"
     path = write(tmp_path, "parquet", [{"prompt": text, "chosen": "a", "rejected": "b"}])
     assert audited(path) == ([], ["bad_messages"])
+
+
+READ = {"question": "Who?", "chosen": "She.", "rejected": "He."}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("column", "value", "remedy"),
+    [
+        ("context", "A text.", "prompt=question+context"),
+        ("choices", ["She.", "They."], "prompt=question+choices"),
+        ("image", {"bytes": "GIF8", "path": None}, "reads text only"),
+        ("system_message", "Be kind.", "call it system"),
+    ],
+)
+def test_what_prompts_leave_out_is_said(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    form: str,
+    column: str,
+    value: Any,
+    remedy: str,
+) -> None:
+    rows = [{**READ, "question": f"Who? {number}", column: value} for number in range(2)]
+    path = write(tmp_path, form, [*rows, {**READ, column: None}])
+    labelled(path)
+    golden(path)
+    assert len(caplog.records) == 2
+    assert all(f"{column!r} holds something in 2 rows" in one.message for one in caplog.records)
+    assert all(remedy in one.message for one in caplog.records)
+    [found] = [one for one in audit(str(path)).findings if one.name == f"unread_column:{column}"]
+    assert (found.count, found.severity, found.dropped_by_fix) == (2, "warning", False)
+    assert found.examples == (f"{path}:1",)
+    assert remedy in found.remedy
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_prompts_say_too_is_not_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, form: str
+) -> None:
+    row = {"prompt": "A text.\n\nWho? A or B?", "context": "A text.", "choices": ["A", "B"],
+           "options": 4, "chosen": "A", "rejected": "B"}  # fmt: skip
+    path = write(tmp_path, form, [row])
+    labelled(path)
+    assert not caplog.records
+    assert not [one for one in audit(str(path)).findings if one.name.startswith("unread")]
+
+
+def test_columns_named_for_the_prompt_are_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path, "parquet", [{**READ, "context": "A text."}])
+    own = named_columns("prompt=question+context", None)
+    [found] = [*read_answer_sets(PromptSource(path=str(path)), own)]
+    assert isinstance(found, AnswerSet)
+    assert found.prompt == [user("Who?\n\nA text.")]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tools_are_read_to_be_labelled_and_not_by_an_audit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, form: str
+) -> None:
+    tools = json.dumps([{"name": "f", "parameters": {}}])
+    path = write(tmp_path, form, [{**READ, "tools": tools}])
+    assert [one.tools is not None for one in labelled(path)[0]] == [True]
+    assert not caplog.records
+    names = [one.name for one in audit(str(path)).findings]
+    assert "unread_column:tools" in names

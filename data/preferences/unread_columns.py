@@ -1,0 +1,97 @@
+"""Columns of pairs and answers that look like a part of the prompt, and that the layout does not
+read: a question without its context, or without the picture that it is about."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from prefloop.data.preferences.layouts import Layout
+from prefloop.data.sources.likely_columns import PICTURES, SYSTEMS, TEXTS, TOOLS, is_filled
+from prefloop.data.sources.rows import RawRow
+from prefloop.data.utf8 import is_blank, shown
+
+logger = logging.getLogger(__name__)
+
+
+class UnreadColumns:
+    """Counts the rows in which such columns hold something that their prompts do not say too."""
+
+    def __init__(self, *, tools: bool = False) -> None:
+        """``tools``: the reader takes the tools that may be called from their own column."""
+        self._names = frozenset((*TEXTS, *SYSTEMS, *TOOLS, *PICTURES)) - {"tools" if tools else ""}
+        self._watched: dict[tuple[int, tuple[str, ...]], list[str]] = {}
+        self._layouts: list[Layout] = []
+        """Kept, so that no other gets the place of one that is known."""
+        self._prompt = ""
+        self.rows: Counter[str] = Counter()
+        self.first: dict[str, str] = {}
+        """Where each is met first: ``source:row``."""
+
+    def watched(self, names: Iterable[str], layout: Layout) -> list[str]:
+        """Those of the columns ``names`` that are looked at."""
+        key = (id(layout), tuple(names))
+        if key not in self._watched:
+            read = layout.columns
+            self._layouts.append(layout)
+            self._watched[key] = [
+                name for name in key[1] if name.lower() in self._names and name not in read
+            ]
+        return self._watched[key]
+
+    def beside(self, layout: Layout) -> list[str]:
+        """The columns in which the prompt may stand, to be compared with."""
+        return [*layout.prompt] if layout.prompt else [layout.a]
+
+    def look(self, raw: RawRow, layout: Layout) -> None:
+        """Take in a row."""
+        names = self.watched(raw.fields, layout)
+        if not names:
+            return
+        self._prompt = self._prompt or "+".join(layout.prompt) or "NAME"
+        said = "\n".join(_texts([raw.fields.get(name) for name in self.beside(layout)]))
+        for name in names:
+            value = raw.fields[name]
+            if isinstance(value, int | float) or not is_filled(value):
+                continue
+            texts = [text.strip() for text in _texts(value) if not is_blank(text)]
+            if not texts or not all(text in said for text in texts):
+                self.rows[name] += 1
+                self.first.setdefault(name, f"{raw.source}:{raw.row}")
+
+    def remedy(self, name: str) -> str:
+        """What to do about the column ``name``."""
+        kind = name.lower()
+        if kind in PICTURES:
+            return "prefloop reads text only, so leave such rows out"
+        if kind in TOOLS:
+            known = kind == "tools"
+            return "`prefloop label` reads it" if known else "call it tools, for `prefloop label`"
+        if kind in SYSTEMS:
+            return "call it system"
+        return f"make it a part of the prompt: --columns prompt={self._prompt}+{name}"
+
+    def warn(self, source: str) -> None:
+        """One warning for each column; ``source`` is what it calls the data."""
+        for name, rows in self.rows.items():
+            logger.warning(
+                "%s: the column %r holds something in %s rows (first %s), and no prompt has it: %s",
+                source,
+                shown(name),
+                f"{rows:,}",
+                self.first[name],
+                shown(self.remedy(name)),
+            )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts within ``value``, but not the names of its keys."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts(one)
