@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from prefloop.data.preferences.layouts import TIE_STATUS, Layout
+from prefloop.data.preferences.layouts import TIE_STATUS, UNPAIRED, Layout
 from prefloop.data.preferences.pair_rows import (
     Comparison,
     answers_left_out,
@@ -21,8 +21,9 @@ from prefloop.data.preferences.pair_rows import (
     parse_comparison,
     rated_answers,
     several_texts,
+    with_system,
 )
-from prefloop.data.preferences.ratings import RatedAnswer, as_number, model_name, text_of
+from prefloop.data.preferences.ratings import RatedAnswer, as_number, as_rating, model_name, text_of
 from prefloop.data.preferences.transcripts import check_answer, check_prompt, split_answer
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.rows import RawRow, bad, finite
@@ -35,7 +36,6 @@ _OF_VERDICT: Mapping[str, tuple[float, float]] = {
     "a": (1.0, 0.0), "b": (0.0, 1.0), "tie": (0.5, 0.5),
 }  # fmt: skip
 _TOOLS = "tools"
-_FLAGS = {"true": 1.0, "false": 0.0}
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _of_list(raw: RawRow, layout: Layout, prompt: list[Turn]) -> AnswerSet:
         left_out=len(entries) - len(answers),
         absolute=all(one.absolute for one in entries if one.rating is not None),
         # Good answers beside good ones, and bad beside bad, are not compared by unpaired data.
-        ties=not (layout.kind == "single" and layout.ratings == "label"),
+        ties=not (layout.kind == "single" and layout.ratings in UNPAIRED),
         **_about(raw, layout, [answer.text for answer in answers]),
     )
 
@@ -179,17 +179,24 @@ def _of_conversation(raw: RawRow, layout: Layout) -> AnswerSet:
     value = field_of(raw.fields, layout.a)
     turns = turns_of(conversation_in(value, layout.a) or [], layout.a)
     before, answer = split_answer(turns, layout.a)
-    found = (FoundAnswer(answer, None, None, raw.row),)
-    about = _about(raw, layout, [answer])
-    return AnswerSet(raw.source, raw.row, check_prompt(before, layout.a), found, **about)
+    rated = _single(raw.fields, answer, layout)
+    prompt = check_prompt(with_system(before, raw.fields, layout), layout.a)
+    return AnswerSet(
+        raw.source,
+        raw.row,
+        prompt,
+        (FoundAnswer(answer, rated.rating, rated.model, raw.row),),
+        absolute=rated.absolute,
+        ties=layout.ratings not in UNPAIRED,
+        **_about(raw, layout, [answer]),
+    )
 
 
 def _single(fields: Mapping[str, Any], value: Any, layout: Layout) -> RatedAnswer:
     said = fields.get(layout.ratings) if layout.ratings else None
-    flag = _FLAGS.get(str(said).strip().lower()) if isinstance(said, bool | str) else None
-    rating = as_number(said) if flag is None else flag
+    rating = as_rating(said)
     model = model_name(fields.get(layout.models[0])) if layout.models else None
-    absolute = rating is not None and layout.ratings != "label"
+    absolute = rating is not None and layout.ratings not in UNPAIRED
     return RatedAnswer(value, rating, model, absolute)
 
 

@@ -10,7 +10,7 @@ trees (OASST), and *trees* whole trees. *unlabelled* are two answers of which no
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -91,13 +91,16 @@ _MODELS_OF_PAIRS = (
 _MODELS_OF_SINGLES = ("model", "model_name", "generation_model", "generator", "policy")
 _SINGLES = ("response", "completion", "answer", "output")
 _RATINGS_OF_SINGLES = ("helpfulness", "score", "rating", "reward", "overall_score")
+UNPAIRED = ("label", "kto_tag")
+"""Columns that say of a single answer whether it is a good one (as for KTO)."""
 _TREE_NODES = ("message_id", "parent_id", "text", "role")
+_KTO = "is unpaired data (as for KTO): single answers with labels hold no pair to compare"
 _WITHOUT_PAIRS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("prompt", "completions", "labels"),
      "has the steps of one answer a row, each with a label (as for process reward models): steps "
      "are no answers, so there is no pair to compare"),
-    (("completion", "label"),
-     "is unpaired data (as for KTO): single answers with labels hold no pair to compare"),
+    (("completion", "label"), _KTO), (("messages", "label"), _KTO), (("conversations", "label"), _KTO),
+    (("kto_tag",), _KTO),
     (("prompt", "completion"), "has one answer a row (as for SFT): there is no pair to compare"),
     (("messages",), "has one conversation a row (as for SFT): there is no pair to compare"),
     (("conversations",), "has one conversation a row (as for SFT): there is no pair to compare"),
@@ -378,9 +381,12 @@ def _known_layout(present: list[str], prompt: tuple[str, ...]) -> Layout | None:
             "single", prompt, answer, answer, system, ratings=rating, history=earlier,
             models=(writer,) if writer else (),
         )  # fmt: skip
-    if "instruction" in prompt and there & {*_ORDERED}:
+    if listed:
+        return replace(listed, system=system, history=earlier)
+    others = any({a, b} <= there for a, b in _ANSWERS)  # beside them, output is a reference
+    if "instruction" in prompt and there & {*_ORDERED} and not others:
         return Layout("completions", prompt, *2 * _ORDERED, system, ordered=True, history=earlier)
-    return replace(listed, system=system, history=earlier) if listed else None
+    return None
 
 
 def _listed_layout(present: list[str], prompt: tuple[str, ...]) -> Layout | None:
@@ -414,14 +420,22 @@ def _unlabelled_layout(present: list[str], prompt: tuple[str, ...]) -> Layout | 
             models = models_of_pair(there)
             return Layout("unlabelled", prompt, a, b, system, history=earlier, models=models)
     answer = next((name for name in _SINGLES if name in there), None)
+    if answer is None and prompt in WHOLE_CONVERSATIONS:
+        answer = prompt[0]  # a conversation with its answer, as for SFT or KTO
     if answer is None:
-        # A conversation with its answer, as for SFT.
-        return Layout("single", prompt, *2 * prompt) if prompt in WHOLE_CONVERSATIONS else None
-    writer = next((name for name in _MODELS_OF_SINGLES if name in there), None)
-    return Layout(
-        "single", prompt, answer, answer, system, history=earlier,
-        ratings="label" if "label" in there else None, models=(writer,) if writer else (),
-    )  # fmt: skip
+        return None
+    return single_of(Layout("single", prompt, answer, answer, system, history=earlier), there)
+
+
+def single_of(layout: Layout, names: Collection[str]) -> Layout:
+    """The layout of a row that has one answer, and no list of them, in a column of ``layout``, with
+    all that the columns ``names`` say of it."""
+    of_each = (*UNPAIRED, *_RATINGS_OF_SINGLES)
+    ratings = next((name for name in of_each if name in names), None)
+    writer = next((name for name in _MODELS_OF_SINGLES if name in names), None)
+    return replace(
+        layout, kind="single", ordered=False, ratings=ratings, models=(writer,) if writer else ()
+    )
 
 
 def _prompt(present: list[str]) -> tuple[str, ...]:

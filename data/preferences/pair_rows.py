@@ -139,7 +139,7 @@ def compare(fields: Mapping[str, Any], layout: Layout) -> Comparison:
             f"the turns before the answer differ from those in {layout.a!r}: the two answers "
             "cannot be compared; delete the row",
         )
-    prompt = _with_system(prompt, fields, layout)
+    prompt = with_system(prompt, fields, layout)
     if layout.kind == "scored":
         scores = {name: field_of(fields, name) for name in layout.label}
         return Comparison(prompt, a, b, by_scores(scores))
@@ -266,11 +266,12 @@ def explicit_prompt(fields: Mapping[str, Any], layout: Layout) -> list[Turn]:
         refuse_texts(turns[0]["content"], name)
     if layout.history is not None:
         turns = [*_earlier(fields.get(layout.history), layout.history), *turns]
-    return check_prompt(_with_system(turns, fields, layout), name)
+    return check_prompt(with_system(turns, fields, layout), name)
 
 
-def _with_system(turns: list[Turn], fields: Mapping[str, Any], layout: Layout) -> list[Turn]:
-    """``turns`` behind the system prompt of its own column, unless they have one."""
+def with_system(turns: list[Turn], fields: Mapping[str, Any], layout: Layout) -> list[Turn]:
+    """``turns`` behind the system prompt of its own column, unless they have one. Raises
+    :class:`Unusable`."""
     system = fields.get(layout.system) if layout.system else None
     if not isinstance(system, str) or says_nothing(system):
         return turns

@@ -17,6 +17,7 @@ _TEXTS = ("response", "text", "answer", "content", "completion", "generation")
 _SCORES = ("pm_score", "score", "overall_score", "rating", "reward")
 """Higher is better; beside these, a ``rank`` of 1 (or 0) is the best."""
 _MODELS = ("model", "model_name", "policy", "generator")
+_FLAGS = {"true": 1.0, "false": 0.0}
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def answers_in(
         else:
             text, rating, absolute = item, None, not ranked
         if ratings is not None and rating is None:
-            rating = as_number(ratings[place])
+            rating = as_rating(ratings[place])
             if rating is not None and ranked:
                 rating = -rating
             absolute = not ranked
@@ -152,6 +153,12 @@ def as_number(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
+def as_rating(value: Any) -> float | None:
+    """``value`` as a number, yes or no (of who checked the answer) being 1 or 0; else None."""
+    flag = _FLAGS.get(str(value).strip().lower()) if isinstance(value, bool | str) else None
+    return as_number(value) if flag is None else flag
+
+
 def model_name(value: Any) -> str | None:
     """The name of a model, where ``value`` is one."""
     name = " ".join(value.split()) if isinstance(value, str) else ""
@@ -190,7 +197,7 @@ def _rating(completion: Mapping[str, Any]) -> float | None:
     rank = as_number(completion.get("rank"))
     if rank is not None:
         return -rank
-    scores = (as_number(completion.get(name)) for name in _SCORES)
+    scores = (as_rating(completion.get(name)) for name in _SCORES)
     return next((score for score in scores if score is not None), None)
 
 

@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from prefloop.data.preferences.layouts import GATHERED, Layout, PreferenceColumns, find_layout
+from prefloop.data.preferences.layouts import (
+    GATHERED,
+    Layout,
+    PreferenceColumns,
+    find_layout,
+    single_of,
+)
 from prefloop.data.preferences.pair_rows import is_null
 from prefloop.data.utf8 import is_blank
 
@@ -21,6 +27,7 @@ class RowLayouts:
         """``unlabelled`` as for ``find_layout``."""
         self._own, self._unlabelled = own, unlabelled
         self._found: dict[tuple[str, ...], Layout | None] = {}
+        self._singles: dict[tuple[str, ...], Layout] = {}
         self.seen: dict[str, None] = {}
         """The names of all rows so far, in their order."""
 
@@ -29,6 +36,14 @@ class RowLayouts:
         names = tuple(fields)
         if names not in self._found:
             self.seen |= dict.fromkeys(names)
+        found = self._of(names, fields)
+        if self._unlabelled and found is not None and found.ordered:
+            # Where a list has the best first, one text is no list: it is the one answer.
+            if isinstance(fields.get(found.a), str):
+                return self._singles.setdefault(names, single_of(found, names))
+        return found
+
+    def _of(self, names: tuple[str, ...], fields: Mapping[str, Any]) -> Layout | None:
         layout = self._by(names)
         if layout is None or not lacks(fields, layout):
             return layout

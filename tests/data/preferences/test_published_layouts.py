@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from prefloop.data.config import PromptsConfig, PromptSource
+from prefloop.data.errors import InputError
 from prefloop.data.preferences import named_columns, read_preferences
 from prefloop.data.preferences.answer_sets import AnswerSet
 from prefloop.data.preferences.given import read_answer_sets
@@ -193,3 +194,88 @@ def test_tools_are_read_to_be_labelled_and_not_by_an_audit(
     assert not caplog.records
     names = [one.name for one in audit(str(path)).findings]
     assert "unread_column:tools" in names
+
+
+UNPAIRED: dict[str, tuple[Row, str, Any, Any]] = {
+    "LLaMA-Factory, turns": (
+        {"conversations": [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": ...}]},
+        "kto_tag", True, False,
+    ),
+    "LLaMA-Factory, Alpaca": ({"instruction": "Hi?", "input": "", "output": ...}, "kto_tag", 1, 0),
+    "LLaMA-Factory's example": ({"messages": [user("Hi?"), answer(...)]}, "label", True, False),
+    "axolotl": ({"messages": [user("Hi?"), answer(...)]}, "label", "true", "false"),
+    "TRL": ({"prompt": [user("Hi?")], "completion": [answer(...)]}, "label", True, False),
+}  # fmt: skip
+
+
+def filled(value: Any, text: str) -> Any:
+    """``value`` with ``text`` where it has an ellipsis."""
+    if value is ...:
+        return text
+    if isinstance(value, dict):
+        return {key: filled(one, text) for key, one in value.items()}
+    return [filled(one, text) for one in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", UNPAIRED)
+def test_labels_of_single_answers_are_read(tmp_path: Path, form: str, name: str) -> None:
+    row, column, yes, no = UNPAIRED[name]
+    rows = [{**filled(row, text), column: said} for text, said in (("No.", no), ("Yes.", yes))]
+    path = write(tmp_path, form, rows)
+    [found], bad = labelled(path)
+    assert (found.prompt, ratings(found), bad) == ([user("Hi?")], [("No.", 0), ("Yes.", 1)], [])
+    assert not found.absolute
+    assert not found.ties
+    assert column not in json.loads(found.metadata)
+    if "output" not in row:
+        with pytest.raises(InputError, match="unpaired data"):
+            audited(path)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_rated_conversations(tmp_path: Path, form: str) -> None:
+    rows = [
+        {"messages": [user("Hi?"), answer(text)], "score": score, "model": model, "system": "Be."}
+        for text, score, model in (("No.", 0.5, "m"), ("Yes.", 0.25, "n"))
+    ]
+    [found], bad = labelled(write(tmp_path, form, rows))
+    assert found.prompt == [{"role": "system", "content": "Be."}, user("Hi?")]
+    assert (ratings(found), found.absolute, bad) == ([("No.", 0.5), ("Yes.", 0.25)], True, [])
+    assert [one.model for one in found.answers] == ["m", "n"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_outputs_of_several_models_are_answers_to_one_prompt(tmp_path: Path, form: str) -> None:
+    rows = [
+        {"instruction": "Hi?", "output": text, "generator": model, "dataset": "d"}
+        for text, model in (('["Yes.", "No."]', "m"), ("[1, 2]", "n"), ("No.", "o"))
+    ]
+    [found], bad = labelled(write(tmp_path, form, rows))
+    assert [(one.text, one.model) for one in found.answers] == [
+        ('["Yes.", "No."]', "m"), ("[1, 2]", "n"), ("No.", "o"),
+    ]  # fmt: skip
+    assert not bad
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_output_beside_answers_is_none_of_them(tmp_path: Path, form: str) -> None:
+    row = {"instruction": "Hi?", "output": "Known.", "generations": ["Yes.", "No."]}
+    path = write(tmp_path / "list", form, [row])
+    assert [ratings(one) for one in labelled(path)[0]] == [[("Yes.", None), ("No.", None)]]
+    row = {"instruction": "Hi?", "output": "Known.", "response_a": "Yes.", "response_b": "No."}
+    path = write(tmp_path / "two", form, [row])
+    assert [ratings(one) for one in labelled(path)[0]] == [[("Yes.", None), ("No.", None)]]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("said", [[False, True], ["False", "true"]])
+def test_answers_that_were_checked_are_rated(tmp_path: Path, form: str, said: list[Any]) -> None:
+    path = write(tmp_path / "beside", form, [{"instruction": "Hi?", "generations": ["No.", "Yes."],
+                                              "scores": said}])  # fmt: skip
+    pair = ([user("Hi?")], "Yes.", "No.")
+    assert audited(path) == ([pair], [])
+    assert [ratings(one) for one in labelled(path)[0]] == [[("No.", 0), ("Yes.", 1)]]
+    inside = [{"text": text, "reward": one} for text, one in zip(("No.", "Yes."), said, strict=True)]
+    path = write(tmp_path / "inside", form, [{"instruction": "Hi?", "completions": inside}])
+    assert audited(path) == ([pair], [])
