@@ -24,10 +24,16 @@ from prefloop.data.preferences.pair_rows import (
     with_system,
 )
 from prefloop.data.preferences.ratings import RatedAnswer, as_number, as_rating, model_name, text_of
-from prefloop.data.preferences.transcripts import check_answer, check_prompt, split_answer
+from prefloop.data.preferences.transcripts import (
+    WholeTurn,
+    check_answer,
+    check_prompt,
+    check_unicode,
+    split_answer,
+)
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.rows import RawRow, bad, finite
-from prefloop.data.sources.tool_turns import tools_of, turns_of
+from prefloop.data.sources.tool_turns import full_turns, read_alike, tools_of, turns_json
 from prefloop.data.sources.turns import Turn, Unusable, conversation_in
 from prefloop.data.sources.written import looks_like_list
 from prefloop.data.utf8 import is_blank, is_text
@@ -70,6 +76,9 @@ class AnswerSet:
     """JSON object of the row's other columns."""
     tools: str | None = None
     """The tools that could be called, as prompts have them; null where the row has none."""
+    turns: str | None = None
+    """The prompt's turns as chat templates take them, as prompts have them; null where all are
+    role and content."""
 
 
 def parse_set(raw: RawRow, layout: Layout) -> AnswerSet | BadRow:
@@ -130,15 +139,15 @@ def _parse(raw: RawRow, layout: Layout) -> AnswerSet:
     return AnswerSet(
         raw.source,
         raw.row,
-        found.prompt,
+        read_alike(found.prompt),
         tuple(FoundAnswer(*one, raw.row) for one in texts),
         absolute=layout.kind == "scored",
         ties=len(texts) == 2,
-        **_about(raw, layout, [text for text, _, _ in texts]),
+        **_about(raw, layout, found.prompt, [text for text, _, _ in texts]),
     )
 
 
-def _listed(raw: RawRow, layout: Layout, prompt: list[Turn]) -> AnswerSet | None:
+def _listed(raw: RawRow, layout: Layout, prompt: list[WholeTurn]) -> AnswerSet | None:
     """The list beside a pair, where it can be read and says what is better."""
     try:
         found = _of_list(raw, layout, prompt)
@@ -147,7 +156,7 @@ def _listed(raw: RawRow, layout: Layout, prompt: list[Turn]) -> AnswerSet | None
     return found if any(answer.rating is not None for answer in found.answers) else None
 
 
-def _of_list(raw: RawRow, layout: Layout, prompt: list[Turn]) -> AnswerSet:
+def _of_list(raw: RawRow, layout: Layout, prompt: list[WholeTurn]) -> AnswerSet:
     fields = raw.fields
     value = field_of(fields, layout.a)
     if layout.kind == "single" or (isinstance(value, str) and not looks_like_list(value)):
@@ -164,31 +173,31 @@ def _of_list(raw: RawRow, layout: Layout, prompt: list[Turn]) -> AnswerSet:
     return AnswerSet(
         raw.source,
         raw.row,
-        prompt,
+        read_alike(prompt),
         tuple(answers),
         left_out=len(entries) - len(answers),
         absolute=all(one.absolute for one in entries if one.rating is not None),
         # Good answers beside good ones, and bad beside bad, are not compared by unpaired data.
         ties=not (layout.kind == "single" and layout.ratings in UNPAIRED),
-        **_about(raw, layout, [answer.text for answer in answers]),
+        **_about(raw, layout, prompt, [answer.text for answer in answers]),
     )
 
 
 def _of_conversation(raw: RawRow, layout: Layout) -> AnswerSet:
     """The last turn of a whole conversation as the one answer to those before it."""
     value = field_of(raw.fields, layout.a)
-    turns = turns_of(conversation_in(value, layout.a) or [], layout.a)
-    before, answer = split_answer(turns, layout.a)
+    found = conversation_in(value, layout.a) or []
+    before, answer = split_answer([turn for _, turn in full_turns(found, layout.a)], layout.a)
     rated = _single(raw.fields, answer, layout)
     prompt = check_prompt(with_system(before, raw.fields, layout), layout.a)
     return AnswerSet(
         raw.source,
         raw.row,
-        prompt,
+        read_alike(prompt),
         (FoundAnswer(answer, rated.rating, rated.model, raw.row),),
         absolute=rated.absolute,
         ties=layout.ratings not in UNPAIRED,
-        **_about(raw, layout, [answer]),
+        **_about(raw, layout, prompt, [answer]),
     )
 
 
@@ -204,10 +213,12 @@ def _is_empty(value: Any) -> bool:
     return is_null(value) or value == [] or (isinstance(value, str) and is_blank(value))
 
 
-def _about(raw: RawRow, layout: Layout, answers: Sequence[str]) -> dict[str, Any]:
-    """The row's reference answer, its tools, and its other columns: none that the layout reads, so
-    that no label is among them. One of the ``answers`` is no reference: that would say which is
-    good."""
+def _about(
+    raw: RawRow, layout: Layout, prompt: Sequence[WholeTurn], answers: Sequence[str]
+) -> dict[str, Any]:
+    """The row's reference answer, its tools and calls of them, and its other columns: none that the
+    layout reads, so that no label is among them. One of the ``answers`` is no reference: that would
+    say which is good. Raises :class:`Unusable`."""
     reference, tools = raw.fields.get("reference"), _tools(raw, layout)
     used = {*layout.columns, "reference", *([_TOOLS] if tools else [])}
     others = {name: value for name, value in raw.fields.items() if name not in used}
@@ -218,15 +229,22 @@ def _about(raw: RawRow, layout: Layout, answers: Sequence[str]) -> dict[str, Any
         or reference.strip() in {text.strip() for text in answers}
     ):
         reference = None
-    return {"reference": reference, "metadata": _json(others), "tools": tools}
+    turns = turns_json(prompt)
+    if turns is not None:
+        check_unicode(turns, layout.prompt[0] if layout.prompt else layout.a)
+    return {"reference": reference, "metadata": _json(others), "tools": tools, "turns": turns}
 
 
 def _tools(raw: RawRow, layout: Layout) -> str | None:
     """What may be called; null also where a column of that name is about something else."""
     if _TOOLS in layout.columns:
         return None
+    said = raw.fields.get(_TOOLS)
+    asked = raw.fields.get(layout.prompt[0]) if layout.prompt else None
+    if is_null(said) and isinstance(asked, Mapping):
+        said = asked.get(_TOOLS)  # beside the turns in one object, as in OpenAI's files
     try:
-        tools = tools_of(raw.fields.get(_TOOLS), _TOOLS)
+        tools = tools_of(said, _TOOLS)
     except Unusable:
         return None
     return tools if tools is None or is_text(tools) else None

@@ -18,11 +18,12 @@ import pyarrow.compute as pc
 from prefloop.data.arrays import Bools
 from prefloop.data.preferences.layouts import TIE_STATUS, Layout
 from prefloop.data.schemas import MESSAGES
+from prefloop.data.sources.tool_turns import CHANNEL, THOUGHTS
 from prefloop.data.sources.turns import CONVERSATION_START
 from prefloop.data.utf8 import BLANK, NULL_WORD
 
 Index = npt.NDArray[np.int64]
-_CALLS = ("tool_calls", "function_call")
+_OF_ANSWERS = ("tool_calls", "function_call", CHANNEL, *THOUGHTS)
 """What a turn may hold beside its content that the answer is then made of too."""
 
 
@@ -84,7 +85,7 @@ def _normal(column: pa.Array) -> pa.Array | None:
         return None
     if not all(_is_text(turn.field(name).type) for name in (role, content)):
         return None
-    if any(_holds_something(column.values.field(name)) for name in _CALLS if name in names):
+    if any(_holds_something(column.values.field(name)) for name in _OF_ANSWERS if name in names):
         return None
     if names == ["role", "content"]:
         return column if kind == MESSAGES else column.cast(MESSAGES)

@@ -99,8 +99,8 @@ _WITHOUT_PAIRS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("prompt", "completions", "labels"),
      "has the steps of one answer a row, each with a label (as for process reward models): steps "
      "are no answers, so there is no pair to compare"),
-    (("completion", "label"), _KTO), (("messages", "label"), _KTO), (("conversations", "label"), _KTO),
-    (("kto_tag",), _KTO),
+    (("completion", "label"), _KTO), (("messages", "label"), _KTO),
+    (("conversations", "label"), _KTO), (("kto_tag",), _KTO),
     (("prompt", "completion"), "has one answer a row (as for SFT): there is no pair to compare"),
     (("messages",), "has one conversation a row (as for SFT): there is no pair to compare"),
     (("conversations",), "has one conversation a row (as for SFT): there is no pair to compare"),

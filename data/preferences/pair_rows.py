@@ -30,6 +30,7 @@ from prefloop.data.preferences.ratings import (
     refuse_order,
 )
 from prefloop.data.preferences.transcripts import (
+    WholeTurn,
     check_answer,
     check_prompt,
     check_unicode,
@@ -37,14 +38,8 @@ from prefloop.data.preferences.transcripts import (
 )
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.rows import RawRow, bad
-from prefloop.data.sources.tool_turns import turns_of
-from prefloop.data.sources.turns import (
-    Turn,
-    Unusable,
-    conversation_in,
-    refuse_null_word,
-    refuse_texts,
-)
+from prefloop.data.sources.tool_turns import full_turns, read_alike
+from prefloop.data.sources.turns import Unusable, conversation_in, refuse_null_word, refuse_texts
 from prefloop.data.utf8 import is_blank, is_null_word, listed, says_nothing, shown
 
 _TO_FOLLOW = {"role": "assistant", "content": ""}
@@ -58,7 +53,8 @@ PairRow = dict[str, Any]
 class Comparison:
     """Two answers to a prompt in the order in which the row has them, and which is preferred."""
 
-    prompt: list[Turn]
+    prompt: list[WholeTurn]
+    """A turn that calls a tool, or answers a call, has what chat templates are given of it too."""
     first: str
     second: str
     verdict: PairLabel
@@ -87,7 +83,7 @@ def parse_pair(raw: RawRow, layout: Layout) -> PairRow | BadRow:
     return {
         "row": raw.row,
         "source": raw.source,
-        "prompt": found.prompt,
+        "prompt": read_alike(found.prompt),
         "chosen": chosen,
         "rejected": rejected,
     }
@@ -132,7 +128,7 @@ def compare(fields: Mapping[str, Any], layout: Layout) -> Comparison:
         explicit = explicit_prompt(fields, layout)
     null = layout.prompt[0] if layout.prompt else None
     prompt = _prompt_of(explicit, before_a, layout.a, null)
-    if prompt != _prompt_of(explicit, before_b, layout.b, null):
+    if read_alike(prompt) != read_alike(_prompt_of(explicit, before_b, layout.b, null)):
         raise Unusable(
             layout.b,
             "prompts_differ",
@@ -204,19 +200,19 @@ def _is_given(value: Any) -> bool:
     return not is_null(value) and not (isinstance(value, str) and is_null_word(value))
 
 
-def _answer(fields: Mapping[str, Any], name: str) -> tuple[list[Turn], str]:
+def _answer(fields: Mapping[str, Any], name: str) -> tuple[list[WholeTurn], str]:
     """The turns before an answer (none where the column holds the answer alone), and it."""
     value = field_of(fields, name)
     if several_texts(value):
         value = value[0]  # of several good or bad answers, any may be compared
     turns = conversation_in(value, name)
     if turns is not None:
-        return split_answer(turns_of(turns, name), name)
+        return split_answer([turn for _, turn in full_turns(turns, name)], name)
     return [], check_answer(_text(value, name), name)
 
 
 def _refuse_turns_as_answers(
-    fields: Mapping[str, Any], layout: Layout, prompt: Sequence[Turn]
+    fields: Mapping[str, Any], layout: Layout, prompt: Sequence[WholeTurn]
 ) -> None:
     """Raise :class:`Unusable` where both lists of answers begin with what was asked: they are
     conversations, and their first text is no answer."""
@@ -240,7 +236,7 @@ def _text(value: Any, name: str) -> str:
     return value
 
 
-def explicit_prompt(fields: Mapping[str, Any], layout: Layout) -> list[Turn]:
+def explicit_prompt(fields: Mapping[str, Any], layout: Layout) -> list[WholeTurn]:
     """The prompt of its own columns. Several columns are joined, blank ones left out."""
     name = layout.prompt[0]
     if len(layout.prompt) == 1:
@@ -257,7 +253,7 @@ def explicit_prompt(fields: Mapping[str, Any], layout: Layout) -> list[Turn]:
         value = next((value[key] for key in PROMPT_KEYS if value.get(key) is not None), value)
     found = conversation_in(value, name)
     if found is not None:
-        turns = turns_of(found, name)
+        turns = [turn for _, turn in full_turns(found, name)]
         if isinstance(value, str) and turns and turns[-1] == _TO_FOLLOW:
             turns.pop()
     else:
@@ -269,7 +265,9 @@ def explicit_prompt(fields: Mapping[str, Any], layout: Layout) -> list[Turn]:
     return check_prompt(with_system(turns, fields, layout), name)
 
 
-def with_system(turns: list[Turn], fields: Mapping[str, Any], layout: Layout) -> list[Turn]:
+def with_system(
+    turns: list[WholeTurn], fields: Mapping[str, Any], layout: Layout
+) -> list[WholeTurn]:
     """``turns`` behind the system prompt of its own column, unless they have one. Raises
     :class:`Unusable`."""
     system = fields.get(layout.system) if layout.system else None
@@ -281,11 +279,11 @@ def with_system(turns: list[Turn], fields: Mapping[str, Any], layout: Layout) ->
     return [{"role": "system", "content": system}, *turns]
 
 
-def _earlier(value: Any, name: str) -> list[Turn]:
+def _earlier(value: Any, name: str) -> list[WholeTurn]:
     """The turns of a list of questions with their answers."""
     if is_null(value) or value == "" or value == []:
         return []
-    turns: list[Turn] = []
+    turns: list[WholeTurn] = []
     for both in value if isinstance(value, list) else [None]:
         if not (isinstance(both, list) and len(both) == 2 and several_texts(both)):
             raise Unusable(
@@ -298,12 +296,13 @@ def _earlier(value: Any, name: str) -> list[Turn]:
 
 
 def _prompt_of(
-    explicit: list[Turn] | None, before: list[Turn], name: str, null: str | None
-) -> list[Turn]:
+    explicit: list[WholeTurn] | None, before: list[WholeTurn], name: str, null: str | None
+) -> list[WholeTurn]:
     """What an answer replies to: the turns before it in its own column, unless the prompt's
     column ends with these very turns and so says the same or more (a system turn). ``null`` is the
     prompt's column where it holds none."""
-    if explicit is not None and explicit[len(explicit) - len(before) :] == before:
+    said = read_alike(before)
+    if explicit is not None and read_alike(explicit)[len(explicit) - len(said) :] == said:
         return explicit
     if not before and null is not None:
         raise Unusable(null, "null", "write the prompt, or delete the row")

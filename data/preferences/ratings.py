@@ -9,7 +9,7 @@ from typing import Any
 
 from prefloop.data.preferences.labels import PairLabel
 from prefloop.data.preferences.transcripts import check_answer, split_answer
-from prefloop.data.sources.tool_turns import turns_of
+from prefloop.data.sources.tool_turns import full_turns
 from prefloop.data.sources.turns import Unusable, conversation_in
 from prefloop.data.sources.written import looks_like_list, written_list
 
@@ -170,7 +170,8 @@ def text_of(value: Any, field: str) -> str:
     if value is None:
         raise Unusable(field, "null", "a completion has no response: write its text")
     if isinstance(value, list | Mapping):
-        before, answer = split_answer(turns_of(conversation_in(value, field), field), field)
+        turns = [turn for _, turn in full_turns(conversation_in(value, field), field)]
+        before, answer = split_answer(turns, field)
         if before:
             raise Unusable(
                 field,

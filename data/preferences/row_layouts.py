@@ -37,11 +37,11 @@ class RowLayouts:
         if names not in self._found:
             self.seen |= dict.fromkeys(names)
         found = self._of(names, fields)
-        if self._unlabelled and found is not None and found.ordered:
-            # Where a list has the best first, one text is no list: it is the one answer.
-            if isinstance(fields.get(found.a), str):
-                return self._singles.setdefault(names, single_of(found, names))
-        return found
+        ordered = self._unlabelled and found is not None and found.ordered
+        if found is None or not ordered or not isinstance(fields.get(found.a), str):
+            return found
+        # Where a list has the best first, one text is no list: it is the one answer.
+        return self._singles.setdefault(names, single_of(found, names))
 
     def _of(self, names: tuple[str, ...], fields: Mapping[str, Any]) -> Layout | None:
         layout = self._by(names)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from prefloop.data.sources.turns import Turn, Unusable
+from typing import Any
+
+from prefloop.data.reasoning import split_thought
+from prefloop.data.sources.turns import Unusable
 from prefloop.data.utf8 import is_blank, is_text
 
+WholeTurn = dict[str, Any]
+"""A turn of ``tool_turns.full_turns``."""
 
-def split_answer(turns: list[Turn], field: str) -> tuple[list[Turn], str]:
-    """What comes before the assistant's turn at the end, and that turn's text.
+
+def split_answer(turns: list[WholeTurn], field: str) -> tuple[list[WholeTurn], str]:
+    """What comes before the assistant's turn at the end, and that turn's text, behind the thought
+    that it came with.
 
     Raises :class:`Unusable` where there is none, or where several follow each other: whether they
     are one answer, or the first belongs to the prompt, only the data's author knows.
@@ -23,10 +30,14 @@ def split_answer(turns: list[Turn], field: str) -> tuple[list[Turn], str]:
         )
     before = turns[:-1]
     answer = check_answer(turns[-1]["content"], field)
+    thought = turns[-1].get("thought")
+    if thought is not None and split_thought(answer, opened=None).reasoning is None:
+        check_unicode(thought, field)
+        answer = f"<think>\n{thought.strip()}\n</think>\n\n{answer}"
     return check_prompt(before, field) if before else [], answer
 
 
-def check_prompt(turns: list[Turn], field: str) -> list[Turn]:
+def check_prompt(turns: list[WholeTurn], field: str) -> list[WholeTurn]:
     """``turns`` if an assistant can answer them. Raises :class:`Unusable`."""
     for number, turn in enumerate(turns, 1):
         if turn["role"] != "tool" and is_blank(turn["content"]):  # a tool may give nothing back

@@ -14,8 +14,8 @@ from prefloop.data.hashing import content_id, prompt_id
 from prefloop.data.prompts.criteria import RUBRIC, rubric_of
 from prefloop.data.prompts.row_template import is_template, row_template
 from prefloop.data.quarantine import BadRow
-from prefloop.data.sources.rows import RawRow, bad, finite
-from prefloop.data.sources.tool_turns import full_turns, tools_of
+from prefloop.data.sources.rows import RawRow, bad, finite, without_type
+from prefloop.data.sources.tool_turns import full_turns, tools_of, turns_json
 from prefloop.data.sources.turns import (
     Unusable,
     conversation_in,
@@ -91,7 +91,7 @@ def _parse(raw: RawRow, columns: Columns, max_chars: int | None, notes: Counter[
         )
     messages = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
     tools = tools_of(fields.get(columns.tools), columns.tools) if columns.tools else None
-    full = _dump([turn.get("full", turn) for turn in turns]) if _any_full(turns) else None
+    full = turns_json(turns)
     for name, text in ((columns.tools or "", tools), (field, full)):
         if text is not None and not is_text(text):
             raise Unusable(name, "not_utf8", "holds escapes that are no Unicode text: mend it")
@@ -105,10 +105,6 @@ def _parse(raw: RawRow, columns: Columns, max_chars: int | None, notes: Counter[
         "tools": tools,
         "turns": full,
     }
-
-
-def _any_full(turns: _Turns) -> bool:
-    return any("full" in turn for turn in turns)
 
 
 def id_with_tools(
@@ -335,12 +331,7 @@ def prompt_columns(columns: Columns) -> tuple[str, ...]:
 
 
 def _dump(value: Any) -> str:
-    return json.dumps(finite(value), ensure_ascii=False, default=_plain)
+    return json.dumps(finite(value), ensure_ascii=False, default=without_type)
 
 
-def _plain(value: Any) -> str:
-    """What JSON has no type for (dates, decimals, bytes) as text."""
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
-
-
-_STRICT_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_plain)
+_STRICT_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=without_type)

@@ -49,3 +49,8 @@ def finite(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [finite(item) for item in value]
     return value
+
+
+def without_type(value: Any) -> str:
+    """What JSON has no type for (dates, decimals, bytes) as text."""
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)

@@ -1,31 +1,45 @@
 """Turns that call tools, and the tools: as chat templates and TRL take them.
 
 A turn has ``role`` and ``content``, the content as people and judges read it: a call of a tool is
-there as JSON. Where a turn is more than that, ``full`` holds what a chat template is given.
+there as JSON. Where a turn is more than that, ``full`` holds what a chat template is given. What an
+assistant thought before its turn, where the row has it apart, is ``thought``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from prefloop.data.sources.rows import finite, without_type
 from prefloop.data.sources.turns import ROLES, Turn, Unusable, read_turn, text_of
 from prefloop.data.utf8 import is_blank
 
 _TOOL_ROLES = ("tool", "function", "observation", "ipython", "tool_response")
 _CALL_ROLES = ("function_call", "tool_call")
 """How ShareGPT's layout names the turn of an assistant that is a call."""
+CHANNEL = "channel"
+"""Key of a turn that says to whom it speaks, as harmony has it."""
+THOUGHTS = ("reasoning_content", "thinking", "reasoning")
+"""Keys of a turn for what was thought before it, as servers and chat templates name them."""
 
 
 def full_turns(value: Any, field: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """The turns of a conversation, each with its number in the row; a system turn without text is
-    left out. Raises :class:`Unusable`."""
+    left out, and one in which an assistant thinks (harmony's channel ``analysis``) is the thought
+    of the turn behind it. Raises :class:`Unusable`."""
     turns = [value] if isinstance(value, dict) else value
     if not turns:
         raise Unusable(field, "empty", "the conversation has no turn: delete the row")
+    thoughts: list[str] = []
     for number, turn in enumerate(turns, 1):
         found = _turn(turn, field, number)
+        if isinstance(turn, dict) and turn.get(CHANNEL) == "analysis":
+            thoughts.append(found["content"])
+            continue
+        if thoughts and found["role"] == "assistant":
+            found.setdefault("thought", "\n\n".join(thoughts))
+        thoughts.clear()
         if found["role"] != "system" or not is_blank(found["content"]):
             yield number, found
 
@@ -33,9 +47,21 @@ def full_turns(value: Any, field: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def turns_of(value: Any, field: str) -> list[Turn]:
     """The turns of what ``turns.conversation_in`` gives, as people and judges read them: a call of
     a tool is JSON in its turn's content. Raises :class:`Unusable`."""
-    return [
-        {"role": turn["role"], "content": turn["content"]} for _, turn in full_turns(value, field)
-    ]
+    return read_alike(turn for _, turn in full_turns(value, field))
+
+
+def read_alike(turns: Iterable[Mapping[str, Any]]) -> list[Turn]:
+    """What people and judges read of ``turns``: role and content alone."""
+    return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+
+
+def turns_json(turns: Sequence[Mapping[str, Any]]) -> str | None:
+    """The turns as chat templates take them, as JSON; null where all are role and content."""
+    if not any("full" in turn for turn in turns):
+        return None
+    texts = read_alike(turns)
+    whole = [turn.get("full", text) for turn, text in zip(turns, texts, strict=True)]
+    return json.dumps(finite(whole), ensure_ascii=False, default=without_type)
 
 
 def call_text(calls: Any) -> str:
@@ -92,7 +118,8 @@ def _turn(turn: Any, field: str, number: int) -> dict[str, Any]:
     calls = turn.get("tool_calls") or _function_call(turn) if isinstance(turn, dict) else None
     if not calls:
         role, content = read_turn(turn, field, number)
-        return {"role": role, "content": content}
+        thought = _thought(turn) if role == "assistant" else {}
+        return {"role": role, "content": content, **thought}
     if said not in _CALL_ROLES and ROLES.get(said or "") != "assistant":
         raise Unusable(field, "bad_messages", f"turn {number} calls a tool, and is no assistant's")
     text = text_of(turn.get("content"), field, f"turn {number} ") or ""
@@ -105,7 +132,15 @@ def _turn(turn: Any, field: str, number: int) -> dict[str, Any]:
         ],
     }
     shown = call_text(full["tool_calls"])
-    return {"role": "assistant", "content": f"{text}\n{shown}" if text else shown, "full": full}
+    content = f"{text}\n{shown}" if text else shown
+    return {"role": "assistant", "content": content, "full": full, **_thought(turn)}
+
+
+def _thought(turn: Mapping[str, Any]) -> dict[str, str]:
+    """What the assistant thought, where a key of its own has it."""
+    said = (turn.get(key) for key in THOUGHTS)
+    thought = next((one for one in said if isinstance(one, str) and not is_blank(one)), None)
+    return {} if thought is None else {"thought": thought}
 
 
 def _function_call(turn: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:

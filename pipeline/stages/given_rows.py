@@ -137,13 +137,14 @@ def prompt_key(messages: Sequence[Turn]) -> str:
 
 def _prompt_of(found: AnswerSet) -> dict[str, Any]:
     return {
-        "prompt_id": id_with_tools(found.prompt, found.tools, None),
+        "prompt_id": id_with_tools(found.prompt, found.tools, found.turns),
         "messages": found.prompt,
         "reference": found.reference,
         "metadata": found.metadata,
         "source": found.source,
         "row": found.row,
         "tools": found.tools,
+        "turns": found.turns,
     }
 
 

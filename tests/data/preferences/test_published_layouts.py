@@ -11,14 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from prefloop.data.config import PromptsConfig, PromptSource
+from prefloop.data.conversation import conversation_of, template_turn, tools_in
 from prefloop.data.errors import InputError
 from prefloop.data.preferences import named_columns, read_preferences
 from prefloop.data.preferences.answer_sets import AnswerSet
+from prefloop.data.preferences.answer_source import AnswerSource
 from prefloop.data.preferences.given import read_answer_sets
 from prefloop.data.preferences.gold import GoldPair, read_gold
 from prefloop.data.prompts.load import load_prompts
 from prefloop.data.quarantine import BadRow
 from prefloop.pipeline.audit.check import audit
+from prefloop.pipeline.stages.given_rows import load_with_answers
 from prefloop.training.inputs.rows import Dropped, pair_rows
 
 Row = dict[str, Any]
@@ -38,7 +41,9 @@ def write(folder: Path, form: str, rows: list[Row]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if form == "parquet":
         names = dict.fromkeys(name for row in rows for name in row)
-        pq.write_table(pa.table({one: pa.array([row.get(one) for row in rows]) for one in names}), path)
+        pq.write_table(
+            pa.table({one: pa.array([row.get(one) for row in rows]) for one in names}), path
+        )
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -276,6 +281,116 @@ def test_answers_that_were_checked_are_rated(tmp_path: Path, form: str, said: li
     pair = ([user("Hi?")], "Yes.", "No.")
     assert audited(path) == ([pair], [])
     assert [ratings(one) for one in labelled(path)[0]] == [[("No.", 0), ("Yes.", 1)]]
-    inside = [{"text": text, "reward": one} for text, one in zip(("No.", "Yes."), said, strict=True)]
+    inside = [
+        {"text": text, "reward": one} for text, one in zip(("No.", "Yes."), said, strict=True)
+    ]
     path = write(tmp_path / "inside", form, [{"instruction": "Hi?", "completions": inside}])
     assert audited(path) == ([pair], [])
+
+
+TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"x": "y"}}}
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
+CALLED = [user("Hi?"), {"role": "assistant", "content": None, "tool_calls": [CALL]},
+          {"role": "tool", "tool_call_id": "c1", "name": "f", "content": "42"}]  # fmt: skip
+CALLING = {
+    "a prompt": {"prompt": CALLED, "chosen": "Yes.", "rejected": "No.", "tools": [TOOL]},
+    "before the answers": {"chosen": [*CALLED, answer("Yes.")],
+                           "rejected": [*CALLED, answer("No.")], "tools": json.dumps([TOOL])},
+    "OpenAI": {"input": {"messages": CALLED, "tools": [TOOL], "parallel_tool_calls": True},
+               "preferred_output": [answer("Yes.")], "non_preferred_output": [answer("No.")]},
+    "LLaMA-Factory": {
+        "conversations": [
+            {"from": "human", "value": "Hi?"},
+            {"from": "function_call", "value": '{"name": "f", "arguments": {"x": 1}}'},
+            {"from": "observation", "value": "42"},
+        ],
+        "chosen": {"from": "gpt", "value": "Yes."}, "rejected": {"from": "gpt", "value": "No."},
+        "tools": json.dumps([TOOL]),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", CALLING)
+def test_calls_of_tools_stay_calls_in_answers_that_are_labelled(
+    tmp_path: Path, form: str, name: str
+) -> None:
+    path = write(tmp_path, form, [CALLING[name]])
+    source = AnswerSource.model_validate({"path": str(path), "own_prompts": True})
+    config = PromptsConfig.model_validate({"train": {"path": str(path)}, "heldout_share": 0.0})
+    tables, answers = load_with_answers(config, source, seed=0)
+    assert answers is not None
+    assert answers.rows["text"].to_pylist() == ["Yes.", "No."]
+    [prompt] = tables.train.to_pylist()
+    whole = conversation_of(prompt["messages"], prompt["turns"], prompt["tools"])
+    assert tools_in(whole) == [TOOL]
+    asked, called, told = map(template_turn, whole)
+    assert asked == user("Hi?")
+    function = {"name": "f", "arguments": {"x": 1}}
+    assert [one["function"] for one in called["tool_calls"]] == [function]
+    assert told["content"] == "42"
+    if name == "a prompt":
+        [same] = prompts(path, tools="tools")
+        assert {key: same[key] for key in ("prompt_id", "turns", "tools")} == {
+            key: prompt[key] for key in ("prompt_id", "turns", "tools")
+        }
+
+
+def test_calls_with_other_ids_are_the_same_prompt(tmp_path: Path) -> None:
+    other = json.loads(json.dumps(CALLED).replace("c1", "c2"))
+    row = {"chosen": [*CALLED, answer("Yes.")], "rejected": [*other, answer("No.")]}
+    pairs, bad = audited(write(tmp_path, "jsonl", [row]))
+    assert ([(chosen, rejected) for _, chosen, rejected in pairs], bad) == ([("Yes.", "No.")], [])
+
+
+THOUGHT: dict[str, tuple[list[Row], list[Row]]] = {
+    **{
+        key: ([{**answer("Yes."), key: "Hm."}], [{**answer("No."), key: "Er."}])
+        for key in ("reasoning_content", "thinking", "reasoning")
+    },
+    "harmony": tuple(
+        [
+            {**answer(thought), "channel": "analysis"},
+            {**answer(text), "channel": "final"},
+        ]
+        for thought, text in (("Hm.", "Yes."), ("Er.", "No."))
+    ),
+    "text": ([answer("<think>\nHm.\n</think>\n\nYes.")], [answer("<think>\nEr.\n</think>\n\nNo.")]),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", THOUGHT)
+def test_thoughts_beside_answers_are_kept_apart(tmp_path: Path, form: str, name: str) -> None:
+    chosen, rejected = THOUGHT[name]
+    row = {"prompt": [user("Hi?")], "chosen": chosen, "rejected": rejected}
+    path = write(tmp_path, form, [row])
+    yes, no = "<think>\nHm.\n</think>\n\nYes.", "<think>\nEr.\n</think>\n\nNo."
+    assert audited(path) == ([([user("Hi?")], yes, no)], [])
+    source = AnswerSource.model_validate({"path": str(path), "own_prompts": True})
+    config = PromptsConfig.model_validate({"train": {"path": str(path)}, "heldout_share": 0.0})
+    answers = load_with_answers(config, source, seed=0)[1]
+    assert answers is not None
+    assert answers.rows.select(["text", "reasoning"]).to_pylist() == [
+        {"text": "Yes.", "reasoning": "Hm."}, {"text": "No.", "reasoning": "Er."},
+    ]  # fmt: skip
+    [pair] = golden(path)
+    assert {pair.a, pair.b} == {"Yes.", "No."}
+    assert {"a": pair.a, "b": pair.b}[pair.gold] == "Yes."
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_thoughts_of_earlier_turns_are_no_turns(tmp_path: Path, form: str) -> None:
+    talk = [user("Hi?"), {**answer("Hm."), "channel": "analysis"},
+            {**answer("Yes."), "channel": "final"}, user("Why?")]  # fmt: skip
+    kept = [user("Hi?"), answer("Yes."), user("Why?")]
+    path = write(tmp_path, form, [{"prompt": talk, "chosen": "So.", "rejected": "No."}])
+    assert audited(path) == ([(kept, "So.", "No.")], [])
+    assert [one["messages"] for one in prompts(path)] == [kept]
+
+
+def test_a_thought_without_an_answer_is_not_judged(tmp_path: Path) -> None:
+    row = {"prompt": "Hi?", "chosen": "<think>Hm.</think>Yes.", "rejected": "<think>Er"}
+    found, bad = read_gold(PromptSource(path=str(write(tmp_path, "jsonl", [row, {**READ}]))))
+    assert len(found) == 1
+    assert [(one.field, one.reason) for one in bad] == [("rejected", "empty_answer")]
