@@ -25,8 +25,6 @@ LABELS: Mapping[str, PairLabel] = {
 
 _WRAPPED = re.compile(r"""\A(?:\[\[(.*)\]\]|\[(.*)\]|"(.*)"|'(.*)'|`(.*)`)\Z""", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{0,15})?")
-_BEYOND = re.compile(r"[3-9]|1[0-9]|-[2-9]")
-"""Numbers that none of two answers has."""
 _SIDE = re.compile(
     r"(?:(?:model|assistant|answer|response|output|completion|option|candidate)[ _-]*)?"
     r"(?:\(([ab])\)|([ab]))"
@@ -119,6 +117,8 @@ class SeenLabels:
     """Of the field that they are in."""
     from_zero: bool = False
     """Whether 0, 1 and 2 were taken for first, second and tie, as Auto-J counts."""
+    answers: tuple[str, str] = ("", "")
+    """The columns of the two answers, where they are numbered from 0."""
 
     def look(self, value: Any, name: str, *, from_zero: bool = False) -> None:
         """Take in one label."""
@@ -128,10 +128,15 @@ class SeenLabels:
             self.name = name
             self.from_zero |= from_zero
 
+    def look_at_answers(self, a: str, b: str) -> None:
+        """Take in the columns of the two answers that labels are about."""
+        if a[-1:] == "0" and b[-1:] == "1":
+            self.answers = (a, b)
+
     def check(self, path: str, remedy: str = "") -> None:
         """Raise ``InputError`` for labels that can be understood in two ways: 1 beside 0, 0.5 or a
-        negative number, and none that says second; numbers of a scale; where counting begins with
-        0, no 0."""
+        negative number, and none that says second; numbers of a scale, or from 0 to 1; where
+        counting begins with 0, no 0; 0 or 1 where the answers are numbered so."""
         if self.from_zero:
             if self.words and "0" not in self.words:
                 raise InputError(
@@ -140,12 +145,26 @@ class SeenLabels:
                     + (remedy or "say what they mean with --labels a=0,b=1,tie=2 (or a=1,b=2)")
                 )
             return
-        beyond = {word for word in self.words if _BEYOND.fullmatch(word)}
-        if beyond and self.words & {"1", "2"}:
+        numbers = {word: float(word) for word in self.words if _NUMBER.fullmatch(word)}
+        beyond = any(number > 2 or number < -1 for number in numbers.values())
+        if beyond and any(1 <= number <= 2 for number in numbers.values()):
             raise InputError(
                 f"{path}: field {self.name!r} is {_either(self.words)}, a scale on which 1 and 2 "
                 "may both mean that the same answer is better: "
                 + (remedy or "say what each means with --labels, e.g. a=1|2|3,b=5|6|7,tie=4")
+            )
+        shares = any(0 < number < 1 and number != 0.5 for number in numbers.values())
+        if shares and self.words & {"0", "1"}:
+            raise InputError(
+                f"{path}: field {self.name!r} is {_either(self.words)}, numbers from 0 to 1 of "
+                "which nobody says whose chance they are: "
+                + (remedy or "write a, b or tie in their place, or name a column that does")
+            )
+        if self.answers[0] and self.words & {"0", "1"} and "2" not in self.words:
+            raise InputError(
+                f"{path}: field {self.name!r} is {_either(self.words)}, which may be the number of "
+                f"an answer ({' or '.join(self.answers)}), or 1 for the first: "
+                + (remedy or "say which with --labels a=0,b=1 (or a=1,b=0, or a=1,b=2,tie=0)")
             )
         if self.words & {"0", "1"} and not any(LABELS.get(word) == "b" for word in self.words):
             others = {word for word in self.words if word in ("0", "0.5") or word[:1] == "-"}

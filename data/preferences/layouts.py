@@ -194,6 +194,7 @@ class Layout:
         """Take a row's labels in where the file itself has to show what they mean."""
         from_zero = self.labels is _FROM_ZERO_TO_TIE
         if self.kind == "labelled" and (from_zero or not self.named):
+            labels.look_at_answers(self.a, self.b)
             for name in self.label:
                 labels.look(fields.get(name), name, from_zero=from_zero)
 

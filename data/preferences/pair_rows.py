@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefloop.data.preferences.by_turns import pair_by_turns, verdict_of_flags
-from prefloop.data.preferences.labels import PairLabel, known_labels, read_label
+from prefloop.data.preferences.labels import LABELS, PairLabel, known_labels, read_label
 from prefloop.data.preferences.layouts import (
     PROMPT_KEYS,
     RANKING,
@@ -24,9 +24,11 @@ from prefloop.data.preferences.layouts import (
 from prefloop.data.preferences.ratings import (
     RatedAnswer,
     answers_in,
+    as_number,
     best_and_worst,
     by_scores,
     in_order,
+    model_name,
     refuse_order,
 )
 from prefloop.data.preferences.transcripts import (
@@ -318,13 +320,19 @@ def _prompt_of(
 
 def _verdict(fields: Mapping[str, Any], layout: Layout) -> PairLabel:
     """The label, or the relative majority of the annotators; no majority is a tie."""
-    votes = Counter(_label(field_of(fields, name), name, layout) for name in layout.label)
+    votes = Counter(_label(fields, name, layout) for name in layout.label)
     (first, most), *others = votes.most_common(2)
     return "tie" if others and others[0][1] == most else first
 
 
-def _label(value: Any, name: str, layout: Layout) -> PairLabel:
+def _label(fields: Mapping[str, Any], name: str, layout: Layout) -> PairLabel:
+    value = field_of(fields, name)
     said = read_label(value, layout.labels, layout.a, layout.b)
+    if said is None:
+        said = _model_named(value, fields, layout)
+    number = as_number(value)
+    if said is None and layout.labels is LABELS and number is not None and 1 < number < 2:
+        said = "a" if number < 1.5 else "b"  # AlpacaEval's weighted preferences
     if said is not None:
         return said
     raise Unusable(
@@ -333,3 +341,11 @@ def _label(value: Any, name: str, layout: Layout) -> PairLabel:
         f"the label {shown(repr(value)[:80])} is none of {known_labels(layout.labels)}: say what "
         "it means with --labels",
     )
+
+
+def _model_named(value: Any, fields: Mapping[str, Any], layout: Layout) -> PairLabel | None:
+    """The answer whose writer, and not the other's, ``value`` names."""
+    named, writers = model_name(value), [model_name(fields.get(one)) for one in layout.models]
+    if named is None or writers.count(named) != 1:
+        return None
+    return "a" if writers[0] == named else "b"

@@ -394,3 +394,65 @@ def test_a_thought_without_an_answer_is_not_judged(tmp_path: Path) -> None:
     found, bad = read_gold(PromptSource(path=str(write(tmp_path, "jsonl", [row, {**READ}]))))
     assert len(found) == 1
     assert [(one.field, one.reason) for one in bad] == [("rejected", "empty_answer")]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_weighted_preferences_of_alpacaeval(tmp_path: Path, form: str) -> None:
+    said = (1.0000123, 1.98, 1.5, 2.0, 1.0, 1.4999)
+    rows = [
+        {"instruction": f"{number}?", "output_1": "One.", "generator_1": "m", "output_2": "Two.",
+         "generator_2": "n", "annotator": "x", "preference": one}
+        for number, one in enumerate(said)
+    ]  # fmt: skip
+    path = write(tmp_path, form, rows)
+    pairs, bad = audited(path)
+    assert ([chosen for _, chosen, _ in pairs], bad) == (
+        ["One.", "Two.", "Two.", "One.", "One."],
+        ["tie"],
+    )
+    assert [one.answers[0].rating for one in labelled(path)[0]] == [1, 0, 0.5, 0, 1, 1]
+    assert [one.gold == one.listed_first for one in golden(path)].count(True) == 3
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_winners_named_by_their_model(tmp_path: Path, form: str) -> None:
+    row = {"prompt": "Hi?", "model_a": "gpt-4", "model_b": "claude", "response_a": "One.",
+           "response_b": "Two."}  # fmt: skip
+    twins = {**row, "prompt": "You?", "model_b": "gpt-4", "winner": "gpt-4"}
+    path = write(tmp_path, form, [{**row, "winner": "claude"}, twins])
+    assert audited(path) == ([([user("Hi?")], "Two.", "One.")], ["bad_label"])
+
+
+@pytest.mark.parametrize(
+    ("answers", "said", "why"),
+    [
+        (("answer_0", "answer_1"), [1, 1], "the number of an answer"),
+        (("answer_0", "answer_1"), [0, "tie"], "the number of an answer"),
+        (("answer_a", "answer_b"), [0.0, 0.33, 0.67], "whose chance"),
+        (("answer_a", "answer_b"), [1.0, 0.25, 0.5], "whose chance"),
+        (("answer_a", "answer_b"), [1.5, 2.5, 1.0], "a scale"),
+        (("answer_a", "answer_b"), [1.33, 2.67], "a scale"),
+    ],
+)
+@pytest.mark.parametrize("form", FORMS)
+def test_numbers_that_may_mean_two_things_are_refused(
+    tmp_path: Path, form: str, answers: tuple[str, str], said: list[Any], why: str
+) -> None:
+    a, b = answers
+    texts = [str(one) for one in said] if "tie" in said else said
+    path = write(
+        tmp_path,
+        form,
+        [{"prompt": f"{n}?", a: "One.", b: "Two.", "label": one} for n, one in enumerate(texts)],
+    )
+    for read in (audited, labelled, golden):
+        with pytest.raises(InputError, match=why):
+            read(path)
+
+
+def test_labels_of_answers_numbered_from_zero_can_be_said(tmp_path: Path) -> None:
+    row = {"prompt": "Hi?", "answer_0": "One.", "answer_1": "Two.", "label": 1}
+    path = write(tmp_path, "jsonl", [row])
+    own = named_columns(None, "a=0,b=1")
+    [batch] = read_preferences(PromptSource(path=str(path)), columns=own)
+    assert batch.pairs["chosen"].to_pylist() == ["Two."]
