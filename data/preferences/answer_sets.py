@@ -220,7 +220,7 @@ def _about(
     layout reads, so that no label is among them. One of the ``answers`` is no reference: that would
     say which is good. Raises :class:`Unusable`."""
     reference, tools = raw.fields.get("reference"), _tools(raw, layout)
-    used = {*layout.columns, "reference", *([_TOOLS] if tools else [])}
+    used = {*layout.texts_and_labels, "reference", *([_TOOLS] if tools else [])}
     others = {name: value for name, value in raw.fields.items() if name not in used}
     if (
         not isinstance(reference, str)

@@ -199,7 +199,7 @@ def _pair(raw: RawRow, layout: Layout, found: Comparison, answers: set[str]) -> 
         metadata={
             name: value
             for name, value in raw.fields.items()
-            if name not in layout.columns and name != "reference"
+            if name not in layout.texts_and_labels and name != "reference"
         },
         models=(named[0], named[1]) if len(named) == 2 else None,
     )

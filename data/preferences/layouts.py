@@ -128,6 +128,8 @@ LABEL_NAMES = ("label", "preference", "winner", "gold")
 LABEL_COLUMNS = (*LABEL_NAMES, *(label for *_, label, _ in _LABELLED))
 """Names of columns that say which answer is preferred."""
 _KEYS = ("prompt", "chosen", "rejected", "a", "b", "label", "answers", "ratings", "ranks")
+_ROUNDS = ("conversation_a", "conversation_b"), "turn"
+"""Columns of whole conversations, and the one that says how many rounds of them were judged."""
 _ANNOTATOR = re.compile(r"annotator_?\d+")
 
 
@@ -182,6 +184,9 @@ class Layout:
     """Whether a list of answers has the best first."""
     history: str | None = None
     """Column with the questions and answers before the prompt."""
+    rounds: str | None = None
+    """Column that says how many questions of the conversations the label is about: the answers are
+    those to the last of them (MT-bench has two rounds in every row, and judges either)."""
     by_turns: bool = False
     """Whether prompt and answers are lists of texts, one for each turn, and the ``label`` columns
     say yes or no: the first answer, the second, a tie."""
@@ -201,6 +206,11 @@ class Layout:
     @property
     def columns(self) -> list[str]:
         """All columns that are read."""
+        return [*self.texts_and_labels, *filter(None, [self.rounds])]
+
+    @property
+    def texts_and_labels(self) -> list[str]:
+        """The columns of which a row's prompt, answers and labels are made."""
         single = [self.system, self.status, self.ratings, self.history]
         names = [*self.prompt, *filter(None, single), self.a, self.b, *self.label]
         names += [*(self.scores or ()), *self.models, *(self.beside.columns if self.beside else ())]
@@ -318,7 +328,8 @@ def _own_layout(present: list[str], own: PreferenceColumns) -> Layout | None:
     others = [name for name in present if name not in layout.columns]
     system = next((name for name in _SYSTEMS if name in others), None)
     earlier = "history" if "history" in others and prompt else None
-    layout = replace(layout, system=system, history=earlier)
+    rounds = _rounds(layout.a, layout.b, others)
+    layout = replace(layout, system=system, history=earlier, rounds=rounds)
     return layout if set(layout.columns) <= set(present) else None
 
 
@@ -372,8 +383,9 @@ def _known_layout(present: list[str], prompt: tuple[str, ...]) -> Layout | None:
         labels_in = (single,) if single else tuple(filter(_ANNOTATOR.fullmatch, present))
         if labels_in:
             return Layout(
-                "labelled", prompt, a, b, system, labels_in, LABELS, history=earlier, models=models
-            )
+                "labelled", prompt, a, b, system, labels_in, LABELS, history=earlier, models=models,
+                rounds=_rounds(a, b, there),
+            )  # fmt: skip
     rating = next((name for name in _RATINGS_OF_SINGLES if name in there), None)
     answer = next((name for name in _SINGLES if name in there), None)
     if rating and answer and prompt:
@@ -419,7 +431,10 @@ def _unlabelled_layout(present: list[str], prompt: tuple[str, ...]) -> Layout | 
     for a, b in _ANSWERS:
         if {a, b} <= there:
             models = models_of_pair(there)
-            return Layout("unlabelled", prompt, a, b, system, history=earlier, models=models)
+            return Layout(
+                "unlabelled", prompt, a, b, system, history=earlier, models=models,
+                rounds=_rounds(a, b, there),
+            )  # fmt: skip
     answer = next((name for name in _SINGLES if name in there), None)
     if answer is None and prompt in WHOLE_CONVERSATIONS:
         answer = prompt[0]  # a conversation with its answer, as for SFT or KTO
@@ -437,6 +452,11 @@ def single_of(layout: Layout, names: Collection[str]) -> Layout:
     return replace(
         layout, kind="single", ordered=False, ratings=ratings, models=(writer,) if writer else ()
     )
+
+
+def _rounds(a: str, b: str, names: Collection[str]) -> str | None:
+    answers, rounds = _ROUNDS
+    return rounds if (a, b) == answers and rounds in names else None
 
 
 def _prompt(present: list[str]) -> tuple[str, ...]:

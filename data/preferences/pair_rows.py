@@ -124,8 +124,9 @@ def compare(fields: Mapping[str, Any], layout: Layout) -> Comparison:
     explicit = explicit_prompt(fields, layout) if given and not may_hold_answers else None
     if explicit is not None:
         _refuse_turns_as_answers(fields, layout, explicit)
-    before_a, a = _answer(fields, layout.a)
-    before_b, b = _answer(fields, layout.b)
+    rounds = as_number(fields.get(layout.rounds)) if layout.rounds else None
+    before_a, a = _answer(fields, layout.a, rounds)
+    before_b, b = _answer(fields, layout.b, rounds)
     if given and may_hold_answers and not (before_a and before_b):
         explicit = explicit_prompt(fields, layout)
     null = layout.prompt[0] if layout.prompt else None
@@ -202,14 +203,21 @@ def _is_given(value: Any) -> bool:
     return not is_null(value) and not (isinstance(value, str) and is_null_word(value))
 
 
-def _answer(fields: Mapping[str, Any], name: str) -> tuple[list[WholeTurn], str]:
-    """The turns before an answer (none where the column holds the answer alone), and it."""
+def _answer(
+    fields: Mapping[str, Any], name: str, rounds: float | None
+) -> tuple[list[WholeTurn], str]:
+    """The turns before an answer (none where the column holds the answer alone), and it. Of a
+    conversation, those up to the answer to question number ``rounds``; null: to the last."""
     value = field_of(fields, name)
     if several_texts(value):
         value = value[0]  # of several good or bad answers, any may be compared
     turns = conversation_in(value, name)
     if turns is not None:
-        return split_answer([turn for _, turn in full_turns(turns, name)], name)
+        said = [turn for _, turn in full_turns(turns, name)]
+        asked = [place for place, turn in enumerate(said) if turn["role"] == "user"]
+        if rounds is not None and 1 <= rounds < len(asked):
+            said = said[: asked[int(rounds)]]
+        return split_answer(said, name)
     return [], check_answer(_text(value, name), name)
 
 

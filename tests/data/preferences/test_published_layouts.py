@@ -456,3 +456,39 @@ def test_labels_of_answers_numbered_from_zero_can_be_said(tmp_path: Path) -> Non
     own = named_columns(None, "a=0,b=1")
     [batch] = read_preferences(PromptSource(path=str(path)), columns=own)
     assert batch.pairs["chosen"].to_pylist() == ["Two."]
+
+
+def judged_turn(turn: Any, **more: Any) -> Row:
+    """A row as in MT-bench's judgments of people."""
+    a, b = (
+        [user("Hi?"), answer(one), user("Why?"), answer(f"{one} So.")] for one in ("No.", "Yes.")
+    )
+    return {"question_id": 81, "model_a": "m", "model_b": "n", "winner": "model_b", "judge": "ann",
+            "conversation_a": a, "conversation_b": b, "turn": turn, **more}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_turn_that_was_judged_is_the_answer(tmp_path: Path, form: str) -> None:
+    same = judged_turn(1)
+    same["conversation_a"][1] = answer("Yes.")  # in the first round, both said the same
+    later = {**judged_turn(2), "conversation_a": same["conversation_a"]}
+    path = write(tmp_path, form, [judged_turn(1), judged_turn(2), later])
+    talk = [user("Hi?"), answer("Yes."), user("Why?")]
+    assert audited(path) == (
+        [([user("Hi?")], "Yes.", "No."), (talk, "Yes. So.", "No. So.")],
+        ["prompts_differ"],
+    )
+    sets, bad = labelled(path)
+    assert [(one.prompt, ratings(one)) for one in sets] == [
+        ([user("Hi?")], [("No.", 0), ("Yes.", 1)]), (talk, [("No. So.", 0), ("Yes. So.", 1)]),
+    ]  # fmt: skip
+    assert [one.reason for one in bad] == ["prompts_differ"]
+    assert [one.metadata["turn"] for one in golden(path)] == [1, 2]
+
+
+@pytest.mark.parametrize("turn", [2, 3, 0, None])
+def test_other_numbers_of_turns_leave_conversations_whole(tmp_path: Path, turn: Any) -> None:
+    row = judged_turn(turn)
+    row["conversation_a"][1] = answer("Yes.")
+    [(prompt, chosen, _)], bad = audited(write(tmp_path, "jsonl", [row]))
+    assert (len(prompt), chosen, bad) == (3, "Yes. So.", [])
