@@ -54,7 +54,7 @@ _DIRECT = (
 _SCORES_OF_DIRECT = (
     ("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"),
     ("chosen_rating", "rejected_rating"), ("chosen_avg_rating", "rejected_avg_rating"),
-    ("rating_chosen", "rating_rejected"),
+    ("rating_chosen", "rating_rejected"), ("chosen-rating", "rejected-rating"),
 )  # fmt: skip
 _SCORED = (
     ("answer_0", "answer_1", "score_0", "score_1"),  # WebGPT
@@ -81,13 +81,16 @@ _RANKS = ("ranks", RANKING)
 _ORDERED = ("output",)
 """A list of answers, the best first (LLaMA-Factory's ranking)."""
 _MODELS_OF_LISTS = ("generation_models", "generation_model", "candidate_policies", "model_names")
-_MODELS_OF_PAIRS = (
+_MODELS_OF_CHOSEN = (
     ("chosen_model", "rejected_model"), ("chosen-model", "rejected-model"),
     ("chosen_policy", "rejected_policy"), ("policy", "rejected_policy"),
+)  # fmt: skip
+"""Columns that say who wrote the preferred and the other answer."""
+_MODELS_OF_BOTH = (
     ("model_a", "model_b"), ("model_1", "model_2"), ("model1", "model2"),
     ("generator_1", "generator_2"),
 )  # fmt: skip
-"""Columns that say who wrote the first and the second answer."""
+"""Columns that say who wrote the first and the second answer, which of them is preferred or not."""
 _MODELS_OF_SINGLES = ("model", "model_name", "generation_model", "generator", "policy")
 _SINGLES = ("response", "completion", "answer", "output")
 _RATINGS_OF_SINGLES = ("helpfulness", "score", "rating", "reward", "overall_score")
@@ -250,8 +253,12 @@ def label_columns(own: PreferenceColumns | None) -> tuple[str, ...]:
 def models_of_pair(names: Iterable[str]) -> tuple[str, ...]:
     """The two columns that say who wrote the first and the second answer; none where there are not
     both."""
-    there = set(names)
-    return next((both for both in _MODELS_OF_PAIRS if set(both) <= there), ())
+    return _both((*_MODELS_OF_CHOSEN, *_MODELS_OF_BOTH), set(names))
+
+
+def _both(known: Iterable[tuple[str, str]], names: Collection[str]) -> tuple[str, ...]:
+    """The first of the ``known`` pairs of columns that is among ``names``; none where none is."""
+    return next((both for both in known if both[0] in names and both[1] in names), ())
 
 
 def steps_in(names: Iterable[str]) -> str | None:
@@ -330,6 +337,8 @@ def _own_layout(present: list[str], own: PreferenceColumns) -> Layout | None:
     earlier = "history" if "history" in others and prompt else None
     rounds = _rounds(layout.a, layout.b, others)
     layout = replace(layout, system=system, history=earlier, rounds=rounds)
+    if layout.kind == "direct":
+        layout = _with_words_on_chosen(layout, others)
     return layout if set(layout.columns) <= set(present) else None
 
 
@@ -347,16 +356,12 @@ def _known_layout(present: list[str], prompt: tuple[str, ...]) -> Layout | None:
     prompt = prompt or _prompt(present)
     system = next((name for name in _SYSTEMS if name in there), None)
     earlier = "history" if "history" in there and "history" not in prompt and prompt else None
-    models = models_of_pair(there)
+    models = _both(_MODELS_OF_BOTH, there)
     listed = _listed_layout(present, prompt)
     for a, b in _DIRECT:
         if {a, b} <= there:
-            scores = next((both for both in _SCORES_OF_DIRECT if set(both) <= there), None)
-            status = "status" if "status" in there else None
-            return Layout(
-                "direct", prompt, a, b, system, status=status, scores=scores, history=earlier,
-                models=models, beside=listed,
-            )  # fmt: skip
+            layout = Layout("direct", prompt, a, b, system, history=earlier, beside=listed)
+            return _with_words_on_chosen(layout, there)
     if listed and (listed.ratings or listed.a in _COMPLETIONS[:2]):
         return replace(listed, system=system, history=earlier)
     if {"prompt", "response_a", "response_b", *_ARENA} <= there:
@@ -402,6 +407,19 @@ def _known_layout(present: list[str], prompt: tuple[str, ...]) -> Layout | None:
     return None
 
 
+def _with_words_on_chosen(layout: Layout, names: Collection[str]) -> Layout:
+    """A direct layout with the columns among ``names`` that say more of its answers: that they were
+    a tie, how good each is, and who wrote it."""
+    return replace(
+        layout,
+        status="status" if "status" in names else None,
+        scores=next(
+            (both for both in _SCORES_OF_DIRECT if both[0] in names and both[1] in names), None
+        ),
+        models=_both(_MODELS_OF_CHOSEN, names),
+    )
+
+
 def _listed_layout(present: list[str], prompt: tuple[str, ...]) -> Layout | None:
     """A list of answers, and what is said about each."""
     there = set(present)
@@ -430,7 +448,7 @@ def _unlabelled_layout(present: list[str], prompt: tuple[str, ...]) -> Layout | 
     earlier = "history" if "history" in there and "history" not in prompt else None
     for a, b in _ANSWERS:
         if {a, b} <= there:
-            models = models_of_pair(there)
+            models = _both(_MODELS_OF_BOTH, there)
             return Layout(
                 "unlabelled", prompt, a, b, system, history=earlier, models=models,
                 rounds=_rounds(a, b, there),

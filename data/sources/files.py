@@ -87,7 +87,11 @@ def _files(source: PromptSource, path: Path) -> list[Path]:
         return [path]
     if path.is_dir():
         wanted = source.format
-        found = sorted(p for p in path.rglob("*") if p.is_file() and _by_suffix(p) == wanted)
+        found = sorted(
+            p
+            for p in path.rglob("*")
+            if p.is_file() and _by_suffix(p) == wanted and not _is_hidden(p.relative_to(path))
+        )
         if not found:
             raise InputError(f"{path}: the directory holds no {wanted} file: check the `format`")
         return found
@@ -100,6 +104,12 @@ def _files(source: PromptSource, path: Path) -> list[Path]:
     if source.format == "auto" and not _by_suffix(path) and _HUB_NAME.fullmatch(source.path):
         return []
     raise InputError(f"{path}: no such file: check the `path` (it counts from {Path.cwd()})")
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether a file within a folder is one that programs keep for themselves, by the rule of
+    ``datasets``: notebooks' copies of files, macOS's shadows of them."""
+    return any(part.startswith((".", "__")) for part in path.parts)
 
 
 def _by_suffix(path: Path) -> FileFormat | None:

@@ -20,6 +20,8 @@ from prefloop.data.preferences.given import read_answer_sets
 from prefloop.data.preferences.gold import GoldPair, read_gold
 from prefloop.data.prompts.load import load_prompts
 from prefloop.data.quarantine import BadRow
+from prefloop.data.sources.files import read_rows
+from prefloop.data.sources.rows import RawRow
 from prefloop.pipeline.audit.check import audit
 from prefloop.pipeline.stages.given_rows import load_with_answers
 from prefloop.training.inputs.rows import Dropped, pair_rows
@@ -492,3 +494,47 @@ def test_other_numbers_of_turns_leave_conversations_whole(tmp_path: Path, turn: 
     row["conversation_a"][1] = answer("Yes.")
     [(prompt, chosen, _)], bad = audited(write(tmp_path, "jsonl", [row]))
     assert (len(prompt), chosen, bad) == (3, "Yes. So.", [])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_ratings_of_the_cleaned_ultrafeedback_are_checked(tmp_path: Path, form: str) -> None:
+    row = {"prompt": "Hi?", "chosen": [user("Hi?"), answer("Yes.")], "chosen-rating": 3.0,
+           "chosen-model": "m", "rejected": [user("Hi?"), answer("No.")], "rejected-rating": 4.0,
+           "rejected-model": "n"}  # fmt: skip
+    path = write(tmp_path, form, [row])
+    assert "scores_disagree" in [one.name for one in audit(str(path)).findings]
+    [found] = labelled(path)[0]
+    assert [one.model for one in found.answers] == ["m", "n"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_who_won_is_not_taken_from_the_order_of_the_models(tmp_path: Path, form: str) -> None:
+    row = {"prompt": "Hi?", "chosen": "Yes.", "rejected": "No.", "model_a": "m", "model_b": "n",
+           "winner": "model_b"}  # fmt: skip
+    [found] = labelled(write(tmp_path, form, [row]))[0]
+    assert [one.model for one in found.answers] == [None, None]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_named_columns_leave_ties_ties(tmp_path: Path, form: str) -> None:
+    row = {"input": "Hi?", "chosen": "Yes.", "rejected": "No.", "status": "tie",
+           "chosen_model": "m", "rejected_model": "n", "score_chosen": 1, "score_rejected": 2}  # fmt: skip
+    rows = [row, {**row, "input": "You?", "status": "unchanged"}]
+    source = PromptSource(path=str(write(tmp_path, form, rows)))
+    own = named_columns("prompt=input,chosen=chosen,rejected=rejected", None)
+    [batch] = read_preferences(source, columns=own)
+    assert [one["reason"] for one in batch.bad.to_pylist()] == ["tie"]
+    assert batch.disputed.tolist() == [True]
+    assert [gold.gold for gold in read_gold(source, own)[0]].count("tie") == 1
+    sets = [one for one in read_answer_sets(source, own) if isinstance(one, AnswerSet)]
+    assert [[one.model for one in found.answers] for found in sets] == [["m", "n"]] * 2
+
+
+def test_files_that_programs_keep_for_themselves_are_no_data(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b/c.jsonl", ".ipynb_checkpoints/a.jsonl", "._a.jsonl", "__x/a.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps({"prompt": name}) + "\n")
+    rows = read_rows(PromptSource(path=str(tmp_path), format="jsonl"))
+    assert [one.fields["prompt"] for one in rows if isinstance(one, RawRow)] == [
+        "a.jsonl", "b/c.jsonl",
+    ]  # fmt: skip
