@@ -33,7 +33,13 @@ from prefloop.data.preferences.transcripts import (
 )
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.rows import RawRow, bad, finite
-from prefloop.data.sources.tool_turns import full_turns, read_alike, tools_of, turns_json
+from prefloop.data.sources.tool_turns import (
+    PROMPT_TURNS,
+    full_turns,
+    read_alike,
+    tools_of,
+    turns_json,
+)
 from prefloop.data.sources.turns import Turn, Unusable, conversation_in
 from prefloop.data.sources.written import looks_like_list
 from prefloop.data.utf8 import is_blank, is_text
@@ -220,7 +226,9 @@ def _about(
     layout reads, so that no label is among them. One of the ``answers`` is no reference: that would
     say which is good. Raises :class:`Unusable`."""
     reference, tools = raw.fields.get("reference"), _tools(raw, layout)
-    used = {*layout.texts_and_labels, "reference", *([_TOOLS] if tools else [])}
+    turns = turns_json(prompt)
+    used = {*layout.texts_and_labels, "reference"}
+    used |= {name for name, said in ((_TOOLS, tools), (PROMPT_TURNS, turns)) if said}
     others = {name: value for name, value in raw.fields.items() if name not in used}
     if (
         not isinstance(reference, str)
@@ -229,7 +237,6 @@ def _about(
         or reference.strip() in {text.strip() for text in answers}
     ):
         reference = None
-    turns = turns_json(prompt)
     if turns is not None:
         check_unicode(turns, layout.prompt[0] if layout.prompt else layout.a)
     return {"reference": reference, "metadata": _json(others), "tools": tools, "turns": turns}

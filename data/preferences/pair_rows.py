@@ -40,7 +40,7 @@ from prefloop.data.preferences.transcripts import (
 )
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.rows import RawRow, bad
-from prefloop.data.sources.tool_turns import full_turns, read_alike
+from prefloop.data.sources.tool_turns import PROMPT_TURNS, full_turns, read_alike, with_calls
 from prefloop.data.sources.turns import Unusable, conversation_in, refuse_null_word, refuse_texts
 from prefloop.data.utf8 import is_blank, is_null_word, listed, says_nothing, shown
 
@@ -266,6 +266,7 @@ def explicit_prompt(fields: Mapping[str, Any], layout: Layout) -> list[WholeTurn
         turns = [turn for _, turn in full_turns(found, name)]
         if isinstance(value, str) and turns and turns[-1] == _TO_FOLLOW:
             turns.pop()
+        turns = with_calls(turns, fields.get(PROMPT_TURNS))
     else:
         turns = [{"role": "user", "content": _text(value, name)}]
         refuse_null_word(turns[0]["content"], name)

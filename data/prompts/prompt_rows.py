@@ -15,7 +15,13 @@ from prefloop.data.prompts.criteria import RUBRIC, rubric_of
 from prefloop.data.prompts.row_template import is_template, row_template
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.rows import RawRow, bad, finite, without_type
-from prefloop.data.sources.tool_turns import full_turns, tools_of, turns_json
+from prefloop.data.sources.tool_turns import (
+    PROMPT_TURNS,
+    full_turns,
+    tools_of,
+    turns_json,
+    with_calls,
+)
 from prefloop.data.sources.turns import (
     Unusable,
     conversation_in,
@@ -70,6 +76,7 @@ def row_id(raw: RawRow, column: str) -> str | BadRow:
 def _parse(raw: RawRow, columns: Columns, max_chars: int | None, notes: Counter[str]) -> Prompt:
     fields = raw.fields
     field, turns = _conversation(raw, columns)
+    turns = with_calls(turns, fields.get(PROMPT_TURNS))
     reference = None
     if turns[-1]["role"] == "assistant":
         last = turns.pop()

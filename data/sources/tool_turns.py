@@ -18,6 +18,9 @@ from prefloop.data.utf8 import is_blank
 _TOOL_ROLES = ("tool", "function", "observation", "ipython", "tool_response")
 _CALL_ROLES = ("function_call", "tool_call")
 """How ShareGPT's layout names the turn of an assistant that is a call."""
+PROMPT_TURNS = "prompt_turns"
+"""Column of prefloop's own datasets: JSON of a prompt's turns as chat templates take them, where
+any is more than role and content."""
 CHANNEL = "channel"
 """Key of a turn that says to whom it speaks, as harmony has it."""
 THOUGHTS = ("reasoning_content", "thinking", "reasoning")
@@ -62,6 +65,20 @@ def turns_json(turns: Sequence[Mapping[str, Any]]) -> str | None:
     texts = read_alike(turns)
     whole = [turn.get("full", text) for turn, text in zip(turns, texts, strict=True)]
     return json.dumps(finite(whole), ensure_ascii=False, default=without_type)
+
+
+def with_calls(turns: list[dict[str, Any]], said: Any) -> list[dict[str, Any]]:
+    """``turns``, whole where a column beside them has them so (``PROMPT_TURNS``). Raises
+    :class:`Unusable` where that are other turns."""
+    if not isinstance(said, str) or not said.lstrip().startswith("["):
+        return turns
+    found = _from_json(said, PROMPT_TURNS, "the turns")
+    listed = isinstance(found, list) and found
+    whole = [turn for _, turn in full_turns(found, PROMPT_TURNS)] if listed else []
+    if read_alike(whole) != read_alike(turns):
+        said = "is not the prompt's turns as JSON: leave it out, or mend it"
+        raise Unusable(PROMPT_TURNS, "bad_messages", said)
+    return whole
 
 
 def call_text(calls: Any) -> str:

@@ -518,7 +518,8 @@ def test_who_won_is_not_taken_from_the_order_of_the_models(tmp_path: Path, form:
 @pytest.mark.parametrize("form", FORMS)
 def test_named_columns_leave_ties_ties(tmp_path: Path, form: str) -> None:
     row = {"input": "Hi?", "chosen": "Yes.", "rejected": "No.", "status": "tie",
-           "chosen_model": "m", "rejected_model": "n", "score_chosen": 1, "score_rejected": 2}  # fmt: skip
+           "chosen_model": "m", "rejected_model": "n",
+           "score_chosen": 1, "score_rejected": 2}  # fmt: skip
     rows = [row, {**row, "input": "You?", "status": "unchanged"}]
     source = PromptSource(path=str(write(tmp_path, form, rows)))
     own = named_columns("prompt=input,chosen=chosen,rejected=rejected", None)
@@ -538,3 +539,31 @@ def test_files_that_programs_keep_for_themselves_are_no_data(tmp_path: Path) -> 
     assert [one.fields["prompt"] for one in rows if isinstance(one, RawRow)] == [
         "a.jsonl", "b/c.jsonl",
     ]  # fmt: skip
+
+
+PLAIN = [user("Hi?"), answer('[{"name": "f", "arguments": {"x": 1}}]'),
+         {"role": "tool", "content": "42"}]  # fmt: skip
+WHOLE = json.dumps(
+    [user("Hi?"), {"role": "assistant", "content": "", "tool_calls": [
+        {"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]},
+     {"role": "tool", "content": "42", "name": "f", "tool_call_id": "c1"}]
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_calls_in_datasets_of_prefloop_are_read_again(tmp_path: Path, form: str) -> None:
+    """A triple has the turns as they are read, and beside them those that templates take."""
+    row = {"prompt_id": "x", "prompt": PLAIN, "chosen": [answer("Yes.")],
+           "rejected": [answer("No.")], "tools": json.dumps([TOOL]),
+           "prompt_turns": WHOLE}  # fmt: skip
+    other = {**row, "prompt": [user("Hi?")], "tools": None, "prompt_turns": None}
+    path = write(tmp_path / "good", form, [row, other])
+    sets, bad = labelled(path)
+    assert [one.turns and json.loads(one.turns) for one in sets] == [json.loads(WHOLE), None]
+    assert not bad
+    assert "prompt_turns" not in json.loads(sets[0].metadata)
+    assert [one["turns"] for one in prompts(path, tools="tools")] == [sets[0].turns, None]
+    path = write(tmp_path / "bad", form, [{**row, "prompt": [user("You?")]}])
+    assert [(one.field, one.reason) for one in labelled(path)[1]] == [
+        ("prompt_turns", "bad_messages")
+    ]
