@@ -282,8 +282,13 @@ def with_system(
     """``turns`` behind the system prompt of its own column, unless they have one. Raises
     :class:`Unusable`."""
     system = fields.get(layout.system) if layout.system else None
-    if not isinstance(system, str) or says_nothing(system):
+    if is_null(system) or (isinstance(system, str) and says_nothing(system)):
         return turns
+    if not isinstance(system, str):
+        kind = type(system).__name__
+        raise Unusable(
+            str(layout.system), "wrong_type", f"is of type {kind} where text is needed: quote it"
+        )
     if not turns or turns[0]["role"] == "system":
         return turns
     check_unicode(system, str(layout.system))

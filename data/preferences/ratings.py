@@ -16,6 +16,8 @@ from prefloop.data.sources.written import looks_like_list, written_list
 _TEXTS = ("response", "text", "answer", "content", "completion", "generation")
 _SCORES = ("pm_score", "score", "overall_score", "rating", "reward")
 """Higher is better; beside these, a ``rank`` of 1 (or 0) is the best."""
+OF_ANSWERS = ("rank", *_SCORES)
+"""Keys of an answer in a list that say how good it is."""
 _MODELS = ("model", "model_name", "policy", "generator")
 _FLAGS = {"true": 1.0, "false": 0.0}
 
@@ -55,7 +57,7 @@ def answers_in(
         model = model_name(names[place])
         if isinstance(item, Mapping) and "role" not in item and "from" not in item:
             text = next((item[key] for key in _TEXTS if item.get(key) is not None), None)
-            rating = _rating(item)
+            rating = rating_in(item)
             model = model or next(
                 (name for key in _MODELS if (name := model_name(item.get(key)))), None
             )
@@ -110,7 +112,8 @@ def refuse_order(value: Any, field: str) -> None:
 
 def best_and_worst(answers: Sequence[RatedAnswer], field: str) -> tuple[str, str, PairLabel]:
     """The answers with the highest and the lowest rating; of several with one rating the first.
-    A tie of the first two where all ratings are equal.
+    A tie of the first two where all ratings are equal. An answer that is there several times has
+    the mean of its ratings.
 
     An answer without a readable rating takes no part. Raises :class:`Unusable`.
     """
@@ -121,11 +124,26 @@ def best_and_worst(answers: Sequence[RatedAnswer], field: str) -> tuple[str, str
             "missing_rating",
             f"{len(rated)} of {len(answers)} completions have ratings, and a pair needs two",
         )
-    ratings = [one.rating for one in rated if one.rating is not None]
+    keys = [one.value if isinstance(one.value, str) else repr(one.value) for one in rated]
+    means = mean_ratings(keys, [one.rating for one in rated if one.rating is not None])
+    if len(means) > 1:
+        rated = [rated[keys.index(key)] for key in means]
+        ratings = list(means.values())
+    else:
+        ratings = [one.rating for one in rated if one.rating is not None]
     if max(ratings) == min(ratings):
         return text_of(rated[0].value, field), text_of(rated[1].value, field), "tie"
     best, worst = (rated[ratings.index(end(ratings))] for end in (max, min))
     return text_of(best.value, field), text_of(worst.value, field), "a"
+
+
+def mean_ratings(texts: Sequence[str], ratings: Sequence[float]) -> dict[str, float]:
+    """The mean rating of each of the different ``texts``, in the order in which they come first.
+    ``texts`` and ``ratings`` are of the same length."""
+    of_texts: dict[str, list[float]] = {}
+    for text, rating in zip(texts, ratings, strict=True):
+        of_texts.setdefault(text, []).append(rating)
+    return {text: math.fsum(of_text) / len(of_text) for text, of_text in of_texts.items()}
 
 
 def by_scores(of_columns: Mapping[str, Any]) -> PairLabel:
@@ -187,7 +205,7 @@ def text_of(value: Any, field: str) -> str:
     return check_answer(value, field)
 
 
-def _rating(completion: Mapping[str, Any]) -> float | None:
+def rating_in(completion: Mapping[str, Any]) -> float | None:
     """Mean of the ratings of a completion's aspects (those without a number are left out), or its
     rank or score."""
     aspects = completion.get("annotations")

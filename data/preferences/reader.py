@@ -30,7 +30,7 @@ from prefloop.data.preferences.layouts import (
     why_no_pairs,
 )
 from prefloop.data.preferences.pair_rows import PairRow, answers_left_out, parse_pair
-from prefloop.data.preferences.ratings import as_number
+from prefloop.data.preferences.ratings import as_number, mean_ratings
 from prefloop.data.preferences.row_layouts import RowLayouts, lacks
 from prefloop.data.preferences.unread_columns import UnreadColumns
 from prefloop.data.quarantine import BadRow, quarantine_table
@@ -331,7 +331,8 @@ def _parsed(raw: RawRow, layout: Layout, reading: _Reading) -> list[_Found]:
 
 
 def _of_set(found: Gathered) -> _Found:
-    """The best answer of a set against the worst."""
+    """The best answer of a set against the worst; one that is there several times has the mean of
+    its ratings."""
     if isinstance(found, BadRow):
         return found, False, 0
     rated = [one for one in found.answers if one.rating is not None]
@@ -341,6 +342,10 @@ def _of_set(found: Gathered) -> _Found:
     if len(rated) < 2:
         detail = f"{len(rated)} of {len(found.answers)} answers have ratings, and a pair needs two"
         return _no_pair(found, "missing_rating", detail), False, 0
+    texts = [one.text for one in rated]
+    means = mean_ratings(texts, ratings)
+    if len(means) > 1:
+        rated, ratings = [rated[texts.index(text)] for text in means], list(means.values())
     if max(ratings) == min(ratings):
         detail = "neither answer is preferred: no pair to learn from"
         return _no_pair(found, "tie", detail), False, 0

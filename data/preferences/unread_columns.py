@@ -11,17 +11,24 @@ from typing import Any
 from prefloop.data.preferences.layouts import Layout
 from prefloop.data.sources.likely_columns import PICTURES, SYSTEMS, TEXTS, TOOLS, is_filled
 from prefloop.data.sources.rows import RawRow
+from prefloop.data.sources.tool_turns import tools_of
+from prefloop.data.sources.turns import Unusable
 from prefloop.data.utf8 import is_blank, shown
 
 logger = logging.getLogger(__name__)
+
+_ASKED = ("question", "query", "problem")
+"""Beside an instruction, what it is about."""
 
 
 class UnreadColumns:
     """Counts the rows in which such columns hold something that their prompts do not say too."""
 
     def __init__(self, *, tools: bool = False) -> None:
-        """``tools``: the reader takes the tools that may be called from their own column."""
-        self._names = frozenset((*TEXTS, *SYSTEMS, *TOOLS, *PICTURES)) - {"tools" if tools else ""}
+        """``tools``: the reader takes the tools that may be called from their own column, where
+        they can be read."""
+        self._names = frozenset((*_ASKED, *TEXTS, *SYSTEMS, *TOOLS, *PICTURES))
+        self._tools = tools
         self._watched: dict[tuple[int, tuple[str, ...]], list[str]] = {}
         self._layouts: list[Layout] = []
         """Kept, so that no other gets the place of one that is known."""
@@ -56,6 +63,8 @@ class UnreadColumns:
             value = raw.fields[name]
             if isinstance(value, int | float) or not is_filled(value):
                 continue
+            if self._tools and name == TOOLS[0] and _are_tools(value):
+                continue
             texts = [text.strip() for text in _texts(value) if not is_blank(text)]
             if not texts or not all(text in said for text in texts):
                 self.rows[name] += 1
@@ -66,8 +75,10 @@ class UnreadColumns:
         kind = name.lower()
         if kind in PICTURES:
             return "prefloop reads text only, so leave such rows out"
+        if kind in TOOLS and self._tools:
+            return "call it tools, and write a list of JSON schemas into it, each with a name"
         if kind in TOOLS:
-            known = kind == "tools"
+            known = kind == TOOLS[0]
             return "`prefloop label` reads it" if known else "call it tools, for `prefloop label`"
         if kind in SYSTEMS:
             return "call it system"
@@ -84,6 +95,13 @@ class UnreadColumns:
                 self.first[name],
                 shown(self.remedy(name)),
             )
+
+
+def _are_tools(value: Any) -> bool:
+    try:
+        return tools_of(value, TOOLS[0]) is not None
+    except Unusable:
+        return False
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -7,12 +7,12 @@ of how the ratings are written, it is to be heard.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prefloop.data.preferences.layouts import Layout
 from prefloop.data.preferences.pair_rows import is_null
-from prefloop.data.preferences.ratings import as_number
+from prefloop.data.preferences.ratings import OF_ANSWERS, as_number, rating_in
 from prefloop.data.utf8 import is_blank, shown
 
 logger = logging.getLogger(__name__)
@@ -33,14 +33,12 @@ class UnreadRatings:
 
     def look(self, fields: Mapping[str, Any], layout: Layout) -> None:
         """Take in the ratings of a row."""
-        if layout.ratings is None or layout.kind not in ("completions", "single"):
+        if layout.kind not in ("completions", "single"):
             return
-        value = fields.get(layout.ratings)
-        said = value if isinstance(value, list) else [value]
-        unread = next((one for one in said if _is_unread(one)), None)
+        unread = next((one for one in _ratings(fields, layout) if _is_unread(one[1])), None)
         if unread is not None:
             self._rows += 1
-            self._first = self._first or (layout.ratings, unread)
+            self._first = self._first or unread
 
     def warn(self) -> None:
         """One warning, where there were any."""
@@ -54,6 +52,20 @@ class UnreadRatings:
                 shown(name),
                 shown(repr(value)[:60]),
             )
+
+
+def _ratings(fields: Mapping[str, Any], layout: Layout) -> Iterator[tuple[str, Any]]:
+    """What a row says of its answers, beside them or in them, each with the name it has there."""
+    if layout.ratings is not None:
+        value = fields.get(layout.ratings)
+        yield from (
+            (layout.ratings, one) for one in (value if isinstance(value, list) else [value])
+        )
+        return
+    answers = fields.get(layout.a)
+    for answer in answers if isinstance(answers, list) else []:
+        if isinstance(answer, Mapping) and rating_in(answer) is None:
+            yield from ((f"{layout.a}.{key}", answer.get(key)) for key in OF_ANSWERS)
 
 
 def _is_unread(value: Any) -> bool:

@@ -567,3 +567,68 @@ def test_calls_in_datasets_of_prefloop_are_read_again(tmp_path: Path, form: str)
     assert [(one.field, one.reason) for one in labelled(path)[1]] == [
         ("prompt_turns", "bad_messages")
     ]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("texts", "scores", "found"),
+    [
+        (["Yes.", "No.", "Yes."], [5, 3, 2], [("Yes.", "No.")]),
+        (["Yes.", "No.", "Yes."], [5, 4, 1], [("No.", "Yes.")]),
+        (["Yes.", "No.", "Yes."], [5, 3, 1], []),
+        (["Yes.", "Yes."], [5, 3], [("Yes.", "Yes.")]),
+    ],
+)
+def test_an_answer_that_was_rated_twice_has_the_mean(
+    tmp_path: Path, form: str, texts: list[str], scores: list[int], found: list[tuple[str, str]]
+) -> None:
+    row = {"instruction": "Hi?", "generations": texts, "ratings": scores}
+    pairs, bad = audited(write(tmp_path / "list", form, [row]))
+    assert [pair[1:] for pair in pairs] == found
+    rows = [
+        {"prompt": "Hi?", "response": text, "score": score}
+        for text, score in zip(texts, scores, strict=True)
+    ]
+    assert [pair[1:] for pair in audited(write(tmp_path / "rows", form, rows))[0]] == found
+    assert bad == ([] if found else ["tie"])
+
+
+def test_ratings_in_answers_that_cannot_be_read_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = [{"text": "Yes.", "score": "8/10"}, {"text": "No.", "score": 3}]
+    ranked = [{"text": "Yes.", "rank": 1, "score": "8/10"}, {"text": "No.", "rank": 2}]
+    labelled(write(tmp_path / "good", "jsonl", [{"instruction": "Hi?", "completions": ranked}]))
+    assert not caplog.records
+    labelled(write(tmp_path / "bad", "jsonl", [{"instruction": "Hi?", "completions": answers}]))
+    assert "1 rows have ratings in 'completions.score'" in caplog.text
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_an_instruction_is_about_is_missed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, form: str
+) -> None:
+    row = {"instruction": "Answer this.", "question": "Who?", "chosen": "a", "rejected": "b"}
+    labelled(write(tmp_path / "apart", form, [row]))
+    assert "--columns prompt=instruction+question" in caplog.text
+    caplog.clear()
+    row = {**row, "instruction": "Answer this: Who?"}
+    labelled(write(tmp_path / "within", form, [row]))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tools_that_cannot_be_read_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, form: str
+) -> None:
+    path = write(tmp_path, form, [{**READ, "tools": str([TOOL])}])  # as Python writes it
+    assert [one.tools for one in labelled(path)[0]] == [None]
+    assert "'tools' holds something in 1 rows" in caplog.text
+    assert "a list of JSON schemas" in caplog.text
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_system_prompt_that_is_no_text_is_refused(tmp_path: Path, form: str) -> None:
+    path = write(tmp_path, form, [{**READ, "system": ["Be kind."]}])
+    assert audited(path) == ([], ["wrong_type"])
+    assert [(one.field, one.reason) for one in labelled(path)[1]] == [("system", "wrong_type")]
