@@ -32,7 +32,7 @@ from prefloop.data.preferences.transcripts import (
     split_answer,
 )
 from prefloop.data.quarantine import BadRow
-from prefloop.data.sources.rows import RawRow, bad, finite
+from prefloop.data.sources.rows import RawRow, bad, finite, text_or_number
 from prefloop.data.sources.tool_turns import (
     PROMPT_TURNS,
     full_turns,
@@ -225,13 +225,13 @@ def _about(
     """The row's reference answer, its tools and calls of them, and its other columns: none that the
     layout reads, so that no label is among them. One of the ``answers`` is no reference: that would
     say which is good. Raises :class:`Unusable`."""
-    reference, tools = raw.fields.get("reference"), _tools(raw, layout)
+    reference, tools = text_or_number(raw.fields.get("reference")), _tools(raw, layout)
     turns = turns_json(prompt)
     used = {*layout.texts_and_labels, "reference"}
     used |= {name for name, said in ((_TOOLS, tools), (PROMPT_TURNS, turns)) if said}
     others = {name: value for name, value in raw.fields.items() if name not in used}
     if (
-        not isinstance(reference, str)
+        reference is None
         or is_blank(reference)
         or not is_text(reference)
         or reference.strip() in {text.strip() for text in answers}

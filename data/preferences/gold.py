@@ -20,7 +20,7 @@ from prefloop.data.protocol import Message
 from prefloop.data.quarantine import BadRow
 from prefloop.data.reasoning import split_thought
 from prefloop.data.sources.files import read_rows
-from prefloop.data.sources.rows import RawRow, bad, counted
+from prefloop.data.sources.rows import RawRow, bad, counted, text_or_number
 from prefloop.data.utf8 import is_blank, listed
 
 Gold = Literal["a", "b", "tie"]
@@ -183,7 +183,7 @@ def _pair(raw: RawRow, layout: Layout, found: Comparison, answers: set[str]) -> 
     if not first_is_a and gold != "tie":
         gold = "b" if gold == "a" else "a"
     a, b = (found.first, found.second) if first_is_a else (found.second, found.first)
-    reference = raw.fields.get("reference")
+    reference = text_or_number(raw.fields.get("reference"))
     named = [model_name(raw.fields.get(name)) for name in layout.models]
     if not first_is_a:
         named.reverse()
@@ -205,7 +205,7 @@ def _pair(raw: RawRow, layout: Layout, found: Comparison, answers: set[str]) -> 
     )
 
 
-def _is_another(reference: Any, answers: Iterable[str]) -> bool:
-    if not isinstance(reference, str) or not reference.strip():
+def _is_another(reference: str | None, answers: Iterable[str]) -> bool:
+    if reference is None or not reference.strip():
         return False
     return reference.strip() not in [answer.strip() for answer in answers]

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 from prefloop.data.quarantine import BadRow
@@ -54,3 +55,17 @@ def finite(value: Any) -> Any:
 def without_type(value: Any) -> str:
     """What JSON has no type for (dates, decimals, bytes) as text."""
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def text_or_number(value: Any) -> str | None:
+    """``value`` where it is text, or a number as text (42 and 42.0 are "42"); None for all else,
+    also for what pandas writes for a missing number."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return None
+    if isinstance(value, int):
+        return str(value)
+    if not math.isfinite(value):
+        return None
+    return str(int(value)) if value == int(value) else str(value)

@@ -632,3 +632,16 @@ def test_a_system_prompt_that_is_no_text_is_refused(tmp_path: Path, form: str) -
     path = write(tmp_path, form, [{**READ, "system": ["Be kind."]}])
     assert audited(path) == ([], ["wrong_type"])
     assert [(one.field, one.reason) for one in labelled(path)[1]] == [("system", "wrong_type")]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("said", "text"), [(42, "42"), (42.0, "42"), (0.5, "0.5"), ("042", "042"), (float("nan"), None)]
+)
+def test_references_that_are_numbers_are_read(
+    tmp_path: Path, form: str, said: Any, text: str | None
+) -> None:
+    row = {"prompt": "6 * 7?", "chosen": "It is 42.", "rejected": "41.", "reference": said}
+    path = write(tmp_path, form, [row])
+    assert [one.reference for one in labelled(path)[0]] == [text]
+    assert [one.reference for one in golden(path)] == [text]
