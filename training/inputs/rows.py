@@ -181,7 +181,7 @@ def prompts_in(files: Sequence[Path]) -> set[str]:
 def read_prompt(value: Any) -> list[Message]:
     """The conversation that ``value`` is. Raises ``Unusable``."""
     if isinstance(value, str):
-        if not value.strip():
+        if is_blank(value):
             raise _unreadable("prompt", "holds no text")
         _refuse_no_prompt(value)
         return _without_open_turn(_turns_in_text(value, "prompt")) or _one_user_turn(value)
@@ -343,7 +343,8 @@ def _turn(turn: Any, column: str, number: int) -> list[Message]:
             case {"role": str(role), "content": str(content)} if role in _OURS and not any(
                 map(turn.get, _TOOL_KEYS)
             ):
-                return [{"role": role, "content": content}]
+                blank_system = role == "system" and is_blank(content)
+                return [] if blank_system else [{"role": role, "content": content}]
         # Rows of mixed formats have all keys, and null for those of the other format.
         turn = {key: value for key, value in turn.items() if value is not None}
         if any(map(turn.get, _TOOL_KEYS)):

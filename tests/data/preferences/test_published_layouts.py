@@ -645,3 +645,18 @@ def test_references_that_are_numbers_are_read(
     path = write(tmp_path, form, [row])
     assert [one.reference for one in labelled(path)[0]] == [text]
     assert [one.reference for one in golden(path)] == [text]
+
+
+def test_a_system_turn_without_text_is_left_out_by_training_too(tmp_path: Path) -> None:
+    empty = {"role": "system", "content": ""}
+    rows = [
+        {"prompt": [empty, user("Hi?")], "chosen": [answer("Yes.")], "rejected": [answer("No.")],
+         "system": said}
+        for said in ("Be kind.", None)
+    ]  # fmt: skip
+    path = write(tmp_path, "parquet", rows)
+    dropped = Dropped()
+    found = [one.prompt for one in pair_rows([path], dropped)]
+    assert found == [[{"role": "system", "content": "Be kind."}, user("Hi?")], [user("Hi?")]]
+    assert [prompt for prompt, _, _ in audited(path)[0]] == found
+    assert not dropped.counts
