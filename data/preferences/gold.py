@@ -18,7 +18,6 @@ from prefloop.data.preferences.row_layouts import RowLayouts
 from prefloop.data.preferences.unread_columns import UnreadColumns
 from prefloop.data.protocol import Message
 from prefloop.data.quarantine import BadRow
-from prefloop.data.reasoning import split_thought
 from prefloop.data.sources.files import read_rows
 from prefloop.data.sources.rows import RawRow, bad, counted, text_or_number
 from prefloop.data.utf8 import is_blank, listed
@@ -166,12 +165,11 @@ def _pairs(raw: RawRow, layout: Layout) -> Iterator[GoldPair | BadRow]:
 
 def _pair(raw: RawRow, layout: Layout, found: Comparison, answers: set[str]) -> GoldPair | BadRow:
     """``answers``: all that the row has."""
-    first, second = (split_thought(one, opened=None).answer for one in (found.first, found.second))
-    for name, text in ((layout.a, first), (layout.b, second)):
+    found = found.without_thoughts()
+    for name, text in ((layout.a, found.first), (layout.b, found.second)):
         if is_blank(text):
             said = "is a thought without an answer behind it: delete the row"
             return bad(raw, name, "empty_answer", said)
-    found = replace(found, first=first, second=second)
     if found.first == found.second:
         return bad(raw, layout.b, "identical", "both answers are the same text: delete the row")
     messages: tuple[Message, ...] = tuple(

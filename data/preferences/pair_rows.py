@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prefloop.data.preferences.by_turns import pair_by_turns, verdict_of_flags
@@ -39,6 +39,7 @@ from prefloop.data.preferences.transcripts import (
     split_answer,
 )
 from prefloop.data.quarantine import BadRow
+from prefloop.data.reasoning import split_thought
 from prefloop.data.sources.rows import RawRow, bad
 from prefloop.data.sources.tool_turns import PROMPT_TURNS, full_turns, read_alike, with_calls
 from prefloop.data.sources.turns import Unusable, conversation_in, refuse_null_word, refuse_texts
@@ -61,6 +62,13 @@ class Comparison:
     second: str
     verdict: PairLabel
     """``a``: the first."""
+
+    def without_thoughts(self) -> Comparison:
+        """The same of the answers alone; blank where there is a thought and no answer."""
+        first, second = (
+            split_thought(one, opened=None).answer for one in (self.first, self.second)
+        )
+        return replace(self, first=first, second=second)
 
 
 def parse_pair(raw: RawRow, layout: Layout) -> PairRow | BadRow:

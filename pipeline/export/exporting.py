@@ -91,7 +91,7 @@ def _write(
                     after = "" if form in _LISTS else "\n"
                     target.write(before + json.dumps(said, ensure_ascii=False) + after)
                     rows[name] += 1
-                    thoughts += any(row.get(f"{one}_reasoning") for one in ("chosen", "rejected"))
+                    thoughts += pair.thought_about
                     tools = tools or bool(pair.tools)
                 if form in _LISTS:
                     target.write("\n]\n" if rows[name] else "[]\n")

@@ -16,8 +16,11 @@ import numpy as np
 from prefloop.data.conversation import conversation_of, template_turn, tools_in
 from prefloop.data.hashing import derive_seed
 from prefloop.data.protocol import Message
+from prefloop.data.reasoning import split_thought
+from prefloop.data.utf8 import is_blank
 
 Json = dict[str, Any]
+_SIDES = ("chosen", "rejected")
 
 
 class Unsayable(ValueError):
@@ -34,18 +37,26 @@ class PairToSay:
     tools: list[Json] | None
     chosen: str
     rejected: str
+    thought_about: bool
+    """Whether a thought stood before an answer, or beside it: it is in neither of them."""
     seed: int
 
     @classmethod
     def of(cls, row: Mapping[str, Any], seed: int) -> PairToSay:
         """Of a row of ``schemas.TRIPLE``, or of one with its first three columns."""
+        said = {one: split_thought(_answer(row[one]), opened=None) for one in _SIDES}
+        if any(is_blank(one.answer) for one in said.values()):
+            raise Unsayable("an answer is a thought alone, or holds no text")
+        if said["chosen"].answer == said["rejected"].answer and row["chosen"] != row["rejected"]:
+            raise Unsayable("both answers are the same but for their thoughts")
         prompt = conversation_of(row["prompt"], row.get("prompt_turns"), row.get("tools"))
         return cls(
             prompt_id=row.get("prompt_id") or "",
             turns=[template_turn(turn) for turn in prompt],
             tools=tools_in(prompt),
-            chosen=_answer(row["chosen"]),
-            rejected=_answer(row["rejected"]),
+            chosen=said["chosen"].answer,
+            rejected=said["rejected"].answer,
+            thought_about=any(said[one].reasoning or row.get(f"{one}_reasoning") for one in _SIDES),
             seed=seed,
         )
 

@@ -369,6 +369,7 @@ class _Reader:
         found = parse_comparison(row, _without_label(layout))
         if isinstance(found, BadRow):
             return found
+        found = found.without_thoughts()
         texts = sorted((found.first, found.second))
         pair = self._by_texts.get((prompt_id(found.prompt), *texts))
         if pair is None:

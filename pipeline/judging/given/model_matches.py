@@ -239,6 +239,7 @@ class _Reader:
             found = parse_comparison(_filled(row, layout), layout)
             if isinstance(found, BadRow):
                 return found
+            found = found.without_thoughts()
             prompt, verdict = prompt_id(found.prompt), found.verdict
             texts = tuple("" if text == _EMPTY else text for text in (found.first, found.second))
             lengths = len(texts[0]), len(texts[1])

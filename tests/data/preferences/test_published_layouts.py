@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import prefloop
 from prefloop.data.config import PromptsConfig, PromptSource
 from prefloop.data.conversation import conversation_of, template_turn, tools_in
 from prefloop.data.errors import InputError
@@ -23,6 +24,7 @@ from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.files import read_rows
 from prefloop.data.sources.rows import RawRow
 from prefloop.pipeline.audit.check import audit
+from prefloop.pipeline.review.subjects import DatasetSubjects
 from prefloop.pipeline.stages.given_rows import load_with_answers
 from prefloop.training.inputs.rows import Dropped, pair_rows
 
@@ -379,6 +381,19 @@ def test_thoughts_beside_answers_are_kept_apart(tmp_path: Path, form: str, name:
     [pair] = golden(path)
     assert {pair.a, pair.b} == {"Yes.", "No."}
     assert {"a": pair.a, "b": pair.b}[pair.gold] == "Yes."
+    subjects = DatasetSubjects(str(path))
+    [subject] = subjects.read(subjects.population().pair_ids)
+    assert {*subject.texts.values()} == {"Yes.", "No."}
+    assert subject.texts[subject.chosen_id] == "Yes."
+
+
+def test_verdicts_on_answers_with_thoughts_are_about_the_answers(tmp_path: Path) -> None:
+    row = {"question_id": 1, "model_a": "m", "model_b": "n", "winner": "model_a", "prompt": "Hi?",
+           "response_a": "<think>Hm. Hm. Hm.</think>Yes.", "response_b": "No!!"}  # fmt: skip
+    gold = write(tmp_path / "gold", "jsonl", [row])
+    verdicts = write(tmp_path / "said", "jsonl", [{**row, "verdict": "a"}])
+    found = prefloop.judge_eval(gold, verdicts=[verdicts], out=tmp_path / "out").as_dict()
+    assert [one["accuracy"]["value"] for one in found["judges"]] == [1.0]
 
 
 @pytest.mark.parametrize("form", FORMS)

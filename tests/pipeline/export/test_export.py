@@ -209,3 +209,20 @@ def test_files_that_hold_no_triples_are_told(tmp_path: Path) -> None:
     broken.write_bytes(b"no")
     with pytest.raises(InputError, match="no Parquet file of triples"):
         prefloop.export(broken, to="openai", out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("form", sorted(ROW_FORMATS))
+def test_answers_stand_without_their_thoughts(form: str, tmp_path: Path) -> None:
+    """Also where the dataset has them in the text, as a run writes them by default."""
+    said = {"chosen": [turn("assistant", "<think>\nHm.\n</think>\n\nYes")],
+            "rejected": [turn("assistant", "No <think>")], "chosen_reasoning": "Hm."}  # fmt: skip
+    alone = {**PLAIN, **said, "prompt_id": "p9", "chosen": [turn("assistant", "<think>Hm")]}
+    source = dataset(tmp_path / "source", [{**PLAIN, **said}, alone])
+    found = prefloop.export(source, to=form, out=tmp_path / "out")
+    assert found.without_thoughts == 1
+    assert found.left_out == {"an answer is a thought alone, or holds no text": 1}
+    [row] = read(next((tmp_path / "out").glob("train.json*")))
+    text = json.dumps(row)
+    assert "Yes" in text
+    assert "No <think>" in text
+    assert "Hm." not in text
