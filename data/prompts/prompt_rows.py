@@ -14,6 +14,7 @@ from prefloop.data.hashing import content_id, prompt_id
 from prefloop.data.prompts.criteria import RUBRIC, rubric_of
 from prefloop.data.prompts.row_template import is_template, row_template
 from prefloop.data.quarantine import BadRow
+from prefloop.data.reasoning import split_thought
 from prefloop.data.sources.rows import RawRow, bad, finite, without_type
 from prefloop.data.sources.tool_turns import (
     PROMPT_TURNS,
@@ -81,7 +82,7 @@ def _parse(raw: RawRow, columns: Columns, max_chars: int | None, notes: Counter[
     if turns[-1]["role"] == "assistant":
         last = turns.pop()
         if columns.last_turn == "reference":
-            reference = last["content"]
+            reference = _alone(last["content"])
         else:
             notes[LAST_TURN] += 1
     if not turns or turns[-1]["role"] not in ("user", "tool"):
@@ -261,7 +262,13 @@ def _reference(fields: Mapping[str, Any], column: str) -> str | None:
             "columns.reference to another column",
         )
     # An empty cell is how CSV says that there is none.
-    return _text(value, column) if not is_blank(value) else None
+    return _alone(_text(value, column)) if not is_blank(value) else None
+
+
+def _alone(text: str) -> str | None:
+    """A reference answer without the thought before it; null where there is nothing behind it."""
+    answer = split_thought(text, opened=None).answer
+    return None if is_blank(answer) else answer
 
 
 def _id(fields: Mapping[str, Any], column: str) -> str:

@@ -675,3 +675,18 @@ def test_a_system_turn_without_text_is_left_out_by_training_too(tmp_path: Path) 
     assert found == [[{"role": "system", "content": "Be kind."}, user("Hi?")], [user("Hi?")]]
     assert [prompt for prompt, _, _ in audited(path)[0]] == found
     assert not dropped.counts
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_references_stand_without_their_thoughts(tmp_path: Path, form: str) -> None:
+    thought = "<think>\n6 * 7.\n</think>\n\n42"
+    row = {"prompt": "6 * 7?", "chosen": "It is 42.", "rejected": "41.", "reference": thought}
+    path = write(tmp_path / "column", form, [row])
+    assert [one["reference"] for one in prompts(path, reference="reference")] == ["42"]
+    assert [one.reference for one in labelled(path)[0]] == ["42"]
+    assert [one.reference for one in golden(path)] == ["42"]
+    path = write(tmp_path / "known", form, [{**row, "chosen": "<think>Hm.</think>42"}])
+    assert [one.reference for one in labelled(path)[0]] == [None]  # it would say which is good
+    assert [one.reference for one in golden(path)] == [None]
+    path = write(tmp_path / "turn", form, [{"messages": [user("6 * 7?"), answer(thought)]}])
+    assert [one["reference"] for one in prompts(path, last_turn="reference")] == ["42"]
