@@ -182,8 +182,8 @@ def _pair(raw: RawRow, layout: Layout, found: Comparison, answers: set[str]) -> 
     if not first_is_a and gold != "tie":
         gold = "b" if gold == "a" else "a"
     a, b = (found.first, found.second) if first_is_a else (found.second, found.first)
-    said = text_or_number(raw.fields.get("reference"))
-    reference = None if said is None else split_thought(said, opened=None).answer
+    known = text_or_number(raw.fields.get("reference"))
+    reference = None if known is None else split_thought(known, opened=None).answer
     named = [model_name(raw.fields.get(name)) for name in layout.models]
     if not first_is_a:
         named.reverse()

@@ -270,12 +270,10 @@ def _look(
     batch: pa.RecordBatch, source: str, before: int, layout: Layout, reading: _Reading
 ) -> None:
     """Take in the columns of ``batch`` that are not read, where there are any."""
-    unread = reading.unread
-    names = unread.watched(batch.schema.names, layout) if unread else []
-    if unread and names:
+    if reading.unread and reading.unread.watched(batch.schema.names, layout):
         numbers = np.arange(before + 1, before + 1 + batch.num_rows)
-        for raw in _raw_rows(batch.select([*names, *unread.beside(layout)]), numbers, source):
-            unread.look(raw, layout)
+        for raw in _raw_rows(batch, numbers, source):
+            reading.look(raw, _own(raw, layout, reading))
 
 
 def _left_out(batch: pa.RecordBatch, layout: Layout) -> Ints:
@@ -312,11 +310,13 @@ def _parse(rows: Sequence[RawRow], usual: Layout, reading: _Reading) -> Preferen
     """Rows of a table whose columns have the layout ``usual``."""
     found = []
     for raw in rows:
-        layout = usual
-        if lacks(raw.fields, usual):
-            layout = reading.layouts.of(raw.fields) or usual
-        found += _parsed(raw, layout, reading)
+        found += _parsed(raw, _own(raw, usual, reading), reading)
     return _batch(found, rows=len(rows))
+
+
+def _own(raw: RawRow, usual: Layout, reading: _Reading) -> Layout:
+    """The layout of a row of a table whose columns have the layout ``usual``."""
+    return reading.layouts.of(raw.fields) or usual if lacks(raw.fields, usual) else usual
 
 
 def _parsed(raw: RawRow, layout: Layout, reading: _Reading) -> list[_Found]:

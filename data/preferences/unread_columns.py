@@ -48,17 +48,14 @@ class UnreadColumns:
             ]
         return self._watched[key]
 
-    def beside(self, layout: Layout) -> list[str]:
-        """The columns in which the prompt may stand, to be compared with."""
-        return [*layout.prompt] if layout.prompt else [layout.a]
-
     def look(self, raw: RawRow, layout: Layout) -> None:
         """Take in a row."""
         names = self.watched(raw.fields, layout)
         if not names:
             return
         self._prompt = self._prompt or "+".join(layout.prompt) or "NAME"
-        said = "\n".join(_texts([raw.fields.get(name) for name in self.beside(layout)]))
+        prompt = layout.prompt or (layout.a,)
+        said = "\n".join(_texts([raw.fields.get(name) for name in prompt]))
         for name in names:
             value = raw.fields[name]
             if isinstance(value, int | float) or not is_filled(value):

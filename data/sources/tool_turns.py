@@ -13,6 +13,7 @@ from typing import Any
 
 from prefloop.data.sources.rows import finite, without_type
 from prefloop.data.sources.turns import ROLES, Turn, Unusable, read_turn, text_of
+from prefloop.data.sources.written import could_be_written
 from prefloop.data.utf8 import is_blank
 
 _TOOL_ROLES = ("tool", "function", "observation", "ipython", "tool_response")
@@ -70,7 +71,7 @@ def turns_json(turns: Sequence[Mapping[str, Any]]) -> str | None:
 def with_calls(turns: list[dict[str, Any]], said: Any) -> list[dict[str, Any]]:
     """``turns``, whole where a column beside them has them so (``PROMPT_TURNS``). Raises
     :class:`Unusable` where that are other turns."""
-    if not isinstance(said, str) or not said.lstrip().startswith("["):
+    if not isinstance(said, str) or not could_be_written(said):
         return turns
     found = _from_json(said, PROMPT_TURNS, "the turns")
     listed = isinstance(found, list) and found

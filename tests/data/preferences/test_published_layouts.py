@@ -578,6 +578,8 @@ def test_calls_in_datasets_of_prefloop_are_read_again(tmp_path: Path, form: str)
     assert not bad
     assert "prompt_turns" not in json.loads(sets[0].metadata)
     assert [one["turns"] for one in prompts(path, tools="tools")] == [sets[0].turns, None]
+    path = write(tmp_path / "texts", form, [{**row, "prompt_turns": '["Hi?", "You?"]'}])
+    assert [one.turns for one in labelled(path)[0]] == [None]  # somebody else's column
     path = write(tmp_path / "bad", form, [{**row, "prompt": [user("You?")]}])
     assert [(one.field, one.reason) for one in labelled(path)[1]] == [
         ("prompt_turns", "bad_messages")
@@ -690,3 +692,18 @@ def test_references_stand_without_their_thoughts(tmp_path: Path, form: str) -> N
     assert [one.reference for one in golden(path)] == [None]
     path = write(tmp_path / "turn", form, [{"messages": [user("6 * 7?"), answer(thought)]}])
     assert [one["reference"] for one in prompts(path, last_turn="reference")] == ["42"]
+
+
+def test_what_is_left_out_is_counted_alike_in_tables_and_lines(tmp_path: Path) -> None:
+    """Also in rows that are read by other columns than most."""
+    rows = [
+        {"question": None if number % 3 else f"{number}?", "query": f"What {number}?",
+         "context": "A text." if number % 2 else None, "chosen": "a", "rejected": "b"}
+        for number in range(30)
+    ]  # fmt: skip
+    counts = [
+        {one.name: one.count for one in audit(str(write(tmp_path, form, rows))).findings}
+        for form in FORMS
+    ]
+    assert counts[0] == counts[1]
+    assert (counts[0]["unread_column:query"], counts[0]["unread_column:context"]) == (10, 15)
