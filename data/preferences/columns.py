@@ -7,6 +7,7 @@ it, if anything. For the rows taken, both give the same pair.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +20,13 @@ from prefloop.data.arrays import Bools
 from prefloop.data.preferences.layouts import TIE_STATUS, Layout
 from prefloop.data.schemas import MESSAGES
 from prefloop.data.sources.tool_turns import CHANNEL, THOUGHTS
-from prefloop.data.sources.turns import CONVERSATION_START
+from prefloop.data.sources.turns import CONVERSATION_START, HEADER_MARK
 from prefloop.data.utf8 import BLANK, NULL_WORD
 
 Index = npt.NDArray[np.int64]
 _OF_ANSWERS = ("tool_calls", "function_call", CHANNEL, *THOUGHTS)
 """What a turn may hold beside its content that the answer is then made of too."""
+_HEADER_MARK = re.compile(re.escape(HEADER_MARK).encode())
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,13 @@ def _at(mask: Bools, places: Index) -> Bools:
 
 def _plain_text(column: pa.Array) -> Bools:
     """Text that is not blank and cannot be a conversation."""
-    return _has_text(column) & ~_mask(pc.match_substring_regex(column, CONVERSATION_START))
+    begins = _mask(pc.match_substring_regex(column, CONVERSATION_START))
+    plain: Bools = _has_text(column) & ~begins
+    # A search of all texts in one piece is many times faster than one of each.
+    texts = column.buffers()[2]
+    if texts is not None and _HEADER_MARK.search(memoryview(texts)):
+        plain &= ~_mask(pc.match_substring(column, HEADER_MARK))
+    return plain
 
 
 def _plain_prompt(column: pa.Array) -> Bools:

@@ -29,9 +29,11 @@ Turn = dict[str, str]
 _IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM")
 _SPACE = " \t\r\n\f\v"
 _HEADER = r"(?m:^)<extra_id_[01]>(System|User|Assistant)\r?(?m:$)"
-CONVERSATION_START = rf"^[{_SPACE}]*(?:Human:|\[|\{{|array\()|{_HEADER}"
-"""What a text has that may be a conversation, for Python's ``re`` and for RE2: white space is
+CONVERSATION_START = rf"^[{_SPACE}]*(?:Human:|\[|\{{|array\()"
+"""How a text begins that may be a conversation, for Python's ``re`` and for RE2: white space is
 ASCII's, because ``\\s`` means other characters in the one than in the other."""
+HEADER_MARK = "<extra_id_"
+"""What else a text has that may be a conversation: in the headers of HelpSteer's turns."""
 _TRANSCRIPT = re.compile(rf"[{_SPACE}]*Human:")
 _SPEAKER = re.compile("(Human|Assistant):")
 _SENTINEL = re.compile(_HEADER)
@@ -58,7 +60,7 @@ def conversation_in(value: Any, field: str) -> Any | None:
         return None
     if _TRANSCRIPT.match(value):
         return _transcript(value, field)
-    if "<extra_id_" in value and _SENTINEL.search(value):
+    if HEADER_MARK in value and _SENTINEL.search(value):
         return _under_headers(value, field)
     if not could_be_written(value):
         return None
