@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefloop.data.reasoning import split_thought
+from prefloop.data.reasoning import as_turn, split_thought
 from prefloop.data.sources.turns import Unusable
 from prefloop.data.utf8 import is_blank, is_text
 
@@ -33,7 +33,7 @@ def split_answer(turns: list[WholeTurn], field: str) -> tuple[list[WholeTurn], s
     thought = turns[-1].get("thought")
     if thought is not None and split_thought(answer, opened=None).reasoning is None:
         check_unicode(thought, field)
-        answer = f"<think>\n{thought.strip()}\n</think>\n\n{answer}"
+        answer = as_turn(thought, answer)
     return check_prompt(before, field) if before else [], answer
 
 

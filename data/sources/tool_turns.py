@@ -38,7 +38,7 @@ def full_turns(value: Any, field: str) -> Iterator[tuple[int, dict[str, Any]]]:
     thoughts: list[str] = []
     for number, turn in enumerate(turns, 1):
         found = _turn(turn, field, number)
-        if isinstance(turn, dict) and turn.get(CHANNEL) == "analysis":
+        if is_thought(turn):
             thoughts.append(found["content"])
             continue
         if thoughts and found["role"] == "assistant":
@@ -46,6 +46,17 @@ def full_turns(value: Any, field: str) -> Iterator[tuple[int, dict[str, Any]]]:
         thoughts.clear()
         if found["role"] != "system" or not is_blank(found["content"]):
             yield number, found
+
+
+def is_thought(turn: Any) -> bool:
+    """Whether an assistant thinks in ``turn``, as harmony has it: it is no turn of its own."""
+    return isinstance(turn, Mapping) and turn.get(CHANNEL) == "analysis"
+
+
+def thought_of(turn: Mapping[str, Any]) -> str | None:
+    """What the assistant thought before ``turn``, where a key of its own has it."""
+    said = (turn.get(key) for key in THOUGHTS)
+    return next((one for one in said if isinstance(one, str) and not is_blank(one)), None)
 
 
 def turns_of(value: Any, field: str) -> list[Turn]:
@@ -155,9 +166,7 @@ def _turn(turn: Any, field: str, number: int) -> dict[str, Any]:
 
 
 def _thought(turn: Mapping[str, Any]) -> dict[str, str]:
-    """What the assistant thought, where a key of its own has it."""
-    said = (turn.get(key) for key in THOUGHTS)
-    thought = next((one for one in said if isinstance(one, str) and not is_blank(one)), None)
+    thought = thought_of(turn)
     return {} if thought is None else {"thought": thought}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -331,3 +332,27 @@ def test_what_stands_for_no_prompt_is_none(text: str) -> None:
         read_prompt(text)
     assert found.value.reason == "unreadable"
     assert read_answer(text, "chosen", ASK) == text
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [{"role": "assistant", "content": "hello", "reasoning_content": "They greet."}],
+        [{"role": "assistant", "content": "hello", "thinking": "They greet.", "reasoning": None}],
+        [
+            {"role": "assistant", "content": "They greet.", "channel": "analysis"},
+            {"role": "assistant", "content": "hello", "channel": "final"},
+        ],
+        [*ASK, {"role": "assistant", "content": "hello", "reasoning": "They greet.\n"}],
+        [{"role": "assistant", "content": "<think>\nThey greet.\n</think>\n\nhello",
+          "reasoning_content": "They greet."}],
+    ],
+)  # fmt: skip
+def test_what_was_thought_before_an_answer_is_learned_with_it(turns: list[dict[str, Any]]) -> None:
+    assert read_answer(turns, "chosen", ASK) == "<think>\nThey greet.\n</think>\n\nhello"
+    assert read_answer(json.dumps(turns), "chosen", ASK).startswith("<think>")
+
+
+def test_what_was_thought_earlier_is_no_part_of_the_prompt() -> None:
+    before = [*ASK, {"role": "assistant", "content": "hello", "reasoning_content": "They greet."}]
+    assert read_prompt([*before, *ASK]) == [*ASK, *HELLO, *ASK]

@@ -23,8 +23,15 @@ import pyarrow.parquet as pq
 from prefloop.data.conversation import conversation_of, plain, turns_text
 from prefloop.data.hashing import prompt_id
 from prefloop.data.protocol import Message
+from prefloop.data.reasoning import as_turn, split_thought
 from prefloop.data.sources.class_names import batch_by_names, names_in_schema
-from prefloop.data.sources.tool_turns import full_turns, tools_of, turns_of
+from prefloop.data.sources.tool_turns import (
+    full_turns,
+    is_thought,
+    thought_of,
+    tools_of,
+    turns_of,
+)
 from prefloop.data.sources.turns import (
     Unusable,
     conversation_in,
@@ -227,19 +234,20 @@ def read_answer(value: Any, column: str, prompt: Sequence[Message]) -> str:
 
 
 def _answer(value: Any, column: str, prompt: Sequence[Message]) -> str:
-    if isinstance(value, str):
-        turns = _turns_in_text(value, column)
-        if not turns:
-            return value
-    else:
-        turns = _turns(value, column)
-    *before, last = turns
+    written = value
+    if isinstance(value, str) and (written := _conversation_in(value, column)) is None:
+        return value
+    *before, last = _turns(written, column)
     if last["role"] != "assistant":
         raise _unreadable(column, _FORM)
     said = [turn for turn in prompt if turn["role"] != "system"]
     if before and plain(before) != plain(prompt) and plain(before) != plain(said):
         raise _unreadable(column, f"repeats another conversation than its prompt: {_FORM}")
-    return str(last["content"])
+    text = str(last["content"])
+    thought = _thought_of_answer(written)
+    if thought is None or split_thought(text, opened=None).reasoning is not None:
+        return text
+    return as_turn(thought, text)
 
 
 def read_label(value: Any) -> int | None:
@@ -330,7 +338,12 @@ def _turns(value: Any, column: str) -> list[Message]:
     turns = [value] if isinstance(value, dict) else value
     if not isinstance(turns, list) or not turns:
         raise _unreadable(column, _PROMPT_FORM if column == "prompt" else _FORM)
-    found = [one for number, turn in enumerate(turns, 1) for one in _turn(turn, column, number)]
+    found = [
+        one
+        for number, turn in enumerate(turns, 1)
+        if not is_thought(turn)
+        for one in _turn(turn, column, number)
+    ]
     if not found:
         raise _unreadable(column, _PROMPT_FORM if column == "prompt" else _FORM)
     return found
@@ -378,12 +391,28 @@ def _is_text_part(part: Any) -> bool:
     return False
 
 
-def _turns_in_text(text: str, column: str) -> list[Message]:
-    """The turns that ``text`` spells out, as a list or as a transcript; none in plain text."""
+def _thought_of_answer(turns: Any) -> str | None:
+    """What was thought before the last of ``turns``, where the row has it apart."""
+    given = [turns] if isinstance(turns, dict) else turns
+    if not any(isinstance(turn, dict) and (is_thought(turn) or thought_of(turn)) for turn in given):
+        return None
+    thoughts: list[str] = []
+    for turn in given[:-1]:
+        said = turn.get("content") if is_thought(turn) else None
+        thoughts = [*thoughts, said] if isinstance(said, str) else []
+    return thought_of(given[-1]) or "\n\n".join(thoughts) or None
+
+
+def _conversation_in(text: str, column: str) -> Any:
+    """The turns that ``text`` spells out, as a list or as a transcript; null in plain text."""
     try:
-        written = conversation_in(text, column)
+        return conversation_in(text, column)
     except Unusable as unusable:
         raise _unreadable(column, unusable.detail) from None
+
+
+def _turns_in_text(text: str, column: str) -> list[Message]:
+    written = _conversation_in(text, column)
     return [] if written is None else _turns(written, column)
 
 
