@@ -18,6 +18,13 @@ MOST_MASS = 1.05
 log-probabilities of one distribution."""
 
 
+UNTOLD = (
+    "the engine gave the log-probabilities of a few words alone, and one that it left out may be "
+    "as likely"
+)
+"""What is wrong where the log-probability of a word is not a number: nobody knows it."""
+
+
 def too_much(mass: float) -> str:
     """What is wrong with words that have the probability ``mass`` in all."""
     return (

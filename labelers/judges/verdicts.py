@@ -13,6 +13,7 @@ from prefloop.labelers.judges.settings import PairwiseSettings, VerdictWords
 from prefloop.labelers.judges.stored_logprobs import (
     HIGHEST_LOGPROB,
     MOST_MASS,
+    UNTOLD,
     too_much,
     unknown_logprobs,
 )
@@ -52,7 +53,7 @@ def from_logprobs(
         return Verdict("invalid", note="the engine gave no log-probabilities for the verdicts")
     found = [logprobs.get(word, -math.inf) for word in verdicts.words]
     if any(math.isnan(value) for value in found):
-        return Verdict("invalid", note="a verdict's log-probability is not a number")
+        return Verdict("invalid", note=f"{UNTOLD}: the verdict may have been another")
     if any(value > HIGHEST_LOGPROB for value in found):
         return Verdict("invalid", note=f"a verdict's log-probability is {max(found):.3g}, above 0")
     shares = [math.exp(value) for value in found]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from prefloop.data.chat import render_tokens
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
+
+_LARGEST_UNLISTED = 0.05
+"""Share of the choices' probability that one which the server did not list may have, and count as
+none."""
 
 
 class AnswerCounts:
@@ -67,7 +72,9 @@ class AnswerCounts:
         """The answer to ``request`` that ``reply`` is, with what it took."""
         choices = None
         if request.choices is not None and (seen := reply.first_logprobs) is not None:
-            choices = {c: seen.get(c.strip(), float("-inf")) for c in request.choices}
+            choices = {c: seen.get(c.strip(), -math.inf) for c in request.choices}
+            if _may_be_likely(reply.unlisted, choices.values()):
+                choices = {c: math.nan if p == -math.inf else p for c, p in choices.items()}
         prompt_tokens, completion_tokens = reply.prompt_tokens, reply.completion_tokens
         if prompt_tokens is None or completion_tokens is None:
             self._warn_once(
@@ -121,6 +128,13 @@ class AnswerCounts:
         if what not in self._warned:
             self._warned.add(what)
             logger.warning("%s %s", self._address, what)
+
+
+def _may_be_likely(unlisted: float, found: Collection[float]) -> bool:
+    """Whether a word that the server did not list, of probability ``unlisted`` at most, may count
+    among those that it did, by their log-probabilities ``found``."""
+    listed = math.fsum(map(math.exp, found))
+    return listed > 0 and unlisted > _LARGEST_UNLISTED * (listed + unlisted)
 
 
 def _part(total: int, number: int, of: int) -> int:
