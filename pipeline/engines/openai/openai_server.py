@@ -28,7 +28,7 @@ from prefloop.data.protocol import (
     Sampling,
 )
 from prefloop.pipeline.engines.defaults import completed
-from prefloop.pipeline.engines.endpoints.endpoint import Endpoint
+from prefloop.pipeline.engines.endpoints.endpoint import Endpoint, TurnNotTaken
 from prefloop.pipeline.engines.endpoints.servers import Servers
 from prefloop.pipeline.engines.openai.asking.answer_counts import AnswerCounts
 from prefloop.pipeline.engines.openai.asking.asked_together import AskedTogether
@@ -88,7 +88,12 @@ class OpenAIServer:
         self._outcomes = Outcomes(self._counts, self._health, self._servers.pool)
         ledger = ledger or _ledger_path(config, cache)
         self._budget = Budget(config.max_total_tokens, config.max_cost, ledger_at(ledger))
-        one_try = OneTry(config, self._servers, self._outcomes, self._counts, self._budget)
+        names = [endpoint.name for endpoint in self._servers.endpoints]
+        self.several = SeveralAnswers(config.n_per_request, names, self._place.engine)
+        """Whether the servers give several answers to one request."""
+        one_try = OneTry(
+            config, self._servers, self._outcomes, self._counts, self._budget, self.several
+        )
         self._one_try = one_try
         self._faults = Faults(
             self._health,
@@ -103,8 +108,6 @@ class OpenAIServer:
         folder = config.cache_dir or cache
         self._kept = KeptAnswers(folder if config.cache else None, self._counts)
         self._verdicts = VerdictLogprobs(address, self._place)
-        self.several = SeveralAnswers(config.n_per_request, address, self._place.engine)
-        """Whether the server gives several answers to one request."""
         self._together = AskedTogether(
             self._servers, one_try, self._outcomes, self._counts, self._budget
         )
@@ -251,9 +254,12 @@ class OpenAIServer:
         async with self._slots.taken(question.n):
             if not self.several.may_ask(question.n):  # as was seen meanwhile
                 return nothing
-            answer = await self._retries.until_answered(question)
+            try:
+                answer = await self._retries.until_answered(question)
+            except TurnNotTaken:
+                return nothing
         self._health.answered()
-        self.several.came(number_of(answer.replies), question.n)
+        self.several.came(number_of(answer.replies), question.n, answer.came_from)
         await self._kept.keep(question, answer)
         return answer.replies
 

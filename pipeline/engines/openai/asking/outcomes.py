@@ -36,10 +36,11 @@ from prefloop.pipeline.engines.openai.transport import written
 @dataclass(frozen=True, slots=True)
 class ServerAnswer:
     """``body``: an answer as the cache has it. ``replies``: what it says, null for each that lacks
-    of several; there is one at least."""
+    of several; there is one at least. ``came_from``: the endpoint, empty where it was kept."""
 
     body: str
     replies: tuple[Reply | None, ...]
+    came_from: str = ""
 
     @property
     def reply(self) -> Reply:
@@ -98,7 +99,7 @@ class Outcomes:
             replies = tuple(one and _struck(one, endpoint.key) for one in replies)
         usage = read_usage(body) if question.n > 1 else None
         charge.spent = self._counts.taken(question, replies, usage)
-        return ServerAnswer(kept, replies)
+        return ServerAnswer(kept, replies, endpoint.name)
 
     def complain(
         self,
