@@ -5,14 +5,15 @@ import math
 
 import pytest
 
-from prefloop.data.protocol import RequestRejected
+from prefloop.data.protocol import EverythingRefused, RequestRejected
 from prefloop.labelers.judges.folder import load_judge
 from prefloop.labelers.judges.ratings import from_ratings_logprobs
 from prefloop.labelers.judges.rubric.values import from_criteria_logprobs
 from prefloop.labelers.judges.settings import VerdictWords
 from prefloop.labelers.judges.verdicts import from_logprobs
+from prefloop.pipeline.engines.openai.openai_errors import retry_after
 from tests.helpers.served import ask, asked, question
-from tests.helpers.servers import by_prompt, faulty_server, good, says
+from tests.helpers.servers import by_prompt, faulty_server, good, says, status
 
 AB = ("A", "B")
 
@@ -205,3 +206,82 @@ def test_marks_that_a_server_left_before_the_answer_are_no_part_of_it(content):
     message = {"content": content, "reasoning_content": "hm"}
     found = answer_to(body(message))
     assert (found.text, found.reasoning, found.raw_text) == ("the answer", "hm", None)
+
+
+TOO_LONG = [
+    (400, "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000 "
+          "`inputs` tokens and 100 `max_new_tokens`"),
+    (422, "Input validation error: `inputs` must have less than 4095 tokens. Given: 5000"),
+    (400, "The input token count (40000) exceeds the maximum number of tokens allowed (32768)."),
+    (400, "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000"),
+    (400, "The prompt (length 5000) exceeds max_num_tokens (4096)"),
+    (400, "Range of input length should be [1, 30720]"),
+    (400, "Please reduce the length of the messages or completion."),
+    (500, "the request exceeds the available context size. try increasing the context size"),
+    (429, "Request too large for gpt-4o in organization org on tokens per min (TPM): Limit 30000, "
+          "Requested 50000. The input or output tokens must be reduced in order to run."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "words"), TOO_LONG)
+def test_a_prompt_that_is_too_long_is_refused_at_once_and_alone(code, words):
+    long = status(code, words, "rate_limit_exceeded" if code == 429 else None)
+    with faulty_server(by_prompt(lambda text: long if text == "odd" else good())) as server:
+        odd, even = ask(server.url, question("odd"), question("even"))
+        assert asked(server).count("odd") == 1
+    assert isinstance(odd, RequestRejected)
+    assert odd.reason == "context_overflow"
+    assert even[0].text == "hello"
+
+
+LIMITS_OF_ANSWERS = [
+    "`max_tokens` must be less than or equal to `50`, the maximum value for `max_tokens` is less "
+    "than the `context_window` for this model",
+    "Invalid max_tokens value, the valid range of max_tokens is [1, 50]",
+]
+
+
+@pytest.mark.parametrize("words", LIMITS_OF_ANSWERS)
+def test_a_limit_of_answers_is_no_length_of_a_prompt_and_ends_the_run(words):
+    def reply(handler):
+        is_much = handler.body.get("max_tokens", 0) > 50
+        (status(400, words) if is_much else good())(handler)
+
+    with faulty_server(reply) as server:
+        outcomes = ask(server.url, *(question(str(i), max_tokens=60) for i in range(9)))
+    assert all(isinstance(each, EverythingRefused) for each in outcomes)
+    assert "refuses the field 'max_tokens'" in str(outcomes[0])
+    assert "max_tokens: a smaller number" in outcomes[0].remedy
+
+
+def test_what_a_gateway_was_told_is_shown_and_understood():
+    """OpenRouter's form: the provider's own words are packed into the error."""
+    told = json.dumps({"error": {"message": "Unsupported parameter: seed"}})
+    error = {"message": "Provider returned error", "code": 400,
+             "metadata": {"raw": told, "provider_name": "some"}}  # fmt: skip
+
+    def reply(handler):
+        (says({"error": error}, 400) if "seed" in handler.body else good())(handler)
+
+    with faulty_server(reply) as server:
+        [failure] = ask(server.url, question())
+    assert isinstance(failure, EverythingRefused)
+    assert "leave_out: [seed]" in failure.remedy
+    assert "Unsupported parameter: seed" in str(failure)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after-ms": "1500"}, 1.5),
+        ({"retry-after-ms": "250", "retry-after": "1"}, 0.25),
+        ({"retry-after-ms": "soon", "retry-after": "2"}, 2.0),
+        ({"retry-after": "500ms"}, 0.5),
+        ({"retry-after": "1m30s"}, 90.0),
+        ({"retry-after": "1.5s"}, 1.5),
+        ({"retry-after": "2h"}, 7200.0),
+        ({"retry-after": "ms"}, None),
+    ],
+)
+def test_other_words_for_a_wait(headers, seconds):
+    assert retry_after(headers) == seconds
