@@ -29,6 +29,7 @@ from prefloop.data.protocol import (
 )
 from prefloop.pipeline.engines.defaults import completed
 from prefloop.pipeline.engines.endpoints.endpoint import Endpoint, TurnNotTaken
+from prefloop.pipeline.engines.endpoints.models_served import others_in, served_by
 from prefloop.pipeline.engines.endpoints.servers import Servers
 from prefloop.pipeline.engines.openai.asking.answer_counts import AnswerCounts
 from prefloop.pipeline.engines.openai.asking.asked_together import AskedTogether
@@ -194,6 +195,15 @@ class OpenAIServer:
         """Of each of several endpoints its name and what is wrong with it; empty where it answers a
         harmless request. None of them is left for it."""
         return await self._servers.ask_each(self._problem_at)
+
+    async def other_models(self) -> str | None:
+        """What the only server lists, where the model that is asked is not in it: it may answer
+        with another, whatever it is asked for. Null where there is no sign of that."""
+        if self._servers.pool is not None:
+            return None
+        model, [endpoint] = self._questions.model, self._servers.endpoints
+        others = others_in(model, await served_by(endpoint, model, self._config.timeout_s))
+        return others and f"it lists {others}, and not {model!r}"
 
     async def problem_of_jobs(self) -> str | None:
         """What is wrong with the server's batch API; empty where it lists jobs, null where none is
