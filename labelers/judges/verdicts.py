@@ -133,6 +133,8 @@ def from_text(text: str, verdicts: VerdictWords, *, cut: bool = False) -> Verdic
     if cut and not _BRACKETED.fullmatch(spoken):
         return Verdict("invalid", note=f"there is no certain verdict: {CUT_OFF}")
     said = [word.strip() for word in _BRACKETED.findall(spoken)]
+    # A list in a list, as of numbers in what the answers are about, is no try at a verdict.
+    said = [word for word in said if word in verdicts.words or any(map(str.isalpha, word))]
     if not said:
         return Verdict("invalid", note="there is no verdict in double brackets")
     if any(word != said[0] for word in said):

@@ -37,6 +37,12 @@ _THOUGHT_FIELDS = (
 _BEHIND = re.compile(r"\s*(?:<[^<>]*>\s*|\[[^\[\]]*\]\s*)*")
 """What may stand behind an answer: end tokens."""
 
+_END_OF_TURN = re.compile(
+    r"(?<![\"'`])\s*(?:<\|(?:im_end|eot_id|eom_id|end|return|endoftext|end_of_text|end_of_turn)\|>"
+    r"|<(?:end_of_turn|turn\|)>|<\uff5cend\u2581of\u2581sentence\uff5c>|</s>)\s*\Z"
+)
+"""The token that ended an answer, where a server leaves it in the text."""
+
 _FINISHED = frozenset(
     [
         "stop",
@@ -172,7 +178,7 @@ def read_reply(body: Any, max_tokens: int, hints: ThoughtHints = ThoughtHints())
     if reasoning_tokens is None and thought.reasoning is not None and place is not None:
         reasoning_tokens = place if place or not written.strip() else None
     return Reply(
-        text=thought.answer,
+        text=_without_end_of_turn(thought.answer),
         token_ids=token_ids,
         finish_reason=finish_reason if thought.closed else "length",
         logprob=math.fsum(step.logprob or 0.0 for step in steps) if known else None,
@@ -337,6 +343,16 @@ def _thought(
         # Tokens were left for a thought, all are used, and nothing says where it ended.
         return Thought(written.strip(), "", closed=False)
     return thought
+
+
+def _without_end_of_turn(answer: str) -> str:
+    """``answer`` without the token that ended it; one that is nothing else is kept."""
+    if not answer.endswith(">") and not answer.rstrip().endswith(">"):
+        return answer
+    found = _END_OF_TURN.search(answer)
+    if found is None or not found.start() or ("</s>" in found[0] and "<s>" in answer):
+        return answer
+    return answer[: found.start()]
 
 
 def _same(one: str, other: str) -> bool:

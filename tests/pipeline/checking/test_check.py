@@ -145,6 +145,21 @@ class OnlyThought(Ideal):
     def text(self, handler: Handler, body: Any, asked: str) -> str:
         return ""
 
+    def answer(self, handler: Handler, body: Any, asked: str) -> dict[str, Any]:
+        reply = super().answer(handler, body, asked)
+        reply["usage"]["completion_tokens"] = body["max_tokens"]
+        return reply
+
+
+class TakenApart(Ideal):
+    """It does not think, and its server takes what it says for a thought."""
+
+    def answer(self, handler: Handler, body: Any, asked: str) -> dict[str, Any]:
+        reply = super().answer(handler, body, asked)
+        message = reply["choices"][0]["message"]
+        message |= {"content": None, "reasoning_content": message["content"]}
+        return reply
+
 
 class EmptyOnce(Ideal):
     """By chance, its first answer is empty."""
@@ -310,6 +325,9 @@ CASES: dict[str, tuple[Reply, dict[str, Any], str, str]] = {
     "a thought and no answer": (
         OnlyThought(), {"sample": THINKING}, "failure",
         r"sample: a thought .* no answer .*raise sample\.thought_tokens"),
+    "an answer that is taken for a thought": (
+        TakenApart(), {"sample": THINKING}, "failure",
+        r"sample: all that came, 4 tokens, .* takes answers for thoughts: .*--reasoning-parser"),
     "an empty answer by chance": (
         EmptyOnce(), {}, "warning", r"sample: an answer without text .*raise sample\.max_tokens"),
     "several answers in one request, of which one comes": (

@@ -285,3 +285,22 @@ def test_what_a_gateway_was_told_is_shown_and_understood():
 )
 def test_other_words_for_a_wait(headers, seconds):
     assert retry_after(headers) == seconds
+
+
+ENDS = ["<|im_end|>", "<|eot_id|>", "<|endoftext|>\n", "<|end|>", "<end_of_turn>", "</s>",
+        "<\uff5cend\u2581of\u2581sentence\uff5c>"]  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("before", ["", "<think>hm</think>"])
+def test_the_token_that_ended_an_answer_is_no_part_of_it(before, end):
+    found = answer_to(body({"content": f"{before}the answer{end}"}))
+    assert found.text == "the answer"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["It ends with `<|im_end|>`", "<s>old</s>", "<|im_end|>", "<|im_end|> ends it.", "<p>yes</p>"],
+)
+def test_a_word_about_such_a_token_is_kept(text):
+    assert answer_to(body({"content": text})).text == text
