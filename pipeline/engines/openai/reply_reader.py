@@ -76,12 +76,13 @@ _UNSAID = frozenset(["", "null", "none", "unknown", "unspecified", "finish_reaso
 _WORDS = (
     # Parts of words; the first that fits decides. Spellings differ from server to server.
     (re.compile("rate_limit|quota"), "broken"),
-    (re.compile("filter|safety|refus|block|prohibit|polic|moderat|guard|recit|spii|sensitive|flag"
+    (re.compile("not_(finish|complet|done)|repet|loop|degenerat"), "length"),
+    (re.compile("^language$|filter|safety|refus|block|prohibit|polic|moderat|guard|recit|spii|sensitive|flag"
                 "|harm|violat|censor"), "refused"),
     (re.compile("length|max|limit|trunc|budget|incomplete|unfinished|context|pause"), "length"),
     (re.compile("tool|function"), "tool"),
     (re.compile("err|abort|cancel|fail|time_?out|malform|interrupt|insufficient|overload|crash"
-                "|unavailable|disconnect"), "broken"),
+                "|unavailable|disconnect|preempt|deadline"), "broken"),
     (re.compile("stop|eos|end|complet|finish|done"), "stop"),
 )  # fmt: skip
 
