@@ -14,6 +14,7 @@ from prefloop.pipeline.engines.openai.asking.answer_counts import AnswerCounts
 from prefloop.pipeline.engines.openai.asking.outcomes import Outcomes, ServerAnswer
 from prefloop.pipeline.engines.openai.asking.question import ServerQuestion
 from prefloop.pipeline.engines.openai.asking.several import SeveralAnswers, TogetherRefused
+from prefloop.pipeline.engines.openai.asking.verdict_logprobs import LogprobsByEndpoint
 from prefloop.pipeline.engines.openai.budget import Budget
 from prefloop.pipeline.engines.openai.connections.response import TransportError
 from prefloop.pipeline.engines.openai.ledger import Amount
@@ -41,6 +42,7 @@ class OneTry:
         self._counts = counts
         self._budget = budget
         self._several = several
+        self._logprobs = LogprobsByEndpoint()
         self._path = "/chat/completions" if config.api == "chat" else "/completions"
         # A bucket holds what it fills with in a short time: no burst at a run's start.
         rpm, tpm = config.requests_per_minute, config.tokens_per_minute
@@ -106,7 +108,10 @@ class OneTry:
                 raise
             else:
                 try:
-                    return self._outcomes.read(turn, question, response, charge)
+                    answer = self._outcomes.read(turn, question, response, charge)
+                    if self._servers.pool is not None:
+                        self._logprobs.see(turn.endpoint.name, question, answer)
+                    return answer
                 except GarbledResponseError as error:
                     said = turn.endpoint.key.blot(str(error))
                     failure = TransientError(said, reason="unparsable_answer")
