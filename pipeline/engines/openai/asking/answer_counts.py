@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prefloop.data.chat import render_tokens
@@ -72,9 +72,7 @@ class AnswerCounts:
         """The answer to ``request`` that ``reply`` is, with what it took."""
         choices = None
         if request.choices is not None and (seen := reply.first_logprobs) is not None:
-            choices = {c: seen.get(c.strip(), -math.inf) for c in request.choices}
-            if _may_be_likely(reply.unlisted, choices.values()):
-                choices = {c: math.nan if p == -math.inf else p for c, p in choices.items()}
+            choices = _of_choices(request.choices, seen, reply.unlisted)
         prompt_tokens, completion_tokens = reply.prompt_tokens, reply.completion_tokens
         if prompt_tokens is None or completion_tokens is None:
             self._warn_once(
@@ -130,11 +128,28 @@ class AnswerCounts:
             logger.warning("%s %s", self._address, what)
 
 
-def _may_be_likely(unlisted: float, found: Collection[float]) -> bool:
-    """Whether a word that the server did not list, of probability ``unlisted`` at most, may count
-    among those that it did, by their log-probabilities ``found``."""
-    listed = math.fsum(map(math.exp, found))
-    return listed > 0 and unlisted > _LARGEST_UNLISTED * (listed + unlisted)
+def _of_choices(
+    choices: Sequence[str], seen: Mapping[str, float], unlisted: float
+) -> dict[str, float]:
+    """The log-probability of each choice: minus infinity for one that was not listed, and not a
+    number where it may count among those that were.
+
+    It has ``unlisted`` at most, or what a token has that it begins with: one that the tokenizer
+    knows in pieces is never listed whole.
+    """
+    words = {choice: choice.strip() for choice in choices}
+    found = {choice: seen.get(word, -math.inf) for choice, word in words.items()}
+    listed = math.fsum(map(math.exp, found.values()))
+    if not listed or -math.inf not in found.values():
+        return found
+    for choice, word in words.items():
+        if found[choice] != -math.inf:
+            continue
+        begun = (p for token, p in seen.items() if token and word.startswith(token))
+        most = max(unlisted, math.fsum(map(math.exp, begun)))
+        if most > _LARGEST_UNLISTED * (listed + most):
+            found[choice] = math.nan
+    return found
 
 
 def _part(total: int, number: int, of: int) -> int:

@@ -188,6 +188,24 @@ def test_a_verdict_that_was_not_listed_may_be_as_likely(listed, is_known):
         assert "left out" in verdict.note
 
 
+@pytest.mark.parametrize(
+    ("listed", "found"),
+    [
+        ({"first": 0.5, "sec": 0.45, "The": 0.05}, (0.5, math.nan)),
+        ({"first": 0.9, "sec": 0.01, "The": 0.09}, (0.9, 0.0)),
+        ({"first": 0.5, "second": 0.3, "sec": 0.2}, (0.5, 0.3)),
+        ({"fir": 0.5, "sec": 0.5}, (0.0, 0.0)),
+    ],
+)
+def test_a_verdict_that_begins_with_a_token_is_not_unlikely(listed, found):
+    """``first`` is a token, and ``second`` is two: who looks for it whole would never see it."""
+    said = next(iter(listed))
+    reply = body({"content": said}, logprobs=steps((said, listed[said], listed)))
+    choices = answer_to(reply, {"choices": ("first", "second")}).choice_logprobs
+    shares = tuple(map(math.exp, choices.values()))
+    assert shares == pytest.approx(found, nan_ok=True)
+
+
 def test_ratings_and_criteria_of_which_one_was_not_listed_are_no_ratings():
     found = {"1": math.log(0.6), "2": math.nan, "3": math.nan, "4": math.nan, "5": math.nan}
     settings = load_judge("rating").settings
