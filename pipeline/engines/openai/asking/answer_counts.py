@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LARGEST_UNLISTED = 0.05
+_LARGEST_UNLISTED = 0.06
 """Share of the choices' probability that one which the server did not list may have, and count as
 none."""
 
