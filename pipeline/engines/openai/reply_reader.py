@@ -513,11 +513,21 @@ class _Step:
             return None, 0.0
         shares = [math.exp(value) for value in words.values()]
         unlisted = min(min(shares), max(0.0, 1.0 - math.fsum(shares)))
-        if self.token is not None and self.logprob is not None and self.token not in dict(listed):
+        if self.token is not None and self.logprob is not None and not self._is_in(listed):
             drawn = _word(self.token)
             beside = words.get(drawn)
-            words[drawn] = self.logprob if beside is None else _added(beside, self.logprob)
+            both = self.logprob if beside is None else _added(beside, self.logprob)
+            words[drawn] = min(both, 0.0)
         return words, unlisted
+
+    def _is_in(self, listed: list[tuple[Any, Any]]) -> bool:
+        """Whether it is among the ``listed``, where it may be spelled in another way."""
+        word, own = _word(self.token or ""), self.logprob or 0.0
+        return any(
+            token == self.token
+            or (isinstance(token, str) and _word(token) == word and abs(said - own) < _ROUNDING)
+            for token, said in listed
+        )
 
 
 def _steps(value: Any) -> list[_Step]:

@@ -161,6 +161,8 @@ def test_tokens_in_the_vocabulary_s_words_behind_a_thought():
 def test_the_token_that_was_drawn_counts_beside_the_likeliest():
     found = choices_of("B", steps(("B", 0.3, {"A": 0.6})))
     assert found == {"A": pytest.approx(0.6), "B": pytest.approx(0.3)}
+    found = choices_of("B", steps(("B", 0.3, {"A": 0.6, "▁B": 0.3})))  # and once alone
+    assert found == {"A": pytest.approx(0.6), "B": pytest.approx(0.3)}
     found = choices_of(" B", steps((" B", 0.1, {"A": 0.6, "B": 0.3})))
     assert found == {"A": pytest.approx(0.6), "B": pytest.approx(0.4)}
 
