@@ -57,7 +57,7 @@ class Request:
 
     ``choices``: if given, ``Completion.choice_logprobs`` holds the log-probability of each of
     these strings as the first token of the answer, behind the thought if there is one (``-inf``
-    where the engine did not see it).
+    where the engine did not see it; not a number where it saw so little that it may be likely).
     ``json_schema``: if given, the answer is constrained to JSON of that schema where the engine
     can do so.
     ``thought_tokens``: tokens that the model may think before it answers, beside

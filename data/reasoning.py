@@ -9,10 +9,13 @@ thoughts.
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
-_NAMES = r"(?:\w+:)?(?:think|thinking|thoughts?)"
+_NAMES = r"(?:\w+:)?(?:think|thinking|thoughts?|longcat_think)"
 _FINAL = r"<\|channel\|>\s*final\b[^<\n]{0,80}<\|message\|>"
 OTHER_MARKS: tuple[tuple[str, str], ...] = (
     (r"\[\s*(think|thinking)\s*\]", r"\[\s*/\s*(think|thinking)\s*\]"),
@@ -24,12 +27,34 @@ OTHER_MARKS: tuple[tuple[str, str], ...] = (
     (r"<\|channel\|>\s*(?:analysis|commentary)\b()", rf"{_FINAL}()"),
 )
 """How thoughts begin and end, but for tags; the group is what has to be the same in both."""
-# Harmony without its special tokens; no sentence goes on like this behind "analysis".
-BARE_BEGIN, BARE_END = re.compile(r"\s*analysis(?=[A-Z\"])"), re.compile(r"assistantfinal")
+_LABELS: tuple[tuple[str, str], ...] = (
+    (r"here are my reasoning steps:()", r"\[BEGIN FINAL RESPONSE\]()"),
+    (r"here(?:'s| is) my thought process:()", r"^here(?:'s| is) my response:()"),
+)
+"""The same in words that anybody may write: they open a thought where it is closed as well."""
+BARE_END = re.compile(r"assistantfinal")
+"""What ends a thought of harmony without its special tokens."""
+# No sentence goes on like this behind "analysis".
+_BARE_BEGIN, _BARE_WORD = re.compile(r"\s*analysis(?=[A-Z\"])"), re.compile(r"\s*analysis")
+_HARMONY_BEGIN = re.compile(
+    r"\s*(?:<\|start\|>\s*assistant\b|<\|channel\|>|to=[^\s<]{1,200}\s*<\|channel\|>)",
+    re.IGNORECASE,
+)
+_HARMONY_MARK = re.compile(r"<\|(start|channel|message|end|call|return)\|>", re.IGNORECASE)
+_HARMONY_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)", re.IGNORECASE)
+_HARMONY_RECIPIENT = re.compile(r"\bto=([^\s<]+)")
 _HARMONY_END = re.compile(r"<\|(?:return|end)\|>\s*\Z")
-_HARMONY_FINAL = re.compile(rf"\s*(?:<\|start\|>\s*assistant\s*)?{_FINAL}", re.IGNORECASE)
 _HARMONY_HEAD = re.compile(r"\A(?:[^<\n]{0,80}<\|message\|>)")
 _HARMONY_TAIL = re.compile(r"<\|end\|>\s*(?:<\|start\|>\s*assistant\s*)?\Z")
+_WRAPPED = (
+    ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
+    ("<|begin_of_solution|>", "<|end_of_solution|>"),
+    ("<response>", "</response>"),
+)
+"""What models write around the answer behind a thought."""
+_END_OF_ANSWER = re.compile(r"\s*\[END FINAL RESPONSE\]\s*(?:<\|end\|>\s*)?\Z")
+_MOST_CLOSINGS = 100
+"""Closing marks behind the first that are looked at."""
 _CLOSED_BY = (
     (r"<\s*([\w:]+)[^<>|]*>", r"</\1>"),
     (r"\[\s*(\w+)\s*\]", r"[/\1]"),
@@ -37,6 +62,7 @@ _CLOSED_BY = (
     (r"<\|begin_of_thought\|>", "<|end_of_thought|>"),
     (r"<\|START_THINKING\|>", "<|END_THINKING|>"),
     (r"<unused94>thought", "<unused95>"),
+    (r"here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
 )
 _QUOTES = "\"'`"
 _BEFORE_QUOTES = f"([{{:={_QUOTES}"
@@ -52,8 +78,8 @@ def tag_marks(names: str) -> tuple[str, str]:
 
 
 _PATTERNS = [
-    tuple(re.compile(mark, re.IGNORECASE) for mark in marks)
-    for marks in (tag_marks(_NAMES), *OTHER_MARKS)
+    tuple(re.compile(mark, re.IGNORECASE | re.MULTILINE) for mark in marks)
+    for marks in (*_LABELS, tag_marks(_NAMES), *OTHER_MARKS)
 ]
 
 
@@ -78,9 +104,11 @@ def split_thought(text: str, opened: bool | None = False) -> Thought:
     ``opened``: whether the prompt ended within a thought; null where nobody knows (a server
     rendered it). Then a closing mark without an opening one says that it did.
     """
+    if not opened and (heard := _heard_in(text)) is not None:
+        return Thought(heard.thought, heard.answer, heard.is_answered, heard.begins)
     within = _Begin(0, 0) if opened else _begin(text, 0)
-    if within is None and opened is None:
-        within = _Begin(0, 0) if _is_closed_only(text) else None
+    if within is None and (_is_closed_at_once(text) or (opened is None and _is_closed_only(text))):
+        within = _Begin(0, 0)
     parts: list[str] = []
     place = 0
     while within is not None:
@@ -94,13 +122,11 @@ def split_thought(text: str, opened: bool | None = False) -> Thought:
         place = end[1]
         within = _begin(text, place)
     if not parts:
-        if final := _HARMONY_FINAL.match(text):
-            return Thought(None, _without_end(text[final.end() :]), begins=final.end())
         return Thought(None, text)
-    rest = text[place:]
-    stripped = rest.lstrip()
-    begins = len(text) - len(stripped)
-    return Thought("\n\n".join(filter(None, parts)), _without_end(stripped), begins=begins)
+    place = _unwrapped(text, place)
+    answer = text[place:].lstrip()
+    begins = len(text) - len(answer)
+    return Thought("\n\n".join(filter(None, parts)), _without_end(answer), begins=begins)
 
 
 def opened_by(prompt: str) -> str:
@@ -163,11 +189,20 @@ def _begin(text: str, place: int) -> _Begin | None:
     rest = re.compile(r"\s*(?:<\|start\|>\s*assistant\s*)?").match(text, place)
     at = rest.end() if rest else place
     for kind, (begin, _) in enumerate(_PATTERNS):
-        if found := begin.match(text, at):
+        if (found := begin.match(text, at)) and (
+            kind >= len(_LABELS) or _closing(kind, text, found.end())
+        ):
             return _Begin(kind, found.end(), found[1].lower())
-    if place == 0 and (bare := BARE_BEGIN.match(text)):
+    if place == 0 and (bare := bare_begin(text)):
         return _Begin(-1, bare.end(), "")
     return None
+
+
+def bare_begin(text: str) -> re.Match[str] | None:
+    """How ``text`` opens a thought in harmony without its special tokens."""
+    if (found := _BARE_BEGIN.match(text)) or not _BARE_WORD.match(text):
+        return found
+    return _BARE_WORD.match(text) if BARE_END.search(text) else None
 
 
 def _end(text: str, begin: _Begin) -> tuple[int, int] | None:
@@ -176,9 +211,54 @@ def _end(text: str, begin: _Begin) -> tuple[int, int] | None:
         found = BARE_END.search(text, begin.end)
         return found.span() if found else None
     if begin.name is not None:
-        return _closing(begin.kind, text, begin.end, begin.name)
-    ends = (_closing(kind, text, begin.end) for kind in range(len(_PATTERNS)))
-    return min(filter(None, ends), default=None)
+        end = _closing(begin.kind, text, begin.end, begin.name)
+        return end and _last_end(begin.kind, text, begin.end, end)
+    ends = [
+        (end, kind)
+        for kind in range(len(_PATTERNS))
+        if (end := _closing(kind, text, begin.end)) is not None
+    ]
+    if not ends:
+        return None
+    end, kind = min(ends)
+    return _last_end(kind, text, begin.end, end)
+
+
+def _last_end(kind: int, text: str, place: int, end: tuple[int, int]) -> tuple[int, int]:
+    """Where a thought from ``place`` on ends whose first closing mark is at ``end``. Each thought
+    that was opened within it has an end of its own, and some models close one, think on, and close
+    it once more, on a line of its own."""
+    last, looked = end, 0
+    open_yet = len([*_openings(kind, text, place, end[0])])
+    while looked < _MOST_CLOSINGS and (found := _closing(kind, text, last[1])):
+        inner = len([*_openings(kind, text, last[1], found[0])])
+        looked += 1
+        if open_yet:
+            open_yet += inner - 1
+            last = found
+            if not open_yet:
+                end = last
+        elif not inner and _stands_alone(text, last[1], found):
+            end = last = found
+        else:
+            break
+    return end
+
+
+def _openings(kind: int, text: str, place: int, stop: int) -> Iterator[re.Match[str]]:
+    """The marks that open a thought between two places, and do not stand in quotes."""
+    for found in _PATTERNS[kind][0].finditer(text, place, stop):
+        start, end = found.span()
+        if not is_quoted(text[max(0, start - 2) : start], text[end : end + 2]):
+            yield found
+
+
+def _stands_alone(text: str, place: int, mark: tuple[int, int]) -> bool:
+    """Whether ``mark`` is all of a line, in no block of code that began behind ``place``, and has
+    something behind it."""
+    before, behind = text[place : mark[0]].rstrip(" \t"), text[mark[1] :].lstrip(" \t")
+    is_line = before.endswith("\n") and behind.startswith("\n")
+    return is_line and bool(behind.strip()) and before.count("```") % 2 == 0
 
 
 def _closing(kind: int, text: str, place: int, name: str | None = None) -> tuple[int, int] | None:
@@ -192,9 +272,19 @@ def _closing(kind: int, text: str, place: int, name: str | None = None) -> tuple
     return None
 
 
+def _is_closed_at_once(text: str) -> bool:
+    """Whether ``text`` begins with the end of a thought, before an answer: of one that the prompt
+    opened, or that the model left out."""
+    at = len(text) - len(text.lstrip())
+    ends = (end.match(text, at) for _, end in _PATTERNS[len(_LABELS) : -1])
+    return any(found and text[found.end() :].strip() for found in ends)
+
+
 def _is_closed_only(text: str) -> bool:
     """Whether a thought is closed in ``text`` that nothing in it opened (harmony always opens)."""
     for kind, (begin, _) in enumerate(_PATTERNS[:-1]):
+        if begin.pattern == _LABELS[1][0]:  # its end is a sentence like any other
+            continue
         end = _closing(kind, text, 0)
         if end is not None and not begin.search(text, 0, end[0]):
             return True
@@ -206,5 +296,97 @@ def _bare(thought: str) -> str:
     return _HARMONY_TAIL.sub("", _HARMONY_HEAD.sub("", thought)).strip()
 
 
+def _unwrapped(text: str, place: int) -> int:
+    """Where the answer begins from ``place`` on, behind what models write in front of it."""
+    at = len(text) - len(text[place:].lstrip())
+    for begin, end in _WRAPPED:
+        if text.startswith(begin, at):
+            closed = text.find(end, at)
+            return at + len(begin) if closed < 0 or not text[closed + len(end) :].strip() else place
+    return place
+
+
 def _without_end(answer: str) -> str:
-    return _HARMONY_END.sub("", answer)
+    """``answer`` without what models write behind one."""
+    bare = answer.rstrip()
+    for begin, end in _WRAPPED:
+        if bare.endswith(end) and begin not in bare:
+            return bare.removesuffix(end).rstrip()
+    return _HARMONY_END.sub("", _END_OF_ANSWER.sub("", answer))
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """What a model wrote in harmony.
+
+    ``thought``: its analyses and what it says before it calls a tool, null where there are none;
+    ``answer``: its final message, or the tools that it calls as JSON, a list of ``{name,
+    arguments}``; ``begins``: how many characters stand before that.
+    """
+
+    thought: str | None
+    answer: str
+    is_answered: bool
+    begins: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    channel: str
+    recipient: str | None
+    text: str
+    begins: int
+
+
+def _heard_in(text: str) -> _Heard | None:
+    """What ``text`` says in harmony; null where it is written in another form."""
+    if not _HARMONY_BEGIN.match(text):
+        return None
+    said = _messages(text)
+    if not said:
+        return None
+    thoughts = [one.text.strip() for one in said if one.channel != "final" and not one.recipient]
+    thought = "\n\n".join(filter(None, thoughts)) if thoughts else None
+    final = next((one for one in said if one.channel == "final"), None)
+    if final is not None:
+        begins = final.begins + len(final.text) - len(final.text.lstrip())
+        return _Heard(thought, final.text.lstrip(), True, begins)
+    calls = [one for one in said if one.recipient and one.text.strip()]
+    if calls:
+        return _Heard(thought, _as_json(calls), True, calls[0].begins)
+    return _Heard(thought or "", "", False, len(text))
+
+
+def _messages(text: str) -> list[_Said]:
+    found: list[_Said] = []
+    head, body = 0, -1
+    for mark in _HARMONY_MARK.finditer(text):
+        name, (start, end) = mark[1].lower(), mark.span()
+        if body < 0:
+            body = end if name == "message" else body
+            continue
+        if name == "message" or is_quoted(text[max(0, start - 2) : start], text[end : end + 2]):
+            continue
+        found.append(_said(text[head:body], text[body:start], body))
+        head, body = start, -1
+    if body >= 0:
+        found.append(_said(text[head:body], text[body:], body))
+    return found
+
+
+def _said(head: str, text: str, begins: int) -> _Said:
+    channel, recipient = _HARMONY_CHANNEL.search(head), _HARMONY_RECIPIENT.search(head)
+    # A message without a channel is for the user.
+    name = channel[1].lower() if channel else "final"
+    return _Said(name, recipient[1] if recipient else None, text, begins)
+
+
+def _as_json(calls: list[_Said]) -> str:
+    made = []
+    for call in calls:
+        arguments: object = call.text.strip()
+        with suppress(ValueError, RecursionError):  # a model may write what is no JSON
+            arguments = json.loads(call.text)
+        made.append({"name": (call.recipient or "").removeprefix("functions."),
+                     "arguments": arguments})  # fmt: skip
+    return json.dumps(made, ensure_ascii=False)

@@ -25,13 +25,15 @@ _FILLER = " ?"
 _THOUGHTS = {
     "think", "thinking", "thought", "thoughts", "thought_process", "reason", "reasoning",
     "reflection", "scratchpad", "analysis", "antthinking", "inner_monologue", "chain_of_thought",
-    "cot",
+    "cot", "longcat_think",
 }  # fmt: skip
 """Names of the tags between which models think."""
 _ANY_WORD = "[^][]{1,40}"
 _TRIANGLE = re.compile(r"◁(?=\s{0,20}/?\s{0,20}\w{1,40}\s{0,20}▷)")
 _HARMONY_FINAL = "assistantfinal"
 """What ends a thought where harmony's tokens were left out of the text."""
+_FINAL_RESPONSE = re.compile(r"\[(?=BEGIN FINAL RESPONSE\])", re.IGNORECASE)
+"""What ends one in words."""
 
 
 class Fences:
@@ -71,6 +73,7 @@ class Fences:
                     letters[places[found.start(inner)]] = ""
         changed = text if letters is None else "".join(letters)
         changed = changed.replace(_HARMONY_FINAL, "assistant final")
+        changed = _FINAL_RESPONSE.sub("⟦", changed)
         return break_control_tokens(_TRIANGLE.sub("‹", changed))
 
 

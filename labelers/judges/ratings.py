@@ -17,6 +17,7 @@ from prefloop.labelers.judges.settings import RatingSettings
 from prefloop.labelers.judges.stored_logprobs import (
     HIGHEST_LOGPROB,
     MOST_MASS,
+    UNTOLD,
     too_much,
     unknown_logprobs,
 )
@@ -151,13 +152,15 @@ def _share(
 ) -> NDArray[np.float64]:
     if logprobs is None or unknown_logprobs(logprobs, text, settings.words):
         raise ValueError(f"{aspect}: the engine gave no log-probabilities for the ratings")
+    if any(math.isnan(logprobs.get(word, 0.0)) for word in settings.words):
+        raise ValueError(f"{aspect}: {UNTOLD}")
     if any(logprobs.get(word, 0.0) > HIGHEST_LOGPROB for word in settings.words):
         raise ValueError(f"{aspect}: a rating's log-probability is above 0")
     shares = np.exp([logprobs.get(word, -math.inf) for word in settings.words])
     mass = float(shares.sum())
     if mass > MOST_MASS:
         raise ValueError(f"{aspect}: the ratings {too_much(mass)}")
-    if not mass >= settings.min_mass:  # also where it is not a number
+    if mass < settings.min_mass:
         raise ValueError(
             f"{aspect}: the ratings have probability {mass:.3g} in all, less than "
             f"{settings.min_mass}: the judge was about to say something else"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
-StoredLogprobs = dict[str, float | None]
-"""Nats of each word as the first token; null is minus infinity: the engine did not see it."""
+_NOT_TOLD: Literal["not told"] = "not told"
+StoredLogprobs = dict[str, float | Literal["not told"] | None]
+"""Nats of each word as the first token; null is minus infinity: the engine did not see it. One that
+was not told is not a number, which JSON has not: it may be as likely as any."""
 
 
 HIGHEST_LOGPROB = 1e-3
@@ -16,6 +19,13 @@ HIGHEST_LOGPROB = 1e-3
 MOST_MASS = 1.05
 """What different words may have as first token in all, for rounding; beyond it the numbers are no
 log-probabilities of one distribution."""
+
+
+UNTOLD = (
+    "the engine gave the log-probabilities of a few words alone, and one that it left out may be "
+    "as likely"
+)
+"""What is wrong where the log-probability of a word is not a number: nobody knows it."""
 
 
 def too_much(mass: float) -> str:
@@ -38,14 +48,26 @@ def unknown_logprobs(logprobs: Mapping[str, float], text: str, words: Iterable[s
 
 
 def store_logprobs(logprobs: Mapping[str, float] | None) -> StoredLogprobs | None:
-    """``logprobs`` (nats) as they are stored; null where there are none, or one is not a number."""
-    if logprobs is None or any(math.isnan(value) for value in logprobs.values()):
+    """``logprobs`` (nats) as they are stored; null where there are none."""
+    if logprobs is None:
         return None
-    return {word: value if math.isfinite(value) else None for word, value in logprobs.items()}
+    return {word: _stored(value) for word, value in logprobs.items()}
 
 
 def restore_logprobs(stored: StoredLogprobs | None) -> dict[str, float] | None:
     """The log-probabilities (nats) that :func:`store_logprobs` stored."""
     if stored is None:
         return None
-    return {word: -math.inf if value is None else value for word, value in stored.items()}
+    return {word: _restored(value) for word, value in stored.items()}
+
+
+def _stored(value: float) -> float | Literal["not told"] | None:
+    if math.isnan(value):
+        return _NOT_TOLD
+    return value if math.isfinite(value) else None
+
+
+def _restored(value: float | Literal["not told"] | None) -> float:
+    if value is None:
+        return -math.inf
+    return math.nan if isinstance(value, str) else value

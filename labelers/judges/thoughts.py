@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from prefloop.data.reasoning import BARE_BEGIN, BARE_END, OTHER_MARKS, is_quoted, tag_marks
+from prefloop.data.reasoning import BARE_END, OTHER_MARKS, bare_begin, is_quoted, tag_marks
 
 _NAMES = (
     r"(?:\w+:)?(?:think|thinking|thoughts?|thought[_-]process|reason|reasoning|reflection"
-    r"|scratch[_-]?pad|analysis|ant-?thinking|inner[_-]monologue|chain[_-]of[_-]thought|cot)"
+    r"|scratch[_-]?pad|analysis|ant-?thinking|inner[_-]monologue|chain[_-]of[_-]thought|cot|longcat_think)"
 )
 _PATTERNS = [
     tuple(re.compile(mark, re.IGNORECASE) for mark in marks)
@@ -83,7 +83,7 @@ def _marks(text: str) -> Iterator[_Mark]:
                 start, end = found.span()
                 if not is_quoted(text[max(0, start - 2) : start], text[end : end + 2]):
                     yield _Mark(start, end, f"{number}{found[1].lower()}", begins)
-    bare = BARE_BEGIN.match(text)
+    bare = bare_begin(text)
     if bare:
         yield _Mark(0, bare.end(), "bare", True)
         for found in BARE_END.finditer(text):

@@ -13,6 +13,7 @@ from prefloop.labelers.judges.settings import PairwiseSettings, VerdictWords
 from prefloop.labelers.judges.stored_logprobs import (
     HIGHEST_LOGPROB,
     MOST_MASS,
+    UNTOLD,
     too_much,
     unknown_logprobs,
 )
@@ -52,7 +53,7 @@ def from_logprobs(
         return Verdict("invalid", note="the engine gave no log-probabilities for the verdicts")
     found = [logprobs.get(word, -math.inf) for word in verdicts.words]
     if any(math.isnan(value) for value in found):
-        return Verdict("invalid", note="a verdict's log-probability is not a number")
+        return Verdict("invalid", note=f"{UNTOLD}: the verdict may have been another")
     if any(value > HIGHEST_LOGPROB for value in found):
         return Verdict("invalid", note=f"a verdict's log-probability is {max(found):.3g}, above 0")
     shares = [math.exp(value) for value in found]
@@ -132,6 +133,8 @@ def from_text(text: str, verdicts: VerdictWords, *, cut: bool = False) -> Verdic
     if cut and not _BRACKETED.fullmatch(spoken):
         return Verdict("invalid", note=f"there is no certain verdict: {CUT_OFF}")
     said = [word.strip() for word in _BRACKETED.findall(spoken)]
+    # A list in a list, as of numbers in what the answers are about, is no try at a verdict.
+    said = [word for word in said if word in verdicts.words or any(map(str.isalpha, word))]
     if not said:
         return Verdict("invalid", note="there is no verdict in double brackets")
     if any(word != said[0] for word in said):

@@ -77,6 +77,17 @@ async def _answered(
         # One may be chance.
         again = await _ask(sampler, messages, sampler.sampling, sampler.thinking, seed=1)
         level: Level = "warning" if again.text.strip() else "failure"
+        if answer.reasoning is not None and _ended_by_itself(sampler, answer):
+            says = (
+                f"all that came, {answer.completion_tokens} tokens, is said to be a thought, and "
+                "there was room for more: the server takes answers for thoughts"
+            )
+            remedy = (
+                "start it without what takes thoughts apart (vLLM's --reasoning-parser), or let "
+                f"the model think (take enable_thinking: false out of {sampler.key} and "
+                f"{sampler.engine_key})"
+            )
+            return CheckLine(level, sampler.name, says, remedy)
         if answer.reasoning is not None:
             remedy = (
                 f"raise {sampler.key}.thought_tokens, or set {sampler.key}.chat_template_kwargs: "
@@ -92,6 +103,12 @@ async def _answered(
         )
         return CheckLine("warning", sampler.name, says, f"raise {limit}")
     return CheckLine("ok", sampler.name, f"answers, in {answer.answer_tokens} tokens")
+
+
+def _ended_by_itself(sampler: Sampler, answer: Completion) -> bool:
+    """Whether an answer ended long before its limit."""
+    limit = sampler.sampling.max_tokens + (sampler.thinking.thought_tokens or 0)
+    return 0 < 2 * answer.completion_tokens < limit
 
 
 def _thought(sampler: Sampler, answer: Completion) -> list[CheckLine]:

@@ -71,22 +71,20 @@ class AnswerReader:
             text=answer,
             reasoning=thought.reasoning,
             raw_text=led,
-            thought_ids=tuple(ids[: self._thought_length(ids, kept, thought, bool(opening))]),
+            thought_ids=tuple(ids[: self._thought_length(ids, kept, thought)]),
             unfinished=not thought.closed,
         )
 
-    def _thought_length(
-        self, ids: Sequence[int], kept: Sequence[int], thought: Thought, opened: bool
-    ) -> int:
+    def _thought_length(self, ids: Sequence[int], kept: Sequence[int], thought: Thought) -> int:
         """How many tokens stand before the answer's first word."""
         if not thought.closed:
             return len(ids)
         if not thought.answer.strip():
             return len(kept)
-        low, high = 1, len(kept)  # the answer's first word is complete enough within ids[:high]
+        low, high = 1, len(kept)  # something of the answer is within ids[:high]
         while low < high:
             middle = (low + high) // 2
-            if split_thought(self._decode(kept[:middle]), opened).answer.strip():
+            if len(self._decode(kept[:middle])) > thought.begins:
                 high = middle
             else:
                 low = middle + 1

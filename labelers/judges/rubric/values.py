@@ -21,6 +21,7 @@ from prefloop.labelers.judges.settings import words_of
 from prefloop.labelers.judges.stored_logprobs import (
     HIGHEST_LOGPROB,
     MOST_MASS,
+    UNTOLD,
     too_much,
     unknown_logprobs,
 )
@@ -210,13 +211,15 @@ def _read(logprobs: Mapping[str, float] | None, text: str, choices: int, min_mas
     words = words_of(choices)
     if logprobs is None or unknown_logprobs(logprobs, text, words):
         raise ValueError("the engine gave no log-probabilities for the choices")
+    if any(math.isnan(logprobs.get(word, 0.0)) for word in words):
+        raise ValueError(UNTOLD)
     if any(logprobs.get(word, 0.0) > HIGHEST_LOGPROB for word in words):
         raise ValueError("a choice's log-probability is above 0")
     shares = np.exp([logprobs.get(word, -math.inf) for word in words])
     mass = float(shares.sum())
     if mass > MOST_MASS:
         raise ValueError(f"the choices {too_much(mass)}")
-    if not mass >= min_mass:  # also where it is not a number
+    if mass < min_mass:
         raise ValueError(
             f"the choices have probability {mass:.3g} in all, less than {min_mass}: the judge was "
             "about to say something else"

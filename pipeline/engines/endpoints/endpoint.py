@@ -55,6 +55,10 @@ class EndpointTurn:
             self.came = time.monotonic()
 
 
+class TurnNotTaken(Exception):
+    """Nothing was sent: the endpoint is not asked this."""
+
+
 def endpoints_of(config: OpenAIEngine) -> tuple[Endpoint, ...]:
     """The servers of an engine. Sends nothing.
 

@@ -67,6 +67,29 @@ def served_in(body: bytes, model: str) -> Served | None:
     )
 
 
+def others_in(model: str, served: Served | None) -> str | None:
+    """The models that a server lists where ``model`` is none of them, in words; null where it is
+    one, also by a part of its name, where nobody can tell, and of the long lists of those who serve
+    many."""
+    if served is None or not 0 < len(served.names) <= _FEW:
+        return None
+    wanted = _parts(model)
+    return None if any(wanted & _parts(name) for name in served.names) else _listed(served)
+
+
+def _parts(name: str) -> set[str]:
+    """What ``name`` may be called too: without its owner or folder, tag or ending."""
+    plain = name.strip().lower().rstrip("/")
+    last = plain.rpartition("/")[2]
+    return {plain, last, last.partition(":")[0], last.removesuffix(".gguf")}
+
+
+def _listed(served: Served) -> str:
+    few = ", ".join(repr(one_line(each, 60)) for each in served.names[:_FEW])
+    more = f" and {len(served.names) - _FEW} more" if len(served.names) > _FEW else ""
+    return f"{few or 'no model'}{more}"
+
+
 def compared(model: str, served: Mapping[str, Served | None]) -> Compared:
     """What differs between endpoints, by their names, that are all to serve ``model``."""
     said = {name: one for name, one in served.items() if one is not None}
@@ -75,9 +98,7 @@ def compared(model: str, served: Mapping[str, Served | None]) -> Compared:
     if having:  # else it is a name that servers do not list
         for name, one in said.items():
             if model not in one.names:
-                few = ", ".join(repr(one_line(each, 60)) for each in one.names[:_FEW])
-                more = f" and {len(one.names) - _FEW} more" if len(one.names) > _FEW else ""
-                lacking[name] = f"it lists {few or 'no model'}{more}, and not {model!r}"
+                lacking[name] = f"it lists {_listed(one)}, and not {model!r}"
     roots = {name: said[name].root for name in having if said[name].root}
     longest = {name: said[name].longest for name in having if said[name].longest}
     notes = []

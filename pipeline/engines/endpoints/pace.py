@@ -36,5 +36,13 @@ class Pace:
             self._level = self._level_now(now) + min(tokens, capacity)
             self._level_at = now
 
+    def give_back(self, now: float, tokens: int) -> None:
+        """It was not sent after all."""
+        self._next -= self._between
+        if self._rate:
+            capacity = self._rate * _TOKENS_HELD_S
+            self._level = max(0.0, self._level_now(now) - min(tokens, capacity))
+            self._level_at = now
+
     def _level_now(self, now: float) -> float:
         return max(0.0, self._level - self._rate * (now - self._level_at))

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from prefloop.data.protocol import EngineFailed, RequestRejected
-from prefloop.pipeline.engines.endpoints.endpoint import Endpoint, EndpointTurn
+from prefloop.pipeline.engines.endpoints.endpoint import Endpoint, EndpointTurn, TurnNotTaken
 from prefloop.pipeline.engines.endpoints.limit import Limit
 from prefloop.pipeline.engines.endpoints.pace import Pace
 from prefloop.pipeline.engines.openai.openai_errors import TransientError
@@ -157,6 +157,9 @@ class Pool:
                     raise
                 except RequestRejected:
                     self._is_there(member)
+                    raise
+                except TurnNotTaken:
+                    member.pace.give_back(time.monotonic(), tokens)
                     raise
                 else:
                     self._is_there(member)

@@ -17,14 +17,27 @@ from prefloop.pipeline.engines.openai.transport import ServerFailed
 _OVERFLOW = re.compile(
     r"context_length_exceeded|context[ _-]?(length|window|size)|max(imum)?[ _]?model[ _]?len"
     r"|maximum (sequence|input|prompt) length|(prompt|input|request) (is |was )?too (long|large)"
-    r"|too many (input |prompt )?tokens|exceeds? the (available |maximum )?context"
-    r"|longer than the model",
+    r"|too many (input |prompt )?tokens|exceeds? (the (available |maximum )?)?context"
+    r"|longer than the model|max_new_tokens.{0,40}(must be|given)|`?inputs`? must have less"
+    r"|(input|prompt).{0,40}exceeds?.{0,20}(the maximum number of|max_num_)tokens"
+    r"|(input|prompt).{0,40}exceeds? the maximum number of tokens|range of input length"
+    r"|reduce the length of the (messages|prompt|input)",
 )
+_TOO_MANY_TO_GENERATE = re.compile(
+    r"(maximum|allowed) value for .?max_(completion_)?tokens"
+    r"|max_(completion_)?tokens\W{0,3} (must|should) be (less|lower|smaller|at most)"
+)
+"""What is said of a limit on answers, whatever the prompt; the context may be named beside it."""
+_NEVER_FITS = re.compile(r"request too large")
+"""A refusal for the load that is none: no rest makes the request smaller."""
 _NO_MONEY = re.compile(
     r"insufficient[ _](credit|quota|balance|fund)|exceeded your current quota|payment required"
     r"|billing_(hard_limit|not_active)|out of credits|account balance|arrearage"
 )
 _WITHHELD = re.compile(r"moderat|flagged|safety|content[ _](policy|filter|management)|blocked by")
+_SPANS = re.compile(
+    r"(?=\d)(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?", re.ASCII
+)
 _NO_MODEL = re.compile(
     r"model_not_found|(model|deployment)\b.{0,120}(does not exist|not found|not exist|unknown"
     r"|no longer (available|exist))|(no such|unknown|invalid) model"
@@ -72,6 +85,8 @@ class Failures:
         url, words = self._server.base_url, said.words or "no reason given"
         text = " ".join([*sorted(said.codes), words]).lower()
         shown = f"status {status}: {words}"
+        if status in (429, 500, 501) and _is_too_long(status, text):
+            return RequestRejected("context_overflow", shown)
         # Some servers take what they do not know for a fault of their own.
         if status in (500, 501) and (named := refused_fields(said, body, plainly=True)):
             return ParameterRefused("refused_by_server", shown, named, said.words)
@@ -90,7 +105,7 @@ class Failures:
         if status in (408, 409, 425, 429) or status >= 500:
             busy = status in (425, 429, 529)
             return TransientError(shown, retry_after(headers), is_busy=busy, status=status)
-        if status == 413 or _OVERFLOW.search(text):
+        if status == 413 or _is_too_long(status, text):
             return RequestRejected("context_overflow", shown)
         if status in (404, 405, 410) or (status in (400, 422) and _NO_MODEL.search(text)):
             return ServerFailed(
@@ -102,11 +117,24 @@ class Failures:
         return RequestRejected("refused_by_server", shown)
 
 
+def _is_too_long(status: int, text: str) -> bool:
+    """Whether this prompt is too long for a server that said ``text``."""
+    if status == 429:
+        return bool(_NEVER_FITS.search(text))
+    return bool(_OVERFLOW.search(text)) and not _TOO_MANY_TO_GENERATE.search(text)
+
+
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds, from a Retry-After header that holds seconds or a date; None for anything else."""
+    """Seconds, from a header Retry-After that holds seconds, ``1m30s`` or a date, or from
+    Retry-After-Ms; None for anything else."""
+    if milliseconds := re.fullmatch(r"\d{1,12}(\.\d{1,12})?", headers.get("retry-after-ms", "")):
+        return float(milliseconds[0]) / 1000
     value = headers.get("retry-after", "")
     if len(value) > 100:
         return None
+    if spans := _SPANS.fullmatch(value.strip()):
+        numbers = [float(number or 0) for number in spans.groups()]
+        return sum(number * unit for number, unit in zip(numbers, (3600, 60, 1, 1e-3), strict=True))
     try:
         seconds = float(value)
     except ValueError:

@@ -28,7 +28,8 @@ from prefloop.data.protocol import (
     Sampling,
 )
 from prefloop.pipeline.engines.defaults import completed
-from prefloop.pipeline.engines.endpoints.endpoint import Endpoint
+from prefloop.pipeline.engines.endpoints.endpoint import Endpoint, TurnNotTaken
+from prefloop.pipeline.engines.endpoints.models_served import others_in, served_by
 from prefloop.pipeline.engines.endpoints.servers import Servers
 from prefloop.pipeline.engines.openai.asking.answer_counts import AnswerCounts
 from prefloop.pipeline.engines.openai.asking.asked_together import AskedTogether
@@ -88,7 +89,12 @@ class OpenAIServer:
         self._outcomes = Outcomes(self._counts, self._health, self._servers.pool)
         ledger = ledger or _ledger_path(config, cache)
         self._budget = Budget(config.max_total_tokens, config.max_cost, ledger_at(ledger))
-        one_try = OneTry(config, self._servers, self._outcomes, self._counts, self._budget)
+        names = [endpoint.name for endpoint in self._servers.endpoints]
+        self.several = SeveralAnswers(config.n_per_request, names, self._place.engine)
+        """Whether the servers give several answers to one request."""
+        one_try = OneTry(
+            config, self._servers, self._outcomes, self._counts, self._budget, self.several
+        )
         self._one_try = one_try
         self._faults = Faults(
             self._health,
@@ -103,8 +109,6 @@ class OpenAIServer:
         folder = config.cache_dir or cache
         self._kept = KeptAnswers(folder if config.cache else None, self._counts)
         self._verdicts = VerdictLogprobs(address, self._place)
-        self.several = SeveralAnswers(config.n_per_request, address, self._place.engine)
-        """Whether the server gives several answers to one request."""
         self._together = AskedTogether(
             self._servers, one_try, self._outcomes, self._counts, self._budget
         )
@@ -192,6 +196,15 @@ class OpenAIServer:
         harmless request. None of them is left for it."""
         return await self._servers.ask_each(self._problem_at)
 
+    async def other_models(self) -> str | None:
+        """What the only server lists, where the model that is asked is not in it: it may answer
+        with another, whatever it is asked for. Null where there is no sign of that."""
+        if self._servers.pool is not None:
+            return None
+        model, [endpoint] = self._questions.model, self._servers.endpoints
+        others = others_in(model, await served_by(endpoint, model, self._config.timeout_s))
+        return others and f"it lists {others}, and not {model!r}"
+
     async def problem_of_jobs(self) -> str | None:
         """What is wrong with the server's batch API; empty where it lists jobs, null where none is
         going to be asked for."""
@@ -251,9 +264,12 @@ class OpenAIServer:
         async with self._slots.taken(question.n):
             if not self.several.may_ask(question.n):  # as was seen meanwhile
                 return nothing
-            answer = await self._retries.until_answered(question)
+            try:
+                answer = await self._retries.until_answered(question)
+            except TurnNotTaken:
+                return nothing
         self._health.answered()
-        self.several.came(number_of(answer.replies), question.n)
+        self.several.came(number_of(answer.replies), question.n, answer.came_from)
         await self._kept.keep(question, answer)
         return answer.replies
 

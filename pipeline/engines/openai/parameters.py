@@ -32,6 +32,7 @@ _PLAINLY_AMISS = re.compile(
 )
 _TOO_MANY = re.compile(
     r"at most|less than|greater than|between|maximum|max allowed|exceed|up to|<=|≤|too (many|large)"
+    r"|\brange\b"
 )
 _NUMBER = re.compile(r"(?<![\w.])\d{1,7}(?!\w|\.\d)")
 

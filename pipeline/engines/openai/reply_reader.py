@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -36,6 +36,12 @@ _THOUGHT_FIELDS = (
 """What servers call the thought that they put beside the answer."""
 _BEHIND = re.compile(r"\s*(?:<[^<>]*>\s*|\[[^\[\]]*\]\s*)*")
 """What may stand behind an answer: end tokens."""
+
+_END_OF_TURN = re.compile(
+    r"(?<![\"'`])\s*(?:<\|(?:im_end|eot_id|eom_id|end|return|endoftext|end_of_text|end_of_turn)\|>"
+    r"|<(?:end_of_turn|turn\|)>|<\uff5cend\u2581of\u2581sentence\uff5c>|</s>)\s*\Z"
+)
+"""The token that ended an answer, where a server leaves it in the text."""
 
 _FINISHED = frozenset(
     [
@@ -70,12 +76,13 @@ _UNSAID = frozenset(["", "null", "none", "unknown", "unspecified", "finish_reaso
 _WORDS = (
     # Parts of words; the first that fits decides. Spellings differ from server to server.
     (re.compile("rate_limit|quota"), "broken"),
-    (re.compile("filter|safety|refus|block|prohibit|polic|moderat|guard|recit|spii|sensitive|flag"
+    (re.compile("not_(finish|complet|done)|repet|loop|degenerat"), "length"),
+    (re.compile("^language$|filter|safety|refus|block|prohibit|polic|moderat|guard|recit|spii|sensitive|flag"
                 "|harm|violat|censor"), "refused"),
     (re.compile("length|max|limit|trunc|budget|incomplete|unfinished|context|pause"), "length"),
     (re.compile("tool|function"), "tool"),
     (re.compile("err|abort|cancel|fail|time_?out|malform|interrupt|insufficient|overload|crash"
-                "|unavailable|disconnect"), "broken"),
+                "|unavailable|disconnect|preempt|deadline"), "broken"),
     (re.compile("stop|eos|end|complet|finish|done"), "stop"),
 )  # fmt: skip
 
@@ -103,6 +110,8 @@ class Reply:
     reasoning: str | None = None
     reasoning_tokens: int | None = None
     raw_text: str | None = None
+    unlisted: float = 0.0
+    """The most probability that any word has which is not in ``first_logprobs``."""
     price_share: float = 1.0
     """Of the engine's prices, what it cost."""
     prompt_part: tuple[int, int] = (0, 1)
@@ -151,6 +160,8 @@ def read_reply(body: Any, max_tokens: int, hints: ThoughtHints = ThoughtHints())
     usage = read_usage(body)
     if _reason_word(choice) == "refused":
         raise RequestRejected("refused_by_server", _refusal(choice))
+    if (error := _error_beside(choice) or _error_beside(body)) is not None:
+        raise GarbledResponseError(f"an answer that an error broke off: {error}")
     message = choice.get("message")
     written = _text(message, choice)
     steps = _steps(choice.get("logprobs"))
@@ -161,16 +172,19 @@ def read_reply(body: Any, max_tokens: int, hints: ThoughtHints = ThoughtHints())
     finish_reason = _finish_reason(choice, bool(written), (counted or 0) >= max_tokens)
     thought = _thought(written, _reasoning(message, choice), finish_reason, hints)
     known = bool(steps) and all(step.logprob is not None for step in steps)
-    place = 0 if thought.reasoning is None else _place(thought.answer, steps)
+    place = _place_of_answer(thought, steps)
+    is_told = place is not None and place < len(steps)
+    first_logprobs, unlisted = steps[place or 0].by_word() if is_told else (None, 0.0)
     reasoning_tokens = usage.reasoning_tokens
     if reasoning_tokens is None and thought.reasoning is not None and place is not None:
         reasoning_tokens = place if place or not written.strip() else None
     return Reply(
-        text=thought.answer,
+        text=_without_end_of_turn(thought.answer),
         token_ids=token_ids,
         finish_reason=finish_reason if thought.closed else "length",
         logprob=math.fsum(step.logprob or 0.0 for step in steps) if known else None,
-        first_logprobs=steps[place].by_word if place is not None and place < len(steps) else None,
+        first_logprobs=first_logprobs,
+        unlisted=unlisted,
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=counted,
         reasoning=thought.reasoning,
@@ -187,7 +201,7 @@ def read_usage(body: Any) -> TokenUsage:
     usage = body.get("usage") if isinstance(body, dict) else None
     if not isinstance(usage, dict):
         return TokenUsage()
-    prompt = _first_count(usage, "prompt_tokens", "input_tokens", "prompt_eval_count")
+    prompt = _prompt_count(usage)
     completion = _first_count(
         usage, "completion_tokens", "output_tokens", "generated_tokens", "eval_count"
     )
@@ -202,11 +216,23 @@ def read_usage(body: Any) -> TokenUsage:
         completion += hidden
     details = usage.get("completion_tokens_details", usage.get("output_tokens_details"))
     thought = _first_count(details, "reasoning_tokens") if isinstance(details, dict) else None
-    thought = thought or hidden or None
-    if thought is not None and completion is not None:
-        thought = min(thought, completion)
+    thought = thought or _first_count(usage, "reasoning_tokens") or hidden or None
+    if thought is not None and completion is not None and thought > completion:
+        completion += thought  # a part cannot be more than the whole: it is counted beside it
     # No prompt is without tokens: a server that says so does not count.
     return TokenUsage(prompt or None, completion if prompt else completion or None, thought or None)
+
+
+def _prompt_count(usage: Mapping[str, Any]) -> int | None:
+    """The tokens of the prompt, those included that some servers count apart as they lay in a
+    cache."""
+    if (prompt := _first_count(usage, "prompt_tokens")) is not None:
+        return prompt
+    prompt = _first_count(usage, "input_tokens")
+    if prompt is None:
+        return _first_count(usage, "prompt_eval_count")
+    apart = ("cache_read_input_tokens", "cache_creation_input_tokens")
+    return prompt + sum(_first_count(usage, name) or 0 for name in apart)
 
 
 def cleaned(text: str) -> str:
@@ -223,6 +249,15 @@ def _choice(body: Any) -> Mapping[str, Any]:
     if is_error(body):
         raise GarbledResponseError(f"an error instead of an answer: {said_by(body).words}")
     raise GarbledResponseError(f"garbage instead of an answer: no choices in {_sketch(body)}")
+
+
+def _error_beside(answer: Mapping[str, Any]) -> str | None:
+    """What went wrong at a server that began to answer, and says so beside what it has; null where
+    nothing did."""
+    error = answer.get("error")
+    if isinstance(error, dict):
+        error = error if any(error.values()) else None
+    return said_by(error).words if error else None
 
 
 def _sketch(value: Any) -> str:
@@ -298,6 +333,8 @@ def _thought(
         repeated = split_thought(written, None)
         if repeated.reasoning is not None and _same(repeated.reasoning, reasoning):
             return repeated  # some servers put the thought beside the answer and leave it there
+        if repeated.reasoning == "" and repeated.closed:  # or its marks, or the one that ended it
+            return replace(repeated, reasoning=reasoning, begins=0)
         return Thought(reasoning, written.lstrip(), closed=bool(written.strip()))
     opened = None if hints.opening is None else bool(hints.opening)
     short = len(written) <= _SHORT
@@ -307,6 +344,16 @@ def _thought(
         # Tokens were left for a thought, all are used, and nothing says where it ended.
         return Thought(written.strip(), "", closed=False)
     return thought
+
+
+def _without_end_of_turn(answer: str) -> str:
+    """``answer`` without the token that ended it; one that is nothing else is kept."""
+    if not answer.endswith(">") and not answer.rstrip().endswith(">"):
+        return answer
+    found = _END_OF_TURN.search(answer)
+    if found is None or not found.start() or ("</s>" in found[0] and "<s>" in answer):
+        return answer
+    return answer[: found.start()]
 
 
 def _same(one: str, other: str) -> bool:
@@ -457,9 +504,30 @@ class _Step:
     logprob: float | None
     seen: Any
 
-    @property
-    def by_word(self) -> dict[str, float] | None:
-        return _by_word(self.seen)
+    def by_word(self) -> tuple[dict[str, float] | None, float]:
+        """The words that it might have been, itself among them, and the most probability that any
+        other has: no more than the unlikeliest that was listed, and than all these leave of 1."""
+        listed = _listed(self.seen)
+        words = _by_word(listed)
+        if not words:
+            return None, 0.0
+        shares = [math.exp(value) for value in words.values()]
+        unlisted = min(min(shares), max(0.0, 1.0 - math.fsum(shares)))
+        if self.token is not None and self.logprob is not None and not self._is_in(listed):
+            drawn = _word(self.token)
+            beside = words.get(drawn)
+            both = self.logprob if beside is None else _added(beside, self.logprob)
+            words[drawn] = min(both, 0.0)
+        return words, unlisted
+
+    def _is_in(self, listed: list[tuple[Any, Any]]) -> bool:
+        """Whether it is among the ``listed``, where it may be spelled in another way."""
+        word, own = _word(self.token or ""), self.logprob or 0.0
+        return any(
+            token == self.token
+            or (isinstance(token, str) and _word(token) == word and abs(said - own) < _ROUNDING)
+            for token, said in listed
+        )
 
 
 def _steps(value: Any) -> list[_Step]:
@@ -496,6 +564,21 @@ def _token(value: Any) -> str | None:
     return cleaned(value) if isinstance(value, str) else None
 
 
+def _place_of_answer(thought: Thought, steps: list[_Step]) -> int | None:
+    """Which of the tokens the answer begins with; None where they do not say. Some servers list the
+    tokens of a thought too that they do not show."""
+    if thought.reasoning is None:
+        answer, first = thought.answer.strip(), steps[0].token if steps else None
+        if len(steps) < 2 or first is None or not answer:
+            return 0
+        word = _word(first)
+        if not word:
+            return _place(answer, steps) or 0
+        if answer.startswith(word) or word.startswith(answer):
+            return 0
+    return _place(thought.answer, steps)
+
+
 def _place(answer: str, steps: list[_Step]) -> int | None:
     """Which of the tokens the answer behind a thought begins with; None where they do not say."""
     tokens = [step.token for step in steps]
@@ -509,7 +592,7 @@ def _place(answer: str, steps: list[_Step]) -> int | None:
         return None
     place = bisect.bisect_right(ends, start)
     before = whole[ends[place - 1] if place else 0 : start]
-    return None if before.strip() else place
+    return None if _word(before) else place
 
 
 def _logprob(value: Any, least: float) -> float | None:
@@ -521,20 +604,19 @@ def _logprob(value: Any, least: float) -> float | None:
     return min(float(value), 0.0)
 
 
-def _by_word(seen: Any) -> dict[str, float] | None:
-    """Log-probability of each word, " A" and "A" added up; None if any of them is unknown.
-
-    Some servers give tokens as their vocabularies have them, with a mark for the space before a
-    word.
-    """
+def _listed(seen: Any) -> list[tuple[Any, Any]]:
+    """Tokens and their log-probabilities, as a server lists them; none where it does not."""
     if isinstance(seen, dict):
-        pairs = list(seen.items())
-    elif isinstance(seen, list) and all(isinstance(each, dict) for each in seen):
-        pairs = [(each.get("token"), each.get("logprob")) for each in seen]
-    else:
-        return None
+        return list(seen.items())
+    if isinstance(seen, list) and all(isinstance(each, dict) for each in seen):
+        return [(each.get("token"), each.get("logprob")) for each in seen]
+    return []
+
+
+def _by_word(listed: list[tuple[Any, Any]]) -> dict[str, float] | None:
+    """Log-probability of each word, " A" and "A" added up; None if any of them is unknown."""
     tokens: dict[str, float] = {}
-    for token, said in pairs:
+    for token, said in listed:
         if type(said) is float and _LEAST_LOGPROB <= said <= 0.0:
             logprob: float | None = said
         else:
@@ -547,9 +629,15 @@ def _by_word(seen: Any) -> dict[str, float] | None:
             tokens[token] = logprob
     words: dict[str, float] = {}
     for token, logprob in tokens.items():
-        word = (token if token.isascii() else cleaned(token).lstrip(_BEFORE_WORD)).strip()
+        word = _word(token)
         words[word] = min(_added(words[word], logprob), 0.0) if word in words else logprob
     return words or None
+
+
+def _word(token: str) -> str:
+    """A token without the space before it, and without the mark for it that some servers leave, who
+    give tokens as their vocabularies have them."""
+    return (token if token.isascii() else cleaned(token).lstrip(_BEFORE_WORD)).strip()
 
 
 def _added(first: float, second: float) -> float:

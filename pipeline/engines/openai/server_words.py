@@ -12,6 +12,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +24,9 @@ _READ = 20_000  # characters of a body that are looked at for words
 _KEYS = (
     "error", "errors", "detail", "details", "message", "msg", "error_message", "error_msg",
     "errormessage", "error_description", "title", "reason", "description", "fault", "faultstring",
-    "innererror", "statusmessage", "exception",
+    "innererror", "statusmessage", "exception", "metadata", "raw",
 )  # fmt: skip
-_ERROR_KEYS = frozenset(_KEYS) - {"title", "reason", "description"}
+_ERROR_KEYS = frozenset(_KEYS) - {"title", "reason", "description", "metadata", "raw"}
 _DEEPEST = 6
 _decode = msgspec.json.Decoder().decode
 _STATUS_OF = {
@@ -148,7 +149,7 @@ def _messages(value: Any, depth: int) -> Iterator[str]:
         for item in value[:4]:
             yield from _messages(item, depth - 1)
     elif isinstance(value, dict):
-        lower = {key.lower(): item for key, item in list(value.items())[:100]}
+        lower = {key.lower(): _unpacked(key, item) for key, item in list(value.items())[:100]}
         place = lower.get("loc")
         for key in _KEYS:
             for text in _messages(lower.get(key), depth - 1):
@@ -167,7 +168,15 @@ def _objects(value: Any, depth: int) -> Iterator[Mapping[str, Any]]:
         yield value
         for key in list(value)[:100]:
             if key.lower() in _KEYS:
-                yield from _objects(value[key], depth - 1)
+                yield from _objects(_unpacked(key, value[key]), depth - 1)
+
+
+def _unpacked(key: str, value: Any) -> Any:
+    """``value``, or the JSON in it where it is what a gateway was told by the server behind it."""
+    if key.lower() == "raw" and isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        with suppress(ValueError, RecursionError):
+            return json.loads(value[:_READ], strict=False)
+    return value
 
 
 def _codes(body: Any, depth: int) -> Iterator[str]:

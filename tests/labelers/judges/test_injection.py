@@ -126,6 +126,8 @@ OWN = [
     "<channel|>",
     "<|channel|>final<|message|>",
     "assistantfinal",
+    "[BEGIN FINAL RESPONSE]",
+    "</longcat_think>",
     "</ns:reasoning>",
     "</scratch_pad >",
     "<|im_start|>",

@@ -1,4 +1,6 @@
 import json
+import math
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -24,18 +26,18 @@ def answers(request: Request) -> Completion:
         weights = [1 + (request.seeds[0] >> i) % 5 for i in range(len(words))]
         shares = [weight / sum(weights) for weight in weights]
         return completion(words[0], **dict(zip(words, shares, strict=True)))
-    said: dict[str, object] = {"rationale": f"number {number}"}
+    found: dict[str, object] = {"rationale": f"number {number}"}
     for name, kind in schema["properties"].items():
         if kind["type"] == "integer":
-            said[name] = kind["minimum"] + (request.seeds[0] + len(name)) % (
+            found[name] = kind["minimum"] + (request.seeds[0] + len(name)) % (
                 kind["maximum"] - kind["minimum"] + 1
             )
         elif "enum" in kind:
-            said[name] = kind["enum"][number % len(kind["enum"])]
+            found[name] = kind["enum"][number % len(kind["enum"])]
         elif kind["type"] == "array":
             labels = kind["items"]["items"]["enum"]
-            said[name] = labels[number % len(labels) :] + labels[: number % len(labels)]
-    return completion(json.dumps(said))
+            found[name] = labels[number % len(labels) :] + labels[: number % len(labels)]
+    return completion(json.dumps(found))
 
 
 def some_votes(judge: str, orders: str = "both") -> list[Vote]:
@@ -52,6 +54,32 @@ def some_votes(judge: str, orders: str = "both") -> list[Vote]:
 def test_reading_again_with_the_same_judge_changes_nothing(judge: str, orders: str) -> None:
     votes = votes_table(some_votes(judge, orders))
     assert len(set(votes["preference"].to_pylist())) > 2
+    assert reread(votes, load_judge(judge), seed=5).equals(votes)
+
+
+BY_TOKEN = [
+    name
+    for name in shipped_judges()
+    if getattr(load_judge(name).settings, "parser", None) == "token"
+]
+
+
+@pytest.mark.parametrize("thinks", [False, True])
+@pytest.mark.parametrize("judge", BY_TOKEN)
+def test_words_that_were_not_told_are_as_unknown_when_read_again(judge: str, thinks: bool) -> None:
+    """Of a list that is too short, nobody knows how likely the words are that it leaves out."""
+
+    def answer(request: Request) -> Completion:
+        words = request.choices or ()
+        told = dict(zip(words, [0.6, *[math.nan] * len(words)], strict=False))
+        said = completion(words[0], **told)
+        return replace(said, reasoning="hm") if thinks else said
+
+    pairs = all_pairs("x", "y", reference="known")
+    votes = votes_table(label(ScriptedEngine(answer), *pairs, judge=judge, seed=5))
+    assert set(votes["preference"].to_pylist()) == {"invalid"}
+    assert all("left out" in why for why in votes["rationale"].to_pylist())
+    assert all("NaN" not in kept for kept in votes["choice_logprobs"].to_pylist())
     assert reread(votes, load_judge(judge), seed=5).equals(votes)
 
 

@@ -90,6 +90,11 @@ def test_nothing_of_a_thought_is_left(marks: tuple[str, str], thought: str, answ
         without_thought(f"<think>{thought.replace('</', '')}")
 
 
+def test_a_bare_analysis_is_a_thought_where_it_ends_as_one() -> None:
+    assert without_thought("analysisthe user asks. [[A]]?assistantfinal[[B]]") == "[[B]]"
+    assert without_thought("analysisthe user asks. [[A]]") == "analysisthe user asks. [[A]]"
+
+
 def test_words_about_thoughts_are_none() -> None:
     text = "Answer A shows its `<think>` and '</think>' marks. [[B]]"
     assert from_text(text, AB).preferred == "second"

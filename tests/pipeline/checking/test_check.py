@@ -145,6 +145,21 @@ class OnlyThought(Ideal):
     def text(self, handler: Handler, body: Any, asked: str) -> str:
         return ""
 
+    def answer(self, handler: Handler, body: Any, asked: str) -> dict[str, Any]:
+        reply = super().answer(handler, body, asked)
+        reply["usage"]["completion_tokens"] = body["max_tokens"]
+        return reply
+
+
+class TakenApart(Ideal):
+    """It does not think, and its server takes what it says for a thought."""
+
+    def answer(self, handler: Handler, body: Any, asked: str) -> dict[str, Any]:
+        reply = super().answer(handler, body, asked)
+        message = reply["choices"][0]["message"]
+        message |= {"content": None, "reasoning_content": message["content"]}
+        return reply
+
 
 class EmptyOnce(Ideal):
     """By chance, its first answer is empty."""
@@ -254,6 +269,21 @@ def test_endpoints_of_other_models_are_told(tmp_path: Path) -> None:
     assert f"{other.url}: it lists 'small', and not 'j'" in said(found, "warning")[0]
 
 
+def test_a_server_that_lists_another_model_is_told(tmp_path: Path) -> None:
+    """llama.cpp and others answer with what they have, whatever they are asked for."""
+    with faulty_server(Ideal()) as server:
+        server.models = [{"id": "small-q4.gguf"}, {"id": "m"}]
+        found = check(server, tmp_path / "one")
+        assert said(found, "warning") == [
+            "engines.default: the server may answer with another model than it is asked for: it "
+            "lists 'small-q4.gguf', 'm', and not 'j': name a model that it lists, or serve this one"
+        ]
+        server.models = [{"id": "org/J:latest"}, {"id": "models/m"}]
+        assert check(server, tmp_path / "two").warnings == ()
+        server.models = [{"id": f"one of many {number}"} for number in range(30)]
+        assert check(server, tmp_path / "three").warnings == ()
+
+
 SEVERAL = {"sample": {"n": 4, "max_tokens": 16}, "engine": {"n_per_request": 8}}
 SYSTEM = {"n": 2, "max_tokens": 16, "system_prompt": "Answer as a sailor would, in few words."}
 THINKING = {"n": 2, "max_tokens": 16, "thought_tokens": 40}
@@ -295,6 +325,9 @@ CASES: dict[str, tuple[Reply, dict[str, Any], str, str]] = {
     "a thought and no answer": (
         OnlyThought(), {"sample": THINKING}, "failure",
         r"sample: a thought .* no answer .*raise sample\.thought_tokens"),
+    "an answer that is taken for a thought": (
+        TakenApart(), {"sample": THINKING}, "failure",
+        r"sample: all that came, 4 tokens, .* takes answers for thoughts: .*--reasoning-parser"),
     "an empty answer by chance": (
         EmptyOnce(), {}, "warning", r"sample: an answer without text .*raise sample\.max_tokens"),
     "several answers in one request, of which one comes": (

@@ -204,7 +204,7 @@ def test_logprobs_and_choices_are_read():
         },
         {"token": "!", "logprob": -1.0, "top_logprobs": []},
     ]
-    with faulty_server(good(logprobs={"content": content})) as server:
+    with faulty_server(good("A!", logprobs={"content": content})) as server:
         (answers,) = complete(server.url, request(choices=("A", "B")))
     assert answers[0].logprob == -1.5
     assert answers[0].choice_logprobs["A"] == pytest.approx(-0.18673, abs=1e-5)

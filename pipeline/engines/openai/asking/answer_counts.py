@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prefloop.data.chat import render_tokens
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
+
+_LARGEST_UNLISTED = 0.06
+"""Share of the choices' probability that one which the server did not list may have, and count as
+none."""
 
 
 class AnswerCounts:
@@ -67,7 +72,7 @@ class AnswerCounts:
         """The answer to ``request`` that ``reply`` is, with what it took."""
         choices = None
         if request.choices is not None and (seen := reply.first_logprobs) is not None:
-            choices = {c: seen.get(c.strip(), float("-inf")) for c in request.choices}
+            choices = _of_choices(request.choices, seen, reply.unlisted)
         prompt_tokens, completion_tokens = reply.prompt_tokens, reply.completion_tokens
         if prompt_tokens is None or completion_tokens is None:
             self._warn_once(
@@ -121,6 +126,30 @@ class AnswerCounts:
         if what not in self._warned:
             self._warned.add(what)
             logger.warning("%s %s", self._address, what)
+
+
+def _of_choices(
+    choices: Sequence[str], seen: Mapping[str, float], unlisted: float
+) -> dict[str, float]:
+    """The log-probability of each choice: minus infinity for one that was not listed, and not a
+    number where it may count among those that were.
+
+    It has ``unlisted`` at most, or what a token has that it begins with: one that the tokenizer
+    knows in pieces is never listed whole.
+    """
+    words = {choice: choice.strip() for choice in choices}
+    found = {choice: seen.get(word, -math.inf) for choice, word in words.items()}
+    listed = math.fsum(map(math.exp, found.values()))
+    if not listed or -math.inf not in found.values():
+        return found
+    for choice, word in words.items():
+        if found[choice] != -math.inf:
+            continue
+        begun = (p for token, p in seen.items() if token and word.startswith(token))
+        most = max(unlisted, math.fsum(map(math.exp, begun)))
+        if most > _LARGEST_UNLISTED * (listed + most):
+            found[choice] = math.nan
+    return found
 
 
 def _part(total: int, number: int, of: int) -> int:

@@ -41,7 +41,9 @@ def read_answers(body: Any, question: ServerQuestion, count: Counter) -> tuple[R
     usage = read_usage(body)
     # So much is taken only where each answer is full: then a server need not say why it ended.
     full = usage.completion_tokens == len(choices) * question.max_tokens
-    own = {"usage": {"completion_tokens": question.max_tokens}} if full else {}
+    own: dict[str, Any] = {"error": body.get("error")}
+    if full:
+        own["usage"] = {"completion_tokens": question.max_tokens}
     came = [
         _Came(place, choice, *_read({"choices": [choice], **own}, question))
         for place, choice in _in_order(choices, question.n)

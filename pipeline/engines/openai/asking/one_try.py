@@ -8,11 +8,13 @@ from typing import TypeVar
 from aiolimiter import AsyncLimiter
 
 from prefloop.data.protocol import EngineFailed, RequestRejected
-from prefloop.pipeline.engines.endpoints.endpoint import Endpoint, EndpointTurn
+from prefloop.pipeline.engines.endpoints.endpoint import Endpoint, EndpointTurn, TurnNotTaken
 from prefloop.pipeline.engines.endpoints.servers import Servers
 from prefloop.pipeline.engines.openai.asking.answer_counts import AnswerCounts
 from prefloop.pipeline.engines.openai.asking.outcomes import Outcomes, ServerAnswer
 from prefloop.pipeline.engines.openai.asking.question import ServerQuestion
+from prefloop.pipeline.engines.openai.asking.several import SeveralAnswers, TogetherRefused
+from prefloop.pipeline.engines.openai.asking.verdict_logprobs import LogprobsByEndpoint
 from prefloop.pipeline.engines.openai.budget import Budget
 from prefloop.pipeline.engines.openai.connections.response import TransportError
 from prefloop.pipeline.engines.openai.ledger import Amount
@@ -33,11 +35,14 @@ class OneTry:
         outcomes: Outcomes,
         counts: AnswerCounts,
         budget: Budget,
+        several: SeveralAnswers,
     ) -> None:
         self._servers = servers
         self._outcomes = outcomes
         self._counts = counts
         self._budget = budget
+        self._several = several
+        self._logprobs = LogprobsByEndpoint()
         self._path = "/chat/completions" if config.api == "chat" else "/completions"
         # A bucket holds what it fills with in a short time: no burst at a run's start.
         rpm, tpm = config.requests_per_minute, config.tokens_per_minute
@@ -47,11 +52,13 @@ class OneTry:
     async def do(self, question: ServerQuestion, *, again: bool = False) -> ServerAnswer:
         """Ask; ``again``: it had a turn before.
 
-        Raises ``TransientError`` for what is worth another try, ``RequestRejected`` and
-        ``EngineFailed``."""
+        Raises ``TransientError`` for what is worth another try, ``RequestRejected``,
+        ``EngineFailed``, and ``TurnNotTaken`` where several answers are not asked of the server
+        whose turn it is."""
         most = self._counts.most(question)
+        ask = self._at if question.n == 1 else self._several_at
         return await self.in_turn(
-            lambda turn: self._at(turn, question), most, count=question.n, again=again
+            lambda turn: ask(turn, question), most, count=question.n, again=again
         )
 
     async def in_turn(
@@ -79,6 +86,15 @@ class OneTry:
             return error
         return None
 
+    async def _several_at(self, turn: EndpointTurn, question: ServerQuestion) -> ServerAnswer:
+        name = turn.endpoint.name
+        if not self._several.may_ask(question.n, name):
+            raise TurnNotTaken
+        try:
+            return await self._at(turn, question)
+        except RequestRejected as refusal:
+            raise TogetherRefused(name, refusal) from None
+
     async def _at(self, turn: EndpointTurn, question: ServerQuestion) -> ServerAnswer:
         async with self._budget.reserved(self._counts.most(question)) as charge:
             charge.spent = charge.most  # whatever ends the wait: the server may have answered
@@ -92,7 +108,10 @@ class OneTry:
                 raise
             else:
                 try:
-                    return self._outcomes.read(turn, question, response, charge)
+                    answer = self._outcomes.read(turn, question, response, charge)
+                    if self._servers.pool is not None:
+                        self._logprobs.see(turn.endpoint.name, question, answer)
+                    return answer
                 except GarbledResponseError as error:
                     said = turn.endpoint.key.blot(str(error))
                     failure = TransientError(said, reason="unparsable_answer")

@@ -12,6 +12,7 @@ from prefloop.pipeline.engines.endpoints.pool import Pool
 from prefloop.pipeline.engines.openai.api_key import ApiKey
 from prefloop.pipeline.engines.openai.asking.answer_counts import AnswerCounts
 from prefloop.pipeline.engines.openai.asking.choices import read_answers
+from prefloop.pipeline.engines.openai.asking.event_stream import body_of_events, is_stream
 from prefloop.pipeline.engines.openai.asking.question import ServerQuestion
 from prefloop.pipeline.engines.openai.budget import Charge
 from prefloop.pipeline.engines.openai.connections.response import Response
@@ -36,10 +37,11 @@ from prefloop.pipeline.engines.openai.transport import written
 @dataclass(frozen=True, slots=True)
 class ServerAnswer:
     """``body``: an answer as the cache has it. ``replies``: what it says, null for each that lacks
-    of several; there is one at least."""
+    of several; there is one at least. ``came_from``: the endpoint, empty where it was kept."""
 
     body: str
     replies: tuple[Reply | None, ...]
+    came_from: str = ""
 
     @property
     def reply(self) -> Reply:
@@ -74,7 +76,7 @@ class Outcomes:
         try:
             body, kept = _strictly(response.body)
         except ValueError as error:
-            if response.body.lstrip()[:1] == b"{":  # cut off on its way
+            if response.body.lstrip()[:1] == b"{" or is_stream(response.body):  # cut off
                 charge.spent = charge.most
             words = one_line(endpoint.said(response).words, 100) or "an empty body"
             raise GarbledResponseError(
@@ -98,7 +100,7 @@ class Outcomes:
             replies = tuple(one and _struck(one, endpoint.key) for one in replies)
         usage = read_usage(body) if question.n > 1 else None
         charge.spent = self._counts.taken(question, replies, usage)
-        return ServerAnswer(kept, replies)
+        return ServerAnswer(kept, replies, endpoint.name)
 
     def complain(
         self,
@@ -149,7 +151,7 @@ def _strictly(data: bytes) -> tuple[Any, str | None]:
     try:
         body = strict_json(data)
     except ValueError:
-        return load_body(data), None
+        return (body_of_events if is_stream(data) else load_body)(data), None
     kept = written(body)
     return body, kept.decode() if kept.isascii() else None
 

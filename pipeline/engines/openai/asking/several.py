@@ -1,10 +1,11 @@
-"""Whether a server gives several answers to one request, as far as it was seen."""
+"""Whether servers give several answers to one request, as far as it was seen."""
 
 from __future__ import annotations
 
 import itertools
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from prefloop.data.protocol import Request, RequestRejected
@@ -19,20 +20,47 @@ sent any more."""
 Honoured = Literal["unknown", "honoured", "ignored", "refused"]
 
 
-class SeveralAnswers:
-    """How many answers are asked for in one request. ``honoured`` says what became of that."""
+class TogetherRefused(RequestRejected):
+    """An endpoint, ``at``, refused a request for several answers."""
 
-    def __init__(self, most: int, address: str, engine: str) -> None:
-        """``most`` is what the config allows; ``address`` what the server is called in messages,
-        ``engine`` the section of the config."""
-        self.honoured: Honoured = "unknown"
-        self.most_came = 0
-        """The most answers that came with one request."""
+    def __init__(self, at: str, refusal: RequestRejected) -> None:
+        super().__init__(refusal.reason, refusal.detail)
+        self.at = at
+        self.names_n = isinstance(refusal, ParameterRefused) and "n" in refusal.fields
+
+
+@dataclass
+class _Seen:
+    """What was seen of one endpoint; ``most`` is how many are asked of it, ``failed`` how many
+    requests it refused in a row."""
+
+    most: int
+    honoured: Honoured = "unknown"
+    most_came: int = 0
+    failed: int = 0
+
+
+class SeveralAnswers:
+    """How many answers are asked for in one request, and what became of that at each endpoint."""
+
+    def __init__(self, most: int, endpoints: Sequence[str], engine: str) -> None:
+        """``most`` is what the config allows; ``endpoints`` are the servers' names, ``engine`` the
+        section of the config."""
         self._most = most
-        self._limit = most
-        self._address = address
+        self._seen = {name: _Seen(most) for name in endpoints}
         self._remedy = f"set {engine}.n_per_request: 1"
-        self._failed = 0
+
+    @property
+    def honoured(self) -> Honoured:
+        """What became of it at the endpoint that does best."""
+        found = {one.honoured for one in self._seen.values()}
+        best: tuple[Honoured, ...] = ("honoured", "unknown", "ignored", "refused")
+        return next(one for one in best if one in found)
+
+    @property
+    def most_came(self) -> int:
+        """The most answers that came with one request."""
+        return max(one.most_came for one in self._seen.values())
 
     def groups(self, request: Request) -> list[tuple[int, ...]]:
         """The seeds of ``request``, in their order, by what goes into one request: as few as can
@@ -46,40 +74,52 @@ class SeveralAnswers:
         bounds = [len(seeds) * at // number for at in range(number + 1)]
         return [seeds[low:high] for low, high in itertools.pairwise(bounds)]
 
-    def may_ask(self, n: int) -> bool:
-        """Whether ``n`` answers are asked for in one request."""
-        return n <= self._limit
+    def may_ask(self, n: int, at: str | None = None) -> bool:
+        """Whether ``n`` answers are asked for in one request, at an endpoint, or anywhere."""
+        asked = self._seen.values() if at is None else [self._seen[at]]
+        return any(n <= one.most for one in asked)
 
-    def came(self, number: int, n: int) -> None:
-        """Of ``n`` answers that were asked for came ``number``, at least one."""
-        self._failed = 0
-        self.most_came = max(self.most_came, number)
+    def came(self, number: int, n: int, at: str) -> None:
+        """Of ``n`` answers that were asked for came ``number`` from an endpoint, at least one."""
+        seen = self._seen[at]
+        seen.failed = 0
+        seen.most_came = max(seen.most_came, number)
         if number > 1:
-            self.honoured = "honoured"
-        elif self.honoured == "unknown":
-            self.honoured, self._limit = "ignored", 1
+            seen.honoured = "honoured"
+        elif seen.honoured == "unknown":
+            seen.honoured, seen.most = "ignored", 1
             logger.warning(
                 "%s gave one answer to a request for %d: each is asked for alone from now on (%s)",
-                self._address,
+                at,
                 n,
                 self._remedy,
             )
 
     def refused(self, refusal: RequestRejected, n: int) -> None:
-        """A request for ``n`` answers was refused, and one for a single one of them was not."""
+        """A request for ``n`` answers was refused, and one for a single one of them was not. One
+        that failed at each of several endpoints counts for all."""
+        if isinstance(refusal, TogetherRefused):
+            self._refused(refusal.at, refusal, n, names_n=refusal.names_n)
+        else:
+            for name in self._seen:
+                self._refused(name, refusal, n)
+
+    def _refused(
+        self, name: str, refusal: RequestRejected, n: int, *, names_n: bool = False
+    ) -> None:
+        seen = self._seen[name]
         # A server that gave as many refuses these for the prompt's sake.
-        if not self.may_ask(n) or self.most_came >= n:
+        if n > seen.most or seen.most_came >= n:
             return
-        is_named = isinstance(refusal, ParameterRefused) and "n" in refusal.fields
-        self._failed += 1
-        if not is_named and (self.honoured != "unknown" or self._failed < _REFUSED):
+        seen.failed += 1
+        if not names_n and (seen.honoured != "unknown" or seen.failed < _REFUSED):
             return
-        self._limit = n - 1 if is_named else 1
-        if self.honoured == "unknown":
-            self.honoured = "refused"
+        seen.most = n - 1 if names_n else 1
+        if seen.honoured == "unknown":
+            seen.honoured = "refused"
         logger.warning(
             "%s refuses requests for %d answers (%s): each is asked for alone from now on (%s)",
-            self._address,
+            name,
             n,
             refusal.detail or refusal.reason,
             self._remedy if n == 2 else f"{self._remedy}, or fewer than {n}",

@@ -1,4 +1,4 @@
-"""Whether a server gives log-probabilities for verdicts, as far as it was seen.
+"""Whether servers give log-probabilities for verdicts, as far as it was seen.
 
 Until the first came, answers to questions that want them are asked for one at a time: without them
 each is paid in vain.
@@ -7,13 +7,16 @@ each is paid in vain.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from prefloop.data.protocol import EverythingRefused
 from prefloop.pipeline.engines.openai.asking.outcomes import ServerAnswer
 from prefloop.pipeline.engines.openai.asking.question import ServerQuestion
+from prefloop.pipeline.engines.openai.openai_errors import TransientError
 from prefloop.pipeline.engines.openai.parameters import Place
 from prefloop.pipeline.engines.openai.reply_reader import Reply
+from prefloop.pipeline.engines.openai.transport import ServerFailed
 
 _LOOKS = 4
 """Empty answers, which tell nothing, before the others are no longer held up."""
@@ -67,6 +70,37 @@ class VerdictLogprobs:
         self._looks += 1
         self.see(answer.reply)
         return answer
+
+
+class LogprobsByEndpoint:
+    """Which of several endpoints gives them: where others do, one that does not is left, and what
+    it answered is asked for elsewhere."""
+
+    def __init__(self) -> None:
+        self._giving: set[str] = set()
+        self._lacking: Counter[str] = Counter()
+
+    def see(self, name: str, question: ServerQuestion, answer: ServerAnswer) -> None:
+        """Take note of an answer of the endpoint ``name``.
+
+        Raises ``TransientError`` where others gave them, and ``ServerFailed`` the second time that
+        it gave none, if it never did."""
+        if not question.wants_choices or name in self._giving:
+            return
+        if answer.reply.first_logprobs is not None:
+            self._giving.add(name)
+        if not _lacks(answer.reply):
+            return
+        self._lacking[name] += 1
+        problem = f"{name} gives no log-probabilities for the verdicts"
+        if self._lacking[name] > 1:
+            remedy = (
+                "take the endpoint out, or one that honours logprobs, or a judge that answers in "
+                "JSON or text"
+            )
+            raise ServerFailed(f"{problem}, in 2 answers of 2", remedy)
+        if self._giving:
+            raise TransientError(problem, reason="unparsable_answer")
 
 
 def _lacks(reply: Reply) -> bool:

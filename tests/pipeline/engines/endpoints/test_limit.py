@@ -126,3 +126,14 @@ def test_rates_are_kept_and_nothing_is_saved_up() -> None:
         tokens += 50
     assert tokens == pytest.approx(6000 + 1000, abs=100)  # a bucket of ten seconds beside
     assert Pace(None, 60).ready_at(5.0, 10_000) <= 5.0  # larger than the bucket: alone
+
+
+def test_what_was_not_sent_takes_nothing() -> None:
+    pace = Pace(60, 6000)
+    pace.take(100.0, 800)
+    pace.take(100.0, 800)
+    pace.give_back(100.0, 800)
+    other = Pace(60, 6000)
+    other.take(100.0, 800)
+    for tokens in (1, 200, 900):
+        assert pace.ready_at(100.0, tokens) == pytest.approx(other.ready_at(100.0, tokens))

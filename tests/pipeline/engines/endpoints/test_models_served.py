@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from prefloop.pipeline.engines.endpoints.models_served import Served, compared, served_in
+from prefloop.pipeline.engines.endpoints.models_served import Served, compared, others_in, served_in
 
 
 def listed(*rows: object) -> bytes:
@@ -44,3 +44,24 @@ def test_differences_are_told_and_places_of_one_model_are_none() -> None:
         "'m' may not be the same model everywhere", "'m' reads prompts of different length",
     ]  # fmt: skip
     assert "c 4" in other.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("model", "names", "others"),
+    [
+        ("m", ("m", "n"), None),
+        ("org/m", ("m",), None),
+        ("m", ("/models/M/",), None),
+        ("m", ("m:latest",), None),
+        ("m", ("models/m.gguf",), None),
+        ("m", ("n",), "'n'"),
+        ("m-large", ("m", "n"), "'m', 'n'"),
+        ("m", (), None),
+        ("m", tuple("abcdef"), None),
+    ],
+)
+def test_what_a_server_lists_in_the_place_of_a_model(
+    model: str, names: tuple[str, ...], others: str | None
+) -> None:
+    assert others_in(model, Served(names)) == others
+    assert others_in(model, None) is None

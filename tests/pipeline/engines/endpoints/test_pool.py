@@ -290,3 +290,38 @@ def test_endpoints_that_list_other_models_are_left_out(caplog):
         assert mute.requests
         assert len(one.looks) == len(other.looks) == len(mute.looks) == 1
     assert f"{other.url}: it lists 'n', and not 'm'" in caplog.text
+
+
+def with_logprobs(text="A", **more):
+    top = [{"token": "A", "logprob": -0.1}, {"token": "B", "logprob": -2.5}]
+    step = {"token": "A", "logprob": -0.1, "top_logprobs": top}
+    return good(text, logprobs={"content": [step]}, **more)
+
+
+def test_an_endpoint_without_log_probabilities_is_left_where_others_have_them(caplog):
+    requests = [question(str(at), choices=("A", "B"), max_tokens=5) for at in range(40)]
+    with faulty_server(with_logprobs(seconds=0.01)) as one, faulty_server(good("A")) as other:
+        outcomes = ask_endpoints([one.url, other.url], *requests, max_retries=3)
+        assert len(other.requests) <= 8  # those that were under way
+    assert all(each[0].choice_logprobs == {"A": -0.1, "B": -2.5} for each in outcomes)
+    [left] = [text for text in caplog.messages if "left out" in text]
+    assert f"{other.url} gives no log-probabilities for the verdicts, in 2 answers of 2" in left
+
+
+def test_where_no_endpoint_has_them_the_run_ends_at_once():
+    requests = [question(str(at), choices=("A", "B"), max_tokens=5) for at in range(40)]
+    with faulty_server(good("A")) as one, faulty_server(good("A")) as other:
+        outcomes = ask_endpoints([one.url, other.url], *requests, max_retries=3)
+        assert len(one.requests) + len(other.requests) <= 4
+    assert all(isinstance(each, EngineFailed) for each in outcomes)
+    assert all("gives no log-probabilities" in str(each) for each in outcomes)
+
+
+def test_one_answer_without_them_is_asked_for_again():
+    replies = by_prompt(lambda text: next(bare, usual) if text == "3" else usual)
+    usual, bare = with_logprobs(), iter([good("A")])
+    requests = [question(str(at), choices=("A", "B"), max_tokens=5) for at in range(12)]
+    with faulty_server(replies) as one, faulty_server(usual) as other:
+        outcomes = ask_endpoints([one.url, other.url], *requests, max_retries=3)
+    lacking = [at for at, each in enumerate(outcomes) if each[0].choice_logprobs is None]
+    assert lacking in ([], [3])  # that answer's own, where its server gives them otherwise

@@ -82,8 +82,8 @@ def test_no_word_for_the_end():
     assert full.finish_reason == "length"  # all tokens that there were
 
 
-LIMITS = ["max_tokens", "MAX_TOKENS", "max_output_tokens", "model_length",
-          "model_context_window_exceeded", "pause_turn"]  # fmt: skip
+LIMITS = ["max_tokens", "MAX_TOKENS", "max_output_tokens", "model_length", "repetition",
+          "model_context_window_exceeded", "pause_turn", "not_finished"]  # fmt: skip
 
 
 @pytest.mark.parametrize("word", LIMITS)

@@ -316,6 +316,39 @@ def test_over_several_endpoints(tmp_path: Path) -> None:
     assert sent(one) == [(100, 3)] * 12
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [Several(honours=False), Several(refuses="Unsupported value: 'n' must be 1")],
+    ids=["ignores", "refuses"],
+)
+def test_what_one_endpoint_does_with_n_says_nothing_of_another(
+    odd: Several, caplog: pytest.LogCaptureFixture
+) -> None:
+    requests = [question(str(number), seeds=(100, 200, 300)) for number in range(40)]
+    with faulty_server(Several()) as one, faulty_server(odd) as other:
+        outcomes = ask_endpoints(
+            [one.url, other.url], *requests, n_per_request=3, max_concurrency=6
+        )
+    found = [texts(each) for each in outcomes]
+    assert all(each in (drawn(100, 101, 102), drawn(100, 200, 300)) for each in found)
+    assert found.count(drawn(100, 101, 102)) >= 5
+    # The one is asked for several to the end, the other no more than those that were under way.
+    together = [n for _, n in sent(one)[len(sent(one)) // 2 :]]
+    assert 3 in together
+    assert 1 <= [n for _, n in sent(other)].count(3) <= 6
+    assert {1} == {n for _, n in sent(other)[-5:]}
+    [said] = [text for text in caplog.messages if "from now on" in text]
+    assert said.startswith(other.url)
+
+
+def test_nothing_is_asked_twice_where_one_endpoint_ignores_n() -> None:
+    requests = [question(str(number), seeds=(1, 2)) for number in range(30)]
+    with faulty_server(Several(honours=False)) as one, faulty_server(Several()) as other:
+        ask_endpoints([one.url, other.url], *requests, n_per_request=2, max_concurrency=4)
+        came = len(one.requests) + sum(1 + (n > 1) for _, n in sent(other))
+    assert came in (60, 61)  # the first of the one endpoint asked for two, and got one
+
+
 def test_what_was_answered_one_by_one_goes_on_so(tmp_path: Path) -> None:
     """Nothing is paid twice where the setting is put on for a run that was begun without."""
     asked, more = question(seeds=(100, 200)), question("more", seeds=(100, 200))
