@@ -94,6 +94,21 @@ class Votes:
     order: Ints  # [V]
     flipped: Bools  # [V]
 
+    @property
+    def labeler(self) -> Ints:
+        """Place in ``labelers`` of each vote's [V]."""
+        return self.cell % max(len(self.labelers), 1)
+
+    def said(self) -> dict[str, dict[str, int]]:
+        """How often each labeler said what: a, b, tie, invalid."""
+        kinds = len(_PREFERENCES)
+        cells = self.labeler * kinds + self.preference
+        counts = np.bincount(cells, minlength=kinds * len(self.labelers)).reshape(-1, kinds)
+        return {
+            name: dict(zip(_PREFERENCES, row, strict=True))
+            for name, row in zip(self.labelers, counts.tolist(), strict=True)
+        }
+
 
 @dataclass(frozen=True)
 class Verdicts:
@@ -283,7 +298,7 @@ def position_bias(votes: Votes, verdicts: Verdicts, prompts: Ints) -> dict[str, 
 
     ``prompts`` [P] numbers the prompt of each pair, from 0."""
     votes = _one_an_order(votes)
-    labeler = votes.cell % max(len(votes.labelers), 1)
+    labeler = votes.labeler
     ordered = votes.order <= _BA
     decided = ordered & (votes.preference <= _B)
     first = decided & ((votes.preference == _A) == (votes.order == _AB))
