@@ -40,8 +40,9 @@ AGREEMENT_EDGES = np.linspace(0, 1, 11)
 _DECISION_COLUMNS = [
     "margin", "agreement", *LENGTH_COLUMNS, "kept", "reason",
 ]  # fmt: skip
-_USAGE = ["prompt_tokens", "completion_tokens", "cost"]
-_VOTE_COLUMNS = [*VERDICT_COLUMNS, *_USAGE, "criteria"]
+_VOTE_COLUMNS = [
+    *VERDICT_COLUMNS, "prompt_tokens", "completion_tokens", "cost", "criteria",
+]  # fmt: skip
 
 
 @dataclass
@@ -216,18 +217,20 @@ class VoteTally:
         self.has_criteria |= votes["criteria"].null_count < len(votes)
         read, pairs = read_votes_and_pairs(votes)
         verdicts = merge_votes(read, len(pairs))
-        usage = votes.select(_USAGE)
-        for name, said in read.said().items():
-            own = usage
-            if len(read.labelers) > 1:
-                own = usage.filter(pc.equal(votes["labeler"], name))
+        labeler = read.labeler
+        prompt, completion = (
+            np.bincount(labeler, votes[name].to_numpy(), len(read.labelers)).astype(np.int64)
+            for name in ("prompt_tokens", "completion_tokens")
+        )
+        for place, (name, said) in enumerate(read.said().items()):
             tally = self.labelers[name]
-            tally.votes += len(own)
+            tally.votes += sum(said.values())
             tally.invalid += said["invalid"]
             tally.ties += said["tie"]
-            tally.prompt_tokens += pc.sum(own["prompt_tokens"]).as_py()
-            tally.completion_tokens += pc.sum(own["completion_tokens"]).as_py()
-            tally.cost += pc.sum(own["cost"]).as_py()
+            tally.prompt_tokens += int(prompt[place])
+            tally.completion_tokens += int(completion[place])
+            own = votes["cost"].filter(pa.array(labeler == place))
+            tally.cost += pc.sum(own).as_py()
         for name, bias in position_bias(read, verdicts, prompts_of(pairs)).items():
             self.labelers[name].position += bias
         for one, other in combinations(range(len(read.labelers)), 2):
