@@ -37,3 +37,10 @@ def without_people(votes: pa.Table) -> pa.Table:
     import pyarrow.compute as pc
 
     return votes.filter(pc.invert(pc.starts_with(votes["labeler"], HUMAN)))
+
+
+def of_people(votes: pa.Table) -> pa.Table:
+    """The votes of people."""
+    import pyarrow.compute as pc
+
+    return votes.filter(pc.starts_with(votes["labeler"], HUMAN))

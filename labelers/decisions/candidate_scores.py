@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.labelers.decisions.decide import NO_VALID_VOTE
+from prefloop.labelers.decisions.reasons import NO_VALID_VOTE
 from prefloop.labelers.jury.verdict_table import ROUNDING
 
 

@@ -26,6 +26,7 @@ from prefloop.data.arrays import Bools, Floats, Ints
 from prefloop.data.schemas import DECISION
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.config import Jury
+from prefloop.labelers.decisions.reasons import NO_VALID_VOTE, TIE
 from prefloop.labelers.jury.ensemble import ensemble_votes, pair_scores
 from prefloop.labelers.jury.round_jury import RoundJury
 from prefloop.labelers.jury.rules import DECIMALS, jury_p_a, settled
@@ -40,9 +41,6 @@ from prefloop.labelers.jury.verdict_table import (
     rows_in,
 )
 from prefloop.labelers.people import is_human, without, without_people
-
-TIE = "tie"
-NO_VALID_VOTE = "no_valid_vote"
 
 _REASONS = (TIE, NO_VALID_VOTE)
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.config import Jury
 from prefloop.labelers.jury.rules import MOST_TRUSTED, OUTCOMES, FittedJury
-from prefloop.labelers.jury.verdict_table import merge_votes, pairs_of, read_votes
+from prefloop.labelers.jury.verdict_table import merge_votes, read_votes_and_pairs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,8 +49,7 @@ def count_patterns(parts: Iterable[pa.Table], labelers: Sequence[str]) -> Patter
     for votes in parts:
         if not len(votes):
             continue
-        pairs = pairs_of(votes)
-        read = read_votes(votes, pairs)
+        read, pairs = read_votes_and_pairs(votes)
         unknown = sorted(set(read.labelers) - place.keys())
         if unknown:
             raise LabelerError(f"there are votes of {unknown[0]}, which is no labeler of the run")

@@ -20,11 +20,12 @@ from prefloop.data.arrays import Bools, Floats, Ints
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.jury.calibrator import Calibrator
 
-VOTE_COLUMNS = [
-    "pair_id", "prompt_id", "a_id", "b_id", "labeler", "order", "preference", "p_a", "score_a",
-    "score_b",
+VERDICT_COLUMNS = [
+    "pair_id", "prompt_id", "a_id", "b_id", "labeler", "order", "preference", "p_a",
 ]  # fmt: skip
-"""The columns of a votes table that verdicts and decisions are made from."""
+"""The columns of a votes table that verdicts are made from."""
+VOTE_COLUMNS = [*VERDICT_COLUMNS, "score_a", "score_b"]
+"""The columns that decisions are made from."""
 
 ROUNDING = 1e-9
 """Differences of probabilities below this are the computer's, not the labeler's."""
@@ -93,6 +94,21 @@ class Votes:
     order: Ints  # [V]
     flipped: Bools  # [V]
 
+    @property
+    def labeler(self) -> Ints:
+        """Place in ``labelers`` of each vote's [V]."""
+        return self.cell % max(len(self.labelers), 1)
+
+    def said(self) -> dict[str, dict[str, int]]:
+        """How often each labeler said what: a, b, tie, invalid."""
+        kinds = len(_PREFERENCES)
+        cells = self.labeler * kinds + self.preference
+        counts = np.bincount(cells, minlength=kinds * len(self.labelers)).reshape(-1, kinds)
+        return {
+            name: dict(zip(_PREFERENCES, row, strict=True))
+            for name, row in zip(self.labelers, counts.tolist(), strict=True)
+        }
+
 
 @dataclass(frozen=True)
 class Verdicts:
@@ -118,9 +134,14 @@ def rows_in(values: pa.ChunkedArray, known: pa.Array, problem: str) -> Ints:
 
 def pairs_of(votes: pa.Table) -> pa.Table:
     """The pairs that the votes are about, in the order of their first votes."""
-    _, first = np.unique(_codes(votes["pair_id"]), return_index=True)
-    columns = ["pair_id", "prompt_id", "a_id", "b_id"]
-    return votes.select(columns).take(pa.array(np.sort(first)))
+    return _at_first_votes(votes, _codes(votes["pair_id"]))
+
+
+def _at_first_votes(votes: pa.Table, pair: Ints) -> pa.Table:
+    """The pairs of the votes, which are about those of number ``pair`` [V], as ``_codes`` counts
+    them: a larger number than before is a pair that was not seen before."""
+    first = np.flatnonzero(np.diff(np.maximum.accumulate(pair), prepend=-1))
+    return votes.select(["pair_id", "prompt_id", "a_id", "b_id"]).take(pa.array(first))
 
 
 def prompts_of(pairs: pa.Table) -> Ints:
@@ -129,13 +150,14 @@ def prompts_of(pairs: pa.Table) -> Ints:
 
 
 def _codes(column: pa.ChunkedArray) -> Ints:
+    """The number of each value, in the order of their first occurrences, from 0."""
     encoded = column.combine_chunks().dictionary_encode()
     codes: Ints = encoded.indices.to_numpy().astype(np.int64)
     return codes
 
 
 def read_votes(votes: pa.Table, pairs: pa.Table) -> Votes:
-    """The votes (VOTE_COLUMNS) as numbers, by the pairs (``pair_id, prompt_id, a_id, b_id``).
+    """The votes (VERDICT_COLUMNS) as numbers, by the pairs (``pair_id, prompt_id, a_id, b_id``).
 
     Raises ``LabelerError`` for votes on other pairs, and for preferences, orders or probabilities
     that do not exist or contradict each other.
@@ -143,6 +165,19 @@ def read_votes(votes: pa.Table, pairs: pa.Table) -> Votes:
     pair = rows_in(
         votes["pair_id"], pairs["pair_id"].combine_chunks(), "a vote is about a pair not proposed"
     )
+    return _as_numbers(votes, pairs, pair)
+
+
+def read_votes_and_pairs(votes: pa.Table) -> tuple[Votes, pa.Table]:
+    """The votes (VERDICT_COLUMNS) as numbers, and the pairs that they are about: ``read_votes`` by
+    ``pairs_of``, for half of the time. Raises ``LabelerError`` as that does."""
+    pair = _codes(votes["pair_id"])
+    pairs = _at_first_votes(votes, pair)
+    return _as_numbers(votes, pairs, pair), pairs
+
+
+def _as_numbers(votes: pa.Table, pairs: pa.Table, pair: Ints) -> Votes:
+    """The votes as numbers; each is about the pair in row ``pair`` [V] of ``pairs``."""
     names = sorted(pc.unique(votes["labeler"]).to_pylist())
     labeler = rows_in(votes["labeler"], pa.array(names, pa.string()), "unknown labeler")
     preference = rows_in(
@@ -155,14 +190,18 @@ def read_votes(votes: pa.Table, pairs: pa.Table) -> Votes:
     soft = ~np.isnan(p_a)
     hard = np.array([1.0, 0.0, 0.5, 0.5])[preference]
     p_a = np.where(soft, p_a, hard)
+    if flipped.any():
+        preference = np.where(flipped, _swap(preference), preference)
+        p_a = np.where(flipped, 1 - p_a, p_a)
+        order = np.where(flipped, np.array([_BA, _AB, _NONE])[order], order)
     return Votes(
         labelers=tuple(names),
         pair=pair,
         cell=pair * len(names) + labeler,
-        preference=np.where(flipped, _swap(preference), preference),
-        p_a=np.where(flipped, 1 - p_a, p_a),
+        preference=preference,
+        p_a=p_a,
         soft=soft,
-        order=np.where(flipped, np.array([_BA, _AB, _NONE])[order], order),
+        order=order,
         flipped=flipped,
     )
 
@@ -173,13 +212,13 @@ def _one_an_order(votes: Votes) -> Votes:
     a tie."""
     showing = votes.cell * 2 + votes.order
     apart = votes.order == _NONE
+    if np.bincount(showing[~apart]).max(initial=0) <= 1:
+        return votes
     showing[apart] = -1 - np.arange(int(apart.sum()))  # who sees no order was not asked again
     _, first, place, counts = np.unique(
         showing,
         return_index=True, return_inverse=True, return_counts=True,
     )  # fmt: skip
-    if len(first) == len(votes.cell):
-        return votes
     said = np.bincount(place * 4 + votes.preference, minlength=4 * len(first)).reshape(-1, 4)
     valid = votes.preference != _INVALID
     answered = np.maximum(counts - said[:, _INVALID], 1)
@@ -208,23 +247,26 @@ def merge_votes(votes: Votes, pairs: int) -> Verdicts:
     shape = (pairs, len(votes.labelers))
     cells = shape[0] * shape[1]
 
-    def count(rows: Bools) -> Ints:
-        return np.bincount(votes.cell[rows], minlength=cells).reshape(shape)
+    def counts(values: Ints, most: int) -> list[Ints]:
+        """How many votes of each cell have each value below ``most``."""
+        found = np.bincount(votes.cell * most + values, minlength=cells * most)
+        return [found[value::most].reshape(shape) for value in range(most)]
 
-    given = np.bincount(votes.cell, minlength=cells).reshape(shape)
-    of_a, of_b, of_tie, invalid = (count(votes.preference == one) for one in range(4))
+    of_a, of_b, of_tie, invalid = counts(votes.preference, len(_PREFERENCES))
+    given = of_a + of_b + of_tie + invalid
     valid = (given > 0) & (invalid == 0)
     all_a, all_b = of_a == given, of_b == given
     verdict = np.where(valid, all_a.astype(np.int64) - all_b, 0)
     total = np.bincount(votes.cell, weights=votes.p_a, minlength=cells).reshape(shape)
     p_a = np.where(verdict == 0, 0.5, total / np.maximum(given, 1))
-    both = (count(votes.order == _AB) > 0) & (count(votes.order == _BA) > 0)
+    shown_ab, shown_ba, _ = counts(votes.order, len(_ORDERS))
+    _, soft = counts(votes.soft.astype(np.int64), 2)
     return Verdicts(
         valid=valid,
         verdict=verdict,
         p_a=p_a,
-        soft=valid & (count(votes.soft) == given),
-        swapped=valid & both,
+        soft=valid & (soft == given),
+        swapped=valid & (shown_ab > 0) & (shown_ba > 0),
         unanimous=all_a | all_b | (of_tie == given),
     )
 
@@ -256,7 +298,7 @@ def position_bias(votes: Votes, verdicts: Verdicts, prompts: Ints) -> dict[str, 
 
     ``prompts`` [P] numbers the prompt of each pair, from 0."""
     votes = _one_an_order(votes)
-    labeler = votes.cell % max(len(votes.labelers), 1)
+    labeler = votes.labeler
     ordered = votes.order <= _BA
     decided = ordered & (votes.preference <= _B)
     first = decided & ((votes.preference == _A) == (votes.order == _AB))
@@ -285,17 +327,19 @@ def position_bias(votes: Votes, verdicts: Verdicts, prompts: Ints) -> dict[str, 
 
 def _flipped(votes: pa.Table, proposed: pa.Table) -> Bools:
     """Which votes have a and b the other way round than the pairs they are about."""
-    flipped = pc.not_equal(votes["a_id"], proposed["a_id"])
-    own_a, own_b = (pc.if_else(flipped, proposed[x], proposed[y]) for x, y in _BOTH_WAYS)
-    same = pc.and_(pc.equal(votes["a_id"], own_a), pc.equal(votes["b_id"], own_b))
-    if not pc.all(same, min_count=0).as_py():
-        pair = votes["pair_id"].filter(pc.invert(same))[0].as_py()
+    same_a, same_b = (pc.equal(votes[side], proposed[side]) for side in ("a_id", "b_id"))
+    flipped: Bools = pc.invert(same_a).to_numpy()
+    fits: Bools = same_b.to_numpy()
+    if flipped.any():
+        other = pa.array(flipped)
+        given, turned = votes.filter(other), proposed.filter(other)
+        crossed = (pc.equal(given["a_id"], turned["b_id"]), pc.equal(given["b_id"], turned["a_id"]))
+        fits = fits.copy()
+        fits[flipped] = pc.and_(*crossed).to_numpy()
+    if not fits.all():
+        pair = votes["pair_id"][int(np.argmin(fits))].as_py()
         raise LabelerError(f"a vote on pair {pair} is about other candidates than the pair")
-    result: Bools = flipped.to_numpy()
-    return result
-
-
-_BOTH_WAYS = (("b_id", "a_id"), ("a_id", "b_id"))
+    return flipped
 
 
 def _swap(preference: Ints) -> Ints:

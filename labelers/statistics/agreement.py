@@ -16,14 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prefloop.data.arrays import Bools, Floats, Ints
-from prefloop.labelers.statistics.clusters import Clusters, Grouping
+from prefloop.labelers.statistics.clusters import Clusters, Grouping, renumbered
 
 MeasurementLevel = Literal["nominal", "ordinal", "interval", "ratio"]
 KappaWeights = Literal["linear", "quadratic"]
@@ -32,6 +33,7 @@ between them, or by its square."""
 
 MISSING = -1
 _MOST_CODES = 1 << 20
+_MOST_NUMBERS = 1 << 62
 MOST_LABELS = 100
 """Distinct labels at most: the statistics are about categories."""
 
@@ -70,9 +72,54 @@ class Ratings:
     @property
     def counts(self) -> Ints:
         """How many annotators gave each label to each item [N, K]."""
-        every = [(self.codes == index).sum(axis=1) for index in range(len(self.labels))]
-        found: Ints = np.stack(every, axis=1)
+        found: Ints = _counts_of(self.alike.codes, len(self.labels))[self.alike.number]
         return found
+
+    @cached_property
+    def alike(self) -> Alike:
+        """The items, those with the same labels told once."""
+        return Alike.of(self.codes, len(self.labels))
+
+    @cached_property
+    def prompt_numbers(self) -> Ints | None:
+        """The number of each item's prompt [N], where ``prompts`` are known."""
+        if self.prompts is None:
+            return None
+        return Grouping.of(self.prompts, len(self.codes)).group
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Items by what was said of them: many items have few makings, and what follows from labels
+    alone is worked out once for each of these."""
+
+    codes: NDArray[np.integer[Any]]
+    """The D different rows of labels [D, R]; of many annotators or labels, the row of each item."""
+    number: Ints
+    """Which of them each item has [N]."""
+
+    @classmethod
+    def of(cls, codes: NDArray[np.integer[Any]], labels: int) -> Alike:
+        """Of items with ``codes`` [N, R], places among ``labels`` or MISSING."""
+        base, annotators = labels + 1, codes.shape[1]
+        if base**annotators > _MOST_CODES:
+            return cls(codes, np.arange(len(codes)))
+        whole = np.zeros(len(codes), np.int64)
+        for column in range(annotators):
+            whole = whole * base + codes[:, column] + 1
+        there, number = renumbered(whole)
+        places = base ** np.arange(annotators)[::-1]
+        return cls(there[:, None] // places % base - 1, number)
+
+    @cached_property
+    def times(self) -> Ints:
+        """How many items have each [D]."""
+        return np.bincount(self.number, minlength=len(self.codes))
+
+    def chosen(self, rows: Bools) -> tuple[Bools, Ints]:
+        """Which items [N] have one of ``rows`` [D], and which row each of these has."""
+        items = rows[self.number]
+        return items, self.number[items]
 
 
 @dataclass(frozen=True)
@@ -108,21 +155,22 @@ class Majority:
 
 def majority(ratings: Ratings) -> Majority:
     """The plurality label of each item, counted."""
-    counts = ratings.counts
+    counts, times = _counts_of(ratings.alike.codes, len(ratings.labels)), ratings.alike.times
     top = counts.max(axis=1, initial=0)
     alone = (counts == top[:, None]).sum(axis=1) == 1
     labelled = top > 0
-    winners = np.bincount(counts.argmax(axis=1)[alone & labelled], minlength=len(ratings.labels))
+    winners = np.zeros(len(ratings.labels), np.int64)
+    np.add.at(winners, counts.argmax(axis=1)[alone & labelled], times[alone & labelled])
     return Majority(
         dict(zip(ratings.labels, winners.tolist(), strict=True)),
-        none=int((labelled & ~alone).sum()),
-        unlabelled=int((~labelled).sum()),
+        none=int(times[labelled & ~alone].sum()),
+        unlabelled=int(times[~labelled].sum()),
     )
 
 
 def raw_agreement(ratings: Ratings, *, resamples: int = 1000, seed: int = 0) -> Agreement:
     """Share of equal labels among all pairs of annotators, over all items that both labelled."""
-    found = _Patterns.of(_counts(ratings), ratings.prompts)
+    found = _Patterns.of(_counts(ratings), ratings.alike.number, ratings.prompt_numbers)
     pairs = _choose_2(found.rows.sum(axis=1))
     same = _choose_2(found.rows).sum(axis=1)
     return _share(same, pairs, found, resamples, seed)
@@ -130,7 +178,7 @@ def raw_agreement(ratings: Ratings, *, resamples: int = 1000, seed: int = 0) -> 
 
 def unanimous_share(ratings: Ratings, *, resamples: int = 1000, seed: int = 0) -> Agreement:
     """Share of the items with at least two labels whose labels are all the same."""
-    found = _Patterns.of(_counts(ratings), ratings.prompts)
+    found = _Patterns.of(_counts(ratings), ratings.alike.number, ratings.prompt_numbers)
     given = found.rows.sum(axis=1)
     several = (given >= 2).astype(float)
     same = several * (found.rows.max(axis=1, initial=0) == given)
@@ -170,23 +218,23 @@ def cohen_kappa(
     """
     if weights and not ratings.ordered:
         raise ValueError("the labels have no order")
-    one, other = ratings.codes[:, first], ratings.codes[:, second]
-    both = (one != MISSING) & (other != MISSING)
-    one, other = one[both], other[both]
-    prompts = _of_items(ratings.prompts, both)
-    n = len(one)
+    alike = ratings.alike
+    one, other = (alike.codes[:, column].astype(np.int64) for column in (first, second))
+    items, number = alike.chosen((one != MISSING) & (other != MISSING))
+    n = len(number)
     if not n:
         return Agreement(None, reason=NO_COMMON_ITEM)
     size = len(ratings.labels)
     if ratings.mirrored:
         labels = np.stack([one, other], axis=1)
         one, other = _same_way(labels, size - 1 - labels).T
-    of_labels = kappa_of_mirrored if ratings.mirrored else kappa_of_labels
-    value = of_labels(one, other, size, weights)
+    cell = (one * size + other)[number]
+    table = np.bincount(cell, minlength=size * size).reshape(size, size)
+    value = _kappa_of_counts(both_ways(table) if ratings.mirrored else table, weights)
     if value is None:
         return Agreement(None, n=n, reason=ONE_LABEL)
     cells = np.eye(size * size, dtype=np.int64)
-    patterns = _Patterns.numbered(cells, one * size + other, prompts)
+    patterns = _Patterns.numbered(cells, cell, _of_items(ratings.prompt_numbers, items))
 
     def kappa(drawn: Floats) -> Floats:
         tables = drawn.reshape(-1, size, size)
@@ -207,7 +255,8 @@ def clustered_kappa(
     if value is None:
         return Agreement(None, n=n, reason=ONE_LABEL)
     cells = np.eye(labels * labels, dtype=np.int64)
-    patterns = _Patterns.numbered(cells, one * labels + other, clusters)
+    group = Grouping.of(clusters, n).group
+    patterns = _Patterns.numbered(cells, one * labels + other, group)
 
     def kappa(weights: Floats) -> Floats:
         return kappa_of_tables(weights.reshape(-1, labels, labels))
@@ -220,12 +269,8 @@ def kappa_of_labels(
 ) -> float | None:
     """Cohen's kappa of two annotators' labels [N], 0 to ``size`` - 1, of the same items; null where
     only one label was ever used."""
-    from sklearn.metrics import cohen_kappa_score
-
-    if len(np.unique([one, other])) < 2:
-        return None
-    # All labels are named, used or not: the places between two of them are what is weighted.
-    return float(cohen_kappa_score(one, other, labels=np.arange(size), weights=weights))
+    cell = np.asarray(one, np.int64) * size + other
+    return _kappa_of_counts(np.bincount(cell, minlength=size**2).reshape(size, size), weights)
 
 
 def kappa_of_mirrored(
@@ -237,10 +282,26 @@ def kappa_of_mirrored(
     return kappa_of_labels(mine, theirs, size, weights)
 
 
-def both_ways(tables: Floats) -> Floats:
-    """Confusion tables [T, labels, labels] with each item counted both ways round."""
-    found: Floats = tables + tables[:, ::-1, ::-1]
-    return found
+def _kappa_of_counts(table: Ints, weights: KappaWeights | None) -> float | None:
+    """As ``kappa_of_labels``, of how often each label met each other one [labels, labels]."""
+    from sklearn.metrics import cohen_kappa_score
+
+    if ((table.sum(axis=0) + table.sum(axis=1)) > 0).sum() < 2:
+        return None
+    one, other = np.nonzero(table)
+    # All labels are named, used or not: the places between two of them are what is weighted.
+    found = cohen_kappa_score(
+        one, other, labels=np.arange(len(table)), weights=weights, sample_weight=table[one, other]
+    )
+    return float(found)
+
+
+_Counted = TypeVar("_Counted", Floats, Ints)
+
+
+def both_ways(tables: _Counted) -> _Counted:
+    """Confusion tables [..., labels, labels] with each item counted both ways round."""
+    return tables + tables[..., ::-1, ::-1]
 
 
 def kappa_of_tables(tables: Floats, weights: KappaWeights | None = None) -> Floats:
@@ -275,19 +336,20 @@ def fleiss_kappa(ratings: Ratings, *, resamples: int = 1000, seed: int = 0) -> A
     """
     from statsmodels.stats.inter_rater import fleiss_kappa as of_table
 
-    counts = _counts(ratings)
+    alike, counts = ratings.alike, _counts(ratings)
     given = counts.sum(axis=1)
-    numbers, items = np.unique(given[given >= 2], return_counts=True)
-    if not len(numbers):
+    items_with = np.bincount(given, weights=alike.times, minlength=2)
+    items_with[:2] = 0
+    if not items_with.any():
         return Agreement(None, reason=NO_PAIRS)
-    raters = int(numbers[len(items) - 1 - np.argmax(items[::-1])])
-    complete = counts[given == raters]
-    prompts = _of_items(ratings.prompts, given == raters)
+    raters = int(len(items_with) - 1 - np.argmax(items_with[::-1]))
+    items, number = alike.chosen(given == raters)
+    complete = counts[number]
     n = len(complete)
     counted = np.concatenate([complete, complete[:, ::-1]]) if ratings.mirrored else complete
     if (counted.sum(axis=0) > 0).sum() == 1:
         return Agreement(None, n=n, reason=ONE_LABEL)
-    patterns = _Patterns.of(complete, prompts)
+    patterns = _Patterns.of(counts, number, _of_items(ratings.prompt_numbers, items))
     same = _choose_2(patterns.rows).sum(axis=1) / _choose_2(np.array([raters]))[0]
 
     def kappa(weights: Floats) -> Floats:
@@ -319,21 +381,20 @@ def krippendorff_alpha(
         raise ValueError("the labels have no order")
     counts = _counts(ratings)
     several = counts.sum(axis=1) >= 2
-    counts, prompts = counts[several], _of_items(ratings.prompts, several)
-    n = len(counts)
+    items, number = ratings.alike.chosen(several)
+    n = len(number)
     if not n:
         return Agreement(None, reason=NO_PAIRS)
-    used = counts.sum(axis=0) > 0
+    used = (counts[several] > 0).any(axis=0)
     if ratings.mirrored:
         used |= used[::-1]
     if used.sum() == 1:
         return Agreement(None, n=n, reason=ONE_LABEL)
-    counts = counts[:, used]
     domain = np.arange(len(ratings.labels), dtype=float)[used]
     if level in ("interval", "ratio"):
         assert ratings.values is not None
         domain = ratings.values[used]
-    found = _Patterns.of(counts, prompts)
+    found = _Patterns.of(counts[:, used], number, _of_items(ratings.prompt_numbers, items))
     patterns = found.rows
     if ratings.mirrored:
         patterns = np.concatenate([patterns, patterns[:, ::-1]])
@@ -347,7 +408,7 @@ def krippendorff_alpha(
         value = alpha(found.times[None].astype(float))[0]
     else:
         value = krippendorff.alpha(
-            value_counts=counts, value_domain=domain, level_of_measurement=level
+            value_counts=counts[number][:, used], value_domain=domain, level_of_measurement=level
         )
 
     return _interval(float(value), n, found.draws(resamples, seed), alpha)
@@ -374,10 +435,17 @@ def _alpha(patterns: Ints, times: Floats, domain: Floats, level: MeasurementLeve
     return float(1 - (coincidences * distance).sum() / expected)
 
 
+def _counts_of(codes: NDArray[np.integer[Any]], labels: int) -> Ints:
+    """How many annotators gave each of ``labels`` labels, of rows of ``codes`` [D, R]: [D, K]."""
+    every = [(codes == index).sum(axis=1) for index in range(labels)]
+    found: Ints = np.stack(every, axis=1)
+    return found
+
+
 def _counts(ratings: Ratings) -> Ints:
-    """The counts of ``ratings``; of those with opposites all turned the same way, so that resamples
-    do not depend on which is which either."""
-    counts = ratings.counts
+    """The counts of ``ratings.alike`` [D, K]; of those with opposites all turned the same way, so
+    that resamples do not depend on which is which either."""
+    counts = _counts_of(ratings.alike.codes, len(ratings.labels))
     return _same_way(counts, counts[:, ::-1]) if ratings.mirrored else counts
 
 
@@ -393,14 +461,13 @@ def _distinct(rows: Ints) -> tuple[Ints, Ints]:
     """The different ones of ``rows`` [N, K], counts, in ascending order [U, K], and the number that
     each row has among them [N]."""
     base, size = int(rows.max(initial=0)) + 1, rows.shape[1]
-    if base**size > _MOST_CODES:
+    if base**size > _MOST_NUMBERS:
         distinct, number = np.unique(rows, axis=0, return_inverse=True)
         return distinct, number.reshape(-1)
     # One number stands for a row, in the order of the rows: a hundred times as fast.
     places = base ** np.arange(size)[::-1]
-    codes = rows @ places
-    there = np.bincount(codes) > 0
-    return np.flatnonzero(there)[:, None] // places % base, (np.cumsum(there) - 1)[codes]
+    there, number = renumbered(rows @ places)
+    return there[:, None] // places % base, number
 
 
 @dataclass(frozen=True)
@@ -417,22 +484,23 @@ class _Patterns:
     """How often each making (each pattern, where that is null) occurs."""
 
     @classmethod
-    def of(cls, counts: Ints, prompts: Clusters | None) -> _Patterns:
-        """Of items with ``counts`` [N, K]."""
-        rows, number = _distinct(counts)
-        return cls.numbered(rows, number, prompts)
+    def of(cls, counts: Ints, number: Ints, prompts: Ints | None) -> _Patterns:
+        """Of items whose counts are those ``number`` [N] of ``counts`` [D, K]."""
+        there = np.bincount(number, minlength=len(counts)) > 0
+        rows, pattern = _distinct(counts[there])
+        return cls.numbered(rows, pattern[(np.cumsum(there) - 1)[number]], prompts)
 
     @classmethod
-    def numbered(cls, rows: Ints, number: Ints, prompts: Clusters | None) -> _Patterns:
-        """Of items whose pattern is that ``number`` [N] of ``rows``."""
+    def numbered(cls, rows: Ints, number: Ints, prompts: Ints | None) -> _Patterns:
+        """Of items whose pattern is that ``number`` [N] of ``rows``, about ``prompts`` [N]."""
         times = np.bincount(number, minlength=len(rows))
         grouping = Grouping.of(prompts, len(number))
         if grouping.alone:
             return cls(rows, times, None, times)
-        whole = np.zeros((len(grouping.sizes), len(rows)), np.int64)
-        np.add.at(whole, (grouping.group, number), 1)
-        makings, often = np.unique(whole, axis=0, return_counts=True)
-        return cls(rows, times, makings, often)
+        groups = len(grouping.sizes)
+        whole = np.bincount(grouping.group * len(rows) + number, minlength=groups * len(rows))
+        makings, making = _distinct(whole.reshape(groups, len(rows)))
+        return cls(rows, times, makings, np.bincount(making))
 
     def draws(self, resamples: int, seed: int) -> Floats:
         """How often each pattern occurs in each resample [resamples, U]; no resample where there is
@@ -445,8 +513,8 @@ class _Patterns:
         return (drawn if self.of_prompt is None else drawn @ self.of_prompt).astype(float)
 
 
-def _of_items(prompts: Clusters | None, items: Bools) -> Clusters | None:
-    return None if prompts is None else np.asarray(prompts)[items]
+def _of_items(prompts: Ints | None, items: Bools) -> Ints | None:
+    return None if prompts is None else prompts[items]
 
 
 def _interval(

@@ -21,6 +21,8 @@ Clusters = Sequence[object] | NDArray[Any]
 _FULL_WEIGHT = 2.0
 """Clusters of equal observations that a design effect starts with, see ``design_effect``."""
 _ROUNDING = 1e-18
+_NOT_SPARSE = 8
+"""Largest number, in multiples of how many there are, up to which they are counted, not sorted."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Grouping:
         if len(clusters) != n:
             raise ValueError(f"{n} observations but {len(clusters)} clusters")
         if isinstance(clusters, np.ndarray):
-            _, group = np.unique(clusters, return_inverse=True)
+            _, group = renumbered(clusters)
         else:
             numbers: dict[object, int] = {}
             group = np.array([numbers.setdefault(one, len(numbers)) for one in clusters], np.int64)
@@ -122,3 +124,15 @@ class Grouping:
         middle = (1 + confidence) / 2
         stretch = float(stdtrit(self.freedom, middle) / ndtri(middle)) ** 2
         return min(max(blended * stretch, 1.0), largest)
+
+
+def renumbered(values: NDArray[Any]) -> tuple[NDArray[Any], Ints]:
+    """The different ones of ``values`` [N] in ascending order, and the number of each value among
+    them [N]. Whole numbers that are not much larger than N are not sorted for that."""
+    if values.dtype.kind in "iu" and len(values):
+        most = int(values.max())
+        if values.min() >= 0 and most < _NOT_SPARSE * len(values):
+            there = np.bincount(values, minlength=most + 1) > 0
+            return np.flatnonzero(there), (np.cumsum(there) - 1)[values]
+    distinct, number = np.unique(values, return_inverse=True)
+    return distinct, number

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from prefloop.data.arrays import Floats
@@ -34,7 +36,7 @@ class ReviewDraw:
 
 
 def draw(
-    pair_ids: Sequence[str],
+    pair_ids: Sequence[str] | pa.ChunkedArray,
     p_chosen: ArrayLike,
     agreement: ArrayLike,
     n: int,
@@ -55,13 +57,15 @@ def draw(
     Raises ``ValueError`` for ``n`` less than 1 or arrays that do not fit together.
     """
     size = len(pair_ids)
+    if not isinstance(pair_ids, pa.ChunkedArray):
+        pair_ids = pa.chunked_array([pa.array(pair_ids, pa.string())])
     if n < 1 or np.shape(p_chosen) != (size,):
         raise ValueError(f"cannot draw {n} of {size} pairs with {np.shape(p_chosen)}")
     score = _score(p_chosen, agreement, strategy)
     inclusion = chances(p_chosen, agreement, n, strategy)
     chosen = np.arange(size) if n >= size else _systematic(pair_ids, inclusion, seed)
     inclusion = inclusion[chosen]
-    names = [pair_ids[place] for place in chosen.tolist()]
+    names = pair_ids.take(pa.array(chosen)).to_pylist()
     first = np.lexsort((np.asarray(names), -score[chosen]))
     return ReviewDraw(chosen[first], inclusion[first])
 
@@ -114,10 +118,10 @@ def _proportional(score: Floats, n: int) -> Floats:
         free &= ~over
 
 
-def _systematic(pair_ids: Sequence[str], inclusion: Floats, seed: int) -> NDArray[np.int64]:
+def _systematic(pair_ids: pa.ChunkedArray, inclusion: Floats, seed: int) -> NDArray[np.int64]:
     """Places drawn with exactly these probabilities, as many as they add up to."""
     generator = np.random.default_rng(seed)
-    by_name = np.argsort(np.asarray(pair_ids), kind="stable")
+    by_name = pc.sort_indices(pair_ids).to_numpy().astype(np.int64)
     order = by_name[generator.permutation(len(by_name))]
     ends = np.cumsum(inclusion[order])
     ends = ends * round(float(ends[-1])) / ends[-1]  # a sum of floats is a whole number again

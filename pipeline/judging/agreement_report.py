@@ -10,15 +10,8 @@ from typing import Any, get_args
 import numpy as np
 
 from prefloop.data.errors import InputError
-from prefloop.labelers.jury.verdict_table import (
-    VOTE_COLUMNS,
-    PositionBias,
-    merge_votes,
-    pairs_of,
-    position_bias,
-    prompts_of,
-    read_votes,
-)
+from prefloop.labelers.jury.every_verdict import VERDICTS, every_verdict
+from prefloop.labelers.jury.verdict_table import VERDICT_COLUMNS, PositionBias
 from prefloop.labelers.statistics.agreement import (
     MISSING,
     Agreement,
@@ -129,40 +122,22 @@ def run_agreement(run: RunDir, *, resamples: int = 1000, seed: int = 0) -> Agree
     A judge that saw both orders has one verdict, a tie where the two differ; an invalid vote is a
     missing label. Raises ``InputError`` where the run has no votes.
     """
-    position: dict[str, PositionBias] = {}
-    parts: list[tuple[tuple[str, ...], Any]] = []
-    prompts: list[str] = []
-    missing = 0
-    for folder in run.rounds():
-        for votes in folder.votes.batches(VOTE_COLUMNS):
-            pairs = pairs_of(votes)
-            read = read_votes(votes, pairs)
-            verdicts = merge_votes(read, len(pairs))
-            codes = np.where(verdicts.valid, 1 - verdicts.verdict, MISSING).astype(np.int8)
-            parts.append((read.labelers, codes))
-            prompts += pairs["prompt_id"].to_pylist()
-            missing += int((~verdicts.valid).sum())
-            for name, bias in position_bias(read, verdicts, prompts_of(pairs)).items():
-                position[name] = position.get(name, PositionBias()) + bias
-    names = sorted({name for part, _ in parts for name in part})
-    if not names:
+    said = every_verdict(
+        votes for folder in run.rounds() for votes in folder.votes.batches(VERDICT_COLUMNS)
+    )
+    if not said.labelers:
         raise InputError(f"{run.root}: has no votes yet: label first (`prefloop run`)")
-    whole = np.full((sum(len(codes) for _, codes in parts), len(names)), MISSING, np.int8)
-    at = 0
-    for part, codes in parts:
-        whole[at : at + len(codes), [names.index(name) for name in part]] = codes
-        at += len(codes)
     ratings = Ratings(
-        tuple(names),
-        ("a", "tie", "b"),
-        whole,
+        said.labelers,
+        VERDICTS,
+        said.codes,
         values=np.array([1.0, 0.5, 0.0]),
         ordered=True,
         mirrored=True,
-        prompts=prompts,
+        prompts=said.prompts,
     )
-    labels = Labels(rows=len(whole), missing=missing)
-    return _report(str(run.root), labels, ratings, position, resamples, seed)
+    labels = Labels(rows=len(said.codes), missing=said.invalid)
+    return _report(str(run.root), labels, ratings, said.position, resamples, seed)
 
 
 def _report(

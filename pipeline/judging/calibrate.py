@@ -18,7 +18,11 @@ from prefloop.data.hashing import content_id
 from prefloop.data.shards import atomic_write_json, read_json_object
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.jury.calibrator import CalibrationMethod, Calibrator, cross_fitted
-from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS, merge_votes, pairs_of, read_votes
+from prefloop.labelers.jury.verdict_table import (
+    VERDICT_COLUMNS,
+    merge_votes,
+    read_votes_and_pairs,
+)
 from prefloop.labelers.statistics.calibration_error import Calibration, calibration
 from prefloop.labelers.statistics.dataset_accuracy import DatasetAccuracy, dataset_accuracy
 from prefloop.pipeline.judging.gold_eval import JudgeEval
@@ -103,7 +107,7 @@ def calibrate_run(
     by_labeler: dict[str, tuple[list[float], list[float], list[str]]] = {}
     seen: dict[str, None] = {}
     for folder in run.rounds():
-        for votes in folder.votes.batches(VOTE_COLUMNS):
+        for votes in folder.votes.batches(VERDICT_COLUMNS):
             labelled = pc.is_in(votes["pair_id"], pa.array(list(labels)))
             for name in pc.unique(votes["labeler"]).to_pylist():
                 seen.setdefault(name)
@@ -146,8 +150,7 @@ def soft_votes(votes: pa.Table) -> dict[str, tuple[list[str], Floats]]:
     over its votes of P(a preferred to b), a and b as in the pair's first vote."""
     if not len(votes):
         return {}
-    pairs = pairs_of(votes)
-    read = read_votes(votes, pairs)
+    read, pairs = read_votes_and_pairs(votes)
     verdicts = merge_votes(read, len(pairs))
     ids = np.asarray(pairs["pair_id"].to_pylist())
     found = {}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +19,10 @@ from prefloop.data.hashing import derive_seed
 from prefloop.data.preferences.labels import LABELS, PairLabel, SeenLabels, read_label
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.files import read_rows
-from prefloop.data.sources.rows import counted
+from prefloop.data.sources.rows import RawRow, counted
 from prefloop.labelers.statistics.review_draw import Strategy, draw
 from prefloop.pipeline.judging.delimiter import delimiter_hint
+from prefloop.pipeline.report.excerpts import rows_with, with_parts
 from prefloop.pipeline.run.run_dir import RunDir
 
 QUEUE_COLUMNS = (
@@ -62,34 +64,32 @@ def write_queue(
     """
     if path.exists():
         raise InputError(f"{path}: exists: people may have filled it in; give another --out")
-    ids: list[str] = []
-    p_chosen, agreement = [np.zeros(0)], [np.zeros(0)]
+    found: list[pa.Table] = []
     for folder in run.rounds():
-        columns = ["pair_id", "p_chosen", "agreement", "kept", "reason"]
-        for table in folder.decisions.batches(columns):
+        columns = ["pair_id", "p_chosen", "agreement", "kept", *(["reason"] if everything else [])]
+        for table in with_parts(folder.decisions, columns):
             shown = table["kept"]
             if everything:
                 unknown = pc.equal(table["reason"], "no_valid_vote")
                 shown = pc.or_(shown, pc.invert(pc.fill_null(unknown, False)))
-            rows = table.filter(shown)
-            ids += rows["pair_id"].to_pylist()
-            p_chosen.append(rows["p_chosen"].to_numpy())
-            agreement.append(rows["agreement"].to_numpy())
-    if not ids:
+            rows = table.select(["pair_id", "p_chosen", "agreement", "part"]).filter(shown)
+            of_round = pa.array(np.full(len(rows), folder.index))
+            found.append(rows.append_column("round", of_round))
+    if not any(map(len, found)):
         raise InputError(f"{run.root}: has no kept pair to look at: run it first")
-    confidence, shared = np.concatenate(p_chosen), np.concatenate(agreement)
-    drawn = draw(ids, confidence, shared, n, strategy, seed=seed)
-    order = {ids[place]: rank for rank, place in enumerate(drawn.index)}
-    rows = _texts(run, set(order), seed)
-    chances = dict(zip(order, drawn.inclusion.tolist(), strict=True))
+    pairs = pa.concat_tables(found)
+    confidence, shared = (pairs[name].to_numpy() for name in ("p_chosen", "agreement"))
+    drawn = draw(pairs["pair_id"], confidence, shared, n, strategy, seed=seed)
+    chosen = pairs.select(["pair_id", "round", "part"]).take(pa.array(drawn.index)).to_pylist()
+    texts = _texts(run, chosen, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("x", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, QUEUE_COLUMNS)
         writer.writeheader()
-        for row in sorted(rows, key=lambda one: order[one["pair_id"]]):
-            whole = {**row, "inclusion": repr(chances[row["pair_id"]])}
+        for row, chance in zip(texts, drawn.inclusion.tolist(), strict=True):
+            whole = {**row, "inclusion": repr(chance)}
             writer.writerow({name: _cell(text) for name, text in whole.items()})
-    return len(rows)
+    return len(texts)
 
 
 def _cell(text: str) -> str:
@@ -103,37 +103,39 @@ def _uncelled(value: object) -> str:
     return text[1:] if text.startswith("'") else text
 
 
-def _texts(run: RunDir, wanted: set[str], seed: int) -> list[dict[str, str]]:
-    rows, named = [], pa.array(wanted, pa.string())
-    for folder in run.rounds():
-        for index in folder.decisions.indices():
-            columns = ["pair_id", "prompt_id", "chosen_id", "rejected_id"]
-            table = folder.decisions.read(index, columns)
-            pairs = table.filter(pc.is_in(table["pair_id"], named)).to_pylist()
-            if not pairs:
-                continue
-            prompts = {
-                row["prompt_id"]: row["messages"] for row in folder.prompts.read(index).to_pylist()
+def _texts(run: RunDir, drawn: Sequence[dict[str, Any]], seed: int) -> list[dict[str, str]]:
+    """The prompts and answers of the pairs ``drawn`` (``pair_id``, ``round``, ``part``), in their
+    order; each shard is read once, and only those that have one of them."""
+    ranks: defaultdict[tuple[int, int], dict[str, int]] = defaultdict(dict)
+    for rank, pair in enumerate(drawn):
+        ranks[pair["round"], pair["part"]][pair["pair_id"]] = rank
+    rows: dict[int, dict[str, str]] = {}
+    for (index, part), of_part in sorted(ranks.items()):
+        folder = run.round(index)
+        columns = ["pair_id", "prompt_id", "chosen_id", "rejected_id"]
+        pairs = rows_with(folder.decisions, part, "pair_id", of_part, columns)
+        asked = {pair["prompt_id"] for pair in pairs}
+        answered = {pair[f"{side}_id"] for pair in pairs for side in ("chosen", "rejected")}
+        prompts, texts = (
+            {row[key]: row[name] for row in rows_with(shards, part, key, ids, [key, name])}
+            for shards, key, name, ids in (
+                (folder.prompts, "prompt_id", "messages", asked),
+                (folder.candidates, "candidate_id", "text", answered),
+            )
+        )
+        for pair in pairs:
+            ids = sorted((pair["chosen_id"], pair["rejected_id"]))
+            if derive_seed(seed, pair["pair_id"], "queue") % 2:
+                ids.reverse()
+            rows[of_part[pair["pair_id"]]] = {
+                "pair_id": pair["pair_id"],
+                "prompt": _shown(prompts[pair["prompt_id"]]),
+                "answer_1": texts[ids[0]],
+                "answer_2": texts[ids[1]],
+                "answer_1_id": ids[0],
+                "answer_2_id": ids[1],
             }
-            texts = {
-                row["candidate_id"]: row["text"]
-                for row in folder.candidates.read(index, ["candidate_id", "text"]).to_pylist()
-            }
-            for pair in pairs:
-                ids = sorted((pair["chosen_id"], pair["rejected_id"]))
-                if derive_seed(seed, pair["pair_id"], "queue") % 2:
-                    ids.reverse()
-                rows.append(
-                    {
-                        "pair_id": pair["pair_id"],
-                        "prompt": _shown(prompts[pair["prompt_id"]]),
-                        "answer_1": texts[ids[0]],
-                        "answer_2": texts[ids[1]],
-                        "answer_1_id": ids[0],
-                        "answer_2_id": ids[1],
-                    }
-                )
-    return rows
+    return [rows[rank] for rank in range(len(drawn))]
 
 
 def _shown(messages: Sequence[dict[str, str]]) -> str:
@@ -151,10 +153,11 @@ def read_people(paths: Sequence[str], run: RunDir) -> dict[str, PeopleLabel]:
     """
     said: dict[str, list[float]] = {}
     inclusion: dict[str, float | None] = {}
-    pairs = _pairs(run)
-    for path in paths:
+    tables = [(path, list(counted(read_rows(PromptSource(path=path))))) for path in paths]
+    pairs = _pairs(run, [row for _, rows in tables for row in rows])
+    for path, rows in tables:
         seen = SeenLabels()
-        for row in counted(read_rows(PromptSource(path=path))):
+        for row in rows:
             if isinstance(row, BadRow):
                 raise InputError(str(row) + delimiter_hint([row.content]))
             where = f"{row.source}, row {row.row}"
@@ -215,12 +218,18 @@ def _majority(sides: Sequence[float]) -> float:
     return 0.5 if others and others[0][1] == times else most
 
 
-def _pairs(run: RunDir) -> dict[str, tuple[str, str]]:
-    """The candidates a and b of every pair that was voted on."""
+def _pairs(run: RunDir, rows: Sequence[RawRow | BadRow]) -> dict[str, tuple[str, str]]:
+    """The candidates a and b of every pair in ``rows`` that was voted on."""
+    asked = {
+        _uncelled(row.fields["pair_id"])
+        for row in rows
+        if isinstance(row, RawRow) and "pair_id" in row.fields
+    }
+    wanted = pa.array(sorted(asked), pa.string())
     found: dict[str, tuple[str, str]] = {}
     for folder in run.rounds():
         for votes in folder.votes.batches(["pair_id", "a_id", "b_id"]):
-            rows = zip(*(column.to_pylist() for column in votes.columns), strict=True)
-            for pair, a, b in rows:
+            mine = votes.filter(pc.is_in(votes["pair_id"], wanted))
+            for pair, a, b in zip(*(column.to_pylist() for column in mine.columns), strict=True):
                 found.setdefault(pair, (a, b))
     return found

@@ -23,6 +23,7 @@ from prefloop.data.hashing import json_hash
 from prefloop.data.shards import atomic_write_json
 from prefloop.pipeline.engines.weights import usable_device
 from prefloop.pipeline.machine.hardware import CPU, device_name
+from prefloop.pipeline.machine.user_cache import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -57,12 +58,6 @@ def machine_speed(device: str, dtype: str) -> MachineSpeed:
         except (OSError, PrefloopError) as error:
             logger.debug("the speed of this machine is not kept: %s", error)
     return kept
-
-
-def cache_folder() -> Path:
-    """Where what is known of this machine is kept: ``prefloop`` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base).expanduser() / "prefloop"
 
 
 def measure(device: str, dtype: str, *, seconds: float = _SECONDS) -> MachineSpeed:

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from prefloop.data.hashing import content_id
 from prefloop.data.shards import write_shard
-from prefloop.labelers.decisions.decide import TIE, decide
+from prefloop.labelers.decisions.decide import decide
+from prefloop.labelers.decisions.reasons import TIE
 from prefloop.labelers.statistics.estimate import mean_estimate
 from prefloop.pipeline.run.metrics import metrics_table
 from prefloop.pipeline.run.run_dir import RunDir

@@ -17,7 +17,7 @@ from prefloop.data.shards import as_json, atomic_write_json, write_if_changed
 from prefloop.data.storage.commits import told_of_commits
 from prefloop.data.storage.lease import Lease, LeaseLost
 from prefloop.data.storage.objects import Objects
-from prefloop.pipeline.machine.speed import cache_folder
+from prefloop.pipeline.machine.user_cache import cache_folder
 from prefloop.pipeline.remote import changes
 from prefloop.pipeline.remote.known_objects import KnownObjects
 from prefloop.pipeline.remote.mirror import Mirror

@@ -8,22 +8,36 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefloop.data.shards import ShardFolder
-from prefloop.pipeline.report.tally import UNDECIDED
+from prefloop.labelers.decisions.reasons import UNDECIDED
 from prefloop.pipeline.run.run_dir import RunDir
 
 _POOL = 600
 """Kept pairs drawn at random, of which the shown ones are taken by margin."""
 _THIRDS = ("Low margin", "Middle margin", "High margin")
-_DECISION_COLUMNS = ["pair_id", "margin", "kept", "reason"]
+_TOGETHER = 50_000
+"""Decisions that are looked at together."""
+LOT_COLUMNS = ["pair_id", "margin", "kept", "reason"]
+"""The columns of decisions that lots are drawn from."""
+_PER_THIRD = 4
+"""Pairs that are shown of each third of the kept ones."""
+_CANDIDATE_COLUMNS = [
+    "candidate_id", "prompt_id", "text", "tokens", "finish_reason", "origin", "policy",
+    "policy_revision", "reasoning", "reasoning_tokens",
+]  # fmt: skip
+_VOTE_COLUMNS = [
+    "pair_id", "a_id", "labeler", "order", "preference", "p_a", "rationale", "reasoning",
+    "reasoning_tokens",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -100,11 +114,17 @@ class _Pick:
 
 
 def read_excerpts(
-    run: RunDir, *, kept_per_group: int = 4, dropped_per_reason: int = 3
+    run: RunDir, lots: PairLots | None = None
 ) -> tuple[list[Excerpt], dict[str, list[Excerpt]]]:
-    """Kept pairs (low, middle, high margin) and dropped pairs by the filter that dropped them."""
-    kept, dropped = _draw(run, dropped_per_reason)
-    chosen = _by_margin(kept, kept_per_group)
+    """Kept pairs (low, middle, high margin) and dropped pairs by the filter that dropped them; by
+    ``lots`` that were drawn of all decisions of ``run``, or else are drawn now."""
+    if lots is None:
+        lots = PairLots()
+        for folder in run.rounds():
+            for table in with_parts(folder.decisions, LOT_COLUMNS):
+                lots.add(table, folder.index)
+    kept, dropped = lots.drawn()
+    chosen = _by_margin(kept, _PER_THIRD)
     picks = chosen + [pick for picks in dropped.values() for pick in picks]
     loaded = _load(run, picks)
     return (
@@ -117,8 +137,6 @@ def read_excerpts(
 
 
 _ORDER = attrgetter(*(field.name for field in fields(_Pick)))
-_BEYOND = 1000
-"""Picks that are gathered before the lowest are looked for."""
 
 
 class _Lowest:
@@ -126,38 +144,70 @@ class _Lowest:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._picks: list[_Pick] = []
-        self.limit: str | None = None
-        """The id from which on none is taken any more; null while there are too few."""
-
-    def add(self, pick: _Pick) -> None:
-        """Show it another one."""
-        self._picks.append(pick)
-        if len(self._picks) >= self._most + _BEYOND:
-            self._picks = self.picks
-            self.limit = self._picks[-1].pair_id
+        self.picks: list[_Pick] = []
+        """In their order."""
 
     @property
-    def picks(self) -> list[_Pick]:
-        """In their order."""
-        return sorted(self._picks, key=_ORDER)[: self._most]
+    def limit(self) -> str | None:
+        """The highest id that is taken; null while there are too few."""
+        return self.picks[-1].pair_id if len(self.picks) == self._most else None
+
+    def add(self, rows: pa.Table, round_index: int, group: str) -> None:
+        """Show it more, rows with ``pair_id``, ``margin`` and ``part``."""
+        if len(rows) > self._most:
+            order = [("pair_id", "ascending")]
+            rows = rows.take(pc.select_k_unstable(rows, k=self._most, sort_keys=order))
+        self.picks += [
+            _Pick(row["pair_id"], row["margin"], round_index, row["part"], group)
+            for row in rows.to_pylist()
+        ]
+        self.picks = sorted(self.picks, key=_ORDER)[: self._most]
 
 
-def _draw(run: RunDir, per_reason: int) -> tuple[list[_Pick], dict[str, list[_Pick]]]:
-    found: dict[str, _Lowest] = {}
-    for folder in run.rounds():
-        for part in folder.decisions.indices():
-            table = folder.decisions.read(part, columns=_DECISION_COLUMNS)
-            reasons = pc.if_else(table["kept"], "", pc.coalesce(table["reason"], "unnamed"))
-            for group in pc.unique(reasons).to_pylist():
-                lowest = found.setdefault(group, _Lowest(per_reason if group else _POOL))
-                rows = table.filter(pc.equal(reasons, group))
-                if lowest.limit is not None:  # soon, very few
-                    rows = rows.filter(pc.less(rows["pair_id"], lowest.limit))
-                for row in rows.select(["pair_id", "margin"]).to_pylist():
-                    lowest.add(_Pick(row["pair_id"], row["margin"], folder.index, part, group))
-    kept = found.pop("").picks if "" in found else []
-    return kept, {reason: lowest.picks for reason, lowest in found.items()}
+class PairLots:
+    """The pairs to show, drawn while decisions are read: ``per_reason`` of each reason for which
+    pairs were dropped, and of the kept ones a pool."""
+
+    def __init__(self, per_reason: int = 3) -> None:
+        self._per_reason = per_reason
+        self._found: dict[str, _Lowest] = {}
+
+    def add(self, decisions: pa.Table, round_index: int) -> None:
+        """Show them decisions (LOT_COLUMNS, and ``part``) of a round."""
+        groups = pc.if_else(decisions["kept"], "", pc.coalesce(decisions["reason"], "unnamed"))
+        rows = decisions.select(["pair_id", "margin", "part"]).append_column("group", groups)
+        there = pc.unique(groups).to_pylist()
+        limits = [self._found[group].limit if group in self._found else None for group in there]
+        if limits and None not in limits:  # soon, and then very few rows are left
+            highest = max(filter(None, limits))
+            rows = rows.filter(pc.less_equal(rows["pair_id"], highest))
+        for group in there:
+            most = self._per_reason if group else _POOL
+            lowest = self._found.setdefault(group, _Lowest(most))
+            lowest.add(rows.filter(pc.equal(rows["group"], group)), round_index, group)
+
+    def drawn(self) -> tuple[list[_Pick], dict[str, list[_Pick]]]:
+        """The kept ones, and the dropped ones by reason."""
+        picks = {group: lowest.picks for group, lowest in self._found.items()}
+        return picks.pop("", []), picks
+
+
+def with_parts(shards: ShardFolder, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Columns of the rows of all shards, many together, with the shard of each as ``part``."""
+    parts, tables = [], []
+    for part in shards.indices():
+        parts.append(part)
+        tables.append(shards.read(part, columns))
+        if sum(map(len, tables)) >= _TOGETHER:
+            yield _numbered(parts, tables)
+            parts, tables = [], []
+    if tables:
+        yield _numbered(parts, tables)
+
+
+def _numbered(parts: list[int], tables: list[pa.Table]) -> pa.Table:
+    of_rows = np.repeat(parts, [len(table) for table in tables])
+    return pa.concat_tables(tables).append_column("part", pa.array(of_rows))
 
 
 def _by_margin(kept: Sequence[_Pick], per_group: int) -> list[_Pick]:
@@ -185,10 +235,11 @@ def _load(run: RunDir, picks: Iterable[_Pick]) -> dict[_Pick, Excerpt]:
         prompt_ids = [row["prompt_id"] for row in decisions]
         prompts = keyed(rows_with(folder.prompts, part, "prompt_id", prompt_ids), "prompt_id")
         candidates = keyed(
-            rows_with(folder.candidates, part, "prompt_id", prompt_ids), "candidate_id"
+            rows_with(folder.candidates, part, "prompt_id", prompt_ids, _CANDIDATE_COLUMNS),
+            "candidate_id",
         )
         votes: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for row in rows_with(folder.votes, part, "pair_id", pair_ids):
+        for row in rows_with(folder.votes, part, "pair_id", pair_ids, _VOTE_COLUMNS):
             votes[row["pair_id"]].append(row)
         by_pair = keyed(decisions, "pair_id")
         for pick in of_part:
@@ -199,10 +250,16 @@ def _load(run: RunDir, picks: Iterable[_Pick]) -> dict[_Pick, Excerpt]:
     return loaded
 
 
-def rows_with(shards: ShardFolder, part: int, key: str, ids: list[str]) -> list[dict[str, Any]]:
-    """The rows of a shard that have one of ``ids`` as their ``key``."""
-    table = shards.read(part)
-    found: pa.Table = table.filter(pc.is_in(table[key], pa.array(ids, pa.string())))
+def rows_with(
+    shards: ShardFolder,
+    part: int,
+    key: str,
+    ids: Iterable[str],
+    columns: Sequence[str] | None = None,
+) -> list[dict[str, Any]]:
+    """The rows of a shard that have one of ``ids`` as their ``key``, or some columns of them."""
+    table = shards.read(part, columns)
+    found: pa.Table = table.filter(pc.is_in(table[key], pa.array(list(ids), pa.string())))
     return list(found.to_pylist())
 
 

@@ -12,7 +12,6 @@ from prefloop.labelers.statistics.winrate import LENGTH_GAP, extrapolates
 from prefloop.pipeline.report import formats
 from prefloop.pipeline.report.plots import Figure, Series, Words, lines
 from prefloop.pipeline.run.run_dir import JURY, OPPONENT, RunDir
-from prefloop.training.config import Guards
 
 _CURVES = (
     ("loss", "Loss", None),
@@ -265,6 +264,9 @@ def _policy_figure(metrics: Sequence[Metric], measure: _Measure, guard: str) -> 
 
 def guard_captions(run: RunDir) -> dict[str, str]:
     """What the guards ask of a figure, by its name, as the end of its caption."""
+    # Its settings take as long to load as a small report to write.
+    from prefloop.training.config import Guards
+
     try:
         raw = read_yaml(run.config)
         guards = Guards.model_validate(((raw or {}).get("train") or {}).get("guards") or {})

@@ -6,16 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from prefloop.data.arrays import Ints
-from prefloop.labelers.jury.verdict_table import (
-    VOTE_COLUMNS,
-    merge_votes,
-    pairs_of,
-    read_votes,
-)
+from prefloop.labelers.jury.every_verdict import VERDICTS, every_verdict
+from prefloop.labelers.jury.verdict_table import VERDICT_COLUMNS
 from prefloop.labelers.statistics.agreement import (
     MISSING,
     Agreement,
@@ -24,8 +16,6 @@ from prefloop.labelers.statistics.agreement import (
     raw_agreement,
 )
 from prefloop.pipeline.run.run_dir import RunDir
-
-_LABELS = ("a", "tie", "b")
 
 
 @dataclass(frozen=True)
@@ -51,44 +41,22 @@ def agreement_with_given(run: RunDir) -> list[WithGiven]:
     given = _given_names(run)
     if not given:
         return []
-    codes, prompts = _codes(run)
+    said = every_verdict(
+        votes for folder in run.rounds() for votes in folder.votes.batches(VERDICT_COLUMNS)
+    )
     found = []
     for name in given:
-        for other in sorted(codes.keys() - set(given)):
-            both = np.stack([codes[name], codes[other]], axis=1) if name in codes else None
-            if both is None:
+        for other in said.labelers:
+            if name not in said.labelers or other in given:
                 continue
+            both = said.codes[:, [said.labelers.index(name), said.labelers.index(other)]]
             judged = (both != MISSING).all(axis=1)
             both = both[judged]
-            ratings = Ratings((name, other), _LABELS, both, prompts=prompts[judged])
+            ratings = Ratings((name, other), VERDICTS, both, prompts=said.prompts[judged])
             if len(both):
                 same, kappa = raw_agreement(ratings), cohen_kappa(ratings, 0, 1)
                 found.append(WithGiven(other, name, same, kappa))
     return found
-
-
-def _codes(run: RunDir) -> tuple[dict[str, Ints], NDArray[np.str_]]:
-    """Each labeler's verdicts on all pairs with votes, places in ``_LABELS`` or MISSING, and the
-    pairs' prompts."""
-    prompts: list[str] = []
-    parts: list[tuple[tuple[str, ...], Ints]] = []
-    for folder in run.rounds():
-        for votes in folder.votes.batches(VOTE_COLUMNS):
-            pairs = pairs_of(votes)
-            read = read_votes(votes, pairs)
-            verdicts = merge_votes(read, len(pairs))
-            parts.append((read.labelers, np.where(verdicts.valid, 1 - verdicts.verdict, MISSING)))
-            prompts += pairs["prompt_id"].to_pylist()
-    names = {name for part, _ in parts for name in part}
-    whole = {
-        name: np.full(sum(len(codes) for _, codes in parts), MISSING, np.int64) for name in names
-    }
-    at = 0
-    for part, codes in parts:
-        for column, name in enumerate(part):
-            whole[name][at : at + len(codes)] = codes[:, column]
-        at += len(codes)
-    return whole, np.array(prompts, "U")
 
 
 def _given_names(run: RunDir) -> list[str]:

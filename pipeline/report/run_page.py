@@ -7,8 +7,10 @@ escaping; keys and passwords are taken out on the way.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prefloop.data.shards import atomic_write_text, row_count
 from prefloop.labelers.decisions.reasons import PAIR_STRATEGY
@@ -19,7 +21,7 @@ from prefloop.labelers.judges.rubric.deciding import (
 )
 from prefloop.labelers.judges.rubric.with_people import criteria_with_people
 from prefloop.labelers.people import is_human
-from prefloop.pipeline.report.excerpts import read_excerpts
+from prefloop.pipeline.report.excerpts import PairLots, read_excerpts
 from prefloop.pipeline.report.figures import (
     curve_figures,
     guard_captions,
@@ -42,7 +44,10 @@ from prefloop.pipeline.report.tally import tally_run
 from prefloop.pipeline.run.run_dir import JURY, RunDir
 from prefloop.pipeline.run.shard_counts import WinRate
 from prefloop.pipeline.run.status import RoundStatus, RunStatus, collect_status
-from prefloop.pipeline.stages.write import split_files
+from prefloop.pipeline.stages.dataset.layout import TRIPLES_FOLDER, files_in
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 LONGEST_TEXT = 3_000
 """Characters of a prompt or an answer that are shown; the rest is counted."""
@@ -74,15 +79,21 @@ def write_report(run: RunDir) -> Path:
 def render_report(run: RunDir) -> str:
     """The report of ``run`` as HTML. Equal runs give equal pages."""
     status = collect_status(run)
-    tally = tally_run(run)
+    lots = PairLots()
+    tally = tally_run(run, lots)
     metrics = read_metrics(run)
-    kept, dropped = read_excerpts(run)
+    kept, dropped = read_excerpts(run, lots)
     not_chosen = dropped.pop(PAIR_STRATEGY, [])
     notes = run.notes()
-    guards = guard_captions(run)
+    guards = guard_captions(run) if metrics else {}
     won = _won(status)
     led = _led(status, won)
     flows = [_flow(each) for each in status.rounds]
+
+    def criteria() -> Iterator[pa.Table]:
+        for folder in run.rounds() if tally.votes.has_criteria else ():
+            yield from folder.votes.batches(CRITERIA_COLUMNS)
+
     page = render_page(
         "report.html.jinja",
         name=run.root.resolve().name,
@@ -102,12 +113,8 @@ def render_report(run: RunDir) -> str:
         length_shares=length_shares(tally),
         decision_figures=decision_figures(tally),
         tally=tally,
-        rubrics=criteria_figures(
-            votes for folder in run.rounds() for votes in folder.votes.batches(CRITERIA_COLUMNS)
-        ),
-        by_people=criteria_with_people(
-            votes for folder in run.rounds() for votes in folder.votes.batches(CRITERIA_COLUMNS)
-        ),
+        rubrics=criteria_figures(criteria()),
+        by_people=criteria_with_people(criteria()),
         most_criteria=MOST_CRITERIA,
         different=DIFFERENT,
         other_labels=read_other_labels(run),
@@ -127,7 +134,7 @@ def render_report(run: RunDir) -> str:
 def _dataset(run: RunDir) -> Dataset | None:
     rows: dict[str, int] = {"train": 0, "test": 0}
     for split in rows:
-        rows[split] = sum(map(row_count, split_files(run, split)))
+        rows[split] = sum(map(row_count, files_in(run.dataset, TRIPLES_FOLDER, split)))
     files = sorted(run.dataset.rglob("*.parquet"))
     if not files:
         return None

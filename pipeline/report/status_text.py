@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -11,7 +11,6 @@ from rich.text import Text
 
 from prefloop.pipeline.engines.openai.batch.job_folder import OpenJobs
 from prefloop.pipeline.report.formats import count, duration, money, percent, short_count
-from prefloop.pipeline.run.final_split import FinalFigures
 from prefloop.pipeline.run.run_dir import JURY, OPPONENT
 from prefloop.pipeline.run.shard_counts import Rate, Usage, WinRate
 from prefloop.pipeline.run.status import (
@@ -23,6 +22,9 @@ from prefloop.pipeline.run.status import (
     RoundStatus,
     RunStatus,
 )
+
+if TYPE_CHECKING:
+    from prefloop.pipeline.run.final_split import FinalFigures
 
 _SOURCES_SHOWN = 12
 _ROUNDS_BESIDE_EACH_OTHER = 5

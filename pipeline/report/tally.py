@@ -7,7 +7,7 @@ each token length, bin, labeler and pair of labelers), so memory does not grow w
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -16,25 +16,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from prefloop.labelers.decisions.decide import NO_VALID_VOTE, TIE
+from prefloop.data.arrays import Bools, Floats, Ints
 from prefloop.labelers.decisions.lengths import LENGTH_COLUMNS, compared_lengths
+from prefloop.labelers.decisions.reasons import UNDECIDED
 from prefloop.labelers.jury.first_shown import first_shown_share
 from prefloop.labelers.jury.verdict_table import (
-    VOTE_COLUMNS,
+    VERDICT_COLUMNS,
     PositionBias,
     merge_votes,
-    pairs_of,
     position_bias,
     prompts_of,
-    read_votes,
+    read_votes_and_pairs,
 )
 from prefloop.labelers.statistics.agreement import both_ways, kappa_of_tables
+from prefloop.pipeline.report.excerpts import LOT_COLUMNS, PairLots, with_parts
 from prefloop.pipeline.run.run_dir import RunDir
 
 Counts = NDArray[np.int64]
 
-UNDECIDED = (TIE, NO_VALID_VOTE)
-"""Reasons of the pairs that have no preferred answer."""
 MARGIN_EDGES = np.linspace(-1, 1, 41)
 AGREEMENT_EDGES = np.linspace(0, 1, 11)
 
@@ -42,7 +41,7 @@ _DECISION_COLUMNS = [
     "margin", "agreement", *LENGTH_COLUMNS, "kept", "reason",
 ]  # fmt: skip
 _VOTE_COLUMNS = [
-    *VOTE_COLUMNS, "prompt_tokens", "completion_tokens", "cost",
+    *VERDICT_COLUMNS, "prompt_tokens", "completion_tokens", "cost", "criteria",
 ]  # fmt: skip
 
 
@@ -59,15 +58,15 @@ class LengthCounts:
 
     def add(self, decisions: pa.Table) -> None:
         """Count these pairs; which answer is the longer one may be a matter of characters."""
-        tokens = (decisions[name].to_numpy() for name in ("chosen_tokens", "rejected_tokens"))
-        self.chosen, self.rejected = (
-            _plus(so_far, np.bincount(these))
-            for so_far, these in zip((self.chosen, self.rejected), tokens, strict=True)
-        )
-        chosen, rejected = compared_lengths(decisions)
-        self.chosen_longer += int((chosen > rejected).sum())
-        self.rejected_longer += int((chosen < rejected).sum())
-        self.same += int((chosen == rejected).sum())
+        self += _Lengths.of(decisions).counts(np.ones(len(decisions), np.bool_))
+
+    def __iadd__(self, other: LengthCounts) -> LengthCounts:
+        self.chosen = _plus(self.chosen, other.chosen)
+        self.rejected = _plus(self.rejected, other.rejected)
+        self.chosen_longer += other.chosen_longer
+        self.rejected_longer += other.rejected_longer
+        self.same += other.same
+        return self
 
     @property
     def pairs(self) -> int:
@@ -79,6 +78,35 @@ class LengthCounts:
         """Share among the pairs of unequal length; null where there is none."""
         unequal = self.chosen_longer + self.rejected_longer
         return self.chosen_longer / unequal if unequal else None
+
+
+@dataclass(frozen=True)
+class _Lengths:
+    """Lengths of the answers of pairs."""
+
+    chosen_tokens: Ints
+    rejected_tokens: Ints
+    longer: Ints
+    """1 where the chosen one is the longer one, -1 where the other is, 0 for equal lengths."""
+
+    @classmethod
+    def of(cls, decisions: pa.Table) -> _Lengths:
+        chosen, rejected = compared_lengths(decisions)
+        longer = np.sign(chosen - rejected)
+        return cls(
+            decisions["chosen_tokens"].to_numpy(), decisions["rejected_tokens"].to_numpy(), longer
+        )
+
+    def counts(self, rows: Bools) -> LengthCounts:
+        """Those of some of the pairs."""
+        rejected_longer, same, chosen_longer = np.bincount(self.longer[rows] + 1, minlength=3)
+        return LengthCounts(
+            np.bincount(self.chosen_tokens[rows]),
+            np.bincount(self.rejected_tokens[rows]),
+            int(chosen_longer),
+            int(rejected_longer),
+            int(same),
+        )
 
 
 @dataclass
@@ -109,12 +137,25 @@ class DecisionTally:
         kept = column["kept"].astype(bool)
         decided = ~pc.is_in(decisions["reason"], pa.array(UNDECIDED)).to_numpy()
         self.undecided += int((~decided).sum())
-        self.agreement_before += _histogram(column["agreement"], AGREEMENT_EDGES)
-        self.agreement_after += _histogram(column["agreement"][kept], AGREEMENT_EDGES)
-        self.margins_before += _histogram(column["margin"][decided], MARGIN_EDGES)
-        self.margins_after += _histogram(column["margin"][kept], MARGIN_EDGES)
-        for lengths, rows in ((self.before, decided), (self.after, kept)):
-            lengths.add(decisions.filter(pa.array(rows)))
+        agreement = _Bins.of(column["agreement"], AGREEMENT_EDGES)
+        self.agreement_before += agreement.counts()
+        self.agreement_after += agreement.counts(kept)
+        margins = _Bins.of(column["margin"], MARGIN_EDGES)
+        self.margins_before += margins.counts(decided)
+        self.margins_after += margins.counts(kept)
+        lengths = _Lengths.of(decisions)
+        self.before += lengths.counts(decided)
+        self.after += lengths.counts(kept)
+
+    def __iadd__(self, other: DecisionTally) -> DecisionTally:
+        self.before += other.before
+        self.after += other.after
+        self.margins_before += other.margins_before
+        self.margins_after += other.margins_after
+        self.agreement_before += other.agreement_before
+        self.agreement_after += other.agreement_after
+        self.undecided += other.undecided
+        return self
 
 
 @dataclass
@@ -168,22 +209,28 @@ class VoteTally:
     agreements: dict[tuple[str, str], AgreementTally] = field(
         default_factory=lambda: defaultdict(AgreementTally)
     )
+    has_criteria: bool = False
+    """Whether any vote says what it holds of single criteria."""
 
     def add(self, votes: pa.Table) -> None:
         """Count a shard of votes. All votes on a pair must be in it."""
-        pairs = pairs_of(votes)
-        read = read_votes(votes, pairs)
+        self.has_criteria |= votes["criteria"].null_count < len(votes)
+        read, pairs = read_votes_and_pairs(votes)
         verdicts = merge_votes(read, len(pairs))
-        for name in read.labelers:
-            own = votes.filter(pc.equal(votes["labeler"], name))
-            said = _counted(own["preference"])
+        labeler = read.labeler
+        prompt, completion = (
+            np.bincount(labeler, votes[name].to_numpy(), len(read.labelers)).astype(np.int64)
+            for name in ("prompt_tokens", "completion_tokens")
+        )
+        for place, (name, said) in enumerate(read.said().items()):
             tally = self.labelers[name]
-            tally.votes += len(own)
+            tally.votes += sum(said.values())
             tally.invalid += said["invalid"]
             tally.ties += said["tie"]
-            tally.prompt_tokens += pc.sum(own["prompt_tokens"]).as_py()
-            tally.completion_tokens += pc.sum(own["completion_tokens"]).as_py()
-            tally.cost += pc.sum(own["cost"]).as_py()
+            tally.prompt_tokens += int(prompt[place])
+            tally.completion_tokens += int(completion[place])
+            own = votes["cost"].filter(pa.array(labeler == place))
+            tally.cost += pc.sum(own).as_py()
         for name, bias in position_bias(read, verdicts, prompts_of(pairs)).items():
             self.labelers[name].position += bias
         for one, other in combinations(range(len(read.labelers)), 2):
@@ -205,27 +252,45 @@ class RunTally:
     votes: VoteTally = field(default_factory=VoteTally)
 
 
-def tally_run(run: RunDir) -> RunTally:
-    """Count the decisions and votes of every round begun so far."""
+def tally_run(run: RunDir, lots: PairLots | None = None) -> RunTally:
+    """Count the decisions and votes of every round begun so far. ``lots`` are drawn of the same
+    decisions, so that these are read once for both."""
     tally = RunTally()
+    columns = dict.fromkeys([*_DECISION_COLUMNS, *(LOT_COLUMNS if lots else [])])
     for folder in run.rounds():
         of_round = tally.rounds[folder.index] = DecisionTally()
-        for table in folder.decisions.batches(_DECISION_COLUMNS):
+        for table in with_parts(folder.decisions, list(columns)):
             of_round.add(table)
-            tally.decisions.add(table)
+            if lots:
+                lots.add(table, folder.index)
+        tally.decisions += of_round
         for table in folder.votes.batches(_VOTE_COLUMNS):
             tally.votes.add(table)
     return tally
 
 
-def _counted(column: pa.ChunkedArray) -> Counter[str]:
-    found = pc.value_counts(column).to_pylist()
-    return Counter({one["values"]: one["counts"] for one in found})
+@dataclass(frozen=True)
+class _Bins:
+    """In which bin of a histogram each of some values falls."""
 
+    place: Ints
+    """From 0; ``bins`` for a value in none."""
+    bins: int
 
-def _histogram(values: NDArray[np.float64], edges: NDArray[np.float64]) -> Counts:
-    # Rounded, so that 0.30000000000000004 falls in the bin that begins at 0.3.
-    return np.histogram(np.round(values, 9), np.round(edges, 9))[0].astype(np.int64)
+    @classmethod
+    def of(cls, values: Floats, edges: Floats) -> _Bins:
+        """Bins hold their lower edge, the last one its upper edge too."""
+        # Rounded, so that 0.30000000000000004 falls in the bin that begins at 0.3.
+        values, edges, bins = np.round(values, 9), np.round(edges, 9), len(edges) - 1
+        place = np.searchsorted(edges, values, side="right") - 1
+        place[values == edges[-1]] = bins - 1
+        place[place < 0] = bins
+        return cls(place, bins)
+
+    def counts(self, rows: Bools | None = None) -> Counts:
+        """How many values, or how many of those in ``rows``, are in each bin."""
+        place = self.place if rows is None else self.place[rows]
+        return np.bincount(place, minlength=self.bins + 1)[: self.bins]
 
 
 def _plus(one: Counts, other: Counts) -> Counts:

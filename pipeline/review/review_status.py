@@ -12,7 +12,11 @@ import numpy as np
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.judges.rubric.deciding import CRITERIA_COLUMNS
 from prefloop.labelers.judges.rubric.with_people import CriterionWithPeople, criteria_with_people
-from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS, merge_votes, pairs_of, read_votes
+from prefloop.labelers.jury.verdict_table import (
+    VERDICT_COLUMNS,
+    merge_votes,
+    read_votes_and_pairs,
+)
 from prefloop.labelers.people import is_human, without_people
 from prefloop.labelers.statistics.agreement import (
     MISSING,
@@ -157,12 +161,12 @@ def _labelers(folder: ReviewFolder, majority: Mapping[str, str | None]) -> dict[
     prompts: dict[str, list[str]] = defaultdict(list)
     wanted = pa.array(sorted(majority), pa.string())
     for round_folder in RunDir(folder.root.parents[1]).rounds():
-        for votes in round_folder.votes.iter(columns=VOTE_COLUMNS):
+        for votes in round_folder.votes.batches(VERDICT_COLUMNS):
             mine = votes.filter(pc.is_in(votes["pair_id"], wanted))
             if not len(mine):
                 continue
-            pairs = pairs_of(mine)
-            verdicts = merge_votes(read := read_votes(mine, pairs), len(pairs))
+            read, pairs = read_votes_and_pairs(mine)
+            verdicts = merge_votes(read, len(pairs))
             for at, pair in enumerate(pairs.to_pylist()):
                 words = {1: pair["a_id"], 0: None, -1: pair["b_id"]}
                 for place, name in enumerate(read.labelers):

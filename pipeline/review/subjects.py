@@ -18,7 +18,11 @@ from prefloop.data.preferences import PreferenceColumns, read_preferences
 from prefloop.data.reasoning import split_thought
 from prefloop.data.utf8 import is_blank
 from prefloop.labelers.config import LabelConfig
-from prefloop.labelers.jury.verdict_table import VOTE_COLUMNS, merge_votes, pairs_of, read_votes
+from prefloop.labelers.jury.verdict_table import (
+    VERDICT_COLUMNS,
+    merge_votes,
+    read_votes_and_pairs,
+)
 from prefloop.labelers.people import is_human
 from prefloop.pipeline.config import load_config
 from prefloop.pipeline.review.errors import ReviewError
@@ -165,12 +169,11 @@ class RunSubjects:
     def _verdicts(
         self, round_index: int, index: int, wanted: set[str]
     ) -> dict[str, dict[str, str]]:
-        votes = self.run.round(round_index).votes.read(index, VOTE_COLUMNS)
+        votes = self.run.round(round_index).votes.read(index, VERDICT_COLUMNS)
         votes = votes.filter(pc.is_in(votes["pair_id"], pa.array(sorted(wanted), pa.string())))
         if not len(votes):
             return {}
-        pairs = pairs_of(votes)
-        read = read_votes(votes, pairs)
+        read, pairs = read_votes_and_pairs(votes)
         verdicts = merge_votes(read, len(pairs))
         found: dict[str, dict[str, str]] = {}
         for at, pair in enumerate(pairs.to_pylist()):

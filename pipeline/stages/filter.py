@@ -9,9 +9,8 @@ import pyarrow.compute as pc
 
 from prefloop.data.errors import NothingCameOut
 from prefloop.labelers.config import FilterConfig, Identical, LabelConfig, LengthBalance
-from prefloop.labelers.decisions.decide import NO_VALID_VOTE, TIE
 from prefloop.labelers.decisions.filters import EMPTY_ANSWER, BalanceRows, balance_cutoff
-from prefloop.labelers.decisions.reasons import PAIR_STRATEGY
+from prefloop.labelers.decisions.reasons import NO_VALID_VOTE, PAIR_STRATEGY, TIE
 from prefloop.pipeline.executors.block_task import BlockFacts, Tables
 from prefloop.pipeline.executors.units import run_units
 from prefloop.pipeline.run.all_or_some import commonest, tally_notes

@@ -15,8 +15,8 @@ from prefloop.data.arrays import Ints
 from prefloop.data.errors import InputError
 from prefloop.data.shards import ShardFolder
 from prefloop.labelers.decisions.lengths import LENGTH_COLUMNS, compared_lengths
+from prefloop.labelers.decisions.reasons import UNDECIDED
 from prefloop.pipeline.report.excerpts import keyed, rows_with, shown_vote
-from prefloop.pipeline.report.tally import UNDECIDED
 from prefloop.pipeline.run.run_dir import RoundDir, RunDir
 from prefloop.pipeline.stages.write import split_files
 from prefloop.pipeline.view.pair_facts import FACTS, KEPT

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.labelers.people import is_human
+from prefloop.labelers.people import of_people, without_people
 
 CRITERIA_COLUMNS = ["pair_id", "prompt_id", "a_id", "b_id", "labeler", "preference", "criteria"]
 """The columns of votes that are looked at."""
@@ -101,8 +101,7 @@ def criteria_figures(votes: Iterable[pa.Table]) -> list[RubricFigures]:
     found: dict[str, dict[tuple[str, str], CriterionFigures]] = defaultdict(dict)
     from_prompts: dict[str, bool] = {}
     for table in votes:
-        judges = pa.array([not is_human(name) for name in table["labeler"].to_pylist()], pa.bool_())
-        asked = table.filter(pc.and_(judges, pc.is_valid(table["criteria"])))
+        asked = without_people(table.filter(pc.is_valid(table["criteria"])))
         if not len(asked):
             continue
         people = _by_people(table)
@@ -171,8 +170,7 @@ def _verdict(gaps: Any, fails: Any) -> int:
 def _by_people(votes: pa.Table) -> dict[str, str]:
     """The answer of each pair that more people prefer than the other one, by its id."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    human = [is_human(name) for name in votes["labeler"].to_pylist()]
-    for row in votes.filter(pa.array(human, pa.bool_())).to_pylist():
+    for row in of_people(votes).to_pylist():
         if row["preference"] in ("a", "b"):
             counts[row["pair_id"]][row[f"{row['preference']}_id"]] += 1
     found = {}

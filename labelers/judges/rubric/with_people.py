@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefloop.labelers.judges.rubric.deciding import DIFFERENT
-from prefloop.labelers.people import is_human
+from prefloop.labelers.people import is_human, of_people
 from prefloop.labelers.statistics.estimate import Estimate
 from prefloop.labelers.statistics.winrate import win_rate
 
@@ -98,8 +98,7 @@ def criteria_with_people(votes: Iterable[pa.Table]) -> list[CriterionWithPeople]
 def _where_people_spoke(votes: pa.Table) -> pa.Table:
     """The votes with criteria on pairs of which people judged some."""
     told = votes.filter(pc.is_valid(votes["criteria"]))
-    people = pa.array([is_human(name) for name in told["labeler"].to_pylist()], pa.bool_())
-    return told.filter(pc.is_in(told["pair_id"], pc.unique(told.filter(people)["pair_id"])))
+    return told.filter(pc.is_in(told["pair_id"], pc.unique(of_people(told)["pair_id"])))
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from prefloop.labelers.statistics.agreement import (
     raw_agreement,
     unanimous_share,
 )
+from prefloop.labelers.statistics.clusters import renumbered
 
 
 def ratings(codes: list[list[int]] | np.ndarray, labels: int, **more) -> Ratings:
@@ -316,3 +317,54 @@ def test_one_prompt_has_no_interval():
     codes = np.array([[0, 0], [1, 0], [1, 1]])
     found = raw_agreement(Ratings(("x", "y"), ("a", "b"), codes, prompts=["p"] * 3))
     assert (found.value, found.low, found.n) == (pytest.approx(2 / 3), None, 3)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int64])
+def test_many_labels_fit_into_the_type_of_their_codes(kind: type[np.integer]) -> None:
+    """The cells of two annotators' labels are numbered too: of 30 labels, 900."""
+    draw = np.random.default_rng(0)
+    first = draw.integers(0, 30, 200)
+    codes = np.stack([first, np.where(draw.random(200) < 0.6, first, draw.integers(0, 30, 200))], 1)
+    found = cohen_kappa(ratings(codes.astype(kind), 30), 0, 1)
+    assert found == cohen_kappa(ratings(codes, 30), 0, 1)
+    assert 0.45 < found.low < found.value < found.high < 0.65
+
+
+def test_what_is_worked_out_for_like_items_once_is_that_of_each_item() -> None:
+    """Also of more annotators and labels than likenesses can be numbered for."""
+    draw = np.random.default_rng(1)
+    for annotators, labels in ((2, 3), (5, 4), (16, 30)):
+        codes = draw.integers(-1, labels, (60, annotators))
+        codes[30:50] = codes[:20]
+        found = ratings(codes, labels)
+        assert (found.alike.codes[found.alike.number] == codes).all()
+        assert found.alike.times.sum() == 60
+        every = [[(row == label).sum() for label in range(labels)] for row in codes]
+        assert (found.counts == np.array(every)).all()
+
+
+def test_prompts_may_be_numbers_or_words() -> None:
+    draw = np.random.default_rng(2)
+    numbers = draw.integers(0, 40, 150)
+    codes = draw.integers(-1, 3, (150, 3))
+    one, other = (
+        ratings(codes, 3, mirrored=True, prompts=prompts)
+        for prompts in (numbers, [f"prompt {number}" for number in numbers.tolist()])
+    )
+    for statistic in (raw_agreement, unanimous_share, fleiss_kappa, krippendorff_alpha):
+        assert statistic(one) == statistic(other)
+    assert cohen_kappas(one) == cohen_kappas(other)
+
+
+@given(
+    st.lists(st.integers(0, 40), max_size=30) | st.lists(st.integers(-9, 10**12), max_size=30),
+    st.sampled_from([np.int64, np.int32, np.float64]),
+)
+def test_numbers_are_those_of_a_sort(values: list[int], kind: type) -> None:
+    array = np.array(values, np.int64)
+    array = array % 2**31 if kind is np.int32 else array
+    array = array.astype(kind)
+    distinct, number = renumbered(array)
+    expected, inverse = np.unique(array, return_inverse=True)
+    assert distinct.tolist() == expected.tolist()
+    assert number.tolist() == inverse.tolist()

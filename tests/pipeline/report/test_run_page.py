@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,7 +19,7 @@ from rich.console import Console
 
 from prefloop.data.schemas import CANDIDATE, PROMPT, VOTE
 from prefloop.labelers.decisions.filters import PAIR_STRATEGY
-from prefloop.pipeline.report.excerpts import read_excerpts
+from prefloop.pipeline.report.excerpts import PairLots, read_excerpts
 from prefloop.pipeline.report.formats import percent
 from prefloop.pipeline.report.plots import Bars, Series, Words, histogram, length_bins, lines, rebin
 from prefloop.pipeline.report.redact import HIDDEN, hide_environment_secrets, redact
@@ -29,6 +31,7 @@ from prefloop.pipeline.report.run_page import (
 )
 from prefloop.pipeline.report.side_by_side import read_side_by_side
 from prefloop.pipeline.report.status_text import render_status
+from prefloop.pipeline.report.tally import tally_run
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.run.status import collect_status
 from tests.helpers.synthetic_run import (
@@ -196,6 +199,54 @@ def test_samples_come_from_all_thirds_and_every_filter(run: RunDir) -> None:
     assert read_excerpts(run) == (kept, dropped)
 
 
+def test_lots_are_the_lowest_ids_however_decisions_are_cut() -> None:
+    """Of reasons that are seen early, late and seldom; a pair may be in two rounds."""
+    draw = np.random.default_rng(0)
+    ids = [f"{number:032x}" for number in draw.permutation(6_000)]
+    reasons = draw.choice(["", "tie", "margin", "seldom"], 6_000, p=[0.5, 0.3, 0.199, 0.001])
+    reasons[:2_000] = np.where(reasons[:2_000] == "margin", "tie", reasons[:2_000])
+    rows = pa.table(
+        {
+            "pair_id": ids,
+            "margin": draw.random(6_000),
+            "kept": reasons == "",
+            "reason": [reason or None for reason in reasons.tolist()],
+            "part": np.arange(6_000) // 50,
+        }
+    )
+    expected = {}
+    for reason in ("tie", "margin", "seldom"):
+        expected[reason] = sorted(np.array(ids)[reasons == reason].tolist())[:3]
+    pool = sorted(np.array(ids)[reasons == ""].tolist())[:600]
+    for size in (6_000, 700, 50):
+        lots = PairLots()
+        for start in range(0, 6_000, size):
+            lots.add(rows.slice(start, size), round_index=0)
+        kept, dropped = lots.drawn()
+        assert [pick.pair_id for pick in kept] == pool
+        found = {reason: [pick.pair_id for pick in picks] for reason, picks in dropped.items()}
+        assert found == expected
+        for pick in kept + dropped["seldom"]:
+            place = ids.index(pick.pair_id)
+            assert (pick.part, pick.margin) == (place // 50, rows["margin"][place].as_py())
+    lots.add(rows.slice(0, 50), round_index=1)
+    assert len(lots.drawn()[0]) == 600
+
+
+def test_a_report_without_training_loads_no_settings_and_no_statistics(tmp_path: Path) -> None:
+    """Each takes longer than to write the report of a small run."""
+    run = write_run(tmp_path / "run", rounds=1, blocks=1, trained=False)
+    code = (
+        f"import sys, prefloop\nprefloop.report({str(run.root)!r})\n"
+        "slow = {'prefloop.pipeline.config', 'prefloop.labelers.config', 'torch', 'datasets',"
+        " 'prefloop.training.config', 'scipy.stats', 'sklearn', 'statsmodels'}\n"
+        "print(sorted(slow & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert run.report.exists()
+
+
 def test_pairs_that_the_strategy_left_are_not_called_dropped(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", rounds=1, trained=False)
     decisions = run.round(0).decisions
@@ -218,7 +269,9 @@ def test_pairs_that_the_strategy_left_are_not_called_dropped(tmp_path: Path) -> 
 
 
 def test_a_vote_for_b_is_told_about_chosen_and_rejected(run: RunDir) -> None:
-    _, dropped = read_excerpts(run, dropped_per_reason=100)
+    lots = PairLots(per_reason=100)
+    tally_run(run, lots)
+    _, dropped = read_excerpts(run, lots)
     judged = [vote for each in dropped["tie"] for vote in each.votes if vote.labeler == JUDGE]
     flipped = [vote for vote in judged if vote.preferred == "rejected"]
     assert flipped

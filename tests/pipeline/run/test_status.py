@@ -181,7 +181,21 @@ def test_a_status_loads_neither_pandas_nor_the_settings(tmp_path: Path) -> None:
     code = (
         "import sys; from prefloop.pipeline.commands.app import app\n"
         f"app(['status', {str(run.root)!r}], standalone_mode=False)\n"
-        "slow = {'pandas', 'prefloop.pipeline.config', 'jinja2', 'torch'}\n"
+        "slow = {'pandas', 'prefloop.pipeline.config', 'jinja2', 'torch',"
+        " 'prefloop.pipeline.engines.settings'}\n"
+        "print(sorted(slow & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_status_without_training_loads_no_settings_at_all(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", rounds=1, blocks=1, trained=False)
+    code = (
+        "import sys; from prefloop.pipeline.commands.app import app\n"
+        f"app(['status', {str(run.root)!r}], standalone_mode=False)\n"
+        "slow = {'prefloop.labelers.config', 'prefloop.training.config',"
+        " 'prefloop.pipeline.engines.settings'}\n"
         "print(sorted(slow & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
