@@ -35,6 +35,7 @@ _SQUARE = re.compile(
     r"|MIDDLE|SUFFIX|IMG|ARGS|CALL_ID|THINK|BOS|EOS|PAD|UNK|CLS|SEP|MASK|gMASK|sMASK))\]"
 )
 _ANSWER = "\ufdd0"  # a noncharacter: stands for the answer while we look at the template
+_WORD, _LINE = "a", "\n"
 _BEGIN = 24
 """Characters of a turn by which it is found in what a template wrote."""
 _SWITCHES = ("enable_thinking", "thinking")
@@ -93,11 +94,54 @@ def render_tokens(
     _require_turns(tokenizer, turns, str(text).replace(cut, ""))
     if add_generation_prompt:
         _say_missing_header(tokenizer)
-    ids: list[int] = []
-    for piece in str(text).split(cut):
-        ids += tokenizer.encode(piece, add_special_tokens=False)
+    first, *others = str(text).split(cut)
+    ids = list(tokenizer.encode(first, add_special_tokens=False))
+    for piece in others:
+        ids += encode_behind(tokenizer, piece)
     ids = _with_one_bos(tokenizer, ids)
     return ids if add_generation_prompt else _as_encoder_input(tokenizer, ids)
+
+
+def encode_behind(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, split_special_tokens: bool = False
+) -> list[int]:
+    """Ids of ``text`` that goes on behind other text: without the space that some tokenizers (of
+    the SentencePiece kind) put before the first word of all that they are given."""
+    how = {"add_special_tokens": False, "split_special_tokens": split_special_tokens}
+    if text and leads_with_space(tokenizer):
+        head = list(tokenizer(_LINE, **how)["input_ids"])
+        ids = list(tokenizer(_LINE + text, **how)["input_ids"])
+        if ids[: len(head)] == head:
+            return ids[len(head) :]
+    return list(tokenizer(text, **how)["input_ids"])
+
+
+@lru_cache(maxsize=16)
+def leads_with_space(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether ``tokenizer`` puts a space before the first word of all that it is given."""
+    return _goes_on(tokenizer, _LINE)
+
+
+def continues_prompt(
+    tokenizer: PreTrainedTokenizerBase, template_kwargs: Mapping[str, Any] | None = None
+) -> bool:
+    """Whether the first word of an answer has no such space, as it would have in a text of its own:
+    it stands at the beginning of a line, or right behind a token of the template."""
+    if not leads_with_space(tokenizer):
+        return False
+    header = _generation_prompt(tokenizer, template_kwargs or {}) or ""
+    written = (_LINE, *map(str, tokenizer.added_tokens_decoder.values()))
+    if not header.endswith(written):
+        return False  # behind other text a word has its space
+    return _goes_on(tokenizer, header)
+
+
+def _goes_on(tokenizer: PreTrainedTokenizerBase, header: str) -> bool:
+    """Whether a word is other tokens behind ``header`` than by itself."""
+    alone, head, both = (
+        tokenizer.encode(text, add_special_tokens=False) for text in (_WORD, header, header + _WORD)
+    )
+    return bool(both[: len(head)] == head and both[len(head) :] != alone)
 
 
 def verdict_token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
@@ -192,12 +236,15 @@ def without_end(ids: Sequence[int], ends: Sequence[int]) -> Sequence[int]:
     return ids[:-1] if ids and ids[-1] in ends else ids
 
 
-def padding_id(tokenizer: PreTrainedTokenizerBase, *, but: int | None = None) -> int | None:
+def padding_id(
+    tokenizer: PreTrainedTokenizerBase, *, but: int | None = None, below: int | None = None
+) -> int | None:
     """Id of a token to pad with, also for a tokenizer that names none: padding is masked, so any
-    special one will do. ``but`` is not taken. Null where there is none."""
+    special one will do. ``but`` is not taken, nor what is not ``below`` (the model's embeddings).
+    Null where there is none."""
     known = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
     for token in (*known, tokenizer.bos_token_id):
-        if token is not None and token != but:
+        if token is not None and token != but and (below is None or token < below):
             return int(token)
     return None
 

@@ -39,6 +39,7 @@ from prefloop.pipeline.engines.answer_reader import (
 )
 from prefloop.pipeline.engines.blocks import BlockQueue, Pending
 from prefloop.pipeline.engines.decoding.decoder import Drawn, decode, decode_batches
+from prefloop.pipeline.engines.decoding.trial import require_steps
 from prefloop.pipeline.engines.defaults import Advice, completed
 from prefloop.pipeline.engines.padding import cut_by_length
 from prefloop.pipeline.engines.prefixes import Work, can_share, families_of, width_of
@@ -214,7 +215,9 @@ class HfEngine:
             pending, _ = rows[number]
             if pending.request.choices is None:
                 said = self._reader.read(drawn.token_ids, pending.request)
-                yield rows[number], _completion(pending, drawn, said, None)
+                differ = self._reader.differs(drawn.token_ids, said, pending.request)
+                completion = _completion(pending, drawn, said, None)
+                yield rows[number], replace(completion, ids_differ=differ)
             else:
                 voting.append((number, drawn))
         voting.sort(key=lambda row: row[0])
@@ -287,10 +290,13 @@ class HfEngine:
             trust_remote_code=self._config.trust_remote_code,
         )
         self._advice = Advice.of(self._model.generation_config)
-        self._context = getattr(self._model.config, "max_position_embeddings", None)
+        self._context = getattr(
+            self._model.config.get_text_config(), "max_position_embeddings", None
+        )
         self._end_ids = end_tokens(self._tokenizer, self._model.generation_config.eos_token_id)
         self._embeddings = int(self._model.get_input_embeddings().weight.shape[0])
         check_template_tokens(self._tokenizer, path, self._embeddings)
+        require_steps(self._model, path)
         self._reader = AnswerReader(self._tokenizer, self._end_ids)
 
     def _set_threads(self) -> None:

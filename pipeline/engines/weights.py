@@ -124,7 +124,17 @@ def load_model(
         share_heads(model)
         if is_adapter(path):
             model = _with_adapter(model, path, merge=model.dtype.itemsize >= 4)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (
+        # The first three: what transformers raises where a quantisation's packages are not here.
+        ImportError,
+        AssertionError,
+        AttributeError,
+        OSError,
+        ValueError,
+        KeyError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
         raise _unloadable("weights", path, error) from error
     loaded: PreTrainedModel = model.to(device).eval()
     return loaded

@@ -298,7 +298,7 @@ def _batch_logprobs(
         attention_mask=torch.from_numpy(real).to(device),
         use_cache=False,
         logits_to_keep=length - first,
-    ).logits
+    ).logits[:, first - length :]  # some models do not know how many to keep
     sums = np.zeros(len(prompts))
     # Row by row, so that a large vocabulary takes the float32 memory of one sequence, not of all.
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):

@@ -54,6 +54,8 @@ def open_policy(policy: Path, config: TrainConfig) -> OpenPolicy:
         policy, dtype=dtype, device="cpu" if is_sharded() else device,
         trainable_adapter=continued, quantize=quantize,
     )  # fmt: skip
+    if not config.lora:
+        _check_trainable(policy, model)
     begun = peft_config(config.lora, "CAUSAL_LM") if config.lora and not continued else None
     autocast = torch.bfloat16 if bf16 else None
     return OpenPolicy(model, begun, dtype, autocast, device, quantize, whole=not is_sharded())
@@ -62,6 +64,18 @@ def open_policy(policy: Path, config: TrainConfig) -> OpenPolicy:
 def load_reference(reference: Path, opened: OpenPolicy) -> Any:
     """The reference policy, rounded as the policy that is compared with it."""
     return load_model(reference, dtype=opened.dtype, device=opened.device, quantize=opened.quantize)
+
+
+def _check_trainable(policy: Path, model: Any) -> None:
+    """Raise ``TrainingError`` where the weights of ``model`` are quantised."""
+    kind = getattr(model.config, "quantization_config", None)
+    if kind is not None:
+        method = kind.get("quant_method") if isinstance(kind, dict) else kind.quant_method
+        raise TrainingError(
+            f"{policy}: its weights are quantised ({getattr(method, 'value', method)}), so they "
+            "cannot be trained: give the model that they were made of (with lora.quantize: nf4 "
+            "where memory is short), or set train.lora"
+        )
 
 
 def _check_same_adapter(policy: Path, lora: Lora) -> None:
