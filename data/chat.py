@@ -10,13 +10,14 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from prefloop.data.conversation import template_turn, tools_in
 from prefloop.data.protocol import EngineFailed, Message, RequestRejected
-from prefloop.data.reasoning import opened_by, split_thought
+from prefloop.data.reasoning import is_mark, opened_by, split_thought
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,6 +37,10 @@ _SQUARE = re.compile(
 )
 _ANSWER = "\ufdd0"  # a noncharacter: stands for the answer while we look at the template
 _WORD, _LINE = "a", "\n"
+_DAY = datetime(2024, 7, 26)  # templates write it, and no hour or place
+"""What chat templates that write today's date are told it is: a policy is trained behind the very
+prompt that it was sampled with, also after midnight. Llama's write this one where they know no
+date."""
 _BEGIN = 24
 """Characters of a turn by which it is found in what a template wrote."""
 _SWITCHES = ("enable_thinking", "thinking")
@@ -87,7 +92,7 @@ def render_tokens(
             tools=_cut_everywhere(tokenizer, tools, cut),
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
-            **(template_kwargs or {}),
+            **{"strftime_now": _DAY.strftime, **(template_kwargs or {})},
         )
     except Exception as error:  # templates raise jinja2's errors and whatever their code meets
         raise RequestRejected("unrenderable_chat", f"{type(error).__name__}: {error}") from error
@@ -205,8 +210,9 @@ def _generation_prompt(
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Id of the token that ends an assistant's turn; null where there is none.
 
-    That is the special token the chat template writes behind the turn (Gemma's is not its EOS; a
-    base model's EOS is often another), else the tokenizer's EOS.
+    That is the token of its own that the chat template writes behind the turn (Gemma's is not its
+    EOS; a base model's EOS is often another; some are not marked as special), else the tokenizer's
+    EOS.
     """
     conversation = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWER}]
     try:
@@ -215,8 +221,10 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
         text = ""
     behind = tokenizer.encode(text.rpartition(_ANSWER)[2].lstrip(), add_special_tokens=False)
     added = tokenizer.added_tokens_decoder
-    if _ANSWER in text and behind and behind[0] in added and added[behind[0]].special:
-        return int(behind[0])
+    if _ANSWER in text and behind and behind[0] in added:
+        token = added[behind[0]]
+        if token.special or break_control_tokens(str(token)) != str(token):
+            return int(behind[0])
     eos = tokenizer.eos_token_id
     return None if eos is None else int(eos)
 
@@ -277,12 +285,15 @@ def _require_tools(
 def _require_turns(
     tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, Any]], text: str
 ) -> None:
-    """Raise ``RequestRejected`` where the template left out what the system or the user said: the
-    model would answer something else than what was asked."""
+    """Raise ``RequestRejected`` where the template left out what somebody said, but for earlier
+    thoughts: the model would answer something else than what was asked."""
     for number, turn in enumerate(turns, 1):
         said = turn.get("content")
-        if turn["role"] not in ("system", "user") or not isinstance(said, str):
+        spoken = ("system", "user") if turn.get("tool_calls") else ("system", "user", "assistant")
+        if turn["role"] not in spoken or not isinstance(said, str):
             continue
+        if turn["role"] == "assistant":
+            said = split_thought(said, opened=None).answer
         begin = said.strip()[:_BEGIN]
         if begin not in text and _squeezed(begin) not in _squeezed(text):
             raise RequestRejected(
@@ -331,13 +342,30 @@ def _cut_everywhere(tokenizer: PreTrainedTokenizerBase, value: Any, cut: str) ->
     if isinstance(value, str):
         return _cut_control_strings(tokenizer, value, cut)
     if isinstance(value, Mapping):
-        return {
+        said = value.get("content")
+        thought = _leading_thought(said) if value.get("role") == "assistant" else ""
+        found = {
             key: item if key == "role" else _cut_everywhere(tokenizer, item, cut)
             for key, item in value.items()
         }
+        if thought:
+            found["content"] = thought + _cut_control_strings(tokenizer, said[len(thought) :], cut)
+        return found
     if isinstance(value, list):
         return [_cut_everywhere(tokenizer, item, cut) for item in value]
     return value
+
+
+def _leading_thought(said: Any) -> str:
+    """What an assistant's turn thought before its answer, marks and all: templates look for these
+    to leave out what was thought earlier. Empty where there is none, or where it holds another
+    control string than the marks."""
+    if not isinstance(said, str):
+        return ""
+    thought = split_thought(said, opened=None)
+    head = said[: thought.begins] if thought.closed else ""
+    reasoning = thought.reasoning or ""
+    return head if break_control_tokens(reasoning) == reasoning else ""
 
 
 def _unused_character(text: str) -> str:
@@ -356,6 +384,24 @@ def _cut_control_strings(tokenizer: PreTrainedTokenizerBase, content: str, cut: 
     starts = [match.start() + 1 for match in pattern.finditer(content)]
     edges = [0, *starts, len(content)]
     return cut.join(content[a:b] for a, b in pairwise(edges))
+
+
+def cut_at_template_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
+    """``text`` in pieces, so that no token that the chat template writes, and that is not marked as
+    special, is in one of them. Marks around thoughts stay."""
+    pattern = _template_pattern(tokenizer)
+    if pattern is None:
+        return [text]
+    edges = [0, *(match.start() + 1 for match in pattern.finditer(text)), len(text)]
+    return [text[a:b] for a, b in pairwise(edges)]
+
+
+@lru_cache(maxsize=16)
+def _template_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
+    template = str(tokenizer.chat_template)
+    plain = (str(token) for token in tokenizer.added_tokens_decoder.values() if not token.special)
+    written = sorted(one for one in plain if one.strip() and one in template and not is_mark(one))
+    return re.compile("(?=" + "|".join(map(re.escape, written)) + ")") if written else None
 
 
 @lru_cache(maxsize=16)

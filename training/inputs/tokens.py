@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from prefloop.data.chat import (
     beyond_embedding,
     continues_prompt,
+    cut_at_template_tokens,
     encode_behind,
     render_tokens,
     thought_opening,
@@ -136,8 +137,8 @@ class AnswerEncoder:
             return []
         if any(mark in text for text in texts for mark in self._marks):
             found = [self._with_marks(text) for text in texts]
-        elif self._continues:
-            found = [self._plain(text, behind=True) for text in texts]
+        elif self._continues or any(len(self._pieces(text)) > 1 for text in texts):
+            found = [self._plain(text, behind=self._continues) for text in texts]
         else:
             # split_special_tokens: an answer that spells out the end token must not end there.
             found = self._tokenizer(texts, add_special_tokens=False, split_special_tokens=True)[
@@ -159,12 +160,17 @@ class AnswerEncoder:
         return found
 
     def _plain(self, text: str, *, behind: bool) -> list[int]:
-        if not text:
-            return []
-        if behind:
-            return encode_behind(self._tokenizer, text, split_special_tokens=True)
+        found: list[int] = []
         how = {"add_special_tokens": False, "split_special_tokens": True}
-        return list(self._tokenizer(text, **how)["input_ids"])
+        for number, piece in enumerate(self._pieces(text) if text else ()):
+            if behind or number:
+                found += encode_behind(self._tokenizer, piece, split_special_tokens=True)
+            else:
+                found += self._tokenizer(piece, **how)["input_ids"]
+        return found
+
+    def _pieces(self, text: str) -> list[str]:
+        return cut_at_template_tokens(self._tokenizer, text)
 
 
 def _behind_prompt(text: str, opening: str) -> str:
