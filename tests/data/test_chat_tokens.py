@@ -170,7 +170,8 @@ def test_verdict_tokens(tokenizer):
 TURNS = (
     "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>\n"
     "{% if m['role'] == 'assistant' and '</think>' in m['content'] %}"
-    "{{ m['content'].split('</think>')[-1].replace('<think>', '').lstrip() }}{% else %}{{ m['content'] }}{% endif %}"
+    "{{ m['content'].split('</think>')[-1].replace('<think>', '').lstrip() }}"
+    "{% else %}{{ m['content'] }}{% endif %}"
     "<|end|>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 

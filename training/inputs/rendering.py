@@ -69,14 +69,22 @@ class SampledIds:
         without an end that a cut answer never wrote."""
         out = []
         for ids, row in zip(encoded, rows, strict=True):
-            known = self.by_candidate.get(row[f"{side}_id"] or "")
-            if known is None or known.text != row[side]:
-                out.append(ids)
-            elif known.ids is not None and self._says(known.ids, known.text):
-                out.append(known.ids)
+            said, whole = self.as_sampled(row[f"{side}_id"], row[side])
+            if not isinstance(said, str):
+                out.append(said)
             else:
-                out.append(ids[:-1] if known.cut else ids)
+                out.append(ids if whole else ids[:-1])
         return out
+
+    def as_sampled(self, candidate_id: str | None, text: str) -> tuple[str | TokenIds, bool]:
+        """The answer ``text`` of a candidate as it was sampled, its tokens where it does not say
+        them, and whether it has an end."""
+        known = self.by_candidate.get(candidate_id or "")
+        if known is None or known.text != text:
+            return text, True
+        if known.ids is not None and self._says(known.ids, text):
+            return known.ids, not known.cut
+        return text, not known.cut
 
     def _says(self, ids: TokenIds, text: str) -> bool:
         """Whether ``ids`` say ``text`` to this tokenizer: those of a model of other tokens do not,
