@@ -37,6 +37,7 @@ _SQUARE = re.compile(
 )
 _ANSWER = "\ufdd0"  # a noncharacter: stands for the answer while we look at the template
 _WORD, _LINE = "a", "\n"
+_WORDS = "a b, and two more"
 _DAY = datetime(2024, 7, 26)  # templates write it, and no hour or place
 """What chat templates that write today's date are told it is: a policy is trained behind the very
 prompt that it was sampled with, also after midnight. Llama's write this one where they know no
@@ -47,6 +48,40 @@ _SWITCHES = ("enable_thinking", "thinking")
 """What chat templates call the variable that switches thoughts off."""
 _CLOSINGS = ("</think>", "</thinking>", "[/THINK]")
 _FIRST_NONCHARACTER = 0xFDD0  # Unicode noncharacters: never assigned, so never in a vocabulary
+
+
+def open_tokenizer(model: str, **how: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``model`` (a folder or hub name), ``how`` being arguments of transformers'
+    ``from_pretrained``.
+
+    Where the class that transformers takes for it loses spaces, which the tokenizer's own file
+    keeps (Llama's class cuts words otherwise than the byte-level tokenizers that some models name
+    it for), it is read from that file. Raises what transformers raises.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model, **how)
+    if _keeps_spaces(tokenizer):
+        return tokenizer
+    try:
+        as_written = PreTrainedTokenizerFast.from_pretrained(model, **how)
+    except (OSError, ValueError, KeyError, TypeError):
+        return tokenizer
+    if not _keeps_spaces(as_written):
+        return tokenizer
+    logger.warning(
+        "the tokenizer of %s is read from its tokenizer.json: as %s, which its "
+        "tokenizer_config.json names, this version of transformers loses the spaces between words",
+        model,
+        type(tokenizer).__name__,
+    )
+    found: PreTrainedTokenizerBase = as_written
+    return found
+
+
+def _keeps_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
+    ids = tokenizer.encode(_WORDS, add_special_tokens=False)
+    return str(tokenizer.decode(ids)).strip() == _WORDS
 
 
 def break_control_tokens(text: str) -> str:

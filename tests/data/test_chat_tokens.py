@@ -1,13 +1,17 @@
 """Token ids of a conversation: one BOS, and nothing that the content smuggles in."""
 
 import copy
+import json
 import logging
+from pathlib import Path
 
 import pytest
 
 from prefloop.data.chat import end_tokens, render_tokens, turn_end, verdict_token_ids
 from prefloop.data.protocol import EngineFailed, RequestRejected
+from prefloop.pipeline.engines.weights import load_tokenizer as of_engines
 from prefloop.training.inputs.tokens import answer_ids
+from prefloop.training.policy.checkpoints import load_tokenizer as of_training
 from tests.helpers.engine_models import TEMPLATE, make_tokenizer
 
 
@@ -227,3 +231,19 @@ def test_a_turn_may_end_with_a_token_that_is_not_special(tokenizer):
     assert ids.tolist().count(end) == 1
     assert ids[-1] == end
     assert ended.decode(ids[:-1]) == "a <|im_end|> b"
+
+
+@pytest.mark.parametrize("load", [of_engines, lambda model: of_training(Path(model))])
+def test_a_class_that_loses_the_spaces_of_a_tokenizer_is_not_taken(load, tmp_path, caplog):
+    make_tokenizer(tmp_path)
+    right = load(str(tmp_path))
+    assert not caplog.text
+    file = tmp_path / "tokenizer_config.json"
+    named = json.loads(file.read_text()) | {"tokenizer_class": "LlamaTokenizerFast"}
+    file.write_text(json.dumps(named))  # as DeepSeek's distilled models have it
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    found = load(str(tmp_path))
+    assert render_tokens(found, user("a quick fox")) == render_tokens(right, user("a quick fox"))
+    assert found.decode(found.encode("a quick fox", add_special_tokens=False)) == "a quick fox"
+    assert (found.eos_token_id, found.bos_token_id) == (right.eos_token_id, right.bos_token_id)
+    assert "read from its tokenizer.json" in caplog.text

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefloop.data.chat import padding_id
+from prefloop.data.chat import open_tokenizer, padding_id
 from prefloop.training.errors import TrainingError
 from prefloop.training.policy.loading_bar import no_loading_bar
 
@@ -71,15 +71,14 @@ def load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in ``checkpoint`` (of an adapter that has no copy of it, its base's), with a
     token to pad with that the model has: those of Llama, Mistral and GPT-2 name none, and one that
     was added may be beyond the model."""
-    from transformers import AutoTokenizer
-
     has_none = is_adapter(checkpoint) and not (checkpoint / "tokenizer_config.json").is_file()
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        base_of(checkpoint) if has_none else checkpoint,
+    tokenizer = open_tokenizer(
+        str(base_of(checkpoint) if has_none else checkpoint),
         trust_remote_code=False,
         local_files_only=True,
     )
-    padding = padding_id(tokenizer, below=embeddings(checkpoint))
+    has_model = is_adapter(checkpoint) or (checkpoint / "config.json").is_file()
+    padding = padding_id(tokenizer, below=embeddings(checkpoint) if has_model else None)
     if padding not in (None, tokenizer.pad_token_id):
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
     return tokenizer
