@@ -179,11 +179,13 @@ def lacking(names: Collection[str]) -> str:
 
 
 def _forget_generation(model: Any) -> None:
-    """transformers refuses to write the generation config that many models came with (a temperature
-    without do_sample): it is not written anew, see ``complete_policy``."""
+    """Forget all but the end tokens. transformers refuses to write the generation config that many
+    models came with (a temperature without do_sample): it is copied, see ``complete_policy``."""
     from transformers import GenerationConfig
 
+    ends = model.generation_config.eos_token_id
     model.generation_config = GenerationConfig.from_model_config(model.config)
+    model.generation_config.eos_token_id = ends
 
 
 def _require_whole(checkpoint: Path, missing: Collection[str]) -> None:
