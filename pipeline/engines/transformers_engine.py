@@ -52,6 +52,7 @@ from prefloop.pipeline.engines.weights import (
 )
 from prefloop.training.inputs.tokens import TokenIds
 from prefloop.training.policy.logprobs import BATCH, WHOLE, Scores, share_logprobs
+from prefloop.training.policy.rotary import rotary_limit
 
 T = TypeVar("T")
 TokenRow = tuple[Pending, int]
@@ -151,6 +152,13 @@ class HfEngine:
             raise RequestRejected(
                 "context_overflow",
                 f"{len(prompt)} prompt tokens + max_tokens {longest(request)} > {self._context}",
+            )
+        if self._rotary_limit is not None and len(prompt) <= self._rotary_limit < wanted:
+            raise RequestRejected(
+                "context_overflow",
+                f"{len(prompt)} prompt tokens + max_tokens {longest(request)} > "
+                f"{self._rotary_limit}, from where on this model has another rotary embedding: "
+                "lower max_tokens, or set the engine's type to vllm",
             )
         for choice in request.choices or ():
             if choice not in self._verdicts:
@@ -293,6 +301,7 @@ class HfEngine:
         self._context = getattr(
             self._model.config.get_text_config(), "max_position_embeddings", None
         )
+        self._rotary_limit = rotary_limit(self._model)
         self._end_ids = end_tokens(self._tokenizer, self._model.generation_config.eos_token_id)
         self._embeddings = int(self._model.get_input_embeddings().weight.shape[0])
         check_template_tokens(self._tokenizer, path, self._embeddings)
@@ -308,11 +317,13 @@ def _runs(block: list[Pending], size: int, model: Any) -> Iterator[list[RowBatch
     """Rows of ``block`` in batches of at most ``size``: one ``Sampling`` a batch, similar prompt
     lengths together or prompts that share, whatever the order of arrival. Batches of one run take
     each other's places."""
-    groups: dict[Sampling, list[Pending]] = defaultdict(list)
+    limit = rotary_limit(model)  # beyond it a prompt would change what shorter ones are
+    groups: dict[tuple[Sampling, bool], list[Pending]] = defaultdict(list)
     for pending in sorted(block, key=lambda p: (len(p.prompt), p.request.request_id)):
-        groups[_sampling(pending.request)].append(pending)
-    for sampling in sorted(groups, key=repr):
-        found = list(_batches(groups[sampling], size, model, sampling.max_tokens))
+        is_long = limit is not None and len(pending.prompt) > limit
+        groups[_sampling(pending.request), is_long].append(pending)
+    for sampling, is_long in sorted(groups, key=repr):
+        found = list(_batches(groups[sampling, is_long], size, model, sampling.max_tokens))
         whole = [parts[0] for parts in found if len(parts) == 1]
         if len(whole) > 1 and sampling.max_tokens >= _UNEVEN and can_share(model):
             yield whole
