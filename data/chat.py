@@ -383,7 +383,7 @@ def _cut_everywhere(tokenizer: PreTrainedTokenizerBase, value: Any, cut: str) ->
             key: item if key == "role" else _cut_everywhere(tokenizer, item, cut)
             for key, item in value.items()
         }
-        if thought:
+        if thought and isinstance(said, str):
             found["content"] = thought + _cut_control_strings(tokenizer, said[len(thought) :], cut)
         return found
     if isinstance(value, list):

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MambaConfig,
+)
 
 from prefloop.training.config import TrainConfig
 from prefloop.training.errors import TrainingError
@@ -105,3 +111,12 @@ def test_weights_in_a_short_type_are_trained_in_float32(dtype: torch.dtype, poli
         for one, other in zip(before.parameters(), after.parameters(), strict=True)
     ]
     assert all(moved)
+
+
+@pytest.mark.parametrize("modules", [("no_such_proj",), "all-linear"])
+def test_an_adapter_that_does_not_fit_is_one_line(modules: Any, policy: Path) -> None:
+    if modules == "all-linear":  # of which Mamba's are read by kernels of their own
+        config = MambaConfig(vocab_size=420, hidden_size=32, num_hidden_layers=1, state_size=8)
+        AutoModelForCausalLM.from_config(config).save_pretrained(policy)
+    with pytest.raises(TrainingError, match=r"train.lora does not fit .*target_modules$"):
+        train(policy, lora={"r": 2, "alpha": 4, "target_modules": modules})
