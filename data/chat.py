@@ -10,13 +10,14 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from prefloop.data.conversation import template_turn, tools_in
 from prefloop.data.protocol import EngineFailed, Message, RequestRejected
-from prefloop.data.reasoning import opened_by, split_thought
+from prefloop.data.reasoning import is_mark, opened_by, split_thought
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,12 +36,52 @@ _SQUARE = re.compile(
     r"|MIDDLE|SUFFIX|IMG|ARGS|CALL_ID|THINK|BOS|EOS|PAD|UNK|CLS|SEP|MASK|gMASK|sMASK))\]"
 )
 _ANSWER = "\ufdd0"  # a noncharacter: stands for the answer while we look at the template
+_WORD, _LINE = "a", "\n"
+_WORDS = "a b, and two more"
+_DAY = datetime(2024, 7, 26)  # templates write it, and no hour or place
+"""What chat templates that write today's date are told it is: a policy is trained behind the very
+prompt that it was sampled with, also after midnight. Llama's write this one where they know no
+date."""
 _BEGIN = 24
 """Characters of a turn by which it is found in what a template wrote."""
 _SWITCHES = ("enable_thinking", "thinking")
 """What chat templates call the variable that switches thoughts off."""
 _CLOSINGS = ("</think>", "</thinking>", "[/THINK]")
 _FIRST_NONCHARACTER = 0xFDD0  # Unicode noncharacters: never assigned, so never in a vocabulary
+
+
+def open_tokenizer(model: str, **how: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``model`` (a folder or hub name), ``how`` being arguments of transformers'
+    ``from_pretrained``.
+
+    Where the class that transformers takes for it loses spaces, which the tokenizer's own file
+    keeps (Llama's class cuts words otherwise than the byte-level tokenizers that some models name
+    it for), it is read from that file. Raises what transformers raises.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model, **how)
+    if _keeps_spaces(tokenizer):
+        return tokenizer
+    try:
+        as_written = PreTrainedTokenizerFast.from_pretrained(model, **how)
+    except (OSError, ValueError, KeyError, TypeError):
+        return tokenizer
+    if not _keeps_spaces(as_written):
+        return tokenizer
+    logger.warning(
+        "the tokenizer of %s is read from its tokenizer.json: as %s, which its "
+        "tokenizer_config.json names, this version of transformers loses the spaces between words",
+        model,
+        type(tokenizer).__name__,
+    )
+    found: PreTrainedTokenizerBase = as_written
+    return found
+
+
+def _keeps_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
+    ids = tokenizer.encode(_WORDS, add_special_tokens=False)
+    return str(tokenizer.decode(ids)).strip() == _WORDS
 
 
 def break_control_tokens(text: str) -> str:
@@ -86,18 +127,61 @@ def render_tokens(
             tools=_cut_everywhere(tokenizer, tools, cut),
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
-            **(template_kwargs or {}),
+            **{"strftime_now": _DAY.strftime, **(template_kwargs or {})},
         )
     except Exception as error:  # templates raise jinja2's errors and whatever their code meets
         raise RequestRejected("unrenderable_chat", f"{type(error).__name__}: {error}") from error
     _require_turns(tokenizer, turns, str(text).replace(cut, ""))
     if add_generation_prompt:
         _say_missing_header(tokenizer)
-    ids: list[int] = []
-    for piece in str(text).split(cut):
-        ids += tokenizer.encode(piece, add_special_tokens=False)
+    first, *others = str(text).split(cut)
+    ids = list(tokenizer.encode(first, add_special_tokens=False))
+    for piece in others:
+        ids += encode_behind(tokenizer, piece)
     ids = _with_one_bos(tokenizer, ids)
     return ids if add_generation_prompt else _as_encoder_input(tokenizer, ids)
+
+
+def encode_behind(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, split_special_tokens: bool = False
+) -> list[int]:
+    """Ids of ``text`` that goes on behind other text: without the space that some tokenizers (of
+    the SentencePiece kind) put before the first word of all that they are given."""
+    how = {"add_special_tokens": False, "split_special_tokens": split_special_tokens}
+    if text and leads_with_space(tokenizer):
+        head = list(tokenizer(_LINE, **how)["input_ids"])
+        ids = list(tokenizer(_LINE + text, **how)["input_ids"])
+        if ids[: len(head)] == head:
+            return ids[len(head) :]
+    return list(tokenizer(text, **how)["input_ids"])
+
+
+@lru_cache(maxsize=16)
+def leads_with_space(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether ``tokenizer`` puts a space before the first word of all that it is given."""
+    return _goes_on(tokenizer, _LINE)
+
+
+def continues_prompt(
+    tokenizer: PreTrainedTokenizerBase, template_kwargs: Mapping[str, Any] | None = None
+) -> bool:
+    """Whether the first word of an answer has no such space, as it would have in a text of its own:
+    it stands at the beginning of a line, or right behind a token of the template."""
+    if not leads_with_space(tokenizer):
+        return False
+    header = _generation_prompt(tokenizer, template_kwargs or {}) or ""
+    written = (_LINE, *map(str, tokenizer.added_tokens_decoder.values()))
+    if not header.endswith(written):
+        return False  # behind other text a word has its space
+    return _goes_on(tokenizer, header)
+
+
+def _goes_on(tokenizer: PreTrainedTokenizerBase, header: str) -> bool:
+    """Whether a word is other tokens behind ``header`` than by itself."""
+    alone, head, both = (
+        tokenizer.encode(text, add_special_tokens=False) for text in (_WORD, header, header + _WORD)
+    )
+    return bool(both[: len(head)] == head and both[len(head) :] != alone)
 
 
 def verdict_token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
@@ -161,8 +245,9 @@ def _generation_prompt(
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Id of the token that ends an assistant's turn; null where there is none.
 
-    That is the special token the chat template writes behind the turn (Gemma's is not its EOS; a
-    base model's EOS is often another), else the tokenizer's EOS.
+    That is the token of its own that the chat template writes behind the turn (Gemma's is not its
+    EOS; a base model's EOS is often another; some are not marked as special), else the tokenizer's
+    EOS.
     """
     conversation = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWER}]
     try:
@@ -171,8 +256,10 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
         text = ""
     behind = tokenizer.encode(text.rpartition(_ANSWER)[2].lstrip(), add_special_tokens=False)
     added = tokenizer.added_tokens_decoder
-    if _ANSWER in text and behind and behind[0] in added and added[behind[0]].special:
-        return int(behind[0])
+    if _ANSWER in text and behind and behind[0] in added:
+        token = added[behind[0]]
+        if token.special or break_control_tokens(str(token)) != str(token):
+            return int(behind[0])
     eos = tokenizer.eos_token_id
     return None if eos is None else int(eos)
 
@@ -192,12 +279,15 @@ def without_end(ids: Sequence[int], ends: Sequence[int]) -> Sequence[int]:
     return ids[:-1] if ids and ids[-1] in ends else ids
 
 
-def padding_id(tokenizer: PreTrainedTokenizerBase, *, but: int | None = None) -> int | None:
+def padding_id(
+    tokenizer: PreTrainedTokenizerBase, *, but: int | None = None, below: int | None = None
+) -> int | None:
     """Id of a token to pad with, also for a tokenizer that names none: padding is masked, so any
-    special one will do. ``but`` is not taken. Null where there is none."""
+    special one will do. ``but`` is not taken, nor what is not ``below`` (the model's embeddings).
+    Null where there is none."""
     known = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
     for token in (*known, tokenizer.bos_token_id):
-        if token is not None and token != but:
+        if token is not None and token != but and (below is None or token < below):
             return int(token)
     return None
 
@@ -230,12 +320,15 @@ def _require_tools(
 def _require_turns(
     tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, Any]], text: str
 ) -> None:
-    """Raise ``RequestRejected`` where the template left out what the system or the user said: the
-    model would answer something else than what was asked."""
+    """Raise ``RequestRejected`` where the template left out what somebody said, but for earlier
+    thoughts: the model would answer something else than what was asked."""
     for number, turn in enumerate(turns, 1):
         said = turn.get("content")
-        if turn["role"] not in ("system", "user") or not isinstance(said, str):
+        spoken = ("system", "user") if turn.get("tool_calls") else ("system", "user", "assistant")
+        if turn["role"] not in spoken or not isinstance(said, str):
             continue
+        if turn["role"] == "assistant":
+            said = split_thought(said, opened=None).answer
         begin = said.strip()[:_BEGIN]
         if begin not in text and _squeezed(begin) not in _squeezed(text):
             raise RequestRejected(
@@ -284,13 +377,30 @@ def _cut_everywhere(tokenizer: PreTrainedTokenizerBase, value: Any, cut: str) ->
     if isinstance(value, str):
         return _cut_control_strings(tokenizer, value, cut)
     if isinstance(value, Mapping):
-        return {
+        said = value.get("content")
+        thought = _leading_thought(said) if value.get("role") == "assistant" else ""
+        found = {
             key: item if key == "role" else _cut_everywhere(tokenizer, item, cut)
             for key, item in value.items()
         }
+        if thought and isinstance(said, str):
+            found["content"] = thought + _cut_control_strings(tokenizer, said[len(thought) :], cut)
+        return found
     if isinstance(value, list):
         return [_cut_everywhere(tokenizer, item, cut) for item in value]
     return value
+
+
+def _leading_thought(said: Any) -> str:
+    """What an assistant's turn thought before its answer, marks and all: templates look for these
+    to leave out what was thought earlier. Empty where there is none, or where it holds another
+    control string than the marks."""
+    if not isinstance(said, str):
+        return ""
+    thought = split_thought(said, opened=None)
+    head = said[: thought.begins] if thought.closed else ""
+    reasoning = thought.reasoning or ""
+    return head if break_control_tokens(reasoning) == reasoning else ""
 
 
 def _unused_character(text: str) -> str:
@@ -309,6 +419,24 @@ def _cut_control_strings(tokenizer: PreTrainedTokenizerBase, content: str, cut: 
     starts = [match.start() + 1 for match in pattern.finditer(content)]
     edges = [0, *starts, len(content)]
     return cut.join(content[a:b] for a, b in pairwise(edges))
+
+
+def cut_at_template_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
+    """``text`` in pieces, so that no token that the chat template writes, and that is not marked as
+    special, is in one of them. Marks around thoughts stay."""
+    pattern = _template_pattern(tokenizer)
+    if pattern is None:
+        return [text]
+    edges = [0, *(match.start() + 1 for match in pattern.finditer(text)), len(text)]
+    return [text[a:b] for a, b in pairwise(edges)]
+
+
+@lru_cache(maxsize=16)
+def _template_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
+    template = str(tokenizer.chat_template)
+    plain = (str(token) for token in tokenizer.added_tokens_decoder.values() if not token.special)
+    written = sorted(one for one in plain if one.strip() and one in template and not is_mark(one))
+    return re.compile("(?=" + "|".join(map(re.escape, written)) + ")") if written else None
 
 
 @lru_cache(maxsize=16)

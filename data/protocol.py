@@ -98,6 +98,7 @@ class Completion:
     its marks.
     ``raw_text``: where the model thought, all that it wrote, marks and all, led by the mark that
     the template may have written for it; null otherwise, and where a server took them apart.
+    ``ids_differ``: whether ``text``, encoded anew, is known to be other tokens than ``token_ids``.
     ``cost``: price in the engine's currency (0 for local engines).
     """
 
@@ -112,6 +113,7 @@ class Completion:
     reasoning: str | None = None
     reasoning_tokens: int = 0
     raw_text: str | None = None
+    ids_differ: bool = False
 
     @property
     def answer_tokens(self) -> int:

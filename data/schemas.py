@@ -53,9 +53,11 @@ CANDIDATE = pa.schema(
         # what the model thought before the answer; null where it did not think
         pa.field("reasoning", pa.string(), metadata=ADDED),
         pa.field("reasoning_tokens", pa.int32(), metadata=ADDED),  # of the thought and its marks
-        # thought and answer as the model wrote them, and their token ids, the end token included;
-        # null where it did not think, or the server does not tell
+        # thought and answer as the model wrote them; null where it did not think, or the server
+        # does not tell
         pa.field("raw_text", pa.string(), metadata=ADDED),
+        # what was sampled, the end token included; null where the text says it: encoded anew, and
+        # with an end unless it was cut, it is the same tokens, or the server does not tell
         pa.field("token_ids", pa.list_(pa.int32()), metadata=ADDED),
     ]
 )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from prefloop.data.chat import padding_id, render_tokens
+from prefloop.data.chat import open_tokenizer, padding_id, render_tokens
 from prefloop.data.protocol import Message, RequestRejected
 from prefloop.labelers.base import LabelerError
 
@@ -158,15 +158,12 @@ def context_length(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _load_tokenizer(checkpoint: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        return open_tokenizer(
             checkpoint, trust_remote_code=trust_remote_code, local_files_only=True
         )
     except (OSError, ValueError, KeyError) as error:
         raise _unusable(checkpoint, "its tokenizer cannot be loaded", error) from error
-    return tokenizer
 
 
 def _check_template(tokenizer: PreTrainedTokenizerBase, checkpoint: str) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prefloop.data.chat import thought_opening, without_end
+from prefloop.data.chat import thought_opening, turn_end, without_end
 from prefloop.data.protocol import Request
 from prefloop.data.reasoning import Thought, is_mark, split_thought
+from prefloop.training.inputs.tokens import AnswerEncoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,10 +47,25 @@ class AnswerReader:
             if token.special and is_mark(str(token))
         }
         self._openings: dict[str, str] = {}
+        self._encoders: dict[str, AnswerEncoder] = {}
+
+    def differs(self, ids: Sequence[int], said: ReadAnswer, request: Request) -> bool:
+        """Whether what ``ids`` said, encoded anew, is other tokens: a text can be cut into tokens
+        in several ways, end with another end token, or have lost a stop string."""
+        end = turn_end(self._tokenizer)
+        if end is None or said.reasoning is not None:
+            return True
+        key = _key(template_kwargs(request))
+        if key not in self._encoders:
+            variables = template_kwargs(request)
+            self._encoders[key] = AnswerEncoder(self._tokenizer, end, variables)
+        [again] = self._encoders[key]([said.text])
+        whole = bool(ids) and ids[-1] in self._end_ids
+        return tuple(ids) != tuple((again if whole else again[:-1]).tolist())
 
     def opening(self, template_kwargs: Mapping[str, Any]) -> str:
         """What the template's prompt opened a thought with; empty where it opened none."""
-        key = json.dumps(template_kwargs, sort_keys=True, default=repr)
+        key = _key(template_kwargs)
         if key not in self._openings:
             self._openings[key] = thought_opening(self._tokenizer, template_kwargs)
         return self._openings[key]
@@ -103,6 +119,10 @@ class AnswerReader:
 
     def _plain(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True)) if len(ids) else ""
+
+
+def _key(template_kwargs: Mapping[str, Any]) -> str:
+    return json.dumps(template_kwargs, sort_keys=True, default=repr)
 
 
 def template_kwargs(request: Request) -> dict[str, Any]:

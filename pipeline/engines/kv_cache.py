@@ -116,9 +116,11 @@ def arguments_of(model: Any) -> Collection[str]:
 
 def cache_keyword(model: Any) -> str:
     """What ``model`` calls a cache: newer versions of transformers have another name for it, and
-    warn at the old one."""
+    warn at the old one; models of states alone, as Mamba, have their own."""
     known = arguments_of(model)
-    return "cache" if "cache" in known and "past_key_values" not in known else "past_key_values"
+    if "past_key_values" in known:
+        return "past_key_values"
+    return next((name for name in ("cache", "cache_params") if name in known), "past_key_values")
 
 
 def is_plain(model: PreTrainedModel) -> bool:

@@ -39,6 +39,7 @@ from prefloop.pipeline.engines.answer_reader import (
 )
 from prefloop.pipeline.engines.blocks import BlockQueue, Pending
 from prefloop.pipeline.engines.decoding.decoder import Drawn, decode, decode_batches
+from prefloop.pipeline.engines.decoding.trial import require_steps
 from prefloop.pipeline.engines.defaults import Advice, completed
 from prefloop.pipeline.engines.padding import cut_by_length
 from prefloop.pipeline.engines.prefixes import Work, can_share, families_of, width_of
@@ -51,6 +52,7 @@ from prefloop.pipeline.engines.weights import (
 )
 from prefloop.training.inputs.tokens import TokenIds
 from prefloop.training.policy.logprobs import BATCH, WHOLE, Scores, share_logprobs
+from prefloop.training.policy.rotary import rotary_limit
 
 T = TypeVar("T")
 TokenRow = tuple[Pending, int]
@@ -151,6 +153,13 @@ class HfEngine:
                 "context_overflow",
                 f"{len(prompt)} prompt tokens + max_tokens {longest(request)} > {self._context}",
             )
+        if self._rotary_limit is not None and len(prompt) <= self._rotary_limit < wanted:
+            raise RequestRejected(
+                "context_overflow",
+                f"{len(prompt)} prompt tokens + max_tokens {longest(request)} > "
+                f"{self._rotary_limit}, from where on this model has another rotary embedding: "
+                "lower max_tokens, or set the engine's type to vllm",
+            )
         for choice in request.choices or ():
             if choice not in self._verdicts:
                 self._verdicts[choice] = verdict_token_ids(self._tokenizer, choice)
@@ -214,7 +223,9 @@ class HfEngine:
             pending, _ = rows[number]
             if pending.request.choices is None:
                 said = self._reader.read(drawn.token_ids, pending.request)
-                yield rows[number], _completion(pending, drawn, said, None)
+                differ = self._reader.differs(drawn.token_ids, said, pending.request)
+                completion = _completion(pending, drawn, said, None)
+                yield rows[number], replace(completion, ids_differ=differ)
             else:
                 voting.append((number, drawn))
         voting.sort(key=lambda row: row[0])
@@ -287,10 +298,14 @@ class HfEngine:
             trust_remote_code=self._config.trust_remote_code,
         )
         self._advice = Advice.of(self._model.generation_config)
-        self._context = getattr(self._model.config, "max_position_embeddings", None)
+        self._context = getattr(
+            self._model.config.get_text_config(), "max_position_embeddings", None
+        )
+        self._rotary_limit = rotary_limit(self._model)
         self._end_ids = end_tokens(self._tokenizer, self._model.generation_config.eos_token_id)
         self._embeddings = int(self._model.get_input_embeddings().weight.shape[0])
         check_template_tokens(self._tokenizer, path, self._embeddings)
+        require_steps(self._model, path)
         self._reader = AnswerReader(self._tokenizer, self._end_ids)
 
     def _set_threads(self) -> None:
@@ -302,11 +317,13 @@ def _runs(block: list[Pending], size: int, model: Any) -> Iterator[list[RowBatch
     """Rows of ``block`` in batches of at most ``size``: one ``Sampling`` a batch, similar prompt
     lengths together or prompts that share, whatever the order of arrival. Batches of one run take
     each other's places."""
-    groups: dict[Sampling, list[Pending]] = defaultdict(list)
+    limit = rotary_limit(model)  # beyond it a prompt would change what shorter ones are
+    groups: dict[tuple[Sampling, bool], list[Pending]] = defaultdict(list)
     for pending in sorted(block, key=lambda p: (len(p.prompt), p.request.request_id)):
-        groups[_sampling(pending.request)].append(pending)
-    for sampling in sorted(groups, key=repr):
-        found = list(_batches(groups[sampling], size, model, sampling.max_tokens))
+        is_long = limit is not None and len(pending.prompt) > limit
+        groups[_sampling(pending.request), is_long].append(pending)
+    for sampling, is_long in sorted(groups, key=repr):
+        found = list(_batches(groups[sampling, is_long], size, model, sampling.max_tokens))
         whole = [parts[0] for parts in found if len(parts) == 1]
         if len(whole) > 1 and sampling.max_tokens >= _UNEVEN and can_share(model):
             yield whole

@@ -224,7 +224,10 @@ class VllmInProcess:
             params = _sampling_params(one, seed, watch, self._end_ids)
             first = await self._generate(llm, request, [*prompt, *said.thought_ids], params)
         choices = None if said.unfinished else self._choice_logprobs(request, first)
-        return _completion(said, output, len(prompt), choices)
+        completion = _completion(said, output, len(prompt), choices)
+        if request.choices is not None:
+            return completion
+        return replace(completion, ids_differ=self._reader.differs(output.token_ids, said, request))
 
     async def _constrained_answer(
         self, llm: AsyncLLM, request: Request, prompt: list[int], seed: int

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefloop.data.chat import beyond_embedding, render_tokens
+from prefloop.data.chat import beyond_embedding, open_tokenizer, render_tokens
 from prefloop.data.protocol import EngineFailed, RequestRejected
 from prefloop.training.policy import checkpoints
 from prefloop.training.policy.loading_bar import no_loading_bar
@@ -53,15 +53,10 @@ def load_tokenizer(
     model: str, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of ``model``. Raises ``EngineFailed``."""
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            model, revision=revision, trust_remote_code=trust_remote_code
-        )
+        return open_tokenizer(model, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise _unloadable("tokenizer", model, error) from error
-    return tokenizer
 
 
 def check_template_tokens(tokenizer: PreTrainedTokenizerBase, model: str, embeddings: int) -> None:
@@ -124,7 +119,17 @@ def load_model(
         share_heads(model)
         if is_adapter(path):
             model = _with_adapter(model, path, merge=model.dtype.itemsize >= 4)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (
+        # The first three: what transformers raises where a quantisation's packages are not here.
+        ImportError,
+        AssertionError,
+        AttributeError,
+        OSError,
+        ValueError,
+        KeyError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
         raise _unloadable("weights", path, error) from error
     loaded: PreTrainedModel = model.to(device).eval()
     return loaded

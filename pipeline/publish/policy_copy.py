@@ -53,10 +53,7 @@ def copy_policy(
     for pattern in (*_WEIGHTS, *TOKENIZER_FILES):
         for file in sorted(best.policy.glob(pattern)):
             if file.is_file():
-                link_file(file, out / file.name)
-            elif file.name == "chat_templates":
-                for template in sorted(file.glob("*.jinja")):
-                    link_file(template, out / file.name / template.name)
+                link_file(file, out / file.relative_to(best.policy))
     base = config.policy if _is_hub_name(config.policy) else None
     if is_adapter(best.policy):
         settings = adapter_settings(best.policy)

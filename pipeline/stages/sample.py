@@ -426,7 +426,7 @@ def _candidate(
         "reasoning": completion.reasoning,
         "reasoning_tokens": completion.reasoning_tokens if thought else None,
         "raw_text": completion.raw_text,
-        "token_ids": (completion.token_ids or None) if thought else None,
+        "token_ids": (completion.token_ids or None) if thought or completion.ids_differ else None,
     }
 
 

@@ -1,11 +1,17 @@
 """Token ids of a conversation: one BOS, and nothing that the content smuggles in."""
 
+import copy
+import json
 import logging
+from pathlib import Path
 
 import pytest
 
-from prefloop.data.chat import render_tokens, verdict_token_ids
+from prefloop.data.chat import end_tokens, render_tokens, turn_end, verdict_token_ids
 from prefloop.data.protocol import EngineFailed, RequestRejected
+from prefloop.pipeline.engines.weights import load_tokenizer as of_engines
+from prefloop.training.inputs.tokens import answer_ids
+from prefloop.training.policy.checkpoints import load_tokenizer as of_training
 from tests.helpers.engine_models import TEMPLATE, make_tokenizer
 
 
@@ -163,3 +169,81 @@ def test_verdict_tokens(tokenizer):
     assert {tokenizer.decode([i]).strip() for i in ids} == {"A"}
     with pytest.raises(EngineFailed, match="not one token"):
         verdict_token_ids(tokenizer, "[[A]]")
+
+
+TURNS = (
+    "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>\n"
+    "{% if m['role'] == 'assistant' and '</think>' in m['content'] %}"
+    "{{ m['content'].split('</think>')[-1].replace('<think>', '').lstrip() }}"
+    "{% else %}{{ m['content'] }}{% endif %}"
+    "<|end|>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def other(tokenizer, template, *tokens, special=True):
+    """A copy of the tokenizer with another template, and more tokens."""
+    copied = copy.deepcopy(tokenizer)
+    copied.add_tokens(list(tokens), special_tokens=special)
+    copied.chat_template = template
+    return copied
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("thought", ["<think>\nsecret\n</think>\n\n", "secret</think>"])
+def test_a_template_finds_the_thoughts_that_it_leaves_out(tokenizer, thought, special):
+    thinking = other(tokenizer, TURNS, "<think>", "</think>", special=special)
+    turns = [
+        *user("one"), {"role": "assistant", "content": f"{thought}two </think> <|end|>"},
+        *user("three <think>"),
+    ]  # fmt: skip
+    ids = render_tokens(thinking, turns)
+    assert "secret" not in thinking.decode(ids)
+    assert "two </think> <|end|>" in thinking.decode(ids)
+    marks = thinking.convert_tokens_to_ids(["<think>", "</think>"])
+    assert not set(marks) & set(ids)
+    assert ids.count(thinking.convert_tokens_to_ids("<|end|>")) == 3
+
+
+def test_the_date_in_a_prompt_is_the_same_every_day(tokenizer):
+    dated = other(
+        tokenizer,
+        "{% if not date is defined %}{% set date = strftime_now('%d %b %Y %H:%M:%S.%f') %}"
+        "{% endif %}{{ date }}" + TURNS,
+    )
+    assert "26 Jul 2024 00:00:00.000000" in dated.decode(render_tokens(dated, user("a fox")))
+    chosen = render_tokens(dated, user("a fox"), template_kwargs={"date": "1 May 1999"})
+    assert "1 May 1999" in dated.decode(chosen)
+
+
+def test_an_assistant_s_turn_that_the_template_leaves_out(tokenizer):
+    silent = other(tokenizer, TURNS.replace("messages %}", "messages if m.role == 'user' %}", 1))
+    turns = [*user("one"), {"role": "assistant", "content": "two"}, *user("three")]
+    with pytest.raises(RequestRejected, match="leaves out turn 2, the assistant's"):
+        render_tokens(silent, turns)
+
+
+def test_a_turn_may_end_with_a_token_that_is_not_special(tokenizer):
+    ended = other(tokenizer, TURNS.replace("<|end|>", "<|im_end|>"), "<|im_end|>", special=False)
+    end = ended.convert_tokens_to_ids("<|im_end|>")
+    assert turn_end(ended) == end
+    assert end_tokens(ended, [7]) == sorted([7, end, ended.eos_token_id])
+    [ids] = answer_ids(ended, ["a <|im_end|> b"], end)
+    assert ids.tolist().count(end) == 1
+    assert ids[-1] == end
+    assert ended.decode(ids[:-1]) == "a <|im_end|> b"
+
+
+@pytest.mark.parametrize("load", [of_engines, lambda model: of_training(Path(model))])
+def test_a_class_that_loses_the_spaces_of_a_tokenizer_is_not_taken(load, tmp_path, caplog):
+    make_tokenizer(tmp_path)
+    right = load(str(tmp_path))
+    assert not caplog.text
+    file = tmp_path / "tokenizer_config.json"
+    named = json.loads(file.read_text()) | {"tokenizer_class": "LlamaTokenizerFast"}
+    file.write_text(json.dumps(named))  # as DeepSeek's distilled models have it
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    found = load(str(tmp_path))
+    assert render_tokens(found, user("a quick fox")) == render_tokens(right, user("a quick fox"))
+    assert found.decode(found.encode("a quick fox", add_special_tokens=False)) == "a quick fox"
+    assert (found.eos_token_id, found.bos_token_id) == (right.eos_token_id, right.bos_token_id)
+    assert "read from its tokenizer.json" in caplog.text

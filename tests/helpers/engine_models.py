@@ -1,4 +1,4 @@
-"""Tiny Llama models with random weights, made on the spot, for the engines' tests."""
+"""Tokenizers, and tiny Llama models with random weights, made on the spot for engines' tests."""
 
 from __future__ import annotations
 
@@ -92,3 +92,55 @@ def make_adapter(folder: Path, base: str, *, seed: int = 0) -> str:
                 parameter.normal_(std=0.1)
     model.save_pretrained(folder)
     return str(folder)
+
+
+AT_LINES = (
+    "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+"""An answer begins at the beginning of a line (TinyLlama, Zephyr, ChatML)."""
+BEHIND_WORDS = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}"
+    "[INST] {{ m['content'] }} [/INST]{% else %} {{ m['content'] }} {{ eos_token }}{% endif %}"
+    "{% endfor %}"
+)
+"""An answer begins behind a word, and a space (Llama 2)."""
+_SPACED_CORPUS = ["Write one sentence about a fox. Hello there, how are you?"] * 3
+
+
+def make_spaced_tokenizer(folder: Path, template: str, *, legacy: bool) -> None:
+    """Save one. ``legacy``: it puts such a space behind special tokens too, as Llama's."""
+    from tokenizers import (
+        AddedToken,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        trainers,
+    )
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE(unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    special = ["<unk>", "<s>", "</s>"]
+    letters = [chr(code) for code in range(33, 127)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=["\n", "▁", *letters]
+    )
+    raw.train_from_iterator(_SPACED_CORPUS, trainer)
+    if legacy:
+        raw.pre_tokenizer = None
+        raw.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        )
+    raw.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    marks = ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
+    raw.add_tokens([AddedToken(one, special=True, normalized=False) for one in marks])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)

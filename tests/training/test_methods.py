@@ -304,6 +304,27 @@ def test_the_loss_of_grpo_is_the_papers(
     assert sampler.revisions[1] not in (sampler.revisions[0], folder_revision(tmp_path / "p"))
 
 
+@pytest.mark.parametrize("method", ["grpo", "rloo"])
+def test_an_end_that_only_the_template_knows_is_an_end(
+    policy: Path, method: str, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(policy, base)
+    file = base / "tokenizer_config.json"
+    named = json.loads(file.read_text()) | {"eos_token": "<s>"}  # turns end with <|end|>
+    file.write_text(json.dumps(named))
+    for name in ("config.json", "generation_config.json"):
+        known = json.loads((base / name).read_text()) | {"eos_token_id": 1}
+        (base / name).write_text(json.dumps(known))
+    sampler = Sampler(5, per_leg=2, size=3)
+    result = reinforce(base, base, tmp_path / "p", sampler, method=method, batch_size=6)
+    for leg, step in enumerate(result.history):
+        groups = sampler.groups[2 * leg : 2 * leg + 2]
+        cut = np.mean([not one for group in groups for one in group.complete])
+        assert step["completions/clipped_ratio"] == pytest.approx(cut)
+        assert step["completions/truncated"] == pytest.approx(cut)
+
+
 def first_loss(policy: Path, out: Path, sampler: Sampler, **settings: Any) -> dict[str, Any]:
     """What GRPO logs of its first step, in two forward passes, without a KL."""
     settings = {"batch_size": 3, "gradient_accumulation": 2, "beta": 0.0, **settings}

@@ -1,6 +1,7 @@
 """A policy that thinks is trained on what it sampled, behind the prompt it was asked with."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -53,29 +54,49 @@ def test_a_mark_in_an_answer_is_plain_text(tmp_path: Path) -> None:
     assert marks.isdisjoint(ids.tolist())
 
 
-def test_tokens_that_were_sampled_are_taken_as_they_are(tmp_path: Path) -> None:
-    model = make_thinking_model(tmp_path / "model")
-    tokenizer = load_tokenizer(model)
-    raw = "<think>\nhm\n</think>\n\nB"
-    odd = [9, 10, 11]  # no encoding of the text: it has to come from the candidate
-    row = dict.fromkeys(CANDIDATE.names) | {
-        "candidate_id": "c" * 32, "prompt_id": "p", "round": 0, "sample_index": 0, "text": "B",
+def candidate(name: str, text: str, **more: object) -> dict[str, object]:
+    """A row of ``schemas.CANDIDATE``."""
+    return dict.fromkeys(CANDIDATE.names) | {
+        "candidate_id": name * 32, "prompt_id": "p", "round": 0, "sample_index": 0, "text": text,
         "tokens": 2, "finish_reason": "stop", "origin": "sampled", "policy": "p",
         "policy_revision": "r", "seed": 0, "copies": 1, "prompt_tokens": 1, "cost": 0.0,
-        "reasoning": "hm", "reasoning_tokens": 5, "raw_text": raw, "token_ids": odd,
-    }  # fmt: skip
-    pq.write_table(pa.Table.from_pylist([row], schema=CANDIDATE), tmp_path / "c.parquet")
+    } | more  # fmt: skip
+
+
+def in_letters(tokenizer: Any, text: str) -> list[int]:
+    """Other tokens that say ``text``, an end behind them."""
+    letters = [token for letter in text for token in tokenizer.encode(letter)[1:]]
+    return [*letters, end_token(tokenizer)]
+
+
+def test_tokens_that_were_sampled_are_taken_as_they_are(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(make_thinking_model(tmp_path / "model"))
+    raw = "<think>\nhm\n</think>\n\nB"
+    odd, plain = in_letters(tokenizer, raw), in_letters(tokenizer, "Write one")
+    thought = {"reasoning": "hm", "reasoning_tokens": 5, "raw_text": raw}
+    found = [
+        candidate("c", "B", token_ids=odd, **thought),
+        candidate("d", "Write one", token_ids=plain),
+        candidate("e", "cut at a", token_ids=in_letters(tokenizer, "cut at a stop")),
+        candidate("f", "of another tokenizer", token_ids=[9, 10, 11]),
+    ]
+    pq.write_table(pa.Table.from_pylist(found, schema=CANDIDATE), tmp_path / "c.parquet")
+    texts = [raw, "edited since", "Write one", "cut at a", "of another tokenizer"]
+    names = ["c", "c", "d", "e", "f"]
     rows = [
-        triple(index, chosen, "no", "Which? one")
-        for index, chosen in enumerate((raw, "edited since"))
+        triple(index, text, "no", "Which? one") | {"chosen_id": name * 32}
+        for index, (text, name) in enumerate(zip(texts, names, strict=True))
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
     rendering = Rendering({}, (tmp_path / "c.parquet",))
     triples = read_triples([tmp_path / "t.parquet"])
     pairs = token_pairs(triples, tokenizer, max_length=200, rendering=rendering)
     assert pairs.chosen[0].tolist() == odd
-    [edited] = answer_ids(tokenizer, ["edited since"], end_token(tokenizer))
-    assert np.array_equal(pairs.chosen[1], edited)
+    assert pairs.chosen[2].tolist() == plain
+    again = answer_ids(tokenizer, texts, end_token(tokenizer))
+    assert again[2].tolist() != plain
+    for row in (1, 3, 4):
+        assert np.array_equal(pairs.chosen[row], again[row])
 
 
 def test_a_cut_answer_gets_no_end_that_it_never_wrote(tmp_path: Path) -> None:

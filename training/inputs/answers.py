@@ -97,7 +97,7 @@ def read_answers(
     drawn = np.random.default_rng(seed).permutation(len(rows))[:max_answers]
     end = end_token(tokenizer)
     rendering = rendering or Rendering()
-    known = rendering.sampled_ids({row.candidate_id for row in rows if row.candidate_id})
+    known = rendering.sampled_ids({row.candidate_id for row in rows if row.candidate_id}, tokenizer)
     prompt_of = RenderedPrompts(tokenizer, rendering.template_kwargs)
     prompts: list[TokenIds] = []
     answers: list[TokenIds] = []

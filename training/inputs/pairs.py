@@ -182,7 +182,7 @@ def tokenised(
     end = end_token(tokenizer)
     rendering = rendering or Rendering()
     ids = [*triples["chosen_id"].to_pylist(), *triples["rejected_id"].to_pylist()]
-    sampled = rendering.sampled_ids({one for one in ids if one is not None})
+    sampled = rendering.sampled_ids({one for one in ids if one is not None}, tokenizer)
     prompt_of = RenderedPrompts(tokenizer, rendering.template_kwargs)
     prompts: list[TokenIds] = []
     chosen: list[TokenIds] = []

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,9 @@ from prefloop.data.schemas import CANDIDATE
 from prefloop.data.shards import read_shard
 from prefloop.training.inputs.tokens import TokenIds
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 @dataclass(frozen=True)
 class Rendering:
@@ -23,27 +26,40 @@ class Rendering:
 
     ``template_kwargs``: variables of the chat template, those that the policy was sampled with.
     ``sampled``: shards of candidates; an answer that is one of theirs is trained on as it was
-    sampled: with its thought's very tokens, since a text can be encoded in several ways, and
-    without an end where it was cut off.
+    sampled: with its very tokens where these are kept, since a text can be encoded in several ways,
+    and without an end where it was cut off.
     """
 
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     sampled: tuple[Path, ...] = ()
 
-    def sampled_ids(self, wanted: Collection[str]) -> SampledIds:
+    def sampled_ids(
+        self, wanted: Collection[str], tokenizer: PreTrainedTokenizerBase
+    ) -> SampledIds:
         """What is known of the candidates whose ids are ``wanted``. Reads all shards."""
-        found: dict[str, tuple[str, TokenIds | None]] = {}
+        found: dict[str, SampledAnswer] = {}
         for file in self.sampled if wanted else ():
             found.update(_as_sampled(file, wanted))
-        return SampledIds(found)
+        return SampledIds(found, tokenizer)
+
+
+@dataclass(frozen=True)
+class SampledAnswer:
+    """An answer as it was sampled. ``ids`` are null where the text says them; ``cut``: it was cut
+    off, so it has no end."""
+
+    text: str
+    ids: TokenIds | None
+    cut: bool
 
 
 @dataclass(frozen=True)
 class SampledIds:
-    """Answers of candidates as they were sampled, where that is known: the text, and its tokens, or
-    null for an answer that was cut off and is encoded as it stands."""
+    """Answers of candidates as they were sampled, where that is not what their text is encoded as
+    with an end behind it."""
 
-    by_candidate: Mapping[str, tuple[str, TokenIds | None]] = field(default_factory=dict)
+    by_candidate: Mapping[str, SampledAnswer]
+    tokenizer: PreTrainedTokenizerBase
 
     def replace(
         self, encoded: Iterable[TokenIds], rows: Sequence[Mapping[str, Any]], side: str
@@ -53,26 +69,60 @@ class SampledIds:
         without an end that a cut answer never wrote."""
         out = []
         for ids, row in zip(encoded, rows, strict=True):
-            known = self.by_candidate.get(row[f"{side}_id"] or "")
-            if known is None or known[0] != row[side]:
-                out.append(ids)
+            said, whole = self.as_sampled(row[f"{side}_id"], row[side])
+            if not isinstance(said, str):
+                out.append(said)
             else:
-                out.append(ids[:-1] if known[1] is None else known[1])
+                out.append(ids if whole else ids[:-1])
         return out
 
+    def as_sampled(self, candidate_id: str | None, text: str) -> tuple[str | TokenIds, bool]:
+        """The answer ``text`` of a candidate as it was sampled, its tokens where it does not say
+        them, and whether it has an end."""
+        known = self.by_candidate.get(candidate_id or "")
+        if known is None or known.text != text:
+            return text, True
+        if known.ids is not None and self._says(known.ids, text):
+            return known.ids, not known.cut
+        return text, not known.cut
 
-def _as_sampled(file: Path, wanted: Collection[str]) -> dict[str, tuple[str, TokenIds | None]]:
-    """Of the candidates in ``file`` that are ``wanted``, those that thought, and cut ones."""
+    def _says(self, ids: TokenIds, text: str) -> bool:
+        """Whether ``ids`` say ``text`` to this tokenizer: those of a model of other tokens do not,
+        nor do those that a stop string was cut from."""
+        # The end token need not be a special one.
+        read = (self.tokenizer.decode(part, skip_special_tokens=True)
+                for part in (ids.tolist(), ids[:-1].tolist()))  # fmt: skip
+        return any(self._is_end_of(str(said), text) for said in read)
+
+    def _is_end_of(self, said: str, text: str) -> bool:
+        """Whether ``text`` is ``said``, but for a mark in front that the template wrote, and for
+        marks around thoughts where they are special tokens."""
+        if said == text:
+            return True
+        body, whole = (self._without_special_tokens(one) for one in (said, text))
+        return bool(body) and whole.endswith(body)
+
+    def _without_special_tokens(self, text: str) -> str:
+        """``text`` without white space, either."""
+        for token in self.tokenizer.added_tokens_decoder.values():
+            if token.special:
+                text = text.replace(str(token), "")
+        return "".join(text.split())
+
+
+def _as_sampled(file: Path, wanted: Collection[str]) -> dict[str, SampledAnswer]:
+    """Of the candidates in ``file`` that are ``wanted``, those whose tokens are kept, and cut
+    ones."""
     columns = ["candidate_id", "text", "finish_reason", "raw_text", "token_ids"]
     table = read_shard(file, CANDIDATE, columns)
     is_wanted = pc.is_in(table["candidate_id"], value_set=pa.array(sorted(wanted), pa.string()))
-    thought = pc.and_(pc.is_valid(table["raw_text"]), pc.is_valid(table["token_ids"]))
-    cut = pc.equal(table["finish_reason"], "length")
-    found: dict[str, tuple[str, TokenIds | None]] = {}
-    for row in table.filter(pc.and_(is_wanted, pc.or_(thought, cut))).to_pylist():
-        if row["raw_text"] is not None and row["token_ids"] is not None:
-            ids = np.asarray(row["token_ids"], dtype=np.int32)
-            found[row["candidate_id"]] = (row["raw_text"], ids)
-        else:
-            found[row["candidate_id"]] = (row["text"], None)
+    known = pc.or_(pc.is_valid(table["token_ids"]), pc.equal(table["finish_reason"], "length"))
+    found: dict[str, SampledAnswer] = {}
+    for row in table.filter(pc.and_(is_wanted, known)).to_pylist():
+        ids = row["token_ids"]
+        found[row["candidate_id"]] = SampledAnswer(
+            text=row["text"] if row["raw_text"] is None else row["raw_text"],
+            ids=None if ids is None else np.asarray(ids, dtype=np.int32),
+            cut=row["finish_reason"] == "length",
+        )
     return found

@@ -2,7 +2,7 @@
 
 Invariant: what a policy is trained and scored on is what it sampled. The prompt's ids come from
 ``prefloop.data.chat.render_tokens``, as they do in sampling (one BOS, no control tokens out of
-content); the answer is encoded on its own, as it was generated, and ends with exactly one end
+content); the answer is encoded apart from them, as it was generated, and ends with exactly one end
 token. TRL's own tokenisation of conversational rows renders prompt and answer together instead, and
 then trains on what the template writes behind the end token and on control tokens found in content.
 """
@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prefloop.data.chat import beyond_embedding, render_tokens, thought_opening, turn_end
+from prefloop.data.chat import (
+    beyond_embedding,
+    continues_prompt,
+    cut_at_template_tokens,
+    encode_behind,
+    render_tokens,
+    thought_opening,
+    turn_end,
+)
 from prefloop.data.protocol import Message, RequestRejected
 from prefloop.data.reasoning import closing_of, is_mark, split_thought
 from prefloop.training.errors import TrainingError
@@ -96,27 +104,73 @@ def answer_ids(
     end: int,
     template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[TokenIds]:
-    """Ids of each answer, ``end`` behind it. Control tokens spelt out in it stay plain text.
+    """Ids of each answer, ``end`` behind it; see ``AnswerEncoder``."""
+    return AnswerEncoder(tokenizer, end, template_kwargs)(answers)
+
+
+class AnswerEncoder:
+    """Encodes answers as they stand behind a prompt. Control tokens spelt out in one stay plain
+    text, and its first word has the space that some tokenizers put before a text only where the
+    template's prompt leaves it one.
 
     An answer may begin with a thought. Where the chat template's prompt opens one, that mark is
     left out, as it was when the answer was sampled; and an answer without a thought first closes
     the one that the prompt opened.
     """
-    opening = thought_opening(tokenizer, template_kwargs)
-    texts = [_behind_prompt(text, opening) for text in answers]
-    if not texts:
-        return []
-    marks = _special_marks(tokenizer)
-    if marks and any(mark in text for text in texts for mark in marks):
-        split = ((text, split_thought(text, bool(opening)).begins) for text in texts)
-        return [
-            np.asarray([*_thought_ids(tokenizer, text[:n], marks),
-                        *_plain_ids(tokenizer, text[n:]), end], dtype=np.int32)
-            for text, n in split
-        ]  # fmt: skip
-    # split_special_tokens: an answer that spells out the end token must not end there.
-    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    return [np.asarray([*ids, end], dtype=np.int32) for ids in encoded]
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        end: int,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._end = end
+        self._opening = thought_opening(tokenizer, template_kwargs)
+        self._marks = _special_marks(tokenizer)
+        self._continues = continues_prompt(tokenizer, template_kwargs)
+
+    def __call__(self, answers: Iterable[str]) -> list[TokenIds]:
+        """Ids of each answer, the end token behind it."""
+        texts = [_behind_prompt(text, self._opening) for text in answers]
+        if not texts:
+            return []
+        if any(mark in text for text in texts for mark in self._marks):
+            found = [self._with_marks(text) for text in texts]
+        elif self._continues or any(len(self._pieces(text)) > 1 for text in texts):
+            found = [self._plain(text, behind=self._continues) for text in texts]
+        else:
+            # split_special_tokens: an answer that spells out the end token must not end there.
+            found = self._tokenizer(texts, add_special_tokens=False, split_special_tokens=True)[
+                "input_ids"
+            ]
+        return [np.asarray([*ids, self._end], dtype=np.int32) for ids in found]
+
+    def _with_marks(self, text: str) -> list[int]:
+        """Ids of a text whose thought has special tokens around it; elsewhere such a token is plain
+        text."""
+        begins = split_thought(text, bool(self._opening)).begins
+        pattern = "(" + "|".join(map(re.escape, sorted(self._marks, key=len))) + ")"
+        found: list[int] = []
+        for place, piece in enumerate([*re.split(pattern, text[:begins]), "", text[begins:]]):
+            if piece in self._marks and place % 2:
+                found.append(self._marks[piece])
+            else:
+                found += self._plain(piece, behind=bool(found) or self._continues)
+        return found
+
+    def _plain(self, text: str, *, behind: bool) -> list[int]:
+        found: list[int] = []
+        how = {"add_special_tokens": False, "split_special_tokens": True}
+        for number, piece in enumerate(self._pieces(text) if text else ()):
+            if behind or number:
+                found += encode_behind(self._tokenizer, piece, split_special_tokens=True)
+            else:
+                found += self._tokenizer(piece, **how)["input_ids"]
+        return found
+
+    def _pieces(self, text: str) -> list[str]:
+        return cut_at_template_tokens(self._tokenizer, text)
 
 
 def _behind_prompt(text: str, opening: str) -> str:
@@ -137,21 +191,3 @@ def _special_marks(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
         for number, token in tokenizer.added_tokens_decoder.items()
         if token.special and is_mark(str(token))
     }
-
-
-def _thought_ids(
-    tokenizer: PreTrainedTokenizerBase, thought: str, marks: Mapping[str, int]
-) -> list[int]:
-    """Ids of a thought with special tokens around it; elsewhere such a token is plain text."""
-    pieces = re.split("(" + "|".join(map(re.escape, sorted(marks, key=len))) + ")", thought)
-    return [
-        token
-        for place, piece in enumerate(pieces)
-        for token in ([marks[piece]] if place % 2 else _plain_ids(tokenizer, piece))
-    ]
-
-
-def _plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    if not text:
-        return []
-    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])

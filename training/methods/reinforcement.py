@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
+from prefloop.data.chat import end_tokens
 from prefloop.training.inputs.tokens import check_embedding, end_token, prompt_ids
 from prefloop.training.policy.checkpoints import embeddings
 from prefloop.training.session.checkpoint_folder import WEIGHTS
@@ -81,6 +82,8 @@ class Reinforcement:
         trainer.per_leg = rows.per_leg
         trainer.held_out = [rows.is_held_out(one) for one in rows.messages]
         trainer.end = end_token(tokenizer)
+        # By these TRL counts answers that were not cut; it knows nothing of the template's.
+        trainer.eos_token_ids = end_tokens(tokenizer, trainer.eos_token_ids)
         trainer.template_kwargs = job.rendering.template_kwargs
         prompts = [
             prompt_ids(tokenizer, one, job.rendering.template_kwargs) for one in rows.messages

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prefloop.data.storage.begun_folder import begin_folder
 from prefloop.training.errors import TrainingError
-from prefloop.training.policy.checkpoints import copy_tokenizer, is_adapter, load_model
+from prefloop.training.policy.checkpoints import complete_policy, is_adapter, load_model
 
 
 def average_policies(policies: Sequence[Path], out: Path) -> Path:
@@ -38,6 +38,6 @@ def average_policies(policies: Sequence[Path], out: Path) -> Path:
     model.load_state_dict({name: (value / len(policies)).float() for name, value in total.items()})
     partial = begin_folder(out)
     model.save_pretrained(partial)
-    copy_tokenizer(policies[0], partial)
+    complete_policy(policies[0], partial)
     partial.rename(out)
     return out

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefloop.data.chat import padding_id
+from prefloop.data.chat import open_tokenizer, padding_id
 from prefloop.training.errors import TrainingError
 from prefloop.training.policy.loading_bar import no_loading_bar
 
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 
 _ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_GENERATION = "generation_config.json"
 TOKENIZER_FILES = (
     "tokenizer*",
+    "tekken.json",
     "chat_template*",
+    "additional_chat_templates/*.jinja",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.*",
@@ -66,17 +69,17 @@ def base_of(checkpoint: Path) -> Path:
 
 def load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in ``checkpoint`` (of an adapter that has no copy of it, its base's), with a
-    token to pad with: those of Llama, Mistral and GPT-2 name none."""
-    from transformers import AutoTokenizer
-
+    token to pad with that the model has: those of Llama, Mistral and GPT-2 name none, and one that
+    was added may be beyond the model."""
     has_none = is_adapter(checkpoint) and not (checkpoint / "tokenizer_config.json").is_file()
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        base_of(checkpoint) if has_none else checkpoint,
+    tokenizer = open_tokenizer(
+        str(base_of(checkpoint) if has_none else checkpoint),
         trust_remote_code=False,
         local_files_only=True,
     )
-    padding = padding_id(tokenizer)
-    if tokenizer.pad_token_id is None and padding is not None:
+    has_model = is_adapter(checkpoint) or (checkpoint / "config.json").is_file()
+    padding = padding_id(tokenizer, below=embeddings(checkpoint) if has_model else None)
+    if padding not in (None, tokenizer.pad_token_id):
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
     return tokenizer
 
@@ -89,7 +92,19 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     for pattern in TOKENIZER_FILES:
         for file in source.glob(pattern):
             if file.is_file():
-                shutil.copyfile(file, target / file.name)
+                copy = target / file.relative_to(source)
+                copy.parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, copy)
+
+
+def complete_policy(source: Path, target: Path) -> None:
+    """Copy into the folder ``target``, which holds weights that were trained from the policy in
+    ``source``, all that belongs to a policy beside its weights, unchanged: how it reads and writes
+    texts, and which tokens end its answers."""
+    copy_tokenizer(source, target)
+    file = base_of(source) / _GENERATION
+    if file.is_file() and not is_adapter(target):
+        shutil.copyfile(file, target / _GENERATION)
 
 
 def load_model(
@@ -126,6 +141,7 @@ def load_model(
             **four_bits,
         )
     _require_whole(base, loading["missing_keys"])
+    _forget_generation(model)
     share_heads(model)
     if is_adapter(checkpoint):
         from peft import PeftModel
@@ -162,6 +178,16 @@ def lacking(names: Collection[str]) -> str:
     )
 
 
+def _forget_generation(model: Any) -> None:
+    """Forget all but the end tokens. transformers refuses to write the generation config that many
+    models came with (a temperature without do_sample): it is copied, see ``complete_policy``."""
+    from transformers import GenerationConfig
+
+    ends = model.generation_config.eos_token_id
+    model.generation_config = GenerationConfig.from_model_config(model.config)
+    model.generation_config.eos_token_id = ends
+
+
 def _require_whole(checkpoint: Path, missing: Collection[str]) -> None:
     if missing:
         raise TrainingError(f"{checkpoint}: {lacking(missing)}")
@@ -174,6 +200,10 @@ def _unloadable_is_named(checkpoint: Path) -> Iterator[None]:
 
     try:
         yield
+    except (ImportError, AssertionError, AttributeError) as error:
+        # What transformers raises where the packages of a quantisation are not here.
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise TrainingError(f"{checkpoint}: its weights cannot be loaded: {first}") from error
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise TrainingError(
@@ -201,12 +231,20 @@ def _four_bits(kind: str, dtype: torch.dtype) -> Any:
 
 def context_length(policy: Path) -> int:
     """Positions the model was made for; a longer sequence would be noise to it."""
-    settings = json.loads((base_of(policy) / "config.json").read_text(encoding="utf-8"))
-    return int(settings.get("max_position_embeddings") or 2**31)
+    found = _setting(policy, "max_position_embeddings", "n_positions")
+    return 2**31 if found is None else found
 
 
 def embeddings(policy: Path) -> int | None:
     """Token embeddings of the model; null where its config does not say."""
+    return _setting(policy, "vocab_size")
+
+
+def _setting(policy: Path, *names: str) -> int | None:
+    """What the model's config, or that of its language model, says under the first of ``names``."""
     settings = json.loads((base_of(policy) / "config.json").read_text(encoding="utf-8"))
-    size = settings.get("vocab_size") or settings.get("text_config", {}).get("vocab_size")
-    return int(size) if size else None
+    for part in (settings, settings.get("text_config") or {}):
+        for name in names:
+            if part.get(name):
+                return int(part[name])
+    return None

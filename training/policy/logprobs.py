@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from prefloop.training.inputs.tokens import (
     prompt_ids,
 )
 from prefloop.training.policy.checkpoints import embeddings, load_model, load_tokenizer
+from prefloop.training.policy.rotary import rotary_limit
 
 if TYPE_CHECKING:
     import torch
@@ -205,7 +206,11 @@ def share_logprobs(
         passes = passes_of(model)
         together = _ANSWERS_A_PROMPT if passes.apart is None else 1
         index, of = share
-        batches = _batches(_by_prompt(prompts, answers, together), batch_size)
+        lengths = [len(one) + len(two) for one, two in zip(prompts, answers, strict=True)]
+        parts = _by_length(lengths, rotary_limit(passes.model))
+        batches = chain.from_iterable(
+            _batches(_by_prompt(prompts, answers, rows, together), batch_size) for rows in parts
+        )
         for rows in islice(batches, index, None, of):
             flat = [row for bundle in rows for row in bundle]
             if passes.head is None:
@@ -226,14 +231,23 @@ _ANSWERS_A_PROMPT = 4
 _Rows = list[int]
 
 
+def _by_length(lengths: Sequence[int], limit: int | None) -> list[_Rows]:
+    """The rows that may be in a batch together: a long one would change what short ones are to a
+    model that has a ``limit``, see ``rotary_limit``."""
+    rows = range(len(lengths))
+    if limit is None:
+        return [list(rows)]
+    return [[row for row in rows if (lengths[row] > limit) == long] for long in (False, True)]
+
+
 def _by_prompt(
-    prompts: Sequence[TokenIds], answers: Sequence[TokenIds], together: int
+    prompts: Sequence[TokenIds], answers: Sequence[TokenIds], rows: Sequence[int], together: int
 ) -> list[_Rows]:
-    """Rows of equal prompts, at most ``together`` of them each, the shortest first."""
+    """``rows`` of equal prompts, at most ``together`` of them each, the shortest first."""
     bundles: list[_Rows] = []
     last: dict[bytes, _Rows] = {}
-    for row, prompt in enumerate(prompts):
-        key = np.asarray(prompt).tobytes()
+    for row in rows:
+        key = np.asarray(prompts[row]).tobytes()
         if key not in last or len(last[key]) == together:
             last[key] = []
             bundles.append(last[key])
@@ -298,7 +312,7 @@ def _batch_logprobs(
         attention_mask=torch.from_numpy(real).to(device),
         use_cache=False,
         logits_to_keep=length - first,
-    ).logits
+    ).logits[:, first - length :]  # some models do not know how many to keep
     sums = np.zeros(len(prompts))
     # Row by row, so that a large vocabulary takes the float32 memory of one sequence, not of all.
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):

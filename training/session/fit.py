@@ -24,8 +24,8 @@ from prefloop.data.hashing import json_hash
 from prefloop.data.storage.begun_folder import begin_folder, begun_beside
 from prefloop.training.policy.checkpoints import (
     base_of,
+    complete_policy,
     context_length,
-    copy_tokenizer,
     load_tokenizer,
 )
 from prefloop.training.session.checkpoint_folder import (
@@ -200,7 +200,7 @@ def _save(
         ignored = shutil.ignore_patterns(RECORD)
         shutil.copytree(weights, partial, ignore=ignored, dirs_exist_ok=True)
     if main:
-        copy_tokenizer(policy, partial)
+        complete_policy(policy, partial)
         record = asdict(replace(result, history=[]))
         record |= {"policy_path": str(out), "base": str(result.base) if result.base else None}
         write_record(partial, fingerprint, record, result.history)

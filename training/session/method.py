@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import pyarrow as pa
 
+from prefloop.training.errors import TrainingError
 from prefloop.training.inputs.rows import Dropped
 from prefloop.training.session.job import Job
 from prefloop.training.session.open_policy import OpenPolicy
@@ -62,19 +63,29 @@ class Session:
         }
 
     def trainer(self, kind: Any, arguments: Any, rows: pa.Table, **own: Any) -> Any:
-        """A trainer of the class ``kind`` over ``rows``; ``own`` is what only this class takes."""
+        """A trainer of the class ``kind`` over ``rows``; ``own`` is what only this class takes.
+        Raises ``TrainingError`` where the adapter does not fit the model."""
         from transformers import set_seed
 
         set_seed(self.job.seed)
-        made = kind(
-            model=self.opened.model,
-            args=on_one_gpu(arguments),
-            train_dataset=dataset_of(rows, self.fingerprint),
-            processing_class=self.tokenizer,
-            peft_config=self.opened.peft,
-            callbacks=self.callbacks,
-            **own,
-        )
+        peft = self.opened.peft
+        try:
+            made = kind(
+                model=self.opened.model,
+                args=on_one_gpu(arguments),
+                train_dataset=dataset_of(rows, self.fingerprint),
+                processing_class=self.tokenizer,
+                peft_config=peft,
+                callbacks=self.callbacks,
+                **own,
+            )
+        except ValueError as error:
+            if peft is None or "target" not in str(error).casefold():
+                raise
+            raise TrainingError(
+                f"train.lora does not fit {self.job.policy}: {' '.join(str(error).split())}: name "
+                "other modules in train.lora.target_modules"
+            ) from error
         made.batches = self.batches
         return made
 

@@ -16,7 +16,7 @@ from typing import Any
 from prefloop.data.hashing import content_id, json_hash, prompt_id
 from prefloop.data.protocol import Message
 from prefloop.training.errors import TrainingError
-from prefloop.training.policy.checkpoints import copy_tokenizer
+from prefloop.training.policy.checkpoints import complete_policy
 
 WeightsNow = Callable[[], Path]
 """Gives a folder with the policy as it is now; it lasts until the next leg."""
@@ -101,6 +101,6 @@ class Weights:
             partial = self.folder / f".{step}.partial"
             shutil.rmtree(partial, ignore_errors=True)
             save_weights(self.trainer, partial)
-            copy_tokenizer(self.policy, partial)
+            complete_policy(self.policy, partial)
             partial.rename(target)
         return target

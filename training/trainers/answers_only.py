@@ -11,6 +11,7 @@ Imports torch and TRL: import this module inside functions only.
 from __future__ import annotations
 
 import functools
+import inspect
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from prefloop.training.policy.head import TokenScores, score_tokens
 from prefloop.training.policy.passes import Passes, passes_of
 from prefloop.training.session.setup import is_sharded
 
+_TRITON = ("cuda", "xpu")
 SHARED = "shared"
 """What a training's record says where pairs share the forward pass of their prompt."""
 
@@ -56,22 +58,44 @@ def on_answers_only(model: Any, *, temperature: float = 1.0, pairs: bool = False
         return "apart: its weights lie on several devices"
     passes = passes_of(model).at(temperature)
     inner = passes.model
-    if passes.head is None or getattr(inner.config, "output_router_logits", False):
+    experts = getattr(inner.config, "output_router_logits", False)
+    # With Triton, TRL's own scores answers only.
+    by_trl = passes.head is None or experts or (not pairs and inner.device.type in _TRITON)
+    forward = None if by_trl else _Forward(passes, pairs=pairs and passes.apart is None)
+    inner.forward = types.MethodType(_answering(inner, forward), inner)
+    if passes.head is None or experts:
         return f"apart: {passes.apart or 'it is a mixture of experts'}"
-    if not pairs and inner.device.type in ("cuda", "xpu"):
-        return "apart"  # with Triton, TRL's own scores answers only
+    if forward and forward.pairs:
+        return SHARED
+    return f"apart: {passes.apart}" if pairs else "apart"
+
+
+def _answering(inner: Any, forward: _Forward | None) -> Any:
+    """The ``forward`` of ``inner``, by ``forward`` where that knows all that is asked."""
     of_trl = inner.forward
-    forward = _Forward(passes, pairs=pairs and passes.apart is None)
+    takes_positions = "position_ids" in inspect.signature(type(inner).forward).parameters
 
     # The signature is what `generate` checks its arguments by.
     @functools.wraps(type(inner).forward)
     def answer(_self: Any, *given: Any, **named: Any) -> Any:
-        if not given and named.get("fused_lm_head") and forward.knows(named):
-            return forward(named)
-        return of_trl(*given, **named)
+        if given or not named.get("fused_lm_head"):
+            return of_trl(*given, **named)
+        by_us = forward is not None and forward.knows(named)
+        if takes_positions:
+            named = _with_positions(named)
+        return forward(named) if forward is not None and by_us else of_trl(**named)
 
-    inner.forward = types.MethodType(answer, inner)
-    return SHARED if forward.pairs else f"apart: {passes.apart}" if pairs else "apart"
+    return answer
+
+
+def _with_positions(named: dict[str, Any]) -> dict[str, Any]:
+    """``named`` with positions that count from each row's first token, where rows are padded on the
+    left: TRL leaves them out, and models of learned positions would read the tokens at others than
+    those that they were sampled at."""
+    real = named.get("attention_mask")
+    if real is None or named.get("position_ids") is not None or bool(real[:, 0].all()):
+        return named
+    return {**named, "position_ids": (real.long().cumsum(1) - 1).clamp(min=0)}
 
 
 @dataclass(frozen=True)
@@ -97,7 +121,11 @@ class _Forward:
             found = self.passes.scores(packed)
         else:
             body = self.passes.model.base_model
-            hidden = body(input_ids=ids, attention_mask=real, use_cache=False).last_hidden_state
+            places = named.get("position_ids")
+            where = {} if places is None else {"position_ids": places}
+            hidden = body(
+                input_ids=ids, attention_mask=real, use_cache=False, **where
+            ).last_hidden_state
             assert self.passes.head is not None
             tokens = labels[:, 1:][scored].to(hidden.device)
             found = score_tokens(hidden[:, :-1][scored], tokens, self.passes.head)

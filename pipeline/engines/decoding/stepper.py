@@ -211,9 +211,11 @@ class _Reader:
     ) -> torch.Tensor:
         """Logits (float32, [row, vocabulary]) behind ``ids`` [row, position]; ``mask`` is of what
         the cache holds as well."""
+        # A model of states alone takes a mask of its input, not of all that it has read before.
+        is_step = self._keyword == "cache_params" and ids.shape[1] < mask.shape[1]
         output = self.model(
             input_ids=ids,
-            attention_mask=mask,
+            attention_mask=None if is_step else mask,
             position_ids=positions,
             use_cache=cache is not None,
             **{self._keyword: cache},

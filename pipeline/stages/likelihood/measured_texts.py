@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from prefloop.data.schemas import TRIPLE
 from prefloop.data.shards import read_shard
 from prefloop.pipeline.run.context import RoundContext, RunContext
 from prefloop.pipeline.run.run_dir import RunDir
-from prefloop.pipeline.stages.rendering import template_kwargs_of
+from prefloop.pipeline.stages.rendering import rendering_of, template_kwargs_of
 from prefloop.pipeline.stages.write import split_files
+from prefloop.training.policy.checkpoints import load_tokenizer
 from prefloop.training.policy.heldout import MOST_PAIRS, both_answers
 from prefloop.training.policy.logprobs import ScoredTexts
 
@@ -92,7 +93,21 @@ class TextsOfPolicy:
         if not len(triples):
             return None
         texts = both_answers(triples, template_kwargs_of(context, self.folder))
+        texts = self._as_sampled(context, triples, texts)
         return MeasuredTexts(texts, triples["prompt_id"].to_pylist() * 2)
+
+    def _as_sampled(
+        self, context: RoundContext, triples: pa.Table, texts: ScoredTexts
+    ) -> ScoredTexts:
+        """``texts`` of ``triples`` in the tokens that answers like them are trained on."""
+        whose = [*triples["chosen_id"].to_pylist(), *triples["rejected_id"].to_pylist()]
+        rendering = rendering_of(context, range(context.index + 1), self.folder)
+        known = rendering.sampled_ids(set(whose), load_tokenizer(self.folder))
+        said = [
+            known.as_sampled(one, str(text)) for one, text in zip(whose, texts.answers, strict=True)
+        ]
+        answers = [one if isinstance(one, str) else one.tolist() for one, _ in said]
+        return replace(texts, answers=answers, complete=[whole for _, whole in said])
 
 
 def _thought(row: Mapping[str, Any]) -> bool:
@@ -107,7 +122,10 @@ def _conversations(context: RunContext) -> dict[str, tuple[Message, ...]]:
 def _heldout_triples(run: RunDir, round_index: int) -> pa.Table:
     """The first triples that the round put in the test split; empty if there are none."""
     files = split_files(run, "test", round_index)
-    columns = ["prompt", "chosen", "rejected", "prompt_id", "tools", "prompt_turns"]
+    columns = [
+        "prompt", "chosen", "rejected", "prompt_id", "chosen_id", "rejected_id", "tools",
+        "prompt_turns",
+    ]  # fmt: skip
     if not files:
         return TRIPLE.empty_table().select(columns)
     return read_shard(files[0], TRIPLE, columns).slice(0, MOST_PAIRS)

@@ -21,6 +21,7 @@ from prefloop.pipeline.engines.kv_cache import arguments_of, cache_keyword
 from prefloop.pipeline.engines.policy_check import PolicyMismatch, verify_policy
 from prefloop.pipeline.engines.settings import TransformersEngine
 from prefloop.pipeline.engines.weights import configured_ends
+from prefloop.training.inputs.tokens import answer_ids, end_token
 from tests.helpers.engine_models import make_adapter, make_model
 
 CHAT = ({"role": "user", "content": "Write one sentence about a fox."},)
@@ -89,6 +90,20 @@ def test_greedy_is_generates_greedy(folder, reference):
     prompt = torch.tensor([render_tokens(tokenizer, request().messages)])
     expected = model.generate(prompt, do_sample=False, max_new_tokens=20)[0, prompt.shape[1] :]
     assert list(answers[0].token_ids) == expected.tolist()
+
+
+def test_it_is_known_which_tokens_a_text_does_not_say(folder, reference):
+    tokenizer, _ = reference
+    end = end_token(tokenizer)
+    requests = [request(i, (1, 2, 3), "b", 8, max_tokens=1 + i, stop=("o",)) for i in range(8)]
+    answers = [one for found in complete(folder, *requests) for one in found]
+    for one in answers:
+        [again] = answer_ids(tokenizer, [one.text], end)
+        whole = one.token_ids[-1] in end_tokens(tokenizer, end)
+        said = tuple(again if whole else again[:-1])
+        assert one.ids_differ == (said != one.token_ids)
+    assert {one.ids_differ for one in answers} == {True, False}
+    assert any("o" in tokenizer.decode(one.token_ids) for one in answers if one.ids_differ)
 
 
 def test_null_draws_as_the_model_s_generation_config_says(folder, tmp_path):

@@ -65,6 +65,20 @@ def drawn(settings: SampleConfig, engine: Recorder, count: int = 40) -> list[dic
     return candidates.to_pylist()
 
 
+def test_tokens_are_kept_where_the_text_does_not_say_them() -> None:
+    class Odd(Recorder):
+        async def generate(self, request: Request) -> list[Completion]:
+            return [
+                Completion(f"{request.messages[0]['content']} {n}", (5, n), "stop", None, 1, 2,
+                           ids_differ=n > 0)
+                for n in range(len(request.seeds))
+            ]  # fmt: skip
+
+    rows = drawn(SampleConfig(n=2), Odd(), count=2)
+    assert [row["token_ids"] for row in rows] == [None, [5, 1]] * 2
+    assert {row["reasoning_tokens"] for row in rows} == {None}
+
+
 def test_a_fixed_n_is_drawn_and_the_rest_by_weight() -> None:
     pool = (PoolMember(name="two", n=2), PoolMember(name="a", weight=3), PoolMember(name="b"))
     rows = drawn(SampleConfig(n=6, pool=pool), Recorder())
