@@ -29,9 +29,10 @@ from benchmarks.memory import peak_mib
 from benchmarks.scale import BLOCK, LARGE, MAX_RATIO, MAX_SHARE_LONGER, MIN_MARGIN, make_up, measure
 from prefloop.data.shards import ShardFolder
 from prefloop.pipeline.run.run_dir import RunDir
-from prefloop.pipeline.stages.dataset.layout import ROW_GROUP_ROWS
 
 DECIMALS = 12
+ROW_GROUP_ROWS = 10_000
+"""About what prefloop compresses together of rows of this size."""
 TEST_SHARE = 0.02
 
 

@@ -6,10 +6,13 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 _SEPARATOR = "\x1f"
 _SORTED = json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=str)
@@ -44,6 +47,17 @@ def derive_seed(*parts: str | int) -> int:
     31 bits, because some engines take no larger per-request seed.
     """
     return int.from_bytes(bytes.fromhex(content_id(*parts))[:4], "big") & 0x7FFFFFFF
+
+
+def derive_seeds(led_by: Sequence[str | int], each: Iterable[str]) -> NDArray[np.int64]:
+    """:func:`derive_seed` of the parts ``led_by`` and, after them, each of ``each``."""
+    before = "".join(f"{part}{_SEPARATOR}" for part in led_by)
+    hashed = hashlib.blake2b
+    digests = b"".join(
+        hashed((before + one).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        for one in each
+    )
+    return np.frombuffer(digests, ">u4")[::4].astype(np.int64) & 0x7FFFFFFF
 
 
 def json_hash(value: object) -> str:

@@ -9,9 +9,9 @@ where each begins stands in its footer. They are read like those with a file of 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate, pairwise
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,8 +53,8 @@ class PackedFolder(ShardFolder):
     kept, so that a file is read once by who asks for its shards one after the other.
     """
 
-    def __init__(self, folder: Path, schema: pa.Schema) -> None:
-        super().__init__(folder, schema)
+    def __init__(self, folder: Path, schema: pa.Schema, *, for_now: bool = False) -> None:
+        super().__init__(folder, schema, for_now=for_now)
         self._shared: dict[int, str] | None = None
         self._seen: _Version | None = None
         self._last: _Read | None = None
@@ -180,19 +180,42 @@ class PackedFolder(ShardFolder):
         name = self._file_of_many(index)
         if name is None:
             return super()._rows_of(index)
-        begin, end = _place_in(self.folder / name, index)
-        return end - begin
+        path = self.folder / name
+        return _rows_in(path, _version(path))[index - shards_in(name)[0]]
+
+    def _pieces(
+        self, indices: Sequence[int], columns: Sequence[str] | None, *, lenient: bool
+    ) -> Iterator[tuple[pa.Table, list[int]]]:
+        for run in _without_gap(indices):
+            while run:
+                name = self._file_of_many(run[0])
+                if name is None:
+                    yield from super()._pieces(run[:1], columns, lenient=lenient)
+                    del run[0]
+                    continue
+                names = self._names()
+                here = list(takewhile(lambda index: names.get(index) == name, run))
+                yield self._parts_of(name, here, columns)
+                del run[: len(here)]
 
     def _part_of(self, name: str, index: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Shard ``index`` of those in the file ``name``."""
+        return self._parts_of(name, [index], columns)[0]
+
+    def _parts_of(
+        self, name: str, indices: Sequence[int], columns: Sequence[str] | None
+    ) -> tuple[pa.Table, list[int]]:
+        """The shards ``indices``, without a gap, of those in the file ``name``, and the rows of
+        each."""
         path = self.folder / name
         wanted = tuple(self.schema.names if columns is None else columns)
-        last = self._last
-        if last is None or last[:3] != (name, _version(path), wanted):
+        version, last = _version(path), self._last
+        if last is None or last[:3] != (name, version, wanted):
             table = read_shard(path, self.schema, wanted).combine_chunks()
-            last = self._last = _Read(name, _version(path), wanted, table)
-        begin, end = _place_in(path, index)
-        return last.table.slice(begin, end - begin)
+            last = self._last = _Read(name, version, wanted, table)
+        rows, begin = _rows_in(path, version), indices[0] - shards_in(name)[0]
+        here = rows[begin : begin + len(indices)]
+        return last.table.slice(sum(rows[:begin]), sum(here)), here
 
     def _write_many(self, indices: Sequence[int], table: pa.Table, rows: Sequence[int]) -> None:
         name = file_of(indices[0], indices[-1])
@@ -214,12 +237,6 @@ class PackedFolder(ShardFolder):
             for index in shards_in(name):
                 del shared[index]
         self._last = None
-
-
-def _place_in(path: Path, index: int) -> tuple[int, int]:
-    """Between which rows of the file at ``path`` its shard ``index`` lies."""
-    ends = [0, *accumulate(_rows_in(path, _version(path)))]
-    return list(pairwise(ends))[index - shards_in(path.name)[0]]
 
 
 def _version(path: Path) -> _Version:

@@ -29,8 +29,12 @@ from prefloop.data.storage import counts
 from prefloop.data.storage.counts import Sums
 from prefloop.data.storage.whole_files import Listed, LocalFiles, Storage, put_file
 
-ROW_GROUP = 10_000
-"""Rows of a shard that are compressed together."""
+ROW_GROUP = 50_000
+"""Rows of a shard that are compressed together: all of a usual one, so that it is read in one
+piece."""
+_BY_THREADS = 10_000
+"""Rows above which a file is read by several threads, which cost a small one more than they save.
+"""
 _BATCH = 50_000
 INDEX = "_index.json"
 """File in a folder of many shards: what they add up to. Readers of Parquet folders pass over names
@@ -77,10 +81,9 @@ def read_shard(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
             there = set(file.schema_arrow.names)
             older = [name for name in _added(schema) if name not in there]
             rows = file.metadata.num_rows
-            # Threads cost a small file more than they save.
             table = file.read(
                 columns=[name for name in names if name not in older],
-                use_threads=rows > ROW_GROUP,
+                use_threads=rows > _BY_THREADS,
             )
         for name in older:
             table = table.append_column(name, pa.nulls(rows))
@@ -142,11 +145,16 @@ def damaged(path: Path, fault: str, remedy: str) -> StorageError:
 
 
 class ShardFolder:
-    """A folder of ``part-NNNNN.parquet`` of one schema. Making the object touches no disk."""
+    """A folder of ``part-NNNNN.parquet`` of one schema. Making the object touches no disk.
 
-    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+    What lies there ``for_now`` only, until something else is made of it, is written as fast as can
+    be: it is larger, and what it adds up to is not kept with it.
+    """
+
+    def __init__(self, folder: Path, schema: pa.Schema, *, for_now: bool = False) -> None:
         self.folder = folder
         self.schema = schema
+        self.for_now = for_now
         self.files: Storage = LocalFiles(folder)
 
     def path(self, index: int) -> Path:
@@ -209,7 +217,16 @@ class ShardFolder:
     def together(self, indices: Sequence[int], columns: Sequence[str] | None = None) -> pa.Table:
         """The shards ``indices``, at least one, as one table, of one piece. Raises
         :class:`StorageError`."""
-        return pa.concat_tables(self.iter(columns, indices)).combine_chunks()
+        return self.gathered(indices, columns)[0]
+
+    def gathered(
+        self, indices: Sequence[int], columns: Sequence[str] | None = None, *, lenient: bool = False
+    ) -> tuple[pa.Table, list[int]]:
+        """:meth:`together`, and how many rows each of the shards has; ``lenient``: one that is not
+        there is empty. Raises :class:`StorageError`."""
+        pieces = list(self._pieces(indices, columns, lenient=lenient))
+        rows = [count for _, counts in pieces for count in counts]
+        return pa.concat_tables([table for table, _ in pieces]).combine_chunks(), rows
 
     def rows(self, indices: Sequence[int] | None = None) -> int:
         """Rows of all shards, or of some, from the index or their footers. Raises
@@ -254,16 +271,30 @@ class ShardFolder:
         empty = pa.schema([self.schema.field(name) for name in names]).empty_table()
         return pa.concat_tables([empty, *self.iter(columns)])
 
+    def _pieces(
+        self, indices: Sequence[int], columns: Sequence[str] | None, *, lenient: bool
+    ) -> Iterator[tuple[pa.Table, list[int]]]:
+        """The shards ``indices``, as many at once as are read at once, and the rows of each."""
+        for index in indices:
+            if lenient and not self.exists(index):
+                table = self.schema.empty_table().select(columns or self.schema.names)
+            else:
+                table = self.read(index, columns)
+            yield table, [len(table)]
+
     def _rows_of(self, index: int) -> int:
         return row_count(self.path(index))
 
     def _encoded(self, table: pa.Table, path: Path, **about: str) -> memoryview:
         """The file ``path`` of ``table``, with more ``about`` it in its footer."""
         fitted = _fit(table, self.schema, path)
-        if self.schema in _COUNTED:
+        if self.schema in _COUNTED and not self.for_now:
             _, count = _COUNTED[self.schema]
             about[_COUNTS] = json.dumps(count(fitted))
-        return _as_parquet(fitted.replace_schema_metadata(about) if about else fitted)
+        return _as_parquet(
+            fitted.replace_schema_metadata(about) if about else fitted,
+            compression="none" if self.for_now else "zstd",
+        )
 
     def _listed(self) -> dict[Listed, range]:
         """The files of shards and which are in them, ascending."""
@@ -339,11 +370,23 @@ def file_of(first: int, last: int | None = None) -> str:
     return f"part-{first:05d}.parquet" if last is None else f"part-{first:05d}-{last:05d}.parquet"
 
 
-def _as_parquet(table: pa.Table, row_group_size: int = ROW_GROUP) -> memoryview:
+def _as_parquet(
+    table: pa.Table, row_group_size: int = ROW_GROUP, *, compression: str = "zstd"
+) -> memoryview:
     file = pa.BufferOutputStream()
-    # Nearly all columns are ids, numbers and long texts, which a dictionary only makes larger.
+    # Nearly all columns are ids, numbers and long texts. A dictionary only makes them larger, and
+    # nobody asks what the least and the greatest id or text is.
     pq.write_table(
-        table, file, compression="zstd", use_dictionary=False, row_group_size=row_group_size
+        table,
+        file,
+        compression=compression,
+        use_dictionary=False,
+        write_statistics=[
+            field.name
+            for field in table.schema
+            if not pa.types.is_nested(field.type) and not _is_text(field.type)
+        ],
+        row_group_size=row_group_size,
     )
     return memoryview(file.getvalue())
 

@@ -70,8 +70,8 @@ def count_votes(table: pa.Table) -> Sums:
 
 def count_decisions(table: pa.Table) -> Sums:
     """Pairs that are kept, and those that are dropped by reason."""
-    lost = table.filter(pc.invert(table["kept"]))
-    return {"kept": _sum(table["kept"]), **_by_value("dropped", lost["reason"])}
+    lost = table["reason"].filter(pc.invert(table["kept"]))
+    return {"kept": _sum(table["kept"]), **_by_value("dropped", lost)}
 
 
 def count_sources(table: pa.Table) -> Sums:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from prefloop.data.arrays import Bools, Floats, Ints, places_in
 from prefloop.labelers.decisions.reasons import NO_VALID_VOTE
 from prefloop.labelers.jury.verdict_table import ROUNDING
 
@@ -25,6 +27,8 @@ def scores_by(votes: pa.Table, labelers: Sequence[str]) -> dict[str, dict[str, f
     """The absolute scores of candidates by each of ``labelers``, the mean over its votes; nothing
     of candidates that it gave none."""
     found: dict[str, dict[str, float]] = {name: {} for name in labelers}
+    if not found:
+        return found
     own = votes.filter(pc.is_in(votes["labeler"], value_set=pa.array(labelers, pa.string())))
     for row in _of_labelers(own).to_pylist():
         found[row["labeler"]][row["candidate_id"]] = row["score_mean"]
@@ -52,22 +56,46 @@ def candidate_scores(decisions: pa.Table) -> pa.Table:
     filter dropped count: it is the pair that was not wanted. Candidates come in the order of their
     ids; those in no decided pair are left out.
     """
-    undecided = pc.fill_null(pc.equal(decisions["reason"], NO_VALID_VOTE), fill_value=False)
-    decided = decisions.filter(pc.invert(undecided))
+    decided = decisions.filter(pa.array(_are_decided(decisions)))
     chosen, rejected = decided["chosen_id"], decided["rejected_id"]
     everyone = pa.chunked_array([*chosen.chunks, *rejected.chunks], pa.string())
     ids = pc.unique(everyone).sort()
-    place = pc.index_in(everyone, value_set=ids).to_numpy()
-    p = decided["p_chosen"].to_numpy()
-    won = np.concatenate([p, 1 - p])
-    pairs = np.bincount(place, minlength=len(ids))
-    total = np.bincount(place, weights=won, minlength=len(ids))
-    score = total / np.maximum(pairs, 1)
-    score[np.abs(score - 0.5) <= ROUNDING] = 0.5
+    rows = places_in(pa.chunked_array([ids]), chosen, rejected)
+    score, pairs = _won(*rows, decided["p_chosen"].to_numpy(), len(ids))
     return pa.table(
         {
             "candidate_id": ids,
             "score": score,
-            "pairs": pairs.astype(np.int32),
+            "pairs": pairs,
         }
     )
+
+
+def scores_of_rows(
+    decisions: pa.Table, chosen: Ints, rejected: Ints, candidates: int
+) -> pa.Table:
+    """The same columns ``score`` and ``pairs`` for each of so many candidates, of which ``chosen`` and
+    ``rejected`` are those in each decision; null for those in no decided pair."""
+    rows = _are_decided(decisions)
+    p_chosen = decisions["p_chosen"].to_numpy()[rows]
+    score, pairs = _won(chosen[rows], rejected[rows], p_chosen, candidates)
+    none = pairs == 0
+    return pa.table({"score": pa.array(score, mask=none), "pairs": pa.array(pairs, mask=none)})
+
+
+def _are_decided(decisions: pa.Table) -> Bools:
+    undecided = pc.fill_null(pc.equal(decisions["reason"], NO_VALID_VOTE), fill_value=False)
+    decided: Bools = ~undecided.to_numpy()
+    return decided
+
+
+def _won(
+    chosen: Ints, rejected: Ints, p_chosen: Floats, candidates: int
+) -> tuple[Floats, NDArray[np.int32]]:
+    """Mean win probability of each candidate, and over how many pairs [candidates]."""
+    rows = np.concatenate([chosen, rejected])
+    won = np.concatenate([p_chosen, 1 - p_chosen])
+    pairs = np.bincount(rows, minlength=candidates)
+    score: Floats = np.bincount(rows, weights=won, minlength=candidates) / np.maximum(pairs, 1)
+    score[np.abs(score - 0.5) <= ROUNDING] = 0.5
+    return score, pairs.astype(np.int32)

@@ -98,7 +98,7 @@ def decide(
     p_a = np.where(undecided, 0.5, p_a)
     tie = ~undecided & (p_a == 0.5)
     a_wins = p_a >= 0.5  # for ties and undecided pairs: a stands first, as in the votes
-    a, b = (_rows_of(candidates["candidate_id"], pairs[name]) for name in ("a_id", "b_id"))
+    a, b = _rows_of_both(candidates["candidate_id"], pairs)
     scores = _scores(a, b, p_a, ~undecided, len(candidates))
     chosen, rejected = np.where(a_wins, a, b), np.where(a_wins, b, a)
     score_chosen, score_rejected = scores[chosen], scores[rejected]
@@ -155,9 +155,11 @@ def _check_pairs(pairs: pa.Table) -> None:
         raise LabelerError("a pair is proposed twice")
 
 
-def _rows_of(ids: pa.ChunkedArray, wanted: pa.ChunkedArray) -> Ints:
-    """Where in ``ids`` each of ``wanted`` is."""
-    return rows_in(wanted, ids.combine_chunks(), "a pair names a candidate that is not there")
+def _rows_of_both(ids: pa.ChunkedArray, pairs: pa.Table) -> list[Ints]:
+    """Where in ``ids`` a and b of each pair are."""
+    both = pa.chunked_array([*pairs["a_id"].chunks, *pairs["b_id"].chunks], ids.type)
+    rows = rows_in(both, ids.combine_chunks(), "a pair names a candidate that is not there")
+    return np.split(rows, [len(pairs)])
 
 
 def _scores(a: Ints, b: Ints, p_a: Floats, decided: Bools, candidates: int) -> Floats:

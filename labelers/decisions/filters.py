@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from prefloop.data.arrays import NOWHERE, places_in
 from prefloop.data.schemas import DECISION
-from prefloop.data.utf8 import BLANK
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.config import (
     AcrossPolicies,
@@ -45,6 +45,7 @@ from prefloop.labelers.config import (
     Truncated,
     reason_of_filter,
 )
+from prefloop.labelers.decisions.blank_texts import are_blank
 from prefloop.labelers.decisions.lengths import LENGTH_COLUMNS, compared_lengths, with_characters
 from prefloop.labelers.decisions.pairs import id_keys, select_pairs
 from prefloop.labelers.decisions.reasons import PAIR_STRATEGY
@@ -110,25 +111,37 @@ def apply_filters(
     filters = [one for one in config.filters if not isinstance(one, LengthBalance)]
     if not any(isinstance(one, Identical) for one in filters):
         filters.insert(0, Identical())
-    reasons = [*map(reason_of_filter, filters), PAIR_STRATEGY]
-    empty = has_empty_answer(decisions["chosen_id"], decisions["rejected_id"], candidates)
-    decisions = with_characters(decisions, candidates)
-    decisions = _drop(decisions, np.where(empty, 0, -1).astype(np.int8), [EMPTY_ANSWER])
-    rows = np.flatnonzero(decisions["kept"].to_numpy())
-    dropped_by = np.full(len(decisions), -1, np.int8)
-    kept = decisions.take(pa.array(rows))
-    pairs = _with_scores(_with_answers(kept, candidates), kept, config.scored_by, scores or {})
-    for index, one in enumerate(filters):
+    reasons = [EMPTY_ANSWER, *map(reason_of_filter, filters), PAIR_STRATEGY]
+    chosen, rejected = places_in(
+        candidates["candidate_id"], decisions["chosen_id"], decisions["rejected_id"]
+    )
+    decisions = with_characters(decisions, candidates, chosen, rejected)
+    empty = _without_text(candidates, chosen, rejected)
+    dropped_by = np.where(empty, 0, -1).astype(np.int8)
+    rows = np.flatnonzero(decisions["kept"].to_numpy() & ~empty)
+    pairs = _with_answers(decisions, candidates, rows, chosen[rows], rejected[rows])
+    pairs = _with_scores(pairs, decisions, rows, config.scored_by, scores or {})
+    for index, one in enumerate(filters, start=1):
         drop = _run(one, pairs)
-        dropped_by[rows[drop]] = index
-        rows, pairs = rows[~drop], pairs.filter(pa.array(~drop))
-    decisions = _drop(decisions, dropped_by, reasons)
-    selected = _select(decisions, candidates, config.strategy, seed, rewards or {})
-    unselected = decisions["kept"].to_numpy() & ~selected
-    decisions = _drop(decisions, np.where(unselected, len(filters), -1), reasons)
-    pairs = pairs.filter(pa.array(selected[rows]))
-    assert not _run(Identical(), pairs).any(), "a kept pair has chosen == rejected"
-    return decisions
+        if drop.any():
+            dropped_by[rows[drop]] = index
+            rows, pairs = rows[~drop], pairs.filter(pa.array(~drop))
+    among = _with_kept(decisions, rows)
+    selected = _select(among, candidates, config.strategy, seed, rewards or {})
+    dropped_by[rows[~selected[rows]]] = len(reasons) - 1
+    _require_unequal(pairs.filter(pa.array(selected[rows])))
+    return _drop(decisions, dropped_by, reasons)
+
+
+def _require_unequal(pairs: pa.Table) -> None:
+    """Fail where a pair that stays has the same text twice, which no filter lets be."""
+    chosen, rejected = (
+        pairs[f"{side}_text"].combine_chunks().dictionary_decode()
+        for side in ("chosen", "rejected")
+    )
+    assert not pc.any(pc.equal(chosen, rejected), min_count=0).as_py(), (
+        "a kept pair has chosen == rejected"
+    )
 
 
 def _select(
@@ -146,9 +159,15 @@ def _select(
         ids = candidates["candidate_id"].combine_chunks()
         writers.append(candidates["policy"].take(pc.index_in(decisions[side], value_set=ids)))
     across = pc.and_(decisions["kept"], pc.not_equal(*writers))
-    place = decisions.column_names.index("kept")
-    among = decisions.set_column(place, "kept", across)
+    among = _with_kept(decisions, np.flatnonzero(pc.fill_null(across, False).to_numpy()))
     return select_pairs(among, strategy.chooser, seed=seed, rewards=rewards)
+
+
+def _with_kept(decisions: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
+    """``decisions`` of which ``rows`` are kept and no others."""
+    kept = np.zeros(len(decisions), np.bool_)
+    kept[rows] = True
+    return decisions.set_column(decisions.column_names.index("kept"), "kept", pa.array(kept))
 
 
 def has_empty_answer(
@@ -158,10 +177,16 @@ def has_empty_answer(
 
     ``candidates`` needs ``candidate_id`` and ``text``.
     """
-    blank = pc.match_substring_regex(candidates["text"], BLANK)
-    empty = candidates["candidate_id"].filter(blank).combine_chunks()
-    either = pc.or_(*(pc.is_in(ids, value_set=empty) for ids in (first_ids, second_ids)))
-    found: Drop = either.to_numpy().astype(np.bool_)
+    rows = places_in(candidates["candidate_id"], first_ids, second_ids)
+    return _without_text(candidates, *rows)
+
+
+def _without_text(
+    candidates: pa.Table, first: NDArray[np.int64], second: NDArray[np.int64]
+) -> Drop:
+    """The same of pairs of rows of ``candidates``; ``NOWHERE`` is no answer without text."""
+    blank = np.append(are_blank(candidates["text"]), False)
+    found: Drop = blank[first] | blank[second]
     return found
 
 
@@ -183,37 +208,44 @@ def _drop(decisions: pa.Table, dropped_by: NDArray[Any], reasons: list[str]) -> 
     return pa.table([columns.get(name, decisions[name]) for name in DECISION.names], DECISION)
 
 
-def _with_answers(decisions: pa.Table, candidates: pa.Table) -> pa.Table:
-    """The pairs with the texts of their answers, joined by id: columns FILTER_COLUMNS."""
-    ids = candidates["candidate_id"].combine_chunks()
+def _with_answers(
+    decisions: pa.Table,
+    candidates: pa.Table,
+    rows: NDArray[np.int64],
+    chosen: NDArray[np.int64],
+    rejected: NDArray[np.int64],
+) -> pa.Table:
+    """The decisions at ``rows`` with the texts of their answers, which are the rows ``chosen`` and
+    ``rejected`` of ``candidates``: columns FILTER_COLUMNS."""
     texts = candidates["text"].combine_chunks()
-    columns = [decisions[name] for name in _DECIDED_COLUMNS]
+    kept = decisions.select(_DECIDED_COLUMNS).take(pa.array(rows))
     reasons = []
-    for side in ("chosen", "rejected"):
-        row = pc.index_in(decisions[f"{side}_id"], value_set=ids)
-        if row.null_count:
-            missing = decisions[f"{side}_id"].filter(pc.is_null(row))[0].as_py()
+    columns = kept.columns
+    for side, answers in (("chosen", chosen), ("rejected", rejected)):
+        if (answers == NOWHERE).any():
+            missing = decisions[f"{side}_id"][rows[answers == NOWHERE][0]].as_py()
             raise LabelerError(f"decided candidate {missing} is not among the candidates")
-        columns.append(pa.DictionaryArray.from_arrays(row.combine_chunks(), texts))
-        reasons.append(candidates["finish_reason"].take(row))
+        indices = pa.array(answers.astype(np.int32))
+        columns.append(pa.DictionaryArray.from_arrays(indices, texts))
+        reasons.append(candidates["finish_reason"].take(indices))
     return pa.table([*columns, *reasons], FILTER_COLUMNS)
 
 
 def _with_scores(
     pairs: pa.Table,
     decisions: pa.Table,
+    rows: NDArray[np.int64],
     labelers: Sequence[str],
     scores: Mapping[str, Mapping[str, float]],
 ) -> pa.Table:
-    """The pairs with the scores of both answers by each of ``labelers``, null where it gave none;
-    ``decisions`` are the same pairs."""
+    """The pairs, which are the decisions at ``rows``, with the scores of both answers by each of
+    ``labelers``, null where it gave none."""
     for labeler in labelers:
         known = scores.get(labeler, {})
         for side in ("chosen", "rejected"):
-            of_side = [known.get(one) for one in decisions[f"{side}_id"].to_pylist()]
-            pairs = pairs.append_column(
-                _score_column(side, labeler), pa.array(of_side, pa.float64())
-            )
+            ids = decisions[f"{side}_id"].take(pa.array(rows)).to_pylist()
+            of_side = pa.array([known.get(one) for one in ids], pa.float64())
+            pairs = pairs.append_column(_score_column(side, labeler), of_side)
     return pairs
 
 
@@ -403,9 +435,11 @@ def apply_balance(decisions: pa.Table, cutoff: Cutoff | None) -> pa.Table:
     """Drop the kept decisions up to the cut-off, with the reason ``length_balance``."""
     if cutoff is None:
         return decisions
-    value, key = decisions["margin"].to_numpy(), id_keys(decisions["pair_id"])
-    weak = (value < cutoff.margin) | ((value == cutoff.margin) & (key <= np.uint64(cutoff.pair)))
-    drop = decisions["kept"].to_numpy() & _chosen_is_longer(decisions) & weak
+    margin = decisions["margin"].to_numpy()
+    drop = decisions["kept"].to_numpy() & _chosen_is_longer(decisions) & (margin <= cutoff.margin)
+    equal = np.flatnonzero(drop & (margin == cutoff.margin))
+    keys = id_keys(decisions["pair_id"].take(pa.array(equal)))
+    drop[equal] = keys <= np.uint64(cutoff.pair)
     return _drop(decisions, np.where(drop, 0, -1), [LENGTH_BALANCE])
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.arrays import Ints
+from prefloop.data.arrays import NOWHERE, Ints
 
 LENGTH_COLUMNS = ["chosen_tokens", "rejected_tokens", "chosen_chars", "rejected_chars"]
 """What ``compared_lengths`` reads."""
@@ -19,24 +19,28 @@ LENGTH_COLUMNS = ["chosen_tokens", "rejected_tokens", "chosen_chars", "rejected_
 _SAMPLED = "sampled"
 
 
-def with_characters(decisions: pa.Table, candidates: pa.Table) -> pa.Table:
+def with_characters(
+    decisions: pa.Table, candidates: pa.Table, chosen: Ints, rejected: Ints
+) -> pa.Table:
     """``decisions`` (schema DECISION) with ``chosen_chars`` and ``rejected_chars`` where tokens do
-    not compare, and null elsewhere.
+    not compare, and null elsewhere; ``chosen`` and ``rejected`` [N] are the rows of ``candidates``
+    with their answers, or ``NOWHERE``.
 
     One tokenizer counted two answers that the same weights sampled (``candidates`` needs
-    ``candidate_id, text, origin, policy_revision``), and two that were there before, which are all
-    counted alike.
+    ``text, origin, policy_revision``), and two that were there before, which are all counted alike.
     """
-    ids = candidates["candidate_id"].combine_chunks()
-    chosen, rejected = (
-        pc.index_in(decisions[f"{side}_id"], value_set=ids) for side in ("chosen", "rejected")
-    )
     sampled = pc.equal(candidates["origin"], _SAMPLED)
-    counted = pc.if_else(sampled, candidates["policy_revision"], "")
-    alike = pc.equal(counted.take(chosen), counted.take(rejected))
-    lengths = pc.utf8_length(candidates["text"]).cast(pa.int32())
-    for name, rows in (("chosen_chars", chosen), ("rejected_chars", rejected)):
-        column = pc.if_else(alike, pa.scalar(None, pa.int32()), lengths.take(rows))
+    counted = pc.if_else(sampled, candidates["policy_revision"], "").combine_chunks()
+    by = counted.dictionary_encode().indices.to_numpy()
+    apart = np.zeros(len(decisions), np.bool_)
+    known = (chosen != NOWHERE) & (rejected != NOWHERE)
+    apart[known] = by[chosen[known]] != by[rejected[known]]
+    for side, rows in (("chosen", chosen), ("rejected", rejected)):
+        column = pa.nulls(len(decisions), pa.int32())
+        if apart.any():
+            lengths = pc.utf8_length(candidates["text"]).to_numpy().astype(np.int32)
+            column = pa.array(lengths[np.where(apart, rows, 0)], mask=~apart)
+        name = f"{side}_chars"
         place = decisions.column_names.index(name)
         decisions = decisions.set_column(place, decisions.schema.field(name), column)
     return decisions

@@ -7,6 +7,7 @@ drawn by (seed, pair id), and equal scores are told apart by pair id.
 from __future__ import annotations
 
 import hashlib
+from binascii import unhexlify
 from collections.abc import Mapping
 
 import numpy as np
@@ -33,6 +34,8 @@ Keys = NDArray[np.uint64]
 Rewards = Mapping[str, float]
 """Absolute scores of candidates by id."""
 _ID_LENGTH = 32
+_NO_ID = "an id is not a content hash of 32 hexadecimal characters"
+_CASE = np.uint64(0x2020202020202020)
 _HASH_ROWS = 65_536
 _ROUNDING = 1e-9
 
@@ -68,7 +71,7 @@ def propose_pairs(
 
     group = rank[prompt_codes]
     keys = id_keys(candidate_ids)
-    order = np.lexsort((keys, group))
+    order = _sorted_by(group, keys)
     _require_distinct(keys[order], group[order], candidate_ids, order)
     counts = np.bincount(group, minlength=len(by_id))
     first, second, of_group = _combinations(counts)
@@ -81,7 +84,8 @@ def propose_pairs(
         may_be &= policy[first] != policy[second]
     if sets:
         may_be &= _together(table, sets)
-    table, of_group = table.filter(pa.array(may_be)), of_group[may_be]
+    if not may_be.all():
+        table, of_group = table.filter(pa.array(may_be)), of_group[may_be]
     if per_prompt is None or len(table) == 0:
         return table
     return table.filter(pa.array(_lowest(_draw_keys(table["pair_id"], seed), of_group, per_prompt)))
@@ -178,16 +182,18 @@ def id_keys(ids: pa.Array | pa.ChunkedArray) -> Keys:
         return np.zeros(0, np.uint64)
     lengths = pc.min_max(pc.binary_length(array))
     if array.null_count or {lengths["min"].as_py(), lengths["max"].as_py()} != {_ID_LENGTH}:
-        raise LabelerError("an id is not a content hash of 32 hexadecimal characters")
+        raise LabelerError(_NO_ID)
     fixed = array.cast(pa.binary()).cast(pa.binary(_ID_LENGTH))
-    digits = np.frombuffer(fixed.buffers()[1], np.uint8).reshape(-1, _ID_LENGTH)
-    digits = digits[fixed.offset : fixed.offset + len(fixed), :16]
-    # "0".."9" are 48..57 and "a".."f" 97..102; anything else wraps around to more than 15.
-    nibbles = np.where(digits < 58, digits - np.uint8(48), digits - np.uint8(87))
-    if nibbles.max() > 15:
-        raise LabelerError("an id is not a content hash of 32 hexadecimal characters")
-    packed = np.ascontiguousarray(nibbles[:, ::2] << 4 | nibbles[:, 1::2])
-    return packed.view(">u8").ravel().astype(np.uint64)
+    words = np.frombuffer(fixed.buffers()[1], np.uint64).reshape(-1, _ID_LENGTH // 8)
+    digits = np.ascontiguousarray(words[fixed.offset : fixed.offset + len(fixed), :2])
+    # Of digits and small letters, every byte with the bit 0x40 has the bit 0x20 too.
+    if (digits >> np.uint64(1) & _CASE & ~digits).any():
+        raise LabelerError(_NO_ID)
+    try:
+        keys = np.frombuffer(unhexlify(digits), ">u8")
+    except ValueError:
+        raise LabelerError(_NO_ID) from None
+    return keys.astype(np.uint64)
 
 
 def _array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
@@ -225,12 +231,15 @@ def _require_distinct(
 
 def _pair_ids(prompt: pa.Array, a: pa.Array, b: pa.Array) -> pa.Array:
     """``prefloop.data.hashing.pair_id`` of each row, where ``a`` < ``b``."""
+    hashed = hashlib.blake2b
     ids: list[str] = []
     for start in range(0, len(prompt), _HASH_ROWS):
         part = (column.slice(start, _HASH_ROWS).cast(pa.binary()) for column in (prompt, a, b))
         joined = pc.binary_join_element_wise(*part, b"\x1f").to_pylist()
-        ids += [hashlib.blake2b(row, digest_size=16).hexdigest() for row in joined]
-    return pa.array(ids, pa.string())
+        ids += [hashed(row, digest_size=_ID_LENGTH // 2).hexdigest() for row in joined]
+    ends = np.arange(len(ids) + 1, dtype=np.int32) * np.int32(_ID_LENGTH)
+    characters = pa.py_buffer("".join(ids).encode())
+    return pa.Array.from_buffers(pa.string(), len(ids), [None, pa.py_buffer(ends), characters])
 
 
 def _draw_keys(pair_ids: pa.Array | pa.ChunkedArray, seed: int) -> Keys:
@@ -266,15 +275,29 @@ def _tops(group: NDArray[np.int32], value: NDArray[np.float64]) -> NDArray[np.in
     return np.flatnonzero(value >= highest[group] - _ROUNDING)
 
 
+def _sorted_by(group: NDArray[np.int64], keys: Keys) -> NDArray[np.int64]:
+    """The rows by (group, key); groups are numbers from 0."""
+    by_key = np.argsort(keys)
+    # Of numbers of 16 bits a stable order takes no comparisons.
+    few = np.uint16 if len(group) and group.max() < 2**16 else np.int64
+    return by_key[np.argsort(group[by_key].astype(few), kind="stable")]
+
+
 def _first_of_each(
     group: NDArray[np.int32], value: NDArray[np.float64], keys: Keys
 ) -> NDArray[np.bool_]:
     """The row of each group that comes first by (value, key)."""
-    order = np.lexsort((keys, value, group))
-    ordered = group[order]
-    leads = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+    groups = int(group.max()) + 1
+    value = np.where(np.isnan(value), np.inf, value)
+    least = np.full(groups, np.inf)
+    np.minimum.at(least, group, value)
+    rows = np.flatnonzero(value == least[group])
+    first = np.full(groups, np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(first, group[rows], keys[rows])
+    rows = rows[keys[rows] == first[group[rows]]]
+    _, leads = np.unique(group[rows], return_index=True)
     chosen = np.zeros(len(group), np.bool_)
-    chosen[order[leads]] = True
+    chosen[rows[leads]] = True
     return chosen
 
 

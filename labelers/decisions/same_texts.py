@@ -20,7 +20,10 @@ def same_texts(texts: pa.Array, first: Ints, second: Ints) -> Bools:
     Texts are normalised one by one only where the sums of their visible ASCII characters do not
     tell them apart already, since that takes several times as long.
     """
-    sums, unsure = _sums(texts), _fold_to_ascii(texts)
+    if not len(texts):
+        return np.zeros(len(first), np.bool_)
+    bounds, characters = _bytes_of(texts)
+    sums, unsure = _sums(bounds, characters), _fold_to_ascii(texts, characters)
     maybe = (sums[first] == sums[second]) | unsure[first] | unsure[second]
     maybe &= first != second
     rows = np.unique(np.concatenate([first[maybe], second[maybe]]))
@@ -35,25 +38,31 @@ def same_texts(texts: pa.Array, first: Ints, second: Ints) -> Bools:
     return same
 
 
-def _sums(texts: pa.Array) -> NDArray[np.uint32]:
-    """A number for each text [T], of its visible ASCII characters without regard to case: another
-    number, another text, but where one has ``_FOLDS_TO_ASCII``."""
+def _bytes_of(texts: pa.Array) -> tuple[Ints, NDArray[np.uint8]]:
+    """Where each of T texts begins, and the last one ends [T + 1], in the bytes of them all."""
     texts = texts.cast(pa.large_string())
     _, offsets, characters = texts.buffers()
     bounds = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    found = np.zeros(len(texts), np.uint32)
+    if bounds[0] == bounds[-1]:
+        return bounds, np.zeros(0, np.uint8)
+    return bounds - bounds[0], np.frombuffer(characters, np.uint8)[bounds[0] : bounds[-1]]
+
+
+def _sums(bounds: Ints, characters: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """A number for each text [T], of its visible ASCII characters without regard to case: another
+    number, another text, but where one has ``_FOLDS_TO_ASCII``."""
+    found = np.zeros(len(bounds) - 1, np.uint32)
     some = np.flatnonzero(np.diff(bounds))
     if len(some):
-        every = np.frombuffer(characters, np.uint8)[bounds[0] : bounds[-1]]
-        visible = every - np.uint8(33) < 94  # wraps around below 33
+        visible = characters - np.uint8(33) < 94  # wraps around below 33
         # The two cases of a letter differ in this bit alone.
-        lower = (every | np.uint8(32)) * visible
-        found[some] = np.add.reduceat(lower, bounds[some] - bounds[0], dtype=np.uint32)
+        lower = (characters | np.uint8(32)) * visible
+        found[some] = np.add.reduceat(lower, bounds[some], dtype=np.uint32)
     return found
 
 
-def _fold_to_ascii(texts: pa.Array) -> Bools:
-    if pc.all(pc.string_is_ascii(texts)).as_py():
+def _fold_to_ascii(texts: pa.Array, characters: NDArray[np.uint8]) -> Bools:
+    if characters.max(initial=0) < 128:
         return np.zeros(len(texts), np.bool_)
     found: Bools = pc.match_substring_regex(texts, f"[{_FOLDS_TO_ASCII}]").to_numpy(
         zero_copy_only=False

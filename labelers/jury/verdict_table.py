@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.arrays import Bools, Floats, Ints
+from prefloop.data.arrays import NOWHERE, Bools, Floats, Ints, places_in
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.jury.calibrator import Calibrator
 
@@ -124,11 +124,10 @@ class Verdicts:
 
 def rows_in(values: pa.ChunkedArray, known: pa.Array, problem: str) -> Ints:
     """Where in ``known`` each of ``values`` stands; ``LabelerError`` for one that does not."""
-    found = pc.index_in(values, value_set=known)
-    if found.null_count:
-        missing = values.filter(pc.is_null(found))[0].as_py()
-        raise LabelerError(f"{problem}: {missing!r}")
-    rows: Ints = found.to_numpy().astype(np.int64)
+    [rows] = places_in(pa.chunked_array([known]), values)
+    nowhere = np.flatnonzero(rows == NOWHERE)
+    if len(nowhere):
+        raise LabelerError(f"{problem}: {values[nowhere[0]].as_py()!r}")
     return rows
 
 
@@ -162,9 +161,7 @@ def read_votes(votes: pa.Table, pairs: pa.Table) -> Votes:
     Raises ``LabelerError`` for votes on other pairs, and for preferences, orders or probabilities
     that do not exist or contradict each other.
     """
-    pair = rows_in(
-        votes["pair_id"], pairs["pair_id"].combine_chunks(), "a vote is about a pair not proposed"
-    )
+    pair = _pairs_of_votes(votes["pair_id"], pairs["pair_id"])
     return _as_numbers(votes, pairs, pair)
 
 
@@ -204,6 +201,13 @@ def _as_numbers(votes: pa.Table, pairs: pa.Table, pair: Ints) -> Votes:
         order=order,
         flipped=flipped,
     )
+
+
+def _pairs_of_votes(voted: pa.ChunkedArray, proposed: pa.ChunkedArray) -> Ints:
+    """The number of the pair that each vote is about [V]."""
+    if voted.equals(proposed):  # one vote on each, in their order
+        return np.arange(len(voted))
+    return rows_in(voted, proposed.combine_chunks(), "a vote is about a pair not proposed")
 
 
 def _one_an_order(votes: Votes) -> Votes:

@@ -105,7 +105,9 @@ class RoundDir:
         self.warm_up = self.root / "warm-up" / "policy"
         self.reference_logps = self.root / "reference-logps.parquet"
         self.written = self.root / "written.json"
-        self.unbalanced = PackedFolder(self.root / "decision-unbalanced", schemas.DECISION)
+        self.unbalanced = PackedFolder(
+            self.root / "decision-unbalanced", schemas.DECISION, for_now=True
+        )
         self.decisions_before = PackedFolder(self.root / "decision-before", schemas.DECISION)
 
     def quarantine(self, stage: str) -> ShardFolder:

@@ -19,7 +19,6 @@ from prefloop.data.shards import (
     read_json_object,
     read_shard,
     row_count,
-    write_shard,
 )
 from prefloop.pipeline.executors.block_task import BlockFacts
 from prefloop.pipeline.executors.local import LocalExecutor
@@ -30,12 +29,12 @@ from prefloop.pipeline.run.run_dir import RoundDir, RunDir, Stopwatch
 from prefloop.pipeline.stages.dataset.every_answer import EVERY_CANDIDATE, EVERY_VOTE
 from prefloop.pipeline.stages.dataset.layout import (
     CANDIDATES_FOLDER,
-    ROW_GROUP_ROWS,
     SPLITS,
     TRIPLES_FOLDER,
     UNPAIRED_FOLDER,
     VOTES_FOLDER,
     files_in,
+    write_rows,
 )
 from prefloop.pipeline.stages.dataset.volumes import (
     WRITE,
@@ -171,7 +170,7 @@ def _conform_earlier(context: RoundContext) -> None:
         schema = _schema_of(context, whole)
         for path in sorted((context.run.dataset / folder).glob("*.parquet")):
             if lacks_columns(path, schema):
-                write_shard(read_shard(path, schema), path, schema, row_group_size=ROW_GROUP_ROWS)
+                write_rows(read_shard(path, schema), path, schema)
 
 
 def _fault(context: RoundContext, *, unpaired: bool) -> str | None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from prefloop.data.arrays import Bools
 from prefloop.data.schemas import CANDIDATE, MESSAGES, VOTE
-from prefloop.labelers.decisions.candidate_scores import candidate_scores
 from prefloop.labelers.people import is_human
 from prefloop.pipeline.run.run_dir import RoundDir
 from prefloop.pipeline.stages.dataset.layout import (
@@ -19,7 +19,7 @@ from prefloop.pipeline.stages.dataset.layout import (
     DatasetPart,
     PartFiles,
 )
-from prefloop.pipeline.stages.dataset.span_tables import SpanTables, looked_up
+from prefloop.pipeline.stages.dataset.span_tables import SpanTables, only
 
 _BYTES = 32 << 20
 EVERY_CANDIDATE = pa.schema(
@@ -42,30 +42,35 @@ EVERY_VOTE = pa.schema(
 )
 
 
-def candidates_of(tables: SpanTables) -> pa.Table:
-    """The answers in some blocks: EVERY_CANDIDATE."""
-    rows = tables.candidates
-    scores = candidate_scores(tables.decisions)
-    found = looked_up(rows["candidate_id"], scores["candidate_id"], scores)
-    columns = _columns(rows) | {"prompt": tables.prompts(rows["prompt_id"])["prompt"]}
-    columns |= {name: found[name] for name in ("score", "pairs")}
+def candidates_of(tables: SpanTables, of_prompts: Bools) -> pa.Table:
+    """The answers in some blocks to some of the prompts that ``tables`` show: EVERY_CANDIDATE."""
+    prompts = tables.rows_shown(tables.candidates["prompt_id"])
+    rows = of_prompts[prompts]
+    columns = _columns(only(tables.candidates, rows)) | _columns(only(tables.scores, rows))
+    columns["prompt"] = tables.shown["prompt"].take(pa.array(prompts[rows]))
     return pa.table([columns[name] for name in EVERY_CANDIDATE.names], EVERY_CANDIDATE)
 
 
-def votes_of(tables: SpanTables, people: Mapping[str, str] | None = None) -> Iterator[pa.Table]:
-    """The votes in some blocks (EVERY_VOTE), as many at once as do not fill the memory with their
-    answers, each of which is in many; ``people`` are called by other names (see
-    :func:`pseudonyms`)."""
-    answers = tables.candidates.select(["candidate_id", "text"])
-    mean = answers["text"].nbytes // max(len(answers), 1)
+def votes_of(
+    tables: SpanTables, of_prompts: Bools, people: Mapping[str, str] | None = None
+) -> Iterator[pa.Table]:
+    """The votes in some blocks on answers to some of the prompts that ``tables`` show (EVERY_VOTE),
+    as many at once as do not fill the memory with their answers, each of which is in many;
+    ``people`` are called by other names (see :func:`pseudonyms`)."""
+    prompts = tables.rows_shown(tables.votes["prompt_id"])
+    some = of_prompts[prompts]
+    votes, prompts = only(tables.votes, some), prompts[some]
+    texts = tables.candidates["text"]
+    a, b = (rows[some] for rows in tables.rows_voted)
+    mean = texts.nbytes // max(len(texts), 1)
     at_once = max(_BYTES // (2 * mean + 1), 1)
-    for rows in (
-        tables.votes.slice(begin, at_once) for begin in range(0, len(tables.votes), at_once)
-    ):
-        columns = _columns(rows) | {"prompt": tables.prompts(rows["prompt_id"])["prompt"]}
-        for side in ("a", "b"):
-            found = looked_up(rows[f"{side}_id"], answers["candidate_id"], answers)
-            columns[f"answer_{side}"] = found["text"]
+    for begin in range(0, len(votes), at_once):
+        rows, now = votes.slice(begin, at_once), slice(begin, begin + at_once)
+        columns = _columns(rows) | {
+            "prompt": tables.shown["prompt"].take(pa.array(prompts[now])),
+            "answer_a": texts.take(pa.array(a[now])),
+            "answer_b": texts.take(pa.array(b[now])),
+        }
         if people:
             columns["labeler"] = renamed(rows["labeler"], people)
         yield pa.table([columns[name] for name in EVERY_VOTE.names], EVERY_VOTE)
@@ -75,15 +80,18 @@ class EveryAnswerFiles:
     """The files of a dataset with every answer and every vote of a round, written as they come."""
 
     def __init__(self, part: DatasetPart, people: Mapping[str, str] | None = None) -> None:
-        self._people = people
+        self._part, self._people = part, people
         self._candidates = PartFiles(part, CANDIDATES_FOLDER, EVERY_CANDIDATE)
         self._votes = PartFiles(part, VOTES_FOLDER, EVERY_VOTE)
 
     def add(self, tables: SpanTables) -> None:
         """Write what is in some blocks. Raises ``StorageError``."""
-        self._candidates.add(candidates_of(tables))
-        for votes in votes_of(tables, self._people):
-            self._votes.add(votes)
+        for split, prompts in self._part.splits(tables.prompt_ids).items():
+            if not prompts.any():
+                continue
+            self._candidates.add({split: candidates_of(tables, prompts)})
+            for votes in votes_of(tables, prompts, self._people):
+                self._votes.add({split: votes})
 
     def close(self) -> dict[Path, int]:
         """Write what is left, and say what rows each file has. Raises ``StorageError``."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from prefloop.data.hashing import derive_seed
+from prefloop.data.arrays import Bools
+from prefloop.data.hashing import derive_seeds
 from prefloop.data.shards import write_shard
 
 SPLITS = ("train", "test")
-ROW_GROUP_ROWS = 1_000
-"""Small enough to stream, large enough to compress."""
+_GROUP_ROWS = 1_000
+"""Rows that are compressed together, at least."""
+_GROUP_BYTES = 8 << 20
+"""In memory, of rows that are compressed together: small enough to stream, large enough to
+compress. Each group costs a file with many columns half a millisecond."""
 FILE_ROWS = 20_000
 """Rows of a dataset file; also what is held in memory while one is gathered."""
 FILE_BYTES = 256 << 20
@@ -38,18 +42,10 @@ class DatasetPart:
         name = f"{split}-round-{self.round_index:03d}-{number:05d}.parquet"
         return self.dataset / folder / name
 
-    def split(self, table: pa.Table) -> dict[str, pa.Table]:
-        """The rows of ``table``, which has ``prompt_id``, by the split that they belong in."""
-        belongs = self._splits(table["prompt_id"])
-        return {split: table.filter(pc.equal(belongs, split)) for split in SPLITS}
-
-    def _splits(self, prompt_ids: pa.ChunkedArray) -> pa.Array:
-        ids = prompt_ids.combine_chunks().dictionary_encode()
-        of_each = [
-            split_of(one, seed=self.seed, test_share=self.test_share)
-            for one in ids.dictionary.to_pylist()
-        ]
-        return pa.array(of_each, pa.string()).take(ids.indices)
+    def splits(self, prompt_ids: Sequence[str]) -> dict[str, Bools]:
+        """Which of some prompts belong in each split."""
+        test = _in_test(tuple(prompt_ids), self.seed, self.test_share)
+        return {"train": ~test, "test": test}
 
 
 class PartFiles:
@@ -59,19 +55,21 @@ class PartFiles:
         self.folder = folder
         self._part, self._schema = part, schema
         self._gathered: dict[str, list[pa.Table]] = {split: [] for split in SPLITS}
+        self._size = dict.fromkeys(SPLITS, (0, 0))
         self._numbers = dict.fromkeys(SPLITS, 0)
         self._written: dict[Path, int] = {}
 
-    def add(self, table: pa.Table) -> None:
-        """Write the rows of ``table`` after those that came before. Raises ``StorageError``."""
-        for split, rows in self._part.split(table).items():
-            gathered, begin = self._gathered[split], 0
+    def add(self, tables: Mapping[str, pa.Table]) -> None:
+        """Write the rows of each split after those that came before. Raises ``StorageError``."""
+        for split, rows in tables.items():
+            begin = 0
             while begin < len(rows):
-                some = rows.slice(begin, FILE_ROWS - sum(map(len, gathered)))
-                gathered.append(some)
+                there, size = self._size[split]
+                some = rows.slice(begin, FILE_ROWS - there)
+                self._gathered[split].append(some)
                 begin += len(some)
-                rows_now, bytes_now = sum(map(len, gathered)), sum(t.nbytes for t in gathered)
-                if rows_now == FILE_ROWS or bytes_now >= FILE_BYTES:
+                there, size = self._size[split] = there + len(some), size + some.nbytes
+                if there == FILE_ROWS or size >= FILE_BYTES:
                     self._flush(split)
 
     def close(self) -> dict[Path, int]:
@@ -84,10 +82,17 @@ class PartFiles:
     def _flush(self, split: str) -> None:
         table = pa.concat_tables(self._gathered[split]).select(self._schema.names)
         path = self._part.file(self.folder, split, self._numbers[split])
-        write_shard(table, path, self._schema, row_group_size=ROW_GROUP_ROWS)
+        write_rows(table, path, self._schema)
         self._written[path] = len(table)
         self._numbers[split] += 1
         self._gathered[split].clear()
+        self._size[split] = 0, 0
+
+
+def write_rows(table: pa.Table, path: Path, schema: pa.Schema) -> None:
+    """Write a file of the dataset. Raises ``StorageError``."""
+    of_bytes = _GROUP_BYTES * len(table) // max(table.nbytes, 1)
+    write_shard(table, path, schema, row_group_size=max(of_bytes, _GROUP_ROWS))
 
 
 def files_in(dataset: Path, folder: str, split: str, round_index: int | None = None) -> list[Path]:
@@ -96,7 +101,12 @@ def files_in(dataset: Path, folder: str, split: str, round_index: int | None = N
     return sorted((dataset / folder).glob(f"{split}-round-{rounds}-*.parquet"))
 
 
-@lru_cache(maxsize=8_192)  # each prompt is in several tables, one soon after the other
 def split_of(prompt_id: str, *, seed: int, test_share: float) -> str:
     """``train`` or ``test``: a property of the prompt, so no prompt is ever in both."""
-    return "test" if derive_seed(seed, "split", prompt_id) < test_share * 2**31 else "train"
+    return "test" if _in_test((prompt_id,), seed, test_share)[0] else "train"
+
+
+@lru_cache(maxsize=1)  # the prompts of a span are shared out several times, one after the other
+def _in_test(prompt_ids: tuple[str, ...], seed: int, test_share: float) -> Bools:
+    found: Bools = derive_seeds((seed, "split"), prompt_ids) < test_share * 2**31
+    return found

@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from prefloop.data.arrays import places_in
 from prefloop.data.schemas import MESSAGES, TRIPLE, UNPAIRED
-from prefloop.data.utf8 import BLANK
+from prefloop.labelers.decisions.blank_texts import are_blank
 from prefloop.labelers.decisions.candidate_scores import candidate_scores
 from prefloop.pipeline.run.context import RoundContext
-from prefloop.pipeline.stages.dataset.span_tables import SpanTables, looked_up
+from prefloop.pipeline.stages.dataset.span_tables import SpanTables, only
 from prefloop.pipeline.stages.rendering import TEXT_COLUMNS, answer_texts
 
 _CANDIDATE_COLUMNS = [
@@ -22,11 +23,12 @@ _CANDIDATE_COLUMNS = [
 
 def triples_of(context: RoundContext, tables: SpanTables) -> pa.Table:
     """The kept decisions with their texts, one block after the other: schema TRIPLE."""
-    kept = tables.decisions.filter(tables.decisions["kept"])
+    is_kept = tables.decisions["kept"].to_numpy()
+    kept = only(tables.decisions, is_kept)
     candidates = tables.candidates.select(_CANDIDATE_COLUMNS)
     sides = {
-        side: looked_up(kept[f"{side}_id"], candidates["candidate_id"], candidates)
-        for side in ("chosen", "rejected")
+        side: candidates.take(pa.array(rows[is_kept]))
+        for side, rows in zip(("chosen", "rejected"), tables.rows_decided, strict=True)
     }
     prompts = tables.prompts(kept["prompt_id"])
     columns: dict[str, Any] = {
@@ -50,13 +52,11 @@ def unpaired_of(context: RoundContext, tables: SpanTables) -> pa.Table:
     scores = candidate_scores(tables.decisions)
     scores = scores.filter(pc.not_equal(scores["score"], 0.5))
     candidates = tables.candidates.select(["prompt_id", "tokens", "round", *_CANDIDATE_COLUMNS])
-    empty = candidates["candidate_id"].filter(pc.match_substring_regex(candidates["text"], BLANK))
-    scores = scores.filter(
-        pc.invert(pc.is_in(scores["candidate_id"], value_set=empty.combine_chunks()))
-    )
-    rows = pc.index_in(scores["candidate_id"], value_set=candidates["candidate_id"]).to_numpy()
+    [rows] = places_in(candidates["candidate_id"], scores["candidate_id"])
+    says_something = ~are_blank(candidates["text"])[rows]
+    scores, rows = only(scores, says_something), rows[says_something]
     by_block = np.argsort(tables.blocks_of_candidates[rows], kind="stable")
-    scores, found = scores.take(by_block), candidates.take(rows[by_block])
+    scores, found = scores.take(pa.array(by_block)), candidates.take(pa.array(rows[by_block]))
     prompts = tables.prompts(found["prompt_id"])
     columns_of: dict[str, Any] = {name: found[name] for name in ("prompt_id", "tokens", "round")}
     columns_of |= {name: scores[name] for name in ("candidate_id", "score", "pairs")}

@@ -8,12 +8,12 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from prefloop.data.arrays import Ints
+from prefloop.data.arrays import NOWHERE, Bools, Ints, places_in
 from prefloop.data.conversation import as_sampled, plain, turns_text
+from prefloop.data.errors import StorageError
 from prefloop.data.schemas import MESSAGES
-from prefloop.data.shards import ShardFolder
+from prefloop.labelers.decisions.candidate_scores import scores_of_rows
 from prefloop.pipeline.run.run_dir import RoundDir
 from prefloop.pipeline.run.spans import spans_of
 
@@ -34,44 +34,53 @@ class SpanTables:
     @cached_property
     def candidates(self) -> pa.Table:
         """All candidates (schema CANDIDATE)."""
-        return _whole(self._candidates)
+        return self._candidates[0]
 
     @cached_property
     def blocks_of_candidates(self) -> Ints:
         """The place in ``blocks`` of each candidate's block [candidates]."""
-        return np.repeat(np.arange(len(self.blocks)), list(map(len, self._candidates)))
+        return np.repeat(np.arange(len(self.blocks)), self._candidates[1])
 
     @cached_property
     def votes(self) -> pa.Table:
         """All votes (schema VOTE)."""
-        return _whole([_read(self.folder.votes, index) for index in self.blocks])
+        return self.folder.votes.gathered(self.blocks, lenient=True)[0]
 
     @cached_property
     def decisions(self) -> pa.Table:
         """All decisions, in the columns that rows of a dataset are made of."""
-        return _whole(self._decisions)
+        return self._decisions[0]
 
     @cached_property
     def kept(self) -> list[int]:
         """How many pairs of each block are kept."""
-        return [int(pc.sum(part["kept"], min_count=0).as_py()) for part in self._decisions]
-
-    def prompts(self, ids: pa.ChunkedArray) -> pa.Table:
-        """The prompts with these ids, one for each, as the policy was shown them: the columns
-        ``prompt``, ``prompt_turns`` and ``tools``."""
-        return looked_up(ids, self._shown["prompt_id"], self._shown.drop_columns("prompt_id"))
-
-    @cached_property
-    def _candidates(self) -> list[pa.Table]:
-        return [self.folder.candidates.read(index) for index in self.blocks]
+        table, rows = self._decisions
+        before = np.concatenate([[0], np.cumsum(table["kept"].to_numpy())])
+        ends = np.cumsum(rows)
+        found: list[int] = (before[ends] - before[ends - rows]).tolist()
+        return found
 
     @cached_property
-    def _decisions(self) -> list[pa.Table]:
-        shards = self.folder.decisions
-        return [_read(shards, index, _DECISION_COLUMNS) for index in self.blocks]
+    def rows_decided(self) -> tuple[Ints, Ints]:
+        """The rows of ``candidates`` with the chosen and with the rejected answer of each decision.
+        Raises ``StorageError``."""
+        return self._rows_of_answers(self.decisions["chosen_id"], self.decisions["rejected_id"])
 
     @cached_property
-    def _shown(self) -> pa.Table:
+    def rows_voted(self) -> tuple[Ints, Ints]:
+        """Those with the answers a and b of each vote. Raises ``StorageError``."""
+        return self._rows_of_answers(self.votes["a_id"], self.votes["b_id"])
+
+    @cached_property
+    def scores(self) -> pa.Table:
+        """Columns ``score`` and ``pairs`` of each candidate: mean probability that the jury prefers
+        it over its decided pairs, and how many those are; null where it is in none."""
+        return scores_of_rows(self.decisions, *self.rows_decided, len(self.candidates))
+
+    @cached_property
+    def shown(self) -> pa.Table:
+        """The prompts as the policy was shown them: the columns ``prompt_id``, ``prompt``,
+        ``prompt_turns`` and ``tools``."""
         columns = ["prompt_id", "messages", "turns", "tools"]
         prompts = self.folder.prompts.together(self.blocks, columns)
         if not self.system_prompt:
@@ -86,6 +95,46 @@ class SpanTables:
             }
         )
 
+    @cached_property
+    def prompt_ids(self) -> list[str]:
+        """Of what is ``shown``."""
+        found: list[str] = self.shown["prompt_id"].to_pylist()
+        return found
+
+    def rows_shown(self, ids: pa.ChunkedArray) -> Ints:
+        """The rows of ``shown`` with the prompts ``ids``. Raises ``StorageError``."""
+        [rows] = places_in(self.shown["prompt_id"], ids)
+        self._require_all(ids, rows, "prompt")
+        return rows
+
+    def prompts(self, ids: pa.ChunkedArray) -> pa.Table:
+        """The prompts with these ids, one for each: the columns ``prompt``, ``prompt_turns`` and
+        ``tools``. Raises ``StorageError``."""
+        return self.shown.drop_columns("prompt_id").take(pa.array(self.rows_shown(ids)))
+
+    @cached_property
+    def _candidates(self) -> tuple[pa.Table, list[int]]:
+        return self.folder.candidates.gathered(self.blocks)
+
+    @cached_property
+    def _decisions(self) -> tuple[pa.Table, list[int]]:
+        return self.folder.decisions.gathered(self.blocks, _DECISION_COLUMNS, lenient=True)
+
+    def _rows_of_answers(self, *ids: pa.ChunkedArray) -> tuple[Ints, Ints]:
+        first, second = places_in(self.candidates["candidate_id"], *ids)
+        for of_side, rows in zip(ids, (first, second), strict=True):
+            self._require_all(of_side, rows, "answer")
+        return first, second
+
+    def _require_all(self, ids: pa.ChunkedArray, rows: Ints, noun: str) -> None:
+        nowhere = np.flatnonzero(rows == NOWHERE)
+        if len(nowhere):
+            raise StorageError(
+                f"{self.folder.root}: the {noun} {ids[nowhere[0]].as_py()} is named in blocks "
+                f"{self.blocks[0]} to {self.blocks[-1]}, and is not there: delete what the round "
+                "has of these blocks and run the same command again"
+            )
+
 
 def span_tables(
     folder: RoundDir, blocks: Sequence[int], system_prompt: str | None
@@ -95,17 +144,6 @@ def span_tables(
         yield SpanTables(folder, span, system_prompt)
 
 
-def looked_up(ids: pa.ChunkedArray, keys: pa.ChunkedArray, table: pa.Table) -> pa.Table:
-    """Of each of ``ids``, the row of ``table`` where ``keys`` have it."""
-    return table.take(pc.index_in(ids, value_set=keys.combine_chunks()))
-
-
-def _read(shards: ShardFolder, index: int, columns: Sequence[str] | None = None) -> pa.Table:
-    """Shard ``index``, which is empty where it is not there."""
-    if shards.exists(index):
-        return shards.read(index, columns)
-    return shards.schema.empty_table().select(columns or shards.schema.names)
-
-
-def _whole(parts: Sequence[pa.Table]) -> pa.Table:
-    return pa.concat_tables(parts).combine_chunks()
+def only(table: pa.Table, rows: Bools) -> pa.Table:
+    """Some of the rows of ``table``."""
+    return table if rows.all() else table.filter(pa.array(rows))

@@ -43,7 +43,7 @@ from prefloop.pipeline.stages.dataset.layout import (
     PartFiles,
 )
 from prefloop.pipeline.stages.dataset.row_tables import triples_of, unpaired_of
-from prefloop.pipeline.stages.dataset.span_tables import SpanTables
+from prefloop.pipeline.stages.dataset.span_tables import SpanTables, only
 
 WRITE = "write"
 """Name of the stage."""
@@ -220,9 +220,9 @@ class _Binder:
             raise StageOver
         if triples is not None:
             _keep_triples(context.folder, tables, triples, self._volumes.units.there)
-            files.triples.add(triples)
+            files.add(files.triples, tables, triples)
         if what.unpaired:
-            files.singles.add(unpaired_of(context, tables))
+            files.add(files.singles, tables, unpaired_of(context, tables))
         if what.every_answer:
             files.answers.add(tables)
 
@@ -237,6 +237,12 @@ class _Files:
         self.triples = self._files(TRIPLES_FOLDER, TRIPLE, columns)
         self.singles = self._files(UNPAIRED_FOLDER, UNPAIRED, columns)
         self.answers = EveryAnswerFiles(self._part)
+
+    def add(self, files: PartFiles, tables: SpanTables, rows: pa.Table) -> None:
+        """Write ``rows``, made of ``tables``, to ``files``, by the splits of their prompts."""
+        prompts = tables.rows_shown(rows["prompt_id"])
+        splits = self._part.splits(tables.prompt_ids)
+        files.add({split: only(rows, within[prompts]) for split, within in splits.items()})
 
     def close(self) -> pa.Table:
         """Write what is left: schema _FILE."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from prefloop.data.arrays import Ints, places_in
 from prefloop.labelers.config import (
     AcrossPolicies,
     BestVsLow,
@@ -46,9 +46,10 @@ def decide_blocks(
     """Decisions (schema DECISION) on every pair of ``blocks``, one block after the other, but for
     the balance; and how many each block has."""
     folder = context.folder
-    parts = [folder.candidates.read(index, _CANDIDATE_COLUMNS) for index in blocks]
-    candidates = pa.concat_tables(parts).combine_chunks()
+    candidates, answers = folder.candidates.gathered(blocks, _CANDIDATE_COLUMNS)
     pairs = proposed(context, candidates, label)
+    by_block, rows = _by_block(pairs, candidates["prompt_id"], answers)
+    pairs = pairs.take(pa.array(by_block))
     votes = folder.votes.together(blocks, VOTE_COLUMNS)
     decisions = decide(
         votes,
@@ -69,8 +70,14 @@ def decide_blocks(
         rewards=rewards,
         scores=scores_by(votes, filters.scored_by),
     )
-    owners = np.repeat(np.arange(len(blocks)), [len(part) for part in parts])
-    prompts = candidates["prompt_id"].combine_chunks()
-    of_row = owners[pc.index_in(filtered["prompt_id"], value_set=prompts).to_numpy()]
-    by_block = filtered.take(pa.array(np.argsort(of_row, kind="stable")))
-    return by_block, np.bincount(of_row, minlength=len(blocks)).tolist()
+    return filtered, rows
+
+
+def _by_block(
+    pairs: pa.Table, prompts: pa.ChunkedArray, answers: Sequence[int]
+) -> tuple[Ints, list[int]]:
+    """The rows of ``pairs``, one block after the other, and how many each block has; ``prompts``
+    are those of the candidates, of which each block has so many ``answers``."""
+    [of_pair] = places_in(prompts, pairs["prompt_id"])
+    block = np.repeat(np.arange(len(answers)), answers)[of_pair]
+    return np.argsort(block, kind="stable"), np.bincount(block, minlength=len(answers)).tolist()

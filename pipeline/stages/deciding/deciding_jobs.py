@@ -84,9 +84,8 @@ def balancing_job(context: RoundContext, cutoff: Cutoff | None, units: SpanUnits
     unbalanced = context.folder.unbalanced
 
     def made(unit: int) -> Tables:
-        blocks = units.blocks(unit)
-        rows = [unbalanced.rows([index]) for index in blocks]
-        return apply_balance(unbalanced.together(blocks), cutoff), _rows(rows)
+        table, rows = unbalanced.gathered(units.blocks(unit))
+        return apply_balance(table, cutoff), _rows(rows)
 
     details = {"cutoff": cutoff and asdict(cutoff)} | units.details()
     return _job(context, details, DecidedSpans(context.folder.decisions, units), made)
