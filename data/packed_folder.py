@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate, takewhile
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -193,10 +193,11 @@ class PackedFolder(ShardFolder):
                     yield from super()._pieces(run[:1], columns, lenient=lenient)
                     del run[0]
                     continue
-                names = self._names()
-                here = list(takewhile(lambda index: names.get(index) == name, run))
-                yield self._parts_of(name, here, columns)
-                del run[: len(here)]
+                shared = self._names()
+                names = [shared.get(index) for index in run]
+                here = next((at for at, one in enumerate(names) if one != name), len(run))
+                yield self._parts_of(name, run[:here], columns)
+                del run[:here]
 
     def _part_of(self, name: str, index: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Shard ``index`` of those in the file ``name``."""

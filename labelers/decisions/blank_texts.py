@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.arrays import Bools
+from prefloop.data.arrays import Bools, as_arrow, as_numpy
 from prefloop.data.utf8 import BLANK
 
 
@@ -25,5 +25,5 @@ def are_blank(texts: pa.ChunkedArray) -> Bools:
         first = np.frombuffer(characters, np.uint8)[begins[some]]
         blank[some] = first - np.uint8(33) >= 94  # wraps around below 33
     unsure = np.flatnonzero(blank)
-    blank[unsure] = pc.match_substring_regex(whole.take(pa.array(unsure)), BLANK)
+    blank[unsure] = as_numpy(pc.match_substring_regex(whole.take(as_arrow(unsure)), BLANK))
     return blank

@@ -9,7 +9,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from prefloop.data.arrays import Bools, Floats, Ints, places_in
+from prefloop.data.arrays import (
+    Bools,
+    Floats,
+    Ints,
+    as_arrow,
+    as_numpy,
+    as_text,
+    as_texts,
+    places_in,
+)
 from prefloop.labelers.decisions.reasons import NO_VALID_VOTE
 from prefloop.labelers.jury.verdict_table import ROUNDING
 
@@ -29,7 +38,7 @@ def scores_by(votes: pa.Table, labelers: Sequence[str]) -> dict[str, dict[str, f
     found: dict[str, dict[str, float]] = {name: {} for name in labelers}
     if not found:
         return found
-    own = votes.filter(pc.is_in(votes["labeler"], value_set=pa.array(labelers, pa.string())))
+    own = votes.filter(pc.is_in(votes["labeler"], value_set=as_texts(labelers)))
     for row in _of_labelers(own).to_pylist():
         found[row["labeler"]][row["candidate_id"]] = row["score_mean"]
     return found
@@ -56,36 +65,34 @@ def candidate_scores(decisions: pa.Table) -> pa.Table:
     filter dropped count: it is the pair that was not wanted. Candidates come in the order of their
     ids; those in no decided pair are left out.
     """
-    decided = decisions.filter(pa.array(_are_decided(decisions)))
+    decided = decisions.filter(as_arrow(_are_decided(decisions)))
     chosen, rejected = decided["chosen_id"], decided["rejected_id"]
     everyone = pa.chunked_array([*chosen.chunks, *rejected.chunks], pa.string())
     ids = pc.unique(everyone).sort()
-    rows = places_in(pa.chunked_array([ids]), chosen, rejected)
-    score, pairs = _won(*rows, decided["p_chosen"].to_numpy(), len(ids))
+    chosen_rows, rejected_rows = places_in(pa.chunked_array([ids]), chosen, rejected)
+    score, pairs = _won(chosen_rows, rejected_rows, as_numpy(decided["p_chosen"]), len(ids))
     return pa.table(
         {
             "candidate_id": ids,
-            "score": score,
-            "pairs": pairs,
+            "score": as_arrow(score),
+            "pairs": as_arrow(pairs),
         }
     )
 
 
-def scores_of_rows(
-    decisions: pa.Table, chosen: Ints, rejected: Ints, candidates: int
-) -> pa.Table:
-    """The same columns ``score`` and ``pairs`` for each of so many candidates, of which ``chosen`` and
-    ``rejected`` are those in each decision; null for those in no decided pair."""
+def scores_of_rows(decisions: pa.Table, chosen: Ints, rejected: Ints, candidates: int) -> pa.Table:
+    """The same columns ``score`` and ``pairs`` for each of so many candidates, of which ``chosen``
+    and ``rejected`` are those in each decision; null for those in no decided pair."""
     rows = _are_decided(decisions)
-    p_chosen = decisions["p_chosen"].to_numpy()[rows]
+    p_chosen = as_numpy(decisions["p_chosen"])[rows]
     score, pairs = _won(chosen[rows], rejected[rows], p_chosen, candidates)
     none = pairs == 0
-    return pa.table({"score": pa.array(score, mask=none), "pairs": pa.array(pairs, mask=none)})
+    return pa.table({"score": as_arrow(score, mask=none), "pairs": as_arrow(pairs, mask=none)})
 
 
 def _are_decided(decisions: pa.Table) -> Bools:
-    undecided = pc.fill_null(pc.equal(decisions["reason"], NO_VALID_VOTE), fill_value=False)
-    decided: Bools = ~undecided.to_numpy()
+    undecided = as_numpy(pc.equal(decisions["reason"], as_text(NO_VALID_VOTE)))
+    decided: Bools = undecided != 1  # where there is no reason it is NaN
     return decided
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.arrays import Bools, Floats, Ints
+from prefloop.data.arrays import Bools, Floats, Ints, as_arrow, as_numpy, as_texts
 from prefloop.data.schemas import DECISION
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.config import Jury
@@ -102,9 +102,9 @@ def decide(
     scores = _scores(a, b, p_a, ~undecided, len(candidates))
     chosen, rejected = np.where(a_wins, a, b), np.where(a_wins, b, a)
     score_chosen, score_rejected = scores[chosen], scores[rejected]
-    tokens = candidates["tokens"].to_numpy()
+    tokens = as_numpy(candidates["tokens"])
     kept = ~tie & ~undecided
-    mask = pa.array(a_wins)
+    mask = as_arrow(a_wins)
     columns = {
         "pair_id": pairs["pair_id"],
         "prompt_id": pairs["prompt_id"],
@@ -122,11 +122,14 @@ def decide(
         "rejected_tokens": tokens[rejected],
         "labelers": _names(counted.labelers, verdicts.valid),
         "kept": kept,
-        "reason": pa.array(_REASONS).take(pa.array(undecided.astype(np.int8), mask=kept)),
+        "reason": as_texts(_REASONS).take(as_arrow(undecided.astype(np.int8), mask=kept)),
         "chosen_chars": pa.nulls(len(pairs), pa.int32()),
         "rejected_chars": pa.nulls(len(pairs), pa.int32()),
     }
-    return pa.table([columns[name] for name in DECISION.names], schema=DECISION)
+    arrays = (columns[name] for name in DECISION.names)
+    return pa.table(
+        [as_arrow(one) if isinstance(one, np.ndarray) else one for one in arrays], schema=DECISION
+    )
 
 
 def _overridden(
@@ -174,7 +177,7 @@ def _scores(a: Ints, b: Ints, p_a: Floats, decided: Bools, candidates: int) -> F
 def _quality(votes: pa.Table, counted: Votes, verdicts: Verdicts, a_wins: Bools) -> pa.Array:
     """Mean absolute score of the chosen answer over the labelers that gave one [P]."""
     of_a = a_wins[counted.pair] ^ counted.flipped
-    score = np.where(of_a, votes["score_a"].to_numpy(), votes["score_b"].to_numpy())
+    score = np.where(of_a, as_numpy(votes["score_a"]), as_numpy(votes["score_b"]))
     score = score.astype(np.float64)
     rows = np.isfinite(score) & verdicts.valid.ravel()[counted.cell]
     cell, size = counted.cell[rows], verdicts.valid.size
@@ -182,7 +185,7 @@ def _quality(votes: pa.Table, counted: Votes, verdicts: Verdicts, a_wins: Bools)
     total = np.bincount(cell, weights=score[rows], minlength=size).reshape(given.shape)
     labelers = (given > 0).sum(axis=1)
     mean = (total / np.maximum(given, 1)).sum(axis=1) / np.maximum(labelers, 1)
-    return pa.array(np.round(mean, DECIMALS), mask=labelers == 0)
+    return as_arrow(np.round(mean, DECIMALS), mask=labelers == 0)
 
 
 def _agreement(verdicts: Verdicts, decision: Ints) -> Floats:
@@ -194,12 +197,13 @@ def _agreement(verdicts: Verdicts, decision: Ints) -> Floats:
 
 def _consistent(verdicts: Verdicts) -> pa.Array:
     """Whether everyone who saw both orders said the same in both [P]; null where nobody did."""
-    changed = (verdicts.swapped & ~verdicts.unanimous).any(axis=1)
-    return pa.array(~changed, mask=~verdicts.swapped.any(axis=1))
+    changed = np.asarray((verdicts.swapped & ~verdicts.unanimous).any(axis=1), np.bool_)
+    seen = np.asarray(verdicts.swapped.any(axis=1), np.bool_)
+    return as_arrow(~changed, mask=~seen)
 
 
 def _names(labelers: tuple[str, ...], valid: Bools) -> pa.Array:
     """The labelers with a valid verdict on each pair, by name [P]."""
     ends = np.concatenate([[0], np.cumsum(valid.sum(axis=1))]).astype(np.int32)
-    who = pa.array(labelers, pa.string()).take(pa.array(np.nonzero(valid)[1]))
-    return pa.ListArray.from_arrays(pa.array(ends), who)
+    who = as_texts(labelers).take(as_arrow(np.nonzero(valid)[1]))
+    return pa.ListArray.from_arrays(as_arrow(ends), who)

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from prefloop.data.arrays import NOWHERE, places_in
+from prefloop.data.arrays import NOWHERE, as_arrow, as_numpy, as_text, as_texts, places_in
 from prefloop.data.schemas import DECISION
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.config import (
@@ -118,18 +118,18 @@ def apply_filters(
     decisions = with_characters(decisions, candidates, chosen, rejected)
     empty = _without_text(candidates, chosen, rejected)
     dropped_by = np.where(empty, 0, -1).astype(np.int8)
-    rows = np.flatnonzero(decisions["kept"].to_numpy() & ~empty)
+    rows = np.flatnonzero(as_numpy(decisions["kept"]) & ~empty)
     pairs = _with_answers(decisions, candidates, rows, chosen[rows], rejected[rows])
     pairs = _with_scores(pairs, decisions, rows, config.scored_by, scores or {})
     for index, one in enumerate(filters, start=1):
         drop = _run(one, pairs)
         if drop.any():
             dropped_by[rows[drop]] = index
-            rows, pairs = rows[~drop], pairs.filter(pa.array(~drop))
+            rows, pairs = rows[~drop], pairs.filter(as_arrow(~drop))
     among = _with_kept(decisions, rows)
     selected = _select(among, candidates, config.strategy, seed, rewards or {})
     dropped_by[rows[~selected[rows]]] = len(reasons) - 1
-    _require_unequal(pairs.filter(pa.array(selected[rows])))
+    _require_unequal(pairs.filter(as_arrow(selected[rows])))
     return _drop(decisions, dropped_by, reasons)
 
 
@@ -159,7 +159,7 @@ def _select(
         ids = candidates["candidate_id"].combine_chunks()
         writers.append(candidates["policy"].take(pc.index_in(decisions[side], value_set=ids)))
     across = pc.and_(decisions["kept"], pc.not_equal(*writers))
-    among = _with_kept(decisions, np.flatnonzero(pc.fill_null(across, False).to_numpy()))
+    among = _with_kept(decisions, np.flatnonzero(as_numpy(across) == 1))
     return select_pairs(among, strategy.chooser, seed=seed, rewards=rewards)
 
 
@@ -167,7 +167,7 @@ def _with_kept(decisions: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
     """``decisions`` of which ``rows`` are kept and no others."""
     kept = np.zeros(len(decisions), np.bool_)
     kept[rows] = True
-    return decisions.set_column(decisions.column_names.index("kept"), "kept", pa.array(kept))
+    return decisions.set_column(decisions.column_names.index("kept"), "kept", as_arrow(kept))
 
 
 def has_empty_answer(
@@ -200,10 +200,10 @@ def _run(one: PairFilter, pairs: pa.Table) -> Drop:
 def _drop(decisions: pa.Table, dropped_by: NDArray[Any], reasons: list[str]) -> pa.Table:
     """Mark rows as dropped; ``dropped_by`` is the number of the reason, -1 for none."""
     new = dropped_by >= 0
-    named = pa.array(reasons).take(pa.array(dropped_by, mask=~new))
+    named = as_texts(reasons).take(as_arrow(dropped_by, mask=~new))
     columns = {
-        "kept": pa.array(decisions["kept"].to_numpy() & ~new),
-        "reason": pc.if_else(pa.array(new), named, decisions["reason"]),
+        "kept": as_arrow(as_numpy(decisions["kept"]) & ~new),
+        "reason": pc.if_else(as_arrow(new), named, decisions["reason"]),
     }
     return pa.table([columns.get(name, decisions[name]) for name in DECISION.names], DECISION)
 
@@ -218,14 +218,14 @@ def _with_answers(
     """The decisions at ``rows`` with the texts of their answers, which are the rows ``chosen`` and
     ``rejected`` of ``candidates``: columns FILTER_COLUMNS."""
     texts = candidates["text"].combine_chunks()
-    kept = decisions.select(_DECIDED_COLUMNS).take(pa.array(rows))
+    kept = decisions.select(_DECIDED_COLUMNS).take(as_arrow(rows))
     reasons = []
     columns = kept.columns
     for side, answers in (("chosen", chosen), ("rejected", rejected)):
         if (answers == NOWHERE).any():
             missing = decisions[f"{side}_id"][rows[answers == NOWHERE][0]].as_py()
             raise LabelerError(f"decided candidate {missing} is not among the candidates")
-        indices = pa.array(answers.astype(np.int32))
+        indices = as_arrow(answers.astype(np.int32))
         columns.append(pa.DictionaryArray.from_arrays(indices, texts))
         reasons.append(candidates["finish_reason"].take(indices))
     return pa.table([*columns, *reasons], FILTER_COLUMNS)
@@ -243,7 +243,7 @@ def _with_scores(
     for labeler in labelers:
         known = scores.get(labeler, {})
         for side in ("chosen", "rejected"):
-            ids = decisions[f"{side}_id"].take(pa.array(rows)).to_pylist()
+            ids = decisions[f"{side}_id"].take(as_arrow(rows)).to_pylist()
             of_side = pa.array([known.get(one) for one in ids], pa.float64())
             pairs = pairs.append_column(_score_column(side, labeler), of_side)
     return pairs
@@ -259,7 +259,7 @@ def text_codes(pairs: pa.Table) -> tuple[pa.Array, NDArray[np.int64], NDArray[np
     if not all(pa.types.is_dictionary(side.type) for side in sides):
         encoded = pa.chunked_array(sides).dictionary_encode().unify_dictionaries()
         sides = encoded.chunks
-    chosen, rejected = (side.indices.to_numpy().astype(np.int64) for side in sides)
+    chosen, rejected = (as_numpy(side.indices).astype(np.int64) for side in sides)
     return sides[0].dictionary, chosen, rejected
 
 
@@ -275,9 +275,9 @@ def identical(pairs: pa.Table, params: Identical) -> Drop:  # noqa: ARG001
 @pair_filter(Truncated)
 def truncated(pairs: pa.Table, params: Truncated) -> Drop:
     """Drop where an answer (or the chosen one) ended at the token limit."""
-    drop: Drop = pc.equal(pairs["chosen_finish_reason"], "length").to_numpy()
+    drop: Drop = as_numpy(pc.equal(pairs["chosen_finish_reason"], as_text("length")))
     if params.which == "either":
-        drop = drop | pc.equal(pairs["rejected_finish_reason"], "length").to_numpy()
+        drop = drop | as_numpy(pc.equal(pairs["rejected_finish_reason"], as_text("length")))
     return drop
 
 
@@ -294,7 +294,7 @@ def length_ratio(pairs: pa.Table, params: LengthRatio) -> Drop:
 @pair_filter(Length)
 def length(pairs: pa.Table, params: Length) -> Drop:
     """Drop where an answer has too few or too many tokens."""
-    chosen, rejected = pairs["chosen_tokens"].to_numpy(), pairs["rejected_tokens"].to_numpy()
+    chosen, rejected = as_numpy(pairs["chosen_tokens"]), as_numpy(pairs["rejected_tokens"])
     drop: Drop = np.minimum(chosen, rejected) < params.min_tokens
     if params.max_tokens is not None:
         drop = drop | (np.maximum(chosen, rejected) > params.max_tokens)
@@ -309,8 +309,8 @@ def near_duplicate_answers(pairs: pa.Table, params: NearDuplicateAnswers) -> Dro
 
     texts, chosen, rejected = text_codes(pairs)
     similarity = process.cpdist(
-        texts.take(pa.array(chosen)).to_pylist(),
-        texts.take(pa.array(rejected)).to_pylist(),
+        texts.take(as_arrow(chosen)).to_pylist(),
+        texts.take(as_arrow(rejected)).to_pylist(),
         scorer=fuzz.ratio,
         # Below the cut-off, which lets rapidfuzz stop early, the similarity is given as 0.
         score_cutoff=100 * params.max_similarity,
@@ -324,14 +324,14 @@ def near_duplicate_answers(pairs: pa.Table, params: NearDuplicateAnswers) -> Dro
 @pair_filter(AgreementFilter)
 def agreement(pairs: pa.Table, params: AgreementFilter) -> Drop:
     """Drop where too few of the labelers share the decision."""
-    drop: Drop = pairs["agreement"].to_numpy() < params.min - _ROUNDING
+    drop: Drop = as_numpy(pairs["agreement"]) < params.min - _ROUNDING
     return drop
 
 
 @pair_filter(PositionConsistency)
 def position_consistency(pairs: pa.Table, params: PositionConsistency) -> Drop:  # noqa: ARG001
     """Drop where a labeler that saw both orders changed its verdict; keep where nobody saw both."""
-    drop: Drop = pc.fill_null(pc.invert(pairs["position_consistent"]), False).to_numpy()
+    drop: Drop = as_numpy(pairs["position_consistent"]) == 0
     return drop
 
 
@@ -339,14 +339,14 @@ def position_consistency(pairs: pa.Table, params: PositionConsistency) -> Drop: 
 def margin(pairs: pa.Table, params: Margin) -> Drop:
     """Drop where the chosen answer's mean win probability is not far enough above the
     rejected one's."""
-    drop: Drop = pairs["margin"].to_numpy() < params.min - _ROUNDING
+    drop: Drop = as_numpy(pairs["margin"]) < params.min - _ROUNDING
     return drop
 
 
 @pair_filter(PChosen)
 def p_chosen(pairs: pa.Table, params: PChosen) -> Drop:
     """Drop where the jury is not sure enough of its own decision."""
-    drop: Drop = pairs["p_chosen"].to_numpy() < params.min - _ROUNDING
+    drop: Drop = as_numpy(pairs["p_chosen"]) < params.min - _ROUNDING
     return drop
 
 
@@ -354,8 +354,7 @@ def p_chosen(pairs: pa.Table, params: PChosen) -> Drop:
 def min_quality(pairs: pa.Table, params: MinQuality) -> Drop:
     """Drop where the chosen answer's mean absolute score is too low, or where it has none and so is
     not known to be good."""
-    quality = pc.fill_null(pairs["quality_chosen"], -math.inf).to_numpy()
-    drop: Drop = quality < params.min - _ROUNDING
+    drop: Drop = ~(as_numpy(pairs["quality_chosen"]) >= params.min - _ROUNDING)
     return drop
 
 
@@ -367,7 +366,7 @@ def score(pairs: pa.Table, params: ScoreFilter) -> Drop:
     drop: Drop = np.zeros(len(pairs), np.bool_)
     for side in sides:
         given = pairs[_score_column(side, params.labeler)]
-        scores = pc.fill_null(given, math.nan).to_numpy()
+        scores = as_numpy(given)
         within = np.isfinite(scores)
         if params.min is not None:
             within &= scores >= params.min - _ROUNDING
@@ -395,10 +394,10 @@ class BalanceRows:
     @classmethod
     def of(cls, decisions: pa.Table) -> BalanceRows:
         """The kept rows of a table of decisions whose two answers differ in length."""
-        unequal = pa.array(np.not_equal(*compared_lengths(decisions)))
+        unequal = as_arrow(np.not_equal(*compared_lengths(decisions)))
         columns = ["pair_id", "margin", *LENGTH_COLUMNS]
         kept = decisions.select(columns).filter(pc.and_(decisions["kept"], unequal))
-        return cls(kept["margin"].to_numpy(), id_keys(kept["pair_id"]), _chosen_is_longer(kept))
+        return cls(as_numpy(kept["margin"]), id_keys(kept["pair_id"]), _chosen_is_longer(kept))
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,10 +434,10 @@ def apply_balance(decisions: pa.Table, cutoff: Cutoff | None) -> pa.Table:
     """Drop the kept decisions up to the cut-off, with the reason ``length_balance``."""
     if cutoff is None:
         return decisions
-    margin = decisions["margin"].to_numpy()
-    drop = decisions["kept"].to_numpy() & _chosen_is_longer(decisions) & (margin <= cutoff.margin)
+    margin = as_numpy(decisions["margin"])
+    drop = as_numpy(decisions["kept"]) & _chosen_is_longer(decisions) & (margin <= cutoff.margin)
     equal = np.flatnonzero(drop & (margin == cutoff.margin))
-    keys = id_keys(decisions["pair_id"].take(pa.array(equal)))
+    keys = id_keys(decisions["pair_id"].take(as_arrow(equal)))
     drop[equal] = keys <= np.uint64(cutoff.pair)
     return _drop(decisions, np.where(drop, 0, -1), [LENGTH_BALANCE])
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.arrays import NOWHERE, Ints
+from prefloop.data.arrays import NOWHERE, Ints, as_arrow, as_numpy, as_text
 
 LENGTH_COLUMNS = ["chosen_tokens", "rejected_tokens", "chosen_chars", "rejected_chars"]
 """What ``compared_lengths`` reads."""
@@ -29,17 +29,17 @@ def with_characters(
     One tokenizer counted two answers that the same weights sampled (``candidates`` needs
     ``text, origin, policy_revision``), and two that were there before, which are all counted alike.
     """
-    sampled = pc.equal(candidates["origin"], _SAMPLED)
-    counted = pc.if_else(sampled, candidates["policy_revision"], "").combine_chunks()
-    by = counted.dictionary_encode().indices.to_numpy()
+    sampled = pc.equal(candidates["origin"], as_text(_SAMPLED))
+    counted = pc.if_else(sampled, candidates["policy_revision"], as_text("")).combine_chunks()
+    by = as_numpy(counted.dictionary_encode().indices)
     apart = np.zeros(len(decisions), np.bool_)
     known = (chosen != NOWHERE) & (rejected != NOWHERE)
     apart[known] = by[chosen[known]] != by[rejected[known]]
     for side, rows in (("chosen", chosen), ("rejected", rejected)):
         column = pa.nulls(len(decisions), pa.int32())
         if apart.any():
-            lengths = pc.utf8_length(candidates["text"]).to_numpy().astype(np.int32)
-            column = pa.array(lengths[np.where(apart, rows, 0)], mask=~apart)
+            lengths = as_numpy(pc.utf8_length(candidates["text"])).astype(np.int32)
+            column = as_arrow(lengths[np.where(apart, rows, 0)], mask=~apart)
         name = f"{side}_chars"
         place = decisions.column_names.index(name)
         decisions = decisions.set_column(place, decisions.schema.field(name), column)
@@ -49,9 +49,9 @@ def with_characters(
 def compared_lengths(decisions: pa.Table) -> tuple[Ints, Ints]:
     """Lengths of chosen and of rejected [N], each two in one unit."""
     chosen, rejected = (
-        pc.coalesce(decisions[f"{side}_chars"], decisions[f"{side}_tokens"])
-        .to_numpy()
-        .astype(np.int64)
+        as_numpy(pc.coalesce(decisions[f"{side}_chars"], decisions[f"{side}_tokens"])).astype(
+            np.int64
+        )
         for side in ("chosen", "rejected")
     )
     return chosen, rejected

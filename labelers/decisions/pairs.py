@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from prefloop.data.arrays import as_arrow, as_numpy, as_text
 from prefloop.data.hashing import derive_seed
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.config import (
@@ -64,7 +65,7 @@ def propose_pairs(
     """
     candidate_ids = _array(candidates["candidate_id"])
     prompts = _array(candidates["prompt_id"]).dictionary_encode()
-    prompt_ids, prompt_codes = prompts.dictionary, prompts.indices.to_numpy()
+    prompt_ids, prompt_codes = prompts.dictionary, as_numpy(prompts.indices)
     by_id = np.argsort(id_keys(prompt_ids))
     rank = np.empty(len(by_id), np.int64)
     rank[by_id] = np.arange(len(by_id))
@@ -75,20 +76,20 @@ def propose_pairs(
     _require_distinct(keys[order], group[order], candidate_ids, order)
     counts = np.bincount(group, minlength=len(by_id))
     first, second, of_group = _combinations(counts)
-    a, b = candidate_ids.take(pa.array(order[first])), candidate_ids.take(pa.array(order[second]))
-    prompt = prompt_ids.take(pa.array(by_id[of_group]))
+    a, b = candidate_ids.take(as_arrow(order[first])), candidate_ids.take(as_arrow(order[second]))
+    prompt = prompt_ids.take(as_arrow(by_id[of_group]))
     table = pa.table([_pair_ids(prompt, a, b), prompt, a, b], schema=PAIR)
     may_be = np.ones(len(table), np.bool_)
     if across_policies:
-        policy = _array(candidates["policy"]).dictionary_encode().indices.to_numpy()[order]
+        policy = as_numpy(_array(candidates["policy"]).dictionary_encode().indices)[order]
         may_be &= policy[first] != policy[second]
     if sets:
         may_be &= _together(table, sets)
     if not may_be.all():
-        table, of_group = table.filter(pa.array(may_be)), of_group[may_be]
+        table, of_group = table.filter(as_arrow(may_be)), of_group[may_be]
     if per_prompt is None or len(table) == 0:
         return table
-    return table.filter(pa.array(_lowest(_draw_keys(table["pair_id"], seed), of_group, per_prompt)))
+    return table.filter(as_arrow(_lowest(_draw_keys(table["pair_id"], seed), of_group, per_prompt)))
 
 
 def _together(pairs: pa.Table, sets: Sets) -> NDArray[np.bool_]:
@@ -118,17 +119,17 @@ def select_pairs(
     pairs. ``all``: the margin is at least ``min_margin``.
     """
     selected = np.zeros(len(decisions), np.bool_)
-    rows = np.flatnonzero(decisions["kept"].to_numpy())
+    rows = np.flatnonzero(as_numpy(decisions["kept"]))
     if len(rows) == 0:
         return selected
     columns = ["pair_id", "prompt_id", "score_chosen", "score_rejected", "margin"]
-    kept = decisions.select(columns).take(pa.array(rows))
-    margin = kept["margin"].to_numpy()
+    kept = decisions.select(columns).take(as_arrow(rows))
+    margin = as_numpy(kept["margin"])
     if isinstance(strategy, AllPairs):
         selected[rows] = margin >= strategy.min_margin - _ROUNDING
         return selected
-    prompt = _array(kept["prompt_id"]).dictionary_encode().indices.to_numpy()
-    chosen, rejected = kept["score_chosen"].to_numpy(), kept["score_rejected"].to_numpy()
+    prompt = as_numpy(_array(kept["prompt_id"]).dictionary_encode().indices)
+    chosen, rejected = as_numpy(kept["score_chosen"]), as_numpy(kept["score_rejected"])
     if isinstance(strategy, BestVsWorst):
         best = _first_of_each(prompt, -margin, id_keys(kept["pair_id"]))
     elif isinstance(strategy, BestVsLow):
@@ -139,7 +140,7 @@ def select_pairs(
             prompt[leaders], distance[leaders], id_keys(kept["pair_id"])[leaders]
         )
     elif isinstance(strategy, CorrectVsIncorrect):
-        best = _right_and_wrong(decisions.take(pa.array(rows)), prompt, strategy, rewards or {})
+        best = _right_and_wrong(decisions.take(as_arrow(rows)), prompt, strategy, rewards or {})
     elif isinstance(strategy, BestVsRandom):
         best = _first_of_each(prompt, -chosen, _draw_keys(kept["pair_id"], seed))
     else:
@@ -190,7 +191,7 @@ def id_keys(ids: pa.Array | pa.ChunkedArray) -> Keys:
     if (digits >> np.uint64(1) & _CASE & ~digits).any():
         raise LabelerError(_NO_ID)
     try:
-        keys = np.frombuffer(unhexlify(digits), ">u8")
+        keys = np.frombuffer(unhexlify(digits.tobytes()), ">u8")
     except ValueError:
         raise LabelerError(_NO_ID) from None
     return keys.astype(np.uint64)
@@ -231,11 +232,11 @@ def _require_distinct(
 
 def _pair_ids(prompt: pa.Array, a: pa.Array, b: pa.Array) -> pa.Array:
     """``prefloop.data.hashing.pair_id`` of each row, where ``a`` < ``b``."""
-    hashed = hashlib.blake2b
+    hashed, between = hashlib.blake2b, as_text("\x1f").cast(pa.binary())
     ids: list[str] = []
     for start in range(0, len(prompt), _HASH_ROWS):
         part = (column.slice(start, _HASH_ROWS).cast(pa.binary()) for column in (prompt, a, b))
-        joined = pc.binary_join_element_wise(*part, b"\x1f").to_pylist()
+        joined = pc.binary_join_element_wise(*part, between).to_pylist()
         ids += [hashed(row, digest_size=_ID_LENGTH // 2).hexdigest() for row in joined]
     ends = np.arange(len(ids) + 1, dtype=np.int32) * np.int32(_ID_LENGTH)
     characters = pa.py_buffer("".join(ids).encode())

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from prefloop.data.arrays import Bools, Ints
+from prefloop.data.arrays import Bools, Ints, as_arrow, as_numpy
 
 _FOLDS_TO_ASCII = "\u00df\u0130\u0149\u017f\u01f0\u1e96-\u1e9a\u1e9e\u212a\ufb00-\ufb06"
 """The characters beyond ASCII whose case folding has ASCII in it, for a class of a pattern."""
@@ -31,7 +31,7 @@ def same_texts(texts: pa.Array, first: Ints, second: Ints) -> Bools:
     code = np.zeros(len(texts), np.int64)
     code[rows] = [
         numbers.setdefault(" ".join(text.split()).casefold(), len(numbers))
-        for text in texts.take(pa.array(rows)).to_pylist()
+        for text in texts.take(as_arrow(rows)).to_pylist()
     ]
     same: Bools = first == second
     same[maybe] = code[first[maybe]] == code[second[maybe]]
@@ -64,7 +64,5 @@ def _sums(bounds: Ints, characters: NDArray[np.uint8]) -> NDArray[np.uint32]:
 def _fold_to_ascii(texts: pa.Array, characters: NDArray[np.uint8]) -> Bools:
     if characters.max(initial=0) < 128:
         return np.zeros(len(texts), np.bool_)
-    found: Bools = pc.match_substring_regex(texts, f"[{_FOLDS_TO_ASCII}]").to_numpy(
-        zero_copy_only=False
-    )
+    found: Bools = as_numpy(pc.match_substring_regex(texts, f"[{_FOLDS_TO_ASCII}]"))
     return found

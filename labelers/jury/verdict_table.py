@@ -16,7 +16,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.arrays import NOWHERE, Bools, Floats, Ints, places_in
+from prefloop.data.arrays import (
+    NOWHERE,
+    Bools,
+    Floats,
+    Ints,
+    as_arrow,
+    as_numpy,
+    as_texts,
+    places_in,
+)
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.jury.calibrator import Calibrator
 
@@ -140,7 +149,7 @@ def _at_first_votes(votes: pa.Table, pair: Ints) -> pa.Table:
     """The pairs of the votes, which are about those of number ``pair`` [V], as ``_codes`` counts
     them: a larger number than before is a pair that was not seen before."""
     first = np.flatnonzero(np.diff(np.maximum.accumulate(pair), prepend=-1))
-    return votes.select(["pair_id", "prompt_id", "a_id", "b_id"]).take(pa.array(first))
+    return votes.select(["pair_id", "prompt_id", "a_id", "b_id"]).take(as_arrow(first))
 
 
 def prompts_of(pairs: pa.Table) -> Ints:
@@ -151,7 +160,7 @@ def prompts_of(pairs: pa.Table) -> Ints:
 def _codes(column: pa.ChunkedArray) -> Ints:
     """The number of each value, in the order of their first occurrences, from 0."""
     encoded = column.combine_chunks().dictionary_encode()
-    codes: Ints = encoded.indices.to_numpy().astype(np.int64)
+    codes: Ints = as_numpy(encoded.indices).astype(np.int64)
     return codes
 
 
@@ -176,13 +185,13 @@ def read_votes_and_pairs(votes: pa.Table) -> tuple[Votes, pa.Table]:
 def _as_numbers(votes: pa.Table, pairs: pa.Table, pair: Ints) -> Votes:
     """The votes as numbers; each is about the pair in row ``pair`` [V] of ``pairs``."""
     names = sorted(pc.unique(votes["labeler"]).to_pylist())
-    labeler = rows_in(votes["labeler"], pa.array(names, pa.string()), "unknown labeler")
+    labeler = rows_in(votes["labeler"], as_texts(names), "unknown labeler")
     preference = rows_in(
-        votes["preference"], pa.array(_PREFERENCES), "a preference is not a, b, tie, invalid"
+        votes["preference"], as_texts(_PREFERENCES), "a preference is not a, b, tie, invalid"
     )
-    order = rows_in(votes["order"], pa.array(_ORDERS), "an order is not ab, ba, none")
-    flipped = _flipped(votes, pairs.select(["a_id", "b_id"]).take(pa.array(pair)))
-    p_a = votes["p_a"].to_numpy()
+    order = rows_in(votes["order"], as_texts(_ORDERS), "an order is not ab, ba, none")
+    flipped = _flipped(votes, pairs.select(["a_id", "b_id"]).take(as_arrow(pair)))
+    p_a = as_numpy(votes["p_a"])
     _check_probabilities(p_a, preference)
     soft = ~np.isnan(p_a)
     hard = np.array([1.0, 0.0, 0.5, 0.5])[preference]
@@ -332,14 +341,14 @@ def position_bias(votes: Votes, verdicts: Verdicts, prompts: Ints) -> dict[str, 
 def _flipped(votes: pa.Table, proposed: pa.Table) -> Bools:
     """Which votes have a and b the other way round than the pairs they are about."""
     same_a, same_b = (pc.equal(votes[side], proposed[side]) for side in ("a_id", "b_id"))
-    flipped: Bools = pc.invert(same_a).to_numpy()
-    fits: Bools = same_b.to_numpy()
+    flipped: Bools = as_numpy(pc.invert(same_a))
+    fits: Bools = as_numpy(same_b)
     if flipped.any():
-        other = pa.array(flipped)
+        other = as_arrow(flipped)
         given, turned = votes.filter(other), proposed.filter(other)
         crossed = (pc.equal(given["a_id"], turned["b_id"]), pc.equal(given["b_id"], turned["a_id"]))
         fits = fits.copy()
-        fits[flipped] = pc.and_(*crossed).to_numpy()
+        fits[flipped] = as_numpy(pc.and_(*crossed))
     if not fits.all():
         pair = votes["pair_id"][int(np.argmin(fits))].as_py()
         raise LabelerError(f"a vote on pair {pair} is about other candidates than the pair")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prefloop.data import hashing
-from prefloop.data.hashing import folder_revision
+from prefloop.data.hashing import derive_seed, derive_seeds, folder_revision
 
 
 @pytest.fixture
@@ -72,3 +72,11 @@ def test_a_cache_that_cannot_be_written_is_done_without(folder):
     (folder.parent / "caches").write_text("a file where the folder should be")
     assert folder_revision(folder) == plain(folder)
     assert folder_revision(folder) == plain(folder)
+
+
+def test_seeds_of_many_are_those_of_each() -> None:
+    each = ["a", "", "\u00fc", "\ud800", "a\x1fb"]
+    assert derive_seeds((3, "split"), each).tolist() == [
+        derive_seed(3, "split", one) for one in each
+    ]
+    assert derive_seeds((3,), []).tolist() == []

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,6 +48,34 @@ def test_shards_without_a_gap_share_a_file(tmp_path: Path) -> None:
     assert shards.rows() == 5
     assert shards.table()["number"].to_pylist() == [1, 2, 3, 4, 5]
     assert shards.together([1, 2, 5])["number"].to_pylist() == [3, 4]
+
+
+def test_shards_are_gathered_from_whatever_files_they_are_in(tmp_path: Path) -> None:
+    shards = PackedFolder(tmp_path, SCHEMA)
+    write(shards, {0: table(1, 2), 1: table(), 2: table(3), 4: table(4), 5: table(5, 6)})
+    shards.write(7, table(7))
+    for wanted in ([0, 1, 2, 4, 5, 7], [1, 2, 4], [7, 0], [5], [2, 5, 4]):
+        found, rows = shards.gathered(wanted, ["number"])
+        alone = [shards.read(index)["number"].to_pylist() for index in wanted]
+        assert rows == [*map(len, alone)]
+        assert found["number"].to_pylist() == [one for rows in alone for one in rows]
+        assert found["number"].num_chunks <= 1
+    found, rows = shards.gathered([2, 3, 4, 6, 8], lenient=True)
+    assert (found["number"].to_pylist(), rows) == ([3, 4], [1, 0, 1, 0, 0])
+    with pytest.raises(StorageError, match="part-00003"):
+        shards.gathered([2, 3])
+
+
+def test_what_is_there_for_now_is_not_compressed(tmp_path: Path) -> None:
+    kept, for_now = (
+        PackedFolder(tmp_path / "a", SCHEMA),
+        PackedFolder(tmp_path / "b", SCHEMA, for_now=True),
+    )
+    for shards, expected in ((kept, "ZSTD"), (for_now, "UNCOMPRESSED")):
+        write(shards, {0: table(1), 1: table(2)})
+        [path] = shards.paths()
+        assert pq.read_metadata(path).row_group(0).column(0).compression == expected
+        assert shards.table()["number"].to_pylist() == [1, 2]
 
 
 def test_another_object_sees_what_was_written_since_it_looked(tmp_path: Path) -> None:

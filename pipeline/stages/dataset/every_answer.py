@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.arrays import Bools
+from prefloop.data.arrays import Bools, as_arrow, as_texts
 from prefloop.data.schemas import CANDIDATE, MESSAGES, VOTE
 from prefloop.labelers.people import is_human
 from prefloop.pipeline.run.run_dir import RoundDir
@@ -47,7 +47,7 @@ def candidates_of(tables: SpanTables, of_prompts: Bools) -> pa.Table:
     prompts = tables.rows_shown(tables.candidates["prompt_id"])
     rows = of_prompts[prompts]
     columns = _columns(only(tables.candidates, rows)) | _columns(only(tables.scores, rows))
-    columns["prompt"] = tables.shown["prompt"].take(pa.array(prompts[rows]))
+    columns["prompt"] = tables.shown["prompt"].take(as_arrow(prompts[rows]))
     return pa.table([columns[name] for name in EVERY_CANDIDATE.names], EVERY_CANDIDATE)
 
 
@@ -67,9 +67,9 @@ def votes_of(
     for begin in range(0, len(votes), at_once):
         rows, now = votes.slice(begin, at_once), slice(begin, begin + at_once)
         columns = _columns(rows) | {
-            "prompt": tables.shown["prompt"].take(pa.array(prompts[now])),
-            "answer_a": texts.take(pa.array(a[now])),
-            "answer_b": texts.take(pa.array(b[now])),
+            "prompt": tables.shown["prompt"].take(as_arrow(prompts[now])),
+            "answer_a": texts.take(as_arrow(a[now])),
+            "answer_b": texts.take(as_arrow(b[now])),
         }
         if people:
             columns["labeler"] = renamed(rows["labeler"], people)
@@ -111,7 +111,7 @@ def renamed(labelers: pa.ChunkedArray, people: Mapping[str, str]) -> pa.ChunkedA
     """Names of labelers with ``people`` called by their other names."""
     encoded = labelers.combine_chunks().dictionary_encode()
     names = [people.get(name, name) for name in encoded.dictionary.to_pylist()]
-    return pa.chunked_array([pa.array(names, pa.string()).take(encoded.indices)])
+    return pa.chunked_array([as_texts(names).take(encoded.indices)])
 
 
 def _columns(rows: pa.Table) -> dict[str, pa.ChunkedArray | pa.Array]:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.arrays import places_in
+from prefloop.data.arrays import as_arrow, as_numpy, as_text, as_texts, places_in
 from prefloop.data.schemas import MESSAGES, TRIPLE, UNPAIRED
 from prefloop.labelers.decisions.blank_texts import are_blank
 from prefloop.labelers.decisions.candidate_scores import candidate_scores
@@ -23,11 +23,11 @@ _CANDIDATE_COLUMNS = [
 
 def triples_of(context: RoundContext, tables: SpanTables) -> pa.Table:
     """The kept decisions with their texts, one block after the other: schema TRIPLE."""
-    is_kept = tables.decisions["kept"].to_numpy()
+    is_kept = as_numpy(tables.decisions["kept"])
     kept = only(tables.decisions, is_kept)
     candidates = tables.candidates.select(_CANDIDATE_COLUMNS)
     sides = {
-        side: candidates.take(pa.array(rows[is_kept]))
+        side: candidates.take(as_arrow(rows[is_kept]))
         for side, rows in zip(("chosen", "rejected"), tables.rows_decided, strict=True)
     }
     prompts = tables.prompts(kept["prompt_id"])
@@ -50,20 +50,20 @@ def unpaired_of(context: RoundContext, tables: SpanTables) -> pa.Table:
     One that wins half of the time has no label and is left out, and so is one without text.
     """
     scores = candidate_scores(tables.decisions)
-    scores = scores.filter(pc.not_equal(scores["score"], 0.5))
+    scores = only(scores, as_numpy(scores["score"]) != 0.5)
     candidates = tables.candidates.select(["prompt_id", "tokens", "round", *_CANDIDATE_COLUMNS])
     [rows] = places_in(candidates["candidate_id"], scores["candidate_id"])
     says_something = ~are_blank(candidates["text"])[rows]
     scores, rows = only(scores, says_something), rows[says_something]
     by_block = np.argsort(tables.blocks_of_candidates[rows], kind="stable")
-    scores, found = scores.take(pa.array(by_block)), candidates.take(pa.array(rows[by_block]))
+    scores, found = scores.take(as_arrow(by_block)), candidates.take(as_arrow(rows[by_block]))
     prompts = tables.prompts(found["prompt_id"])
     columns_of: dict[str, Any] = {name: found[name] for name in ("prompt_id", "tokens", "round")}
     columns_of |= {name: scores[name] for name in ("candidate_id", "score", "pairs")}
     columns_of |= {name: prompts[name] for name in prompts.column_names}
     columns_of |= {
         "completion": _assistant_turn(answer_texts(found, with_thoughts=context.keeps_thoughts)),
-        "label": pc.greater(scores["score"], 0.5),
+        "label": as_arrow(as_numpy(scores["score"]) > 0.5),
         "policy": _policy_name(found),
         "reasoning": found["reasoning"],
         "reasoning_tokens": found["reasoning_tokens"],
@@ -73,10 +73,12 @@ def unpaired_of(context: RoundContext, tables: SpanTables) -> pa.Table:
 
 def _assistant_turn(texts: pa.ChunkedArray) -> pa.Array:
     content = texts.combine_chunks()
-    role = pa.array(["assistant"]).take(pa.array(np.zeros(len(content), dtype=np.int8)))
+    role = as_texts(["assistant"]).take(as_arrow(np.zeros(len(content), dtype=np.int8)))
     turns = pa.StructArray.from_arrays([role, content], fields=list(MESSAGES.value_type))
-    return pa.ListArray.from_arrays(pa.array(np.arange(len(content) + 1, dtype=np.int32)), turns)
+    return pa.ListArray.from_arrays(as_arrow(np.arange(len(content) + 1, dtype=np.int32)), turns)
 
 
 def _policy_name(candidates: pa.Table) -> pa.ChunkedArray:
-    return pc.binary_join_element_wise(candidates["policy"], candidates["policy_revision"], "@")
+    return pc.binary_join_element_wise(
+        candidates["policy"], candidates["policy_revision"], as_text("@")
+    )

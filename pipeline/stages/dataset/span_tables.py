@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from prefloop.data.arrays import NOWHERE, Bools, Ints, places_in
+from prefloop.data.arrays import NOWHERE, Bools, Ints, as_arrow, as_numpy, places_in
 from prefloop.data.conversation import as_sampled, plain, turns_text
 from prefloop.data.errors import StorageError
 from prefloop.data.schemas import MESSAGES
@@ -55,7 +55,7 @@ class SpanTables:
     def kept(self) -> list[int]:
         """How many pairs of each block are kept."""
         table, rows = self._decisions
-        before = np.concatenate([[0], np.cumsum(table["kept"].to_numpy())])
+        before = np.concatenate([[0], np.cumsum(as_numpy(table["kept"]))])
         ends = np.cumsum(rows)
         found: list[int] = (before[ends] - before[ends - rows]).tolist()
         return found
@@ -110,7 +110,7 @@ class SpanTables:
     def prompts(self, ids: pa.ChunkedArray) -> pa.Table:
         """The prompts with these ids, one for each: the columns ``prompt``, ``prompt_turns`` and
         ``tools``. Raises ``StorageError``."""
-        return self.shown.drop_columns("prompt_id").take(pa.array(self.rows_shown(ids)))
+        return self.shown.drop_columns("prompt_id").take(as_arrow(self.rows_shown(ids)))
 
     @cached_property
     def _candidates(self) -> tuple[pa.Table, list[int]]:
@@ -146,4 +146,4 @@ def span_tables(
 
 def only(table: pa.Table, rows: Bools) -> pa.Table:
     """Some of the rows of ``table``."""
-    return table if rows.all() else table.filter(pa.array(rows))
+    return table if rows.all() else table.filter(as_arrow(rows))

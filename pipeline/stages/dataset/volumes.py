@@ -19,9 +19,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 import prefloop
+from prefloop.data.arrays import as_arrow, as_texts
 from prefloop.data.errors import StorageError
 from prefloop.data.hashing import json_hash
 from prefloop.data.packed_folder import PackedFolder
@@ -36,7 +38,6 @@ from prefloop.pipeline.run.run_dir import RoundDir
 from prefloop.pipeline.run.spans import SpanUnits, spans_of
 from prefloop.pipeline.stages.dataset.every_answer import EveryAnswerFiles
 from prefloop.pipeline.stages.dataset.layout import (
-    SPLITS,
     TRIPLES_FOLDER,
     UNPAIRED_FOLDER,
     DatasetPart,
@@ -247,16 +248,13 @@ class _Files:
     def close(self) -> pa.Table:
         """Write what is left: schema _FILE."""
         found = self.triples.close() | self.singles.close() | self.answers.close()
-        rows = [
-            {
-                "folder": path.parent.name,
-                "split": next(one for one in SPLITS if path.name.startswith(f"{one}-")),
-                "path": str(path.relative_to(self._root)),
-                "rows": count,
-            }
-            for path, count in found.items()
+        columns = [
+            as_texts([path.parent.name for path in found]),
+            as_texts([path.name.partition("-")[0] for path in found]),
+            as_texts([str(path.relative_to(self._root)) for path in found]),
+            as_arrow(np.array([*found.values()], np.int64)),
         ]
-        return pa.Table.from_pylist(rows, _FILE)
+        return pa.table(columns, _FILE)
 
     def _files(
         self, folder: str, schema: pa.Schema, columns: Mapping[str, Sequence[str]]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from prefloop.data.arrays import Ints, places_in
+from prefloop.data.arrays import Ints, as_arrow, places_in
 from prefloop.labelers.config import (
     AcrossPolicies,
     BestVsLow,
@@ -49,7 +49,7 @@ def decide_blocks(
     candidates, answers = folder.candidates.gathered(blocks, _CANDIDATE_COLUMNS)
     pairs = proposed(context, candidates, label)
     by_block, rows = _by_block(pairs, candidates["prompt_id"], answers)
-    pairs = pairs.take(pa.array(by_block))
+    pairs = pairs.take(as_arrow(by_block))
     votes = folder.votes.together(blocks, VOTE_COLUMNS)
     decisions = decide(
         votes,

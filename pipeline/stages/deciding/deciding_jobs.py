@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from prefloop.data.arrays import as_arrow, as_numpy
 from prefloop.data.packed_folder import PackedFolder
 from prefloop.data.shards import file_of
 from prefloop.labelers.config import FilterConfig, LabelConfig, LengthBalance
@@ -171,16 +173,17 @@ class DecidedSpans:
 
 def balance_rows_in(table: pa.Table) -> BalanceRows:
     """What the facts of a unit say of its decisions."""
-    margins, pairs, longer = (column.to_numpy() for column in table.columns)
+    margins, pairs, longer = (as_numpy(column) for column in table.columns)
     return BalanceRows(margins, pairs, longer)
 
 
 def _balance_table(rows: BalanceRows) -> pa.Table:
-    return pa.table({"margin": rows.margins, "pair": rows.pairs, "longer": rows.longer})
+    columns = {"margin": rows.margins, "pair": rows.pairs, "longer": rows.longer}
+    return pa.table({name: as_arrow(values) for name, values in columns.items()})
 
 
 def _rows(counts: Sequence[int]) -> pa.Table:
-    return pa.table({"rows": pa.array(counts, pa.int64())})
+    return pa.table({"rows": as_arrow(np.array(counts, np.int64))})
 
 
 def _job(

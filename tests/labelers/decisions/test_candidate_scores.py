@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from prefloop.labelers.decisions.candidate_scores import candidate_scores
+from prefloop.labelers.decisions.candidate_scores import candidate_scores, scores_of_rows
+from prefloop.labelers.decisions.decide import NO_VALID_VOTE
 
 TENTHS = st.lists(st.integers(0, 30), min_size=1, max_size=12)
 
@@ -44,3 +45,23 @@ def test_one_half_is_exact_and_nothing_else_is(shares: list[int]) -> None:
     score = _scores([float(one) for one in of])["x"]
     assert (score == 0.5) == (mean == Fraction(1, 2))
     assert score == pytest.approx(float(mean), abs=1e-9)
+
+
+def test_scores_of_rows_are_those_by_id() -> None:
+    ids = ["b", "a", "c", "nobody"]
+    decisions = pa.table(
+        {
+            "chosen_id": pa.array(["a", "b", "c"]),
+            "rejected_id": pa.array(["b", "c", "a"]),
+            "p_chosen": np.array([0.9, 0.7, 0.5]),
+            "reason": pa.array([None, "margin", NO_VALID_VOTE], pa.string()),
+        }
+    )
+    chosen, rejected = (
+        np.array([ids.index(one) for one in decisions[name].to_pylist()])
+        for name in ("chosen_id", "rejected_id")
+    )
+    by_id = {row.pop("candidate_id"): row for row in candidate_scores(decisions).to_pylist()}
+    found = scores_of_rows(decisions, chosen, rejected, len(ids)).to_pylist()
+    assert found == [by_id.get(one, {"score": None, "pairs": None}) for one in ids]
+    assert found[0] == {"score": pytest.approx(0.4), "pairs": 2}

@@ -18,7 +18,12 @@ from prefloop.labelers.config import (
     PairStrategy,
     RankedNeighbours,
 )
-from prefloop.labelers.decisions.pairs import id_keys, propose_pairs, select_pairs
+from prefloop.labelers.decisions.pairs import (
+    _first_of_each,
+    id_keys,
+    propose_pairs,
+    select_pairs,
+)
 
 
 def make_candidates(counts: list[int], shuffle: int | None = None) -> pa.Table:
@@ -332,3 +337,27 @@ def test_a_prompt_that_is_all_right_or_all_wrong_has_no_pair() -> None:
     assert right_and_wrong({"a": 1.0, "b": 1.0}, lengths) == set()
     assert right_and_wrong({"a": 0.9, "b": 0.0}, lengths) == set()
     assert select_pairs(round_robin({"a": 1.0, "b": 0.0}), CorrectVsIncorrect(), seed=0).sum() == 0
+
+
+@pytest.mark.parametrize("wrong", ["A" * 32, "g" + 31 * "0", 15 * "0" + "F" + 16 * "0", "0" * 31])
+def test_what_is_no_content_hash_is_refused(wrong: str) -> None:
+    fine = content_id("fine")
+    assert id_keys(pa.array([fine])).tolist() == [int(fine[:16], 16)]
+    with pytest.raises(LabelerError, match="32 hexadecimal characters"):
+        id_keys(pa.array([fine, wrong]))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 4), st.sampled_from([-0.5, 0.0, 0.25, np.inf, np.nan]), st.integers(0, 3)
+        ),
+        min_size=1, max_size=30, unique_by=lambda row: (row[0], row[2]),
+    )
+)  # fmt: skip
+def test_the_first_of_each_group_is_that_of_a_sorted_list(rows: list[tuple]) -> None:
+    group, value, key = (np.array(column) for column in zip(*rows, strict=True))
+    found = _first_of_each(group.astype(np.int32), value, key.astype(np.uint64))
+    worst = [(g, np.inf if np.isnan(v) else v, k) for g, v, k in rows]
+    first = {g: min(row for row in worst if row[0] == g) for g in group}
+    assert found.tolist() == [row == first[row[0]] for row in worst]
