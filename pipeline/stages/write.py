@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -78,13 +78,14 @@ async def write_round(
         logger.warning("%s: round %d of the dataset is written again", fault, folder.index)
     watch = Stopwatch()
     context.run.card.unlink(missing_ok=True)  # it says what the files hold
-    _conform_earlier(context)
+    unused = _unused_columns(context)
+    _conform_earlier(context, unused)
     folder.written.unlink(missing_ok=True)
     decided = folder.decisions.indices()
     gone = [index for index in folder.triples.indices() if index not in decided]
     folder.triples.remove(gone if fault is None else None)
     columns = {
-        name: _schema_of(context, whole).names
+        name: _without(whole, unused).names
         for name, whole in ((TRIPLES_FOLDER, TRIPLE), (UNPAIRED_FOLDER, UNPAIRED))
     }
     what = WhatIsWritten(test_share, True, unpaired, every_answer, columns)
@@ -143,7 +144,7 @@ async def _settle_every_answer(context: RoundContext, test_share: float, *, want
     ``wanted``, take them out."""
     folder = context.folder
     context.run.card.unlink(missing_ok=True)
-    _conform_earlier(context)
+    _conform_earlier(context, _unused_columns(context))
     counts = {name: count for name, count in _written(folder).items() if name not in _EVERY}
     atomic_write_json(folder.written, counts)  # so long as they are not whole
     files: dict[Path, int] = {}
@@ -160,14 +161,14 @@ async def _settle_every_answer(context: RoundContext, test_share: float, *, want
         atomic_write_json(folder.written, counts | every)
 
 
-def _conform_earlier(context: RoundContext) -> None:
-    """Give the dataset's files of earlier versions the columns that were added since: the files of
-    a dataset have to have the same ones."""
+def _conform_earlier(context: RoundContext, unused: Collection[str]) -> None:
+    """Give the dataset's files of earlier versions the columns that were added since, but for those
+    that are ``unused``: the files of a dataset have to have the same ones."""
     for whole, folder in (
         (TRIPLE, TRIPLES_FOLDER), (UNPAIRED, UNPAIRED_FOLDER),
         (EVERY_CANDIDATE, CANDIDATES_FOLDER), (EVERY_VOTE, VOTES_FOLDER),
     ):  # fmt: skip
-        schema = _schema_of(context, whole)
+        schema = _without(whole, unused)
         for path in sorted((context.run.dataset / folder).glob("*.parquet")):
             if lacks_columns(path, schema):
                 write_rows(read_shard(path, schema), path, schema)
@@ -272,11 +273,14 @@ def _written(folder: RoundDir) -> dict[str, int]:
     return counts
 
 
-def _schema_of(context: RoundContext, schema: pa.Schema) -> pa.Schema:
-    """``schema`` without the columns for tools where no prompt of the run has any: all files of a
-    dataset have the same columns."""
+def _unused_columns(context: RoundContext) -> Collection[str]:
+    """The columns for tools, where no prompt of the run has any: all files of a dataset have the
+    same columns."""
     for prompts in context.run.prompts.iter(["tools", "turns"]):
         if any(prompts[name].null_count < len(prompts) for name in prompts.column_names):
-            return schema
-    unused = ("tools", "prompt_turns")
-    return pa.schema([field for field in schema if field.name not in unused])
+            return ()
+    return "tools", "prompt_turns"
+
+
+def _without(schema: pa.Schema, names: Collection[str]) -> pa.Schema:
+    return pa.schema([field for field in schema if field.name not in names])
