@@ -194,15 +194,7 @@ def _transcript(text: str, field: str) -> list[Turn]:
     turns = _spoken(text, "\n\n")
     if len(turns) > 1:
         return turns
-    turns = _spoken(text, "\n")
-    if any(one["role"] == following["role"] for one, following in pairwise(turns)):
-        raise Unusable(
-            field,
-            "bad_messages",
-            "is a transcript without empty lines between its turns, and one speaker has two in a "
-            "row: write {role, content} turns",
-        )
-    return turns
+    return _taking_turns(_spoken(text, "\n"), field, "without empty lines between its turns")
 
 
 def _under_headers(text: str, field: str) -> list[Turn]:
@@ -212,12 +204,16 @@ def _under_headers(text: str, field: str) -> list[Turn]:
     turns: list[Turn] = [] if not first.strip() else [{"role": "user", "content": first.strip()}]
     for name, said in zip(rest[::2], rest[1::2], strict=True):
         turns.append({"role": name.lower(), "content": said.strip()})
+    return _taking_turns(turns, field, "with <extra_id_1>")
+
+
+def _taking_turns(turns: list[Turn], field: str, kind: str) -> list[Turn]:
     if any(one["role"] == following["role"] for one, following in pairwise(turns)):
         raise Unusable(
             field,
             "bad_messages",
-            "is a transcript with <extra_id_1> in which one speaker has two turns in a row: write "
-            "{role, content} turns",
+            f"is a transcript {kind}, and one speaker has two in a row: write {{role, content}} "
+            "turns",
         )
     return turns
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,6 +14,7 @@ from prefloop.data import schemas
 from prefloop.pipeline.report.status_text import render_status
 from prefloop.pipeline.run.run_dir import RunDir
 from prefloop.pipeline.run.status import NOT_BEGUN, RunStatus, collect_status
+from tests.helpers.processes.loading import loaded_by
 from tests.helpers.synthetic_run import (
     BLOCK,
     JUDGE,
@@ -178,25 +177,18 @@ def test_torn_journal_line_and_names_like_markup_are_harmless(tmp_path: Path) ->
 def test_a_status_loads_neither_pandas_nor_the_settings(tmp_path: Path) -> None:
     """Each takes as long as all the rest of it."""
     run = write_run(tmp_path / "run", rounds=1, blocks=1)
-    code = (
-        "import sys; from prefloop.pipeline.commands.app import app\n"
-        f"app(['status', {str(run.root)!r}], standalone_mode=False)\n"
-        "slow = {'pandas', 'prefloop.pipeline.config', 'jinja2', 'torch',"
-        " 'prefloop.pipeline.engines.settings'}\n"
-        "print(sorted(slow & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    slow = {"pandas", "prefloop.pipeline.config", "jinja2", "torch"}
+    assert not _loaded_by_status(run) & (slow | {"prefloop.pipeline.engines.settings"})
 
 
 def test_a_status_without_training_loads_no_settings_at_all(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", rounds=1, blocks=1, trained=False)
-    code = (
-        "import sys; from prefloop.pipeline.commands.app import app\n"
-        f"app(['status', {str(run.root)!r}], standalone_mode=False)\n"
-        "slow = {'prefloop.labelers.config', 'prefloop.training.config',"
-        " 'prefloop.pipeline.engines.settings'}\n"
-        "print(sorted(slow & set(sys.modules)))"
+    names = ("labelers.config", "training.config", "pipeline.engines.settings")
+    assert not _loaded_by_status(run) & {f"prefloop.{name}" for name in names}
+
+
+def _loaded_by_status(run: RunDir) -> set[str]:
+    return loaded_by(
+        "from prefloop.pipeline.commands.app import app\n"
+        f"app(['status', {str(run.root)!r}], standalone_mode=False)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
