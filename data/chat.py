@@ -44,6 +44,8 @@ prompt that it was sampled with, also after midnight. Llama's write this one whe
 date."""
 _BEGIN = 24
 """Characters of a turn by which it is found in what a template wrote."""
+LEFT_OUT = "left_out_by_template"
+"""Why a conversation is refused of which the template does not write every turn."""
 _SWITCHES = ("enable_thinking", "thinking")
 """What chat templates call the variable that switches thoughts off."""
 _CLOSINGS = ("</think>", "</thinking>", "[/THINK]")
@@ -332,7 +334,7 @@ def _require_turns(
         begin = said.strip()[:_BEGIN]
         if begin not in text and _squeezed(begin) not in _squeezed(text):
             raise RequestRejected(
-                "left_out_by_template",
+                LEFT_OUT,
                 f"the chat template of {tokenizer.name_or_path} leaves out turn {number}, the "
                 f"{turn['role']}'s: put its text into the last one, or take another template",
             )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from prefloop.data.chat import open_tokenizer, padding_id, render_tokens
+from prefloop.data.chat import LEFT_OUT, open_tokenizer, padding_id, render_tokens
 from prefloop.data.protocol import Message, RequestRejected
 from prefloop.labelers.base import LabelerError
 
@@ -177,14 +177,28 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, checkpoint: str) -> None
     try:
         one, other = (conversation_tokens(tokenizer, question, answer) for answer in _PROBES)
     except RequestRejected as rejected:
+        if rejected.reason == LEFT_OUT and _takes(tokenizer, question):
+            raise _hidden_answer(checkpoint) from rejected
         raise LabelerError(
             f"{checkpoint}: the chat template refuses a question with its answer: {rejected}"
         ) from rejected
     if one == other:
-        raise LabelerError(
-            f"{checkpoint}: the chat template does not write the assistant's answer, so all "
-            "answers would score alike: use a template that does"
-        )
+        raise _hidden_answer(checkpoint)
+
+
+def _takes(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> bool:
+    try:
+        render_tokens(tokenizer, messages, add_generation_prompt=False)
+    except RequestRejected:
+        return False
+    return True
+
+
+def _hidden_answer(checkpoint: str) -> LabelerError:
+    return LabelerError(
+        f"{checkpoint}: the chat template does not write the assistant's answer, so all answers "
+        "would score alike: use a template that does"
+    )
 
 
 def _load_model(checkpoint: str, dtype: Any, device: str, trust_remote_code: bool) -> Any:
