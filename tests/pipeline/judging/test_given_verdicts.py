@@ -199,6 +199,27 @@ def test_arena_style(tmp_path: Path) -> None:
     assert (bob["judge"], bob["win_rate"]["value"]) == ("bob", 0.5)
 
 
+def test_lengths_are_of_the_answers_alone(tmp_path: Path) -> None:
+    def told(answer: str, thought: str) -> list[dict[str, str]]:
+        said = {"role": "assistant", "content": answer, "reasoning_content": thought}
+        return [{"role": "user", "content": "Hi"}, said]
+
+    def controlled(name: str, thought: str = "") -> Any:
+        rows = [
+            {"question_id": at, "model_a": "x", "model_b": "y",
+             "winner": "model_a" if at % 3 else "model_b",
+             "conversation_a": told("one" * (1 + at), thought * (at % 5)),
+             "conversation_b": told("two" * (4 - at % 4), "")}
+            for at in range(12)
+        ]  # fmt: skip
+        [found] = rates(write(tmp_path / name, rows), against="y")
+        return found["length_controlled"]
+
+    plain = controlled("plain.jsonl")
+    assert plain is not None
+    assert controlled("thought.jsonl", "Let me think about this. ") == plain
+
+
 def test_verdicts_without_the_answers(tmp_path: Path) -> None:
     rows = [
         {"prompt": "p", "model_a": "x", "model_b": "y", "verdict": "x", "swapped": False},

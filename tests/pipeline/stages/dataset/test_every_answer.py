@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from datasets import load_dataset
 
+from prefloop.data.errors import StorageError
 from prefloop.data.storage.dataset_folder import harm_to_dataset
 from prefloop.pipeline.publish.dataset_copy import copy_dataset
 from prefloop.pipeline.report.card import write_card
@@ -169,3 +171,16 @@ def test_they_are_those_that_are_published(run: RunDir, tmp_path: Path) -> None:
     assert {name: table for name, (_, table) in made.items()} == {
         name: table for name, (_, table) in linked.items()
     }
+
+
+def test_votes_on_answers_that_are_gone_end_in_one_line(run: RunDir) -> None:
+    as_older_versions_wrote_it(run)
+    folder = run.round(0)
+    block = folder.votes.indices()[0]
+    lost = folder.votes.read(block)["a_id"][0].as_py()
+    rows = folder.candidates.read(block)
+    folder.candidates.replace(block, rows.filter(pc.not_equal(rows["candidate_id"], lost)))
+    with pytest.raises(StorageError, match=f"the answer {lost} is named in blocks") as caught:
+        write(run)
+    assert "\n" not in str(caught.value)
+    assert str(folder.root) in str(caught.value)
