@@ -129,6 +129,11 @@ def split_thought(text: str, opened: bool | None = False) -> Thought:
     return Thought("\n\n".join(filter(None, parts)), _without_end(answer), begins=begins)
 
 
+def answer_alone(text: str) -> str:
+    """``text``, which somebody has, without the thought before it."""
+    return split_thought(text, opened=None).answer
+
+
 def opened_by(prompt: str) -> str:
     """The mark, and what follows it, with which the end of a rendered ``prompt`` opens a thought;
     empty where it opens none."""

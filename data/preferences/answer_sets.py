@@ -32,7 +32,7 @@ from prefloop.data.preferences.transcripts import (
     split_answer,
 )
 from prefloop.data.quarantine import BadRow
-from prefloop.data.reasoning import split_thought
+from prefloop.data.reasoning import answer_alone
 from prefloop.data.sources.rows import RawRow, bad, finite, text_or_number
 from prefloop.data.sources.tool_turns import (
     PROMPT_TURNS,
@@ -227,7 +227,7 @@ def _about(
     layout reads, so that no label is among them. One of the ``answers`` is no reference: that would
     say which is good. Raises :class:`Unusable`."""
     said, tools = text_or_number(raw.fields.get("reference")), _tools(raw, layout)
-    reference = None if said is None else split_thought(said, opened=None).answer
+    reference = None if said is None else answer_alone(said)
     turns = turns_json(prompt)
     used = {*layout.texts_and_labels, "reference"}
     used |= {name for name, said in ((_TOOLS, tools), (PROMPT_TURNS, turns)) if said}
@@ -236,7 +236,7 @@ def _about(
         reference is None
         or is_blank(reference)
         or not is_text(reference)
-        or reference.strip() in {split_thought(one, opened=None).answer.strip() for one in answers}
+        or reference.strip() in {answer_alone(one).strip() for one in answers}
     ):
         reference = None
     if turns is not None:

@@ -18,7 +18,7 @@ from prefloop.data.preferences.row_layouts import RowLayouts
 from prefloop.data.preferences.unread_columns import UnreadColumns
 from prefloop.data.protocol import Message
 from prefloop.data.quarantine import BadRow
-from prefloop.data.reasoning import split_thought
+from prefloop.data.reasoning import answer_alone
 from prefloop.data.sources.files import read_rows
 from prefloop.data.sources.rows import RawRow, bad, counted, text_or_number
 from prefloop.data.utf8 import is_blank, listed
@@ -183,7 +183,7 @@ def _pair(raw: RawRow, layout: Layout, found: Comparison, answers: set[str]) -> 
         gold = "b" if gold == "a" else "a"
     a, b = (found.first, found.second) if first_is_a else (found.second, found.first)
     known = text_or_number(raw.fields.get("reference"))
-    reference = None if known is None else split_thought(known, opened=None).answer
+    reference = None if known is None else answer_alone(known)
     named = [model_name(raw.fields.get(name)) for name in layout.models]
     if not first_is_a:
         named.reverse()
@@ -208,5 +208,5 @@ def _pair(raw: RawRow, layout: Layout, found: Comparison, answers: set[str]) -> 
 def _is_another(reference: str | None, answers: Iterable[str]) -> bool:
     if reference is None or not reference.strip():
         return False
-    alone = (split_thought(answer, opened=None).answer for answer in answers)
+    alone = (answer_alone(answer) for answer in answers)
     return reference.strip() not in [answer.strip() for answer in alone]

@@ -39,7 +39,7 @@ from prefloop.data.preferences.transcripts import (
     split_answer,
 )
 from prefloop.data.quarantine import BadRow
-from prefloop.data.reasoning import split_thought
+from prefloop.data.reasoning import answer_alone
 from prefloop.data.sources.rows import RawRow, bad
 from prefloop.data.sources.tool_turns import PROMPT_TURNS, full_turns, read_alike, with_calls
 from prefloop.data.sources.turns import Unusable, conversation_in, refuse_null_word, refuse_texts
@@ -65,10 +65,7 @@ class Comparison:
 
     def without_thoughts(self) -> Comparison:
         """The same of the answers alone; blank where there is a thought and no answer."""
-        first, second = (
-            split_thought(one, opened=None).answer for one in (self.first, self.second)
-        )
-        return replace(self, first=first, second=second)
+        return replace(self, first=answer_alone(self.first), second=answer_alone(self.second))
 
 
 def parse_pair(raw: RawRow, layout: Layout) -> PairRow | BadRow:

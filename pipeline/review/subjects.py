@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from prefloop.data.config import PromptSource
 from prefloop.data.hashing import content_id, pair_id, prompt_id
 from prefloop.data.preferences import PreferenceColumns, read_preferences
-from prefloop.data.reasoning import split_thought
+from prefloop.data.reasoning import answer_alone
 from prefloop.data.utf8 import is_blank
 from prefloop.labelers.config import LabelConfig
 from prefloop.labelers.jury.verdict_table import (
@@ -236,10 +236,7 @@ class DatasetSubjects:
         """The pairs of two different answers, without the thoughts before them."""
         for batch in read_preferences(PromptSource(path=self.path), columns=self.columns):
             for row in batch.pairs.to_pylist():
-                both = {
-                    one: split_thought(row[one], opened=None).answer
-                    for one in ("chosen", "rejected")
-                }
+                both = {one: answer_alone(row[one]) for one in ("chosen", "rejected")}
                 if both["chosen"] != both["rejected"] and not any(map(is_blank, both.values())):
                     yield row | both
 

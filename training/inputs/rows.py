@@ -244,7 +244,7 @@ def _answer(value: Any, column: str, prompt: Sequence[Message]) -> str:
     if before and plain(before) != plain(prompt) and plain(before) != plain(said):
         raise _unreadable(column, f"repeats another conversation than its prompt: {_FORM}")
     text = str(last["content"])
-    thought = _thought_of_answer(written)
+    thought = _thought_of_answer(written, column)
     if thought is None or split_thought(text, opened=None).reasoning is not None:
         return text
     return as_turn(thought, text)
@@ -391,16 +391,16 @@ def _is_text_part(part: Any) -> bool:
     return False
 
 
-def _thought_of_answer(turns: Any) -> str | None:
-    """What was thought before the last of ``turns``, where the row has it apart."""
+def _thought_of_answer(turns: Any, column: str) -> str | None:
+    """What was thought before the last of ``turns``, where the row has it apart. Raises
+    ``Unusable``."""
     given = [turns] if isinstance(turns, dict) else turns
-    if not any(isinstance(turn, dict) and (is_thought(turn) or thought_of(turn)) for turn in given):
+    if not any(is_thought(turn) or thought_of(turn) for turn in given):
         return None
-    thoughts: list[str] = []
-    for turn in given[:-1]:
-        said = turn.get("content") if is_thought(turn) else None
-        thoughts = [*thoughts, said] if isinstance(said, str) else []
-    return thought_of(given[-1]) or "\n\n".join(thoughts) or None
+    # Rows of mixed formats have all keys, and null for those of the other format.
+    said = [{key: value for key, value in turn.items() if value is not None} for turn in given]
+    *_, (_, last) = full_turns(said, column)
+    return last.get("thought")
 
 
 def _conversation_in(text: str, column: str) -> Any:
