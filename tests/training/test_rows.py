@@ -94,7 +94,8 @@ def test_prompts_that_are_certain(value: Any, turns: Any) -> None:
 @pytest.mark.parametrize(
     "value",
     [None, "", "  ", [], 3, True, ["hi"], [None], [{}], [{"role": "user", "content": None}],
-     [{"role": "narrator", "content": "hi"}], [{"content": "hi"}]],
+     [{"role": "narrator", "content": "hi"}], [{"content": "hi"}], [*ASK, *HELLO],
+     [{"role": "system", "content": "Be brief."}], "Human: hi\n\nAssistant: Well"],
 )  # fmt: skip
 def test_prompts_that_are_not(value: Any) -> None:
     with pytest.raises(Unusable) as caught:

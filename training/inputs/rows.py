@@ -44,6 +44,8 @@ from prefloop.training.errors import TrainingError
 UNREADABLE = "unreadable"
 _BATCH = 1024
 _OURS = frozenset({"system", "user", "assistant", "tool"})
+_ANSWERED = ("user", "tool")
+_NOBODY_ASKS = "ends with a turn of the {}, where the answer follows a user's or a tool's: mend it"
 _TOOLS = ("tools", "prompt_turns")
 _TOOL_KEYS = ("tool_calls", "tool_call_id", "function_call")
 _YES_NO: dict[str, int] = {
@@ -191,8 +193,12 @@ def read_prompt(value: Any) -> list[Message]:
         if is_blank(value):
             raise _unreadable("prompt", "holds no text")
         _refuse_no_prompt(value)
-        return _without_open_turn(_turns_in_text(value, "prompt")) or _one_user_turn(value)
-    return _turns(value, "prompt")
+        turns = _without_open_turn(_turns_in_text(value, "prompt")) or _one_user_turn(value)
+    else:
+        turns = _turns(value, "prompt")
+    if turns[-1]["role"] not in _ANSWERED:
+        raise _unreadable("prompt", _NOBODY_ASKS.format(turns[-1]["role"]))
+    return turns
 
 
 def _refuse_no_prompt(text: str) -> None:
