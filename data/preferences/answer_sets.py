@@ -6,7 +6,7 @@ An audit takes two of them for its pair; whoever labels them again takes all.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,8 +19,10 @@ from prefloop.data.preferences.pair_rows import (
     field_of,
     is_null,
     parse_comparison,
+    prompt_turns,
     rated_answers,
     several_texts,
+    tools_beside,
     with_system,
 )
 from prefloop.data.preferences.ratings import RatedAnswer, as_number, as_rating, model_name, text_of
@@ -28,19 +30,12 @@ from prefloop.data.preferences.transcripts import (
     WholeTurn,
     check_answer,
     check_prompt,
-    check_unicode,
     split_answer,
 )
 from prefloop.data.quarantine import BadRow
 from prefloop.data.reasoning import answer_alone
 from prefloop.data.sources.rows import RawRow, bad, finite, text_or_number
-from prefloop.data.sources.tool_turns import (
-    PROMPT_TURNS,
-    full_turns,
-    read_alike,
-    tools_of,
-    turns_json,
-)
+from prefloop.data.sources.tool_turns import PROMPT_TURNS, TOOLS, full_turns, read_alike
 from prefloop.data.sources.turns import Turn, Unusable, conversation_in
 from prefloop.data.sources.written import looks_like_list
 from prefloop.data.utf8 import is_blank, is_text
@@ -48,7 +43,6 @@ from prefloop.data.utf8 import is_blank, is_text
 _OF_VERDICT: Mapping[str, tuple[float, float]] = {
     "a": (1.0, 0.0), "b": (0.0, 1.0), "tie": (0.5, 0.5),
 }  # fmt: skip
-_TOOLS = "tools"
 
 
 @dataclass(frozen=True)
@@ -116,6 +110,41 @@ def has_lists(raw: RawRow, layout: Layout) -> bool:
     if layout.kind != "direct" or raw.fields.get(layout.status or "") == TIE_STATUS:
         return False
     return answers_left_out(raw.fields, replace(layout, beside=None)) > 0
+
+
+@dataclass(frozen=True)
+class AboutRow:
+    """What a row says beside its prompt, its answers and their labels."""
+
+    reference: str | None
+    """An answer known to be good. One of the row's own answers is none: it would be given away."""
+    tools: str | None
+    """The tools that may be called, as prompts have them; null where it has none."""
+    turns: str | None
+    """The prompt's turns as chat templates take them, as prompts have them; null where all are
+    role and content."""
+    others: dict[str, Any]
+    """Its other columns: none that the layout reads, so that no label is among them."""
+
+
+def about_row(
+    raw: RawRow, layout: Layout, prompt: Sequence[WholeTurn], answers: Iterable[str]
+) -> AboutRow:
+    """What ``raw`` says beside its ``prompt`` and its ``answers``. Raises :class:`Unusable`."""
+    said = text_or_number(raw.fields.get("reference"))
+    reference = None if said is None else answer_alone(said)
+    tools, turns = tools_beside(raw, layout), prompt_turns(prompt, layout)
+    used = {*layout.texts_and_labels, "reference"}
+    used |= {name for name, read in ((TOOLS, tools), (PROMPT_TURNS, turns)) if read}
+    others = {name: value for name, value in raw.fields.items() if name not in used}
+    if (
+        reference is None
+        or is_blank(reference)
+        or not is_text(reference)
+        or reference.strip() in {answer_alone(one).strip() for one in answers}
+    ):
+        reference = None
+    return AboutRow(reference, tools, turns, others)
 
 
 def _parse(raw: RawRow, layout: Layout) -> AnswerSet:
@@ -221,42 +250,16 @@ def _is_empty(value: Any) -> bool:
 
 
 def _about(
-    raw: RawRow, layout: Layout, prompt: Sequence[WholeTurn], answers: Sequence[str]
+    raw: RawRow, layout: Layout, prompt: Sequence[WholeTurn], answers: Iterable[str]
 ) -> dict[str, Any]:
-    """The row's reference answer, its tools and calls of them, and its other columns: none that the
-    layout reads, so that no label is among them. One of the ``answers`` is no reference: that would
-    say which is good. Raises :class:`Unusable`."""
-    said, tools = text_or_number(raw.fields.get("reference")), _tools(raw, layout)
-    reference = None if said is None else answer_alone(said)
-    turns = turns_json(prompt)
-    used = {*layout.texts_and_labels, "reference"}
-    used |= {name for name, said in ((_TOOLS, tools), (PROMPT_TURNS, turns)) if said}
-    others = {name: value for name, value in raw.fields.items() if name not in used}
-    if (
-        reference is None
-        or is_blank(reference)
-        or not is_text(reference)
-        or reference.strip() in {answer_alone(one).strip() for one in answers}
-    ):
-        reference = None
-    if turns is not None:
-        check_unicode(turns, layout.prompt[0] if layout.prompt else layout.a)
-    return {"reference": reference, "metadata": _json(others), "tools": tools, "turns": turns}
-
-
-def _tools(raw: RawRow, layout: Layout) -> str | None:
-    """What may be called; null also where a column of that name is about something else."""
-    if _TOOLS in layout.columns:
-        return None
-    said = raw.fields.get(_TOOLS)
-    asked = raw.fields.get(layout.prompt[0]) if layout.prompt else None
-    if is_null(said) and isinstance(asked, Mapping):
-        said = asked.get(_TOOLS)  # beside the turns in one object, as in OpenAI's files
-    try:
-        tools = tools_of(said, _TOOLS)
-    except Unusable:
-        return None
-    return tools if tools is None or is_text(tools) else None
+    """The same as fields of an :class:`AnswerSet`. Raises :class:`Unusable`."""
+    found = about_row(raw, layout, prompt, answers)
+    return {
+        "reference": found.reference,
+        "metadata": _json(found.others),
+        "tools": found.tools,
+        "turns": found.turns,
+    }
 
 
 def _json(values: Mapping[str, Any]) -> str:

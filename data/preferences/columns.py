@@ -19,13 +19,15 @@ import pyarrow.compute as pc
 from prefloop.data.arrays import Bools
 from prefloop.data.preferences.layouts import TIE_STATUS, Layout
 from prefloop.data.schemas import MESSAGES
-from prefloop.data.sources.tool_turns import CHANNEL, THOUGHTS
+from prefloop.data.sources.tool_turns import CHANNEL, PROMPT_TURNS, THOUGHTS, TOOLS
 from prefloop.data.sources.turns import CONVERSATION_START, HEADER_MARK
 from prefloop.data.utf8 import BLANK, NULL_WORD
 
 Index = npt.NDArray[np.int64]
 _OF_ANSWERS = ("tool_calls", "function_call", CHANNEL, *THOUGHTS)
 """What a turn may hold beside its content that the answer is then made of too."""
+OF_TOOLS = (PROMPT_TURNS, TOOLS)
+"""Columns that, where they hold something, are read beside every prompt."""
 _HEADER_MARK = re.compile(re.escape(HEADER_MARK).encode())
 
 
@@ -58,6 +60,9 @@ def regular_rows(batch: pa.RecordBatch, layout: Layout) -> RegularRows | None:
         if status is None or not pa.types.is_string(status.type):
             return None
         kept = ~_mask(pc.equal(status, TIE_STATUS))
+    for name in OF_TOOLS:
+        if name in batch.schema.names and name not in layout.columns:
+            kept &= ~_filled(batch.column(name))
     if all(texts) and prompt is not None:
         return _of_texts(prompt, chosen, rejected, kept)
     if not any(texts):
@@ -108,9 +113,14 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _holds_something(column: pa.Array) -> bool:
+    return bool(_filled(column).any())
+
+
+def _filled(column: pa.Array) -> Bools:
+    """Which values are there, and are no empty list."""
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        return bool(pc.any(pc.greater(pc.list_value_length(column), 0)).as_py())
-    return bool(pc.any(pc.is_valid(column)).as_py())
+        return _mask(pc.greater(pc.list_value_length(column), 0))
+    return _mask(pc.is_valid(column))
 
 
 def _of_texts(prompt: pa.Array, chosen: pa.Array, rejected: pa.Array, kept: Bools) -> RegularRows:

@@ -40,7 +40,7 @@ def read_answer_sets(
     """
     layouts = RowLayouts(columns, unlabelled=True)
     labels, gatherer, unread = SeenLabels(), Gatherer(), UnreadRatings(source.path)
-    left = UnreadColumns(tools=True)
+    left = UnreadColumns()
     read, known = 0, False
     for row in _rows(source, label_columns(columns)):
         read += 1

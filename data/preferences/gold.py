@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from prefloop.data.config import PromptSource
+from prefloop.data.conversation import conversation_of
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import content_id, derive_seed, pair_id, prompt_id
-from prefloop.data.preferences.answer_sets import parse_comparisons
+from prefloop.data.preferences.answer_sets import about_row, parse_comparisons
 from prefloop.data.preferences.labels import SeenLabels
 from prefloop.data.preferences.layouts import GATHERED, Layout, PreferenceColumns, label_columns
 from prefloop.data.preferences.pair_rows import Comparison
@@ -18,9 +19,10 @@ from prefloop.data.preferences.row_layouts import RowLayouts
 from prefloop.data.preferences.unread_columns import UnreadColumns
 from prefloop.data.protocol import Message
 from prefloop.data.quarantine import BadRow
-from prefloop.data.reasoning import answer_alone
 from prefloop.data.sources.files import read_rows
-from prefloop.data.sources.rows import RawRow, bad, counted, text_or_number
+from prefloop.data.sources.rows import RawRow, bad, counted
+from prefloop.data.sources.tool_turns import read_alike
+from prefloop.data.sources.turns import Unusable
 from prefloop.data.utf8 import is_blank, listed
 
 Gold = Literal["a", "b", "tie"]
@@ -173,17 +175,17 @@ def _pair(raw: RawRow, layout: Layout, found: Comparison, answers: set[str]) -> 
             return bad(raw, name, "empty_answer", said)
     if found.first == found.second:
         return bad(raw, layout.b, "identical", "both answers are the same text: delete the row")
-    messages: tuple[Message, ...] = tuple(
-        {"role": turn["role"], "content": turn["content"]} for turn in found.prompt
-    )
+    try:
+        about = about_row(raw, layout, found.prompt, answers)
+    except Unusable as problem:
+        return bad(raw, problem.field, problem.reason, problem.detail)
+    messages = tuple(conversation_of(read_alike(found.prompt), about.turns, about.tools))
     texts = sorted((found.first, found.second))
     first_is_a = bool(derive_seed(prompt_id(messages), *texts) % 2) == (found.first == texts[0])
     gold: Gold = found.verdict
     if not first_is_a and gold != "tie":
         gold = "b" if gold == "a" else "a"
     a, b = (found.first, found.second) if first_is_a else (found.second, found.first)
-    known = text_or_number(raw.fields.get("reference"))
-    reference = None if known is None else answer_alone(known)
     named = [model_name(raw.fields.get(name)) for name in layout.models]
     if not first_is_a:
         named.reverse()
@@ -195,18 +197,7 @@ def _pair(raw: RawRow, layout: Layout, found: Comparison, answers: set[str]) -> 
         b,
         gold,
         listed_first="a" if first_is_a else "b",
-        reference=reference if _is_another(reference, answers) else None,
-        metadata={
-            name: value
-            for name, value in raw.fields.items()
-            if name not in layout.texts_and_labels and name != "reference"
-        },
+        reference=about.reference,
+        metadata=about.others,
         models=(named[0], named[1]) if len(named) == 2 else None,
     )
-
-
-def _is_another(reference: str | None, answers: Iterable[str]) -> bool:
-    if reference is None or not reference.strip():
-        return False
-    alone = (answer_alone(answer) for answer in answers)
-    return reference.strip() not in [answer.strip() for answer in alone]

@@ -41,9 +41,17 @@ from prefloop.data.preferences.transcripts import (
 from prefloop.data.quarantine import BadRow
 from prefloop.data.reasoning import answer_alone
 from prefloop.data.sources.rows import RawRow, bad
-from prefloop.data.sources.tool_turns import PROMPT_TURNS, full_turns, read_alike, with_calls
+from prefloop.data.sources.tool_turns import (
+    PROMPT_TURNS,
+    TOOLS,
+    full_turns,
+    read_alike,
+    tools_of,
+    turns_json,
+    with_calls,
+)
 from prefloop.data.sources.turns import Unusable, conversation_in, refuse_null_word, refuse_texts
-from prefloop.data.utf8 import is_blank, is_null_word, listed, says_nothing, shown
+from prefloop.data.utf8 import is_blank, is_null_word, is_text, listed, says_nothing, shown
 
 _TO_FOLLOW = {"role": "assistant", "content": ""}
 """How a transcript ends whose answer stands elsewhere."""
@@ -84,6 +92,10 @@ def parse_pair(raw: RawRow, layout: Layout) -> PairRow | BadRow:
             "tie",
             "neither answer is preferred: no pair to learn from",
         )
+    try:
+        turns = prompt_turns(found.prompt, layout)
+    except Unusable as problem:
+        return bad(raw, problem.field, problem.reason, problem.detail)
     chosen, rejected = found.first, found.second
     if found.verdict == "b":
         chosen, rejected = rejected, chosen
@@ -93,7 +105,34 @@ def parse_pair(raw: RawRow, layout: Layout) -> PairRow | BadRow:
         "prompt": read_alike(found.prompt),
         "chosen": chosen,
         "rejected": rejected,
+        "prompt_turns": turns,
+        "tools": tools_beside(raw, layout),
     }
+
+
+def prompt_turns(prompt: Sequence[WholeTurn], layout: Layout) -> str | None:
+    """The turns of a prompt as chat templates take them, as JSON; null where all are role and
+    content. Raises :class:`Unusable`."""
+    turns = turns_json(prompt)
+    if turns is not None:
+        check_unicode(turns, layout.prompt[0] if layout.prompt else layout.a)
+    return turns
+
+
+def tools_beside(raw: RawRow, layout: Layout) -> str | None:
+    """What may be called in a row, as prompts have it; null also where a column of that name is
+    about something else."""
+    if TOOLS in layout.columns:
+        return None
+    said = raw.fields.get(TOOLS)
+    asked = raw.fields.get(layout.prompt[0]) if layout.prompt else None
+    if is_null(said) and isinstance(asked, Mapping):
+        said = asked.get(TOOLS)  # beside the turns in one object, as in OpenAI's files
+    try:
+        tools = tools_of(said, TOOLS)
+    except Unusable:
+        return None
+    return tools if tools is None or is_text(tools) else None
 
 
 def parse_comparison(raw: RawRow, layout: Layout) -> Comparison | BadRow:

@@ -18,7 +18,7 @@ from prefloop.data.arrays import Bools, Ints
 from prefloop.data.config import PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.preferences.answer_sets import AnswerSet
-from prefloop.data.preferences.columns import regular_rows
+from prefloop.data.preferences.columns import OF_TOOLS, regular_rows
 from prefloop.data.preferences.gathered import Gathered, Gatherer
 from prefloop.data.preferences.labels import SeenLabels
 from prefloop.data.preferences.layouts import (
@@ -47,6 +47,9 @@ PREFERENCE = pa.schema(
         pa.field("prompt", MESSAGES, nullable=False),  # ends with the user's turn
         pa.field("chosen", pa.string(), nullable=False),  # the assistant's answer, not blank
         pa.field("rejected", pa.string(), nullable=False),
+        # JSON: the prompt's turns as chat templates take them, where they are more than that
+        pa.field("prompt_turns", pa.string()),
+        pa.field("tools", pa.string()),  # JSON: what may be called
     ]
 )
 """One comparison: which of two answers to a prompt is preferred."""
@@ -184,7 +187,7 @@ def _of_file(file: Path, limit: int | None, reading: _Reading) -> Iterator[Prefe
                 raise _no_layout(name, names)
             rows = _rows_at_once(handle.metadata, reading.batch_rows)
             more = reading.unread.watched(names, layout) if reading.unread else []
-            columns = [one for one in names if one in layout.columns or one in more]
+            columns = [one for one in names if one in (*layout.columns, *OF_TOOLS, *more)]
             classes = names_in_schema(handle.schema_arrow, label_columns(reading.columns))
             while layout.kind not in GATHERED:
                 narrow = len(columns) < len(names)
@@ -254,6 +257,7 @@ def _read_batch(
             fast.prompt,
             fast.chosen,
             fast.rejected,
+            *(pa.nulls(len(fast.chosen), pa.string()) for _ in OF_TOOLS),
         ],
         schema=PREFERENCE,
     )
@@ -356,6 +360,8 @@ def _of_set(found: Gathered) -> _Found:
         "prompt": found.prompt,
         "chosen": best.text,
         "rejected": worst.text,
+        "prompt_turns": found.turns,
+        "tools": found.tools,
     }
     return pair, False, len(found.answers) - 2
 

@@ -24,11 +24,8 @@ _ASKED = ("question", "query", "problem")
 class UnreadColumns:
     """Counts the rows in which such columns hold something that their prompts do not say too."""
 
-    def __init__(self, *, tools: bool = False) -> None:
-        """``tools``: the reader takes the tools that may be called from their own column, where
-        they can be read."""
+    def __init__(self) -> None:
         self._names = frozenset((*_ASKED, *TEXTS, *SYSTEMS, *TOOLS, *PICTURES))
-        self._tools = tools
         self._watched: dict[tuple[int, tuple[str, ...]], list[str]] = {}
         self._layouts: list[Layout] = []
         """Kept, so that no other gets the place of one that is known."""
@@ -60,7 +57,7 @@ class UnreadColumns:
             value = raw.fields[name]
             if isinstance(value, int | float) or not is_filled(value):
                 continue
-            if self._tools and name == TOOLS[0] and _are_tools(value):
+            if name == TOOLS[0] and _are_tools(value):
                 continue
             texts = [text.strip() for text in _texts(value) if not is_blank(text)]
             if not texts or not all(text in said for text in texts):
@@ -72,11 +69,8 @@ class UnreadColumns:
         kind = name.lower()
         if kind in PICTURES:
             return "prefloop reads text only, so leave such rows out"
-        if kind in TOOLS and self._tools:
-            return "call it tools, and write a list of JSON schemas into it, each with a name"
         if kind in TOOLS:
-            known = kind == TOOLS[0]
-            return "`prefloop label` reads it" if known else "call it tools, for `prefloop label`"
+            return "call it tools, and write a list of JSON schemas into it, each with a name"
         if kind in SYSTEMS:
             return "call it system"
         return f"make it a part of the prompt: --columns prompt={self._prompt}+{name}"

@@ -19,6 +19,8 @@ from prefloop.data.utf8 import is_blank
 _TOOL_ROLES = ("tool", "function", "observation", "ipython", "tool_response")
 _CALL_ROLES = ("function_call", "tool_call")
 """How ShareGPT's layout names the turn of an assistant that is a call."""
+TOOLS = "tools"
+"""Column of the tools that may be called in a row's conversation."""
 PROMPT_TURNS = "prompt_turns"
 """Column of prefloop's own datasets: JSON of a prompt's turns as chat templates take them, where
 any is more than role and content."""

@@ -30,6 +30,9 @@ FIXED = pa.schema(
         pa.field("rejected", MESSAGES, nullable=False),
         pa.field("source", pa.string(), nullable=False),
         pa.field("row", pa.int64(), nullable=False),  # 1-based row (line) in its source
+        # JSON, as in a run's dataset: turns that call tools, and the tools
+        pa.field("prompt_turns", pa.string()),
+        pa.field("tools", pa.string()),
     ]
 )
 """A row of the cleaned dataset; TRL takes it as it is."""
@@ -46,6 +49,7 @@ DROPPED_ROW = pa.schema(
 )
 """A row that is not in the cleaned dataset."""
 
+_OF_TOOLS = ("prompt_turns", "tools")
 _FILE_ROWS = 100_000
 _DETAILS = {
     "identical": "chosen and rejected are the same text",
@@ -107,7 +111,8 @@ def _split(found: Audit, path: str, options: AuditOptions) -> Iterator[tuple[pa.
 
 def _fixed(pairs: pa.Table) -> pa.Table:
     answers = [_as_turn(pairs[name].combine_chunks()) for name in ("chosen", "rejected")]
-    return pa.table([pairs["prompt"], *answers, pairs["source"], pairs["row"]], schema=FIXED)
+    others = (pairs[name] for name in ("source", "row", *_OF_TOOLS))
+    return pa.table([pairs["prompt"], *answers, *others], schema=FIXED)
 
 
 def _as_turn(texts: pa.Array) -> pa.Array:
@@ -130,6 +135,7 @@ def _lost(pairs: pa.Table, places: Any, found: Audit) -> pa.Table:
         if reason in ("duplicate", "contradictory"):
             detail += f" {found.where[found.partners[place]]}"
         content = {name: pair[name] for name in ("prompt", "chosen", "rejected")}
+        content |= {name: pair[name] for name in _OF_TOOLS if pair[name] is not None}
         text = json.dumps(content, ensure_ascii=False)
         rows.append(BadRow(pair["source"], pair["row"], None, reason, detail, text))
     return _dropped(quarantine_table("audit", rows))

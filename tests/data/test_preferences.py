@@ -88,9 +88,10 @@ def test_layouts(tmp_path: Path, layout: str, ending: str) -> None:
     row = LAYOUTS[layout]
     path = write(tmp_path / f"data.{ending}", [row, row])
     expected = [
-        {"row": number, "source": str(path), "prompt": ASKED, "chosen": "Yes.", "rejected": "No."}
+        {"row": number, "source": str(path), "prompt": ASKED, "chosen": "Yes.", "rejected": "No.",
+         "prompt_turns": None, "tools": None}
         for number in (1, 2)
-    ]
+    ]  # fmt: skip
     assert read(path) == (expected, [])
 
 

@@ -23,7 +23,10 @@ from prefloop.data.prompts.load import load_prompts
 from prefloop.data.quarantine import BadRow
 from prefloop.data.sources.files import read_rows
 from prefloop.data.sources.rows import RawRow
+from prefloop.data.sources.tool_turns import tools_of
+from prefloop.pipeline.audit.audit_options import make_options
 from prefloop.pipeline.audit.check import audit
+from prefloop.pipeline.audit.fix import write_fixed
 from prefloop.pipeline.review.subjects import DatasetSubjects
 from prefloop.pipeline.stages.given_rows import load_with_answers
 from prefloop.training.inputs.rows import Dropped, pair_rows
@@ -194,15 +197,17 @@ def test_columns_named_for_the_prompt_are_read(
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_tools_are_read_to_be_labelled_and_not_by_an_audit(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, form: str
-) -> None:
+def test_tools_are_read_by_all(tmp_path: Path, caplog: pytest.LogCaptureFixture, form: str) -> None:
     tools = json.dumps([{"name": "f", "parameters": {}}])
-    path = write(tmp_path, form, [{**READ, "tools": tools}])
-    assert [one.tools is not None for one in labelled(path)[0]] == [True]
+    path = write(tmp_path / "good", form, [{**READ, "tools": tools}])
+    [one], [pair] = labelled(path)[0], read_gold(PromptSource(path=str(path)))[0]
+    listed = json.loads(tools_of(tools, "tools") or "")
+    assert json.loads(one.tools or "") == tools_in(pair.messages) == listed
+    assert "tools" not in pair.metadata
     assert not caplog.records
-    names = [one.name for one in audit(str(path)).findings]
-    assert "unread_column:tools" in names
+    assert not [one for one in audit(str(path)).findings if "tools" in one.name]
+    other = write(tmp_path / "bad", form, [{**READ, "tools": "a hammer"}])
+    assert "unread_column:tools" in [one.name for one in audit(str(other)).findings]
 
 
 UNPAIRED: dict[str, tuple[Row, str, Any, Any]] = {
@@ -584,6 +589,30 @@ def test_calls_in_datasets_of_prefloop_are_read_again(tmp_path: Path, form: str)
     assert [(one.field, one.reason) for one in labelled(path)[1]] == [
         ("prompt_turns", "bad_messages")
     ]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_cleaned_dataset_keeps_calls_and_tools(tmp_path: Path, form: str) -> None:
+    called = json.loads(WHOLE)
+    rows = [{"prompt": called, "chosen": [answer("Yes.")], "rejected": [answer("No.")],
+             "tools": [TOOL]},
+            {"prompt": [user("Hi?")], "chosen": [answer("Yes.")], "rejected": [answer("Yes.")],
+             "tools": [TOOL]},
+            {"prompt": [user("You?")], "chosen": [answer("Yes.")], "rejected": [answer("No.")],
+             "tools": None}]  # fmt: skip
+    path, options = str(write(tmp_path, form, rows)), make_options()
+    write_fixed(audit(path, options), path, tmp_path / "out", options)
+    [dropped] = pq.read_table(tmp_path / "out" / "dropped")["content"].to_pylist()
+    tools = tools_of([TOOL], "tools")
+    assert json.loads(dropped)["tools"] == tools
+    lost = Dropped()
+    asked, plain_one = (
+        row.prompt for row in pair_rows([*(tmp_path / "out" / "data").iterdir()], lost)
+    )
+    assert not lost.counts
+    assert [template_turn(turn) for turn in asked] == called
+    assert tools_in(asked) == json.loads(tools or "")
+    assert plain_one == [user("You?")]
 
 
 @pytest.mark.parametrize("form", FORMS)
