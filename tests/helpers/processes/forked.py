@@ -21,7 +21,7 @@ from tests.helpers.paths import ROOT
 def forked(function: Callable[..., None], *arguments: Any) -> BaseProcess:
     """A process that runs ``function``, begun. The first one waits for the libraries."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.helpers.processes.loaded"])
+    context.set_forkserver_preload(["tests.helpers.processes.preloaded"])
     process = context.Process(target=function, args=arguments)
     process.start()
     return process

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import psutil
 import pytest
 
 from prefloop.pipeline.executors.attempts import Attempts
+from tests.helpers.servers import free_port
 
 QUIET = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
@@ -50,7 +50,7 @@ def add_node(cluster: Any, **of_node: Any) -> None:
     to it in time."""
     from ray._private.node import Node
 
-    port = _free_port()
+    port = free_port()
     start = partialmethod(_start_raylet, Node.start_raylet, port)
     for left in reversed(range(4)):
         try:
@@ -74,12 +74,6 @@ def _start_raylet(
     for name, number in (where | {"runtime_env_agent": port}).items():
         _raylet.persist_port(node.get_session_dir_path(), node._node_id, f"{name}_port", number)
     start(node, *settings, **more)
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def workers() -> list[psutil.Process]:
