@@ -8,14 +8,12 @@ together.
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -25,14 +23,13 @@ from pydantic import (
     model_validator,
 )
 
-from prefloop.data.config import ONE_SOURCE, SEVERAL_SOURCES, PromptsConfig
+from prefloop.data.config import PromptsConfig
 from prefloop.data.errors import InputError, PrefloopError
 from prefloop.data.names import FileName, name_problem
 from prefloop.data.preferences.answer_source import AnswerSource
 from prefloop.data.protocol import Thinking
 from prefloop.data.storage.objects import as_address, is_address
 from prefloop.data.strict import LATER, FreeMapping, Strict
-from prefloop.data.utf8 import one_line
 from prefloop.data.yaml_files import YamlError, parse_yaml, read_yaml
 from prefloop.labelers.config import (
     FilterConfig,
@@ -45,9 +42,8 @@ from prefloop.labelers.config import (
     ReferenceLabeler,
 )
 from prefloop.labelers.jury.rules import FITTED_RULES
+from prefloop.labelers.refused_settings import refused_settings
 from prefloop.pipeline.engines.settings import (
-    ONE_NUMBER,
-    TWO_NUMBERS,
     EngineConfig,
     MemoryMode,
     OpenAIEngine,
@@ -55,7 +51,6 @@ from prefloop.pipeline.engines.settings import (
 )
 from prefloop.training.config import EvaluateConfig, TrainConfig
 
-_SHOWN_PROBLEMS = 10
 POLICY = "policy"
 """As a model's name: the policy of the current round."""
 REFERENCE = "reference"
@@ -635,10 +630,7 @@ def validate_config(raw: Mapping[str, Any], origin: str) -> RunConfig:
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        found = error.errors(include_url=False)
-        lines = [_explain(problem) for problem in found[:_SHOWN_PROBLEMS]]
-        if len(found) > len(lines):
-            lines.append(f"and {len(found) - len(lines)} more")
+        lines = refused_settings(error, RunConfig)
         raise ConfigError(f"{origin}: " + "; ".join(lines)) from None
     except RecursionError:
         raise ConfigError(f"{origin}: nested too deep for a config") from None
@@ -712,50 +704,3 @@ def _list_item(items: list[Any], name: str, key: str) -> Any:
         if name == str(index) or (isinstance(item, dict) and item.get("name") == name):
             return item
     raise ConfigError(f"--set {key}: the list has no item {name!r}")
-
-
-def _explain(problem: Mapping[str, Any]) -> str:
-    unseen = (ONE_SOURCE, SEVERAL_SOURCES, ONE_NUMBER, TWO_NUMBERS)
-    location = one_line(".".join(str(part) for part in problem["loc"] if part not in unseen))
-    if problem["type"] == "extra_forbidden":
-        key = str(problem["loc"][-1])
-        near = difflib.get_close_matches(key, _keys_beside(problem["loc"]), n=1, cutoff=0.5)
-        hint = f", did you mean {near[0]!r}?" if near else _valid_keys(problem["loc"])
-        return f"{location}: unknown key{hint}"
-    message = one_line(problem["msg"].removeprefix("Value error, "))
-    return f"{location}: {message}" if location else message
-
-
-def _valid_keys(location: Sequence[Any]) -> str:
-    keys = _keys_beside(location)
-    return f"; valid here: {', '.join(keys)}" if keys else ""
-
-
-def _keys_beside(location: Sequence[Any]) -> list[str]:
-    """The keys that are valid where ``location`` ends, found by walking the config models."""
-    models: list[type[BaseModel]] = [RunConfig]
-    for part in location[:-1]:
-        # Location parts that are list indices, mapping keys or union tags lead to no field.
-        following = [
-            found
-            for model in models
-            for name, field in model.model_fields.items()
-            if part in (name, field.alias)
-            for found in _models_in(field.annotation)
-        ]
-        tagged = [model for model in models if _tag(model) == part]
-        models = following or tagged or models
-    return sorted(
-        {field.alias or name for model in models for name, field in model.model_fields.items()}
-    )
-
-
-def _tag(model: type[BaseModel]) -> Any:
-    field = model.model_fields.get("type")
-    return field.default if field else None
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]

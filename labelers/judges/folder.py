@@ -37,6 +37,7 @@ from prefloop.labelers.judges.settings import (
     RubricSettings,
     words_of,
 )
+from prefloop.labelers.refused_settings import refused_settings
 
 _WRITING = "criteria.jinja"
 SHIPPED = Path(__file__).parent / "shipped"
@@ -211,9 +212,8 @@ def load_judge(name: str) -> Judge:
         template = environment.from_string(source)
         used = meta.find_undeclared_variables(environment.parse(source))
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        key = ".".join(map(str, problem["loc"]))
-        raise LabelerError(f"{folder / 'judge.yaml'}: {key}: {problem['msg']}") from None
+        problems = "; ".join(refused_settings(error, JudgeSettings))
+        raise LabelerError(f"{folder / 'judge.yaml'}: {problems}") from None
     except (OSError, UnicodeDecodeError, YamlError) as error:
         raise LabelerError(f"{folder}: cannot be read: {' '.join(str(error).split())}") from None
     except jinja2.TemplateSyntaxError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import logging
 import os
@@ -9,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from io import TextIOWrapper
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -78,6 +80,7 @@ _OF_THE_MACHINE = {
 def main() -> NoReturn:
     """Entry point: errors of the user or the machine are one line, interruptions resumable."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' bars would run through ours
+    _print_any_character()
     _show_our_warnings()
     # Raised as KeyboardInterrupt wherever the main thread is, training included; asyncio leaves a
     # handler alone that is not Python's default.
@@ -101,6 +104,18 @@ def main() -> NoReturn:
     if code == _INTERRUPTED:
         print(_RESUMABLE, file=sys.stderr)
     sys.exit(code)
+
+
+def _print_any_character() -> None:
+    """Pages and JSON are UTF-8 whatever the locale is; a terminal of another encoding shows a
+    question mark for what it does not have."""
+    for stream in (sys.stdout, sys.stderr):
+        if not isinstance(stream, TextIOWrapper) or codecs.lookup(stream.encoding).name == "utf-8":
+            continue
+        if stream.isatty():
+            stream.reconfigure(errors="replace")
+        else:
+            stream.reconfigure(encoding="utf-8")
 
 
 def _show_our_warnings() -> None:

@@ -5,7 +5,6 @@ A source is a run directory, a dataset folder that prefloop wrote, or a Parquet 
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -17,8 +16,8 @@ from pydantic import ValidationError
 
 from prefloop.data.errors import InputError
 from prefloop.data.strict import Strict
-from prefloop.data.utf8 import one_line
 from prefloop.data.yaml_files import YamlError, read_yaml
+from prefloop.labelers.refused_settings import refused_settings
 from prefloop.pipeline.config import ConfigError, override_key, validate_config
 from prefloop.pipeline.run.context import RunContext
 from prefloop.pipeline.run.progress import StepProgress
@@ -245,7 +244,7 @@ def load_settings(
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        problems = [_explain(problem, model) for problem in error.errors(include_url=False)]
+        problems = refused_settings(error, model)
         raise ConfigError(f"{config or '--set'}: " + "; ".join(problems)) from None
 
 
@@ -338,14 +337,3 @@ def _split(folder: Path, split: str, method: Method) -> list[Path]:
         if found:
             return found
     return []
-
-
-def _explain(problem: Any, model: type[Strict]) -> str:
-    location = one_line(".".join(str(part) for part in problem["loc"]))
-    if problem["type"] != "extra_forbidden":
-        message = one_line(problem["msg"].removeprefix("Value error, "))
-        return f"{location}: {message}" if location else str(message)
-    names = sorted(model.model_fields)
-    near = difflib.get_close_matches(location, names, n=1, cutoff=0.5)
-    hint = f", did you mean {near[0]!r}?" if near else f"; valid here: {', '.join(names)}"
-    return f"{location}: unknown key{hint}"

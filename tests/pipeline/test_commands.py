@@ -38,6 +38,20 @@ def test_a_users_mistake_is_one_line_and_no_traceback(arguments: list[str], mess
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+def test_what_is_piped_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    data = tmp_path / "pairs.jsonl"
+    row = {"prompt": "Wie heißt das?", "chosen": "Straße – ja, 道路", "rejected": "Weiß nicht"}
+    data.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    command = [str(PREFLOOP), "audit", str(data)]
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    for option, said in (("--seed=0", "\xa0%"), ("--json", '"rows": 1'), ("--html", " · ")):
+        done = subprocess.run(
+            [*command, option], capture_output=True, check=False, env=environment, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout.decode("utf-8")
+
+
 def test_no_arguments_show_the_help() -> None:
     assert "Usage: prefloop" in prefloop().stdout + prefloop().stderr
 

@@ -42,6 +42,73 @@ def test_an_unknown_key_is_refused_with_the_nearest_valid_one(
     assert "config.yaml" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sample.n=three", "sample.n: must be a whole number, not 'three'"),
+        ("sample.n=1.5", "sample.n: must be a whole number, not 1.5"),
+        ("train.beta=high", "train.beta: must be a number, not 'high'"),
+        ("policy=null", "policy: must be text, not null"),
+        ("policy=8", "policy: must be text, not 8: quote it"),
+        ("evaluate.enabled=perhaps", "evaluate.enabled: must be true or false, not 'perhaps'"),
+        ("tracking=wandb", "tracking: must be a list, such as [wandb], not 'wandb'"),
+        ("filter.filters={type: margin}", "filter.filters: must be a list, not a mapping"),
+        (
+            "filter.strategy=best_worst",
+            "filter.strategy: must be a mapping of keys, such as {type: best_vs_worst}, not "
+            "'best_worst'",
+        ),
+        ("executor=ray", "executor: must be a mapping of keys, such as {type: ray}, not 'ray'"),
+        (
+            "label.jury=mean",
+            "label.jury: must be a mapping of keys (penalty, reliability, rule, tie_band), not "
+            "'mean'",
+        ),
+        (
+            "label.labelers=[{type: verifyer}]",
+            "label.labelers.0.type: must be 'judge', 'reward_model', 'implicit_reward', "
+            "'verifier', 'reference', 'origin' or 'given', not 'verifyer': did you mean "
+            "'verifier'?",
+        ),
+        ("label.labelers=[{type: judge, judge: rating}]", "label.labelers.0.model: Field required"),
+        (
+            "label.labelers=[{judge: rating}]",
+            "label.labelers.0: has no 'type': 'judge', 'reward_model', 'implicit_reward', "
+            "'verifier', 'reference', 'origin' or 'given'",
+        ),
+        ("filter.filters=[{type: margin, minn: 1}]",
+         "filter.filters.0.minn: unknown key, did you mean 'min'?"),
+        ("write.reasoning=no", "write.reasoning: must be 'keep' or 'strip', not false"),
+    ],
+)  # fmt: skip
+def test_a_value_that_cannot_be_is_told_with_what_can(
+    tmp_path: Path, override: str, message: str
+) -> None:
+    path = written(tmp_path, MINIMAL)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, [override])
+    assert str(caught.value) == f"{path}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("override", "key"), [("train.loss=simpoo", "loss"), ("train.loss=[ipo, simpoo]", "loss.1")]
+)
+def test_a_value_of_several_forms_is_told_once(tmp_path: Path, override: str, key: str) -> None:
+    path = written(tmp_path, MINIMAL)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, [override])
+    told = str(caught.value)
+    assert told.startswith(f"{path}: train.{key}: must be 'sigmoid', ")
+    assert told.endswith(" or 'clipped', not 'simpoo': did you mean 'simpo'?")
+    assert told.count("'sigmoid'") == 1
+
+
+def test_many_problems_are_not_all_listed(tmp_path: Path) -> None:
+    unknown = {f"no_such_{number:02}": 1 for number in range(14)}
+    with pytest.raises(ConfigError, match=r"no_such_09: .*; and 4 more$"):
+        load_config(written(tmp_path, MINIMAL | unknown))
+
+
 def test_overrides_reach_nested_keys_and_named_list_items(tmp_path: Path) -> None:
     config = load_config(
         written(tmp_path, MINIMAL),

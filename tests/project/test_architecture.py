@@ -32,7 +32,7 @@ ORDER = {
         "checks",
     ],
     "labelers": [
-        "base people config",
+        "base people config refused_settings",
         "statistics",
         "judges scorers jury",
         "decisions",

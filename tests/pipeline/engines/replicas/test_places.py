@@ -115,9 +115,9 @@ def test_hidden_gpus_are_nobody_s(monkeypatch: pytest.MonkeyPatch) -> None:
     ("engine", "said"),
     [
         ({"type": "openai", "replicas": 2}, "list servers in `endpoints`"),
-        ({"type": "transformers", "replicas": 0}, "engines.default.transformers.replicas: Input"),
+        ({"type": "transformers", "replicas": 0}, "engines.default.replicas: Input"),
         ({"type": "transformers", "replicas": {"min": 3, "max": 2}},
-         "engines.default.transformers.replicas: min 3 is more than max 2"),
+         "engines.default.replicas: min 3 is more than max 2"),
         ({"type": "transformers", "replicas": 2, "device": "cuda:1"}, "set device: auto"),
         ({"type": "vllm", "gpus": 1, "tensor_parallel_size": 2}, "leave gpus out"),
         ({"type": "vllm", "replicas": {"most": 2}}, "replicas.most: unknown key"),
