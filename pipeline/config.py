@@ -611,6 +611,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raw = read_yaml(path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file (`prefloop init DIR` writes a config)") from None
+    except IsADirectoryError:
+        inside = sorted(path.glob("*.y*ml"))
+        remedy = f"did you mean {inside[0]}?" if inside else "`prefloop init DIR` writes a config"
+        raise ConfigError(f"{path}: is a folder, not a config ({remedy})") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: {reason_of(error)}") from None
     if not isinstance(raw, dict):

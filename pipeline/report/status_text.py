@@ -84,7 +84,7 @@ def _spent(status: RunStatus) -> str:
 
 def _prompt_table(prompts: PromptStatus) -> Table:
     table = Table(title="Prompts", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    table.add_column("")
+    table.add_column("", overflow="fold")
     table.add_column("", justify="right")
     table.add_row("read" if prompts.complete else "read so far", count(prompts.read))
     table.add_row("  kept", count(prompts.kept))
@@ -104,7 +104,7 @@ def _prompt_table(prompts: PromptStatus) -> Table:
 
 def _round_table(rounds: tuple[RoundStatus, ...]) -> Table:
     table = Table(title="Rounds", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for each in rounds:
         table.add_column(f"round {each.round}", justify="right")
 

@@ -248,11 +248,20 @@ class RunDir:
     def require(self) -> RunDir:
         """Return self, or raise :class:`RunError` where this is no run directory."""
         if not self.config.is_file():
-            raise RunError(
-                f"{self.root} is not a run directory: it has no config.yaml "
-                "(give the directory that `prefloop run` printed)"
-            )
+            fault = "it has no config.yaml" if self.root.is_dir() else "there is no such folder"
+            raise RunError(f"{self.root} is not a run directory: {fault} ({self._nearby()})")
         return self
+
+    def _nearby(self) -> str:
+        """What to give in place of a folder that is no run directory."""
+        above = [folder for folder in list(self.root.parents)[:2] if _is_begun(folder)]
+        if above:
+            return f"it is in the run directory {above[0]}: give that one"
+        inside = [path for path in sorted(self.root.glob("*")) if _is_begun(path)]
+        if inside:
+            shown = ", ".join(map(str, inside[:3])) + (", ..." if len(inside) > 3 else "")
+            return f"did you mean {shown}?"
+        return "give the directory that `prefloop run` printed"
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -328,6 +337,10 @@ class RunDir:
                 f"{self.root} was deleted or moved while the run worked in it: put it back and run "
                 "the same command again, or delete what is left of it to begin anew"
             )
+
+
+def _is_begun(folder: Path) -> bool:
+    return (folder / "config.yaml").is_file() and (folder / "manifest.json").is_file()
 
 
 def _is_note(value: Any) -> bool:

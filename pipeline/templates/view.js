@@ -19,7 +19,7 @@
     return node;
   };
   const number = (value, digits = 3) =>
-    value === null || value === undefined ? "–" : Number(value.toFixed(digits)).toLocaleString("en");
+    value === null || value === undefined ? "–" : (Number(value.toFixed(digits)) + 0).toLocaleString("en");
   const folded = (title, text, tag = "div") => {
     if (text === null || text === undefined || text === "") return null;
     const body = tag === "div" ? el("div", { class: "text" }, text) : el("pre", {}, text);

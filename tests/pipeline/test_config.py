@@ -142,11 +142,18 @@ def test_contradictions_are_refused_with_a_remedy(change: dict, message: str) ->
 def test_a_missing_or_broken_file_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file"):
         load_config(tmp_path / "nowhere.yaml")
+    with pytest.raises(
+        ConfigError, match=r"empty: is a folder, not a config \(`prefloop init DIR`"
+    ):
+        (tmp_path / "empty").mkdir()
+        load_config(tmp_path / "empty")
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [1,\nb: {")
     with pytest.raises(ConfigError, match=r"broken\.yaml: not valid YAML") as caught:
         load_config(broken)
     assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"is a folder, .*did you mean .*broken\.yaml\?"):
+        load_config(tmp_path)
 
 
 def test_the_resolved_config_reads_back_as_itself() -> None:

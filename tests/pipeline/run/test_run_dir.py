@@ -49,3 +49,19 @@ def test_a_torn_journal_line_swallows_no_other(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_run_is_refused_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=str(tmp_path)):
         RunDir(tmp_path).require()
+
+
+def test_a_folder_beside_a_run_is_told_where_the_run_is(tmp_path: Path) -> None:
+    run = tmp_path / "mine" / "run"
+    (run / "dataset").mkdir(parents=True)
+    for name in ("config.yaml", "manifest.json"):
+        (run / name).write_text("{}\n")
+    other = tmp_path / "mine" / "another"
+    other.mkdir()
+    (other / "config.yaml").write_text("a: config of something else\n")
+    with pytest.raises(RunError, match=rf"no config\.yaml \(did you mean {run}\?\)$"):
+        RunDir(tmp_path / "mine").require()
+    with pytest.raises(RunError, match=rf"is in the run directory {run}: give that one\)$"):
+        RunDir(run / "dataset").require()
+    with pytest.raises(RunError, match="there is no such folder"):
+        RunDir(tmp_path / "nowhere").require()
