@@ -6,6 +6,7 @@ whoever receives it, and gets a second BOS there (vLLM #9519 and many copies of 
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import re
@@ -156,6 +157,17 @@ def encode_behind(
         if ids[: len(head)] == head:
             return ids[len(head) :]
     return list(tokenizer(text, **how)["input_ids"])
+
+
+@lru_cache(maxsize=16)
+def plain_text_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A ``tokenizer`` of their own for those who encode by ``split_special_tokens=True``.
+
+    transformers keeps that argument in the tokenizer until the next call says otherwise: while one
+    thread encodes an answer by it, a prompt that another thread renders has its control tokens cut
+    into letters, and nothing tells.
+    """
+    return copy.deepcopy(tokenizer) if getattr(tokenizer, "is_fast", False) else tokenizer
 
 
 @lru_cache(maxsize=16)

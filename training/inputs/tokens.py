@@ -22,6 +22,7 @@ from prefloop.data.chat import (
     continues_prompt,
     cut_at_template_tokens,
     encode_behind,
+    plain_text_tokenizer,
     render_tokens,
     thought_opening,
     turn_end,
@@ -124,7 +125,7 @@ class AnswerEncoder:
         end: int,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer = plain_text_tokenizer(tokenizer)
         self._end = end
         self._opening = thought_opening(tokenizer, template_kwargs)
         self._marks = _special_marks(tokenizer)

@@ -1,5 +1,6 @@
 """An answer's tokens are those that stand behind its prompt, whatever the tokenizer."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +71,30 @@ def test_a_tokenizer_without_such_a_space_encodes_an_answer_by_itself(tmp_path: 
     texts = ["Hello there", "\nHello", " Hello"]
     for ids, text in zip(answer_ids(tokenizer, texts, 2), texts, strict=True):
         assert ids[:-1].tolist() == tokenizer.encode(text, add_special_tokens=False)
+
+
+def test_answers_and_prompts_may_be_encoded_at_the_same_time(tmp_path: Path) -> None:
+    """What transformers is told of special tokens stays in the tokenizer until the next call: the
+    prompts that another thread renders meanwhile would lose their control tokens."""
+    make_tokenizer(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    prompt, text = render_tokens(tokenizer, ASKED), "Hello <|end|> there"
+    [answer] = answer_ids(tokenizer, [text], end_token(tokenizer))
+    assert tokenizer.backend_tokenizer.encode_special_tokens is False
+
+    over, other = threading.Event(), []
+
+    def encode_answers() -> None:
+        while not over.is_set():
+            [again] = answer_ids(tokenizer, [text], end_token(tokenizer))
+            other.extend([again.tolist()] if again.tolist() != answer.tolist() else [])
+
+    thread = threading.Thread(target=encode_answers)
+    thread.start()
+    try:
+        for _ in range(300):
+            assert render_tokens(tokenizer, ASKED) == prompt
+    finally:
+        over.set()
+        thread.join()
+    assert not other
