@@ -4,7 +4,9 @@ Every statistic takes :class:`Ratings`. The value is a library's (scikit-learn, 
 krippendorff); the interval is a percentile bootstrap over items, the unit that repeats: an item is
 drawn with all its labels, and where items are pairs of a prompt's answers, a prompt with all its
 items. Items with the same labels are interchangeable, so what is drawn is how often each pattern of
-labels occurs, and a hundred thousand items cost no more than a hundred.
+labels occurs, and a hundred thousand items cost no more than a hundred. A bootstrap knows nothing
+of what did not happen: where all of twenty items agree, all of every resample do. So no interval is
+narrower than what the score interval of the agreement that was seen makes of it, see ``_Seen``.
 
 Kappa and alpha compare the agreement with that of chance, (observed - chance) / (1 - chance). Where
 only one label was ever used, chance agreement is certain and that is 0 / 0: the value is null and
@@ -25,6 +27,7 @@ from numpy.typing import NDArray
 
 from prefloop.data.arrays import Bools, Floats, Ints
 from prefloop.labelers.statistics.clusters import Clusters, Grouping, renumbered
+from prefloop.labelers.statistics.estimate import wilson
 
 MeasurementLevel = Literal["nominal", "ordinal", "interval", "ratio"]
 KappaWeights = Literal["linear", "quadratic"]
@@ -170,35 +173,49 @@ def majority(ratings: Ratings) -> Majority:
 
 def raw_agreement(ratings: Ratings, *, resamples: int = 1000, seed: int = 0) -> Agreement:
     """Share of equal labels among all pairs of annotators, over all items that both labelled."""
-    found = _Patterns.of(_counts(ratings), ratings.alike.number, ratings.prompt_numbers)
-    pairs = _choose_2(found.rows.sum(axis=1))
-    same = _choose_2(found.rows).sum(axis=1)
-    return _share(same, pairs, found, resamples, seed)
+    return _share(ratings, _equal_pairs, resamples, seed)
 
 
 def unanimous_share(ratings: Ratings, *, resamples: int = 1000, seed: int = 0) -> Agreement:
     """Share of the items with at least two labels whose labels are all the same."""
-    found = _Patterns.of(_counts(ratings), ratings.alike.number, ratings.prompt_numbers)
-    given = found.rows.sum(axis=1)
-    several = (given >= 2).astype(float)
-    same = several * (found.rows.max(axis=1, initial=0) == given)
-    return _share(same, several, found, resamples, seed)
+
+    def unanimous(rows: Ints) -> tuple[Floats, Floats]:
+        given = rows.sum(axis=1)
+        several = (given >= 2).astype(float)
+        return several * (rows.max(axis=1, initial=0) == given), several
+
+    return _share(ratings, unanimous, resamples, seed)
+
+
+def _equal_pairs(rows: Ints) -> tuple[Floats, Floats]:
+    """Of items with these counts of labels [U, K] the pairs of equal labels, and of any [U]."""
+    return _choose_2(rows).sum(axis=1), _choose_2(rows.sum(axis=1))
 
 
 def _share(
-    same: Floats, counted: Floats, patterns: _Patterns, resamples: int, seed: int
+    ratings: Ratings,
+    tell: Callable[[Ints], tuple[Floats, Floats]],
+    resamples: int,
+    seed: int,
 ) -> Agreement:
-    """Sum of ``same`` over sum of ``counted``, both of each of the patterns [U]."""
-    times = patterns.times
+    """Sum over the items of the first that ``tell`` says of their counts, over that of the
+    second."""
+    counts, number = _counts(ratings), ratings.alike.number
+    patterns = _Patterns.of(counts, number, ratings.prompt_numbers)
+    times, (same, counted) = patterns.times, tell(patterns.rows)
     n = int(times[counted > 0].sum())
     if not n:
         return Agreement(None, reason=NO_PAIRS)
+    same_of, counted_of = (one[number] for one in tell(counts))
+    rows = counted_of > 0
+    prompts = _of_items(ratings.prompt_numbers, rows)
+    seen = _Seen.of(same_of[rows] / counted_of[rows], prompts)
 
     def share(weights: Floats) -> Floats:
         return _ratio(weights @ same, weights @ counted)
 
     value = float(share(times[None].astype(float))[0])
-    return _interval(value, n, patterns.draws(resamples, seed), share)
+    return _interval(value, n, patterns.draws(resamples, seed), share, seen)
 
 
 def cohen_kappa(
@@ -230,17 +247,22 @@ def cohen_kappa(
         one, other = _same_way(labels, size - 1 - labels).T
     cell = (one * size + other)[number]
     table = np.bincount(cell, minlength=size * size).reshape(size, size)
-    value = _kappa_of_counts(both_ways(table) if ratings.mirrored else table, weights)
+    counted = both_ways(table) if ratings.mirrored else table
+    value = _kappa_of_counts(counted, weights)
     if value is None:
         return Agreement(None, n=n, reason=ONE_LABEL)
     cells = np.eye(size * size, dtype=np.int64)
-    patterns = _Patterns.numbered(cells, cell, _of_items(ratings.prompt_numbers, items))
+    prompts = _of_items(ratings.prompt_numbers, items)
+    patterns = _Patterns.numbered(cells, cell, prompts)
 
     def kappa(drawn: Floats) -> Floats:
         tables = drawn.reshape(-1, size, size)
         return kappa_of_tables(both_ways(tables) if ratings.mirrored else tables, weights)
 
-    return _interval(value, n, patterns.draws(resamples, seed), kappa)
+    seen = None
+    if weights is None or value == 1:
+        seen = _Seen.of((one == other)[number], prompts, _chance_of(counted))
+    return _interval(value, n, patterns.draws(resamples, seed), kappa, seen)
 
 
 def clustered_kappa(
@@ -261,7 +283,9 @@ def clustered_kappa(
     def kappa(weights: Floats) -> Floats:
         return kappa_of_tables(weights.reshape(-1, labels, labels))
 
-    return _interval(value, n, patterns.draws(resamples, seed), kappa)
+    table = np.bincount(one * labels + other, minlength=labels**2).reshape(labels, labels)
+    seen = _Seen.of(one == other, group, _chance_of(table))
+    return _interval(value, n, patterns.draws(resamples, seed), kappa, seen)
 
 
 def kappa_of_labels(
@@ -349,7 +373,8 @@ def fleiss_kappa(ratings: Ratings, *, resamples: int = 1000, seed: int = 0) -> A
     counted = np.concatenate([complete, complete[:, ::-1]]) if ratings.mirrored else complete
     if (counted.sum(axis=0) > 0).sum() == 1:
         return Agreement(None, n=n, reason=ONE_LABEL)
-    patterns = _Patterns.of(counts, number, _of_items(ratings.prompt_numbers, items))
+    prompts = _of_items(ratings.prompt_numbers, items)
+    patterns = _Patterns.of(counts, number, prompts)
     same = _choose_2(patterns.rows).sum(axis=1) / _choose_2(np.array([raters]))[0]
 
     def kappa(weights: Floats) -> Floats:
@@ -359,7 +384,10 @@ def fleiss_kappa(ratings: Ratings, *, resamples: int = 1000, seed: int = 0) -> A
             used = (used + used[:, ::-1]) / 2
         return _above_chance(weights @ same / items, (used**2).sum(axis=1))
 
-    return _interval(float(of_table(counted)), n, patterns.draws(resamples, seed), kappa)
+    same_of, pairs_of = _equal_pairs(complete)
+    used = counted.sum(axis=0) / counted.sum()
+    seen = _Seen.of(same_of / pairs_of, prompts, float((used**2).sum()))
+    return _interval(float(of_table(counted)), n, patterns.draws(resamples, seed), kappa, seen)
 
 
 def krippendorff_alpha(
@@ -394,7 +422,8 @@ def krippendorff_alpha(
     if level in ("interval", "ratio"):
         assert ratings.values is not None
         domain = ratings.values[used]
-    found = _Patterns.of(counts[:, used], number, _of_items(ratings.prompt_numbers, items))
+    prompts = _of_items(ratings.prompt_numbers, items)
+    found = _Patterns.of(counts[:, used], number, prompts)
     patterns = found.rows
     if ratings.mirrored:
         patterns = np.concatenate([patterns, patterns[:, ::-1]])
@@ -411,7 +440,14 @@ def krippendorff_alpha(
             value_counts=counts[number][:, used], value_domain=domain, level_of_measurement=level
         )
 
-    return _interval(float(value), n, found.draws(resamples, seed), alpha)
+    seen = None
+    if level == "nominal" or value == 1:
+        same_of, pairs_of = _equal_pairs(counts)
+        given = found.times @ found.rows
+        given = given + given[::-1] if ratings.mirrored else given
+        chance = float(_choose_2(given).sum() / _choose_2(given.sum()[None])[0])
+        seen = _Seen.of((same_of[number] / pairs_of[number]), prompts, chance)
+    return _interval(float(value), n, found.draws(resamples, seed), alpha, seen)
 
 
 def _alpha(patterns: Ints, times: Floats, domain: Floats, level: MeasurementLevel) -> float:
@@ -517,8 +553,54 @@ def _of_items(prompts: Ints | None, items: Bools) -> Ints | None:
     return None if prompts is None else prompts[items]
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """How far the value for all items may be below and above that for those that were seen, by the
+    score interval of the share of equal labels, at the chance that was seen."""
+
+    below: float
+    above: float
+    least: float
+    """No value is lower."""
+
+    @classmethod
+    def of(cls, agreed: Floats | Bools, prompts: Ints | None, chance: float | None = None) -> _Seen:
+        """Of items with these shares of equal labels [N], about ``prompts`` [N]; ``chance``: the
+        share of equal labels by chance, above which agreement is told (null: above none).
+
+        The interval is Wilson's at the effective sample size p (1 - p) / V, V being the
+        cluster-robust variance of the share, with Student's t where items share prompts; where the
+        shares do not vary, prompts are the observations.
+        """
+        from scipy.special import ndtri, stdtrit
+
+        shares = np.asarray(agreed, np.float64)
+        share, grouping = float(shares.mean()), Grouping.of(prompts, len(shares))
+        variance = grouping.variance_of_mean(shares)
+        effective = float(len(grouping.sizes))
+        if len(grouping.sizes) > 1 and variance > 0:
+            effective = max(share * (1 - share), 0.0) / variance
+            if not grouping.alone:
+                effective *= float(ndtri(0.975) / stdtrit(grouping.freedom, 0.975)) ** 2
+        low, high = wilson(share, effective)
+        above_chance = 1 - (chance or 0.0)
+        # Rounded, so that the order of the items decides nothing.
+        below, above = (round(end / above_chance, 12) for end in (share - low, high - share))
+        return cls(below, above, 0.0 if chance is None else -1.0)
+
+
+def _chance_of(table: Ints) -> float:
+    """The share of equal labels by chance, of how often each met each other one [K, K]."""
+    shares = table / table.sum()
+    return float(shares.sum(axis=1) @ shares.sum(axis=0))
+
+
 def _interval(
-    value: float, n: int, draws: Floats, statistic: Callable[[Floats], Floats]
+    value: float,
+    n: int,
+    draws: Floats,
+    statistic: Callable[[Floats], Floats],
+    seen: _Seen | None,
 ) -> Agreement:
     found = statistic(draws)
     defined = found[np.isfinite(found)]
@@ -526,6 +608,9 @@ def _interval(
     if n < 2 or not len(defined):
         return Agreement(value, n=n, undefined=undefined)
     low, high = np.percentile(defined, [2.5, 97.5])
+    if seen is not None:
+        low = min(low, max(value - seen.below, seen.least))
+        high = max(high, min(value + seen.above, 1.0))
     return Agreement(value, float(low), float(high), n, undefined)
 
 

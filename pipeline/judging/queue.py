@@ -58,9 +58,10 @@ def write_queue(
 ) -> int:
     """Write a table (CSV, QUEUE_COLUMNS) of ``n`` kept pairs for people to label; its rows.
 
-    ``everything`` draws from all decided pairs. Which answer stands first is drawn by seed, and
-    nothing in the table says what the labelers think. Raises ``InputError`` where there is no pair
-    or ``path`` exists.
+    ``everything`` draws from all decided pairs. Which answer stands first is drawn by seed, as is
+    the order of the rows, and nothing in the table says what the labelers think: where people get
+    as far as its middle, that half was drawn as the whole was. Raises ``InputError`` where there is
+    no pair or ``path`` exists.
     """
     if path.exists():
         raise InputError(f"{path}: exists: people may have filled it in; give another --out")
@@ -80,13 +81,15 @@ def write_queue(
     pairs = pa.concat_tables(found)
     confidence, shared = (pairs[name].to_numpy() for name in ("p_chosen", "agreement"))
     drawn = draw(pairs["pair_id"], confidence, shared, n, strategy, seed=seed)
-    chosen = pairs.select(["pair_id", "round", "part"]).take(pa.array(drawn.index)).to_pylist()
+    order = np.random.default_rng(derive_seed(seed, "queue order")).permutation(len(drawn.index))
+    index, inclusion = drawn.index[order], drawn.inclusion[order]
+    chosen = pairs.select(["pair_id", "round", "part"]).take(pa.array(index)).to_pylist()
     texts = _texts(run, chosen, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("x", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, QUEUE_COLUMNS)
         writer.writeheader()
-        for row, chance in zip(texts, drawn.inclusion.tolist(), strict=True):
+        for row, chance in zip(texts, inclusion.tolist(), strict=True):
             whole = {**row, "inclusion": repr(chance)}
             writer.writerow({name: _cell(text) for name, text in whole.items()})
     return len(texts)

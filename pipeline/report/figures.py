@@ -265,21 +265,26 @@ def _policy_figure(metrics: Sequence[Metric], measure: _Measure, guard: str) -> 
 def guard_captions(run: RunDir) -> dict[str, str]:
     """What the guards ask of a figure, by its name, as the end of its caption."""
     # Its settings take as long to load as a small report to write.
-    from prefloop.training.config import Guards
+    from prefloop.training.config import WITHOUT_REFERENCE, Guards
 
     try:
-        raw = read_yaml(run.config)
-        guards = Guards.model_validate(((raw or {}).get("train") or {}).get("guards") or {})
-        beta = float(((raw or {}).get("train") or {}).get("beta") or 0.1)
+        train = (read_yaml(run.config) or {}).get("train") or {}
+        guards = Guards.model_validate(train.get("guards") or {})
+        beta = float(train.get("beta") or 0.1)
+        losses = train.get("loss") or ()
+        losses = {losses} if isinstance(losses, str) else set(losses)
     except (OSError, ValueError, TypeError, AttributeError, YamlError):
         return {}
     if not guards.enabled:
         return {}
-    drop = guards.max_chosen_drop
+    nats, drop = guards.max_margin_nats, guards.max_chosen_drop
     ratio = guards.max_length_ratio
+    # Without a reference the guards look at log-probabilities, and not at these rewards.
+    rewards = not losses or not losses <= set(WITHOUT_REFERENCE)
+    margins = [one for one in (nats and beta * nats, guards.max_margin) if one]
     limits = {
-        "rewards/margins": guards.max_margin_nats and beta * guards.max_margin_nats,
-        "rewards/chosen": None if drop is None else -beta * drop,
+        "rewards/margins": min(margins) if rewards and margins else None,
+        "rewards/chosen": -beta * drop if rewards and drop is not None else None,
         "kl": guards.max_kl,
         "truncated_share": guards.max_truncated,
         "repetitive_share": guards.max_repetitive,

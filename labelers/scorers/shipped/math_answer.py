@@ -15,6 +15,7 @@ from prefloop.labelers.scorers.shipped.final_answer import (
     last_line,
     marked,
     tagged,
+    without_styles,
 )
 from prefloop.labelers.scorers.shipped.outcomes import RIGHT, UNPARSED, WRONG, GoldError, gold_of
 
@@ -26,6 +27,23 @@ _SEVERAL = re.compile(
     re.IGNORECASE,
 )
 _WORDS = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
+_OF_LATEX = re.compile(
+    r"\\(?:begin|end)\s*\{[a-zA-Z*]+\}"
+    r"|\\(?:text(?:[a-z]{2})?|mbox|mathrm|mathbf|operatorname)\s*\{[^{}]*\}"
+)
+"""Words that are LaTeX's own or between its braces: they make a formula no sentence."""
+_ONLY_TEXT = re.compile(r"\\(?:text|mbox|textbf|textit|mathrm|mathbf)\s*\{[^{}]*\}")
+_NOTHING_BUT_SEVERAL = re.compile(
+    rf"\W*(?:not\s+{_NUMBER}|{_NUMBER}(?:\s*(?:or|and|,|;)\s*{_NUMBER})+)\W*", re.IGNORECASE
+)
+_LIST = re.compile(rf"\W*{_NUMBER}(?:\s*,\s*(?:and\s+)?{_NUMBER})+")
+_THIN = r"(?:\\[,;:! ]|~|[\u00a0\u2009\u202f])"
+_THOUSANDS = re.compile(
+    rf"(?<![\w.,\\])\d{{1,3}}(?:{_THIN}\d{{3}})+(?!\d)"
+    r"|(?:(?<=\{)|\A)\s*\d{1,3}(?: \d{3})+\s*(?=\}|\Z)"
+)
+"""1\\,000 and its kin, which are no products, and 1 000 alone between braces."""
+_NO_DIGIT = re.compile(r"\\.|[^\d]")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BETWEEN_BOXES = re.compile(r"(?:\W|_|\b(?:or|and|und|oder|et|ou|y|o|quad|qquad|text)\b)*")
 """What stands between boxes that are several results, and not a result and a later one."""
@@ -52,25 +70,46 @@ def score(
     if not gold:
         raise GoldError(f"no mathematical result in the gold answer {wanted[:80]!r}")
     text = _from_last_box(text)
-    readings = [found for found in (_parsed(text), _bare_result(text)) if found]
-    if not readings:
+    if _are_the_words(text, wanted):
+        return RIGHT
+    first, whole = _parsed(text), _bare_result(text)
+    if not first and not whole:
         return UNPARSED
+    if _equal(gold, whole):
+        return RIGHT
+    # The library takes the first number behind "the answer is".
+    alone = _is_one_result(text) or not _is_one_result(wanted)
+    return RIGHT if alone and _equal(gold, first) else WRONG
+
+
+def _equal(gold: tuple[Any, ...], found: list[Any]) -> bool:
     from math_verify import verify
 
-    # Their time limits are alarms, which want the main thread; the pool has its own.
-    right = any(verify(list(gold), found, timeout_seconds=None) for found in readings)
-    # The library takes the first number behind "the answer is".
-    return RIGHT if right and (_is_one_result(text) or not _is_one_result(wanted)) else WRONG
+    # Its time limits are alarms, which want the main thread; the pool has its own.
+    return bool(found) and bool(verify(list(gold), found, timeout_seconds=None))
+
+
+def _are_the_words(text: str, wanted: str) -> bool:
+    """Whether gold is words (of a text in LaTeX), and the answer comes to the same ones."""
+    gold = boxed(wanted) or wanted.strip("$ ")
+    if not _ONLY_TEXT.fullmatch(gold):
+        return False
+    part = boxed(text) or tagged(text) or behind_hashes(text) or marked(text) or last_line(text)
+    said, meant = (
+        " ".join(without_styles(one).casefold().strip(" .*$").split()) for one in (part, gold)
+    )
+    return bool(said) and said == meant
 
 
 def _plain(text: str) -> str:
     """``text`` with numbers as the library reads them: digits and signs of full width and of other
-    scripts as ASCII, 1e3 as 1000, ½ as 1/2, 2 1/2 as one fraction."""
+    scripts as ASCII, 1e3 as 1000, 1\\,000 too, ½ as 1/2, 2 1/2 as one fraction."""
     if not text.isascii():
         text = _SMALL_FRACTION.sub(
             lambda found: " ".join(filter(None, (found[1], _small_fraction(found[2])))), text
         )
         text = "".join(map(_as_ascii, text))
+    text = _THOUSANDS.sub(lambda found: _NO_DIGIT.sub("", found[0]), text)
     text = _SCIENTIFIC.sub(lambda found: f"{Decimal(found[0]):f}", text)
     return _MIXED.sub(_as_fraction, text)
 
@@ -114,7 +153,10 @@ def _gold(text: str) -> tuple[Any, ...]:
 
 def _is_one_result(text: str) -> bool:
     """Whether ``text`` does not say that the answer is "3 or 4", or "not 3"."""
-    return boxed(text) is not None or not _SEVERAL.match(marked(text) or "")
+    if boxed(text) is not None:
+        return True
+    said = marked(text)
+    return not (_SEVERAL.match(said) if said else _NOTHING_BUT_SEVERAL.fullmatch(text))
 
 
 def _bare_result(text: str) -> list[Any]:
@@ -122,12 +164,17 @@ def _bare_result(text: str) -> list[Any]:
     if boxed(text) is not None:
         return []
     part = tagged(text) or behind_hashes(text) or marked(text) or last_line(text)
-    return [] if _JOINED.search(part) else _bare(part.rstrip(". *"))
+    part = part.rstrip(". *")
+    joined = _JOINED.search(part) and not _LIST.fullmatch(part)
+    return [] if joined else _bare(re.sub(r",\s*and\b", ",", part))
 
 
 def _bare(part: str) -> list[Any]:
     """A bare formula, which is read as LaTeX only between dollars; words are none."""
-    return [] if not part or _WORDS.search(part) or "$" in part else _parsed(f"${part}$")
+    formula = (part or "").replace("\\$", "")
+    if not formula or "$" in formula or _WORDS.search(_OF_LATEX.sub(" ", formula)):
+        return []
+    return _parsed(f"${formula}$")
 
 
 def _parsed(text: str) -> list[Any]:

@@ -266,13 +266,29 @@ def test_a_contrarian_is_named() -> None:
     assert "liar is no better than chance" in fit(said, RELIABILITY).notes[0]
 
 
+@pytest.mark.parametrize("rule", ["reliability", "dawid_skene"])
+@pytest.mark.parametrize(
+    "counts", [{(0, 0, 1): 1}, {(0, 0, 1): 2, (0, 1, 0): 1}, {(0, 0, 0): 3, (0, 0, 1): 3}]
+)
+def test_a_few_pairs_make_no_labeler_infallible_or_worthless(rule, counts) -> None:
+    """z differs where it differs by chance: EM had it wrong in 99 of 100, and the others right."""
+    fitted = fit_jury(Counter(counts), list("xyz"), Jury(rule=rule))
+    assert fitted.notes == ()
+    if fitted.accuracy is None:
+        right = [one["a"]["a"] for one in fitted.confusions.values()]
+        assert all(one["a"]["a"] > one["a"]["b"] for one in fitted.confusions.values())
+    else:
+        right = list(fitted.accuracy.values())
+    assert all(0.5 < one < 0.76 for one in right)
+
+
 def test_a_large_round_is_fitted_on_thinned_patterns() -> None:
     counts = Counter(
         {(0, 0, 0): 600_000, (0, 0, 1): 150_000, (0, 1, 0): 150_000, (1, 0, 0): 100_000}
     )
     fitted = fit_jury(counts, list("xyz"), RELIABILITY)
     assert fitted.pairs == 1_000_000
-    small = Counter({pattern: count // 1000 for pattern, count in counts.items()})
+    small = Counter({pattern: count // 100 for pattern, count in counts.items()})
     assert fit_jury(small, list("xyz"), RELIABILITY).accuracy == pytest.approx(
         fitted.accuracy, abs=1e-3
     )

@@ -35,6 +35,10 @@ def scored(module: Any, text: str, gold: Any = None, *, options: Any = None, **m
     )  # fmt: skip
 
 
+_COLUMN = r"\begin{pmatrix} -2 \\ -14 \\ -7 \end{pmatrix}"
+"""As MATH has it: a bare formula."""
+
+
 @pytest.mark.parametrize(
     ("text", "gold", "found"),
     [
@@ -89,6 +93,39 @@ def test_math(text: str, gold: str, found: float) -> None:
     ],
 )
 def test_math_reads_numbers_as_people_write_them(text: str, gold: str, found: float) -> None:
+    assert scored(math_answer, text, gold) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "found"),
+    [
+        (r"$\boxed{\begin{pmatrix} -2 \\ -14 \\ -7 \end{pmatrix}}$", _COLUMN, RIGHT),
+        (r"So it is $\begin{pmatrix}-2\\-14\\-7\end{pmatrix}$.", _COLUMN, RIGHT),
+        (r"$\boxed{\begin{pmatrix} 1 \\ 2 \\ -7 \end{pmatrix}}$", _COLUMN, WRONG),
+        (r"\boxed{-7}", _COLUMN, WRONG),
+        (r"\boxed{-7}", rf"\boxed{{{_COLUMN}}}", WRONG),
+        (r"\boxed{\text{June 20}}", r"\text{June 20}", RIGHT),
+        ("The answer is June 20.", r"\text{June 20}", RIGHT),
+        (r"\boxed{\text{June 21}}", r"\text{June 20}", WRONG),
+        (r"\boxed{20}", r"\text{June 20}", WRONG),
+        (r"\boxed{\text{Evelyn}}", r"\text{Evelyn}", RIGHT),
+        (r"\boxed{\text{Angela}}", r"\text{Evelyn}", WRONG),
+        (r"\boxed{32348}", r"\$32,\!348", RIGHT),
+        (r"\boxed{1\,234\,567}", "1234567", RIGHT),
+        (r"\boxed{10~000}", "10000", RIGHT),
+        (r"\boxed{10 000}", "10000", RIGHT),
+        (r"\boxed{2\,345\text{ m}}", "2345", RIGHT),
+        (r"\boxed{1\,2\,3}", "123", WRONG),
+        ("The answer is 1, 2, 3", "1,2,3", RIGHT),
+        ("The answer is 3, 2, and 1.", "1,2,3", RIGHT),
+        ("The answer is 3, 4.", "3,4", RIGHT),
+        ("The answer is 1, 2, 3", "1,2", WRONG),
+        ("The answer is 3, 4.", "3", WRONG),
+        ("1, 2", "2", WRONG),
+        ("not 3", "3", WRONG),
+    ],
+)
+def test_math_reads_matrices_words_and_lists_whole(text: str, gold: str, found: float) -> None:
     assert scored(math_answer, text, gold) == found
 
 

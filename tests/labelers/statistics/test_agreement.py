@@ -25,6 +25,7 @@ from prefloop.labelers.statistics.agreement import (
     unanimous_share,
 )
 from prefloop.labelers.statistics.clusters import renumbered
+from prefloop.labelers.statistics.estimate import wilson
 
 
 def ratings(codes: list[list[int]] | np.ndarray, labels: int, **more) -> Ratings:
@@ -210,7 +211,56 @@ def test_resamples_of_one_label_are_counted_and_left_out() -> None:
     found = cohen_kappa(ratings([[0, 0]] * 9 + [[1, 1]], 2), 0, 1, resamples=2000)
     assert found.value == 1.0
     assert found.undefined / 2000 == pytest.approx(0.9**10, abs=0.04)
-    assert (found.low, found.high) == (1.0, 1.0)
+    # All items agree, and yet ten of them cannot say that all others do.
+    assert found.low < 0.0
+    assert found.high == 1.0
+
+
+STATISTICS = {
+    "raw": raw_agreement,
+    "unanimous": unanimous_share,
+    "fleiss": fleiss_kappa,
+    "alpha": krippendorff_alpha,
+    "cohen": lambda ratings, **more: cohen_kappa(ratings, 0, 1, **more),
+}
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+@pytest.mark.parametrize("of_a_prompt", [1, 4])
+def test_the_interval_covers_the_truth_where_few_items_disagree(name: str, of_a_prompt: int):
+    """20 prompts with items that two annotators label alike, or not, all at once: in 0.95 of them,
+    so that a third of such samples shows no disagreement at all."""
+    covered = 0
+    for seed in range(100):
+        draw = np.random.default_rng(seed)
+        first, same = draw.integers(0, 2, 20), draw.random(20) < 0.95
+        codes = np.repeat(np.stack([first, np.where(same, first, 1 - first)], 1), of_a_prompt, 0)
+        table = ratings(codes, 2, prompts=np.repeat(np.arange(20), of_a_prompt))
+        found = STATISTICS[name](table, resamples=200, seed=seed)
+        covered += found.low <= (0.95 if name in ("raw", "unanimous") else 0.9) <= found.high
+    assert covered >= 88  # 95 of 100 expected; fewer than 88 has a probability of 0.2 %
+
+
+@pytest.mark.parametrize("statistic", [cohen_kappa, krippendorff_alpha])
+def test_ordered_labels_that_always_agree_have_an_interval_with_width(statistic):
+    table = ratings([[one, one] for one in range(5)] * 4, 5)
+    how = (0, 1) if statistic is cohen_kappa else ("ordinal",)
+    more = {"weights": "quadratic"} if statistic is cohen_kappa else {}
+    found = statistic(table, *how, **more)
+    # As for labels without an order: the score interval of 20 of 20, above chance.
+    assert found.value == found.high == 1.0
+    assert found.low == pytest.approx(1 - (1 - wilson(1.0, 20)[0]) / 0.8, abs=0.01)
+
+
+def test_many_annotators_do_not_widen_the_interval() -> None:
+    """Shares of equal labels of ten annotators vary less than a coin does."""
+    draw = np.random.default_rng(0)
+    truth = draw.integers(0, 2, 300)
+    codes = np.where(draw.random((300, 10)) < 0.7, truth[:, None], 1 - truth[:, None])
+    found = raw_agreement(ratings(codes, 2))
+    counts = np.stack([(codes == label).sum(1) for label in (0, 1)], 1)
+    error = ((counts * (counts - 1)).sum(1) / 90).std(ddof=1) / np.sqrt(300)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.1)
 
 
 def test_nothing_to_compare() -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -96,6 +97,21 @@ def test_people_agree_with_the_verifier(run: RunDir, tmp_path: Path) -> None:
     estimate = found.accuracy.estimate
     assert estimate.low <= sum(right) / len(right) <= estimate.high
     json.dumps(found.as_dict(), allow_nan=False)
+
+
+def test_the_order_of_the_rows_tells_nothing(run: RunDir, tmp_path: Path) -> None:
+    """People who stop in the middle have labelled a part that is like the whole."""
+    decisions = {row["pair_id"]: row for row in run.round(0).decisions.table().to_pylist()}
+    tables = [tmp_path / name for name in ("one.csv", "same.csv", "other.csv")]
+    for table, seed in zip(tables, (1, 1, 2), strict=True):
+        write_queue(run, table, n=1000, strategy="uncertain", seed=seed)
+    one, same, other = ([row["pair_id"] for row in rows_of(table)] for table in tables)
+    assert one == same
+    assert sorted(one) == sorted(other)
+    assert one != other
+    sure = [decisions[pair]["p_chosen"] for pair in one]
+    ranks = np.argsort(np.argsort(sure, kind="stable"))
+    assert abs(np.corrcoef(ranks, np.arange(len(ranks)))[0, 1]) < 0.4
 
 
 def test_no_two_labelers_share_a_file_and_old_files_are_found(tmp_path: Path) -> None:

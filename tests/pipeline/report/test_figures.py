@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from prefloop.pipeline.report.figures import Metric, win_figures
+from pathlib import Path
+
+import pytest
+
+from prefloop.pipeline.report.figures import Metric, guard_captions, win_figures
+from prefloop.pipeline.run.run_dir import RunDir
 
 
 def metric(name: str, value: float, *, round: int = 0, labeler: str | None = "jury") -> Metric:
@@ -24,3 +29,26 @@ def test_an_extrapolated_win_rate_is_called_so() -> None:
     said = caption_of(0.2, -2.34)
     assert "Round 1: answers are shorter by 2.3 times the spread" in said
     assert "Round 0:" not in said
+
+
+@pytest.mark.parametrize(
+    ("train", "stops"),
+    [
+        ("{beta: 0.1}", "20"),
+        ("{beta: 0.5}", "100"),
+        ("{beta: 0.1, guards: {max_margin: 5}}", "5"),
+        ("{beta: 0.1, guards: {max_margin: 30}}", "20"),
+        ("{beta: 0.1, guards: {max_margin: 30, max_margin_nats: null}}", "30"),
+        ("{beta: 0.1, guards: {max_margin_nats: null}}", None),
+        # Its guards look at log-probabilities, and not at what is drawn.
+        ("{beta: 2.0, loss: simpo}", None),
+        ("{beta: 0.1, loss: [sigmoid, sft]}", "20"),
+    ],
+)
+def test_the_margins_caption_says_where_its_guard_stops(
+    train: str, stops: str | None, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path)
+    run.config.write_text(f"train: {train}\n")
+    caption = guard_captions(run).get("rewards/margins")
+    assert caption is None if stops is None else caption.endswith(f"and stops at {stops}.")
