@@ -53,7 +53,9 @@ def to_arrow(data: Any, name: str) -> pa.Table:
             f"{name}: {' '.join(str(error).split())}: a column must hold values of one "
             "type and have a name of its own"
         ) from None
-    if isinstance(data, list | tuple) and data and all(isinstance(one, str | Path) for one in data):
+    if isinstance(data, list | tuple) and not data:
+        raise InputError(f"{name}: is an empty list: give it a row at least")
+    if isinstance(data, list | tuple) and all(isinstance(one, str | Path) for one in data):
         raise InputError(
             f"{name}: is a list of paths: several sources go into the config, as "
             "`prompts: {train: [{path: ...}, {path: ...}]}`"
