@@ -600,7 +600,12 @@ def load_config(config: ConfigLike, overrides: Overrides = ()) -> RunConfig:
     if isinstance(config, Mapping):
         raw, origin = copy.deepcopy(dict(config)), "config"
     else:
-        raw, origin = _read_yaml(Path(config)), str(config)
+        try:
+            path = Path(config)
+        except TypeError:
+            kind = type(config).__name__
+            raise ConfigError(f"config: is a {kind}: give a path or a mapping of keys") from None
+        raw, origin = _read_yaml(path), str(config)
     for key, value in overrides_of(overrides).items():
         set_key(raw, key, value)
     return validate_config(raw, origin)

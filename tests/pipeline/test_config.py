@@ -142,6 +142,10 @@ def test_contradictions_are_refused_with_a_remedy(change: dict, message: str) ->
 def test_a_missing_or_broken_file_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file"):
         load_config(tmp_path / "nowhere.yaml")
+    with pytest.raises(
+        ConfigError, match=r"config: is a NoneType: give a path or a mapping of keys"
+    ):
+        load_config(None)  # type: ignore[arg-type]
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"empty: is a folder, not a config \(`prefloop init"):
         load_config(tmp_path / "empty")
