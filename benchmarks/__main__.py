@@ -92,6 +92,23 @@ ENTRIES = {
     "gpu": Entry("A GPU's acceptance", hours=True),
     "controlled": Entry("The controlled experiment of the DPO paper", hours=True),
     "real": Entry("A real model: IFEval before and after rounds of DPO", hours=True),
+    "real-vllm": Entry(
+        "A real model by vLLM",
+        (
+            "--engine",
+            "vllm",
+            "--max-tokens",
+            "1280",
+            "--set",
+            "engines.default.dtype=bfloat16",
+            "--set",
+            "blocks_in_flight=2",
+            "--out",
+            "runs/real-vllm",
+        ),
+        module="real",
+        hours=True,
+    ),  # fmt: skip
     "quantisation": Entry("What the 4 bits of the real model's file cost on IFEval", hours=True),
     "sixteen": Entry("Eleven methods on sixteen prompts", hours=True),
     "self_instruct": Entry("Margins on people's answers", hours=True),
