@@ -108,7 +108,7 @@ ENTRIES = {
         ),
         module="real",
         hours=True,
-    ),  # fmt: skip
+    ),
     "quantisation": Entry("What the 4 bits of the real model's file cost on IFEval", hours=True),
     "sixteen": Entry("Eleven methods on sixteen prompts", hours=True),
     "self_instruct": Entry("Margins on people's answers", hours=True),
