@@ -14,7 +14,7 @@ import pyarrow as pa
 from prefloop.data.schemas import METRIC
 from prefloop.data.storage.objects import is_address
 from prefloop.pipeline.remote.door import given_path
-from prefloop.pipeline.run.run_dir import EVALUATION, JURY, RunDir, RunError
+from prefloop.pipeline.run.run_dir import EVALUATION, JURY, RunDir
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

@@ -136,8 +136,8 @@ def made_with(run: RunDir, wanted: Wanted) -> tuple[dict[str, Any], VoteKeys]:
 def _refuse_changed(
     run: RunDir, labelers: tuple[LabelerConfig, ...], inputs: Mapping[str, str]
 ) -> None:
-    """Raise ``RunError`` where a judge of the run asks otherwise now than it did, or the function of
-    a verifier is another."""
+    """Raise ``RunError`` where a judge of the run asks otherwise now than it did, or a verifier's
+    function is another."""
     for labeler in labelers:
         if isinstance(labeler, VerifierLabeler) and labeler.function:
             of_votes = inputs.get(CODE.format(labeler.name))

@@ -151,7 +151,7 @@ def test_the_same_content_makes_no_new_commit_and_what_is_gone_goes(
     shutil.rmtree(run.round(1).root)
     for file in run.dataset.glob("data/*-round-001-*"):
         file.unlink()
-    with pytest.raises(RunError, match="holds other files than its README.md says"):
+    with pytest.raises(RunError, match=r"holds other files than its README\.md says"):
         prefloop.publish(run.root, NAME, license=LICENCE)
     seal(run)
     assert prefloop.publish(run.root, NAME, license=LICENCE).uploaded.changed
