@@ -287,8 +287,8 @@ def test_a_judge_is_named_by_its_folder(run: RunDir, tmp_path: Path) -> None:
     assert second.votes["mine"].asked == first.votes["mine"].asked > 0
     assert again(run).votes == {
         "judge": VotesFrom(taken=96),
-        "long": VotesFrom(asked=48),
-    }  # the file of a function is not an input of a run
+        "long": VotesFrom(taken=48),  # by the same file of its function
+    }
 
 
 @pytest.mark.parametrize(
