@@ -50,7 +50,7 @@ def adopt(
     The caller holds the lock. Returns where the labels of before are kept (null where there were
     none, or these are the run's already), and what became of the dataset.
     """
-    # What a run does not watch, such as code, may be another by the next block.
+    # Of what the relabelling had, what a run watches too.
     inputs = _those_of(manifest["inputs"], labeler_hashes(config))
     models = _those_of(manifest["models"], models_of_labelers(config))
     if (

@@ -169,9 +169,11 @@ async def run_round(config: RunConfig, context: RoundContext, models: Models) ->
         context, test_share=share, unpaired=config.writes_unpaired,
         every_answer=config.write.every_answer,
     )  # fmt: skip
-    if _needs_pairs(config, context):
-        require_train_rows(context, share)
-    write_card(config, context.run)
+    try:
+        if _needs_pairs(config, context):
+            require_train_rows(context, share)
+    finally:  # a round that is taken back leaves a dataset of those before it
+        write_card(config, context.run)
     if not config.train:
         return
     if not config.train.on_policy:

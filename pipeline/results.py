@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import pyarrow as pa
 
 from prefloop.data.schemas import METRIC
-from prefloop.data.storage.dataset_folder import harm_to_dataset
 from prefloop.data.storage.objects import is_address
 from prefloop.pipeline.remote.door import given_path
-from prefloop.pipeline.run.run_dir import EVALUATION, JURY, RunDir, RunError
+from prefloop.pipeline.run.run_dir import EVALUATION, JURY, RunDir
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -56,8 +55,7 @@ class Run:
         """
         from datasets import load_dataset
 
-        if harm := harm_to_dataset(self.dataset_path):
-            raise RunError(f"{self.dataset_path} {harm}: `prefloop run` writes it again")
+        self.directory.require_whole_dataset()
         return load_dataset(str(self.dataset_path.resolve()), split=split)
 
     def metrics(self) -> DataFrame:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefloop.data.errors import InputError
+from prefloop.data.hashing import prompt_id
 from prefloop.data.schemas import MESSAGES
 from prefloop.pipeline.export.beside import files_beside
 from prefloop.pipeline.export.row_formats import ROW_FORMATS, PairToSay, Unsayable
@@ -24,6 +25,8 @@ _COLUMNS = ("prompt", "chosen", "rejected", "prompt_id", "tools", "prompt_turns"
 _LISTS = ("label-studio",)
 """Forms that are one JSON list instead of a line a row."""
 LEFT_OUT = "left_out.jsonl"
+TRAINED_PROMPT = "its prompt is in the training split"
+"""Why a row of the test split was left out."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,10 @@ def export_triples(sources: Sequence[Path], form: str, out: Path, *, seed: int =
     """Write the triples of runs, dataset folders and Parquet files to the folder ``out``, a file a
     split, as the project ``form`` reads them.
 
-    The folder appears whole or not at all. Raises ``InputError`` for an unknown form, sources
-    without triples, a folder that exists, or where no row can be said in the form.
+    A prompt that is in the training split of one source and in the test split of another is in the
+    training split alone. The folder appears whole or not at all. Raises ``InputError`` for an
+    unknown form, sources without triples, a folder that exists, or where no row can be said in the
+    form, and ``RunError`` where a run's dataset is not whole.
     """
     if form not in ROW_FORMATS:
         raise InputError(f"--to {form!r}: write one of {', '.join(ROW_FORMATS)}")
@@ -70,7 +75,7 @@ def _write(
 ) -> tuple[dict[str, int], dict[str, int], int]:
     rows: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
-    thoughts, tools = 0, False
+    thoughts, tools, trained = 0, False, set[str]()
     end = "json" if form in _LISTS else "jsonl"
     with (folder / LEFT_OUT).open("w", encoding="utf-8") as lost:
         for split, files in splits.items():
@@ -82,6 +87,9 @@ def _write(
                     try:
                         pair = PairToSay.of(row, seed)
                         said = ROW_FORMATS[form](pair)
+                        prompt = prompt_id(row["prompt"])
+                        if split == "test" and prompt in trained:
+                            raise Unsayable(TRAINED_PROMPT)
                     except Unsayable as reason:
                         left_out[str(reason)] += 1
                         at = {"file": str(source), "row": number, "reason": str(reason)}
@@ -91,6 +99,8 @@ def _write(
                     after = "" if form in _LISTS else "\n"
                     target.write(before + json.dumps(said, ensure_ascii=False) + after)
                     rows[name] += 1
+                    if split == "train":
+                        trained.add(prompt)
                     thoughts += pair.thought_about
                     tools = tools or bool(pair.tools)
                 if form in _LISTS:

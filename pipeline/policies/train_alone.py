@@ -99,8 +99,12 @@ def find_sources(
 
     A run directory or dataset folder gives its train split to train on and its test split to
     measure on (only the latter where it is named in ``test``, and only the former if ``test``
-    names something). A file is taken whole. Raises ``InputError`` where there are none.
+    names something). A file is taken whole. Raises ``InputError`` where there are none, and
+    ``RunError`` where a run's dataset is not whole.
     """
+    for source in (*sources, *test):
+        if (run := RunDir(source)).config.exists():
+            run.require_whole_dataset()
     train: list[Path] = []
     held: list[Path] = []
     for source in sources:

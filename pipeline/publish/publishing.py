@@ -104,6 +104,8 @@ def _copy(run: RunDir, repo: str, options: PublishOptions) -> Iterator[Path]:
                 f"{run.root}: its votes changed and not all pairs are decided again: give "
                 "`prefloop run` first"
             )
+        if not options.policy:
+            run.require_whole_dataset()
         config = validate_config(run.read_config(), str(run.config))
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
         folder.mkdir()

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from prefloop.data.schemas import VOTE
 from prefloop.data.shards import atomic_write_json, atomic_write_text
-from prefloop.labelers.config import JudgeLabeler, LabelerConfig
+from prefloop.labelers.config import JudgeLabeler, LabelerConfig, VerifierLabeler
 from prefloop.labelers.judges.folder import question_revision
 from prefloop.labelers.people import HUMAN
 from prefloop.pipeline.adoption import adopt, finish_adoption
@@ -38,7 +38,9 @@ from prefloop.pipeline.report.run_page import write_report
 from prefloop.pipeline.run.context import RunContext
 from prefloop.pipeline.run.manifest import (
     CALIBRATION,
+    CODE,
     JUDGE_QUESTION,
+    function_code,
     labeler_hashes,
     new_manifest,
     require_adoptable,
@@ -134,8 +136,17 @@ def made_with(run: RunDir, wanted: Wanted) -> tuple[dict[str, Any], VoteKeys]:
 def _refuse_changed(
     run: RunDir, labelers: tuple[LabelerConfig, ...], inputs: Mapping[str, str]
 ) -> None:
-    """Raise ``RunError`` where a judge of the run asks otherwise now than it did."""
+    """Raise ``RunError`` where a judge of the run asks otherwise now than it did, or a verifier's
+    function is another."""
     for labeler in labelers:
+        if isinstance(labeler, VerifierLabeler) and labeler.function:
+            of_votes = inputs.get(CODE.format(labeler.name))
+            if of_votes is not None and of_votes != function_code(labeler.function):
+                raise RunError(
+                    f"the file of {labeler.function} is not as it was when {labeler.name} voted in "
+                    f"{run.root}, whose votes --jury counts: put it back, and the mended function "
+                    "into a module of its own"
+                )
         if isinstance(labeler, JudgeLabeler):
             before = inputs.get(JUDGE_QUESTION.format(labeler.judge))
             if before is not None and before != question_revision(labeler.judge):

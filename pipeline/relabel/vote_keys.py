@@ -15,7 +15,7 @@ from prefloop.labelers.config import (
 )
 from prefloop.pipeline.config import POLICY, RunConfig, load_config
 from prefloop.pipeline.run.answer_key import of_engines, of_labelers, of_settings
-from prefloop.pipeline.run.manifest import JUDGE, JUDGE_QUESTION, read_manifest
+from prefloop.pipeline.run.manifest import CODE, JUDGE, JUDGE_QUESTION, read_manifest
 from prefloop.pipeline.run.round_jury import has_own_labels, with_labels_of
 from prefloop.pipeline.run.run_dir import RunDir
 
@@ -23,8 +23,6 @@ _DECIDES = {"weight", "calibration", "decides"}
 """Keys of a labeler that change what its votes add up to, and not the votes."""
 _NOT_SHOWN = {"labelers", "jury", "people", "max_invalid"}
 """Keys of ``label`` that change nothing of what labelers are shown."""
-CODE = "code of {}"
-"""Name, among the inputs of a relabelling, of the file of a verifier's function."""
 
 VoteKeys = dict[str, str | None]
 """A hash for each labeler by name; null where it is not known what made its votes."""

@@ -223,7 +223,10 @@ def _renamed(
         is_same = isinstance(ours, OpenAIEngine) and bool({*ours.addresses} & {*urls})
         new = name if not urls or is_same else f"{name}-{content_id(*urls)[:6]}"
         found[new] = settings
-        for labeler in labelers:
-            if new != name and labeler.get("engine", "default") == name:
+        for labeler in labelers if new != name else ():
+            if labeler.get("engine", "default") == name:
                 labeler["engine"] = new
+            writer = labeler.get("criteria")
+            if isinstance(writer, Mapping) and writer.get("engine", "default") == name:
+                labeler["criteria"] = {**writer, "engine": new}
     return found

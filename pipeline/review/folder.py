@@ -48,9 +48,11 @@ CHANCE = pa.schema(
         pa.field("pair_id", pa.string(), nullable=False),
         pa.field("chance", pa.float64(), nullable=False),
         pa.field("p_chosen", pa.float64(), nullable=False),  # the jury's, when it was drawn
+        # in the order in which they are shown; null: not drawn, or of a version that did not say
+        pa.field("place", pa.int32(), metadata=ADDED),
     ]
 )
-"""The chance of every pair that could be drawn to be in a draw."""
+"""The chance of every pair that could be drawn to be in a draw, and which are in it."""
 
 RESPONSE = pa.schema(
     [
@@ -183,11 +185,17 @@ class ReviewFolder:
             self.left_out.unlink(missing_ok=True)
 
     def add_draw(self, name: str, chances: pa.Table) -> None:
-        """Keep the chances (CHANCE) of the draw ``name``, unless it was made before."""
-        path = self.root / f"draw-{name}.parquet"
-        if not path.exists():
-            self.root.mkdir(parents=True, exist_ok=True)
-            write_shard(chances, path, CHANCE)
+        """Keep the draw ``name`` (CHANCE)."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_shard(chances, self._draw(name), CHANCE)
+
+    def draw(self, name: str) -> pa.Table | None:
+        """The draw ``name`` (CHANCE); null where it was not made."""
+        path = self._draw(name)
+        return read_shard(path, CHANCE) if path.exists() else None
+
+    def _draw(self, name: str) -> Path:
+        return self.root / f"draw-{name}.parquet"
 
     def draws(self) -> list[pa.Table]:
         """The chances (CHANCE) of every draw so far."""

@@ -78,12 +78,14 @@ class Subjects(Protocol):
         ...
 
     def read(self, pair_ids: Sequence[str]) -> Iterator[Subject]:
-        """The pairs with these ids, in this order, a block or so in memory at a time."""
+        """The pairs with these ids, in this order, a block or so in memory at a time; those that
+        are not decided any more are passed over."""
         ...
 
 
 class RunSubjects:
-    """The pairs of a run: the kept ones, or with ``everything`` all that were decided."""
+    """The pairs of a run: the kept ones, or with ``everything`` all that were decided; a pair of
+    two rounds is that of the first."""
 
     def __init__(self, run: RunDir, *, everything: bool = False) -> None:
         self.run = run
@@ -101,6 +103,7 @@ class RunSubjects:
         p_chosen, agreement = [], []
         for folder in self.run.rounds():
             for index in folder.decisions.indices():
+                at = folder.index, index
                 table = folder.decisions.read(
                     index, ["pair_id", "p_chosen", "agreement", "kept", "reason"]
                 )
@@ -108,10 +111,12 @@ class RunSubjects:
                 if self.everything:
                     reasons = pc.fill_null(table["reason"], "")
                     wanted = pc.invert(pc.equal(reasons, "no_valid_vote"))
-                table = table.filter(wanted)
-                found = table["pair_id"].to_pylist()
-                ids += found
-                self._block_of |= dict.fromkeys(found, (folder.index, index))
+                there = table["pair_id"].to_pylist()
+                # Of a policy that was kept, two rounds may have the same answers.
+                first = pa.array([self._block_of.get(one) in (None, at) for one in there])
+                self._block_of |= {one: at for one in there if one not in self._block_of}
+                table = table.filter(pc.and_(wanted, first))
+                ids += table["pair_id"].to_pylist()
                 p_chosen.append(table["p_chosen"].to_numpy())
                 agreement.append(table["agreement"].to_numpy())
         if not ids:
@@ -124,14 +129,14 @@ class RunSubjects:
         """``population`` has to be called before."""
         by_block: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
         for one in pair_ids:
-            by_block[self._block_of[one]].append(one)
+            if one in self._block_of:
+                by_block[self._block_of[one]].append(one)
         found: dict[str, Subject] = {}
         for (round_index, index), wanted in by_block.items():
             found |= {
                 subject.pair_id: subject for subject in self._block(round_index, index, set(wanted))
             }
-        for one in pair_ids:
-            yield found[one]
+        yield from (found[one] for one in pair_ids if one in found)
 
     def _block(self, round_index: int, index: int, wanted: set[str]) -> Iterator[Subject]:
         folder = self.run.round(round_index)
@@ -209,7 +214,6 @@ class DatasetSubjects:
         return Population(list(ids), np.full(len(ids), 0.5), np.ones(len(ids)))
 
     def read(self, pair_ids: Sequence[str]) -> Iterator[Subject]:
-        """In the order of ``pair_ids``."""
         wanted, found = set(pair_ids), dict[str, Subject]()
         for row in self._rows():
             pair, chosen_id, rejected_id, prompt = _ids(row)
@@ -229,8 +233,7 @@ class DatasetSubjects:
                     verdicts={},
                     place=f"{Path(row['source']).name}:{row['row']}",
                 )
-        for one in pair_ids:
-            yield found[one]
+        yield from (found[one] for one in pair_ids if one in found)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         """The pairs of two different answers, without the thoughts before them."""

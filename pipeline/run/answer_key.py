@@ -4,8 +4,6 @@ another's: settings, and the contents of files behind them."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from prefloop.data.strict import fingerprint
@@ -16,10 +14,9 @@ from prefloop.labelers.config import (
     VerifierLabeler,
 )
 from prefloop.labelers.judges.folder import judge_revision, question_revision
-from prefloop.labelers.scorers.function_process import search_here
 from prefloop.pipeline.config import RunConfig
 from prefloop.pipeline.engines.settings import OpenAIEngine
-from prefloop.pipeline.run.manifest import digest
+from prefloop.pipeline.run.manifest import digest, function_code
 
 _HARMLESS = {
     "api_key_env", "max_concurrency", "timeout_s", "max_retries", "max_backoff_s",
@@ -76,10 +73,5 @@ def _files_of(labeler: LabelerConfig, calibrated: bool) -> dict[str, str]:
             return {"calibration": digest([labeler.calibration.expanduser()])}
         return {}
     if isinstance(labeler, VerifierLabeler) and labeler.function:
-        search_here()
-        try:
-            spec = find_spec(labeler.function.partition(":")[0])
-        except (ImportError, ValueError, AttributeError):
-            return {}  # building the labeler says what is wrong
-        return {"code": digest([Path(spec.origin)]) if spec and spec.origin else ""}
+        return {"code": function_code(labeler.function)}
     return {}

@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +34,11 @@ from prefloop.labelers.config import (
     LabelConfig,
     LabelerConfig,
     OwnModelLabeler,
+    VerifierLabeler,
 )
 from prefloop.labelers.judges.folder import judge_revision, question_revision
 from prefloop.labelers.jury.calibrator import read_calibrator
+from prefloop.labelers.scorers.function_process import search_here
 from prefloop.pipeline.config import (
     ConfigError,
     RunConfig,
@@ -65,6 +69,8 @@ CALIBRATION = "calibration of {}"
 """Name, among the inputs, of the file that calibrates a labeler."""
 JUDGE_QUESTION = "question of judge {}"
 """Name, among the inputs, of what the judge asks."""
+CODE = "code of {}"
+"""Name, among the inputs, of the file that a verifier's function is in."""
 LABELLED, DECIDED = "label", "decide"
 """Stages that a key reaches into: votes, which are paid for, and what they add up to, which is made
 anew for nothing."""
@@ -279,6 +285,8 @@ def _stages_of_inputs(config: RunConfig) -> dict[str, set[str]]:
                 names += [JUDGE.format(labeler.judge), JUDGE_QUESTION.format(labeler.judge)]
             if isinstance(labeler, JudgeLabeler | OwnModelLabeler):
                 names += labeler.models
+            if isinstance(labeler, VerifierLabeler) and labeler.function:
+                names.append(CODE.format(labeler.name))
             for name in names:
                 found[name] = found.get(name, set()) | {stage}
     found |= {name: {"prompts"} for name in _writers(config) if name in found}
@@ -614,8 +622,8 @@ def _stages_begun(run: RunDir, *, on_policy: bool) -> set[str]:
 
 
 def input_hashes(config: RunConfig) -> dict[str, str]:
-    """SHA-256 of the files that prompts come from, of the judges' folders and of calibrations; hub
-    datasets are not files of ours."""
+    """SHA-256 of the files that prompts come from and of those of labelers; hub datasets are not
+    files of ours."""
     sources = [*config.prompts.train_sources.values(), config.prompts.heldout]
     sources += [overlap.source for overlap in config.prompts.exclude_overlap]
     found = {source.path: _named(source) for source in sources if isinstance(source, PromptSource)}
@@ -627,12 +635,16 @@ def input_hashes(config: RunConfig) -> dict[str, str]:
 
 
 def labeler_hashes(config: RunConfig) -> dict[str, str]:
-    """SHA-256 of the judges' folders and of calibrations, by their names among the inputs."""
+    """SHA-256 of the judges' folders, of the files of verifiers' functions and of calibrations, by
+    their names among the inputs."""
     hashes = {}
     for labeler in config.all_labelers:
         if isinstance(labeler, JudgeLabeler):
             hashes[JUDGE.format(labeler.judge)] = judge_revision(labeler.judge)
             hashes[JUDGE_QUESTION.format(labeler.judge)] = question_revision(labeler.judge)
+        elif isinstance(labeler, VerifierLabeler) and labeler.function:
+            code = function_code(labeler.function)
+            hashes |= {CODE.format(labeler.name): code} if code else {}
     for name, path in config.label.calibrations.items():
         read_calibrator(path)  # now rather than after the votes are paid for
         hashes[CALIBRATION.format(name)] = digest([path.expanduser()])
@@ -642,6 +654,22 @@ def labeler_hashes(config: RunConfig) -> dict[str, str]:
 def _named(source: PromptSource) -> list[Path]:
     path = Path(resolve_embedded(source.path)).expanduser()
     return [Path(name) for name in sorted(glob.glob(str(path)))]  # noqa: PTH207
+
+
+def function_code(function: str) -> str:
+    """SHA-256 of the file that ``module:function`` is in, none of which is run; empty where there
+    is no such file: calling the function says what is wrong."""
+    search_here()
+    first, *rest = function.partition(":")[0].split(".")
+    try:
+        spec = find_spec(first)
+        for end in range(len(rest)):
+            name = ".".join((first, *rest[: end + 1]))
+            spec = spec and PathFinder.find_spec(name, spec.submodule_search_locations)
+    except (ImportError, ValueError, AttributeError):
+        return ""
+    file = Path(spec.origin) if spec and spec.origin else None
+    return digest([file]) if file and file.is_file() else ""
 
 
 def digest(paths: Sequence[Path]) -> str:

@@ -62,6 +62,7 @@ from prefloop.data import schemas
 from prefloop.data.errors import PrefloopError
 from prefloop.data.packed_folder import PackedFolder
 from prefloop.data.shards import ShardFolder, damaged, read_json_object
+from prefloop.data.storage.dataset_folder import harm_to_dataset
 from prefloop.data.storage.whole_files import remove_leftovers
 from prefloop.data.yaml_files import read_yaml
 from prefloop.pipeline.remote.door import worked_on
@@ -201,6 +202,16 @@ class RunDir:
         if not isinstance(found, dict) or not found:
             raise damaged(self.config, "no settings", CONFIG_REMEDY)
         return found
+
+    def require_whole_dataset(self) -> None:
+        """Raise :class:`RunError` where the dataset's files are not those that were written
+        together: it is being written, a kill came in between, or some were lost or put in. In
+        between, old files stand beside new ones, and a prompt may be in both splits."""
+        if harm := harm_to_dataset(self.dataset):
+            raise RunError(
+                f"{self.dataset} {harm}: the command that made it (`prefloop run`, `label` or "
+                "`relabel`), given again, writes it again"
+            )
 
     def decides_again(self) -> bool:
         """Whether votes were changed, by people, by other labelers or by reading answers again, and

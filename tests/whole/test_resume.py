@@ -3,18 +3,25 @@
 import asyncio
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
+import prefloop
 from prefloop.data.config import PromptsConfig
 from prefloop.pipeline import redecide as redeciding
+from prefloop.pipeline.config import dump_config
+from prefloop.pipeline.policies.train_alone import find_sources
+from prefloop.pipeline.publish.publishing import PublishOptions, publish_run
 from prefloop.pipeline.redecide import finish_deciding, mark_undecided
+from prefloop.pipeline.report.card import write_card
 from prefloop.pipeline.run.context import RunContext
 from prefloop.pipeline.run.run_dir import RunDir, RunError
 from prefloop.pipeline.run.status import collect_status
@@ -188,6 +195,47 @@ def test_a_test_share_changed_in_the_middle_leaves_no_file_of_the_old(
         "data/train-round-000-00000.parquet"
     ]
     assert json.loads(context.folder.written.read_text())["test"] == 0
+
+
+def test_a_dataset_that_is_half_written_is_not_handed_on(
+    written: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = context_of(written).round(0)
+    written.config.write_text(dump_config(small_config()))
+    shares = {"unpaired": True, "every_answer": False}
+
+    def write(share: float) -> None:
+        context.folder.written.unlink(missing_ok=True)
+        asyncio.run(write_round(context, test_share=share, **shares))
+        write_card(small_config(write={"test_share": share}), written)
+
+    def prompts(split: str) -> set[str]:
+        files = (written.dataset / "data").glob(f"{split}-*.parquet")
+        return {row for file in files for row in pq.read_table(file)["prompt_id"].to_pylist()}
+
+    def handed_on() -> Iterator[Callable[[], Any]]:
+        yield lambda: prefloop.export(written.root, to="openai", out=tmp_path / "out")
+        yield lambda: find_sources([written.root])
+        options = PublishOptions("mit", dry_run=True, allow_findings=True)
+        yield lambda: publish_run(written, "org/name", options)
+
+    write(0.3)
+    for hand_on in handed_on():
+        hand_on()
+    shutil.rmtree(tmp_path / "out")
+    leaked = False
+    for number in range(40):
+        write(0.7)
+        with suppress(Killed), killed_at(number, monkeypatch):
+            write(0.3)
+        in_both = bool(prompts("train") & prompts("test"))
+        leaked = leaked or in_both
+        if in_both or not written.card.exists():
+            for hand_on in handed_on():
+                with pytest.raises(RunError, match=r"is not finished .* given again, writes"):
+                    hand_on()
+    assert leaked, "no kill came between the files of one split and those of the other"
+    assert not (tmp_path / "out").exists()
 
 
 def test_deciding_again_killed_anywhere_is_finished_by_the_next_start(

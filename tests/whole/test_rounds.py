@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 
 from prefloop.data.embedded import resolve_embedded
+from prefloop.data.errors import NothingCameOut
 from prefloop.data.hashing import folder_revision
+from prefloop.data.prompts.load import load_prompts
 from prefloop.data.shards import ShardFolder
-from prefloop.pipeline.config import ConfigError
+from prefloop.pipeline.config import ConfigError, RunConfig
 from prefloop.pipeline.plan.plan import make_plan
 from prefloop.pipeline.report.headline import headline
 from prefloop.pipeline.run.metrics import metrics_table
 from prefloop.pipeline.run.promotion import PROMOTION, keeping, plateau, verdicts
 from prefloop.pipeline.run.run_dir import EVALUATION, RunDir
 from prefloop.pipeline.run.status import collect_status
+from prefloop.pipeline.stages.dataset.layout import split_of
+from prefloop.pipeline.stages.prompts import round_rows
 from prefloop.training.config import TrainConfig
 from prefloop.training.errors import TrainingError
 from prefloop.training.inputs.pairs import add_replay, read_triples, token_pairs
@@ -28,7 +32,7 @@ from prefloop.training.session.fit import fit
 from prefloop.training.session.job import Job
 from tests.helpers.dpo_data import rows, write
 from tests.helpers.engine_models import make_model
-from tests.helpers.runs import JUDGE, VERIFIER, run_small, small_config
+from tests.helpers.runs import JUDGE, VERIFIER, dataset_rows, run_small, small_config
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +205,30 @@ def test_a_run_that_does_not_improve_ends(tmp_path: Path, caplog: pytest.LogCapt
         shown, strict = rows["win_rate", against], rows[PROMOTION, against]
         assert strict["value"] == shown["value"]
         assert strict["low"] < shown["low"] <= shown["high"] < strict["high"]
+
+
+def test_a_round_that_is_taken_back_leaves_the_dataset_of_those_before_it(tmp_path: Path) -> None:
+    label = {"labelers": [{"type": "verifier", "function": "tests.helpers.scores:length"}]}
+
+    def config_of(seed: int) -> RunConfig:
+        return small_config(
+            seed=seed, rounds=2, label=label, filter={"filters": []}, train={"batch_size": 1},
+            sample={"n": 3, "max_tokens": 16, "prompts_per_round": 1}, write={"test_share": 0.5},
+            evaluate={"enabled": False},
+        )  # fmt: skip
+
+    def splits(seed: int) -> list[str]:
+        ids = load_prompts(config_of(seed).prompts, seed=seed).train["prompt_id"].to_pylist()
+        drawn = [round_rows(len(ids), 1, index, seed)[0] for index in range(2)]
+        return [split_of(ids[row], seed=seed, test_share=0.5) for row in drawn]
+
+    config = config_of(next(seed for seed in range(50) if splits(seed) == ["train", "test"]))
+    with pytest.raises(NothingCameOut, match="round 1 kept 1 of its pairs, all in the test split"):
+        run_small(tmp_path / "run", config)
+    run = RunDir(tmp_path / "run")
+    run.require_whole_dataset()
+    assert "1 triples" in run.card.read_text(encoding="utf-8")
+    assert list(dataset_rows(run)) == ["train-round-000-00000.parquet"]
 
 
 def test_judges_that_only_evaluate(tmp_path: Path) -> None:

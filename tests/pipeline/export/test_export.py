@@ -195,6 +195,21 @@ def test_what_cannot_be_written_leaves_nothing(rows, to, message, tmp_path: Path
     assert {path.name for path in tmp_path.iterdir()} == {"s"}
 
 
+def test_no_prompt_is_in_the_files_of_both_splits(tmp_path: Path) -> None:
+    """Two runs share the same prompts out by seeds of their own."""
+    one = dataset(dataset(tmp_path / "one", [PLAIN]), [TALK], "test")
+    other = dataset(dataset(tmp_path / "other", [TALK]), [PLAIN, ENDS_WITH_AN_ANSWER], "test")
+    found = prefloop.export([one, other], to="nemo-rl", out=tmp_path / "out")
+    assert found.rows == {"train.jsonl": 2, "test.jsonl": 1}
+    assert found.left_out == {"its prompt is in the training split": 2}
+    rows = {
+        split: {json.dumps(row["context"]) for row in read(tmp_path / "out" / f"{split}.jsonl")}
+        for split in ("train", "test")
+    }
+    assert not rows["train"] & rows["test"]
+    assert len(read(tmp_path / "out" / "left_out.jsonl")) == 2
+
+
 def test_a_folder_that_exists_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is there already"):
         prefloop.export(dataset(tmp_path / "s", [PLAIN]), to="openai", out=tmp_path)

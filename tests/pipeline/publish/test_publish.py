@@ -18,7 +18,9 @@ import prefloop
 from prefloop.data.errors import InputError
 from prefloop.data.schemas import UNPAIRED, VOTE
 from prefloop.pipeline.commands.app import app
+from prefloop.pipeline.config import load_config
 from prefloop.pipeline.publish.hub_upload import UploadFailed
+from prefloop.pipeline.report.card import write_card
 from prefloop.pipeline.run.run_dir import RunDir, RunError
 from tests.helpers.synthetic_run import write_run
 from tests.pipeline.publish.hub_server import TOKEN, HubServer, hub_server
@@ -45,7 +47,14 @@ def run(tmp_path: Path) -> RunDir:
         "train": {"method": "dpo"},
     }
     run.config.write_text(yaml.safe_dump(config), encoding="utf-8")
+    seal(run)
     return run
+
+
+def seal(run: RunDir) -> None:
+    """Let the dataset's card say that it is whole, as it is now."""
+    run.card.unlink(missing_ok=True)
+    write_card(load_config(run.config), run)
 
 
 def write_policy(run: RunDir, folder: Path) -> None:
@@ -69,6 +78,7 @@ def write_unpaired(run: RunDir) -> None:
     folder.mkdir()
     table = pa.Table.from_pylist([row, row | {"label": False}], schema=UNPAIRED)
     pq.write_table(table, folder / "train-round-000-00000.parquet")
+    seal(run)
 
 
 def put_into_candidates(run: RunDir, text: str) -> None:
@@ -141,6 +151,9 @@ def test_the_same_content_makes_no_new_commit_and_what_is_gone_goes(
     shutil.rmtree(run.round(1).root)
     for file in run.dataset.glob("data/*-round-001-*"):
         file.unlink()
+    with pytest.raises(RunError, match=r"holds other files than its README\.md says"):
+        prefloop.publish(run.root, NAME, license=LICENCE)
+    seal(run)
     assert prefloop.publish(run.root, NAME, license=LICENCE).uploaded.changed
     assert not [name for name in repo.files if "round-001" in name]
     assert hub.sent == sent
@@ -194,6 +207,7 @@ def test_people_are_called_by_numbers(hub: HubServer, run: RunDir, tmp_path: Pat
     lists = [["human:jane", "judge"], *table["labelers"].to_pylist()[1:]]
     at = table.column_names.index("labelers")
     pq.write_table(table.set_column(at, table.schema.field(at), pa.array(lists)), triples)
+    seal(run)
     prefloop.publish(run.root, NAME, license=LICENCE)
     copy = hub.repos["dataset", NAME].write_to(tmp_path / "copy")
     sets = load_dataset(str(copy), "votes")

@@ -16,14 +16,16 @@ from typer.testing import CliRunner
 import prefloop
 from prefloop.data.errors import PrefloopError
 from prefloop.data.protocol import EngineFailed
+from prefloop.labelers.config import JudgeLabeler
 from prefloop.labelers.judges.folder import SHIPPED
 from prefloop.pipeline.commands.app import app
 from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.redecide import redecide
 from prefloop.pipeline.relabel import relabel as relabelling
 from prefloop.pipeline.relabel.relabel import relabel
 from prefloop.pipeline.relabel.relabelled import Relabelled, VotesFrom
-from prefloop.pipeline.relabel.wanted import Asked
+from prefloop.pipeline.relabel.wanted import Asked, wanted_labels
 from prefloop.pipeline.report.run_page import render_report
 from prefloop.pipeline.run.run_dir import RunDir, RunError
 from prefloop.pipeline.stages import label as labelling
@@ -252,6 +254,28 @@ def test_a_server_is_asked_within_the_run_s_budget_and_cache(run: RunDir) -> Non
         assert name.startswith("server-")
 
 
+def test_who_writes_criteria_is_asked_at_the_file_s_server_too() -> None:
+    at = "http://127.0.0.1:{}/v1"
+    rubric = {
+        "type": "judge", "name": "strict", "judge": "rubric", "engine": "server", "model": "m",
+        "criteria": {"engine": "server", "model": "writer"},
+    }  # fmt: skip
+    ours = {
+        "default": {"type": "transformers"},
+        "server": {"type": "openai", "base_url": at.format(1)},
+    }
+    config = config_of(JUDGE, engines=ours)
+    theirs = {"server": {"type": "openai", "base_url": at.format(2)}}
+    found = wanted_labels(config, Asked({"labelers": [rubric], "engines": theirs})).config
+    [labeler] = found.label.labelers
+    assert isinstance(labeler, JudgeLabeler)
+    assert {name for name, _ in labeler.asked} == {labeler.engine}
+    asked = found.engines[labeler.engine]
+    assert isinstance(asked, OpenAIEngine)
+    assert asked.addresses == (at.format(2),)
+    assert rubric["criteria"] == {"engine": "server", "model": "writer"}
+
+
 def test_a_judge_is_named_by_its_folder(run: RunDir, tmp_path: Path) -> None:
     mine = judge_folder(tmp_path / "mine")
     template = mine / "prompt.jinja"
@@ -263,8 +287,8 @@ def test_a_judge_is_named_by_its_folder(run: RunDir, tmp_path: Path) -> None:
     assert second.votes["mine"].asked == first.votes["mine"].asked > 0
     assert again(run).votes == {
         "judge": VotesFrom(taken=96),
-        "long": VotesFrom(asked=48),
-    }  # the file of a function is not an input of a run
+        "long": VotesFrom(taken=48),  # by the same file of its function
+    }
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
@@ -175,6 +177,75 @@ def test_each_pair_is_in_one_file(run: RunDir, monkeypatch: pytest.MonkeyPatch) 
     assert [path.name for path in again.new] == ["tasks-001.json"]
     assert sorted(pairs) == sorted(review_of(run).pairs())  # each once
     assert len(review_of(run).draws()) == 2
+
+
+def test_a_draw_stays_as_it_is_whatever_people_say_and_however_many_pairs_come(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their votes change how sure the jury is, by which pairs are drawn."""
+    first, review = exported(run, n=8), review_of(run)
+    before = RunSubjects(run).population()
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:  # noted, and in no file yet
+        patched.setattr(tasks_module, "create_file", killed)
+        with pytest.raises(KeyboardInterrupt):
+            exported(run, n=8, seed=1)
+    drawn = set(review.pairs())
+
+    def answers(number: int, task: Json) -> list[Json]:
+        return [annotation(number, "tie" if number % 2 else OTHER[the_chosen(review, task)])]
+
+    file = written(tmp_path / "export.json", as_json(tasks_in(first), answers))
+    assert import_answers(review, [file]).rounds
+    assert RunSubjects(run).population().pair_ids != before.pair_ids, "ties are not kept"
+    again = exported(run, n=8)
+    assert [path.name for path in again.new] == ["tasks-001.json"]
+    assert {task["data"]["pair_id"] for task in tasks_in(again)} == drawn == set(review.pairs())
+    assert exported(run, n=8, seed=1).new == ()
+    assert len(review.draws()) == 2
+    for draw in review.draws():
+        assert sum(draw["chance"].to_pylist()) == pytest.approx(8)
+        assert len(draw) - draw["place"].null_count == 8
+        assert draw["pair_id"].to_pylist() == before.pair_ids
+
+    caplog.clear()
+    decisions = run.round(0).decisions
+    where = decisions.indices()[-1]
+    more = [row | {"pair_id": f"new-{row['pair_id']}"} for row in decisions.read(where).to_pylist()]
+    decisions.replace(where, pa.Table.from_pylist(more, decisions.schema))
+    assert exported(run, n=8).new == ()
+    assert "another --seed draws from all" in caplog.text
+
+
+def test_a_draw_of_an_earlier_version_is_found_by_drawing_again(run: RunDir) -> None:
+    exported(run, n=8)
+    review = review_of(run)
+    name = "mixed-8-0"
+    draw = review.draw(name)
+    assert draw is not None
+    places = draw["place"].to_pylist()
+    review.add_draw(name, draw.set_column(3, "place", pa.nulls(len(draw), pa.int32())))
+    assert exported(run, n=8).new == ()
+    assert review.draw(name)["place"].to_pylist() == places
+    other = draw.set_column(2, "p_chosen", pa.array([0.5] * len(draw)))
+    other = other.set_column(3, "place", pa.nulls(len(draw), pa.int32()))
+    review.add_draw(name, other)  # the jury was as sure of all then: nobody knows what it drew
+    assert exported(run, n=8).new == ()
+    assert review.draw(name)["place"].null_count == len(draw)
+
+
+def test_a_pair_of_two_rounds_is_shown_once(tmp_path: Path) -> None:
+    """Where a policy was kept, the next round may sample the same answers."""
+    run = decided_run(tmp_path / "run")
+    shutil.copytree(run.round(0).root, run.round(1).root)
+    once, found = decided_run(tmp_path / "once"), exported(run)
+    assert len(run.rounds()) == 2
+    pairs = [task["data"]["pair_id"] for task in tasks_in(found)]
+    assert len(pairs) == len(set(pairs)) == len(tasks_in(exported(once)))
+    assert {row["round"] for row in review_of(run).pairs().values()} == {0}
 
 
 @pytest.mark.parametrize("form", [lambda whole: whole, as_json_min])

@@ -157,6 +157,33 @@ def test_a_judge_s_folder_may_change_until_it_is_asked(
     open_run(config, run, revisions={"embedded:judge": "1"})
 
 
+def test_a_verifier_s_function_may_change_until_it_was_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "rules_of_a_run"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    module = package / "scoring.py"
+    module.write_text("def score(text, **_):\n    return len(text)\n")
+    monkeypatch.chdir(tmp_path)
+    config = small_config(
+        label={"labelers": [{"type": "verifier", "function": "rules_of_a_run.scoring:score"}]}
+    )
+    run = begun(tmp_path / "run", config, "candidates")
+    module.write_text("def score(text, **_):\n    return -len(text)\n")
+    open_run(config, run, revisions={})
+    votes = run.round(0).votes
+    votes.replace(0, votes.schema.empty_table())
+    called = module.read_text()
+    module.write_text("def score(text, **_):\n    return 0\n")
+    with pytest.raises(RunError, match=r"code of verifier changed since .*relabel .* --adopt"):
+        open_run(config, run, revisions={})
+    module.write_text(called)
+    open_run(config, run, revisions={})
+    module.unlink()  # then calling it says what is wrong, where it is called at all
+    open_run(config, run, revisions={})
+
+
 def test_inputs_that_came_later_are_remembered(tmp_path: Path) -> None:
     run = begun(tmp_path, small_config())
     open_run(small_config(), run, revisions={"other": "1"})
