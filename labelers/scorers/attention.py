@@ -1,4 +1,5 @@
-"""Attention over keys and values that several heads share, without a copy of them for each.
+"""Attention as a model was made with, and over keys and values that several heads share without a
+copy of them for each.
 
 On a CPU transformers repeats keys and values for every head as soon as there is a mask, which
 padding always brings: at 500 tokens that costs ten times the attention itself.
@@ -16,6 +17,19 @@ SHARED_HEADS = "sdpa_shared_heads"
 """The implementation's name in transformers, beside its own "sdpa"."""
 _ELSEWHERE = ("cache", "position_bias")
 """What only transformers' own way knows to handle."""
+
+
+_CAP = "attn_logit_softcapping"
+"""What Gemma 2 and its kin hold the scores of their attention under."""
+
+
+def attend_as_made(model: PreTrainedModel) -> None:
+    """Have ``model`` attend as it was trained to: transformers' "sdpa", the default, leaves a cap
+    on scores out without a word, so with one it is "eager"; without, see ``share_heads``."""
+    if getattr(model.config.get_text_config(), _CAP, None) is not None:
+        model.set_attn_implementation("eager")
+    else:
+        share_heads(model)
 
 
 def share_heads(model: PreTrainedModel) -> None:

@@ -204,7 +204,7 @@ def _hidden_answer(checkpoint: str) -> LabelerError:
 def _load_model(checkpoint: str, dtype: Any, device: str, trust_remote_code: bool) -> Any:
     from transformers import AutoModelForSequenceClassification
 
-    from prefloop.labelers.scorers.attention import share_heads
+    from prefloop.labelers.scorers.attention import attend_as_made
 
     if not (Path(checkpoint) / "config.json").is_file():
         raise LabelerError(
@@ -234,7 +234,7 @@ def _load_model(checkpoint: str, dtype: Any, device: str, trust_remote_code: boo
             f"{checkpoint}: the model has {model.config.num_labels} outputs, and a reward model "
             "has one: use a checkpoint with num_labels 1"
         )
-    share_heads(model)
+    attend_as_made(model)
     return model.to(device).eval()
 
 

@@ -102,7 +102,7 @@ def load_model(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    from prefloop.labelers.scorers.attention import share_heads
+    from prefloop.labelers.scorers.attention import attend_as_made
 
     whole = base if is_adapter(path) else path
     try:
@@ -116,7 +116,7 @@ def load_model(
                 output_loading_info=True,
             )
         _require_whole(whole, loading["missing_keys"])
-        share_heads(model)
+        attend_as_made(model)
         if is_adapter(path):
             model = _with_adapter(model, path, merge=model.dtype.itemsize >= 4)
     except (
@@ -142,7 +142,7 @@ def _with_adapter(model: PreTrainedModel, path: str, *, merge: bool) -> PreTrain
         raise EngineFailed("peft is not installed", "pip install peft") from error
     adapted = PeftModel.from_pretrained(model, path, use_safetensors=True)
     _require_whole(path, checkpoints.missing_in_adapter(adapted, Path(path)))
-    return adapted.merge_and_unload() if merge else adapted
+    return checkpoints.merged(adapted) if merge else adapted
 
 
 def _require_whole(path: str, missing: Collection[str]) -> None:

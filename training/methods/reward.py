@@ -274,7 +274,7 @@ def _load_base(base: Path, dtype: Any) -> Any:
     """The model in ``base`` with a head of one output: its own, or a new one."""
     from transformers import AutoModelForSequenceClassification
 
-    from prefloop.labelers.scorers.attention import share_heads
+    from prefloop.labelers.scorers.attention import attend_as_made
 
     try:
         with no_loading_bar():
@@ -302,7 +302,7 @@ def _load_base(base: Path, dtype: Any) -> Any:
             f"{base}: its weights lack {lost[0]}: the checkpoint is incomplete, or of another "
             "architecture than its config.json says"
         )
-    share_heads(model)
+    attend_as_made(model)
     return model
 
 

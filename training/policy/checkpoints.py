@@ -126,7 +126,7 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
-    from prefloop.labelers.scorers.attention import share_heads
+    from prefloop.labelers.scorers.attention import attend_as_made
 
     four_bits = {"quantization_config": _four_bits(quantize, dtype)} if quantize else {}
     base = base_of(checkpoint)
@@ -142,7 +142,7 @@ def load_model(
         )
     _require_whole(base, loading["missing_keys"])
     _forget_generation(model)
-    share_heads(model)
+    attend_as_made(model)
     if is_adapter(checkpoint):
         from peft import PeftModel
 
@@ -153,9 +153,28 @@ def load_model(
         _require_whole(checkpoint, missing_in_adapter(model, checkpoint))
         if not trainable_adapter and not quantize:  # merged in 4 bits it would be rounded away
             # peft froze the base to train the adapter; a merged model is all one.
-            model = model.merge_and_unload().requires_grad_(True)
+            model = merged(model).requires_grad_(True)
     # What is quantised is where it was loaded, and cannot be moved.
     return (model if quantize else model.to(device)).eval()
+
+
+def merged(adapted: Any) -> Any:
+    """The model of ``adapted`` (a ``PeftModel``) with the adapter in its weights.
+
+    Where input and output embeddings are one matrix and the adapter is on one of them, they become
+    two: what is added to the one is not the other's.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    model = adapted.get_base_model()
+    given, taken = model.get_input_embeddings(), model.get_output_embeddings()
+    apart = isinstance(given, BaseTunerLayer) or isinstance(taken, BaseTunerLayer)
+    if apart and taken is not None and given.weight is taken.weight:
+        layer = taken.get_base_layer() if isinstance(taken, BaseTunerLayer) else taken
+        layer.weight = type(layer.weight)(layer.weight.detach().clone())
+        for config in (model.config, model.config.get_text_config()):
+            config.tie_word_embeddings = False
+    return adapted.merge_and_unload()
 
 
 def missing_in_adapter(model: Any, checkpoint: Path) -> set[str]:

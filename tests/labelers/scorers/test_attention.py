@@ -4,11 +4,19 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    Gemma2Config,
+    LlamaConfig,
+)
 
 from prefloop.labelers.scorers import attention
 from prefloop.labelers.scorers.attention import SHARED_HEADS, share_heads
+from prefloop.labelers.scorers.sequence_scores import SequenceScorer
+from prefloop.pipeline.engines.weights import load_model as load_into_engine
 from prefloop.training.policy.checkpoints import load_model
+from tests.helpers.engine_models import make_tokenizer
 
 SIZES = {
     "vocab_size": 50,
@@ -81,3 +89,29 @@ def test_a_checkpoint_does_not_say_how_it_was_computed(tmp_path):
     loaded = load_model(tmp_path, dtype=torch.float32)
     assert loaded.config._attn_implementation == SHARED_HEADS
     AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["policy", "engine", "reward model"])
+def test_a_cap_on_scores_is_kept(tmp_path, kind):
+    make_tokenizer(tmp_path)
+    sizes = SIZES | {"vocab_size": 432, "num_key_value_heads": 2, "head_dim": 16}
+    config = Gemma2Config(
+        **sizes, attn_logit_softcapping=1.0, initializer_range=0.5, pad_token_id=0, num_labels=1,
+        query_pre_attn_scalar=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    auto = AutoModelForSequenceClassification if kind == "reward model" else AutoModelForCausalLM
+    auto.from_config(config).save_pretrained(tmp_path)
+    capped = auto.from_pretrained(tmp_path, attn_implementation="eager")
+    if kind == "policy":
+        model = load_model(tmp_path, dtype=torch.float32)
+    elif kind == "engine":
+        model = load_into_engine(
+            str(tmp_path), base="", device=torch.device("cpu"), dtype=torch.float32
+        )
+    else:
+        [ids] = IDS[:1].tolist()
+        found = SequenceScorer(str(tmp_path)).score([ids])
+        assert found[0] == pytest.approx(float(capped(IDS[:1]).logits), abs=1e-4)
+        return
+    torch.testing.assert_close(model(IDS).logits, capped(IDS).logits)
