@@ -66,6 +66,20 @@ the whole batch, or are multiplied where PyTorch still needs them."""
 WITHOUT_REFERENCE: tuple[Loss, ...] = ("simpo", "orpo", "sft")
 """Losses that no reference policy goes into."""
 
+SMOOTHED: tuple[Loss, ...] = ("robust", "cdpo", "exo_pair", "aot", "aot_unpaired")
+"""Losses that ``label_smoothing`` goes into."""
+
+OF_DIVERGENCE: tuple[Loss, ...] = (
+    "sigmoid",
+    "sigmoid_norm",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "robust",
+    "discopop",
+)
+"""Losses that another ``divergence`` than ``reverse_kl`` goes into."""
+
 Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
 
 PolicyLoss = Literal["grpo", "dr_grpo", "dapo", "bnpo"]
@@ -326,12 +340,13 @@ class TrainConfig(Optimisation):
     """Weight of an answer's tokens beyond the length of the other one, against length bias
     (LD-DPO); null = 1."""
     divergence: Divergence = "reverse_kl"
-    """The f-divergence that holds the policy to its reference (f-DPO); not with every loss."""
+    """The f-divergence that holds the policy to its reference (f-DPO): another one goes with
+    ``sigmoid``, ``sigmoid_norm``, ``hinge``, ``ipo``, ``exo_pair``, ``robust`` and ``discopop``."""
     divergence_alpha: float = Field(default=0.5, gt=0)
     """Alpha of ``alpha_divergence``."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    """Probability that a label is flipped (``robust``, ``cdpo``), epsilon (``exo_pair``, must be
-    above 0)."""
+    """Probability that a label is flipped (``robust``, ``cdpo``, ``aot``, ``aot_unpaired``),
+    epsilon (``exo_pair``, must be above 0). No other loss takes it."""
     learning_rate: PositiveFloat = 5e-7
     """Peak learning rate. Left out, it is 1e-5 with ``sft``, 8e-6 with ``orpo``, 1e-6 with ``grpo``
     and ``rloo``, and ten times as much with ``lora``."""
@@ -400,9 +415,16 @@ class TrainConfig(Optimisation):
             raise ValueError(f"reference {self.reference} needs whole models: leave out lora")
         if self.reference == "ema":
             self._ema_fits()
-        own = sorted(set(losses) & set(OWN_LOSSES))
-        if own and self.divergence != "reverse_kl":
-            raise ValueError(f"divergence {self.divergence} does not go with loss {own[0]}")
+        apart = sorted(set(losses) - set(OF_DIVERGENCE))
+        if apart and self.divergence != "reverse_kl":
+            raise ValueError(f"divergence {self.divergence} does not go with loss {apart[0]}")
+        # A preset's is for the preset's loss.
+        smoothed = self.label_smoothing and self.preset is None and self.method == "dpo"
+        if smoothed and not set(losses) & set(SMOOTHED):
+            raise ValueError(
+                f"label_smoothing does not go with loss {losses[0]}: DPO with it is cdpo "
+                "(conservative) or robust; or leave it out"
+            )
         unweighed = sorted(set(losses) & set(NOT_WEIGHED))
         if self.wpo and unweighed:
             raise ValueError(f"wpo does not go with loss {unweighed[0]}: leave one of them out")

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 
 from prefloop.training.config import (
     NOT_WEIGHED,
+    OF_DIVERGENCE,
+    SMOOTHED,
     WITHOUT_REFERENCE,
     Divergence,
     Loss,
@@ -152,8 +154,8 @@ def test_the_loss_is_the_papers(
     policy: Path, reference: Path, shard: Path, logps: Logps, tmp_path: Path, loss: str
 ) -> None:
     step = first_step(
-        policy, reference, shard, tmp_path, loss=loss, label_smoothing=EPSILON, simpo_gamma=GAMMA,
-        dpop_lambda=LAMBDA, margin_cap=CAP,
+        policy, reference, shard, tmp_path, loss=loss, simpo_gamma=GAMMA, dpop_lambda=LAMBDA,
+        margin_cap=CAP, label_smoothing=EPSILON if loss in SMOOTHED else 0.0,
     )  # fmt: skip
     assert step["loss"] == pytest.approx(expected(loss, logps), rel=2e-4)
 
@@ -223,7 +225,8 @@ def test_wpo_weighs_pairs_by_how_likely_the_policy_finds_them(
     million = (1e6,) * len(losses)  # models that know nothing give weights of a millionth
     step = first_step(
         policy, reference, shard, tmp_path, loss=losses, loss_weights=million, wpo=True,
-        dpop_lambda=LAMBDA, margin_cap=CAP, label_smoothing=EPSILON, simpo_gamma=GAMMA,
+        dpop_lambda=LAMBDA, margin_cap=CAP, simpo_gamma=GAMMA,
+        label_smoothing=EPSILON if set(losses) & set(SMOOTHED) else 0.0,
     )  # fmt: skip
     by_hand = 1e6 * sum(float((weights * by_pair(loss, logps)).mean()) for loss in losses)
     assert step["loss"] == pytest.approx(by_hand, rel=1e-3)
@@ -311,6 +314,13 @@ def test_settings_that_do_not_go_together() -> None:
         TrainConfig(loss="cdpo")
     with pytest.raises(ValidationError, match="does not go with loss soft"):
         TrainConfig(loss="soft", divergence="forward_kl")
+    for loss in set(get_args(Loss)) - set(OF_DIVERGENCE):
+        with pytest.raises(ValidationError, match=f"does not go with loss {loss}"):
+            TrainConfig(loss=loss, divergence="js_divergence", label_smoothing=EPSILON)
+    with pytest.raises(ValidationError, match="label_smoothing does not go with loss sigmoid"):
+        TrainConfig(label_smoothing=EPSILON)
+    assert TrainConfig(loss=("sigmoid", "robust"), label_smoothing=EPSILON).label_smoothing
+    assert TrainConfig(preset="iterative-dpo", loss="sigmoid").loss == "sigmoid"
     with pytest.raises(ValidationError, match="wpo does not go with loss hinge"):
         TrainConfig(loss=("sigmoid", "hinge"), wpo=True)
     assert not TrainConfig(loss=("simpo", "sft")).uses_reference

@@ -31,7 +31,7 @@ from prefloop.training.session.fit import fit
 from prefloop.training.session.job import Job
 from prefloop.training.session.on_policy import Group, Prompts
 from tests.helpers.dpo_data import WORDS, rows, triple, write
-from tests.helpers.engine_models import make_model
+from tests.helpers.engine_models import make_model, make_tokenizer
 
 BETA = 0.3
 
@@ -119,8 +119,15 @@ def test_the_loss_of_kto_is_the_papers(policy: Path, reference: Path, tmp_path: 
 
 
 def test_each_answer_stands_behind_anothers_prompt() -> None:
-    shifted = mismatched_answers([np.array([n], dtype=np.int32) for n in range(7)], 3)
-    assert [int(ids[0]) for ids in shifted] == [2, 0, 1, 5, 3, 4, 5]
+    def of(*prompts: int) -> list[int]:
+        rows = [np.array([n], dtype=np.int32) for n in range(len(prompts))]
+        asked = [np.array([prompt], dtype=np.int32) for prompt in prompts]
+        return [int(ids[0]) for ids in mismatched_answers(asked, rows, 3)]
+
+    assert of(0, 1, 2, 3, 4, 5, 6) == [2, 0, 1, 5, 3, 4, 5]
+    assert of(0, 0, 1, 2, 2, 3, 3) == [2, 2, 1, 5, 5, 4, 4]  # several answers to a prompt
+    assert of(0, 1, 2, 3, 3, 3, 4) == [2, 0, 1, 2, 2, 2, 5]  # one prompt in a batch
+    assert of(0, 0, 0, 0) == [2, 0, 1, 2]  # one prompt in all
 
 
 def test_triples_are_single_answers_too(policy: Path, tmp_path: Path) -> None:
@@ -211,6 +218,22 @@ def test_a_model_that_would_mix_the_answers_of_a_row_is_refused(
     (mixing / "config.json").write_text(json.dumps(about))
     with pytest.raises(TrainingError, match=r"linear_attention.*carry a state"):
         fit(Job(mixing, mixing, (shard,), tmp_path / "p", config, seed=3), Sft())
+
+
+def test_a_model_whose_mask_does_not_go_by_positions_is_refused(tmp_path: Path) -> None:
+    from transformers import OPTConfig, OPTForCausalLM
+
+    make_tokenizer(tmp_path / "opt")
+    about = OPTConfig(
+        vocab_size=432, hidden_size=32, ffn_dim=48, num_hidden_layers=1, num_attention_heads=2,
+        word_embed_proj_dim=32, max_position_embeddings=256, init_std=0.3,
+    )  # fmt: skip
+    OPTForCausalLM(about).save_pretrained(tmp_path / "opt")
+    shard = labelled(tmp_path / "u.parquet", some_answers(9))
+    config = TrainConfig(method="sft", padding_free=True)
+    job = Job(tmp_path / "opt", tmp_path / "opt", (shard,), tmp_path / "p", config, seed=3)
+    with pytest.raises(TrainingError, match="opt let answers in one row see each other"):
+        fit(job, Sft())
 
 
 class Sampler:

@@ -9,6 +9,7 @@ what else holds, see ``prefloop.training.session.fit``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,7 @@ import pyarrow as pa
 from prefloop.data.hashing import json_hash
 from prefloop.training.errors import TrainingError
 from prefloop.training.inputs.answers import Answers, read_answers
+from prefloop.training.inputs.pairs import digest_of
 from prefloop.training.inputs.rows import Dropped
 from prefloop.training.inputs.tokens import TokenIds, check_embedding
 from prefloop.training.policy.checkpoints import embeddings
@@ -68,7 +70,7 @@ class Kto:
         from prefloop.training.trainers.answer_trainers import LabelledTrainer
 
         config = session.job.config
-        others = mismatched_answers(rows.answers, config.batch_size)
+        others = mismatched_answers(rows.prompts, rows.answers, config.batch_size)
         ids = pa.large_list(pa.int32())
         table = pa.table(
             {
@@ -120,23 +122,26 @@ def _reference_columns(session: Session, data: Answers, others: list[TokenIds]) 
         return pa.table({"ref_logps": own, "ref_KL_logps": other})
 
     key = {name: settings[name] for name in ("reference_revision", "precision", "batch_size")}
-    key |= {"answers": data.digest(), "quantize": opened.quantize}
-    if _ends_alone(len(data), job.config.batch_size):
-        key |= {"last": "behind another's prompt"}  # earlier versions had its own there
+    key |= {"answers": data.digest(), "others": digest_of(others), "quantize": opened.quantize}
     return kept_columns(job.kept_reference, json_hash(key), compute)
 
 
-def mismatched_answers(answers: Sequence[TokenIds], batch_size: int) -> list[TokenIds]:
-    """For each row another answer of its batch: answer i - 1, and the last one for the first."""
-    order = np.arange(len(answers))
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        order[start : start + batch_size] = np.roll(batch, 1)
-    if _ends_alone(len(order), batch_size):
-        order[-1] = len(order) - 2
-    return [answers[row] for row in order.tolist()]
+def mismatched_answers(
+    prompts: Sequence[TokenIds], answers: Sequence[TokenIds], batch_size: int
+) -> list[TokenIds]:
+    """For each row the answer of another to another prompt: of the rows of its batch the nearest
+    one before it, the last one being before the first. Where the whole batch has one prompt, it is
+    of all rows; where all have, another answer to that one has to do."""
+    keys = [np.asarray(prompt).tobytes() for prompt in prompts]
+    rows = range(len(keys))
+    one_prompt = len(set(keys)) == 1
 
+    def other(row: int) -> int:
+        start = row - row % batch_size
+        own = min(batch_size, len(keys) - start)
+        in_batch = (start + (row - start - back) % own for back in range(1, own))
+        anywhere = ((row - back) % len(keys) for back in range(1, len(keys)))
+        found = (at for at in chain(in_batch, anywhere) if one_prompt or keys[at] != keys[row])
+        return next(found, row)
 
-def _ends_alone(answers: int, batch_size: int) -> bool:
-    """Whether the last batch is a single answer."""
-    return answers > 1 and answers % batch_size == 1
+    return [answers[other(row)] for row in rows]

@@ -71,12 +71,17 @@ class Sft:
         return trainer
 
 
-_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+_ATTENTION = {"full_attention", "sliding_attention"}
+_TRIED = (6, 5)
+"""Tokens of the sequences in one row that a model is tried on."""
+_NEAR, _NEAR_IN_SHORT_TYPES = 1e-3, 0.2
+"""Mean difference of log-probabilities in nats that rounding may make."""
 
 
 def _require_apart(model: Any) -> None:
     """Raise ``TrainingError`` for a model that would let answers in one row see each other: its
-    layers carry a state along, or its attention is not transformers' own, which goes by positions.
+    layers carry a state along, or its attention is not transformers' own, or it does not go by
+    positions, which is tried.
     """
     settings = model.config.get_text_config()
     carrying = sorted(set(getattr(settings, "layer_types", None) or ()) - _ATTENTION)
@@ -90,6 +95,30 @@ def _require_apart(model: Any) -> None:
             f"padding_free: the attention of {settings.model_type} does not keep answers in one "
             "row apart: leave padding_free out"
         )
+    if _sees_others(model):
+        raise TrainingError(
+            f"padding_free: models of type {settings.model_type} let answers in one row see each "
+            "other: leave padding_free out"
+        )
+
+
+def _sees_others(model: Any) -> bool:
+    """Whether ``model`` says something else of two sequences in one row than of each alone."""
+    import torch
+
+    draw = np.random.default_rng(0)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    alone = [
+        torch.from_numpy(draw.integers(vocabulary, size=(1, size))).to(model.device)
+        for size in _TRIED
+    ]
+    positions = torch.cat([torch.arange(size, device=model.device) for size in _TRIED])[None]
+    with torch.no_grad():
+        apart = torch.cat([model(one, use_cache=False).logits for one in alone], dim=1)
+        row = model(torch.cat(alone, dim=1), position_ids=positions, use_cache=False).logits
+    differ = (apart.float().log_softmax(-1) - row.float().log_softmax(-1)).abs().mean()
+    near = _NEAR if model.dtype == torch.float32 else _NEAR_IN_SHORT_TYPES
+    return not bool(differ < near)
 
 
 def _table(data: Answers) -> pa.Table:
