@@ -11,11 +11,12 @@ from trl import KTOTrainer, SFTTrainer
 
 from prefloop.training.session.steps import GROUPED
 from prefloop.training.trainers.answers_only import AnswersOnly
+from prefloop.training.trainers.even_steps import EvenRows
 from prefloop.training.trainers.offline_mixin import OfflineMixin, Prepared
 from prefloop.training.trainers.order import EpochRows, Ordered
 
 
-class LabelledTrainer(AnswersOnly, Prepared, Ordered, KTOTrainer):  # type: ignore[misc]  # TRL has no types
+class LabelledTrainer(AnswersOnly, EvenRows, Prepared, Ordered, KTOTrainer):  # type: ignore[misc]  # TRL has no types
     """KTOTrainer over ``prompt_ids``, ``completion_ids``, ``KL_completion_ids``, ``label`` and the
     reference's ``ref_logps`` and ``ref_KL_logps``."""
 

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from prefloop.training.session.chunks import OnlineChunks
-from prefloop.training.trainers.pair_trainer import PairCollator, PairTrainer, PartOfStep
+from prefloop.training.trainers.even_steps import PartOfStep
+from prefloop.training.trainers.pair_trainer import PairCollator, PairTrainer
 
 
 class OnlineTrainer(PairTrainer):

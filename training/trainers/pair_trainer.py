@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
 
@@ -17,25 +16,13 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from prefloop.training.config import TrainConfig
 from prefloop.training.trainers.answers_only import AnswersOnly
+from prefloop.training.trainers.even_steps import EvenSteps
 from prefloop.training.trainers.losses import OWN, PairLogps, own_loss, wpo_weights
 from prefloop.training.trainers.offline_mixin import Prepared
 from prefloop.training.trainers.order import Ordered
 
 
-@dataclass(frozen=True)
-class PartOfStep:
-    """How much of a larger batch, whose gradient is added up, the pairs of a forward pass are."""
-
-    pairs: float = 1.0
-    chosen_tokens: float = 1.0
-    """The same by tokens of the chosen answers, over which ``sft`` takes its mean."""
-
-    def of(self, loss: str) -> float:
-        """What the mean that ``loss`` is counts in that of the larger batch."""
-        return self.chosen_tokens if loss == "sft" else self.pairs
-
-
-class PairTrainer(AnswersOnly, Prepared, Ordered, DPOTrainer):  # type: ignore[misc]  # TRL has no types
+class PairTrainer(AnswersOnly, EvenSteps, Prepared, Ordered, DPOTrainer):  # type: ignore[misc]  # TRL has no types
     """DPOTrainer over a dataset of ``prompt_ids``, ``chosen_ids``, ``rejected_ids`` and, with
     ``precompute_ref_log_probs``, ``ref_chosen_logps`` and ``ref_rejected_logps``."""
 
@@ -43,7 +30,6 @@ class PairTrainer(AnswersOnly, Prepared, Ordered, DPOTrainer):  # type: ignore[m
 
     settings: TrainConfig
     """Set by the caller before training."""
-    share = PartOfStep()
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -59,7 +45,7 @@ class PairTrainer(AnswersOnly, Prepared, Ordered, DPOTrainer):  # type: ignore[m
             weight * self.share.of(name)
             for name, weight in zip(of_trl.loss_types, weights, strict=True)
         ]
-        of_trl.router_aux_loss_coef = coefficient and coefficient * self.share.pairs
+        of_trl.router_aux_loss_coef = coefficient and coefficient * self.share.rows
         try:
             return self._whole_loss(model, inputs, return_outputs)
         finally:
