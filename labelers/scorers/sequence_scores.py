@@ -3,7 +3,8 @@
 Invariants:
 
 * A score depends on its conversation alone, not on what else is in the batch: padding is on the
-  right, masked, and of a token that the model's head does not take for the end of the text.
+  right, masked, and of a token that the model's head does not take for the end of the text. A model
+  that reads padding all the same (it is tried) has none: only equal lengths are batched.
 * A conversation is scored whole or refused; nothing is cut.
 * A head that was not in the checkpoint scores nothing: its weights would be random.
 
@@ -13,6 +14,7 @@ Imports torch and transformers inside functions only. Weights are read as safete
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,9 +29,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _PROBES = ("Yes.", "No, not at all.")
+_LONG = " ".join(_PROBES * 8)
 _CPU_BATCH_TOKENS = 1_024
 """On a CPU, activations of larger batches leave its caches: see benchmarks/RESULTS.md."""
 _NO_LIMIT = 10**9  # tokenizers without a limit say 10**30
+_NEAR, _NEAR_IN_SHORT_TYPES = 1e-3, 0.1
+"""By what part of a score above 1, or by how much of one below, rounding may change it."""
 
 
 class SequenceScorer:
@@ -60,6 +65,7 @@ class SequenceScorer:
         self.tokenizer = _load_tokenizer(checkpoint, trust_remote_code)
         _check_template(self.tokenizer, checkpoint)
         self._model = _load_model(checkpoint, getattr(torch, dtype), device, trust_remote_code)
+        self._dtype = dtype
         config = self._model.config.get_text_config()
         if config.pad_token_id is None or config.pad_token_id < 0:
             # It was never run in batches, so its head reads at the last token: keep it so.
@@ -71,6 +77,7 @@ class SequenceScorer:
         self.max_length = min(max_length or _NO_LIMIT, context_length(config, self.tokenizer))
         """Tokens of the longest conversation that is scored."""
         self.tokenizer.model_max_length = _NO_LIMIT  # we refuse by ourselves; it would only warn
+        self._pads = self._is_blind_to_padding()
 
     def encode(self, messages: Sequence[Message], answer: str) -> list[int]:
         """Token ids of the conversation that ends with ``answer``.
@@ -87,12 +94,21 @@ class SequenceScorer:
 
     def score(self, sequences: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """The model's output for each of N sequences of token ids [N]; may hold NaN."""
+        return self._score(sequences, pads=self._pads)
+
+    def _score(self, sequences: Sequence[Sequence[int]], *, pads: bool) -> NDArray[np.float64]:
         import torch
 
         found = np.empty(len(sequences), np.float64)
         device = self._model.device
+        lengths = [len(ids) for ids in sequences]
+        batches = length_sorted_batches(lengths, self._batch_tokens)
+        if not pads:
+            batches = [
+                list(rows) for batch in batches for _, rows in groupby(batch, lengths.__getitem__)
+            ]
         with torch.inference_mode():
-            for rows in length_sorted_batches([len(ids) for ids in sequences], self._batch_tokens):
+            for rows in batches:
                 length = max(len(sequences[row]) for row in rows)
                 ids = np.full((len(rows), length), self._padding, np.int64)
                 real = np.zeros((len(rows), length), np.int64)
@@ -105,6 +121,20 @@ class SequenceScorer:
                 )
                 found[rows] = output.logits[:, 0].double().cpu().numpy()
         return found
+
+    def _is_blind_to_padding(self) -> bool:
+        """Whether the model says the same of a short conversation beside a long one."""
+        asked = [{"role": "user", "content": "?"}]
+        both = [conversation_tokens(self.tokenizer, asked, text) for text in (_PROBES[0], _LONG)]
+        if max(map(len, both)) > self.max_length:
+            return True
+        alone = self._score(both, pads=False)
+        near = _NEAR if self._dtype == "float32" else _NEAR_IN_SHORT_TYPES
+        try:
+            apart = np.abs(self._score(both, pads=True) - alone)
+        except (ValueError, RuntimeError):  # it has no padding at all
+            return False
+        return bool((apart <= near * np.maximum(1.0, np.abs(alone))).all())
 
 
 def conversation_tokens(
@@ -154,6 +184,8 @@ def padding_token(tokenizer: PreTrainedTokenizerBase) -> int:
 def context_length(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens that the model and its tokenizer were made for; a billion where neither says."""
     positions = getattr(config, "max_position_embeddings", None) or _NO_LIMIT
+    if positions < 0:  # XLNet's way to say that there is no limit
+        positions = _NO_LIMIT
     return int(min(positions, tokenizer.model_max_length or _NO_LIMIT, _NO_LIMIT))
 
 
@@ -235,7 +267,18 @@ def _load_model(checkpoint: str, dtype: Any, device: str, trust_remote_code: boo
             "has one: use a checkpoint with num_labels 1"
         )
     attend_as_made(model)
+    _score_in_float32(model)
     return model.to(device).eval()
+
+
+def _score_in_float32(model: Any) -> None:
+    """Have the head of a decoder compute in float32: bfloat16 has so few digits that different
+    answers get equal scores."""
+    import torch
+
+    head = getattr(model, "score", None)
+    if isinstance(head, torch.nn.Linear) and head.weight.dtype != torch.float32:
+        head.float().register_forward_pre_hook(lambda _, given: (given[0].float(), *given[1:]))
 
 
 def _quiet() -> Any:

@@ -31,7 +31,7 @@ from prefloop.labelers.scorers.sequence_scores import (
 from prefloop.pipeline.config import validate_config
 from prefloop.pipeline.plan.plan import make_plan
 from prefloop.pipeline.run.models import Models
-from tests.helpers.engine_models import TEMPLATE, make_model
+from tests.helpers.engine_models import TEMPLATE, make_model, make_tokenizer
 from tests.helpers.reward_models import make_bert_reward, make_llama_reward
 
 QUESTION = ({"role": "user", "content": "Write one sentence about a fox."},)
@@ -109,6 +109,44 @@ def test_the_score_does_not_depend_on_the_batch(
     alone = without_padding(folder, sequences)
     assert np.ptp(alone) > 0.01
     np.testing.assert_allclose(scorer.score(sequences), alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mixes all positions", "pads on the left"])
+def test_a_model_that_reads_padding_has_none(kind: str, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification, FNetConfig, XLNetConfig
+
+    make_tokenizer(tmp_path)
+    torch.manual_seed(0)
+    shared = {"vocab_size": 432, "initializer_range": 0.3, "num_labels": 1, "pad_token_id": 0}
+    config = (
+        FNetConfig(
+            **shared, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            max_position_embeddings=256,
+        )
+        if kind == "mixes all positions"
+        else XLNetConfig(**shared, d_model=32, n_layer=2, n_head=2, d_inner=48)
+    )  # fmt: skip
+    model = AutoModelForSequenceClassification.from_config(config)
+    model.save_pretrained(tmp_path)
+    scorer = SequenceScorer(str(tmp_path))
+    sequences = [scorer.encode(QUESTION, text) for text in TEXTS]
+    alone = without_padding(str(tmp_path), sequences)
+    assert np.ptp(alone) > 0.01
+    np.testing.assert_allclose(scorer.score(sequences), alone, atol=1e-5)
+
+
+def test_scores_in_bfloat16_have_the_digits_of_float32(tmp_path: Path) -> None:
+    """Else answers that differ by less than the eighth binary digit would have equal scores."""
+    import torch
+
+    folder = make_llama_reward(tmp_path, initializer_range=0.02)
+    scorer = SequenceScorer(folder, dtype="bfloat16")
+    sequences = [scorer.encode(QUESTION, f"A fox, {number}.") for number in range(40)]
+    scores = scorer.score(sequences)
+    rounded = torch.tensor(scores).bfloat16().double().numpy()
+    assert (rounded != scores).mean() > 0.9
+    np.testing.assert_allclose(scores, SequenceScorer(folder).score(sequences), atol=0.02)
 
 
 def test_no_sequences_have_no_scores(llama: str) -> None:
