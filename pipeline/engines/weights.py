@@ -117,6 +117,7 @@ def load_model(
             )
         _require_whole(whole, loading["missing_keys"])
         attend_as_made(model)
+        _forget_balance(model)
         if is_adapter(path):
             model = _with_adapter(model, path, merge=model.dtype.itemsize >= 4)
     except (
@@ -133,6 +134,14 @@ def load_model(
         raise _unloadable("weights", path, error) from error
     loaded: PreTrainedModel = model.to(device).eval()
     return loaded
+
+
+def _forget_balance(model: PreTrainedModel) -> None:
+    """Compute no loss of balance between experts, which some models are saved with: it is for
+    training, and fails where a cache holds what was read before."""
+    for config in (model.config, model.config.get_text_config()):
+        if getattr(config, "output_router_logits", False):
+            config.output_router_logits = False
 
 
 def _with_adapter(model: PreTrainedModel, path: str, *, merge: bool) -> PreTrainedModel:

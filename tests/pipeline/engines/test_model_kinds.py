@@ -12,6 +12,7 @@ from transformers import (
     Mamba2Config,
     MambaConfig,
     PretrainedConfig,
+    Qwen3MoeConfig,
     RecurrentGemmaConfig,
 )
 
@@ -76,6 +77,18 @@ def test_a_model_of_states_alone_remembers_what_it_has_read(kind: str, tmp_path:
                 log_p = model(ids, use_cache=False).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
             picked = log_p.gather(1, ids[0, len(prompt) :, None])
             assert answer.logprob == pytest.approx(float(picked.sum()), abs=1e-3)
+
+
+def test_a_mixture_of_experts_that_was_saved_in_training_answers(tmp_path: Path) -> None:
+    config = Qwen3MoeConfig(
+        **SIZE, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=32, num_experts=4, num_experts_per_tok=2,
+        moe_intermediate_size=32, output_router_logits=True, pad_token_id=0,
+    )  # fmt: skip
+    folder = make(tmp_path, config)
+    asked = ({"role": "user", "content": "Write about a fox."},)
+    [answers] = ask(folder, Request("r", asked, Sampling(max_tokens=8), (1, 2)))
+    assert all(0 < answer.completion_tokens <= 8 for answer in answers)
 
 
 def test_a_model_that_forgets_is_refused(tmp_path: Path) -> None:
