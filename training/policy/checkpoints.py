@@ -260,10 +260,21 @@ def embeddings(policy: Path) -> int | None:
 
 
 def _setting(policy: Path, *names: str) -> int | None:
-    """What the model's config, or that of its language model, says under the first of ``names``."""
-    settings = json.loads((base_of(policy) / "config.json").read_text(encoding="utf-8"))
+    """What the model's config, or that of its language model, says under the first of ``names``;
+    where it leaves them out, as Falcon's and Gemma 3's do, what transformers takes them for."""
+    folder = base_of(policy)
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     for part in (settings, settings.get("text_config") or {}):
         for name in names:
             if part.get(name):
                 return int(part[name])
-    return None
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        ).get_text_config()
+    except (OSError, ValueError, KeyError):  # whoever loads the model says so
+        return None
+    found = next((getattr(config, name, None) for name in names if getattr(config, name, None)), 0)
+    return int(found) if found and found > 0 else None

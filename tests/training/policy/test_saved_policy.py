@@ -10,6 +10,7 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     MambaConfig,
@@ -19,7 +20,7 @@ from prefloop.training.config import TrainConfig
 from prefloop.training.errors import TrainingError
 from prefloop.training.methods.offline import train_offline
 from prefloop.training.policy.averaging import average_policies
-from prefloop.training.policy.checkpoints import context_length
+from prefloop.training.policy.checkpoints import context_length, embeddings
 from prefloop.training.session.fit import TrainResult
 from prefloop.training.session.job import Job
 from tests.helpers.dpo_data import rows, write
@@ -84,6 +85,13 @@ def test_the_context_of_a_model_that_calls_it_otherwise(tmp_path: Path) -> None:
     file = nested / "config.json"
     file.write_text(json.dumps({"text_config": {"max_position_embeddings": 40}}))
     assert context_length(nested) == 40
+    # What these leave out is their kind's: Falcon's and Gemma 3's are published so.
+    file.write_text(json.dumps({"model_type": "falcon", "vocab_size": 420}))
+    assert context_length(nested) == 2048
+    file.write_text(json.dumps({"model_type": "gemma3", "text_config": {"hidden_size": 32}}))
+    assert embeddings(nested) == Gemma3TextConfig().vocab_size
+    file.write_text(json.dumps({"model_type": "mamba", "vocab_size": 420}))
+    assert context_length(nested) == 2**31
 
 
 @pytest.mark.parametrize("kind", ["gptq", "awq", "bitsandbytes"])
