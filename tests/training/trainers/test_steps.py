@@ -183,11 +183,13 @@ def test_an_interrupted_training_of_an_earlier_version_goes_on_in_the_earlier_or
 
 
 def test_no_answer_stands_behind_its_own_prompt() -> None:
-    """Also where the last batch is one answer."""
-    answers = [np.array([n], dtype=np.int32) for n in range(7)]
-    for batch_size in (2, 3, 6):
-        shifted = mismatched_answers(answers, batch_size)
-        assert all(one[0] != other[0] for one, other in zip(answers, shifted, strict=True))
+    """Also where the last batch is one answer, and where prompts have several."""
+    for answers_each in (1, 2, 4):
+        prompts = [np.array([n // answers_each], dtype=np.int32) for n in range(7)]
+        for batch_size in (2, 3, 6):
+            # Each answer says whose it is.
+            shifted = mismatched_answers(prompts, prompts, batch_size)
+            assert all(one[0] != other[0] for one, other in zip(prompts, shifted, strict=True))
 
 
 # Passes
