@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -320,6 +322,21 @@ def test_tests_that_are_none_are_said(gold: Any) -> None:
 )
 def test_code_that_does_not_come_to_its_tests_passes_none(code: str) -> None:
     assert run_caged(code, Limits(2, 512), ["True"]).passed == []
+
+
+@needs_cage
+@pytest.mark.parametrize("code", ["os.kill(0, 9)", "os.killpg(os.getpgid(0), 9)", "os.kill(-1, 9)"])
+def test_code_does_not_end_the_processes_beside_its_cage(code: str) -> None:
+    label = (
+        "from prefloop.labelers.scorers.shipped.cage import Limits, run_caged\n"
+        f"run_caged({f'import os; {code}'!r}, Limits(5, 512), ['True'])\n"
+        "print('still here')"
+    )
+    # In a group of its own: what is not kept in would end these tests.
+    done = subprocess.run(
+        [sys.executable, "-c", label], capture_output=True, text=True, start_new_session=True
+    )
+    assert (done.returncode, done.stdout) == (0, "still here\n"), done.stderr
 
 
 @needs_cage
