@@ -17,7 +17,8 @@ from prefloop.data.shards import atomic_write_text
 from prefloop.data.storage.dataset_folder import configs_yaml
 from prefloop.labelers.config import LabelerConfig
 from prefloop.labelers.decisions.lengths import LENGTH_COLUMNS, compared_lengths
-from prefloop.pipeline.config import RunConfig
+from prefloop.pipeline.config import RunConfig, SampleConfig
+from prefloop.pipeline.report.formats import percent
 from prefloop.pipeline.run.final_split import final_figures
 from prefloop.pipeline.run.fresh import card_is_fresh
 from prefloop.pipeline.run.promotion import keeping
@@ -108,7 +109,20 @@ def card_text(config: RunConfig, run: RunDir, published: Publication | None = No
         published=published,
         shown={name for name, files in configs.items() if files},
         name=plain_name,
+        drawn_at=_drawn_at,
+        percent=percent,
     )
+
+
+def _drawn_at(sample: SampleConfig) -> str:
+    """How answers are drawn; what is null is up to the server."""
+    known = {
+        "temperature": sample.temperature,
+        "top-p": sample.top_p,
+        "top-k": sample.top_k or None,
+    }
+    said = [f"{name} {value}" for name, value in known.items() if value is not None]
+    return ", ".join(said) or "the server's own settings"
 
 
 def _labelers(config: RunConfig, run: RunDir) -> dict[str, LabelerConfig]:
