@@ -13,6 +13,7 @@ from prefloop.labelers.jury.verdict_table import PositionBias
 from prefloop.labelers.statistics.agreement import Agreement
 from prefloop.pipeline.judging.agreement_report import AgreementReport
 from prefloop.pipeline.judging.label_table import Labels
+from prefloop.pipeline.report.formats import percent
 
 
 def render_agreement(report: AgreementReport) -> Group:
@@ -79,9 +80,9 @@ def _positions(position: Mapping[str, PositionBias]) -> Table:
     for name, one in position.items():
         table.add_row(
             Text(name),
-            "–" if one.first_share is None else f"{100 * one.first_share:.1f} %",
+            "–" if one.first_share is None else percent(one.first_share),
             f"{one.shown:,}",
-            "–" if one.consistency is None else f"{100 * one.consistency:.1f} %",
+            "–" if one.consistency is None else percent(one.consistency),
             f"{one.swapped:,}",
         )
     return table

@@ -338,9 +338,9 @@ def _notes(figures: Sequence[dict[str, Any]], comparisons: int, confidence: floa
         return found
     return [
         *found,
-        f"{comparisons} comparisons: each {confidence:.0%} interval holds by itself; a win rate is "
-        f"marked * where 0.5 lies outside the interval that holds for all {comparisons} together "
-        "(Bonferroni)",
+        f"{comparisons} comparisons: each {100 * confidence:g} % interval holds by itself; a win "
+        f"rate is marked * where 0.5 lies outside the interval that holds for all {comparisons} "
+        "together (Bonferroni)",
     ]
 
 

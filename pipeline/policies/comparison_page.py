@@ -11,6 +11,7 @@ import pyarrow as pa
 from prefloop.data.shards import atomic_write_text
 from prefloop.pipeline.policies.comparison import Evaluation
 from prefloop.pipeline.policies.comparison_text import policy_cells, win_rate_cells
+from prefloop.pipeline.report.formats import count, figure
 from prefloop.pipeline.report.pages import render_page
 
 SHOWN = 300
@@ -43,8 +44,8 @@ def comparison_page(found: Evaluation, answers: pa.Table) -> None:
 
 
 def _facts(row: dict[str, Any]) -> str:
-    facts = [f"{row['tokens']} tokens, {row['characters']} characters"]
+    facts = [f"{count(row['tokens'])} tokens, {count(row['characters'])} characters"]
     facts += ["cut at the token limit"] * (row["finish_reason"] == "length")
-    facts += [f"{labeler} {score:.3g}" for labeler, score in row["scores"]]
+    facts += [f"{labeler} {figure(score)}" for labeler, score in row["scores"]]
     facts += [f"{_WORDS[won]} against {other}" for other, won in row["outcomes"]]
     return " · ".join(facts)

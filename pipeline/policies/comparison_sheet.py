@@ -14,6 +14,7 @@ from prefloop.data.shards import atomic_write_text
 from prefloop.data.utf8 import one_line
 from prefloop.pipeline.policies.comparison import Evaluation
 from prefloop.pipeline.policies.comparison_text import policy_cells, win_rate_cells
+from prefloop.pipeline.report.formats import figure
 
 _LONGEST = 160
 """Characters of a prompt; all are in the table of answers."""
@@ -84,7 +85,7 @@ def _last_turn(prompt: str) -> str:
 
 
 def _mean(values: Sequence[float]) -> str:
-    return f"{fmean(values):.3g}" if values else "–"
+    return figure(fmean(values)) if values else "–"
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

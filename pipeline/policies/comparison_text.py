@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prefloop.pipeline.policies.comparison import Evaluation
+from prefloop.pipeline.report.formats import figure
 from prefloop.pipeline.run.run_dir import JURY
 
 _FIGURES = {
@@ -43,7 +44,7 @@ def win_rate_cells(found: Evaluation) -> Cells:
     for (policy, against), rates in by_match.items():
         names = list(dict.fromkeys(labeler for labeler, _ in rates))
         for name in sorted(names, key=lambda one: (one != JURY, one)):
-            cells = [_rate(rates.get((name, figure))) for figure in _RATES]
+            cells = [_rate(rates.get((name, rate))) for rate in _RATES]
             n = f"{rates[name, _RATES[0]]['n']:,}"
             rows.append((policy, against, name, *cells, n))
     return Cells(
@@ -69,7 +70,7 @@ def policy_cells(found: Evaluation) -> Cells:
         cells = [interval(of.get((policy, "mean_score", one))) for one in labelers]
         cells += [interval(of.get((policy, "kl", None)))] * has_kl
         known = [of.get((policy, name, None)) for name in shown]
-        cells += [f"{row['value']:.3g}" if row else "–" for row in known]
+        cells += [figure(row["value"]) if row else "–" for row in known]
         rows.append((policy, *cells))
     return Cells(tuple(columns), tuple(rows))
 

@@ -29,9 +29,9 @@ _OPPONENTS = {
     OPPONENT: "Win rate against the fixed opponent",
 }
 _WIN_CAPTION = (
-    "Held-out prompts; bars are 95 % intervals, the dashed line is no difference. The jury is what "
-    "all labelers decided together; length-controlled is its win rate had both policies written "
-    "equally long answers, in characters."
+    "Held-out prompts; bars are {confidence} intervals, the dashed line is no difference. The jury "
+    "is what all labelers decided together; length-controlled is its win rate had both policies "
+    "written equally long answers, in characters."
 )
 
 
@@ -130,9 +130,11 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def win_figures(metrics: Sequence[Metric]) -> list[Figure]:
-    """The win rates of each round's policy, a figure for each opponent."""
+def win_figures(metrics: Sequence[Metric], confidence: float) -> list[Figure]:
+    """The win rates of each round's policy, a figure for each opponent; their intervals are of
+    coverage ``confidence``."""
     figures = []
+    caption = _WIN_CAPTION.format(confidence=f"{100 * confidence:g} %")
     for against, title in _OPPONENTS.items():
         rows = [row for row in metrics if row.name == "win_rate" and row.against == against]
         controlled = [
@@ -147,7 +149,7 @@ def win_figures(metrics: Sequence[Metric]) -> list[Figure]:
             places = sorted({row.round for row in rows})
             figures.append(
                 lines(
-                    Words(f"win-{against}", title, _WIN_CAPTION + _remarks(metrics, against)),
+                    Words(f"win-{against}", title, caption + _remarks(metrics, against)),
                     [_by_round(rows, name or JURY, places, labeler=name) for name in names]
                     + [_by_round(controlled, f"{JURY}, length-controlled", places, labeler=JURY)],
                     x_names=[f"round {place}" for place in places],
@@ -260,6 +262,15 @@ def _policy_figure(metrics: Sequence[Metric], measure: _Measure, guard: str) -> 
         [_by_round(rows, each or measure.title, places, labeler=each) for each in labelers],
         x_names=["start" if place < 0 else f"round {place}" for place in places],
     )
+
+
+def coverage(run: RunDir) -> float:
+    """Of the intervals of the run's evaluations: ``evaluate.confidence``."""
+    try:
+        evaluate = (read_yaml(run.config) or {}).get("evaluate") or {}
+        return float(evaluate.get("confidence") or 0.95)
+    except (OSError, ValueError, TypeError, AttributeError, YamlError):
+        return 0.95
 
 
 def guard_captions(run: RunDir) -> dict[str, str]:

@@ -285,9 +285,14 @@ def _line_table(
     shown = [places[index] for index in _thinned(len(places), _MOST_TABLE_ROWS)]
     rows = []
     for place in shown:
-        name = x_names[int(place)] if x_names is not None else count(place)
+        name = x_names[int(place)] if x_names is not None else _place(place)
         rows.append((name, *(_cell(each, place, form) for each in series)))
     return (x_label, *(each.label for each in series)), tuple(rows)
+
+
+def _place(x: float) -> str:
+    """A step is counted, a KL is measured."""
+    return count(x) if float(x).is_integer() else figure(x)
 
 
 def _cell(series: Series, place: float, form: Callable[[float], str]) -> str:

@@ -23,6 +23,7 @@ from prefloop.labelers.judges.rubric.with_people import criteria_with_people
 from prefloop.labelers.people import is_human
 from prefloop.pipeline.report.excerpts import PairLots, read_excerpts
 from prefloop.pipeline.report.figures import (
+    coverage,
     curve_figures,
     guard_captions,
     policy_figures,
@@ -105,7 +106,7 @@ def render_report(run: RunDir) -> str:
         controlled=led.length_controlled if led else None,
         flows=flows,
         labelers_differ=len({flow.labelled_by for flow in flows if flow.labelled_by}) > 1,
-        win_figures=win_figures(metrics),
+        win_figures=win_figures(metrics, coverage(run)),
         policy_figures=policy_figures(metrics, guards),
         curve_figures=curve_figures(metrics, guards),
         training=training_facts(notes),

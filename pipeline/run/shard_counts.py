@@ -44,7 +44,8 @@ class Usage:
 
 @dataclass(frozen=True)
 class Rate:
-    """A share with its 95 % interval, null ends where there is none."""
+    """A share with its interval, of the coverage that was configured; null ends where there is
+    none."""
 
     value: float
     low: float | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prefloop.pipeline.report.formats import figure
 from prefloop.pipeline.sweep.sweep import Sweep, TrialFigure
 from prefloop.pipeline.sweep.swept import value_text
 
@@ -49,5 +50,5 @@ def _cell(one: TrialFigure | None) -> str:
     if one is None:
         return "–"
     if one.low is None or one.high is None:
-        return f"{one.value:.3g}"
+        return figure(one.value)
     return f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]"

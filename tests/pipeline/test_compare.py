@@ -25,6 +25,7 @@ from prefloop.pipeline.policies.compare import CompareOptions, compare_policies
 from prefloop.pipeline.policies.comparison import Evaluation
 from prefloop.pipeline.policies.comparison_page import comparison_page
 from prefloop.pipeline.policies.comparison_sheet import write_sheet
+from prefloop.pipeline.policies.comparison_text import policy_cells
 from prefloop.pipeline.policies.named_policy import named_policy
 from prefloop.pipeline.run.run_dir import JURY, RunDir, RunError
 from tests.helpers.engine_models import make_adapter, make_model
@@ -359,3 +360,30 @@ def test_a_sheet_takes_no_markup_out_of_answers(tmp_path: Path) -> None:
     table = text.rpartition("\n\n")[2].splitlines()
     assert len(table) == 3
     assert {line.replace("\\|", "").count("|") for line in table} == {7}
+
+
+def test_answers_of_more_than_a_thousand_characters_have_all_their_digits(tmp_path: Path) -> None:
+    figures = [
+        {
+            "name": "mean_chars", "policy": name, "against": None, "labeler": None, "value": value,
+            "low": None, "high": None, "n": 4,
+        }
+        for name, value in (("a", 1843.5), ("b", 999.75))
+    ]  # fmt: skip
+    rows = [
+        {
+            "prompt_id": "p", "prompt": json.dumps([{"role": "user", "content": "q"}]),
+            "sample_index": 0, "policy": name, "text": "t", "reasoning": None, "tokens": 1234,
+            "characters": 5678, "finish_reason": "stop", "scores": [("judge", 1234.5)],
+            "outcomes": [],
+        }
+        for name in ("a", "b")
+    ]  # fmt: skip
+    answers = pa.Table.from_pylist(rows, schema=ANSWERS)
+    files = (tmp_path / "page.html", tmp_path / "t", tmp_path / "page.md")
+    found = Evaluation(("a", "b"), tmp_path, figures, *files)
+    assert policy_cells(found).rows == (("a", "1,844"), ("b", "1,000"))
+    write_sheet(found, answers)
+    assert found.sheet.read_text().rstrip().endswith("| 1,234 | 1,234 | 1,234 | – | 1,234 |")
+    comparison_page(found, answers)
+    assert "1,234 tokens, 5,678 characters · judge 1,234" in found.page.read_text()

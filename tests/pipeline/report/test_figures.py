@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from prefloop.pipeline.report.figures import Metric, guard_captions, win_figures
+from prefloop.pipeline.report.figures import (
+    Metric,
+    coverage,
+    guard_captions,
+    policy_figures,
+    win_figures,
+)
 from prefloop.pipeline.run.run_dir import RunDir
 
 
@@ -20,7 +26,7 @@ def caption_of(*gaps: float) -> str:
         rows += [metric(name, 0.6, round=index)
                  for name in ("win_rate", "length_controlled_win_rate")]  # fmt: skip
         rows.append(metric("length_gap", gap, round=index))
-    [figure] = win_figures(rows)
+    [figure] = win_figures(rows, 0.95)
     return figure.caption
 
 
@@ -52,3 +58,18 @@ def test_the_margins_caption_says_where_its_guard_stops(
     run.config.write_text(f"train: {train}\n")
     caption = guard_captions(run).get("rewards/margins")
     assert caption is None if stops is None else caption.endswith(f"and stops at {stops}.")
+
+
+def test_intervals_are_called_by_the_coverage_they_have(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    assert coverage(run) == 0.95
+    run.config.write_text("evaluate: {confidence: 0.8}\n")
+    [figure] = win_figures([metric("win_rate", 0.6)], coverage(run))
+    assert "bars are 80 % intervals" in figure.caption
+
+
+def test_a_kl_is_no_whole_number_in_the_table_beside_its_plot() -> None:
+    rows = [metric("win_rate", 0.6, round=index) for index in range(2)]
+    rows += [metric("kl", kl, round=at, labeler=None) for at, kl in enumerate((-0.061, 2.34))]
+    [frontier] = [one for one in policy_figures(rows, {}) if one.title.endswith("by KL")]
+    assert [row[0] for row in frontier.rows] == ["-0.061", "2.34"]
