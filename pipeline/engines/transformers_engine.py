@@ -10,6 +10,7 @@ with, and the batches of a block are always the same ones, so neither do their l
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -54,6 +55,8 @@ from prefloop.training.inputs.tokens import TokenIds
 from prefloop.training.policy.logprobs import BATCH, WHOLE, Scores, share_logprobs
 from prefloop.training.policy.rotary import rotary_limit
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 TokenRow = tuple[Pending, int]
 """A request and the index of one of its seeds."""
@@ -88,6 +91,7 @@ class HfEngine:
         self._running = 0
         self._blocks = BlockQueue(self._start, lambda: self._running == 0, config.block_wait_s)
         self._verdicts: dict[str, tuple[int, ...]] = {}
+        self._unspelled: set[tuple[str, ...]] = set()  # stop strings that were warned of
         self._tasks: set[asyncio.Future[None]] = set()
         self._closed = False
         self._load(model)
@@ -286,7 +290,18 @@ class HfEngine:
         }
 
     def _stops(self, sampling: Sampling) -> StopStringCriteria | None:
-        return StopStringCriteria(self._tokenizer, list(sampling.stop)) if sampling.stop else None
+        if not sampling.stop:
+            return None
+        try:
+            return StopStringCriteria(self._tokenizer, list(sampling.stop))
+        except ValueError:  # no token of the vocabulary ends with a part of one
+            if sampling.stop not in self._unspelled:
+                self._unspelled.add(sampling.stop)
+                logger.warning(
+                    "no token of %s ends any of the stop strings %s: no answer will stop there",
+                    self._base, ", ".join(map(repr, sampling.stop)),
+                )  # fmt: skip
+            return None
 
     def _load(self, path: str) -> None:
         self._model = load_model(

@@ -22,7 +22,12 @@ from prefloop.pipeline.engines.policy_check import PolicyMismatch, verify_policy
 from prefloop.pipeline.engines.settings import TransformersEngine
 from prefloop.pipeline.engines.weights import configured_ends
 from prefloop.training.inputs.tokens import answer_ids, end_token
-from tests.helpers.engine_models import make_adapter, make_model
+from tests.helpers.engine_models import (
+    BEHIND_WORDS,
+    make_adapter,
+    make_model,
+    make_spaced_tokenizer,
+)
 
 CHAT = ({"role": "user", "content": "Write one sentence about a fox."},)
 
@@ -199,6 +204,25 @@ def test_stop_string_ends_and_is_cut_off(folder):
     n = len(stopped[0].token_ids)
     assert n < 30
     assert stopped[0].token_ids == free[0].token_ids[:n]
+
+
+def test_a_stop_string_that_no_token_can_end_stops_nothing(tmp_path, caplog):
+    """Letters that the vocabulary lacks, and no bytes to spell them by."""
+    model = make_model(tmp_path)
+    make_spaced_tokenizer(tmp_path, BEHIND_WORDS, legacy=False)
+    requests = [request(i, (3,), "b", 2, max_tokens=20) for i in range(2)]
+    free = complete(model, *requests)
+    stopping = [replace(one, sampling=replace(one.sampling, stop=("日本",))) for one in requests]
+    assert complete(model, *stopping) == free
+    assert [record.message for record in caplog.records if "日本" in record.message] == [
+        f"no token of {model} ends any of the stop strings '日本': no answer will stop there"
+    ]
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-40, 5e-324])
+def test_a_temperature_that_rounds_to_0_takes_the_likeliest_token(folder, temperature):
+    (greedy,) = complete(folder, request(temperature=0.0))
+    assert complete(folder, request(temperature=temperature)) == [greedy]
 
 
 def test_choices_are_first_token_probabilities(folder, reference):
