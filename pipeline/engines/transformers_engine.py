@@ -39,7 +39,7 @@ from prefloop.pipeline.engines.answer_reader import (
     template_kwargs,
 )
 from prefloop.pipeline.engines.blocks import BlockQueue, Pending
-from prefloop.pipeline.engines.decoding.decoder import Drawn, decode, decode_batches
+from prefloop.pipeline.engines.decoding.decoder import Drawn, StopStrings, decode, decode_batches
 from prefloop.pipeline.engines.decoding.trial import require_steps
 from prefloop.pipeline.engines.defaults import Advice, completed
 from prefloop.pipeline.engines.padding import cut_by_length
@@ -289,11 +289,12 @@ class HfEngine:
             for choice in choices
         }
 
-    def _stops(self, sampling: Sampling) -> StopStringCriteria | None:
+    def _stops(self, sampling: Sampling) -> StopStrings | None:
         if not sampling.stop:
             return None
         try:
-            return StopStringCriteria(self._tokenizer, list(sampling.stop))
+            criteria = StopStringCriteria(self._tokenizer, list(sampling.stop))
+            return StopStrings(criteria, self._reader.silent_ids)
         except ValueError:  # no token of the vocabulary ends with a part of one
             if sampling.stop not in self._unspelled:
                 self._unspelled.add(sampling.stop)

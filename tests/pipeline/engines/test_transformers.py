@@ -206,6 +206,34 @@ def test_stop_string_ends_and_is_cut_off(folder):
     assert stopped[0].token_ids == free[0].token_ids[:n]
 
 
+def test_stop_strings_are_found_in_the_text_and_not_in_tokens_that_it_leaves_out(folder, reference):
+    tokenizer, _ = reference
+    silent = ["<|user|>", "<|system|>", "<|assistant|>"]
+    names = {tokenizer.convert_tokens_to_ids(name): name for name in silent}
+    requests = [request(i, (i,), "b", 60, max_tokens=40) for i in range(60)]
+    of_a_name, across = [], []
+    for sent, [free] in zip(requests, complete(folder, *requests), strict=True):
+        ids = free.token_ids
+        parts = [tokenizer.decode(ids[:n], skip_special_tokens=True) for n in range(len(ids) + 1)]
+        for at in [at for at, token in enumerate(ids) if token in names][:1]:
+            letters = [letter for letter in names[ids[at]] if letter not in free.text]
+            of_a_name += [(sent, free, letters[0], len(ids))] if letters else []
+            stop = free.text[len(parts[at]) - 1 :][:2] if parts[at] else ""
+            if len(stop) == 2 and "\ufffd" not in stop and stop not in parts[at]:
+                length = next(n for n, text in enumerate(parts) if stop in text)
+                across.append((sent, free, stop, length))
+    assert of_a_name
+    assert across
+    asked = [*of_a_name, *across]
+    stopping = [
+        replace(sent, block="", sampling=replace(sent.sampling, stop=(stop,)))
+        for sent, _, stop, _ in asked
+    ]
+    for [got], (_, free, stop, length) in zip(complete(folder, *stopping), asked, strict=True):
+        assert got.token_ids == free.token_ids[:length]
+        assert got.text == free.text.partition(stop)[0]
+
+
 def test_a_stop_string_that_no_token_can_end_stops_nothing(tmp_path, caplog):
     """Letters that the vocabulary lacks, and no bytes to spell them by."""
     model = make_model(tmp_path)
