@@ -55,6 +55,8 @@ POLICY = "policy"
 """As a model's name: the policy of the current round."""
 REFERENCE = "reference"
 """In the column ``policy``: who wrote the reference answers."""
+StopString = Annotated[str, Field(min_length=1)]
+"""What an answer ends before. An empty one would stand before every answer."""
 _OWN = ("temperature", "top_p", "top_k", "max_tokens", "stop", "system_prompt")
 """Settings of the sampling that a member of the pool may have its own value for."""
 
@@ -84,7 +86,7 @@ class PoolMember(Strict):
     top_p: Annotated[float | None, Field(gt=0, le=1), LATER] = None
     top_k: Annotated[int | None, Field(ge=0, lt=2**31), LATER] = None
     max_tokens: Annotated[int | None, Field(ge=1, lt=2**31), LATER] = None
-    stop: Annotated[tuple[str, ...] | None, LATER] = None
+    stop: Annotated[tuple[StopString, ...] | None, LATER] = None
     system_prompt: Annotated[str | None, LATER] = None
     """What this member is shown in place of ``sample.system_prompt``; an empty one is none. Judges
     and the dataset have the prompt with ``sample.system_prompt``, whoever answered."""
@@ -135,7 +137,7 @@ class SampleConfig(Strict):
     engine's of the same name."""
     reasoning_effort: Annotated[str | None, LATER] = None
     """As the model or server names it (``low``, ``high``); null is the engine's."""
-    stop: tuple[str, ...] = ()
+    stop: tuple[StopString, ...] = ()
     system_prompt: str | None = None
     """Put before conversations that have no system message of their own."""
     engine: str = "default"

@@ -46,6 +46,12 @@ class AnswerReader:
             for number, token in tokenizer.added_tokens_decoder.items()
             if token.special and is_mark(str(token))
         }
+        self.silent_ids = tuple(
+            int(number)
+            for number, token in tokenizer.added_tokens_decoder.items()
+            if token.special and int(number) not in self._marks
+        )
+        """The tokens that say nothing in a text."""
         self._openings: dict[str, str] = {}
         self._encoders: dict[str, AnswerEncoder] = {}
 

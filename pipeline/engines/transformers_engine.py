@@ -10,6 +10,7 @@ with, and the batches of a block are always the same ones, so neither do their l
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +39,7 @@ from prefloop.pipeline.engines.answer_reader import (
     template_kwargs,
 )
 from prefloop.pipeline.engines.blocks import BlockQueue, Pending
-from prefloop.pipeline.engines.decoding.decoder import Drawn, decode, decode_batches
+from prefloop.pipeline.engines.decoding.decoder import Drawn, StopStrings, decode, decode_batches
 from prefloop.pipeline.engines.decoding.trial import require_steps
 from prefloop.pipeline.engines.defaults import Advice, completed
 from prefloop.pipeline.engines.padding import cut_by_length
@@ -53,6 +54,8 @@ from prefloop.pipeline.engines.weights import (
 from prefloop.training.inputs.tokens import TokenIds
 from prefloop.training.policy.logprobs import BATCH, WHOLE, Scores, share_logprobs
 from prefloop.training.policy.rotary import rotary_limit
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 TokenRow = tuple[Pending, int]
@@ -88,6 +91,7 @@ class HfEngine:
         self._running = 0
         self._blocks = BlockQueue(self._start, lambda: self._running == 0, config.block_wait_s)
         self._verdicts: dict[str, tuple[int, ...]] = {}
+        self._unspelled: set[tuple[str, ...]] = set()  # stop strings that were warned of
         self._tasks: set[asyncio.Future[None]] = set()
         self._closed = False
         self._load(model)
@@ -285,8 +289,20 @@ class HfEngine:
             for choice in choices
         }
 
-    def _stops(self, sampling: Sampling) -> StopStringCriteria | None:
-        return StopStringCriteria(self._tokenizer, list(sampling.stop)) if sampling.stop else None
+    def _stops(self, sampling: Sampling) -> StopStrings | None:
+        if not sampling.stop:
+            return None
+        try:
+            criteria = StopStringCriteria(self._tokenizer, list(sampling.stop))
+            return StopStrings(criteria, self._reader.silent_ids)
+        except ValueError:  # no token of the vocabulary ends with a part of one
+            if sampling.stop not in self._unspelled:
+                self._unspelled.add(sampling.stop)
+                logger.warning(
+                    "no token of %s ends any of the stop strings %s: no answer will stop there",
+                    self._base, ", ".join(map(repr, sampling.stop)),
+                )  # fmt: skip
+            return None
 
     def _load(self, path: str) -> None:
         self._model = load_model(

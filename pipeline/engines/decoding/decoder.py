@@ -30,6 +30,15 @@ _NO_TOKEN = 2**31 - 1  # beyond every vocabulary: no part of any stop string
 
 
 @dataclass(frozen=True)
+class StopStrings:
+    """Where rows end beside their end tokens. ``silent_ids``: tokens that a text leaves out; no
+    stop string is in their names, and one may go on behind them."""
+
+    criteria: StopStringCriteria
+    silent_ids: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
 class Drawn:
     """One decoded row. ``logprob`` in nats, untempered, over ``token_ids`` (end token included).
 
@@ -49,7 +58,7 @@ def decode(
     sampling: Sampling,
     *,
     end_ids: Sequence[int],
-    stops: StopStringCriteria | None = None,
+    stops: StopStrings | None = None,
     watch_ids: Sequence[int] = (),
 ) -> list[Drawn]:
     """Continue each of ``prompts``, all in one batch. See ``decode_batches``."""
@@ -67,7 +76,7 @@ def decode_batches(
     sampling: Sampling,
     *,
     end_ids: Sequence[int],
-    stops: StopStringCriteria | None = None,
+    stops: StopStrings | None = None,
     watch_ids: Sequence[int] = (),
 ) -> Iterator[tuple[int, Drawn]]:
     """Continue each prompt until an end token, a stop string or ``max_tokens``; rows of all
@@ -120,17 +129,22 @@ class _Answers:
         places: int,
         device: torch.device,
         end_ids: Sequence[int],
-        stops: StopStringCriteria | None,
+        stops: StopStrings | None,
         watch_ids: Sequence[int],
     ) -> None:
         budget = sampling.max_tokens
         self._sampler = SeededSampler(sampling, places, device)
         self._ends = torch.tensor(list(end_ids), dtype=torch.long, device=device)
-        self._stops = stops
         self._watched = torch.tensor(list(watch_ids), dtype=torch.long, device=device)
         self._budget = budget
         # The last column takes what is drawn for rows that are over already.
         self._tokens = torch.zeros((places, budget + 1), dtype=torch.long, device=device)
+        self._stops = None if stops is None else stops.criteria
+        silent = () if stops is None else stops.silent_ids
+        self._silent = torch.tensor(list(silent), dtype=torch.long, device=device)
+        # What the text is made of, for stop strings.
+        self._said = torch.zeros_like(self._tokens) if stops else self._tokens
+        self._said_lengths = torch.zeros(places, dtype=torch.long, device=device)
         self._logprobs = torch.zeros((places, budget + 1), dtype=torch.float32, device=device)
         self._lengths = torch.zeros(places, dtype=torch.long, device=device)
         self._ended = torch.zeros(places, dtype=torch.bool, device=device)
@@ -147,7 +161,7 @@ class _Answers:
         for place, number in zip(places.tolist(), numbers, strict=True):
             self._rows[place] = number
         self._sampler.seat(places, seeds)
-        self._lengths[places] = 0
+        self._lengths[places] = self._said_lengths[places] = 0
         self._ended[places] = self.over[places] = False
         self._first[places] = logits[:, self._watched] - logits.logsumexp(dim=-1, keepdim=True)
 
@@ -162,7 +176,11 @@ class _Answers:
         lengths = lengths + ~over
         done = torch.isin(drawn, self._ends)
         if self._stops is not None:
-            done |= self._stops(self._latest(places, lengths), None)
+            is_said = ~over & ~torch.isin(drawn, self._silent)
+            said = self._said_lengths[places]
+            self._said[places, torch.where(is_said, said, self._budget)] = drawn
+            self._said_lengths[places] = said = said + is_said
+            done |= is_said & self._stops(self._latest(places, said), None)
         self._lengths[places] = lengths
         self._ended[places] |= done & ~over
         self.over[places] = over | done | (lengths == self._budget)
@@ -181,9 +199,9 @@ class _Answers:
             yield self._rows[place], Drawn(tuple(ids[:length]), total, ended, first)
 
     def _latest(self, places: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """The last tokens of the rows, as many as a stop string can have, on the right."""
+        """The last tokens of the rows' texts, as many as a stop string can have, on the right."""
         assert self._stops is not None
         window = min(self._stops.maximum_token_len, self._budget)
         columns = lengths[:, None] + torch.arange(-window, 0, device=lengths.device)
-        tokens = self._tokens[places[:, None], columns.clamp(min=0)]
+        tokens = self._said[places[:, None], columns.clamp(min=0)]
         return tokens.masked_fill(columns < 0, _NO_TOKEN)

@@ -15,6 +15,9 @@ from transformers import (
 
 from prefloop.data.protocol import Sampling
 
+_GREEDY_BELOW = 1e-5
+"""Temperatures below which the likeliest token is taken: logits divided by one overflow."""
+
 
 class SeededSampler:
     """Inverse-CDF draws, one uniform for each row and step from a Philox stream of the row's seed.
@@ -26,7 +29,7 @@ class SeededSampler:
         """For ``places`` rows at a time; see ``seat``."""
         temperature, top_p, top_k = sampling.temperature, sampling.top_p, sampling.top_k
         assert temperature is not None and top_p is not None and top_k is not None  # noqa: PT018
-        self._greedy = temperature == 0
+        self._greedy = temperature < _GREEDY_BELOW
         self._warpers = LogitsProcessorList()
         if self._greedy:
             return

@@ -14,6 +14,10 @@ from prefloop.pipeline.engines.settings import OpenAIEngine
 
 PROBE: tuple[Message, ...] = ({"role": "user", "content": "Say hello."},)
 PROBE_TOKENS = 16
+PENALTIES_OF_NONE = {
+    "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
+}  # fmt: skip
+"""Fields of vLLM's server with which what was said before changes nothing."""
 _TOP_LOGPROBS_COMPLETIONS = 5  # the most that OpenAI's completions API answers
 
 
@@ -56,9 +60,7 @@ def request_body(
                 "the engine's extra_body",
             )
         body["top_k"] = sampling.top_k
-    elif _would_be_cut(config, sampling):
-        body["top_k"] = -1
-    body |= _logprobs(config, request) | _constraint(config, request)
+    body |= _plain(config, sampling) | _logprobs(config, request) | _constraint(config, request)
     if twice := body.keys() & config.extra_body.keys():
         raise EngineFailed(
             f"extra_body has {min(twice)!r}, which is sent already", "take it out of extra_body"
@@ -67,11 +69,17 @@ def request_body(
     return {field: value for field, value in body.items() if field not in config.leave_out}
 
 
-def _would_be_cut(config: OpenAIEngine, sampling: Sampling) -> bool:
-    """Whether a vLLM server that is told no ``top_k`` could take its model's own, where the whole
-    vocabulary was asked for."""
-    asked = config.vllm_extensions and sampling.top_k == 0 and sampling.temperature != 0
-    return asked and "top_k" not in config.extra_body
+def _plain(config: OpenAIEngine, sampling: Sampling) -> dict[str, Any]:
+    """What a vLLM server has to be told so that it draws from the model's own distribution, as the
+    local engines do: where a request is silent, it takes its model's generation_config.json."""
+    if not config.vllm_extensions:
+        return {}
+    told: dict[str, Any] = dict(PENALTIES_OF_NONE)
+    if sampling.temperature != 0:
+        told["min_p"] = 0.0
+        if sampling.top_k == 0:
+            told["top_k"] = -1
+    return {field: value for field, value in told.items() if field not in config.extra_body}
 
 
 def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefloop.data.protocol import RequestRejected
-from prefloop.pipeline.engines.openai.openai_wire import PROBE_TOKENS
+from prefloop.pipeline.engines.openai.openai_wire import PENALTIES_OF_NONE, PROBE_TOKENS
 from prefloop.pipeline.engines.openai.server_words import Said, quoted_fields
 
 _CONTENT = {"messages", "prompt"}
@@ -150,6 +150,9 @@ def _remedy(name: str, place: Place) -> str:
         return place.other_judge("text")
     if name in ("structured_outputs", "return_token_ids"):
         return f"{place.engine}.vllm_extensions: false"
+    if name == "min_p" or name in PENALTIES_OF_NONE:
+        engine = place.engine
+        return f"take {name} out of {engine}.extra_body, or {engine}.vllm_extensions: false"
     if name in ("chat_template_kwargs", "reasoning_effort"):
         empty = "{}" if name == "chat_template_kwargs" else "null"
         return ", and ".join(f"{where}.{name}: {empty}" for where in (place.engine, *place.askers))

@@ -22,7 +22,12 @@ from prefloop.pipeline.engines.policy_check import PolicyMismatch, verify_policy
 from prefloop.pipeline.engines.settings import TransformersEngine
 from prefloop.pipeline.engines.weights import configured_ends
 from prefloop.training.inputs.tokens import answer_ids, end_token
-from tests.helpers.engine_models import make_adapter, make_model
+from tests.helpers.engine_models import (
+    BEHIND_WORDS,
+    make_adapter,
+    make_model,
+    make_spaced_tokenizer,
+)
 
 CHAT = ({"role": "user", "content": "Write one sentence about a fox."},)
 
@@ -199,6 +204,53 @@ def test_stop_string_ends_and_is_cut_off(folder):
     n = len(stopped[0].token_ids)
     assert n < 30
     assert stopped[0].token_ids == free[0].token_ids[:n]
+
+
+def test_stop_strings_are_found_in_the_text_and_not_in_tokens_that_it_leaves_out(folder, reference):
+    tokenizer, _ = reference
+    silent = ["<|user|>", "<|system|>", "<|assistant|>"]
+    names = {tokenizer.convert_tokens_to_ids(name): name for name in silent}
+    requests = [request(i, (i,), "b", 60, max_tokens=40) for i in range(60)]
+    of_a_name, across = [], []
+    for sent, [free] in zip(requests, complete(folder, *requests), strict=True):
+        ids = free.token_ids
+        parts = [tokenizer.decode(ids[:n], skip_special_tokens=True) for n in range(len(ids) + 1)]
+        for at in [at for at, token in enumerate(ids) if token in names][:1]:
+            letters = [letter for letter in names[ids[at]] if letter not in free.text]
+            of_a_name += [(sent, free, letters[0], len(ids))] if letters else []
+            stop = free.text[len(parts[at]) - 1 :][:2] if parts[at] else ""
+            if len(stop) == 2 and "\ufffd" not in stop and stop not in parts[at]:
+                length = next(n for n, text in enumerate(parts) if stop in text)
+                across.append((sent, free, stop, length))
+    assert of_a_name
+    assert across
+    asked = [*of_a_name, *across]
+    stopping = [
+        replace(sent, block="", sampling=replace(sent.sampling, stop=(stop,)))
+        for sent, _, stop, _ in asked
+    ]
+    for [got], (_, free, stop, length) in zip(complete(folder, *stopping), asked, strict=True):
+        assert got.token_ids == free.token_ids[:length]
+        assert got.text == free.text.partition(stop)[0]
+
+
+def test_a_stop_string_that_no_token_can_end_stops_nothing(tmp_path, caplog):
+    """Letters that the vocabulary lacks, and no bytes to spell them by."""
+    model = make_model(tmp_path)
+    make_spaced_tokenizer(tmp_path, BEHIND_WORDS, legacy=False)
+    requests = [request(i, (3,), "b", 2, max_tokens=20) for i in range(2)]
+    free = complete(model, *requests)
+    stopping = [replace(one, sampling=replace(one.sampling, stop=("日本",))) for one in requests]
+    assert complete(model, *stopping) == free
+    assert [record.message for record in caplog.records if "日本" in record.message] == [
+        f"no token of {model} ends any of the stop strings '日本': no answer will stop there"
+    ]
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-40, 5e-324])
+def test_a_temperature_that_rounds_to_0_takes_the_likeliest_token(folder, temperature):
+    (greedy,) = complete(folder, request(temperature=0.0))
+    assert complete(folder, request(temperature=temperature)) == [greedy]
 
 
 def test_choices_are_first_token_probabilities(folder, reference):

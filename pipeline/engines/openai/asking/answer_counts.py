@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prefloop.data.chat import render_tokens
 from prefloop.data.conversation import characters_of
 from prefloop.data.protocol import Completion, Request, RequestRejected
+from prefloop.pipeline.engines.answer_reader import cut_at_stop
 from prefloop.pipeline.engines.openai.asking.question import ServerQuestion
 from prefloop.pipeline.engines.openai.ledger import Amount
 from prefloop.pipeline.engines.openai.reply_reader import Reply, TokenUsage
@@ -89,6 +91,7 @@ class AnswerCounts:
         if completion_tokens is None:
             completion_tokens = self.count(f"{reply.reasoning or ''}{reply.text}")
         prompt_tokens = _part(prompt_tokens, *reply.prompt_part)
+        reply = _cut(reply, request.sampling.stop)
         return Completion(
             text=reply.text,
             token_ids=reply.token_ids,
@@ -150,6 +153,18 @@ def _of_choices(
         if most > _LARGEST_UNLISTED * (listed + most):
             found[choice] = math.nan
     return found
+
+
+def _cut(reply: Reply, stop: Sequence[str]) -> Reply:
+    """``reply`` up to the first of the ``stop`` strings: some servers leave that in the answer, or
+    do not stop at it. What these wrote further is no part of the answer, so that the
+    log-probability and tokens of all of it are none of the answer's."""
+    text = cut_at_stop(reply.text, stop)
+    if text == reply.text:
+        return reply
+    stopped = replace(reply, text=text, finish_reason="stop")
+    went_on = reply.text[len(text) :] not in stop
+    return replace(stopped, token_ids=(), logprob=None) if went_on else stopped
 
 
 def _part(total: int, number: int, of: int) -> int:

@@ -49,6 +49,65 @@ def test_vllm_is_told_that_the_whole_vocabulary_is_meant(asked, settings, told):
     assert body.get("top_k") == told
 
 
+PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("asked", "settings", "told"),
+    [
+        ({"temperature": 0.0}, {"vllm_extensions": True}, PENALTIES),
+        ({"temperature": 0.7}, {"vllm_extensions": True}, {**PENALTIES, "min_p": 0.0}),
+        ({"temperature": None}, {"vllm_extensions": True}, {**PENALTIES, "min_p": 0.0}),
+        (
+            {"temperature": 0.7},
+            {
+                "vllm_extensions": True,
+                "extra_body": {"repetition_penalty": 1.1, "min_p": 0.05},
+            },
+            {**PENALTIES, "repetition_penalty": 1.1, "min_p": 0.05},
+        ),
+        ({"temperature": 0.7}, {}, {}),
+    ],
+)
+def test_vllm_is_told_that_no_penalties_are_meant(asked, settings, told):
+    """Its model's generation_config.json would set some otherwise, as Qwen2.5's does: a judge at
+    temperature 0 would be another than with a local engine."""
+    with faulty_server(good()) as server:
+        ask(server.url, question(**asked), **settings)
+    [body] = sent(server)
+    assert {name: body[name] for name in (*PENALTIES, "min_p") if name in body} == told
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize(
+    ("written", "text", "reason", "known"),
+    [
+        ("a fox", "a fox", "length", True),
+        ("a fox\n\nUser:", "a fox", "stop", True),  # the stop string is left in the answer
+        ("a fox\n\nUser: and", "a fox", "stop", False),  # and here the server went on
+        ("\n\nUser:", "", "stop", True),
+        ("a\n\nUse", "a", "stop", False),
+    ],
+)
+def test_stop_strings_are_cut_off_whatever_the_server_does(n, written, text, reason, known):
+    logprobs = {"content": [{"token": written, "logprob": -1.5, "top_logprobs": []}]}
+    with faulty_server(good(written, finish_reason="length", logprobs=logprobs)) as server:
+        seeds = tuple(range(n))
+        [answers] = ask(server.url, question(stop=("\n\nUser:", "\n\n"), seeds=seeds))
+    for answer in answers:
+        assert (answer.text, answer.finish_reason) == (text, reason)
+        assert answer.logprob == (-1.5 if known else None)
+
+
+@pytest.mark.parametrize("where", ["sample", "pool"])
+def test_a_stop_string_that_is_before_every_answer_is_refused(where):
+    sample = {"stop": ["x", ""]}
+    if where == "pool":
+        sample = {"pool": [{"name": "other", "model": "embedded:policy", **sample}]}
+    with pytest.raises(ConfigError, match="stop"):
+        load_config({**BASE, "sample": sample})
+
+
 def test_further_fields_variables_and_effort_are_sent_and_the_request_s_win():
     settings = {
         "extra_body": {"provider": {"order": ["a"]}, "service_tier": "flex"},
