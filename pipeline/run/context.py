@@ -132,8 +132,9 @@ def _training_threads(config: RunConfig) -> int | None:
     """As many as the policy samples with, where it does so in this process: a core that is left to
     others is left to them while it trains too."""
     engine = config.engines[config.sample.engine]
-    here = isinstance(engine, TransformersEngine) and engine.replica_range[1] == 1
-    return engine.threads if here and config.executor.type == "local" else None
+    if not isinstance(engine, TransformersEngine) or engine.replica_range[1] > 1:
+        return None
+    return engine.threads if config.executor.type == "local" else None
 
 
 def _template_kwargs(config: RunConfig) -> dict[str, Any]:
