@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from prefloop.data.chat import LEFT_OUT, open_tokenizer, padding_id, render_tokens
 from prefloop.data.protocol import Message, RequestRejected
 from prefloop.labelers.base import LabelerError
+from prefloop.labelers.model_loading import loading_model
+from prefloop.labelers.scorers.compute_threads import computing_with
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -107,7 +109,7 @@ class SequenceScorer:
             batches = [
                 list(rows) for batch in batches for _, rows in groupby(batch, lengths.__getitem__)
             ]
-        with torch.inference_mode():
+        with computing_with(None), torch.inference_mode():
             for rows in batches:
                 length = max(len(sequences[row]) for row in rows)
                 ids = np.full((len(rows), length), self._padding, np.int64)
@@ -288,10 +290,8 @@ def _quiet() -> Any:
     from transformers.utils import logging
 
     stack = ExitStack()
+    stack.enter_context(loading_model())
     stack.callback(logging.set_verbosity, logging.get_verbosity())
-    if logging.is_progress_bar_enabled():
-        stack.callback(logging.enable_progress_bar)
-    logging.disable_progress_bar()
     logging.set_verbosity_error()
     return stack
 

@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -32,6 +33,7 @@ from prefloop.data.protocol import (
     RequestRejected,
     Sampling,
 )
+from prefloop.labelers.scorers.compute_threads import compute_with
 from prefloop.pipeline.engines.answer_reader import (
     AnswerReader,
     ReadAnswer,
@@ -87,7 +89,8 @@ class HfEngine:
         self._tokenizer = load_tokenizer(
             model, revision=revision, trust_remote_code=config.trust_remote_code
         )
-        self._worker = ThreadPoolExecutor(1, "hf-engine", initializer=self._set_threads)
+        begin = partial(compute_with, config.threads)
+        self._worker = ThreadPoolExecutor(1, "hf-engine", initializer=begin)
         self._running = 0
         self._blocks = BlockQueue(self._start, lambda: self._running == 0, config.block_wait_s)
         self._verdicts: dict[str, tuple[int, ...]] = {}
@@ -323,10 +326,6 @@ class HfEngine:
         check_template_tokens(self._tokenizer, path, self._embeddings)
         require_steps(self._model, path)
         self._reader = AnswerReader(self._tokenizer, self._end_ids)
-
-    def _set_threads(self) -> None:
-        if self._config.threads is not None:
-            torch.set_num_threads(self._config.threads)
 
 
 def _runs(block: list[Pending], size: int, model: Any) -> Iterator[list[RowBatch]]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from prefloop.data.chat import beyond_embedding, open_tokenizer, render_tokens
 from prefloop.data.protocol import EngineFailed, RequestRejected
+from prefloop.labelers.model_loading import loading_model
 from prefloop.training.policy import checkpoints
-from prefloop.training.policy.loading_bar import no_loading_bar
 
 if TYPE_CHECKING:
     import torch
@@ -106,7 +106,7 @@ def load_model(
 
     whole = base if is_adapter(path) else path
     try:
-        with no_loading_bar():
+        with loading_model():
             model, loading = AutoModelForCausalLM.from_pretrained(
                 whole,
                 dtype=dtype,
@@ -149,7 +149,8 @@ def _with_adapter(model: PreTrainedModel, path: str, *, merge: bool) -> PreTrain
         from peft import PeftModel
     except ImportError as error:
         raise EngineFailed("peft is not installed", "pip install peft") from error
-    adapted = PeftModel.from_pretrained(model, path, use_safetensors=True)
+    with loading_model():
+        adapted = PeftModel.from_pretrained(model, path, use_safetensors=True)
     _require_whole(path, checkpoints.missing_in_adapter(adapted, Path(path)))
     return checkpoints.merged(adapted) if merge else adapted
 

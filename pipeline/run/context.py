@@ -9,7 +9,7 @@ from typing import Any
 
 from prefloop.data.protocol import EngineFailed
 from prefloop.pipeline.config import RunConfig
-from prefloop.pipeline.engines.settings import EngineConfig, OpenAIEngine
+from prefloop.pipeline.engines.settings import EngineConfig, OpenAIEngine, TransformersEngine
 from prefloop.pipeline.executors.block_task import Executor
 from prefloop.pipeline.executors.local import LocalExecutor
 from prefloop.pipeline.machine.hardware import replicas_of
@@ -35,6 +35,9 @@ class RunContext:
     """Whether the dataset's answers have the thoughts before them."""
     template_kwargs: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     """Variables of the chat template that the policy is sampled with."""
+    training_threads: int | None = field(default=None, kw_only=True)
+    """CPU threads that training computes with in this process; null: as many as it takes by
+    itself."""
     on_step: Callable[[int, Mapping[str, Any]], None] | None = field(default=None, kw_only=True)
     """Hears of each training step: the round and what was logged."""
     executor: Executor = field(default_factory=LocalExecutor, kw_only=True)
@@ -53,6 +56,7 @@ class RunContext:
             blocks_in_flight(config),
             keeps_thoughts=config.write.reasoning == "keep",
             template_kwargs=_template_kwargs(config),
+            training_threads=_training_threads(config),
             collecting=_collecting(config),
         )
 
@@ -71,6 +75,7 @@ class RunContext:
             folder,
             keeps_thoughts=self.keeps_thoughts,
             template_kwargs=self.template_kwargs,
+            training_threads=self.training_threads,
             on_step=self.on_step,
             executor=self.executor,
             collecting=self.collecting,
@@ -121,6 +126,15 @@ def _collecting(config: RunConfig) -> dict[str, int]:
         for name, engine in config.engines.items()
         if isinstance(engine, OpenAIEngine) and engine.mode == "batch"
     }
+
+
+def _training_threads(config: RunConfig) -> int | None:
+    """As many as the policy samples with, where it does so in this process: a core that is left to
+    others is left to them while it trains too."""
+    engine = config.engines[config.sample.engine]
+    if not isinstance(engine, TransformersEngine) or engine.replica_range[1] > 1:
+        return None
+    return engine.threads if config.executor.type == "local" else None
 
 
 def _template_kwargs(config: RunConfig) -> dict[str, Any]:

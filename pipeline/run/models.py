@@ -32,6 +32,7 @@ from prefloop.labelers.factory import build_labeler
 from prefloop.labelers.judges.folder import question_revision
 from prefloop.labelers.judges.rubric.rubric_shelf import RubricShelf
 from prefloop.labelers.judges.rubric.writing import WritingDesk
+from prefloop.labelers.scorers.compute_threads import computing_with
 from prefloop.pipeline.config import POLICY, PoolMember, RunConfig
 from prefloop.pipeline.engines.factory import build_engine
 from prefloop.pipeline.engines.openai.openai_server import OpenAIServer
@@ -697,11 +698,8 @@ def _with_threads(threads: int | None, read: ReadShare) -> ReadShare:
     differ in their last bits."""
 
     def reads(share: tuple[int, int]) -> Scores:
-        if threads is not None:
-            import torch
-
-            torch.set_num_threads(threads)
-        return read(share)
+        with computing_with(threads):
+            return read(share)
 
     return reads
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefloop.data.hashing import derive_seed
+from prefloop.labelers.scorers.compute_threads import computing_with
 from prefloop.pipeline.run.context import RoundContext
 from prefloop.pipeline.run.metrics import metrics_table
 from prefloop.pipeline.run.progress import StepProgress
@@ -69,7 +70,8 @@ def run_training(
         return
     metrics = context.folder.metrics
     watch = Stopwatch()
-    with _progress(f"round {context.index} train") as on_step:
+    threads = computing_with(context.training_threads)
+    with threads, _progress(f"round {context.index} train") as on_step:
         result = train(partial(_tell, context, on_step))
     metrics.write(TRAINING_CURVES, metrics_table(curves(result.history, context.index)))
     early = {"early": result.early} if result.early else {}

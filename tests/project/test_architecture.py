@@ -32,7 +32,7 @@ ORDER = {
         "checks",
     ],
     "labelers": [
-        "base people config refused_settings",
+        "base people config refused_settings model_loading",
         "statistics",
         "judges scorers jury",
         "decisions",

@@ -28,6 +28,7 @@ import numpy as np
 
 from prefloop.data.hashing import folder_revision, json_hash
 from prefloop.data.storage.begun_folder import begin_folder
+from prefloop.labelers.model_loading import loading_model, making_model
 from prefloop.labelers.scorers.sequence_scores import SequenceScorer, context_length, padding_token
 from prefloop.labelers.statistics.winrate import win_rate
 from prefloop.training.config import RewardConfig
@@ -43,7 +44,6 @@ from prefloop.training.policy.checkpoints import (
     load_tokenizer,
 )
 from prefloop.training.policy.heldout import TRAINED_PROMPT, Heldout, require_readable
-from prefloop.training.policy.loading_bar import no_loading_bar
 from prefloop.training.session.checkpoint_folder import checkpoint_folder
 from prefloop.training.session.records import read_record, write_record
 from prefloop.training.session.setup import (
@@ -151,7 +151,8 @@ def train_reward(
 
     with quiet(verbose), full_disk_is_named(job.out), full_memory_is_named(job.out):
         watch = Watch(fingerprint, on_step, model="reward model")
-        trainer = _trainer(job, pairs, tokenizer, fingerprint, watch)
+        with making_model():
+            trainer = _trainer(job, pairs, tokenizer, fingerprint, watch)
         before = weight_sums(trainer.model)
         steps = take_steps(trainer, job.checkpoints, fingerprint)
         if weight_sums(trainer.model) == before:
@@ -277,7 +278,7 @@ def _load_base(base: Path, dtype: Any) -> Any:
     from prefloop.labelers.scorers.attention import attend_as_made
 
     try:
-        with no_loading_bar():
+        with loading_model():
             model, loading = AutoModelForSequenceClassification.from_pretrained(
                 str(base),
                 num_labels=1,

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefloop.data.chat import open_tokenizer, padding_id
+from prefloop.labelers.model_loading import loading_model
 from prefloop.training.errors import TrainingError
-from prefloop.training.policy.loading_bar import no_loading_bar
 
 if TYPE_CHECKING:
     import torch
@@ -130,7 +130,7 @@ def load_model(
 
     four_bits = {"quantization_config": _four_bits(quantize, dtype)} if quantize else {}
     base = base_of(checkpoint)
-    with _unloadable_is_named(checkpoint), no_loading_bar():
+    with _unloadable_is_named(checkpoint), loading_model():
         model, loading = AutoModelForCausalLM.from_pretrained(
             str(base.resolve()),  # an adapter records this path as its base
             dtype=dtype,
@@ -146,7 +146,7 @@ def load_model(
     if is_adapter(checkpoint):
         from peft import PeftModel
 
-        with _unloadable_is_named(checkpoint):
+        with _unloadable_is_named(checkpoint), loading_model():
             model = PeftModel.from_pretrained(
                 model, str(checkpoint), is_trainable=trainable_adapter, use_safetensors=True
             )

@@ -11,6 +11,7 @@ import numpy as np
 
 from prefloop.data.chat import beyond_embedding
 from prefloop.data.protocol import AnsweredPrompt, Likelihood, RequestRejected
+from prefloop.labelers.scorers.compute_threads import computing_with
 from prefloop.training.errors import TrainingError
 from prefloop.training.inputs.tokens import (
     OVERLONG,
@@ -96,10 +97,11 @@ class PolicyAndReference:
                 read.append(rejected)
         whole = [one for one in read if not isinstance(one, RequestRejected)]
         prompts, answers = [prompt for prompt, _ in whole], [answer for _, answer in whole]
-        sums = [
-            sequence_logprobs(model, prompts, answers, batch_size=self._scoring.batch_size)
-            for model in self._models
-        ]
+        with computing_with(None):
+            sums = [
+                sequence_logprobs(model, prompts, answers, batch_size=self._scoring.batch_size)
+                for model in self._models
+            ]
         found = iter(
             Likelihood(policy, reference, len(answer), len(prompt) + len(answer))
             for policy, reference, prompt, answer in zip(

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import pyarrow as pa
 
+from prefloop.labelers.model_loading import making_model
 from prefloop.training.errors import TrainingError
 from prefloop.training.inputs.rows import Dropped
 from prefloop.training.session.job import Job
@@ -67,18 +68,19 @@ class Session:
         Raises ``TrainingError`` where the adapter does not fit the model."""
         from transformers import set_seed
 
-        set_seed(self.job.seed)
         peft = self.opened.peft
         try:
-            made = kind(
-                model=self.opened.model,
-                args=on_one_gpu(arguments),
-                train_dataset=dataset_of(rows, self.fingerprint),
-                processing_class=self.tokenizer,
-                peft_config=peft,
-                callbacks=self.callbacks,
-                **own,
-            )
+            with making_model():
+                set_seed(self.job.seed)  # draws the adapter
+                made = kind(
+                    model=self.opened.model,
+                    args=on_one_gpu(arguments),
+                    train_dataset=dataset_of(rows, self.fingerprint),
+                    processing_class=self.tokenizer,
+                    peft_config=peft,
+                    callbacks=self.callbacks,
+                    **own,
+                )
         except ValueError as error:
             if peft is None or "target" not in str(error).casefold():
                 raise
