@@ -338,6 +338,16 @@ def test_an_adapter_can_be_its_own_reference(policy, shard, tmp_path):
         assert second.history[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)
 
 
+def test_an_adapter_s_config_is_the_same_in_every_process(policy, shard, tmp_path):
+    """Its policy's revision goes by it, and each process orders sets in its own way."""
+    first = train(policy, shard, tmp_path / "0", lora=Lora(r=4, alpha=8), max_pairs=4)
+    again = train(first.policy_path, shard, tmp_path / "1", lora=Lora(r=4, alpha=8), max_pairs=4)
+    for folder in (first.policy_path, again.policy_path):
+        names = json.loads((folder / "adapter_config.json").read_text())["target_modules"]
+        assert len(names) > 4
+        assert names == sorted(names)
+
+
 def test_an_adapter_of_another_shape_is_refused_and_full_training_merges(policy, shard, tmp_path):
     first = train(policy, shard, tmp_path / "0", lora=Lora(r=4, alpha=8), max_pairs=4)
     with pytest.raises(TrainingError, match="r=4, alpha=8"):

@@ -161,12 +161,19 @@ def environment(config: Optimisation) -> dict[str, Any]:
 
 def quiet_trainer(trainer: Any) -> Any:
     """``trainer`` without the callback that prints every log, and without TRL's copy of an adapter
-    that is trained on: the reference's log-probabilities come from its own folder."""
+    that is trained on: the reference's log-probabilities come from its own folder. The names in an
+    adapter's config are in one order: peft keeps them in sets, which each process orders in its own
+    way, and what is written there is part of the policy's revision."""
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    if "ref" in getattr(trainer.model, "peft_config", {}):
+    adapters = getattr(trainer.model, "peft_config", {})
+    if "ref" in adapters:
         trainer.model.delete_adapter("ref")
+    for config in adapters.values():
+        for name, value in vars(config).items():
+            if isinstance(value, set):
+                setattr(config, name, sorted(value))
     return trainer
 
 
