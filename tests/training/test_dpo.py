@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -336,6 +337,18 @@ def test_an_adapter_can_be_its_own_reference(policy, shard, tmp_path):
             precompute_reference_logprobs=precompute, **lora,
         )  # fmt: skip
         assert second.history[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)
+
+
+def test_trainings_at_once_in_a_process_are_those_alone(policy, shard, tmp_path):
+    """Adapters and dropout are drawn from torch's one generator."""
+    how = {"lora": Lora(r=4, alpha=8, dropout=0.3), "max_pairs": 8}
+    alone = train(policy, shard, tmp_path / "alone", **how).policy_path
+    with ThreadPoolExecutor(2) as pool:
+        at_once = pool.map(lambda name: train(policy, shard, tmp_path / name, **how), "ab")
+        found = [one.policy_path for one in at_once]
+    weights = [(one / "adapter_model.safetensors").read_bytes() for one in (alone, *found)]
+    assert weights[1] == weights[0]
+    assert weights[2] == weights[0]
 
 
 def test_an_adapter_s_config_is_the_same_in_every_process(policy, shard, tmp_path):

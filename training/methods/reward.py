@@ -147,9 +147,13 @@ def train_reward(
     if job.out.exists():
         return _recorded(job.out, fingerprint)
 
-    from prefloop.training.session.watch import Watch, quiet
+    from prefloop.training.session.watch import Watch, training_alone
 
-    with quiet(verbose), full_disk_is_named(job.out), full_memory_is_named(job.out):
+    with (
+        training_alone(verbose=verbose),
+        full_disk_is_named(job.out),
+        full_memory_is_named(job.out),
+    ):
         watch = Watch(fingerprint, on_step, model="reward model")
         with making_model():
             trainer = _trainer(job, pairs, tokenizer, fingerprint, watch)

@@ -126,7 +126,7 @@ def fit(
         return recorded(out, fingerprint)
     if data.dropped.counts:
         logger.warning("%s: rows were not trained on: %s", out, data.dropped.said())
-    from prefloop.training.session.watch import Watch, last_snapshot, quiet
+    from prefloop.training.session.watch import Watch, last_snapshot, training_alone
 
     checkpoints = checkpoint_folder(out)
     if is_first():
@@ -136,7 +136,7 @@ def fit(
     marker = checkpoint_mark(fingerprint, batches)
     guards = watch_of(config)
     watch = Watch(marker, on_step, guards=guards, snapshots=checkpoints / SNAPSHOTS)
-    with quiet(verbose), full_disk_is_named(out), full_memory_is_named(out):
+    with training_alone(verbose=verbose), full_disk_is_named(out), full_memory_is_named(out):
         session = Session(
             job=job,
             tokenizer=tokenizer,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from prefloop.training.session.guards import GuardWatch
 from prefloop.training.session.snapshots import snapshots_within
 
 logger = logging.getLogger(__name__)
+_TRAINING = threading.RLock()
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]  # transformers' types are not followed
@@ -165,7 +167,16 @@ def step_record(log: dict[str, float], total_steps: int) -> dict[str, float]:
 
 
 @contextmanager
-def quiet(verbose: bool) -> Iterator[None]:
+def training_alone(*, verbose: bool) -> Iterator[None]:
+    """Nothing else is trained in this process until the block ends: dropout and adapters are drawn
+    from torch's one generator. The libraries' progress lines and warnings are off the terminal
+    unless ``verbose``."""
+    with _TRAINING, _quiet(verbose):
+        yield
+
+
+@contextmanager
+def _quiet(verbose: bool) -> Iterator[None]:
     """Keep the libraries' progress lines and warnings off the terminal unless ``verbose``."""
     if verbose:
         yield
