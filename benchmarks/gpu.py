@@ -147,7 +147,7 @@ def config_of(folder: Path, options: argparse.Namespace, engine: dict[str, Any])
 
 def prompt_ids(folder: Path) -> list[list[int]]:
     """The prompts as token ids, as every side is given them."""
-    from prefloop.data.chat import render_tokens
+    from prefloop.data.conversations.chat import render_tokens
     from prefloop.pipeline.engines.weights import load_tokenizer
 
     tokenizer = load_tokenizer(str(folder / "policy"))

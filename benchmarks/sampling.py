@@ -101,7 +101,7 @@ def raw(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     from transformers import AutoTokenizer
     from vllm import LLM, SamplingParams, TokensPrompt
 
-    from prefloop.data.chat import render_tokens
+    from prefloop.data.conversations.chat import render_tokens
     from prefloop.data.hashing import derive_seed
     from prefloop.pipeline.engines.vllm_engine import _engine_args
     from prefloop.pipeline.run.context import RunContext

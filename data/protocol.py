@@ -21,7 +21,7 @@ Message = Mapping[str, Any]
 """One turn of a conversation: ``{"role": ..., "content": str}``, the role being ``system``,
 ``user``, ``assistant`` or ``tool``.
 
-Tools and their calls stand beside the content, see ``prefloop.data.conversation``.
+Tools and their calls stand beside the content, see ``prefloop.data.conversations.conversation``.
 """
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.sixteen.setting import PROMPTS
-from prefloop.data.chat import render_tokens
+from prefloop.data.conversations.chat import render_tokens
 from prefloop.labelers.scorers.sequence_scores import SequenceScorer
 
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.reasoning import split_thought
+from prefloop.data.conversations.reasoning import split_thought
 
 THOUGHT, UNCLOSED = 1, 2
 """Bits: the answer has a thought in front of it, or marks of one; the thought never ends."""

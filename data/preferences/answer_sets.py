@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from prefloop.data.conversations.reasoning import answer_alone
 from prefloop.data.preferences.layouts import TIE_STATUS, UNPAIRED, Layout
 from prefloop.data.preferences.pair_rows import (
     Comparison,
@@ -33,7 +34,6 @@ from prefloop.data.preferences.transcripts import (
     split_answer,
 )
 from prefloop.data.quarantine import BadRow
-from prefloop.data.reasoning import answer_alone
 from prefloop.data.sources.rows import RawRow, bad, finite, text_or_number
 from prefloop.data.sources.tool_turns import PROMPT_TURNS, TOOLS, full_turns, read_alike
 from prefloop.data.sources.turns import Turn, Unusable, conversation_in

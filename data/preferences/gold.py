@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from prefloop.data.config import PromptSource
-from prefloop.data.conversation import conversation_of
+from prefloop.data.conversations.conversation import conversation_of
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import content_id, derive_seed, pair_id, prompt_id
 from prefloop.data.preferences.answer_sets import about_row, parse_comparisons

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from prefloop.data.conversations.reasoning import answer_alone
 from prefloop.data.preferences.by_turns import pair_by_turns, verdict_of_flags
 from prefloop.data.preferences.labels import LABELS, PairLabel, known_labels, read_label
 from prefloop.data.preferences.layouts import (
@@ -39,7 +40,6 @@ from prefloop.data.preferences.transcripts import (
     split_answer,
 )
 from prefloop.data.quarantine import BadRow
-from prefloop.data.reasoning import answer_alone
 from prefloop.data.sources.rows import RawRow, bad
 from prefloop.data.sources.tool_turns import (
     PROMPT_TURNS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefloop.data.reasoning import as_turn, split_thought
+from prefloop.data.conversations.reasoning import as_turn, split_thought
 from prefloop.data.sources.turns import Unusable
 from prefloop.data.utf8 import is_blank, is_text
 

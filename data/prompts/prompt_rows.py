@@ -9,12 +9,12 @@ from functools import lru_cache
 from typing import Any
 
 from prefloop.data.config import Columns
+from prefloop.data.conversations.reasoning import split_thought
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import content_id, prompt_id
 from prefloop.data.prompts.criteria import RUBRIC, rubric_of
 from prefloop.data.prompts.row_template import is_template, row_template
 from prefloop.data.quarantine import BadRow
-from prefloop.data.reasoning import split_thought
 from prefloop.data.sources.rows import RawRow, bad, finite, without_type
 from prefloop.data.sources.tool_turns import (
     PROMPT_TURNS,

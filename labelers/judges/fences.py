@@ -14,7 +14,7 @@ import re
 from collections.abc import Collection
 from functools import lru_cache
 
-from prefloop.data.chat import break_control_tokens
+from prefloop.data.conversations.control_tokens import break_control_tokens
 from prefloop.labelers.judges.look_alikes import skeleton
 
 _TAG = re.compile(r"</?([A-Za-z][\w-]*)(?:\s[^<>]*)?>")

@@ -22,7 +22,7 @@ from jinja2 import meta
 from jinja2.sandbox import SandboxedEnvironment
 from pydantic import TypeAdapter, ValidationError
 
-from prefloop.data.conversation import conversation_text
+from prefloop.data.conversations.conversation import conversation_text
 from prefloop.data.hashing import derive_seed, json_hash
 from prefloop.data.prompts.criteria import Criterion
 from prefloop.data.protocol import Message

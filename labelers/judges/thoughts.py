@@ -1,8 +1,8 @@
 """A chain of thought in a judge's answer: what is thought is no verdict, and is never read.
 
-Engines take a model's own thought off its answer (``prefloop.data.reasoning``). A judge also writes
-thoughts of other forms, where its prompt asks for them (``<scratchpad>``, ``<analysis>``), and may
-do so anywhere in its answer.
+Engines take a model's own thought off its answer (``prefloop.data.conversations.reasoning``). A
+judge also writes thoughts of other forms, where its prompt asks for them (``<scratchpad>``,
+``<analysis>``), and may do so anywhere in its answer.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from prefloop.data.reasoning import BARE_END, OTHER_MARKS, bare_begin, is_quoted, tag_marks
+from prefloop.data.conversations.quoted_marks import is_quoted
+from prefloop.data.conversations.reasoning import BARE_END, OTHER_MARKS, bare_begin, tag_marks
 
 _NAMES = (
     r"(?:\w+:)?(?:think|thinking|thoughts?|thought[_-]process|reason|reasoning|reflection"

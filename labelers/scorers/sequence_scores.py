@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from prefloop.data.chat import LEFT_OUT, open_tokenizer, padding_id, render_tokens
+from prefloop.data.conversations.chat import LEFT_OUT, render_tokens
+from prefloop.data.conversations.tokenizing import open_tokenizer, padding_id
 from prefloop.data.protocol import Message, RequestRejected
 from prefloop.labelers.base import LabelerError
 from prefloop.labelers.model_loading import loading_model

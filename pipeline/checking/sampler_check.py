@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from prefloop.data.conversation import with_system_prompt
+from prefloop.data.conversations.conversation import with_system_prompt
 from prefloop.data.protocol import (
     Completion,
     Engine,

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prefloop.data.chat import thought_opening, turn_end, without_end
+from prefloop.data.conversations.answer_edges import thought_opening, turn_end, without_end
+from prefloop.data.conversations.reasoning import Thought, is_mark, split_thought
 from prefloop.data.protocol import Request
-from prefloop.data.reasoning import Thought, is_mark, split_thought
 from prefloop.training.inputs.tokens import AnswerEncoder
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prefloop.data.chat import render_tokens
+from prefloop.data.conversations.chat import render_tokens
 from prefloop.data.hashing import content_id
 from prefloop.data.protocol import Completion, Engine, EngineFailed, Message, Request, Sampling
 from prefloop.pipeline.engines.weights import adapter_base, is_adapter, load_model, load_tokenizer

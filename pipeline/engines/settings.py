@@ -77,7 +77,8 @@ class TransformersEngine(Strict):
     million parameters on one core decodes 182 tokens/s at 96 and 143 at 32. More need more memory:
     each holds keys and values of its whole sequence."""
     threads: PositiveInt | None = None
-    """CPU threads of torch; null leaves torch's own choice, all cores.
+    """CPU threads of torch; null leaves torch's own choice, all cores. Training in the same process
+    computes with as many, where this is the policy's engine and has one process.
 
     On a machine that does other work as well, leave it a core: threads that wait for a displaced
     one spin. Seen with a tiny model on 2 cores, tokens/s with 2 threads and with 1: idle machine

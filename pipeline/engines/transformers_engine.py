@@ -24,7 +24,9 @@ import numpy as np
 import torch
 from transformers import StopStringCriteria
 
-from prefloop.data.chat import beyond_embedding, end_tokens, render_tokens, verdict_token_ids
+from prefloop.data.conversations.answer_edges import end_tokens, verdict_token_ids
+from prefloop.data.conversations.chat import render_tokens
+from prefloop.data.conversations.tokenizing import beyond_embedding
 from prefloop.data.protocol import (
     Completion,
     EngineDied,

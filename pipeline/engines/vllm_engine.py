@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from prefloop.data.chat import end_tokens, render_tokens, verdict_token_ids
+from prefloop.data.conversations.answer_edges import end_tokens, verdict_token_ids
+from prefloop.data.conversations.chat import render_tokens
 from prefloop.data.protocol import Completion, EngineDied, EngineFailed, Request, RequestRejected
 from prefloop.pipeline.engines.answer_reader import (
     AnswerReader,

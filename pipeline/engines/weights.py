@@ -6,7 +6,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefloop.data.chat import beyond_embedding, open_tokenizer, render_tokens
+from prefloop.data.conversations.chat import render_tokens
+from prefloop.data.conversations.tokenizing import beyond_embedding, open_tokenizer
 from prefloop.data.protocol import EngineFailed, RequestRejected
 from prefloop.labelers.model_loading import loading_model
 from prefloop.training.policy import checkpoints

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from prefloop.data.conversation import conversation_of, template_turn, tools_in
+from prefloop.data.conversations.conversation import conversation_of, template_turn, tools_in
+from prefloop.data.conversations.reasoning import split_thought
 from prefloop.data.hashing import derive_seed
 from prefloop.data.protocol import Message
-from prefloop.data.reasoning import split_thought
 from prefloop.data.utf8 import is_blank
 
 Json = dict[str, Any]

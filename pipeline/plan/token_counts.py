@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from prefloop.data.conversation import as_sampled, characters_of
+from prefloop.data.conversations.conversation import as_sampled, characters_of
 from prefloop.data.embedded import resolve_embedded
 from prefloop.data.prompts.criteria import Criterion
 from prefloop.labelers.config import JudgeLabeler, WrittenCriteria

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefloop.data.config import PromptSource
+from prefloop.data.conversations.reasoning import answer_alone
 from prefloop.data.hashing import content_id, pair_id, prompt_id
 from prefloop.data.preferences import PreferenceColumns, read_preferences
-from prefloop.data.reasoning import answer_alone
 from prefloop.data.utf8 import is_blank
 from prefloop.labelers.config import LabelConfig
 from prefloop.labelers.jury.verdict_table import (

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from prefloop.data.conversation import as_sampled
+from prefloop.data.conversations.conversation import as_sampled
 from prefloop.data.embedded import resolve_embedded
 from prefloop.data.hashing import folder_revision, json_hash
 from prefloop.data.protocol import Engine, EngineFailed, Message

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from prefloop.data.config import PromptsConfig
+from prefloop.data.conversations.reasoning import split_thought
 from prefloop.data.errors import InputError
 from prefloop.data.hashing import prompt_id
 from prefloop.data.preferences.answer_sets import AnswerSet
@@ -19,7 +20,6 @@ from prefloop.data.prompts.load import PromptTables, load_prompts
 from prefloop.data.prompts.prompt_rows import id_with_tools
 from prefloop.data.prompts.source_table import SourceRows
 from prefloop.data.quarantine import BadRow, quarantine_table
-from prefloop.data.reasoning import split_thought
 from prefloop.data.schemas import GIVEN, PROMPT
 from prefloop.data.shards import atomic_write_json, damaged, read_json_object
 from prefloop.data.sources.turns import Turn

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.conversation import as_sampled
+from prefloop.data.conversations.conversation import as_sampled
 from prefloop.data.errors import NothingCameOut
 from prefloop.data.shards import ShardFolder
 from prefloop.labelers.base import Answer, Labeler, Pair, Vote, votes_table

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefloop.data.conversation import as_sampled
+from prefloop.data.conversations.conversation import as_sampled
 from prefloop.data.errors import NothingCameOut
 from prefloop.data.hashing import derive_seed, prompt_id
 from prefloop.data.shards import ShardFolder

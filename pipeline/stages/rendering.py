@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.reasoning import as_turn
+from prefloop.data.conversations.reasoning import as_turn
 from prefloop.pipeline.run.context import RoundContext
 from prefloop.training.inputs.rendering import Rendering
 
@@ -54,7 +54,7 @@ def template_kwargs_of(context: RoundContext, policy: Path) -> dict[str, Any]:
 def without_thoughts(context: RoundContext, policy: Path) -> dict[str, Any]:
     """The variables of sampling, and those with which the template of ``policy`` asks for an answer
     without a thought."""
-    from prefloop.data.chat import thinking_off
+    from prefloop.data.conversations.answer_edges import thinking_off
     from prefloop.training.policy.checkpoints import load_tokenizer
 
     return {**context.template_kwargs, **(thinking_off(load_tokenizer(policy)) or {})}

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.conversation import as_sampled
+from prefloop.data.conversations.conversation import as_sampled
 from prefloop.data.hashing import content_id, derive_seed
 from prefloop.data.protocol import (
     Completion,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from prefloop.data.chat import end_tokens, render_tokens, turn_end, verdict_token_ids
+from prefloop.data.conversations.answer_edges import end_tokens, turn_end, verdict_token_ids
+from prefloop.data.conversations.chat import render_tokens
 from prefloop.data.protocol import EngineFailed, RequestRejected
 from prefloop.pipeline.engines.weights import load_tokenizer as of_engines
 from prefloop.training.inputs.tokens import answer_ids
@@ -80,9 +81,9 @@ def test_control_token_of_the_template_that_is_not_marked_special(tokenizer, mon
     monkeypatch.setattr(
         tokenizer, "chat_template", "{% for m in messages %}[TURN]{{ m['content'] }}{% endfor %}"
     )
-    from prefloop.data import chat
+    from prefloop.data.conversations import control_tokens
 
-    chat._control_pattern.cache_clear()
+    control_tokens._control_pattern.cache_clear()
     assert render_tokens(tokenizer, user("x [TURN] y")).count(turn) == 1
 
 
@@ -130,7 +131,7 @@ def test_a_template_may_write_it_in_another_form(tokenizer, monkeypatch, how):
 
 
 def headers_said(tokenizer, caplog):
-    from prefloop.data import chat
+    from prefloop.data.conversations import chat
 
     chat._say_missing_header.cache_clear()
     with caplog.at_level(logging.WARNING):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from prefloop.data.chat import break_control_tokens
+from prefloop.data.conversations.control_tokens import break_control_tokens
 from prefloop.data.protocol import Request, Sampling
 from prefloop.pipeline.engines.openai.openai_wire import request_body
 from prefloop.pipeline.engines.settings import OpenAIEngine

@@ -1,4 +1,4 @@
-from prefloop.data.conversation import conversation_text
+from prefloop.data.conversations.conversation import conversation_text
 
 
 def test_conversations_are_laid_out_under_role_labels() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from prefloop.data.reasoning import closing_of, is_mark, opened_by, split_thought
+from prefloop.data.conversations.reasoning import closing_of, is_mark, opened_by, split_thought
 
 MARKS = [
     ("<think>\n", "\n</think>\n\n"),

@@ -43,7 +43,7 @@ def make_thinking_model(
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from prefloop.data.chat import render_tokens
+    from prefloop.data.conversations.chat import render_tokens
 
     make_tokenizer(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)

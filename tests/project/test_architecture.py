@@ -25,7 +25,8 @@ ORDER = {
     "data": [
         "errors strict arrays hashing names utf8 yaml_files",
         "storage",
-        "config protocol schemas shards reasoning chat conversation quarantine packed_folder",
+        "config protocol schemas shards quarantine packed_folder",
+        "conversations",
         "embedded",
         "sources",
         "preferences prompts",

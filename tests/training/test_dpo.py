@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from prefloop.data.chat import render_tokens
+from prefloop.data.conversations.chat import render_tokens
 from prefloop.data.hashing import folder_revision
 from prefloop.training.config import Lora, TrainConfig
 from prefloop.training.errors import TrainingError

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from prefloop.data.chat import render_tokens
+from prefloop.data.conversations.chat import render_tokens
 from prefloop.training.errors import TrainingError
 from prefloop.training.inputs.tokens import answer_ids, end_token, prompt_ids
 from prefloop.training.policy.logprobs import answer_logprobs, kl_estimate, reward_margin

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from prefloop.data.conversation import plain
+from prefloop.data.conversations.conversation import plain
 from prefloop.data.sources.turns import Unusable
 from prefloop.training.errors import TrainingError
 from prefloop.training.inputs.answers import read_answers

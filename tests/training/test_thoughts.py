@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prefloop.data.chat import render_tokens, thinking_off, thought_opening
+from prefloop.data.conversations.answer_edges import thinking_off, thought_opening
+from prefloop.data.conversations.chat import render_tokens
 from prefloop.data.schemas import CANDIDATE
 from prefloop.pipeline.engines.weights import load_tokenizer
 from prefloop.training.inputs.answers import read_answers

@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from prefloop.data.chat import render_tokens
-from prefloop.data.conversation import as_sampled
+from prefloop.data.conversations.chat import render_tokens
+from prefloop.data.conversations.conversation import as_sampled
 from prefloop.pipeline.run.run_dir import EVALUATION
 from prefloop.training.inputs.pairs import token_pairs, triples_in
 from prefloop.training.inputs.rows import Dropped

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from prefloop.data.conversation import FULL
+from prefloop.data.conversations.conversation import FULL
 from prefloop.data.hashing import content_id
 from prefloop.data.protocol import RequestRejected
 from prefloop.data.schemas import MESSAGES

@@ -20,10 +20,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prefloop.data.conversation import conversation_of, plain, turns_text
+from prefloop.data.conversations.conversation import conversation_of, plain, turns_text
+from prefloop.data.conversations.reasoning import as_turn, split_thought
 from prefloop.data.hashing import prompt_id
 from prefloop.data.protocol import Message
-from prefloop.data.reasoning import as_turn, split_thought
 from prefloop.data.sources.class_names import batch_by_names, names_in_schema
 from prefloop.data.sources.tool_turns import (
     full_turns,

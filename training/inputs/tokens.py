@@ -1,10 +1,11 @@
 """The token ids that training and scoring see: the sampled prompt, the answer, one end token.
 
 Invariant: what a policy is trained and scored on is what it sampled. The prompt's ids come from
-``prefloop.data.chat.render_tokens``, as they do in sampling (one BOS, no control tokens out of
-content); the answer is encoded apart from them, as it was generated, and ends with exactly one end
-token. TRL's own tokenisation of conversational rows renders prompt and answer together instead, and
-then trains on what the template writes behind the end token and on control tokens found in content.
+``prefloop.data.conversations.chat.render_tokens``, as they do in sampling (one BOS, no control
+tokens out of content); the answer is encoded apart from them, as it was generated, and ends with
+exactly one end token. TRL's own tokenisation of conversational rows renders prompt and answer
+together instead, and then trains on what the template writes behind the end token and on control
+tokens found in content.
 """
 
 from __future__ import annotations
@@ -17,18 +18,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prefloop.data.chat import (
+from prefloop.data.conversations.answer_edges import continues_prompt, thought_opening, turn_end
+from prefloop.data.conversations.chat import render_tokens
+from prefloop.data.conversations.control_tokens import cut_at_template_tokens
+from prefloop.data.conversations.reasoning import closing_of, is_mark, split_thought
+from prefloop.data.conversations.tokenizing import (
     beyond_embedding,
-    continues_prompt,
-    cut_at_template_tokens,
     encode_behind,
     plain_text_tokenizer,
-    render_tokens,
-    thought_opening,
-    turn_end,
 )
 from prefloop.data.protocol import Message, RequestRejected
-from prefloop.data.reasoning import closing_of, is_mark, split_thought
 from prefloop.training.errors import TrainingError
 
 if TYPE_CHECKING:

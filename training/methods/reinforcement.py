@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from prefloop.data.chat import end_tokens
+from prefloop.data.conversations.answer_edges import end_tokens
 from prefloop.training.inputs.tokens import check_embedding, end_token, prompt_ids
 from prefloop.training.policy.checkpoints import embeddings
 from prefloop.training.session.checkpoint_folder import WEIGHTS

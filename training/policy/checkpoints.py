@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefloop.data.chat import open_tokenizer, padding_id
+from prefloop.data.conversations.tokenizing import open_tokenizer, padding_id
 from prefloop.labelers.model_loading import loading_model
 from prefloop.training.errors import TrainingError
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from prefloop.data.conversation import conversation_of
+from prefloop.data.conversations.conversation import conversation_of
 from prefloop.data.hashing import prompt_id
 from prefloop.labelers.statistics.estimate import Estimate
 from prefloop.labelers.statistics.winrate import win_rate

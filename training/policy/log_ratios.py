@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prefloop.data.chat import beyond_embedding
+from prefloop.data.conversations.tokenizing import beyond_embedding
 from prefloop.data.protocol import AnsweredPrompt, Likelihood, RequestRejected
 from prefloop.labelers.scorers.compute_threads import computing_with
 from prefloop.training.errors import TrainingError

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefloop.data.chat import break_control_tokens
-from prefloop.data.conversation import template_turn, tools_in
+from prefloop.data.conversations.control_tokens import break_control_tokens
+from prefloop.data.conversations.conversation import template_turn, tools_in
 from prefloop.data.protocol import EngineFailed, Message, Request, Sampling
 from prefloop.pipeline.engines.answer_reader import longest
 from prefloop.pipeline.engines.settings import OpenAIEngine

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from prefloop.data.conversations.reasoning import Thought, split_thought
 from prefloop.data.protocol import RequestRejected
-from prefloop.data.reasoning import Thought, split_thought
 from prefloop.pipeline.engines.openai.server_words import is_error, one_line, said_by
 
 _LARGEST_COUNT = 2**31 - 1  # tokens are int32 in the tables

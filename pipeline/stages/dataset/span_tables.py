@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from prefloop.data.arrays import NOWHERE, Bools, Ints, as_arrow, as_numpy, places_in
-from prefloop.data.conversation import as_sampled, plain, turns_text
+from prefloop.data.conversations.conversation import as_sampled, plain, turns_text
 from prefloop.data.errors import StorageError
 from prefloop.data.schemas import MESSAGES
 from prefloop.labelers.decisions.candidate_scores import scores_of_rows

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefloop.data.conversation import as_sampled
+from prefloop.data.conversations.conversation import as_sampled
 from prefloop.data.protocol import Message
 from prefloop.data.schemas import TRIPLE
 from prefloop.data.shards import read_shard

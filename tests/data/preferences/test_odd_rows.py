@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prefloop.data.config import Columns, PromptsConfig, PromptSource
-from prefloop.data.conversation import plain
+from prefloop.data.conversations.conversation import plain
 from prefloop.data.errors import InputError
 from prefloop.data.preferences import parse_columns, parse_labels, read_preferences
 from prefloop.data.preferences.answer_sets import AnswerSet

@@ -12,7 +12,7 @@ import pytest
 
 import prefloop
 from prefloop.data.config import PromptsConfig, PromptSource
-from prefloop.data.conversation import conversation_of, template_turn, tools_in
+from prefloop.data.conversations.conversation import conversation_of, template_turn, tools_in
 from prefloop.data.errors import InputError
 from prefloop.data.preferences import named_columns, read_preferences
 from prefloop.data.preferences.answer_sets import AnswerSet

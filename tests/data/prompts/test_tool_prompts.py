@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from prefloop.data.chat import render_tokens
 from prefloop.data.config import Columns, PromptsConfig, PromptSource
-from prefloop.data.conversation import as_sampled, conversation_text, plain, tools_in
+from prefloop.data.conversations.chat import render_tokens
+from prefloop.data.conversations.conversation import as_sampled, conversation_text, plain, tools_in
 from prefloop.data.hashing import prompt_id
 from prefloop.data.prompts.load import PromptTables, load_prompts
 from prefloop.data.protocol import RequestRejected

@@ -16,7 +16,7 @@ from transformers import (
     RecurrentGemmaConfig,
 )
 
-from prefloop.data.chat import render_tokens
+from prefloop.data.conversations.chat import render_tokens
 from prefloop.data.protocol import Completion, EngineFailed, Request, Sampling
 from prefloop.pipeline.engines.factory import build_engine
 from prefloop.pipeline.engines.settings import TransformersEngine

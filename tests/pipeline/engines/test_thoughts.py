@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prefloop.data.chat import thinking_off, thought_opening
+from prefloop.data.conversations.answer_edges import thinking_off, thought_opening
 from prefloop.data.protocol import Completion, Request, Sampling
 from prefloop.pipeline.engines.factory import build_engine
 from prefloop.pipeline.engines.settings import TransformersEngine, VllmEngine

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from prefloop.data.chat import end_tokens, render_tokens, without_end
+from prefloop.data.conversations.answer_edges import end_tokens, without_end
+from prefloop.data.conversations.chat import render_tokens
 from prefloop.data.embedded import resolve_embedded
 from prefloop.data.protocol import EngineFailed, Request, RequestRejected, Sampling
 from prefloop.pipeline.engines.factory import build_engine

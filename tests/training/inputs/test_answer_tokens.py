@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from prefloop.data.chat import render_tokens
+from prefloop.data.conversations.chat import render_tokens
 from prefloop.training.inputs.tokens import answer_ids, end_token, prompt_ids
 from tests.helpers.engine_models import (
     AT_LINES,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Phi3Config
 
-from prefloop.data.chat import render_tokens
+from prefloop.data.conversations.chat import render_tokens
 from prefloop.data.protocol import Completion, Request, RequestRejected, Sampling
 from prefloop.pipeline.engines.factory import build_engine
 from prefloop.pipeline.engines.settings import TransformersEngine

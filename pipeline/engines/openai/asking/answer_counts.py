@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from prefloop.data.chat import render_tokens
-from prefloop.data.conversation import characters_of
+from prefloop.data.conversations.chat import render_tokens
+from prefloop.data.conversations.conversation import characters_of
 from prefloop.data.protocol import Completion, Request, RequestRejected
 from prefloop.pipeline.engines.answer_reader import cut_at_stop
 from prefloop.pipeline.engines.openai.asking.question import ServerQuestion

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prefloop.data.chat import render_tokens
-from prefloop.data.conversation import characters_of
+from prefloop.data.conversations.chat import render_tokens
+from prefloop.data.conversations.conversation import characters_of
 from prefloop.data.hashing import json_hash
 from prefloop.data.protocol import Request
 from prefloop.pipeline.engines.answer_reader import AnswerReader, longest, template_kwargs

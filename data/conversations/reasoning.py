@@ -9,11 +9,12 @@ thoughts.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
+
+from prefloop.data.conversations.harmony import HARMONY_END, HARMONY_HEAD, HARMONY_TAIL, heard_in
+from prefloop.data.conversations.quoted_marks import is_quoted
 
 _NAMES = r"(?:\w+:)?(?:think|thinking|thoughts?|longcat_think)"
 _FINAL = r"<\|channel\|>\s*final\b[^<\n]{0,80}<\|message\|>"
@@ -36,16 +37,6 @@ BARE_END = re.compile(r"assistantfinal")
 """What ends a thought of harmony without its special tokens."""
 # No sentence goes on like this behind "analysis".
 _BARE_BEGIN, _BARE_WORD = re.compile(r"\s*analysis(?=[A-Z\"])"), re.compile(r"\s*analysis")
-_HARMONY_BEGIN = re.compile(
-    r"\s*(?:<\|start\|>\s*assistant\b|<\|channel\|>|to=[^\s<]{1,200}\s*<\|channel\|>)",
-    re.IGNORECASE,
-)
-_HARMONY_MARK = re.compile(r"<\|(start|channel|message|end|call|return)\|>", re.IGNORECASE)
-_HARMONY_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)", re.IGNORECASE)
-_HARMONY_RECIPIENT = re.compile(r"\bto=([^\s<]+)")
-_HARMONY_END = re.compile(r"<\|(?:return|end)\|>\s*\Z")
-_HARMONY_HEAD = re.compile(r"\A(?:[^<\n]{0,80}<\|message\|>)")
-_HARMONY_TAIL = re.compile(r"<\|end\|>\s*(?:<\|start\|>\s*assistant\s*)?\Z")
 _WRAPPED = (
     ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
     ("<|begin_of_solution|>", "<|end_of_solution|>"),
@@ -64,8 +55,6 @@ _CLOSED_BY = (
     (r"<unused94>thought", "<unused95>"),
     (r"here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
 )
-_QUOTES = "\"'`"
-_BEFORE_QUOTES = f"([{{:={_QUOTES}"
 _CONTROL = re.compile(
     r"<\|(?:channel|message|start|end|return|call|constrain)\|>|<\|channel>|<channel\|>",
     re.IGNORECASE,
@@ -104,7 +93,7 @@ def split_thought(text: str, opened: bool | None = False) -> Thought:
     ``opened``: whether the prompt ended within a thought; null where nobody knows (a server
     rendered it). Then a closing mark without an opening one says that it did.
     """
-    if not opened and (heard := _heard_in(text)) is not None:
+    if not opened and (heard := heard_in(text)) is not None:
         return Thought(heard.thought, heard.answer, heard.is_answered, heard.begins)
     within = _Begin(0, 0) if opened else _begin(text, 0)
     if within is None and (_is_closed_at_once(text) or (opened is None and _is_closed_only(text))):
@@ -168,17 +157,6 @@ def is_mark(token: str) -> bool:
 def as_turn(reasoning: str, answer: str) -> str:
     """Thought and answer as one text, in the form that most chat templates know."""
     return f"<think>\n{reasoning.strip()}\n</think>\n\n{answer}"
-
-
-def is_quoted(before: str, behind: str) -> bool:
-    """Whether a mark between these, two characters on each side, is in quotes and so a word about
-    thoughts: one that begins, and the same one that ends. A thought that ends in a quotation may
-    come before an answer that begins with one."""
-    quote = before[-1:]
-    if not quote or quote not in _QUOTES or behind[:1] != quote:
-        return False
-    begins = len(before) < 2 or before[0].isspace() or before[0] in _BEFORE_QUOTES
-    return begins and not behind[1:].isalnum()
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +276,7 @@ def _is_closed_only(text: str) -> bool:
 
 def _bare(thought: str) -> str:
     """``thought`` without what harmony writes around it, and without white space at its ends."""
-    return _HARMONY_TAIL.sub("", _HARMONY_HEAD.sub("", thought)).strip()
+    return HARMONY_TAIL.sub("", HARMONY_HEAD.sub("", thought)).strip()
 
 
 def _unwrapped(text: str, place: int) -> int:
@@ -317,81 +295,4 @@ def _without_end(answer: str) -> str:
     for begin, end in _WRAPPED:
         if bare.endswith(end) and begin not in bare:
             return bare.removesuffix(end).rstrip()
-    return _HARMONY_END.sub("", _END_OF_ANSWER.sub("", answer))
-
-
-@dataclass(frozen=True, slots=True)
-class _Heard:
-    """What a model wrote in harmony.
-
-    ``thought``: its analyses and what it says before it calls a tool, null where there are none;
-    ``answer``: its final message, or the tools that it calls as JSON, a list of ``{name,
-    arguments}``; ``begins``: how many characters stand before that.
-    """
-
-    thought: str | None
-    answer: str
-    is_answered: bool
-    begins: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Said:
-    channel: str
-    recipient: str | None
-    text: str
-    begins: int
-
-
-def _heard_in(text: str) -> _Heard | None:
-    """What ``text`` says in harmony; null where it is written in another form."""
-    if not _HARMONY_BEGIN.match(text):
-        return None
-    said = _messages(text)
-    if not said:
-        return None
-    thoughts = [one.text.strip() for one in said if one.channel != "final" and not one.recipient]
-    thought = "\n\n".join(filter(None, thoughts)) if thoughts else None
-    final = next((one for one in said if one.channel == "final"), None)
-    if final is not None:
-        begins = final.begins + len(final.text) - len(final.text.lstrip())
-        return _Heard(thought, final.text.lstrip(), True, begins)
-    calls = [one for one in said if one.recipient and one.text.strip()]
-    if calls:
-        return _Heard(thought, _as_json(calls), True, calls[0].begins)
-    return _Heard(thought or "", "", False, len(text))
-
-
-def _messages(text: str) -> list[_Said]:
-    found: list[_Said] = []
-    head, body = 0, -1
-    for mark in _HARMONY_MARK.finditer(text):
-        name, (start, end) = mark[1].lower(), mark.span()
-        if body < 0:
-            body = end if name == "message" else body
-            continue
-        if name == "message" or is_quoted(text[max(0, start - 2) : start], text[end : end + 2]):
-            continue
-        found.append(_said(text[head:body], text[body:start], body))
-        head, body = start, -1
-    if body >= 0:
-        found.append(_said(text[head:body], text[body:], body))
-    return found
-
-
-def _said(head: str, text: str, begins: int) -> _Said:
-    channel, recipient = _HARMONY_CHANNEL.search(head), _HARMONY_RECIPIENT.search(head)
-    # A message without a channel is for the user.
-    name = channel[1].lower() if channel else "final"
-    return _Said(name, recipient[1] if recipient else None, text, begins)
-
-
-def _as_json(calls: list[_Said]) -> str:
-    made = []
-    for call in calls:
-        arguments: object = call.text.strip()
-        with suppress(ValueError, RecursionError):  # a model may write what is no JSON
-            arguments = json.loads(call.text)
-        made.append({"name": (call.recipient or "").removeprefix("functions."),
-                     "arguments": arguments})  # fmt: skip
-    return json.dumps(made, ensure_ascii=False)
+    return HARMONY_END.sub("", _END_OF_ANSWER.sub("", answer))

@@ -1,0 +1,1 @@
+"""Conversations: turns, thoughts and answers, as texts and as the tokens of a policy."""
