@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from prefloop.data.config import PromptsConfig, PromptSource
 from prefloop.data.errors import InputError
 from prefloop.data.preferences import read_preferences
+from prefloop.data.preferences.columns import OF_TOOLS
 from prefloop.data.prompts.load import load_prompts
 
 FORMATS = ("jsonl", "json", "parquet", "datasets")
@@ -55,7 +56,8 @@ def pairs_in(path: str) -> tuple[list[Row], list[tuple[Any, ...]]]:
     """The pairs, and of each bad row its place and what is wrong."""
     pairs, bad = [], []
     for batch in read_preferences(PromptSource(path=path)):
-        pairs += batch.pairs.drop_columns(["source", "row"]).to_pylist()
+        assert all(batch.pairs[name].null_count == len(batch.pairs) for name in OF_TOOLS)
+        pairs += batch.pairs.drop_columns(["source", "row", *OF_TOOLS]).to_pylist()
         bad += [(row["field"], row["reason"]) for row in batch.bad.to_pylist()]
     return pairs, bad
 

@@ -300,7 +300,11 @@ def test_a_judge_is_named_by_its_folder(run: RunDir, tmp_path: Path) -> None:
         ({"label": {"labelers": [LONG]}, "train": {}}, {}, "train: has nothing to do with labels"),
         ({"labelers": "long"}, {}, "`labelers` must be a list"),
         ({"labelers": [LONG], "jurry": {}}, {}, "label.jurry: unknown key, did you mean 'jury'"),
-        ({**LONG, "engines": {"x": {"type": "openai", "seed": 1}}}, {}, "openai.seed: unknown"),
+        (
+            {**LONG, "engines": {"x": {"type": "openai", "seed": 1}}},
+            {},
+            r"engines\.x\S*\.seed: unknown",
+        ),
         ({**JUDGE, "engine": "far"}, {}, "names the engine 'far'"),
         ({**LONG, "weight": 2}, {"jury": True}, "'long' is named like one of the run's"),
         (SHORT, {"name": "../x"}, "separator of folders"),
