@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from prefloop.data.checks.text_hashes import text_hashes
 from prefloop.data.errors import InputError
+from prefloop.data.preferences.columns import OF_TOOLS
 from prefloop.data.quarantine import BadRow, quarantine_table
 from prefloop.data.schemas import MESSAGES
 from prefloop.data.shards import atomic_write_json, atomic_write_text
@@ -49,7 +50,6 @@ DROPPED_ROW = pa.schema(
 )
 """A row that is not in the cleaned dataset."""
 
-_OF_TOOLS = ("prompt_turns", "tools")
 _FILE_ROWS = 100_000
 _DETAILS = {
     "identical": "chosen and rejected are the same text",
@@ -111,7 +111,7 @@ def _split(found: Audit, path: str, options: AuditOptions) -> Iterator[tuple[pa.
 
 def _fixed(pairs: pa.Table) -> pa.Table:
     answers = [_as_turn(pairs[name].combine_chunks()) for name in ("chosen", "rejected")]
-    others = (pairs[name] for name in ("source", "row", *_OF_TOOLS))
+    others = (pairs[name] for name in ("source", "row", *OF_TOOLS))
     return pa.table([pairs["prompt"], *answers, *others], schema=FIXED)
 
 
@@ -135,7 +135,7 @@ def _lost(pairs: pa.Table, places: Any, found: Audit) -> pa.Table:
         if reason in ("duplicate", "contradictory"):
             detail += f" {found.where[found.partners[place]]}"
         content = {name: pair[name] for name in ("prompt", "chosen", "rejected")}
-        content |= {name: pair[name] for name in _OF_TOOLS if pair[name] is not None}
+        content |= {name: pair[name] for name in OF_TOOLS if pair[name] is not None}
         text = json.dumps(content, ensure_ascii=False)
         rows.append(BadRow(pair["source"], pair["row"], None, reason, detail, text))
     return _dropped(quarantine_table("audit", rows))
