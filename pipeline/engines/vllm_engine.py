@@ -167,6 +167,10 @@ class VllmInProcess:
         """See ``prefloop.data.protocol.Engine``."""
         llm, self._llm = self._llm, None
         if llm is not None:
+            if (reading := getattr(llm, "output_handler", None)) is not None:
+                # It is told to end after its engine has, and now and then reports in a traceback
+                # before it hears of it that the engine died.
+                reading.cancel()
             await asyncio.to_thread(llm.shutdown)
             # Its __del__ shuts down once more at exit, when vLLM's modules are already gone.
             llm.shutdown = _already_shut_down

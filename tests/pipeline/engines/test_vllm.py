@@ -135,8 +135,19 @@ def test_lora_is_loaded_verified_and_a_policy_not_loaded_is_caught(runner, engin
 
 @needs_vllm
 def test_whole_weights_are_loaded_and_verified(runner, engine, folders):
+    runner.run(engine.generate(request(seeds=(1,))))
+    told: list[int] = []
+    reading, shut_down = engine._llm.output_handler, engine._llm.shutdown
+
+    def noted():
+        told.append(reading.cancelling())
+        shut_down()
+
+    engine._llm.shutdown = noted
     runner.run(engine.load_policy(folders["other"]))
     assert runner.run(verify_policy(engine, folders["other"], [CHAT])) < 1e-3
+    if told:  # weights are loaded in place where there is a GPU
+        assert told == [1], "vLLM reports an engine that is closed as one that died"
 
 
 @needs_vllm
