@@ -11,8 +11,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.machinery import PathFinder
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +36,7 @@ from prefloop.labelers.config import (
 )
 from prefloop.labelers.judges.folder import judge_revision, question_revision
 from prefloop.labelers.jury.calibrator import read_calibrator
-from prefloop.labelers.scorers.function_process import search_here
+from prefloop.labelers.scorers.function_files import function_files
 from prefloop.pipeline.config import (
     ConfigError,
     RunConfig,
@@ -657,19 +655,11 @@ def _named(source: PromptSource) -> list[Path]:
 
 
 def function_code(function: str) -> str:
-    """SHA-256 of the file that ``module:function`` is in, none of which is run; empty where there
-    is no such file: calling the function says what is wrong."""
-    search_here()
-    first, *rest = function.partition(":")[0].split(".")
-    try:
-        spec = find_spec(first)
-        for end in range(len(rest)):
-            name = ".".join((first, *rest[: end + 1]))
-            spec = spec and PathFinder.find_spec(name, spec.submodule_search_locations)
-    except (ImportError, ValueError, AttributeError):
-        return ""
-    file = Path(spec.origin) if spec and spec.origin else None
-    return digest([file]) if file and file.is_file() else ""
+    """SHA-256 of the files that decide what ``module:function`` says, none of which is run; empty
+    where there is no such function's file. See
+    ``prefloop.labelers.scorers.function_files.function_files``."""
+    files = function_files(function)
+    return digest(files) if files else ""
 
 
 def digest(paths: Sequence[Path]) -> str:
