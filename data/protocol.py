@@ -98,7 +98,7 @@ class Completion:
     its marks.
     ``raw_text``: where the model thought, all that it wrote, marks and all, led by the mark that
     the template may have written for it; null otherwise, and where a server took them apart.
-    ``ids_differ``: whether ``text``, encoded anew, is known to be other tokens than ``token_ids``.
+    ``ids_differ``: whether ``text``, encoded anew, is other tokens than ``token_ids``, or may be.
     ``cost``: price in the engine's currency (0 for local engines).
     """
 

@@ -228,8 +228,9 @@ class OpenAIEngine(Strict):
     api: Literal["chat", "completions"] = "chat"
     """``completions`` sends token ids rendered here (needs ``tokenizer``)."""
     tokenizer: str | None = None
-    """Folder or hub name of the tokenizer, for ``api: completions``, and for counting the tokens of
-    servers that do not."""
+    """Folder or hub name of the tokenizer, for ``api: completions``, for counting the tokens of
+    servers that do not, and for keeping the sampled tokens (of ``vllm_extensions``) of those
+    answers alone whose text does not say them; without it, of all."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """What the chat API calls the limit; OpenAI's newer models want ``max_completion_tokens``."""
     logprobs: bool = True

@@ -12,6 +12,7 @@ from prefloop.data.protocol import EngineFailed, Request, RequestRejected, Sampl
 from prefloop.pipeline.engines.factory import build_engine
 from prefloop.pipeline.engines.openai.openai_wire import PROBE
 from prefloop.pipeline.engines.settings import OpenAIEngine
+from prefloop.pipeline.engines.weights import load_tokenizer
 from tests.helpers.engine_models import make_tokenizer
 from tests.helpers.servers import close, faulty_server, good, hang, raw, status, trickle
 
@@ -230,6 +231,35 @@ def test_completions_send_token_ids(tmp_path):
     assert body["prompt"][0] == 1  # one BOS
     assert body["prompt"].count(1) == 1
     assert answers[0].token_ids == (5, 6)
+
+
+@pytest.mark.parametrize(("known", "expected"), [(True, [False, True]), (False, [True, True])])
+def test_tokens_that_a_text_does_not_say_are_told(tmp_path, known, expected):
+    """As of the engines here: training and KL take the tokens that were sampled."""
+    make_tokenizer(tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path))
+    text = "the fox"
+    whole = tokenizer.encode(text, add_special_tokens=False)
+    letters = [n for one in text for n in tokenizer.encode(one, add_special_tokens=False)]
+    assert letters != whole
+    found = []
+    for ids in (whole, letters):
+
+        def reply(handler, ids=ids):
+            answer = {"text": text, "finish_reason": "length", "token_ids": ids}
+            usage = {"prompt_tokens": 3, "completion_tokens": len(ids)}
+            handler.send(200, json.dumps({"choices": [answer], "usage": usage}))
+
+        with faulty_server(reply) as server:
+            (answers,) = complete(
+                server.url,
+                request(),
+                api="completions" if known else "chat",
+                tokenizer=str(tmp_path) if known else None,
+                vllm_extensions=True,
+            )
+        found.append(answers[0].ids_differ)
+    assert found == expected
 
 
 def test_what_the_server_cannot_do_is_said_before_anything_is_sent():

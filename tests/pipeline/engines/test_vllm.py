@@ -14,6 +14,8 @@ from prefloop.data.protocol import EngineFailed, Request, RequestRejected, Sampl
 from prefloop.pipeline.engines.factory import build_engine
 from prefloop.pipeline.engines.policy_check import PolicyMismatch, verify_policy
 from prefloop.pipeline.engines.settings import OpenAIEngine, TransformersEngine, VllmEngine
+from prefloop.pipeline.engines.weights import load_tokenizer
+from prefloop.training.inputs.tokens import answer_ids, end_token
 from tests.helpers.engine_models import make_adapter, make_model
 from tests.helpers.servers import vllm_server
 
@@ -201,6 +203,10 @@ def test_the_real_server_agrees_with_transformers(runner, server, folders, api):
             assert logprob == pytest.approx(expected.choice_logprobs[choice], abs=1e-3)
     assert [a.token_ids for a in first] == [a.token_ids for a in again]
     assert first[0].token_ids != first[1].token_ids
+    tokenizer = load_tokenizer(folders["base"])
+    for one in first:
+        [again] = answer_ids(tokenizer, [one.text], end_token(tokenizer))
+        assert one.ids_differ == (one.token_ids not in (tuple(again), tuple(again[:-1])))
     assert json.loads(schema.text)["verdict"] in "AB"
     assert isinstance(overflow, RequestRejected)
     assert overflow.reason == "context_overflow"

@@ -8,14 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from prefloop.data.conversations.answer_edges import end_tokens
 from prefloop.data.conversations.chat import render_tokens
 from prefloop.data.conversations.conversation import characters_of
 from prefloop.data.protocol import Completion, Request, RequestRejected
-from prefloop.pipeline.engines.answer_reader import cut_at_stop
+from prefloop.pipeline.engines.answer_reader import AnswerReader, ReadAnswer, cut_at_stop
 from prefloop.pipeline.engines.openai.asking.question import ServerQuestion
 from prefloop.pipeline.engines.openai.ledger import Amount
 from prefloop.pipeline.engines.openai.reply_reader import Reply, TokenUsage
 from prefloop.pipeline.engines.settings import OpenAIEngine
+from prefloop.pipeline.engines.weights import configured_ends
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,6 +38,7 @@ class AnswerCounts:
         """``address`` is what the server is called in messages."""
         self._config = config
         self._tokenizer = tokenizer
+        self._reader = _reader(config, tokenizer)
         self._address = address
         self._warned: set[str] = set()
 
@@ -104,7 +107,17 @@ class AnswerCounts:
             reasoning=reply.reasoning,
             reasoning_tokens=_thought_tokens(reply, completion_tokens),
             raw_text=reply.raw_text,
+            ids_differ=self._differ(request, reply),
         )
+
+    def _differ(self, request: Request, reply: Reply) -> bool:
+        """Whether the tokens of ``reply`` are other ones than its text has; taken to be so where no
+        tokenizer is known."""
+        if not reply.token_ids or request.choices is not None:  # a judge's are not kept
+            return False
+        if self._reader is None:
+            return True
+        return self._reader.differs(reply.token_ids, ReadAnswer(reply.text), request)
 
     @property
     def _how(self) -> str:
@@ -129,6 +142,14 @@ class AnswerCounts:
         if what not in self._warned:
             self._warned.add(what)
             logger.warning("%s %s", self._address, what)
+
+
+def _reader(config: OpenAIEngine, tokenizer: PreTrainedTokenizerBase | None) -> AnswerReader | None:
+    """Of a server that tells the tokens of its answers, where its tokenizer is known."""
+    if tokenizer is None or config.tokenizer is None or not config.vllm_extensions:
+        return None
+    ends = end_tokens(tokenizer, configured_ends(config.tokenizer, None))
+    return AnswerReader(tokenizer, ends)
 
 
 def _of_choices(
