@@ -31,6 +31,11 @@ def token_assumptions(measured: Measured, ratios: Mapping[str, float]) -> Iterab
         yield f"answers: {measured.answer_tokens:.0f} tokens, as measured in the run directory"
     else:
         yield f"answers: {ANSWER_SHARE:.0%} of sample.max_tokens (upper bound: all of them)"
+    if measured.thought_tokens:
+        yield (
+            f"thoughts before answers: {measured.thought_tokens:.0f} tokens, as measured in the "
+            "run directory"
+        )
     yield (
         "pairs: no two candidates of a prompt are the same, and every pair passes the filters "
         "(upper bounds); prompts count once for each completion"
@@ -55,8 +60,9 @@ def question_assumptions(ratios: Mapping[str, float]) -> Iterable[str]:
 def time_assumptions(measured: Measured, *, engines: Set[str], trains: bool) -> Iterable[str]:
     """About speeds that nothing of this machine tells; ``engines`` are the types of engines that
     are used and whose speed finished work does not tell."""
-    for stage, seconds in measured.seconds_per_request.items():
-        yield f"time of {stage}: {seconds:.3g} s a request, as measured in the run directory"
+    for stage, seconds in measured.seconds_each.items():
+        what = "vote of a judge" if stage == "label" else "sample"
+        yield f"time of {stage}: {seconds:.3g} s a {what}, as measured in the run directory"
     if "openai" in engines:
         yield (
             f"time of openai engines: {LATENCY_S:g} s and {DECODED_PER_CONNECTION:g} tokens a "

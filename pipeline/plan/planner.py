@@ -35,6 +35,7 @@ from prefloop.pipeline.plan.assumptions import (
 )
 from prefloop.pipeline.plan.clock import Clock
 from prefloop.pipeline.plan.planned_answers import PlannedAnswers
+from prefloop.pipeline.plan.planned_votes import votes_of
 from prefloop.pipeline.plan.speeds import (
     ANSWER_SHARE,
     RATIONALE_SHARE,
@@ -68,10 +69,14 @@ class _Asked:
     """Upper bound of the generated tokens."""
     thought: int = 0
     """Upper bound of the tokens that are thought before these."""
+    expected_thought: float | None = None
+    """Expected ones; null: a share of the upper bound."""
     longest_prompt: float | None = None
     """Upper bound of the prompt's tokens; null where these are known."""
     timed_like: str = "sample"
     """The stage whose measured speed holds for these requests."""
+    outcomes: int | None = None
+    """Samples or votes that come of them, which is what was measured; null: one of each."""
     model: str = POLICY
     """The model that answers, as the config names it."""
     copies: int = 1
@@ -93,6 +98,8 @@ class PairsToLabel:
     answer_tokens: float
     longest: float
     """Tokens of an answer at most."""
+    times: int = 1
+    """How often labelers look at so many, each time by themselves: once an opponent."""
 
 
 class Planner:
@@ -121,6 +128,8 @@ class Planner:
         self._tokens = TokenCounter(config.sample.system_prompt)
         self._given = PlannedAnswers(given)
         self._pairs_so_far = 0
+        self._held_out_triples: list[int] = []
+        """Of each round: pairs that go to the test split."""
         self._written: dict[tuple[str, str, str], set[str]] = defaultdict(set)
         """Prompts whose criteria a stage wrote: they are kept for those after it."""
         self._timed: set[tuple[str, str]] = set()
@@ -153,8 +162,12 @@ class Planner:
                 min(2 * number, candidates)
                 for number, candidates in zip(pairs, self._candidates(prompts), strict=True)
             ],
-            answer_tokens=self._answer_tokens(),
-            longest=max(config.sample.max_tokens * bool(config.sample.total), self._given.longest),
+            answer_tokens=self._answer_tokens() + self._shown_thoughts(),
+            longest=max(
+                (config.sample.max_tokens + self._shown_thoughts(at_most=True))
+                * bool(config.sample.total),
+                self._given.longest,
+            ),
         )
         asked += self._label(labelled, config.label.labelers)
         if config.train:
@@ -197,6 +210,7 @@ class Planner:
                 model=member.model,
                 copies=max(round(settings.expected_of(member)), 1),
                 thought=settings.thought_tokens or 0,
+                expected_thought=self._measured.thought_tokens,
             )
 
     def _pairs(self, prompts: pa.Table) -> list[int]:
@@ -252,7 +266,8 @@ class Planner:
                     yield from self._write(labeler, labeler.writer, labelled)
                 yield self._judge(labeler, labelled)
             else:
-                yield _Asked(labelled.stage, labeler.name, None, sum(labelled.pairs))
+                number = labelled.times * sum(labelled.pairs)
+                yield _Asked(labelled.stage, labeler.name, None, number)
 
     def _write(
         self, labeler: JudgeLabeler, writer: WrittenCriteria, labelled: PairsToLabel
@@ -283,6 +298,7 @@ class Planner:
             longest_prompt=asked,
             timed_like="label",
             model=writer.model,
+            outcomes=0,  # their time was measured with that of the votes
         )
 
     def _judge(self, labeler: JudgeLabeler, labelled: PairsToLabel) -> _Asked:
@@ -311,8 +327,9 @@ class Planner:
         else:
             questions = [orders * labeler.votes * number for number in labelled.pairs]
             shown = [2] * len(questions)
-        requests = sum(questions)
-        answers = sum(a * b for a, b in zip(questions, shown, strict=True)) / max(requests, 1)
+        asked_once = sum(questions)
+        answers = sum(a * b for a, b in zip(questions, shown, strict=True)) / max(asked_once, 1)
+        requests = labelled.times * asked_once
         asked = self._tokens.of_questions(
             judge, labelled.prompts, questions, self._model(labeler.model), rubrics
         )
@@ -332,15 +349,16 @@ class Planner:
             timed_like="label",
             model=labeler.model,
             copies=labeler.votes if is_served and not by_token else 1,
+            outcomes=votes_of(labeler, requests, labelled.times * sum(labelled.pairs)),
         )
 
     def _score(self, labeler: OwnModelLabeler, labelled: PairsToLabel) -> _Asked:
         """Each model of the labeler reads each candidate once, however many pairs it is in."""
         most = labelled.candidates
-        answers = sum(most)
         models = len(labeler.models)
         lengths = self._tokens.of_prompts(labelled.prompts, labeler.models[0])
-        prompt = sum(a * b for a, b in zip(most, lengths, strict=True)) / max(answers, 1)
+        prompt = sum(a * b for a, b in zip(most, lengths, strict=True)) / max(sum(most), 1)
+        answers = labelled.times * sum(most)
         return _Asked(
             stage=labelled.stage,
             what=labeler.name,
@@ -361,9 +379,11 @@ class Planner:
             case CorrectVsIncorrect(pairs=most):
                 kept = sum(min(number, most) for number in pairs)
             case RankedNeighbours():
-                kept = sum(min(number, config.sample.total) for number in pairs)
+                neighbours = [max(number - 1, 0) for number in self._candidates(prompts)]
+                kept = sum(map(min, pairs, neighbours))
             case _:
                 kept = sum(pairs)
+        self._held_out_triples.append(round(kept * config.write.test_share))
         sequences = 1 if settings.method in ("kto", "sft") else 2
         if settings.method == "kto":
             kept = sum(self._candidates(prompts))
@@ -453,6 +473,7 @@ class Planner:
                 else POLICY,
                 copies=settings.samples_per_prompt,
                 thought=config.sample.thought_tokens or 0,
+                expected_thought=None if policy == OPPONENT else self._measured.thought_tokens,
             )
 
     def _answer_for_kl(self, stage: str, prompts: pa.Table) -> _Asked:
@@ -469,6 +490,7 @@ class Planner:
             most=config.evaluate.max_tokens or config.sample.max_tokens,
             model=POLICY,
             thought=config.sample.thought_tokens or 0,
+            expected_thought=self._measured.thought_tokens,
         )
 
     def _match(
@@ -476,14 +498,15 @@ class Planner:
     ) -> Iterable[_Asked]:
         """Votes on the held-out answers of a policy and of each of its opponents."""
         config = self._config
-        pairs = config.evaluate.samples_per_prompt * opponents
+        pairs = config.evaluate.samples_per_prompt
         matches = PairsToLabel(
             stage=stage,
             prompts=prompts,
             pairs=[pairs] * len(prompts),
-            candidates=[2 * pairs] * len(prompts),  # matches share no answer
+            candidates=[2 * pairs] * len(prompts),
             answer_tokens=self._held_out_answer(),
             longest=config.evaluate.max_tokens or config.sample.max_tokens,
+            times=opponents,
         )
         yield from self._label(matches, by)
 
@@ -504,9 +527,8 @@ class Planner:
         answers = len(self._heldout) * config.evaluate.samples_per_prompt
         if not is_untempered(heldout_sampling(config.sample, config.evaluate)):
             answers = min(len(self._heldout), MOST_UNTEMPERED)
-        share = config.write.test_share
-        triples = round(self.training[index].examples * share / max(1 - share, 1e-9))
-        return self._scored("evaluate", 2 * answers + 4 * min(triples, MOST_PAIRS), tokens)
+        triples = min(self._held_out_triples[index], MOST_PAIRS)
+        return self._scored("evaluate", 2 * answers + 4 * triples, tokens)
 
     def _scored(self, stage: str, requests: int, tokens: float) -> _Asked:
         """Log-probabilities of so many texts of ``tokens`` each."""
@@ -521,7 +543,8 @@ class Planner:
 
     def _step(self, index: int, asked: _Asked) -> Step:
         requests, prompt_tokens = asked.requests, asked.prompt_tokens
-        expected = asked.expected + asked.thought * ANSWER_SHARE
+        thought = asked.expected_thought
+        expected = asked.expected + (asked.thought * ANSWER_SHARE if thought is None else thought)
         most = asked.most + asked.thought
         longest_prompt = prompt_tokens if asked.longest_prompt is None else asked.longest_prompt
         settings = self._config.engines[asked.engine] if asked.engine else None
@@ -532,13 +555,14 @@ class Planner:
             price_out = settings.price_per_million_completion_tokens * share
             # What is paid at most is paid where the server does not honour ``n``.
             prompt_tokens *= -(-asked.copies // settings.n_per_request) / asked.copies
-        rates = self._measured.seconds_per_request
+        rates = self._measured.seconds_each
         if asked.engine:
             self._timed.add((asked.timed_like, asked.engine))
         if settings is None or asked.engine is None:
             seconds = asked.seconds or 0.0
         elif asked.timed_like in rates:
-            seconds = requests * rates[asked.timed_like]
+            outcomes = requests if asked.outcomes is None else asked.outcomes
+            seconds = outcomes * rates[asked.timed_like]
         elif isinstance(settings, OpenAIEngine):
             seconds = server_seconds(settings, requests, prompt_tokens, expected)
         else:
@@ -566,6 +590,17 @@ class Planner:
     def _answer_tokens(self) -> float:
         return self._sampled_tokens() if self._config.sample.total else self._given.tokens
 
+    def _shown_thoughts(self, *, at_most: bool = False) -> float:
+        """Tokens of an answer's thought that labelers are shown."""
+        config = self._config
+        if config.label.show_reasoning == "never" or not config.sample.total:
+            return 0.0
+        most = config.sample.thought_tokens or 0
+        if at_most:
+            return most
+        known = self._measured.thought_tokens
+        return most * ANSWER_SHARE if known is None else known
+
     def _sampled_tokens(self) -> float:
         return self._measured.answer_tokens or self._config.sample.max_tokens * ANSWER_SHARE
 
@@ -583,7 +618,7 @@ class Planner:
         yield from self._of_time()
 
     def _of_time(self) -> Iterable[str]:
-        rates = self._measured.seconds_per_request
+        rates = self._measured.seconds_each
         engines = self._config.engines
         yield from time_assumptions(
             self._measured,

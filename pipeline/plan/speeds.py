@@ -38,13 +38,17 @@ class Measured:
     """What finished work of this run directory tells; null or empty where there is none."""
 
     answer_tokens: float | None = None
-    seconds_per_request: Mapping[str, float] = field(default_factory=dict)
-    """By stage."""
+    """Of a sampled answer, without its thought."""
+    thought_tokens: float | None = None
+    """Of the thought before it."""
+    seconds_each: Mapping[str, float] = field(default_factory=dict)
+    """By stage: of a sample, or of a judge's vote. A request may be behind many votes, and many
+    behind one."""
     seconds_per_step: float | None = None
 
     def lengths(self) -> Measured:
         """Without the speeds, which are those of this machine."""
-        return Measured(answer_tokens=self.answer_tokens)
+        return Measured(self.answer_tokens, self.thought_tokens)
 
     @classmethod
     def of(cls, config: RunConfig, run: RunDir) -> Measured:
@@ -53,22 +57,25 @@ class Measured:
             return cls()
         status = collect_status(run)
         samples = sum(each.samples for each in status.rounds)
-        tokens = sum(each.usage["sample"].completion_tokens for each in status.rounds)
+        sampling = [each.usage["sample"] for each in status.rounds]
+        thoughts = sum(usage.reasoning_tokens for usage in sampling)
+        tokens = sum(usage.completion_tokens for usage in sampling) - thoughts
         configs = [config, *(with_labels_of(config, folder) for folder in run.rounds())]
         labelers = [one for each in configs for one in each.label.labelers]
         asked = {one.name for one in labelers if isinstance(one, JudgeLabeler)}
         judged = sum(each.votes.get(name, 0) for each in status.rounds for name in asked)
-        requests = {"sample": samples, "label": judged}
+        made = {"sample": samples, "label": judged}
         rates = {
             stage: status.seconds[stage] / number
-            for stage, number in requests.items()
+            for stage, number in made.items()
             if number and status.seconds.get(stage)
         }
         steps = sum(_trained_steps(run))
         trained = status.seconds.get("train", 0.0)
         return cls(
             answer_tokens=tokens / samples if samples else None,
-            seconds_per_request=rates,
+            thought_tokens=thoughts / samples if samples else None,
+            seconds_each=rates,
             seconds_per_step=trained / steps if steps and trained else None,
         )
 

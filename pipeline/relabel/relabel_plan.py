@@ -17,8 +17,6 @@ import pyarrow.compute as pc
 from prefloop.data.schemas import PROMPT
 from prefloop.labelers.config import JudgeLabeler, LabelerConfig, OwnModelLabeler
 from prefloop.labelers.decisions.filters import has_empty_answer
-from prefloop.labelers.judges.folder import load_judge
-from prefloop.labelers.judges.settings import ListwiseSettings, RatingSettings, RubricSettings
 from prefloop.pipeline.checking.check_lines import Check
 from prefloop.pipeline.checking.run_check import check_all
 from prefloop.pipeline.checking.still_to_ask import StillToAsk
@@ -28,6 +26,7 @@ from prefloop.pipeline.machine.speed import machine_speed
 from prefloop.pipeline.machine.stage_memory import StageMemory, stage_memory
 from prefloop.pipeline.plan.clock import Clock, SpeedOf
 from prefloop.pipeline.plan.plan import warnings_of
+from prefloop.pipeline.plan.planned_votes import votes_of
 from prefloop.pipeline.plan.planner import PairsToLabel, Planner
 from prefloop.pipeline.plan.speeds import Measured
 from prefloop.pipeline.plan.steps import Step
@@ -135,7 +134,7 @@ def plan_relabel(
             if left.pairs:
                 steps += planner.add_votes(folder.index, left.labelled(), labeler)
                 pairs += left.pairs
-                votes += _votes_of(labeler, steps[-1].requests, left.pairs)
+                votes += votes_of(labeler, steps[-1].requests, left.pairs)
         found.append(VotesToAsk(labeler.name, there, pairs, votes, tuple(steps)))
     asks = {one.labeler for one in found if one.pairs}
     still = tuple(one for one in config.label.labelers if one.name in asks)
@@ -262,18 +261,6 @@ class _Left:
             answer_tokens=float(np.mean(self._lengths)),
             longest=max(self._lengths),
         )
-
-
-def _votes_of(labeler: LabelerConfig, requests: int, pairs: int) -> int:
-    """Votes on ``pairs`` that take so many requests."""
-    if not isinstance(labeler, JudgeLabeler):
-        return pairs
-    settings = load_judge(labeler.judge).settings
-    if isinstance(settings, RatingSettings | RubricSettings):
-        return pairs
-    if isinstance(settings, ListwiseSettings):
-        return pairs * labeler.votes * (2 if labeler.orders == "both" else 1)
-    return requests
 
 
 def _spent(config: RunConfig, run: RunDir) -> dict[str, Amount]:

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from rich.console import Console
 
@@ -18,11 +19,13 @@ from prefloop.pipeline.plan.disk import DiskSpace
 from prefloop.pipeline.plan.plan import Plan
 from prefloop.pipeline.plan.plan_text import render_plan
 from prefloop.pipeline.run.run_dir import RunDir
+from prefloop.pipeline.run.status import collect_status
 from tests.helpers.synthetic_run import write_run
 
 SPEED = MachineSpeed(flops=1e11, bytes_per_second=2e10, operation_s=1e-5)
 PROMPTS = 20
 HELDOUT = 4
+VERIFIER = "verifier"
 PROMPT = "Describe thing number {:04d} in one sentence."  # 43 characters
 
 
@@ -158,6 +161,55 @@ def test_training_and_evaluation_by_hand(tmp_path: Path) -> None:
     ]
     matches = _steps(plan, "evaluate", "judge")
     assert [step.requests for step in matches] == [HELDOUT * 2, HELDOUT * 2 * 2]
+
+
+def test_neighbours_are_counted_among_given_answers_too(tmp_path: Path) -> None:
+    """Each prompt has three answers that were there, and two that are drawn."""
+    rows = [
+        {"prompt": PROMPT.format(number), "answers": ["a", "b", "c"], "ratings": [3, 2, 1]}
+        for number in range(PROMPTS)
+    ]
+    path = tmp_path / "given.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    held = {
+        "heldout": {"path": str(tmp_path / "held.jsonl")},
+        "near_duplicates": {"enabled": False},
+    }
+    for drawn, neighbours in ((0, 2), (2, 4)):
+        config = _config(
+            tmp_path,
+            rounds=1,
+            label={"labelers": [{"type": "verifier"}]},
+            filter={"strategy": {"type": "ranked_neighbours"}},
+            write={"test_share": 0.0},
+        )
+        raw = config.model_dump(mode="json", exclude_unset=True, by_alias=True)
+        raw["prompts"] = held
+        raw["sample"] = {"from": {"path": str(path)}, **({"n": drawn} if drawn else {})}
+        plan = make_plan(validate_config(raw, "test"))
+        assert plan.training[0].examples == PROMPTS * neighbours
+        assert plan.training[0].steps == math.ceil(PROMPTS * neighbours / 8)
+
+
+def test_a_ranking_is_asked_for_once_an_opponent(tmp_path: Path) -> None:
+    judge = {"type": "judge", "engine": "api", "model": "m", "judge": "listwise", "name": "ranks"}
+    plan = make_plan(
+        _config(tmp_path, label={"labelers": [judge]}, evaluate={"samples_per_prompt": 2})
+    )
+    first, second = _steps(plan, "evaluate", "ranks")
+    # In both orders, the two answers of the policy and of its opponent in one listing.
+    assert (first.requests, second.requests) == (2 * HELDOUT, 2 * 2 * HELDOUT)
+    assert second.prompt_tokens == pytest.approx(2 * first.prompt_tokens, rel=1e-3)
+
+
+@pytest.mark.parametrize("data", ["fresh", "accumulated"])
+def test_log_probabilities_of_the_triples_that_a_round_holds_out(tmp_path: Path, data: str) -> None:
+    plan = make_plan(_config(tmp_path, train={"data": data}))
+    # A policy's answers under it and the starting one; 2 triples, of which both answers are read
+    # under the policy and its reference. Those of the rounds before are not measured again.
+    expected = 2 * HELDOUT + 4 * 2
+    found = [step.requests for step in _steps(plan, "evaluate", "log-probabilities")]
+    assert found == [expected, expected]
 
 
 def test_options_that_change_the_counts(tmp_path: Path) -> None:
@@ -302,6 +354,55 @@ def test_measured_work_replaces_assumptions(tmp_path: Path) -> None:
     assert any("measured in the run directory" in line for line in measured.assumptions)
     assert not any("measured in the run" in line for line in guessed.assumptions)
     assert make_plan(config, RunDir(tmp_path / "elsewhere")) == guessed
+
+
+def test_measured_thoughts_are_apart_from_answers(tmp_path: Path) -> None:
+    """What judges read has no thoughts in it, and what is generated has them once."""
+    config = _config(tmp_path, sample={"thought_tokens": 300})
+    run = write_run(Path(config.run_dir), rounds=1, blocks=2)
+    candidates = run.round(0).candidates
+    drawn = thoughts = tokens = 0
+    for index in candidates.indices():
+        table = candidates.read(index)
+        sampled = [origin == "sampled" for origin in table["origin"].to_pylist()]
+        own = [40 if one else None for one in sampled]
+        place = table.column_names.index("reasoning_tokens")
+        kind = table.schema.field("reasoning_tokens")
+        candidates.path(index).unlink()
+        candidates.write(index, table.set_column(place, kind, pa.array(own, kind.type)))
+        for row, one in zip(table.to_pylist(), sampled, strict=True):
+            drawn += row["copies"] * one
+            thoughts += 40 * row["copies"] * one
+            tokens += row["tokens"] * row["copies"] * one
+    measured = make_plan(config)
+    step = _steps(measured, "sample", "policy")[0]
+    assert step.completion_tokens == round(80 * (tokens + thoughts) / drawn)
+    judged = _steps(measured, "label", "judge")[0]
+    plain = _steps(make_plan(config, RunDir(tmp_path / "elsewhere")), "label", "judge")[0]
+    # The questions differ by two answers alone: 50 tokens were assumed of each.
+    assert plain.prompt_tokens - judged.prompt_tokens == pytest.approx(
+        judged.requests * 2 * (50 - tokens / drawn), abs=2
+    )
+    shown = config.model_copy(
+        update={"label": config.label.model_copy(update={"show_reasoning": "always"})}
+    )
+    longer = _steps(make_plan(shown), "label", "judge")[0]
+    assert longer.prompt_tokens - judged.prompt_tokens == pytest.approx(
+        judged.requests * 2 * 40, abs=2
+    )
+
+
+@pytest.mark.parametrize(("kind", "votes"), [("rating", 6), ("listwise", 12), ("pairwise", 12)])
+def test_measured_time_of_votes_is_that_of_votes(tmp_path: Path, kind: str, votes: int) -> None:
+    """Of four answers a rating is one request an answer and a vote on each of the six pairs."""
+    judge = {"type": "judge", "engine": "api", "model": "m", "judge": kind}
+    judge["name"] = VERIFIER  # whose votes the run has
+    config = _config(tmp_path, label={"labelers": [judge]})
+    run = write_run(Path(config.run_dir), rounds=1, blocks=2)
+    status = collect_status(run)
+    each = status.seconds["label"] / status.rounds[0].votes[VERIFIER]
+    step = _steps(make_plan(config), "label", VERIFIER)[0]
+    assert step.seconds == pytest.approx(PROMPTS * votes * each)
 
 
 def test_planning_writes_nothing(tmp_path: Path) -> None:
