@@ -19,7 +19,7 @@ class DiskSpace:
     """Bytes on the disk."""
 
     kept: int
-    """Of the policies of all rounds."""
+    """Of the policies of all rounds, and of the one after a warm-up."""
     meanwhile: int
     """More of them while a round trains: snapshots and checkpoints, one and the next of each."""
     written: int
@@ -41,7 +41,7 @@ def disk_space(config: RunConfig, training: tuple[Training, ...]) -> DiskSpace |
     # Of a checkpoint: the weights and the optimiser's two states.
     checkpoints = 2 * 3 * weights if steps > train.save_steps else 0
     return DiskSpace(
-        kept=len(training) * weights,
+        kept=(len(training) + (train.sft_warmup is not None)) * weights,
         meanwhile=min(snapshots, 2) * weights + checkpoints,
         written=snapshots * weights,
     )

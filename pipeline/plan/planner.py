@@ -372,22 +372,18 @@ class Planner:
     def _train(self, index: int, prompts: pa.Table, pairs: Sequence[int]) -> Training:
         settings, config = self._config.train, self._config
         assert settings is not None
-        strategy = config.filter.strategy
-        match strategy.chooser if isinstance(strategy, AcrossPolicies) else strategy:
-            case BestVsWorst() | BestVsLow() | BestVsRandom():
-                kept = sum(min(number, 1) for number in pairs)
-            case CorrectVsIncorrect(pairs=most):
-                kept = sum(min(number, most) for number in pairs)
-            case RankedNeighbours():
-                neighbours = [max(number - 1, 0) for number in self._candidates(prompts)]
-                kept = sum(map(min, pairs, neighbours))
-            case _:
-                kept = sum(pairs)
-        self._held_out_triples.append(round(kept * config.write.test_share))
-        sequences = 1 if settings.method in ("kto", "sft") else 2
-        if settings.method == "kto":
-            kept = sum(self._candidates(prompts))
-        fresh = round(kept * (1 - config.write.test_share))
+        kept = self._kept(prompts, pairs)
+        of_strategy = sum(kept)
+        self._held_out_triples.append(round(of_strategy * config.write.test_share))
+        # Chosen answers count once each, and one of a prompt's answers is never chosen.
+        answers = sum(
+            min(number, max(candidates - 1, 0))
+            for number, candidates in zip(kept, self._candidates(prompts), strict=True)
+        )
+        trained = {"kto": sum(self._candidates(prompts)), "sft": answers}
+        examples_of_all = trained.get(settings.method, of_strategy)
+        sequences = 1 if settings.method in trained else 2
+        fresh = round(examples_of_all * (1 - config.write.test_share))
         self._pairs_so_far += fresh
         earlier = self._pairs_so_far - fresh
         match settings.data:
@@ -405,12 +401,12 @@ class Planner:
         if config.prompts_per_leg:
             legs = len(prompts) // config.prompts_per_leg
             steps = legs * (settings.online_steps if settings.online else 1)
+            examples = examples_of_all
             if not settings.online:
-                sequences, kept = 1, len(prompts) * config.sample.n
-            examples = kept
+                sequences, examples = 1, len(prompts) * config.sample.n
         if settings.sft_warmup and index == 0:
             warm = settings.model_copy(update={"epochs": settings.sft_warmup.epochs})
-            steps += optimiser_steps(fresh, warm)
+            steps += optimiser_steps(round(answers * (1 - config.write.test_share)), warm)
         if self._measured.seconds_per_step:
             seconds = steps * self._measured.seconds_per_step
         else:
@@ -419,6 +415,20 @@ class Planner:
             tokens = examples * settings.epochs * sequences * min(mean, settings.max_length)
             seconds = self._clock.training(settings, tokens / processes, steps)
         return Training(index, examples, steps, seconds)
+
+    def _kept(self, prompts: pa.Table, pairs: Sequence[int]) -> list[int]:
+        """Of each prompt, the pairs that the strategy keeps at most."""
+        strategy = self._config.filter.strategy
+        match strategy.chooser if isinstance(strategy, AcrossPolicies) else strategy:
+            case BestVsWorst() | BestVsLow() | BestVsRandom():
+                return [min(number, 1) for number in pairs]
+            case CorrectVsIncorrect(pairs=most):
+                return [min(number, most) for number in pairs]
+            case RankedNeighbours():
+                neighbours = [max(number - 1, 0) for number in self._candidates(prompts)]
+                return list(map(min, pairs, neighbours))
+            case _:
+                return list(pairs)
 
     def _evaluate(self, index: int) -> Iterable[_Asked]:
         config = self._config

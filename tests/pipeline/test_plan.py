@@ -191,6 +191,18 @@ def test_neighbours_are_counted_among_given_answers_too(tmp_path: Path) -> None:
         assert plan.training[0].steps == math.ceil(PROMPTS * neighbours / 8)
 
 
+def test_supervised_training_sees_each_chosen_answer_once(tmp_path: Path) -> None:
+    """Six pairs of four answers, of which three at most are chosen."""
+    everything = {"filter": {"strategy": {"type": "all"}}, "write": {"test_share": 0.0}}
+    plain, warm, sft = (
+        make_plan(_config(tmp_path, rounds=1, train=train, **everything)).training[0]
+        for train in ({}, {"sft_warmup": {"epochs": 2}}, {"method": "sft"})
+    )
+    assert (plain.examples, plain.steps) == (PROMPTS * 6, PROMPTS * 6 / 8)
+    assert (sft.examples, sft.steps) == (PROMPTS * 3, math.ceil(PROMPTS * 3 / 8))
+    assert warm.steps - plain.steps == 2 * sft.steps
+
+
 def test_a_ranking_is_asked_for_once_an_opponent(tmp_path: Path) -> None:
     judge = {"type": "judge", "engine": "api", "model": "m", "judge": "listwise", "name": "ranks"}
     plan = make_plan(
@@ -522,6 +534,8 @@ def test_the_disk_that_training_takes(tmp_path: Path) -> None:
     plan = make_plan(_config(tmp_path, policy="someone/model-7B"))
     assert "disk      56.0\u00a0GB of policies" in _text(plan)
     assert make_plan(_config(tmp_path, train=None, rounds=1)).disk is None
+    # The policy after a warm-up stays beside those of the rounds.
+    assert of("7B", sft_warmup={"epochs": 1}).kept == of("7B").kept // 2 * 3  # two rounds
 
 
 @pytest.mark.parametrize("by", ["cluster", "accelerate"])
