@@ -108,8 +108,8 @@ def test_of_finished_work_only_lengths_count(tmp_path: Path) -> None:
     here, there = make_plan(config, run), make_plan(config, run, on=machine_named("h100"))
     assert "as measured in the run directory" in " ".join(here.assumptions)
     assert here.steps[0].completion_tokens == there.steps[0].completion_tokens
-    assert not any("s a request, as measured" in line for line in there.assumptions)
-    assert any("s a request, as measured" in line for line in here.assumptions)
+    assert not any("s a sample, as measured" in line for line in there.assumptions)
+    assert any("s a sample, as measured" in line for line in here.assumptions)
     assert RunDir(run.root).journal.exists()
 
 
