@@ -16,7 +16,7 @@ from prefloop.data.preferences.layouts import (
     label_columns,
     steps_in,
 )
-from prefloop.data.preferences.reader import parquet_files
+from prefloop.data.preferences.reader import files_alone
 from prefloop.data.preferences.row_layouts import RowLayouts
 from prefloop.data.preferences.unread_columns import UnreadColumns
 from prefloop.data.preferences.unread_ratings import UnreadRatings
@@ -81,7 +81,7 @@ def read_answer_sets(
 
 
 def _rows(source: PromptSource, classes: Collection[str]) -> Iterator[SourceRow]:
-    files = parquet_files(source)
+    files = files_alone(source)
     if not files:
         yield from read_rows(source, classes=classes)
         return

@@ -50,7 +50,10 @@ _SYSTEMS = ("system", "system_prompt")
 _DIRECT = (
     ("chosen", "rejected"), ("response_j", "response_k"), ("chosen_response", "rejected_response"),
     ("preferred_output", "non_preferred_output"),
+    ("response", "rejected_response"), ("messages", "rejected_messages"),  # ms-swift
 )  # fmt: skip
+_REJECTED_ALONE = ("messages", "rejected_response")
+"""ms-swift's: a conversation with the preferred answer, and the text of the other one."""
 _SCORES_OF_DIRECT = (
     ("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"),
     ("chosen_rating", "rejected_rating"), ("chosen_avg_rating", "rejected_avg_rating"),
@@ -195,12 +198,20 @@ class Layout:
     say yes or no: the first answer, the second, a tie."""
     models: tuple[str, ...] = ()
     """Columns that say who wrote the answers: of two, or of a list."""
+    rivals: tuple[str, ...] = ()
+    """Columns that by their names could hold the label as well."""
+    more: str | None = None
+    """The column of a third answer, which is not read."""
+    shared: bool = False
+    """Whether the second answer, a text, replies to the turns before the first one."""
     beside: Layout | None = None
     """Where a direct layout's two answers are taken from a list in the row: that list."""
 
     def look(self, labels: SeenLabels, fields: Mapping[str, Any]) -> None:
         """Take a row's labels in where the file itself has to show what they mean."""
         from_zero = self.labels is _FROM_ZERO_TO_TIE
+        if self.more is not None and fields.get(self.more):
+            return  # the row is refused: its label may be about the third answer
         if self.kind == "labelled" and (from_zero or not self.named):
             labels.look_at_answers(self.a, self.b)
             for name in self.label:
@@ -209,7 +220,7 @@ class Layout:
     @property
     def columns(self) -> list[str]:
         """All columns that are read."""
-        return [*self.texts_and_labels, *filter(None, [self.rounds])]
+        return [*self.texts_and_labels, *filter(None, [self.rounds, self.more]), *self.rivals]
 
     @property
     def texts_and_labels(self) -> list[str]:
@@ -240,6 +251,8 @@ def find_layout(
     found = _known_layout(present, prompt)
     if found is None and unlabelled:
         found = _unlabelled_layout(present, prompt)
+    if found and found.kind in ("labelled", "scored", "unlabelled"):
+        found = replace(found, more=_third(found.b, present))
     if found and own and own.labels and found.kind == "labelled":
         return replace(found, labels=own.labels, named=True)
     return found
@@ -362,6 +375,9 @@ def _known_layout(present: list[str], prompt: tuple[str, ...]) -> Layout | None:
         if {a, b} <= there:
             layout = Layout("direct", prompt, a, b, system, history=earlier, beside=listed)
             return _with_words_on_chosen(layout, there)
+    if {*_REJECTED_ALONE} <= there:
+        layout = Layout("direct", (), *_REJECTED_ALONE, system, shared=True)
+        return _with_words_on_chosen(layout, there)
     if listed and (listed.ratings or listed.a in _COMPLETIONS[:2]):
         return replace(listed, system=system, history=earlier)
     if {"prompt", "response_a", "response_b", *_ARENA} <= there:
@@ -384,12 +400,12 @@ def _known_layout(present: list[str], prompt: tuple[str, ...]) -> Layout | None:
     for a, b in _ANSWERS:
         if not {a, b} <= there:
             continue
-        single = next((name for name in LABEL_NAMES if name in there), None)
+        single, *rivals = [name for name in LABEL_NAMES if name in there] or [None]
         labels_in = (single,) if single else tuple(filter(_ANNOTATOR.fullmatch, present))
         if labels_in:
             return Layout(
                 "labelled", prompt, a, b, system, labels_in, LABELS, history=earlier, models=models,
-                rounds=_rounds(a, b, there),
+                rounds=_rounds(a, b, there), rivals=tuple(filter(None, rivals)),
             )  # fmt: skip
     rating = next((name for name in _RATINGS_OF_SINGLES if name in there), None)
     answer = next((name for name in _SINGLES if name in there), None)
@@ -470,6 +486,13 @@ def single_of(layout: Layout, names: Collection[str]) -> Layout:
     return replace(
         layout, kind="single", ordered=False, ratings=ratings, models=(writer,) if writer else ()
     )
+
+
+def _third(b: str, names: Collection[str]) -> str | None:
+    """The column among ``names`` that goes on counting behind that of the second answer, ``b``."""
+    following = {"1": "2", "2": "3", "b": "c", "B": "C"}.get(b[-1])
+    third = f"{b[:-1]}{following}"
+    return third if len(b) > 1 and following and third in names else None
 
 
 def _rounds(a: str, b: str, names: Collection[str]) -> str | None:

@@ -140,7 +140,7 @@ def parse_comparison(raw: RawRow, layout: Layout) -> Comparison | BadRow:
 
     A bad row's reason is ``missing_column``, ``null``, ``wrong_type``, ``empty`` (prompt),
     ``empty_answer``, ``not_utf8``, ``bad_messages``, ``prompts_differ``, ``bad_label``,
-    ``missing_rating`` or ``too_deep``.
+    ``labels_differ``, ``third_answer``, ``missing_rating`` or ``too_deep``.
     """
     try:
         return compare(raw.fields, layout)
@@ -162,6 +162,7 @@ def compare(fields: Mapping[str, Any], layout: Layout) -> Comparison:
     if layout.kind == "completions":
         prompt = explicit_prompt(fields, layout)
         return Comparison(prompt, *best_and_worst(rated_answers(fields, layout), layout.a))
+    _refuse_third(fields, layout)
     # A row whose prompt is null reads as in a file without that column.
     given = any(_is_given(fields.get(name)) for name in layout.prompt)
     may_hold_answers = layout.prompt in WHOLE_CONVERSATIONS
@@ -171,6 +172,8 @@ def compare(fields: Mapping[str, Any], layout: Layout) -> Comparison:
     rounds = as_number(fields.get(layout.rounds)) if layout.rounds else None
     before_a, a = _answer(fields, layout.a, rounds)
     before_b, b = _answer(fields, layout.b, rounds)
+    if layout.shared and not before_b:
+        before_b = before_a
     if given and may_hold_answers and not (before_a and before_b):
         explicit = explicit_prompt(fields, layout)
     null = layout.prompt[0] if layout.prompt else None
@@ -263,6 +266,21 @@ def _answer(
             said = said[: asked[int(rounds)]]
         return split_answer(said, name)
     return [], check_answer(_text(value, name), name)
+
+
+def _refuse_third(fields: Mapping[str, Any], layout: Layout) -> None:
+    """Raise :class:`Unusable` where a third answer stands beside the two: a label or a score may be
+    its, and it would be left out without a word."""
+    third = fields.get(layout.more) if layout.more else None
+    if is_null(third) or third == [] or (isinstance(third, str) and is_blank(third)):
+        return
+    raise Unusable(
+        str(layout.more),
+        "third_answer",
+        f"is an answer beside {layout.a!r} and {layout.b!r}: write all of them as a list in one "
+        "column, responses, with their ratings in another, or name two and their label with "
+        "--columns prompt=..,a=..,b=..,label=..",
+    )
 
 
 def _refuse_turns_as_answers(
@@ -380,17 +398,22 @@ def _verdict(fields: Mapping[str, Any], layout: Layout) -> PairLabel:
     """The label, or the relative majority of the annotators; no majority is a tie."""
     votes = Counter(_label(fields, name, layout) for name in layout.label)
     (first, most), *others = votes.most_common(2)
+    for rival in layout.rivals:
+        said = _said(fields.get(rival), fields, layout)
+        if said is not None and said != first:
+            raise Unusable(
+                layout.label[0],
+                "labels_differ",
+                f"{shown(repr(fields[layout.label[0]])[:80])} says another answer than the column "
+                f"{rival!r} does, {shown(repr(fields[rival])[:80])}: name the one that is meant "
+                "with --columns prompt=..,a=..,b=..,label=..",
+            )
     return "tie" if others and others[0][1] == most else first
 
 
 def _label(fields: Mapping[str, Any], name: str, layout: Layout) -> PairLabel:
     value = field_of(fields, name)
-    said = read_label(value, layout.labels, layout.a, layout.b)
-    if said is None:
-        said = _model_named(value, fields, layout)
-    number = as_number(value)
-    if said is None and layout.labels is LABELS and number is not None and 1 < number < 2:
-        said = "a" if number < 1.5 else "b"  # AlpacaEval's weighted preferences
+    said = _said(value, fields, layout)
     if said is not None:
         return said
     raise Unusable(
@@ -399,6 +422,17 @@ def _label(fields: Mapping[str, Any], name: str, layout: Layout) -> PairLabel:
         f"the label {shown(repr(value)[:80])} is none of {known_labels(layout.labels)}: say what "
         "it means with --labels",
     )
+
+
+def _said(value: Any, fields: Mapping[str, Any], layout: Layout) -> PairLabel | None:
+    """What ``value`` says as a label; None where that is not known."""
+    said = read_label(value, layout.labels, layout.a, layout.b)
+    if said is None:
+        said = _model_named(value, fields, layout)
+    number = as_number(value)
+    if said is None and layout.labels is LABELS and number is not None and 1 < number < 2:
+        said = "a" if number < 1.5 else "b"  # AlpacaEval's weighted preferences
+    return said
 
 
 def _model_named(value: Any, fields: Mapping[str, Any], layout: Layout) -> PairLabel | None:

@@ -37,6 +37,7 @@ from prefloop.data.quarantine import BadRow, quarantine_table
 from prefloop.data.schemas import MESSAGES
 from prefloop.data.sources.class_names import batch_by_names, names_in_schema
 from prefloop.data.sources.files import SourceRow, check_names, read_rows
+from prefloop.data.sources.partitions import columns_in_path
 from prefloop.data.sources.rows import RawRow, bad
 from prefloop.data.utf8 import listed, shown
 
@@ -123,7 +124,7 @@ def read_preferences(
     Raises ``InputError`` with one line for a source that cannot be read, that has no known
     layout, or whose labels are 0 and 1 only (which may mean first and second, or tie and first).
     """
-    files = parquet_files(source)
+    files = files_alone(source)
     reading = _Reading(columns, batch_rows, RowLayouts(columns), unread=unread)
     if files:
         yield from _of_files(files, source.limit, reading)
@@ -158,6 +159,13 @@ def parquet_files(source: PromptSource) -> list[Path]:
         if source.format == "parquet" or all(match.suffix in _PARQUET for match in matches):
             return matches
     return []
+
+
+def files_alone(source: PromptSource) -> list[Path]:
+    """The Parquet files that ``source`` is, where all columns stand in them; none if it is else, or
+    if the names of folders hold columns too."""
+    files, path = parquet_files(source), Path(source.path).expanduser()
+    return [] if any(columns_in_path(file, path) for file in files) else files
 
 
 def _of_files(

@@ -24,6 +24,7 @@ from prefloop.data.sources.tool_turns import (
     with_calls,
 )
 from prefloop.data.sources.turns import (
+    ROLES,
     Unusable,
     conversation_in,
     is_image,
@@ -36,6 +37,7 @@ from prefloop.data.utf8 import is_blank, is_text, listed, says_nothing
 
 LAST_TURN = "last_turn"
 """Of a prompt whose conversation ended in an assistant's turn, which was left out."""
+_OF_TREES = {"message_id", "parent_id", "role"}
 _TO_FOLLOW = {"role": "assistant", "content": ""}
 """How a transcript ends that is a prompt."""
 
@@ -76,6 +78,7 @@ def row_id(raw: RawRow, column: str) -> str | BadRow:
 
 def _parse(raw: RawRow, columns: Columns, max_chars: int | None, notes: Counter[str]) -> Prompt:
     fields = raw.fields
+    _refuse_reply(fields, columns)
     field, turns = _conversation(raw, columns)
     turns = with_calls(turns, fields.get(PROMPT_TURNS))
     reference = None
@@ -123,6 +126,27 @@ def id_with_tools(
     return found if tools is None and full is None else content_id(found, tools or "", full or "")
 
 
+def _refuse_reply(fields: Mapping[str, Any], columns: Columns) -> None:
+    """Raise :class:`Unusable` for a message of a tree (OASST's rows) that is no prompt by itself:
+    an assistant's, or one that replies to another row's."""
+    if not fields.keys() >= _OF_TREES or columns.prompt_column not in fields:
+        return
+    if isinstance(fields.get(columns.messages_column), list):
+        return
+    role = fields["role"]
+    said = ROLES.get(role.strip().lower()) if isinstance(role, str) else None
+    if said not in (None, "user"):
+        raise Unusable("role", "no_prompt", f"is {role!r}: the message is no prompt, but a reply")
+    parent = fields["parent_id"]
+    if isinstance(parent, str) and not says_nothing(parent):
+        raise Unusable(
+            "parent_id",
+            "no_prompt",
+            "the message replies to another row's, and is no prompt without the turns before it: "
+            "`sample.from` and `prefloop label` read such trees whole",
+        )
+
+
 def _with_system(turns: _Turns, fields: Mapping[str, Any], column: str | None) -> _Turns:
     value = fields.get(column) if column else None
     if column is None or value is None or (isinstance(value, str) and says_nothing(value)):
@@ -143,8 +167,11 @@ def _conversation(raw: RawRow, columns: Columns) -> tuple[str, _Turns]:
     """The column that holds the conversation, and the conversation with all its turns."""
     fields, named = raw.fields, columns.messages_column
     value = fields.get(named)
-    if isinstance(value, str) and is_blank(value) and _has_prompt_column(fields, columns):
-        value = None  # an empty cell is how CSV says that there is none
+    nothing = value == [] or (isinstance(value, str) and is_blank(value))
+    if nothing and _has_prompt_column(fields, columns):
+        value = (
+            None  # an empty cell is how CSV says that there is none, an empty list how tables do
+        )
     if value is None:
         return _prompt(fields, columns)
     if columns.prompt is None or columns.prefer == "messages" or not _has_prompt(fields, columns):

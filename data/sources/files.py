@@ -34,6 +34,7 @@ from prefloop.data.sources.opening import (
     read_lines,
     unreadable,
 )
+from prefloop.data.sources.partitions import columns_in_path, is_hidden, partitioned_files
 from prefloop.data.sources.rows import RawRow
 from prefloop.data.storage.objects import is_address
 from prefloop.data.utf8 import listed, shown
@@ -64,16 +65,27 @@ def read_rows(source: PromptSource, *, classes: Collection[str] = ()) -> Iterato
 
 def _rows(source: PromptSource, classes: Collection[str]) -> Iterator[SourceRow]:
     path = Path(resolve_embedded(source.path)).expanduser()
-    if source.format == "datasets" or (source.format == "auto" and path.is_dir()):
+    folder = source.format == "auto" and path.is_dir()
+    files = partitioned_files(path) if folder and source.split == "train" else []
+    if source.format == "datasets" or (folder and not files):
         yield from _datasets_rows(source, path, classes)
         return
-    files = _files(source, path)
+    files = files or _files(source, path)
     if not files:
         yield from _datasets_rows(source, path, classes)
     for file in files:
         # An embedded file keeps its short name: its path differs from machine to machine.
         name = source.path if source.path.startswith("embedded:") else shown(str(file))
-        yield from _file_rows(file, name, source, classes)
+        rows = _file_rows(file, name, source, classes)
+        named = columns_in_path(file, path)
+        yield from (_with_columns(row, named) for row in rows) if named else rows
+
+
+def _with_columns(row: SourceRow, named: Mapping[str, str | None]) -> SourceRow:
+    """``row`` with the columns that its file's folders name; its own columns come first."""
+    if isinstance(row, BadRow):
+        return row
+    return RawRow(row.source, row.row, {**named, **row.fields})
 
 
 def _files(source: PromptSource, path: Path) -> list[Path]:
@@ -90,7 +102,7 @@ def _files(source: PromptSource, path: Path) -> list[Path]:
         found = sorted(
             p
             for p in path.rglob("*")
-            if p.is_file() and _by_suffix(p) == wanted and not _is_hidden(p.relative_to(path))
+            if p.is_file() and _by_suffix(p) == wanted and not is_hidden(p.relative_to(path))
         )
         if not found:
             raise InputError(f"{path}: the directory holds no {wanted} file: check the `format`")
@@ -104,12 +116,6 @@ def _files(source: PromptSource, path: Path) -> list[Path]:
     if source.format == "auto" and not _by_suffix(path) and _HUB_NAME.fullmatch(source.path):
         return []
     raise InputError(f"{path}: no such file: check the `path` (it counts from {Path.cwd()})")
-
-
-def _is_hidden(path: Path) -> bool:
-    """Whether a file within a folder is one that programs keep for themselves, by the rule of
-    ``datasets``: notebooks' copies of files, macOS's shadows of them."""
-    return any(part.startswith((".", "__")) for part in path.parts)
 
 
 def _by_suffix(path: Path) -> FileFormat | None:

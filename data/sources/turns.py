@@ -90,7 +90,8 @@ def refuse_texts(value: str, field: str) -> None:
         found = json.loads(value)
     except (ValueError, RecursionError):
         return
-    if isinstance(found, list) and found and all(isinstance(one, str) for one in found):
+    texts = isinstance(found, list) and all(isinstance(one, str | None) for one in found)
+    if texts and any(found):
         raise Unusable(
             field,
             "written_turns",

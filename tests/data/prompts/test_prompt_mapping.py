@@ -313,3 +313,34 @@ def test_parts_of_text_are_put_together(tmp_path: Path) -> None:
 def test_an_image_is_not_carried_along_in_the_metadata(tmp_path: Path) -> None:
     tables = read(jsonl(tmp_path, {"prompt": "Hi?", "pic": {"bytes": "x", "path": None}, "n": 1}))
     assert json.loads(tables.train["metadata"][0].as_py()) == {"n": 1}
+
+
+def test_replies_in_rows_of_a_tree_are_no_prompts(tmp_path: Path) -> None:
+    node = {"message_id": "1", "parent_id": None, "role": "prompter", "text": "Why?"}
+    rows = [
+        node,
+        node | {"message_id": "2", "parent_id": "1", "role": "assistant", "text": "So."},
+        node | {"message_id": "3", "parent_id": "2", "text": "And then?"},
+    ]
+    tables = read(write(tmp_path, "parquet", rows), prompt="text")
+
+    assert asked(tables) == ["Why?"]
+    assert [(one["row"], one["field"], one["reason"]) for one in tables.quarantine.to_pylist()] == [
+        (2, "role", "no_prompt"), (3, "parent_id", "no_prompt"),
+    ]  # fmt: skip
+
+
+def test_an_empty_list_of_turns_beside_a_prompt_says_nothing(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "one", "messages": []},
+        {"prompt": None, "messages": [{"role": "user", "content": "two"}]},
+    ]
+    assert asked(read(write(tmp_path, "parquet", rows))) == ["one", "two"]
+
+
+def test_texts_of_turns_with_a_lost_one_are_no_prompt(tmp_path: Path) -> None:
+    rows = [{"prompt": '["first", null]'}, {"prompt": "[null]"}]
+    tables = read(jsonl(tmp_path, *rows))
+
+    assert asked(tables) == ["[null]"]
+    assert bad(tables)[:2] == ("prompt", "written_turns")
