@@ -334,7 +334,7 @@ def explicit_prompt(fields: Mapping[str, Any], layout: Layout) -> list[WholeTurn
         refuse_null_word(turns[0]["content"], name)
         refuse_texts(turns[0]["content"], name)
     if layout.history is not None:
-        turns = [*_earlier(fields.get(layout.history), layout.history), *turns]
+        turns = [*earlier_turns(fields.get(layout.history), layout.history), *turns]
     return check_prompt(with_system(turns, fields, layout), name)
 
 
@@ -357,8 +357,8 @@ def with_system(
     return [{"role": "system", "content": system}, *turns]
 
 
-def _earlier(value: Any, name: str) -> list[WholeTurn]:
-    """The turns of a list of questions with their answers."""
+def earlier_turns(value: Any, name: str) -> list[WholeTurn]:
+    """The turns of a list of questions with their answers. Raises :class:`Unusable`."""
     if is_null(value) or value == "" or value == []:
         return []
     turns: list[WholeTurn] = []

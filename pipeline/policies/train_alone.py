@@ -123,6 +123,7 @@ def train_model(sources: Sources, options: TrainOptions) -> Trained:
     Raises ``ConfigError``, ``InputError``, ``EngineFailed`` or ``TrainingError``.
     """
     from prefloop.pipeline.run.models import checkpoint
+    from prefloop.training.inputs.unread import warn_of_unread
 
     method, out = options.method, options.out
     if options.reference is not None and method not in (Method.dpo, Method.kto):
@@ -131,6 +132,7 @@ def train_model(sources: Sources, options: TrainOptions) -> Trained:
         raise InputError("--accelerate is for policies: train the reward model without it")
     if options.chat_template_kwargs is not None and method is Method.reward:
         raise InputError("--template is for policies: train the reward model without it")
+    warn_of_unread((*sources.train, *sources.test))
     trackers_named = require_trackers(options.tracking)
     settings = _as_made(_settings(options), out)
     base = Path(checkpoint(options.base, served=False))

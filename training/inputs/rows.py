@@ -23,6 +23,8 @@ import pyarrow.parquet as pq
 from prefloop.data.conversations.conversation import conversation_of, plain, turns_text
 from prefloop.data.conversations.reasoning import as_turn, split_thought
 from prefloop.data.hashing import prompt_id
+from prefloop.data.preferences.layouts import TIE_STATUS
+from prefloop.data.preferences.pair_rows import earlier_turns
 from prefloop.data.protocol import Message
 from prefloop.data.sources.class_names import batch_by_names, names_in_schema
 from prefloop.data.sources.tool_turns import (
@@ -58,11 +60,13 @@ _SINGLE = "single answers have prompt, completion and label"
 
 
 _SYSTEMS = ("system", "system_prompt")
+_HISTORY = "history"
+"""Questions and answers before the prompt."""
 _PAIR_COLUMNS = (
-    "prompt", "chosen", "rejected", "p_chosen", "margin", "chosen_id", "rejected_id", *_TOOLS,
-    *_SYSTEMS,
+    "prompt", "chosen", "rejected", "p_chosen", "margin", "chosen_id", "rejected_id", _HISTORY,
+    "status", *_TOOLS, *_SYSTEMS,
 )  # fmt: skip
-_ANSWER_COLUMNS = ("prompt", "completion", "label", "candidate_id", *_TOOLS, *_SYSTEMS)
+_ANSWER_COLUMNS = ("prompt", "completion", "label", "candidate_id", _HISTORY, *_TOOLS, *_SYSTEMS)
 
 
 @dataclass
@@ -130,7 +134,8 @@ def pair_rows(files: Sequence[Path], dropped: Dropped) -> Iterator[TripleRow]:
         _require(file, names, ("prompt", "chosen", "rejected"), _PAIR)
         for where, row in _rows(file, names, _PAIR_COLUMNS):
             try:
-                prompt = _with_system(read_prompt(row.get("prompt")), row)
+                _refuse_tie(row)
+                prompt = _whole_prompt(row)
                 yield TripleRow(
                     where,
                     _with_tools(prompt, row),
@@ -158,7 +163,7 @@ def answer_rows(files: Sequence[Path], dropped: Dropped) -> Iterator[AnswerRow]:
         _check_labels(file)
         for where, row in _rows(file, names, _ANSWER_COLUMNS):
             try:
-                prompt = _with_system(read_prompt(row.get("prompt")), row)
+                prompt = _whole_prompt(row)
                 text = read_answer(row.get("completion"), "completion", prompt)
                 label = read_label(row.get("label"))
                 if label is None:
@@ -207,6 +212,20 @@ def _refuse_no_prompt(text: str) -> None:
         refuse_texts(text, "prompt")
     except Unusable as unusable:
         raise _unreadable("prompt", unusable.detail) from None
+
+
+def _refuse_tie(row: Mapping[str, Any]) -> None:
+    if row.get("status") == TIE_STATUS:
+        raise Unusable("status", "tie", "says that neither answer is preferred")
+
+
+def _whole_prompt(row: Mapping[str, Any]) -> list[Message]:
+    """The prompt behind the turns and the system prompt of columns of their own. Raises
+    ``Unusable``."""
+    prompt = read_prompt(row.get("prompt"))
+    earlier = plain(earlier_turns(row.get(_HISTORY), _HISTORY))
+    begin = 1 if prompt[0]["role"] == "system" else 0
+    return _with_system([*prompt[:begin], *earlier, *prompt[begin:]], row)
 
 
 def _with_system(prompt: list[Message], row: Mapping[str, Any]) -> list[Message]:
