@@ -240,8 +240,10 @@ def _of_conversation(raw: RawRow, layout: Layout) -> AnswerSet:
 def _single(fields: Mapping[str, Any], value: Any, layout: Layout) -> RatedAnswer:
     said = fields.get(layout.ratings) if layout.ratings else None
     rating = as_rating(said)
+    if rating is not None and layout.ranked:
+        rating = -rating
     model = model_name(fields.get(layout.models[0])) if layout.models else None
-    absolute = rating is not None and layout.ratings not in UNPAIRED
+    absolute = rating is not None and not layout.ranked and layout.ratings not in UNPAIRED
     return RatedAnswer(value, rating, model, absolute)
 
 

@@ -43,7 +43,7 @@ class Gatherer:
         self.rows = 0
         """Rows taken in."""
         self._bad: list[BadRow] = []
-        self._singles: dict[str, AnswerSet] = {}
+        self._singles: dict[tuple[str, str | None, str | None], AnswerSet] = {}
         self._nodes: dict[str, _Node] = {}
         self._sets: list[AnswerSet] = []
 
@@ -72,9 +72,11 @@ class Gatherer:
         if isinstance(found, BadRow):
             self._bad.append(found)
             return
-        first = self._singles.setdefault(prompt_id(found.prompt), found)
+        # Answers to other tools, or behind other calls, are answers to another prompt.
+        key = (prompt_id(found.prompt), found.tools, found.turns)
+        first = self._singles.setdefault(key, found)
         if first is not found:
-            self._singles[prompt_id(found.prompt)] = replace(
+            self._singles[key] = replace(
                 first,
                 answers=(*first.answers, *found.answers),
                 left_out=first.left_out + found.left_out,

@@ -79,7 +79,7 @@ _COMPLETIONS = (
 _RATINGS = ("ratings", "rating", "scores", "rewards", "all_rm_scores")
 """Columns with a list of numbers, one for each answer of a list: higher is better."""
 RANKING = "ranking"
-_RANKS = ("ranks", RANKING)
+_RANKS = ("ranks", "rank", RANKING)
 """The same, and lower is better."""
 _ORDERED = ("output",)
 """A list of answers, the best first (LLaMA-Factory's ranking)."""
@@ -96,7 +96,8 @@ _MODELS_OF_BOTH = (
 """Columns that say who wrote the first and the second answer, which of them is preferred or not."""
 _MODELS_OF_SINGLES = ("model", "model_name", "generation_model", "generator", "policy")
 _SINGLES = ("response", "completion", "answer", "output")
-_RATINGS_OF_SINGLES = ("helpfulness", "score", "rating", "reward", "overall_score")
+_RANK = "rank"
+_RATINGS_OF_SINGLES = ("helpfulness", "score", "rating", "reward", "overall_score", _RANK)
 UNPAIRED = ("label", "kto_tag")
 """Columns that say of a single answer whether it is a good one (as for KTO)."""
 _TREE_NODES = ("message_id", "parent_id", "text", "role")
@@ -400,19 +401,20 @@ def _known_layout(present: list[str], prompt: tuple[str, ...]) -> Layout | None:
     for a, b in _ANSWERS:
         if not {a, b} <= there:
             continue
-        single, *rivals = [name for name in LABEL_NAMES if name in there] or [None]
-        labels_in = (single,) if single else tuple(filter(_ANNOTATOR.fullmatch, present))
+        named = [name for name in LABEL_NAMES if name in there]
+        labels_in = tuple(named[:1] or filter(_ANNOTATOR.fullmatch, present))
         if labels_in:
             return Layout(
                 "labelled", prompt, a, b, system, labels_in, LABELS, history=earlier, models=models,
-                rounds=_rounds(a, b, there), rivals=tuple(filter(None, rivals)),
+                rounds=_rounds(a, b, there), rivals=tuple(named[1:]),
             )  # fmt: skip
     rating = next((name for name in _RATINGS_OF_SINGLES if name in there), None)
     answer = next((name for name in _SINGLES if name in there), None)
     if rating and answer and prompt:
         writer = next((name for name in _MODELS_OF_SINGLES if name in there), None)
         return Layout(
-            "single", prompt, answer, answer, system, ratings=rating, history=earlier,
+            "single", prompt, answer, answer, system, ratings=rating, ranked=rating == _RANK,
+            history=earlier,
             models=(writer,) if writer else (),
         )  # fmt: skip
     if listed:
@@ -484,7 +486,12 @@ def single_of(layout: Layout, names: Collection[str]) -> Layout:
     ratings = next((name for name in of_each if name in names), None)
     writer = next((name for name in _MODELS_OF_SINGLES if name in names), None)
     return replace(
-        layout, kind="single", ordered=False, ratings=ratings, models=(writer,) if writer else ()
+        layout,
+        kind="single",
+        ordered=False,
+        ratings=ratings,
+        ranked=ratings == _RANK,
+        models=(writer,) if writer else (),
     )
 
 

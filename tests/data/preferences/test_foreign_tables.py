@@ -208,3 +208,45 @@ def test_ms_swift_has_the_rejected_answer_beside_a_conversation(
         (asked, "good", 1.0)
     ]
     assert [(one.text, one.rating) for one in sets[0].answers[1:]] == [("bad", 0.0)]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_a_rank_says_that_lower_is_better(tmp_path: Path, form: str) -> None:
+    one = {"prompt": "q", "response": "x", "rank": 2}
+    singles = written(tmp_path, [one, one | {"response": "y", "rank": 1}], form)
+    listed = tmp_path / "listed"
+    listed.mkdir()
+    lists = written(listed, [{"prompt": "q", "responses": ["x", "y"], "rank": [2, 1]}], form)
+    scored = tmp_path / "scored"
+    scored.mkdir()
+    scores = written(
+        scored, [one | {"score": 9.0}, one | {"response": "y", "rank": 1, "score": 3.0}], form
+    )
+
+    for path in (singles, lists):
+        pairs, _ = audited(path)
+        (found,), _ = given(path)
+        assert [(each["chosen"], each["rejected"]) for each in pairs] == [("y", "x")]
+        assert [(each.text, each.rating) for each in found.answers] == [("x", -2.0), ("y", -1.0)]
+        assert not found.absolute
+    assert audited(scores)[0][0]["chosen"] == "x"
+
+
+def test_answers_of_rows_with_other_tools_are_answers_to_other_prompts(tmp_path: Path) -> None:
+    def tools(name: str) -> str:
+        return json.dumps([{"type": "function", "function": {"name": name}}])
+
+    one = {"prompt": "q", "response": "x", "score": 5, "tools": tools("search")}
+    rows = [
+        one,
+        one | {"response": "y", "score": 1, "tools": tools("weather")},
+        one | {"response": "z", "score": 2},
+    ]
+    path = written(tmp_path, rows, "jsonl")
+
+    pairs, bad = audited(path)
+    sets, _ = given(path)
+
+    assert [(each["chosen"], each["rejected"]) for each in pairs] == [("x", "z")]
+    assert [(each["row"], each["reason"]) for each in bad] == [(2, "single_answer")]
+    assert [[each.text for each in found.answers] for found in sets] == [["x", "z"], ["y"]]
