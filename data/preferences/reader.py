@@ -39,6 +39,7 @@ from prefloop.data.sources.class_names import batch_by_names, names_in_schema
 from prefloop.data.sources.files import SourceRow, check_names, read_rows
 from prefloop.data.sources.partitions import columns_in_path
 from prefloop.data.sources.rows import RawRow, bad
+from prefloop.data.sources.shard_names import require_all_shards
 from prefloop.data.utf8 import listed, shown
 
 PREFERENCE = pa.schema(
@@ -150,7 +151,9 @@ def parquet_files(source: PromptSource) -> list[Path]:
         if source.format == "parquet" or any((path / name).is_file() for name in _SAVED):
             return []
         folder = path / "data" if (path / "data").is_dir() else path
-        return sorted(folder.glob(f"{source.split}-*.parquet"))
+        found = sorted(folder.glob(f"{source.split}-*.parquet"))
+        require_all_shards(found, path)
+        return found
     if path.is_file():
         return [path] if path.suffix in _PARQUET or source.format == "parquet" else []
     if glob.has_magic(str(path)):

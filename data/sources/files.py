@@ -36,6 +36,7 @@ from prefloop.data.sources.opening import (
 )
 from prefloop.data.sources.partitions import columns_in_path, is_hidden, partitioned_files
 from prefloop.data.sources.rows import RawRow
+from prefloop.data.sources.shard_names import require_all_shards
 from prefloop.data.storage.objects import is_address
 from prefloop.data.utf8 import listed, shown
 
@@ -47,6 +48,7 @@ _FORMATS: Mapping[str, FileFormat] = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "csv",
     ".parquet": "parquet", ".pq": "parquet", ".txt": "text", ".text": "text",
 }  # fmt: skip
+_OF_TABLES: tuple[FileFormat, ...] = ("jsonl", "csv", "parquet")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _DELIMITERS = (",", ";", "\t", "|")
 _EXCEL_SEPARATOR = re.compile(r"\"?sep=([^\"\w])\"?\s*", re.IGNORECASE)
@@ -479,12 +481,27 @@ def _datasets_rows(
         ) from error
 
 
+def _warn_of_other_kinds(source: PromptSource, folder: Path) -> None:
+    files = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    kinds = {str(_by_suffix(file)) for file in files if not is_hidden(file)} & {*_OF_TABLES}
+    if len(kinds) > 1 and source.config_name is None:
+        logger.warning(
+            "%s: holds files of several kinds (%s), and `datasets` reads one of them: set `format` "
+            "to the one that is meant, or the `path` to a pattern of its files",
+            shown(str(folder)),
+            ", ".join(sorted(kinds)),
+        )
+
+
 def _open_dataset(source: PromptSource, path: Path) -> Any:
     import datasets
 
     saved = (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
     if not saved:
         name = str(path) if path.exists() else source.path
+        if path.is_dir():
+            require_all_shards(path.rglob(f"{glob.escape(source.split)}-*-of-*"), path)
+            _warn_of_other_kinds(source, path)
         return datasets.load_dataset(name, source.config_name, split=source.split, streaming=True)
     loaded = datasets.load_from_disk(str(path))
     if isinstance(loaded, datasets.DatasetDict):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from prefloop.data.errors import InputError
+from prefloop.data.sources.shard_names import require_all_shards
 from prefloop.data.strict import Strict
 from prefloop.data.yaml_files import YamlError, read_yaml
 from prefloop.labelers.refused_settings import refused_settings
@@ -334,12 +335,14 @@ def _files(source: Path, split: str, method: Method) -> list[Path]:
 
 
 def _split(folder: Path, split: str, method: Method) -> list[Path]:
-    """The files of ``split`` in a run directory or dataset folder."""
+    """The files of ``split`` in a run directory or dataset folder. Raises ``InputError`` where some
+    are missing by the names of the others."""
     places = [folder / "dataset" / TRIPLES_FOLDER, folder / TRIPLES_FOLDER, folder]
     if method is Method.kto:
         places = [folder / "dataset" / UNPAIRED_FOLDER, folder / UNPAIRED_FOLDER, *places]
     for where in places:
         found = sorted(where.glob(f"{split}-*.parquet"))
         if found:
+            require_all_shards(found, folder)
             return found
     return []
