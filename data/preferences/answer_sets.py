@@ -156,7 +156,8 @@ def _parse(raw: RawRow, layout: Layout) -> AnswerSet:
     found = compare(fields, layout)
     models = [model_name(fields.get(name)) for name in layout.models] or [None, None]
     beside = _listed(raw, layout.beside, found.prompt) if layout.beside else None
-    if beside and {found.first, found.second} <= {answer.text for answer in beside.answers}:
+    listed_too = beside and {found.first, found.second} <= {one.text for one in beside.answers}
+    if beside and listed_too and not _says_otherwise(beside, found):
         return beside
     if layout.kind == "scored":
         ratings = [as_number(fields[name]) for name in layout.label]
@@ -177,10 +178,19 @@ def _parse(raw: RawRow, layout: Layout) -> AnswerSet:
         raw.row,
         read_alike(found.prompt),
         tuple(FoundAnswer(*one, raw.row) for one in texts),
+        left_out=len(beside.answers) - 2 if beside and listed_too else 0,
         absolute=layout.kind == "scored",
         ties=len(texts) == 2,
         **_about(raw, layout, found.prompt, [text for text, _, _ in texts]),
     )
+
+
+def _says_otherwise(listed: AnswerSet, found: Comparison) -> bool:
+    """Whether the list rates the answer that the row calls rejected above the chosen one: the pair
+    is what was asked for, and the list may belong to other answers in another order."""
+    ratings = {one.text: one.rating for one in listed.answers}
+    first, second = ratings[found.first], ratings[found.second]
+    return first is not None and second is not None and first < second
 
 
 def _listed(raw: RawRow, layout: Layout, prompt: list[WholeTurn]) -> AnswerSet | None:

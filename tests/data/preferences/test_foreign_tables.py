@@ -250,3 +250,24 @@ def test_answers_of_rows_with_other_tools_are_answers_to_other_prompts(tmp_path:
     assert [(each["chosen"], each["rejected"]) for each in pairs] == [("x", "z")]
     assert [(each["row"], each["reason"]) for each in bad] == [(2, "single_answer")]
     assert [[each.text for each in found.answers] for found in sets] == [["x", "z"], ["y"]]
+
+
+@pytest.mark.parametrize(
+    ("ratings", "expected", "left_out"),
+    [
+        ([1, 5, 3], [("x", 1.0), ("y", 0.0)], 1),
+        ([5, 1, 3], [("x", 5.0), ("y", 1.0), ("z", 3.0)], 0),
+    ],
+)
+def test_a_list_that_rates_rejected_above_chosen_does_not_turn_the_pair(
+    tmp_path: Path, ratings: list[int], expected: list[tuple[str, float]], left_out: int
+) -> None:
+    row = {"prompt": "q", "generations": ["x", "y", "z"], "ratings": ratings}
+    path = written(tmp_path, [row | {"chosen": "x", "rejected": "y"}], "jsonl")
+
+    pairs, _ = audited(path)
+    (found,), _ = given(path)
+
+    assert [(one["chosen"], one["rejected"]) for one in pairs] == [("x", "y")]
+    assert [(one.text, one.rating) for one in found.answers] == expected
+    assert found.left_out == left_out
