@@ -651,7 +651,7 @@ def labeler_hashes(config: RunConfig) -> dict[str, str]:
 
 def _named(source: PromptSource) -> list[Path]:
     path = Path(resolve_embedded(source.path)).expanduser()
-    return [Path(name) for name in sorted(glob.glob(str(path)))]  # noqa: PTH207
+    return [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
 
 
 def function_code(function: str) -> str:
@@ -665,7 +665,7 @@ def function_code(function: str) -> str:
 def digest(paths: Sequence[Path]) -> str:
     """SHA-256 of the names and contents of files, folders with all that is in them."""
     found = hashlib.sha256()
-    for file in sorted(p for path in paths for p in (path, *path.rglob("*")) if p.is_file()):
+    for file in sorted({p for path in paths for p in (path, *path.rglob("*")) if p.is_file()}):
         found.update(file.name.encode())
         with file.open("rb") as handle:
             found.update(hashlib.file_digest(handle, "sha256").digest())

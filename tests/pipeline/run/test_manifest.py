@@ -35,6 +35,18 @@ def begun(root: Path, config: RunConfig, *made: str) -> RunDir:
     return run
 
 
+def test_files_in_folders_of_any_depth_are_inputs(tmp_path: Path) -> None:
+    deep = tmp_path / "prompts" / "a" / "b" / "p.jsonl"
+    deep.parent.mkdir(parents=True)
+    deep.write_text('{"prompt": "five"}\n')
+    pattern = f"{tmp_path}/prompts/**/*.jsonl"
+    config = small_config(prompts={"train": {"path": pattern}})
+    run = begun(tmp_path / "run", config)
+    deep.write_text('{"prompt": "six"}\n')
+    with pytest.raises(RunError, match="changed since"):
+        open_run(config, run, revisions={})
+
+
 def test_prompts_mended_after_a_refused_first_start_are_those_of_the_run(tmp_path: Path) -> None:
     prompts = tmp_path / "p.jsonl"
     config = small_config(prompts={"train": {"path": str(prompts)}})
