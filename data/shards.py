@@ -27,7 +27,14 @@ from prefloop.data import schemas
 from prefloop.data.errors import StorageError
 from prefloop.data.storage import counts
 from prefloop.data.storage.counts import Sums
-from prefloop.data.storage.whole_files import Listed, LocalFiles, Storage, put_file
+from prefloop.data.storage.whole_files import (
+    Listed,
+    LocalFiles,
+    Storage,
+    is_of_machine,
+    put_file,
+    refused,
+)
 
 ROW_GROUP = 50_000
 """Rows of a shard that are compressed together: all of a usual one, so that it is read in one
@@ -133,6 +140,8 @@ def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, OSError) and is_of_machine(error):
+            raise refused(path, "read", error) from None
         raise damaged(path, _first_line(error), remedy) from None
     if not isinstance(found, dict):
         raise damaged(path, "no JSON object", remedy)
@@ -441,6 +450,8 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _unreadable(path: Path, error: Exception) -> StorageError:
+    if isinstance(error, OSError) and is_of_machine(error):
+        return refused(path, "read", error)
     return StorageError(
         f"{path}: cannot be read ({_first_line(error)}): delete it and run the same command "
         "again (in a run's directory: `prefloop run`), which makes it anew"

@@ -27,6 +27,16 @@ _LINKLESS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """What file systems without hard links say."""
 _HOST = re.sub(r"[^\w.-]", "_", platform.node())[:64] or "localhost"
 _TEMPORARY = re.compile(r"\..+\.tmp-(?:(?P<host>.+)-)?(?P<process>\d+)(?:-[0-9a-f]{8})?")
+_READABLE = {
+    errno.EACCES: "give yourself the right to read it; ",
+    errno.EPERM: "give yourself the right to read it; ",
+    errno.EMFILE: "raise the limit of open files (ulimit -n); ",
+    errno.ENFILE: "end other processes that have many files open; ",
+    errno.EIO: "the disk or its connection is faulty; ",
+    errno.ESTALE: "mount the network folder again; ",
+    errno.ENOMEM: "the machine is out of memory; ",
+}
+"""What keeps a file from being looked into, and says nothing of what it holds; and what helps."""
 _OLD = 24 * 3600
 """Seconds after which a temporary file of another host is a leftover."""
 
@@ -78,7 +88,7 @@ class LocalFiles:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise _refused(self.root / name, "read", error) from None
+            raise refused(self.root / name, "read", error) from None
 
     def create(self, name: str, content: bytes | memoryview) -> bool:
         """See :class:`Storage`, and :func:`create_file`."""
@@ -96,14 +106,14 @@ class LocalFiles:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise _refused(self.root / folder, "read", error) from None
+            raise refused(self.root / folder, "read", error) from None
 
     def delete(self, name: str) -> None:
         """See :class:`Storage`."""
         try:
             (self.root / name).unlink(missing_ok=True)
         except OSError as error:
-            raise _refused(self.root / name, "removed", error) from None
+            raise refused(self.root / name, "removed", error) from None
 
 
 def create_file(path: Path, write: Callable[[Path], object]) -> bool:
@@ -192,7 +202,7 @@ def _beside(path: Path, write: Callable[[Path], object]) -> Iterator[Path]:
         yield temporary
         _flush(path.parent)
     except OSError as error:
-        raise _refused(path, "written", error) from None
+        raise refused(path, "written", error) from None
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -233,7 +243,22 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _refused(path: Path, done: str, error: OSError) -> StorageError:
-    reason = error.strerror or next(iter(str(error).splitlines()), type(error).__name__)
-    remedy = "make room or choose another directory, then run" if done == "written" else "run"
-    return StorageError(f"{path}: cannot be {done}: {reason}: {remedy} the same command again")
+def refused(path: Path, done: str, error: OSError) -> StorageError:
+    """What is said where the machine does not let ``path`` be ``done`` (written, read, removed)."""
+    reason = _reason(error)
+    remedy = "make room or choose another directory, then " if done == "written" else ""
+    if done == "read" and is_of_machine(error):
+        # It may be whole, and have been paid for.
+        remedy = _READABLE[error.errno or 0] + "do not delete it, nothing says that it is damaged; "
+    return StorageError(f"{path}: cannot be {done}: {reason}: {remedy}run the same command again")
+
+
+def is_of_machine(error: BaseException) -> bool:
+    """Whether ``error`` kept a file from being looked into, so that it may be whole."""
+    return isinstance(error, OSError) and error.errno in _READABLE
+
+
+def _reason(error: OSError) -> str:
+    if error.errno is not None:  # Arrow has long words of its own for it
+        return os.strerror(error.errno)
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -59,8 +59,9 @@ _PATIENCE_S = 10.0
 _OF_THE_MACHINE = {
     errno.ENOSPC: "make room or change the directory; the same command then goes on from here",
     errno.EDQUOT: "make room or change the directory; the same command then goes on from here",
-    errno.EACCES: "give yourself the right to write there, or choose another path",
-    errno.EPERM: "give yourself the right to write there, or choose another path",
+    errno.EACCES: "give yourself the right to read and write there, or choose another path",
+    errno.EPERM: "give yourself the right to read and write there, or choose another path",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f); the same command then goes on",
     errno.EROFS: "choose a path where one can write",
     errno.ENOTDIR: "a file stands where a folder has to: choose another path",
     errno.EISDIR: "a folder stands where a file has to: choose another path",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -40,6 +41,8 @@ def _is_younger(page: Path, parts: Iterable[Path]) -> bool:
     """Whether ``page`` was written after all that is in ``parts``; removals count too."""
     try:
         written = page.stat().st_mtime_ns
+        if written > time.time_ns():  # the clock was put back: what came after it seems older
+            return False
         return all(_newest(part) < written for part in [*parts, *_MAKERS] if part.exists())
     except OSError:
         return False

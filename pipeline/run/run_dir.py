@@ -63,7 +63,7 @@ from prefloop.data.errors import PrefloopError
 from prefloop.data.packed_folder import PackedFolder
 from prefloop.data.shards import ShardFolder, damaged, read_json_object
 from prefloop.data.storage.dataset_folder import harm_to_dataset
-from prefloop.data.storage.whole_files import remove_leftovers
+from prefloop.data.storage.whole_files import is_of_machine, refused, remove_leftovers
 from prefloop.data.yaml_files import read_yaml
 from prefloop.pipeline.remote.door import worked_on
 
@@ -197,6 +197,8 @@ class RunDir:
         except FileNotFoundError:
             raise
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and is_of_machine(error):
+                raise refused(self.config, "read", error) from None
             fault = " ".join(str(error).split())[:200]
             raise damaged(self.config, fault, CONFIG_REMEDY) from None
         if not isinstance(found, dict) or not found:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,15 @@ from prefloop.data.shards import (
 from prefloop.data.storage import whole_files
 from prefloop.data.storage.whole_files import remove_leftovers
 
+_SETPRIV = shutil.which("setpriv")
+AS_OTHERS = (
+    ["env"]
+    if os.geteuid()
+    else [_SETPRIV, "--bounding-set=-dac_override,-dac_read_search"]
+    if _SETPRIV
+    else []
+)
+"""What a command is led by to be bound by the modes of files, as root is not."""
 SCHEMA = pa.schema(
     [
         pa.field("name", pa.string(), nullable=False),
@@ -247,3 +257,28 @@ def test_shards_without_a_column_that_was_added_later_read_with_nulls(tmp_path: 
     pq.write_table(folder.read(1).drop(["rationale"]), tmp_path / "part-00002.parquet")
     with pytest.raises(StorageError):
         folder.read(2)
+
+
+@pytest.mark.skipif(not AS_OTHERS, reason="root reads every file, and setpriv is not here")
+@pytest.mark.parametrize(
+    "read", ["read_shard(path, VOTE)", "row_count(path)", "read_json_object(path, 'delete it')"]
+)
+def test_a_file_that_nobody_may_read_is_not_called_damaged(tmp_path: Path, read: str) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"whole")
+    path.chmod(0)
+    code = (
+        "import sys; from pathlib import Path; from prefloop.data.schemas import VOTE; "
+        "from prefloop.data.shards import *; from prefloop.data.shards import StorageError\n"
+        f"path = Path(sys.argv[1])\ntry:\n    {read}\nexcept StorageError as error: print(error)"
+    )
+    ended = subprocess.run(
+        [*AS_OTHERS, sys.executable, "-c", code, str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout == (
+        f"{path}: cannot be read: Permission denied: give yourself the right to read it; do not "
+        "delete it, nothing says that it is damaged; run the same command again\n"
+    )

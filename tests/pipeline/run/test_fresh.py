@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,9 @@ def test_kept_answers_of_servers_and_the_lock_say_nothing(run: RunDir) -> None:
     for path in (run.cache, run.cache / "responses.sqlite", run.root / ".lock-owner"):
         os.utime(path, (now, now))
     assert report_is_fresh(run)
+
+
+def test_a_report_of_a_clock_that_was_put_back_since_is_made_again(run: RunDir) -> None:
+    later = time.time() + 3600
+    os.utime(run.report, (later, later))
+    assert not report_is_fresh(run)
