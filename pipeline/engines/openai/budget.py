@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from prefloop.data.protocol import EngineFailed
@@ -68,7 +68,7 @@ class Budget:
             try:
                 yield charge
             except BaseException:
-                self._ledger.settle({key: charge.spent})
+                self._settle_ended(key, charge)
                 raise
             await self._noting.do(_Settled(key, charge.spent), whatever=True)
             return
@@ -76,8 +76,10 @@ class Budget:
         try:
             await asyncio.to_thread(self._ledger.sync)
             yield charge
-        finally:
-            self._ledger.settle({key: charge.spent})
+        except BaseException:
+            self._settle_ended(key, charge)
+            raise
+        self._ledger.settle({key: charge.spent})
         await asyncio.to_thread(self._ledger.sync)
 
     @property
@@ -85,6 +87,12 @@ class Budget:
         """Whether there is a limit, and it is known of no request what it takes."""
         is_limited = self._max_tokens is not None or self._max_cost is not None
         return is_limited and not self._ledger.is_measured
+
+    def _settle_ended(self, key: str, charge: Charge) -> None:
+        """Keep the charge of a request that brought no answer: why it did not is what is told.
+        Where the ledger cannot be written, its reservation counts, as that of a killed run does."""
+        with suppress(EngineFailed):
+            self._ledger.settle({key: charge.spent})
 
     async def set_aside(self, key: str, each: Sequence[Amount]) -> int:
         """Set aside, under ``key``, what the requests of a job may take ``each``: of as many of

@@ -262,3 +262,29 @@ def test_a_cancelled_request_counts_with_the_most(tmp_path):
     assert [json.loads(line).get("tokens") for line in (tmp_path / "spent.jsonl").open()] == [
         40
     ] * 2
+
+
+@pytest.mark.parametrize("limit", [None, 100])
+def test_a_cancelled_request_says_nothing_of_a_ledger_that_cannot_be_written(tmp_path, limit):
+    path = tmp_path / "spent.jsonl"
+
+    async def go():
+        budget = Budget(limit, None, ledger_at(path))
+
+        async def wait():
+            async with budget.reserved(Amount(40)) as charge:
+                charge.spent = Amount(3)
+                begun.set()
+                await asyncio.sleep(60)
+
+        begun = asyncio.Event()
+        task = asyncio.ensure_future(wait())
+        await begun.wait()
+        path.unlink()
+        path.mkdir()
+        task.cancel()
+        return await asyncio.gather(task, return_exceptions=True), budget.spent
+
+    [ended], spent = asyncio.run(go())
+    assert isinstance(ended, asyncio.CancelledError)
+    assert spent == Amount(40)
