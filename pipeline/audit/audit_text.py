@@ -25,7 +25,7 @@ def render_audit(found: Audit) -> Group:
                 f"{percent(one.high)}] of unequal pairs"
             )
             if one.rank_correlation is not None:
-                share += f", rank correlation {one.rank_correlation:+.3f}"
+                share += f", rank correlation {one.rank_correlation:+z.3f}"
         lines.append(
             f"{one.unit}: chosen {figure(one.chosen.mean)}, rejected {figure(one.rejected.mean)} "
             f"on average{share}: {one.words}"

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from prefloop.data.errors import PrefloopError
 from prefloop.data.hashing import derive_seed
 from prefloop.data.protocol import Engine
-from prefloop.labelers.config import JudgeLabeler, OwnModelLabeler
+from prefloop.labelers.config import JudgeLabeler, OwnModelLabeler, VerifierLabeler
 from prefloop.pipeline.checking.check_lines import Check, CheckFailed, CheckLine, Level
 from prefloop.pipeline.checking.endpoint_check import check_endpoints
 from prefloop.pipeline.checking.judge_check import check_labeler, check_schema
@@ -90,7 +90,7 @@ async def check_before(config: RunConfig, run: RunDir, models: Models) -> None:
     wanted = wanted_by(config, run)
     if config.executor.type == "ray":  # what computes is for its workers, which have the room
         wanted = of_servers(config, wanted)
-    if not wanted.samplers and not wanted.labelers:
+    if not wanted.samplers and not wanted.labelers and not wanted.verifiers:
         return
     found = await check_all(config, models, wanted)
     for warning in found.warnings:
@@ -108,6 +108,8 @@ async def check_all(config: RunConfig, models: Models, wanted: StillToAsk) -> Ch
 
 async def _checked(config: RunConfig, models: Models, wanted: StillToAsk) -> Check:
     found = [finding for look in OF_THE_CONFIG for finding in look(config)]
+    for key, verifier in wanted.verifiers:
+        found += await _told(key, _verifier(models, verifier, key))
     endpoints, gone = await check_endpoints(config, models, wanted)
     found += endpoints
     for key, labeler in wanted.labelers:
@@ -151,6 +153,13 @@ async def _told(key: str, looking: Awaitable[list[CheckLine]]) -> list[CheckLine
         return await looking
     except PrefloopError as error:
         return [CheckLine("failure", key, str(error))]
+
+
+async def _verifier(models: Models, verifier: VerifierLabeler, key: str) -> list[CheckLine]:
+    """That its function is found, or that its check can run here."""
+    await models.labeler(verifier)
+    what = f"the function {verifier.function}" if verifier.function else f"check {verifier.check}"
+    return [CheckLine("ok", key, f"{what} is there")]
 
 
 async def _labeler(

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from prefloop.labelers.config import JudgeLabeler, OwnModelLabeler
+from prefloop.labelers.config import (
+    JudgeLabeler,
+    LabelerConfig,
+    OwnModelLabeler,
+    VerifierLabeler,
+)
 from prefloop.pipeline.config import POLICY, PoolMember, RunConfig
 from prefloop.pipeline.engines.settings import OpenAIEngine
 from prefloop.pipeline.run.round_jury import with_labels_of
@@ -13,11 +19,12 @@ from prefloop.pipeline.run.run_dir import RunDir
 
 @dataclass(frozen=True)
 class StillToAsk:
-    """The members that sample, and the labelers whose models are asked, with the sections of the
-    config that name them."""
+    """The members that sample, the labelers whose models are asked, and the verifiers that need
+    something of this machine, with the sections of the config that name them."""
 
     samplers: tuple[PoolMember, ...]
     labelers: tuple[tuple[str, JudgeLabeler | OwnModelLabeler], ...]
+    verifiers: tuple[tuple[str, VerifierLabeler], ...] = ()
 
 
 def wanted_by(config: RunConfig, run: RunDir | None = None) -> StillToAsk:
@@ -35,16 +42,24 @@ def wanted_by(config: RunConfig, run: RunDir | None = None) -> StillToAsk:
         known = {one.name for labelers in before for one in labelers}
         new = tuple(one for one in config.label.labelers if one.name not in known)
         named = [("label.labelers", new)]
-    asked = [
-        (f"{section}.{one.name}", one)
-        for section, labelers in named
-        for one in labelers
-        if isinstance(one, JudgeLabeler | OwnModelLabeler)
-    ]
+    voting = [(f"{section}.{one.name}", one) for section, labelers in named for one in labelers]
+    asked = [(key, one) for key, one in voting if isinstance(one, JudgeLabeler | OwnModelLabeler)]
     # Where all answers are given, the policy is only asked for those to the held-out prompts.
     answers = config.sample.total > 0 or (config.train and config.evaluate.enabled)
     samplers = config.sample.members() if answers and not sampled else ()
-    return StillToAsk(samplers, tuple(asked))
+    return StillToAsk(samplers, tuple(asked), verifiers_in(voting))
+
+
+def verifiers_in(
+    labelers: Iterable[tuple[str, LabelerConfig]],
+) -> tuple[tuple[str, VerifierLabeler], ...]:
+    """Those of ``labelers``, by their sections of the config, that may find no function of theirs
+    or no library."""
+    return tuple(
+        (key, one)
+        for key, one in labelers
+        if isinstance(one, VerifierLabeler) and (one.function or one.check)
+    )
 
 
 def of_servers(config: RunConfig, wanted: StillToAsk) -> StillToAsk:

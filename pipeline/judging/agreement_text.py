@@ -52,8 +52,8 @@ def _statistics(report: AgreementReport) -> Table:
     for name, found in rows:
         table.add_row(
             Text(name),
-            "–" if found.value is None else f"{found.value:.3f}",
-            "–" if found.low is None else f"{found.low:.3f} to {found.high:.3f}",
+            "–" if found.value is None else f"{found.value:z.3f}",
+            "–" if found.low is None else f"{found.low:z.3f} to {found.high:z.3f}",
             f"{found.n:,}",
             Text(_remark(found), style="dim"),
         )

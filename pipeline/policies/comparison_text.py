@@ -109,8 +109,8 @@ def interval(row: dict[str, Any] | None) -> str:
     if row is None:
         return "–"
     if row["low"] is None:
-        return f"{row['value']:.3f}"
-    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        return f"{row['value']:z.3f}"
+    return f"{row['value']:z.3f} [{row['low']:z.3f}, {row['high']:z.3f}]"
 
 
 def _rate(row: dict[str, Any] | None) -> str:

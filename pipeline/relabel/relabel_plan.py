@@ -19,7 +19,7 @@ from prefloop.labelers.config import JudgeLabeler, LabelerConfig, OwnModelLabele
 from prefloop.labelers.decisions.filters import has_empty_answer
 from prefloop.pipeline.checking.check_lines import Check
 from prefloop.pipeline.checking.run_check import check_all
-from prefloop.pipeline.checking.still_to_ask import StillToAsk
+from prefloop.pipeline.checking.still_to_ask import StillToAsk, verifiers_in
 from prefloop.pipeline.config import RunConfig, load_config
 from prefloop.pipeline.engines.openai.ledger import Amount, ledger_at
 from prefloop.pipeline.machine.speed import machine_speed
@@ -167,14 +167,13 @@ async def check_relabel(run: RunDir, asked: Asked) -> Check:
     wanted = wanted_labels(load_config(run.config), asked)
     labelers = _asked(wanted)
     models = models_for(wanted.config, labelers, cache_of=run)
+    voting = [(f"label.labelers.{one.name}", one) for one in labelers]
     to_ask = tuple(
-        (f"label.labelers.{one.name}", one)
-        for one in labelers
-        if isinstance(one, JudgeLabeler | OwnModelLabeler)
+        (key, one) for key, one in voting if isinstance(one, JudgeLabeler | OwnModelLabeler)
     )
     try:
         config = _nothing_sampled(config_for(wanted.config, labelers))
-        return await check_all(config, models, StillToAsk((), to_ask))
+        return await check_all(config, models, StillToAsk((), to_ask, verifiers_in(voting)))
     finally:
         await models.release()
 

@@ -77,7 +77,7 @@ def _same(found: Sameness) -> str:
     raw = f"the same {percent(found.raw.value)}{_interval(found.raw, percent)} of {found.raw.n:,}"
     if found.kappa.value is None:
         return f"{raw}; no kappa ({found.kappa.reason})"
-    return f"{raw}; kappa {found.kappa.value:.3f}{_interval(found.kappa, '{:.3f}'.format)}"
+    return f"{raw}; kappa {found.kappa.value:z.3f}{_interval(found.kappa, '{:z.3f}'.format)}"
 
 
 def _interval(found: Agreement, show: object) -> str:

@@ -13,15 +13,48 @@ from prefloop.pipeline.report import formats
 from prefloop.pipeline.report.plots import Figure, Series, Words, lines
 from prefloop.pipeline.run.run_dir import JURY, OPPONENT, RunDir
 
+
+@dataclass(frozen=True)
+class _Curve:
+    """A number of each training step; ``name`` is TRL's."""
+
+    name: str
+    title: str
+    caption: str
+    reference: float | None = None
+
+
 _CURVES = (
-    ("loss", "Loss", None),
-    ("rewards/margins", "Reward margin (chosen − rejected)", 0.0),
-    ("rewards/chosen", "Reward of the chosen answers", 0.0),
-    ("rewards/accuracies", "Share of pairs with chosen rewarded above rejected", 0.5),
-    ("logps/chosen", "Log-probability of the chosen answers", None),
-    ("logps/rejected", "Log-probability of the rejected answers", None),
-    ("reward", "Reward of the sampled answers (a half throughout, with reward: wins)", None),
-    ("completions/mean_length", "Length of the sampled answers", None),
+    _Curve(
+        "loss", "Loss", "What training brings down, in the loss's own unit; DPO's begins at 0.693."
+    ),
+    _Curve(
+        "rewards/margins",
+        "Reward margin (chosen − rejected)",
+        "Implicit reward of chosen answers minus that of rejected ones; 0 is no difference.",
+        0.0,
+    ),
+    _Curve(
+        "rewards/chosen",
+        "Reward of the chosen answers",
+        "Implicit reward; with a reference, below 0 says that they became less likely than "
+        "under it.",
+        0.0,
+    ),
+    _Curve(
+        "rewards/accuracies",
+        "Share of pairs with chosen rewarded above rejected",
+        "Of the pairs of a step; a half is chance.",
+        0.5,
+    ),
+    _Curve("logps/chosen", "Log-probability of the chosen answers", "Nats an answer."),
+    _Curve("logps/rejected", "Log-probability of the rejected answers", "Nats an answer."),
+    _Curve(
+        "reward",
+        "Reward of the sampled answers",
+        "By the labelers; with reward: wins it is a half throughout.",
+    ),
+    _Curve("completions/mean_length", "Length of the sampled answers", "Tokens."),
 )
 _OPPONENTS = {
     "start": "Win rate against the starting policy",
@@ -319,10 +352,10 @@ def guard_captions(run: RunDir) -> dict[str, str]:
 def curve_figures(metrics: Sequence[Metric], guards: Mapping[str, str]) -> list[Figure]:
     """The training of each round, step by step."""
     figures = []
-    for name, title, reference in _CURVES:
+    for curve in _CURVES:
         by_round: dict[int, list[Metric]] = defaultdict(list)
         for row in metrics:
-            if row.name == name and row.step is not None:
+            if row.name == curve.name and row.step is not None:
                 by_round[row.round].append(row)
         series = []
         for index, rows in sorted(by_round.items()):
@@ -333,14 +366,14 @@ def curve_figures(metrics: Sequence[Metric], guards: Mapping[str, str]) -> list[
             figures.append(
                 lines(
                     Words(
-                        "curve-" + name.replace("/", "-"),
-                        title,
-                        f"{name}.{guards[name]}" if name in guards else name,
+                        "curve-" + curve.name.replace("/", "-"),
+                        curve.title,
+                        f"{curve.caption}{guards.get(curve.name, '')} ({curve.name})",
                         x="optimiser step",
                     ),
                     series,
-                    reference=reference,
-                    as_percent=name == "rewards/accuracies",
+                    reference=curve.reference,
+                    as_percent=curve.name == "rewards/accuracies",
                 )
             )
     return figures

@@ -73,5 +73,5 @@ def _given_names(run: RunDir) -> list[str]:
 
 
 def _with_interval(found: Agreement) -> str:
-    interval = "" if found.low is None else f" [{found.low:.3f}, {found.high:.3f}]"
-    return f"{found.value:.3f}{interval}"
+    interval = "" if found.low is None else f" [{found.low:z.3f}, {found.high:z.3f}]"
+    return f"{found.value:z.3f}{interval}"

@@ -86,4 +86,4 @@ def _win_rates(metrics: ShardFolder) -> list[tuple[str, str]]:
 
 
 def _with_interval(row: dict[str, Any]) -> str:
-    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    return f"{row['value']:z.3f} [{row['low']:z.3f}, {row['high']:z.3f}]"

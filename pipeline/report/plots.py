@@ -22,6 +22,7 @@ from prefloop.pipeline.report.formats import count, figure, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.ticker import Locator
 
 COLOURS = 6
 """Series colours that the style sheet defines, as ``--series-0`` and so on."""
@@ -136,10 +137,11 @@ def lines(
     as_percent: bool = False,
     markers: bool = False,
 ) -> Figure:
-    """Lines over a common x axis, every point marked where it is discrete or ``markers`` is set.
+    """Lines over a common x axis, every point marked where it is discrete, where a line has no
+    other, or where ``markers`` is set.
 
     ``x_names`` names the places 0, 1, ... of a discrete axis. ``reference`` draws a dashed line
-    at the value that means "no difference".
+    at the value that means "no difference". No axis goes below 0 where no value does.
     """
     form = percent if as_percent else figure
 
@@ -152,9 +154,12 @@ def lines(
             _draw_line(axes, each, index, shift, discrete=markers or x_names is not None)
         if x_names is not None:
             _name_places(axes, x_names)
+        else:
+            _count_places(axes, series)
         axes.set_xlabel(words.x)
+        _begin_at_zero(axes, series)
         if as_percent:
-            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
 
     columns, rows = _line_table(series, x_names, words.x or "policy of", form)
     return _figure(words, draw, [each.label for each in series], columns, rows)
@@ -207,7 +212,8 @@ def histogram(words: Words, edges: NDArray[np.float64], bars: Sequence[Bars]) ->
         axes.set_xlabel(words.x)
         axes.set_ylim(bottom=0)
         axes.grid(visible=False, axis="x")
-        axes.yaxis.set_major_formatter(lambda value, _: count(value) if value % 1 == 0 else "")
+        axes.yaxis.set_major_locator(_round_places(5, whole=True))
+        axes.yaxis.set_major_formatter(lambda value, _: count(value))
 
     labels = [each.label for each in bars]
     rows = tuple(
@@ -242,7 +248,7 @@ def _legend(labels: Sequence[str]) -> tuple[Key, ...]:
 def _draw_line(axes: Axes, series: Series, index: int, shift: float, *, discrete: bool) -> None:
     colour = _SERIES[index % COLOURS]
     style: dict[str, Any] = {"color": colour, "linestyle": _DASHES[index % 4]}
-    if discrete:
+    if discrete or len(series.x) == 1:  # a line through one point is none
         style |= {
             "marker": _MARKERS[index % len(_MARKERS)],
             "markersize": 6,
@@ -258,6 +264,29 @@ def _draw_line(axes: Axes, series: Series, index: int, shift: float, *, discrete
             if low is not None and high is not None:
                 axes.plot([place, place], [low, high], color=colour, linewidth=1.4, alpha=0.75)
     axes.plot(x, y, **style)
+
+
+def _round_places(most: int, *, whole: bool = False) -> Locator:
+    """Marks of an axis at round numbers, with ``whole`` at whole ones."""
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(most, steps=[1, 2, 5, 10], integer=whole, min_n_ticks=1 if whole else 2)
+
+
+def _count_places(axes: Axes, series: Sequence[Series]) -> None:
+    """Steps are counted: there is none between two of them."""
+    if all(float(place).is_integer() for each in series for place in each.x):
+        axes.xaxis.set_major_locator(_round_places(6, whole=True))
+
+
+def _begin_at_zero(axes: Axes, series: Sequence[Series]) -> None:
+    """Room below 0 says that a value could lie there, and a share or a length cannot."""
+    ends = [end for each in series for bound in (each.low, each.high) for end in bound or ()]
+    values = [end for end in ends if end is not None] + [y for each in series for y in each.y]
+    if values and min(values) >= 0 > axes.get_ylim()[0]:
+        axes.set_ylim(0, axes.get_ylim()[1] if max(values) > 0 else 1)
+        for line in axes.lines:
+            line.set_clip_on(False)  # a mark at 0 is whole
 
 
 def _name_places(axes: Axes, names: Sequence[str]) -> None:
@@ -323,14 +352,13 @@ def _svg(name: str, title: str, draw: Callable[[Axes], None]) -> Markup:
     # Not through pyplot: that would choose a window system and keep every figure alive.
     from matplotlib import rc_context
     from matplotlib.figure import Figure as Canvas
-    from matplotlib.ticker import MaxNLocator
 
     with rc_context(_STYLE):
         canvas = Canvas(figsize=(_WIDTH, _HEIGHT))
         axes = canvas.add_axes(_AXES)
         # Few ticks at round numbers; set before drawing, which may name places of its own.
-        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_locator(_round_places(5))
+        axes.xaxis.set_major_locator(_round_places(6))
         draw(axes)
         buffer = io.StringIO()
         canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

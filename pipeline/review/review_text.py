@@ -144,8 +144,8 @@ def _figure(found: Agreement) -> str:
     if found.value is None:
         return f"none ({found.reason})"
     if found.low is None:
-        return f"{found.value:.3f} of {found.n:,} pairs"
-    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}] of {found.n:,} pairs"
+        return f"{found.value:z.3f} of {found.n:,} pairs"
+    return f"{found.value:z.3f} [{found.low:z.3f}, {found.high:z.3f}] of {found.n:,} pairs"
 
 
 def _share(found: Estimate) -> str:

@@ -50,9 +50,12 @@ class PromotionRate:
     value: float
     low: float
     high: float
+    of_all_rounds: bool = False
+    """Whether the interval is the wider one by which the rounds share one chance of error."""
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        wider = " for all rounds together" if self.of_all_rounds else ""
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]{wider}"
 
 
 @dataclass(frozen=True)
@@ -306,7 +309,8 @@ def _rates(folder: RoundDir) -> dict[str, PromotionRate]:
     for row in folder.metrics.read(EVALUATION).to_pylist():
         if row["labeler"] == JURY and row["name"] in ("win_rate", PROMOTION):
             low, high = (end if row[key] is None else row[key] for key, end in _WIDEST.items())
-            found[row["name"], row["against"]] = PromotionRate(row["value"], low, high)
+            wider = row["name"] == PROMOTION
+            found[row["name"], row["against"]] = PromotionRate(row["value"], low, high, wider)
     rates = {}
     for against in ("previous", "start"):
         rate = found.get((PROMOTION, against)) or found.get(("win_rate", against))

@@ -51,4 +51,4 @@ def _cell(one: TrialFigure | None) -> str:
         return "–"
     if one.low is None or one.high is None:
         return figure(one.value)
-    return f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]"
+    return f"{one.value:z.3f} [{one.low:z.3f}, {one.high:z.3f}]"

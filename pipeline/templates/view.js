@@ -32,6 +32,10 @@
     return el("dl", { class: "ids" }, said.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
   };
 
+  const NOT_CHOSEN = "pair_strategy", NOT_CHOSEN_WORDS = "not chosen by the pair strategy";
+  const kindOf = (fate) => (fate === "kept" ? "kept" : fate === NOT_CHOSEN ? "other" : "dropped");
+  const wordsOf = (fate) => (fate === NOT_CHOSEN ? NOT_CHOSEN_WORDS : fate);
+
   // A pair ------------------------------------------------------------------------------------
 
   const cased = (word) => word.charAt(0).toUpperCase() + word.slice(1);
@@ -110,7 +114,7 @@
           el("h3", {}, `${pair.votes.length} vote${pair.votes.length === 1 ? "" : "s"}`), pair.votes.map((one) => vote(pair, one)))
       : null;
     main.replaceChildren(...[
-      el("p", { class: "line" }, el("b", {}, pair.fate === "kept" ? "Kept" : `Dropped: ${pair.fate}`), ` · ${said.join(" · ")}`),
+      el("p", { class: "line" }, el("b", {}, kindOf(pair.fate) === "dropped" ? `Dropped: ${pair.fate}` : cased(wordsOf(pair.fate))), ` · ${said.join(" · ")}`),
       prompt, el("div", { class: marked ? "answers" : "answers plain" }, answer(pair, "chosen"), answer(pair, "rejected")),
       votes, provenance(pair)].filter(Boolean));
     main.scrollTop = 0;
@@ -131,7 +135,7 @@
   ];
   const holds = (pair, wanted) => {
     for (const name of ["round", "split"]) if (wanted[name] && String(pair[name]) !== wanted[name]) return false;
-    if (wanted.fate === "dropped" ? pair.fate === "kept" : wanted.fate && pair.fate !== wanted.fate) return false;
+    if (wanted.fate === "dropped" ? kindOf(pair.fate) !== "dropped" : wanted.fate && pair.fate !== wanted.fate) return false;
     if (wanted.labeler && !(pair.labelers || []).includes(wanted.labeler)) return false;
     for (const name of ["margin", "agreement", "ratio", "length"]) {
       const [low, high] = [wanted[`${name}_min`], wanted[`${name}_max`]];
@@ -177,7 +181,7 @@
     const button = el("button", { type: "button" },
       el("span", { class: "start" }, pair.start || "(no text)"),
       el("span", { class: "facts" }, figures.map((text) => el("span", {}, text)),
-        el("span", { class: `fate ${pair.fate === "kept" ? "kept" : "dropped"}` }, pair.fate)));
+        el("span", { class: `fate ${kindOf(pair.fate)}` }, pair.fate === NOT_CHOSEN ? "not chosen" : pair.fate)));
     button.addEventListener("click", () => choose(place));
     return el("li", {}, button);
   };
@@ -232,8 +236,8 @@
   for (const [name, any] of [["fate", "all"], ["labeler", "any"], ["round", "all"], ["split", "any"]]) {
     const select = form.elements[name], choices = data.choices[name];
     select.append(el("option", { value: "" }, any));
-    if (name === "fate" && choices.some(([value]) => value !== "kept")) select.append(el("option", { value: "dropped" }, "dropped, for any reason"));
-    for (const [value, count] of choices) select.append(el("option", { value }, `${value} (${number(count)})`));
+    if (name === "fate" && choices.some(([value]) => kindOf(value) === "dropped")) select.append(el("option", { value: "dropped" }, "dropped, for any reason"));
+    for (const [value, count] of choices) select.append(el("option", { value }, `${name === "fate" ? wordsOf(value) : value} (${number(count)})`));
     if (!choices.length) select.disabled = true;
   }
   const why = Object.entries(data.why || {});

@@ -13,9 +13,11 @@ import pyarrow.compute as pc
 
 from prefloop.data.arrays import Ints
 from prefloop.data.errors import InputError
+from prefloop.labelers.decisions.reasons import PAIR_STRATEGY
 
 KEPT, DROPPED = "kept", "dropped"
-"""As what became of a pair; ``dropped`` stands for every reason."""
+"""As what became of a pair; ``dropped`` stands for every reason but that the pair strategy chose
+others."""
 
 FACTS = pa.schema(
     [
@@ -23,7 +25,7 @@ FACTS = pa.schema(
         pa.field("part", pa.int32(), nullable=False),  # the shard or file it lies in
         pa.field("row", pa.int64(), nullable=False),  # in that shard, from 0
         pa.field("pair_id", pa.string(), nullable=False),
-        pa.field("fate", pa.string(), nullable=False),  # kept, or the reason for dropping
+        pa.field("fate", pa.string(), nullable=False),  # kept, or why not
         pa.field("split", pa.string()),  # of the dataset; null where the pair is not in it
         pa.field("margin", pa.float64()),
         pa.field("agreement", pa.float64()),
@@ -117,7 +119,7 @@ def _is(facts: pa.Table, name: str, value: str) -> Any:
         mask[pc.list_parent_indices(column).filter(there).to_numpy()] = True
         return pa.array(mask)
     if name == "fate" and value == DROPPED:
-        return pc.not_equal(facts["fate"], KEPT)
+        return pc.invert(pc.is_in(facts["fate"], pa.array([KEPT, PAIR_STRATEGY])))
     return pc.fill_null(pc.equal(facts[name].cast(pa.string()), value), False)
 
 

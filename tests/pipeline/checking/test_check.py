@@ -511,3 +511,25 @@ def test_a_policy_that_answers_nothing_is_not_asked() -> None:
     assert [member.name for member in held_out.samplers] == ["policy"]
     apart = small_config(sample=given, train={}, evaluate={"enabled": False})
     assert wanted_by(apart).samplers == ()
+
+
+def test_a_verifier_that_is_not_there_is_found_before_anything_is_sampled(tmp_path: Path) -> None:
+    labelers = [
+        {"type": "verifier", "name": "mine", "function": "no_such_module:score"},
+        {"type": "verifier", "name": "shipped", "check": "exact"},
+        {"type": "verifier", "name": "constraints"},
+    ]
+    config = small_config(label={"labelers": labelers}, run_dir=str(tmp_path / "run"))
+    found = prefloop.check(config)
+    keys = {line.subject: line.level for line in found.lines}
+    assert keys["label.labelers.mine"] == "failure"
+    assert keys["label.labelers.shipped"] == "ok"
+    assert "label.labelers.constraints" not in keys  # it needs nothing
+    with pytest.raises(PrefloopError, match="importing no_such_module failed"):
+        prefloop.run(config)
+    assert not list((tmp_path / "run").glob("round-*/candidate/*"))
+    on_ray = small_config(label={"labelers": labelers}, executor={"type": "ray"})
+    assert [key for key, _ in wanted_by(on_ray).verifiers] == [
+        "label.labelers.mine", "label.labelers.shipped",
+    ]  # fmt: skip
+    assert not of_servers(on_ray, wanted_by(on_ray)).verifiers

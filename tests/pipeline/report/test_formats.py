@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from prefloop.pipeline.policies.comparison_text import interval
 from prefloop.pipeline.report.formats import duration, figure, money, percent, short_count, size
 
 
@@ -46,3 +47,9 @@ from prefloop.pipeline.report.formats import duration, figure, money, percent, s
 )
 def test_a_number_keeps_its_meaning(form: Callable[[float], str], value: float, text: str) -> None:
     assert form(value).replace("\u00a0", " ") == text
+
+
+def test_a_figure_of_nothing_has_no_sign() -> None:
+    row = {"value": -0.0002, "low": -0.0541, "high": 0.0004}
+    assert interval(row) == "0.000 [-0.054, 0.000]"
+    assert interval({**row, "low": None}) == "0.000"

@@ -18,6 +18,7 @@ from prefloop.pipeline.results import Run
 from prefloop.pipeline.run.metrics import metrics_table
 from prefloop.pipeline.run.promotion import (
     PROMOTION,
+    PromotionRate,
     begin_round,
     keeping,
     lineage,
@@ -198,3 +199,11 @@ def test_false_promotions_of_a_run_are_held_to_what_is_promised() -> None:
         for varied in (False, True):
             assert each(rounds, prompts=prompts, varied=varied) > 0.06
             assert whole(rounds, prompts=prompts, varied=varied) <= 0.05
+
+
+def test_an_interval_of_all_rounds_is_called_so() -> None:
+    """It is wider than the one that is shown beside it."""
+    assert str(PromotionRate(0.5, 0.406, 0.594)) == "0.500 [0.406, 0.594]"
+    assert str(PromotionRate(0.5, 0.38, 0.62, of_all_rounds=True)) == (
+        "0.500 [0.380, 0.620] for all rounds together"
+    )

@@ -61,6 +61,14 @@ def test_pairs_are_filtered_and_sorted(query: dict[str, str], rows: list[int]) -
     assert select(FACTS_OF_FOUR, wanted, None, 0).tolist() == rows
 
 
+def test_what_the_pair_strategy_did_not_choose_is_not_dropped() -> None:
+    row = (1, "pair_strategy", None, 0.2, 1.0, 5, 6, ["judge"])
+    facts = facts_of([*ROWS, row])
+    for fate, rows in (("dropped", [1, 3]), ("pair_strategy", [4])):
+        wanted = PairQuery.of({"sort": "place", "fate": fate})
+        assert select(facts, wanted, None, 0).tolist() == rows
+
+
 def test_a_search_narrows_a_filter() -> None:
     wanted = PairQuery.of({"fate": "kept", "sort": "place"})
     assert select(FACTS_OF_FOUR, wanted, np.array([1, 2]), 0).tolist() == [2]

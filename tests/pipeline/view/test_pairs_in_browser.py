@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pytest
 
 import prefloop
@@ -142,6 +143,27 @@ def test_filters_narrow_the_list(opened: Opened) -> None:
     assert page.locator("main").inner_text() == ""
     page.get_by_role("button", name="Clear").click()
     opened.count("1–50 of 144 pairs")
+
+
+def test_what_the_pair_strategy_did_not_choose_is_no_loss(browser: Browser, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    for folder in run.rounds():
+        for part in folder.decisions.indices():
+            rows = folder.decisions.read(part).to_pylist()
+            for row in rows:
+                row["reason"] = "pair_strategy" if row["reason"] == "tie" else row["reason"]
+            folder.decisions.replace(part, pa.Table.from_pylist(rows, folder.decisions.schema))
+    opened = Opened(browser, prefloop.view(run.root, html=tmp_path / "page.html").as_uri())
+    opened.pick("fate", "dropped")
+    opened.count("1–48 of 48 pairs")
+    opened.pick("fate", "pair_strategy")
+    opened.count("1–48 of 48 pairs")
+    page = opened.page
+    page.wait_for_function("() => !document.querySelector('#list .fate.dropped')")
+    assert set(page.locator("#list .fate").all_inner_texts()) == {"not chosen"}
+    said = page.locator("main > .line").inner_text()
+    assert said.startswith("Not chosen by the pair strategy")
+    opened.page.close()
 
 
 def test_pairs_are_sorted(opened: Opened) -> None:
