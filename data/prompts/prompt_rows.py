@@ -169,9 +169,7 @@ def _conversation(raw: RawRow, columns: Columns) -> tuple[str, _Turns]:
     value = fields.get(named)
     nothing = value == [] or (isinstance(value, str) and is_blank(value))
     if nothing and _has_prompt_column(fields, columns):
-        value = (
-            None  # an empty cell is how CSV says that there is none, an empty list how tables do
-        )
+        value = None  # an empty cell of CSV, and an empty list of a table, say that there is none
     if value is None:
         return _prompt(fields, columns)
     if columns.prompt is None or columns.prefer == "messages" or not _has_prompt(fields, columns):
