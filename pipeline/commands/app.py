@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import _thread
 import codecs
 import errno
 import logging
 import os
 import signal
 import sys
-import threading
 import time
+from contextlib import suppress
 from io import TextIOWrapper
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -136,8 +137,9 @@ def _explain(error: OSError) -> str:
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    # What runs in a thread (a verifier's function that loops) would keep the process for ever.
-    threading.Thread(target=_end_soon, daemon=True).start()
+    # What runs in a thread (a verifier's function that loops) would keep the process for ever. Not
+    # by `threading`: where the signal comes while a thread is begun, its locks are held here.
+    _thread.start_new_thread(_end_soon, ())
     raise KeyboardInterrupt
 
 
@@ -152,6 +154,6 @@ def _raise_later(failure: sys.UnraisableHookArgs) -> None:
 def _end_soon() -> None:
     """End the process where it has not ended by itself: a run goes on from any moment."""
     time.sleep(_PATIENCE_S)
-    sys.stderr.write(_RESUMABLE + "\n")
-    sys.stderr.flush()
+    with suppress(OSError):
+        os.write(2, f"{_RESUMABLE}\n".encode())  # a stream has locks too
     os._exit(_INTERRUPTED)

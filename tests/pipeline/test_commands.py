@@ -61,7 +61,7 @@ def test_from_init_to_a_dataset_of_ones_own_prompts(tmp_path: Path) -> None:
     assert "prefloop.yaml" in prefloop("init", str(mine)).stdout
     config = str(mine / "prefloop.yaml")
     planned = json.loads(prefloop("plan", config, "--json").stdout)
-    assert planned["prompts"]["kept"] + planned["prompts"]["heldout"] == 4
+    assert planned["prompts"]["kept"] + planned["prompts"]["heldout"] == 24
     result = prefloop("run", config, HF_HUB_OFFLINE="1")
     assert result.returncode == 0, result.stderr
     assert str(mine / "run" / "dataset") in result.stdout
@@ -69,6 +69,33 @@ def test_from_init_to_a_dataset_of_ones_own_prompts(tmp_path: Path) -> None:
     assert status["state"] == "done"
     assert prefloop("report", str(mine / "run")).stdout.strip() == str(mine / "run" / "report.html")
     assert prefloop("status", str(mine / "run")).returncode == 0
+
+
+_AS_A_THREAD_BEGINS = """
+import os, signal, threading
+from prefloop.pipeline.commands import app
+signal.signal(signal.SIGTERM, app._interrupt)
+app._PATIENCE_S = {patience}
+try:
+    with threading._active_limbo_lock:  # as Thread.start holds it
+        os.kill(os.getpid(), signal.SIGTERM)
+        while True:
+            pass
+except KeyboardInterrupt:
+    while {stuck}:
+        pass
+    raise SystemExit(130)
+"""
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_an_interrupt_while_a_thread_begins_ends_the_process(stuck: bool) -> None:
+    code = _AS_A_THREAD_BEGINS.format(stuck=stuck, patience=1 if stuck else 60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 130
+    assert ("the same command" in done.stderr) == stuck
 
 
 def test_a_key_reaches_nothing_on_disk(tmp_path: Path) -> None:
