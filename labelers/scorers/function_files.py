@@ -40,8 +40,9 @@ def function_files(function: str) -> list[Path]:
 def _imported(module: str) -> set[Path]:
     """The files that are read when one's own ``module`` is imported, its own among them."""
     finder = ModuleFinder(_own_folders(), excludes=["prefloop"])
-    # Then what was found until then: importing it for real says what is wrong.
-    with suppress(ImportError, SyntaxError, ValueError, OSError):
+    # Then what was found until then: importing it for real says what is wrong. What is in a folder
+    # without __init__.py is no module to the finder (AttributeError), and is read no further.
+    with suppress(ImportError, SyntaxError, ValueError, OSError, AttributeError):
         finder.import_hook(module)
     named = (getattr(found, "__file__", None) for found in finder.modules.values())
     files = [Path(name) for name in named if name]

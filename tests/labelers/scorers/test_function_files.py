@@ -59,3 +59,10 @@ def test_what_is_installed_is_its_own_file_alone(here: Path) -> None:
     [file] = function_files("json.tool:main")
     assert file.name == "tool.py"
     assert not file.is_relative_to(here)
+
+
+def test_a_folder_without_an_init_file_is_read_as_far_as_its_own_file(here: Path) -> None:
+    written(here / "scoring_loose", rules="import scoring_beside\n")
+    written(here, scoring_beside="", scoring_user="import scoring_loose.rules\n")
+    assert names("scoring_loose.rules:score", here) == ["scoring_loose/rules.py"]
+    assert names("scoring_user:score", here) == ["scoring_user.py"]
